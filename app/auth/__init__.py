@@ -1,0 +1,1 @@
+"""Who may enter: tokens and the credentials they carry."""

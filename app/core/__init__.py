@@ -1,0 +1,1 @@
+"""The engine: connections, channels and the fan-out between them."""

@@ -1,0 +1,115 @@
+"""The broker contract: what carries publications between processes, and what it guarantees."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from app.protocol.messages import ClientInfo, Publication
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPosition:
+    """A place in a channel's stream: the last `offset` seen, in the stream's life `epoch`."""
+
+    offset: int
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEntry:
+    """One publication as a stream holds it; `previous` is the offset of the entry before it (0 for the first)."""
+
+    publication: Publication
+    previous: int
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRead:
+    """What one atomic read of a stream gave: its top position and the entries asked for, oldest first."""
+
+    top: StreamPosition
+    entries: list[StreamEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOptions:
+    """How a publication is kept. `history_size` 0 keeps nothing; times are in seconds.
+
+    Two publishes with the same `idempotency_key` in one channel within 5 minutes are one: the second returns the
+    position of the first and reaches nobody.
+    """
+
+    history_size: int = 0
+    history_ttl: float = 0
+    history_meta_ttl: float = 0
+    idempotency_key: str = ""
+
+
+class BrokerUnavailable(Exception):
+    """The broker did not take the call within its time: nothing is acknowledged, and the caller may try again."""
+
+
+class PublicationTooLarge(Exception):
+    """The broker cannot carry a publication of this size; the message names the limit in bytes."""
+
+
+class LinkState(Enum):
+    """The state of this process's own link to the broker."""
+
+    CONNECTING = "connecting"
+    UP = "up"
+    DOWN = "down"
+
+
+class BrokerEvents(Protocol):
+    """What a broker tells the node. Called from the event loop, in the broker's order; every method returns at once."""
+
+    def on_publication(self, channel: str, entry: StreamEntry) -> None:
+        """A publication of a subscribed channel; `entry.epoch` is empty where the channel has no history."""
+
+    def on_join(self, channel: str, info: ClientInfo) -> None:
+        """A client entered a subscribed channel somewhere."""
+
+    def on_leave(self, channel: str, info: ClientInfo) -> None:
+        """A client left a subscribed channel somewhere."""
+
+    def on_link(self, state: LinkState) -> None:
+        """The link was lost or found; told in order with the publications around it, which may lack some between."""
+
+
+class Broker(Protocol):
+    """Carries messages between processes: live delivery at most once, per channel in one order for all.
+
+    A process subscribes a channel once; whoever calls guards against two calls for one channel at a time.
+    """
+
+    keeps_history: bool
+
+    async def start(self, events: BrokerEvents) -> None:
+        """Begin to connect and return at once; the link's state is told to `events`."""
+
+    async def stop(self) -> None:
+        """Give the links back; nothing is told afterwards."""
+
+    async def subscribe(self, channel: str) -> None:
+        """Return when the server has acknowledged: what is published from now on is told.
+
+        While the link is down the wish is kept and this raises BrokerUnavailable after the broker's time; `unsubscribe`
+        takes the wish back. Links that return subscribe again by themselves.
+        """
+
+    async def unsubscribe(self, channel: str) -> None:
+        """End the subscription; never raises for a link that is down."""
+
+    async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
+        """Keep and send in one atomic step; returns the position, (0, "") without history.
+
+        Raises BrokerUnavailable when it is not known to be stored, PublicationTooLarge when it never can be.
+        """
+
+    async def publish_join(self, channel: str, info: ClientInfo) -> None:
+        """Tell the channel's subscribers everywhere that a client entered."""
+
+    async def publish_leave(self, channel: str, info: ClientInfo) -> None:
+        """Tell the channel's subscribers everywhere that a client left."""

@@ -1,0 +1,62 @@
+"""The seam between a client's socket and the engine: what may be written, and what is told back."""
+
+from typing import Protocol
+
+
+class Frame:
+    """One WebSocket message, encoded once and written to any number of sockets (RFC 6455 section 5.2).
+
+    `payload` is UTF-8 when `text` is true. `wire` is the whole unmasked frame, ready for a socket.
+    """
+
+    __slots__ = ("payload", "text", "wire")
+
+    def __init__(self, payload: bytes, *, text: bool) -> None:
+        self.payload = payload
+        self.text = text
+        length = len(payload)
+        head = 0x81 if text else 0x82
+        if length < 126:
+            self.wire = bytes((head, length)) + payload
+        elif length < 65536:
+            self.wire = bytes((head, 126)) + length.to_bytes(2, "big") + payload
+        else:
+            self.wire = bytes((head, 127)) + length.to_bytes(8, "big") + payload
+
+
+class Transport(Protocol):
+    """One client's socket, from the moment the upgrade was accepted. No method waits, none raises for a lost peer."""
+
+    def send_frame(self, frame: Frame) -> None:
+        """Queue `frame`; the frames of one loop tick leave in one write, in the order they were queued."""
+
+    def ping(self) -> None:
+        """Send a WebSocket ping; the pong is told to the handler."""
+
+    def pause_reading(self) -> None:
+        """Take no more input from the peer until `resume_reading`."""
+
+    def resume_reading(self) -> None:
+        """Take input again."""
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Write what is queued, then a close frame; the socket is cut after a grace if the peer does not answer.
+
+        The handler's `on_close` is called once, with this code if the peer gave none.
+        """
+
+
+class Handler(Protocol):
+    """What a Transport tells. Every method is called from the event loop and must return at once."""
+
+    def on_message(self, message: str | bytes) -> None:
+        """One whole message arrived, text as `str`."""
+
+    def on_pong(self) -> None:
+        """The peer answered a ping."""
+
+    def on_overflow(self) -> None:
+        """More bytes wait for this peer than the write limit allows: it reads too slowly."""
+
+    def on_close(self, code: int, reason: str) -> None:
+        """The connection has ended; told exactly once. 1005: the peer gave no code, 1006: it vanished."""

@@ -1,0 +1,1 @@
+"""The language clients speak, without I/O and without an event loop."""

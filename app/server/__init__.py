@@ -1,0 +1,1 @@
+"""The processes: gunicorn, its uvicorn workers, their sockets and how they stop."""

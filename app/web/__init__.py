@@ -1,0 +1,1 @@
+"""The doors: FastAPI routes, one file each, that admit clients and hand them to the engine."""
