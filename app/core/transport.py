@@ -58,5 +58,8 @@ class Handler(Protocol):
     def on_overflow(self) -> None:
         """More bytes wait for this peer than the write limit allows: it reads too slowly."""
 
+    def on_shutdown(self) -> None:
+        """This process stops: say goodbye with the door's own code (1012, or 3001 on the protocol door)."""
+
     def on_close(self, code: int, reason: str) -> None:
         """The connection has ended; told exactly once. 1005: the peer gave no code, 1006: it vanished."""
