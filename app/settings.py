@@ -1,0 +1,292 @@
+"""Every setting of Starling, read from the environment by `main` and `cli` alone."""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+PREFIX = "STARLING_"
+
+# Kubernetes puts such names into pods for a Service called "starling" unless enableServiceLinks is false.
+_SERVICE_LINK = re.compile(r"^STARLING_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP))")
+
+CommaSeparated = tuple[str, ...]
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; `problems` names each with its mend."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Settings(BaseModel):
+    """All settings. The environment variable of a field is its name in capitals behind `STARLING_`.
+
+    Each may be read from a file instead: `STARLING_NAME_FILE` holds the path, as Kubernetes and Docker mount secrets.
+    Times are in seconds, sizes in bytes. Lists are comma separated.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+
+    host: Annotated[str, Field(description="Address the public port listens on.")] = "0.0.0.0"  # noqa: S104 - a server in a container is reached from outside it
+    port: Annotated[int, Field(ge=1, le=65535, description="Public port: the page, the WebSocket doors, the API.")] = (
+        8000
+    )
+    internal_host: Annotated[str, Field(description="Address the internal port listens on.")] = "0.0.0.0"  # noqa: S104 - the kubelet and Prometheus ask from outside the pod
+    internal_port: Annotated[
+        int, Field(ge=1, le=65535, description="Internal port: metrics and probes of the whole pod; never publish it.")
+    ] = 9090
+    workers: Annotated[
+        int | None,
+        Field(
+            ge=1, le=64, description="Worker processes. Unset: 1 on `memory://`, else the processors this pod may use."
+        ),
+    ] = None
+    runtime_dir: Annotated[
+        Path | None,
+        Field(
+            description="Directory for the workers' status and metric files, best on tmpfs. Unset: a new temporary one."
+        ),
+    ] = None
+
+    broker_url: Annotated[
+        SecretStr,
+        Field(
+            description="What carries messages between processes: `memory://`, `redis://`, `rediss://` or `postgresql://`."
+        ),
+    ] = SecretStr("memory://")
+    broker_prefix: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$", description="Start of every key and channel name in the broker.")
+    ] = "starling"
+    broker_timeout_seconds: Annotated[
+        float, Field(gt=0, le=60, description="How long one call to the broker may take before it counts as failed.")
+    ] = 2.0
+    broker_ca_file: Annotated[
+        Path | None,
+        Field(description="CA certificates that a `rediss://` broker is checked against. Unset: the system's."),
+    ] = None
+    ready_requires_broker_seconds: Annotated[
+        float,
+        Field(ge=0, description="Unready a worker whose broker has been away this long. 0: never, which is safer."),
+    ] = 0.0
+
+    token_hmac_secret: Annotated[
+        SecretStr | None, Field(description="Secret that signs tokens (HS256, HS384, HS512), at least 32 bytes.")
+    ] = None
+    token_hmac_secret_previous: Annotated[
+        SecretStr | None,
+        Field(description="The secret before the last rotation; its tokens stay good while it is set."),
+    ] = None
+    token_public_key: Annotated[
+        str | None, Field(description="Public key in PEM form (RSA, ECDSA or Ed25519) that tokens are checked against.")
+    ] = None
+    token_jwks_url: Annotated[
+        str | None, Field(description="Address of the issuer's JSON Web Key Set; fetched in the background and cached.")
+    ] = None
+    token_audience: Annotated[str | None, Field(description="Audience (`aud`) that every token must name.")] = None
+    token_issuer: Annotated[str | None, Field(description="Issuer (`iss`) that every token must name.")] = None
+    token_in_query: Annotated[
+        bool, Field(description="Accept the token as `?token=` too. Proxies log query strings: prefer the other ways.")
+    ] = False
+    allowed_origins: Annotated[
+        CommaSeparated,
+        Field(
+            description="Origins whose pages may connect, `*` as a wildcard (`https://*.example.com`). "
+            "Unset: the page's own host only. Clients that send no Origin pass."
+        ),
+    ] = ()
+    trusted_proxies: Annotated[
+        CommaSeparated,
+        Field(description="Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."),
+    ] = ("127.0.0.1", "::1")
+
+    max_connections: Annotated[
+        int,
+        Field(
+            ge=0, description="Connections a worker holds; more are refused with 503. 0: bounded by open files only."
+        ),
+    ] = 0
+    max_message_bytes: Annotated[
+        int,
+        Field(
+            ge=128, le=16 * 2**20, description="Largest message a client may send; a larger one is closed with 1009."
+        ),
+    ] = 65536
+    write_buffer_bytes: Annotated[
+        int,
+        Field(ge=4096, description="Bytes that may wait for a client that reads slowly before it is closed as slow."),
+    ] = 2**20
+    handshake_seconds: Annotated[
+        float, Field(gt=0, le=300, description="Time a new connection has to finish its request's head.")
+    ] = 10.0
+    ping_seconds: Annotated[
+        int, Field(ge=1, le=3600, description="How often a client is pinged; keep it under every proxy's idle timeout.")
+    ] = 25
+    pong_seconds: Annotated[int, Field(ge=1, le=600, description="How long the answer to a ping may take.")] = 8
+
+    drain_delay_seconds: Annotated[
+        float,
+        Field(ge=0, le=600, description="After SIGTERM: how long the listeners stay, until routers have noticed."),
+    ] = 5.0
+    drain_seconds: Annotated[
+        float, Field(ge=0, le=3600, description="Over how long clients are then let go, at an even pace.")
+    ] = 20.0
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="Least severe log lines that are written.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        Field(description="`json`: one object a line. `auto`: `console` on a terminal."),
+    ] = "auto"
+    dev: Annotated[
+        bool, Field(description="Developer mode: everyone may do everything. Never where others can reach the port.")
+    ] = False
+
+    @field_validator("allowed_origins", "trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("port", "internal_port", mode="before")
+    @classmethod
+    def _no_service_link(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith("tcp://"):
+            raise ValueError(
+                "this is the address that Kubernetes sets for a Service of this name; "
+                "set enableServiceLinks: false on the pod"
+            )
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_broker(cls, value: SecretStr) -> SecretStr:
+        scheme = urlsplit(value.get_secret_value()).scheme
+        if scheme not in {"memory", "redis", "rediss", "postgresql"}:
+            raise ValueError("it must start with memory://, redis://, rediss:// or postgresql://")
+        return value
+
+    @property
+    def broker_scheme(self) -> str:
+        """The kind of broker: `memory`, `redis`, `rediss` or `postgresql`."""
+        return urlsplit(self.broker_url.get_secret_value()).scheme
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers run: as set, else 1 on memory, else what this pod may use of the machine."""
+        if self.workers is not None:
+            return self.workers
+        return 1 if self.broker_scheme == "memory" else usable_processors()
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        problems = list(self._contradictions())
+        if problems:
+            raise SettingsError(problems)
+        return self
+
+    def _contradictions(self) -> list[str]:
+        problems = []
+        if self.broker_scheme == "memory" and self.worker_count > 1:
+            problems.append(
+                f"STARLING_WORKERS is {self.worker_count}, but memory:// joins nothing beyond one process: "
+                "set STARLING_WORKERS=1, or STARLING_BROKER_URL=redis://HOST:6379"
+            )
+        if self.port == self.internal_port:
+            problems.append(
+                f"STARLING_PORT and STARLING_INTERNAL_PORT are both {self.port}: give one of them another port"
+            )
+        if self.dev and self.token_jwks_url:
+            problems.append(
+                "STARLING_DEV lets everyone in, which contradicts STARLING_TOKEN_JWKS_URL: unset one of the two"
+            )
+        for name in ("token_hmac_secret", "token_hmac_secret_previous"):
+            secret: SecretStr | None = getattr(self, name)
+            if secret and not self.dev and len(secret.get_secret_value().encode()) < 32:
+                problems.append(
+                    f"{PREFIX}{name.upper()} is shorter than 32 bytes and could be guessed: "
+                    f"make one with `openssl rand -base64 48`"
+                )
+        if not self.dev and not (self.token_hmac_secret or self.token_public_key or self.token_jwks_url):
+            problems.append(
+                "no key to check tokens with: set STARLING_TOKEN_HMAC_SECRET (`openssl rand -base64 48` makes one), "
+                "STARLING_TOKEN_PUBLIC_KEY or STARLING_TOKEN_JWKS_URL; to try out, STARLING_DEV=true lets everyone in"
+            )
+        return problems
+
+
+def usable_processors() -> int:
+    """Processors this process may use: the smaller of its CPU affinity and its cgroup's quota, at least 1."""
+    available = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return available
+    if quota == "max":
+        return available
+    return max(1, min(available, int(quota) // int(period)))
+
+
+def load_settings(environment: Mapping[str, str]) -> Settings:
+    """Read the settings from `environment`. Raises SettingsError with all problems at once, each with its mend."""
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for variable in sorted(environment):
+        if not variable.startswith(PREFIX) or _SERVICE_LINK.match(variable):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name in Settings.model_fields:
+            values[name] = environment[variable]
+        elif name.endswith("_file") and (field := name.removesuffix("_file")) in Settings.model_fields:
+            if f"{PREFIX}{field.upper()}" in environment:
+                problems.append(f"{variable} and {PREFIX}{field.upper()} are both set: unset one of the two")
+            try:
+                values[field] = Path(environment[variable]).read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                problems.append(f"{variable}: cannot read {environment[variable]}: {error}")
+        else:
+            problems.append(f"{variable} is not a setting{_nearest(name)}")
+    settings = _validate(values, problems)
+    if settings is None or problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _validate(values: dict[str, Any], problems: list[str]) -> Settings | None:
+    """Build Settings, adding to `problems`; values refused by themselves are left out to find the contradictions too."""
+    try:
+        return Settings(**values)
+    except SettingsError as error:
+        problems += error.problems
+    except ValidationError as error:
+        refused = {str(problem["loc"][0]) for problem in error.errors()}
+        problems += [_describe(problem) for problem in error.errors(include_url=False)]
+        _validate({name: value for name, value in values.items() if name not in refused}, problems)
+    return None
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return f": did you mean {PREFIX}{near[0].upper()}?" if near else ": `starling settings` lists them all"
+
+
+def _describe(problem: Any) -> str:
+    name = str(problem["loc"][0])
+    field = Settings.model_fields[name]
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = "" if field.annotation in (SecretStr, SecretStr | None) else f" (it is {str(problem['input'])[:80]!r})"
+    return f"{PREFIX}{name.upper()}: {message[0].lower()}{message[1:]}{shown}. {field.description}"
