@@ -267,7 +267,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
 
 
 def _validate(values: dict[str, Any], problems: list[str]) -> Settings | None:
-    """Build Settings, adding to `problems`; values refused by themselves are left out to find the contradictions too."""
+    """Build Settings, adding to `problems`; refused values are left out so that contradictions are found too."""
     try:
         return Settings(**values)
     except SettingsError as error:

@@ -11,7 +11,6 @@ class Unready(Enum):
     BROKER_NEVER_REACHED = "broker_never_reached"
     BROKER_AWAY = "broker_away"
     AT_CAPACITY = "at_capacity"
-    LAGGING = "lagging"
     DRAINING = "draining"
 
 

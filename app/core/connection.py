@@ -1,0 +1,220 @@
+"""One client of this process: its transport, its figures and the work its messages cause."""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+import structlog
+
+from app.core.transport import Frame, Transport
+from app.protocol.messages import Publication
+from app.telemetry.metrics import Metrics
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.connection")
+
+# Messages of one client that may wait for the one before them; reading stops there, so TCP holds the sender back.
+INBOX_LIMIT = 32
+
+
+class Owner(Protocol):
+    """What a connection needs of the node that holds it."""
+
+    metrics: Metrics
+
+    def opened(self, connection: "Connection") -> None:
+        """The connection is open: count it, keep it, ping it."""
+
+    def closed(self, connection: "Connection", code: int) -> None:
+        """The connection has ended: let it go."""
+
+    def start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` in a task that the node owns."""
+
+
+class Connection:
+    """One client. Doors subclass it: `receive` takes a message, `begin` and `end` frame its life.
+
+    What `begin`, `receive` and `end` return runs one after the other, in the order the client caused it; a connection
+    without work under way has no task. `kind` is the name its figures and log lines go by.
+    """
+
+    __slots__ = (
+        "_inbox",
+        "_working",
+        "awaiting_pong",
+        "close_code",
+        "figures",
+        "id",
+        "opened_at",
+        "owner",
+        "received",
+        "sent",
+        "slot",
+        "transport",
+        "user",
+    )
+
+    kind: str
+    slow_code = 1013
+    shutdown_code = 1012
+    no_pong_code = 1008
+
+    transport: Transport
+
+    def __init__(self, owner: Owner, user: str) -> None:
+        self.owner = owner
+        self.figures = owner.metrics.transports[self.kind]
+        self.id = secrets.token_hex(8)
+        self.user = user
+        self.received = 0
+        self.sent = 0
+        self.slot = -1
+        self.awaiting_pong = False
+        self.opened_at = 0.0
+        self.close_code: int | None = None
+        self._working = False
+        self._inbox: deque[str | bytes] | None = None
+
+    # What doors define
+
+    @staticmethod
+    def encode(channel: str, publication: Publication) -> Frame:
+        """Make the frame that subscribers of this kind get for a publication of `channel`."""
+        raise NotImplementedError
+
+    def begin(self) -> Coroutine[Any, Any, None] | None:
+        """Start of the conversation, before the first message."""
+        return None
+
+    def receive(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
+        """One message of the client."""
+        raise NotImplementedError
+
+    def end(self) -> Coroutine[Any, Any, None] | None:
+        """End of the conversation, after the last message was dealt with."""
+        return None
+
+    # Life
+
+    def open(self, transport: Transport) -> None:
+        """Take over `transport`, which stands from now on for this client."""
+        self.transport = transport
+        self.opened_at = asyncio.get_running_loop().time()
+        self.owner.opened(self)
+        log.info("client_connected", connection_id=self.id, user=self.user, transport=self.kind, **self.describe())
+        self._run(self.begin())
+
+    def describe(self) -> dict[str, object]:
+        """What log lines say of this client beside its id; never a secret."""
+        return {}
+
+    def send(self, frame: Frame) -> None:
+        """Queue a frame of a fan-out, which counts it in the figures for all at once."""
+        self.sent += 1
+        self.transport.send_frame(frame)
+
+    def reply(self, frame: Frame) -> None:
+        """Queue a frame that is for this client alone."""
+        self.figures.messages_out += 1
+        self.figures.bytes_out += len(frame.payload)
+        self.send(frame)
+
+    def reply_text(self, text: str) -> None:
+        """Queue a text message that is for this client alone."""
+        self.reply(Frame(text.encode(), text=True))
+
+    def close(self, code: int, reason: str = "") -> None:
+        """End the conversation from this side."""
+        self.transport.close(code, reason)
+
+    def ping(self) -> None:
+        """Ask for a sign of life; `check_pong` follows within the pong time."""
+        self.awaiting_pong = True
+        self.transport.ping()
+
+    def check_pong(self) -> None:
+        """Give the client up if nothing came since the ping."""
+        if self.awaiting_pong:
+            self.close(self.no_pong_code, "no pong")
+
+    # What the transport tells
+
+    def on_message(self, message: str | bytes) -> None:
+        """Deal with a message now, or after those before it."""
+        self.awaiting_pong = False
+        self.received += 1
+        self.figures.messages_in += 1
+        self.figures.bytes_in += len(message) if message.isascii() else _size(message)
+        if not self._working:
+            self._run(self.receive(message))
+            return
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.append(message)
+        if len(self._inbox) == INBOX_LIMIT:
+            self.transport.pause_reading()
+
+    def on_pong(self) -> None:
+        """The client lives."""
+        self.awaiting_pong = False
+
+    def on_overflow(self) -> None:
+        """Cut a client that reads too slowly, before it costs more than its share."""
+        self.close(self.slow_code, "slow")
+
+    def on_shutdown(self) -> None:
+        """Let the client go, to come back to another process."""
+        self.close(self.shutdown_code, "shutdown")
+
+    def on_close(self, code: int, reason: str) -> None:
+        """The conversation has ended; what it had begun is finished first."""
+        self.close_code = code
+        self.owner.closed(self, code)
+        log.info(
+            "client_disconnected",
+            connection_id=self.id,
+            user=self.user,
+            transport=self.kind,
+            code=code,
+            reason=reason,
+            received=self.received,
+            sent=self.sent,
+            seconds=round(asyncio.get_running_loop().time() - self.opened_at, 3),
+            **self.describe(),
+        )
+        if not self._working:
+            self._run(self.end())
+
+    # Work in the order it was caused
+
+    def _run(self, work: Coroutine[Any, Any, None] | None) -> None:
+        if work is not None:
+            self._working = True
+            self.owner.start_task(self._work(work))
+
+    async def _work(self, work: Coroutine[Any, Any, None] | None) -> None:
+        ended = False
+        while True:
+            if work is not None:
+                try:
+                    await work
+                except Exception:
+                    log.exception("client_work_failed", connection_id=self.id, **self.describe())
+                    self.close(1011, "internal server error")
+            if self._inbox:
+                if len(self._inbox) == INBOX_LIMIT and self.close_code is None:
+                    self.transport.resume_reading()
+                work = self.receive(self._inbox.popleft())
+            elif self.close_code is not None and not ended:
+                ended = True
+                work = self.end()
+            else:
+                break
+        self._inbox = None
+        self._working = False
+
+
+def _size(message: str | bytes) -> int:
+    return len(message.encode()) if isinstance(message, str) else len(message)

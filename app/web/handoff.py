@@ -1,0 +1,116 @@
+"""From an accepted WebSocket to a Connection: by hand-off to our server's socket, or by a loop on any other server."""
+
+import asyncio
+from collections import deque
+
+from fastapi import WebSocket
+from starlette.websockets import WebSocketState
+
+from app.core.connection import Connection
+from app.core.transport import Frame, Handler
+from app.web.dependencies import chosen_subprotocol
+
+EXTENSION = "starling.websocket"
+
+
+async def hand_off(websocket: WebSocket, connection: Connection, write_limit: int) -> None:
+    """Accept, and let `connection` have the socket.
+
+    On our own server this returns at once, and nothing of the request stays alive; elsewhere it returns when the
+    conversation has ended.
+    """
+    await websocket.accept(chosen_subprotocol(websocket))
+    own = (websocket.scope.get("extensions") or {}).get(EXTENSION)
+    if own is not None:
+        connection.open(own)
+        own.detach(connection, write_limit=write_limit)
+        return
+    transport = LoopTransport(websocket, connection, write_limit)
+    connection.open(transport)
+    await transport.run()
+
+
+class LoopTransport:
+    """A Transport over plain ASGI, for servers without the extension: a reader and a writer for each connection."""
+
+    def __init__(self, websocket: WebSocket, handler: Handler, write_limit: int) -> None:
+        self._websocket = websocket
+        self._handler = handler
+        self._write_limit = write_limit
+        self._frames: deque[Frame] = deque()
+        self._waiting = 0
+        self._wake = asyncio.Event()
+        self._reading = asyncio.Event()
+        self._reading.set()
+        self._closing: tuple[int, str] | None = None
+        self._overflowed = False
+
+    def send_frame(self, frame: Frame) -> None:
+        """Queue a frame for the writer."""
+        if self._closing is not None:
+            return
+        self._frames.append(frame)
+        self._waiting += len(frame.payload)
+        self._wake.set()
+        if self._waiting > self._write_limit and not self._overflowed:
+            self._overflowed = True
+            self._handler.on_overflow()
+
+    def ping(self) -> None:
+        """Plain ASGI has no pings: the server's own keepalive watches the peer, so this one counts as answered."""
+        self._handler.on_pong()
+
+    def pause_reading(self) -> None:
+        """Let the reader wait."""
+        self._reading.clear()
+
+    def resume_reading(self) -> None:
+        """Let the reader go on."""
+        self._reading.set()
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Let the writer close; after an overflow what was queued is dropped."""
+        if self._closing is None:
+            self._closing = (code, reason)
+            if self._overflowed:
+                self._frames.clear()
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Serve the conversation to its end."""
+        reader = asyncio.create_task(self._read())
+        writer = asyncio.create_task(self._write())
+        try:
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reader.cancel()
+            writer.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+            self._closing = self._closing or (1006, "")
+            self._handler.on_close(*self._closing)
+
+    async def _read(self) -> None:
+        while True:
+            await self._reading.wait()
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                self._closing = self._closing or (message.get("code", 1005), message.get("reason") or "")
+                return
+            text = message.get("text")
+            self._handler.on_message(message["bytes"] if text is None else text)
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._frames:
+                frame = self._frames.popleft()
+                self._waiting -= len(frame.payload)
+                if frame.text:
+                    await self._websocket.send_text(frame.payload.decode())
+                else:
+                    await self._websocket.send_bytes(frame.payload)
+            if self._closing is not None:
+                if self._websocket.application_state is WebSocketState.CONNECTED:
+                    await self._websocket.close(*self._closing)
+                return
