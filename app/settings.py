@@ -210,6 +210,11 @@ class Settings(BaseModel):
             problems.append(
                 f"STARLING_PORT and STARLING_INTERNAL_PORT are both {self.port}: give one of them another port"
             )
+        if self.pong_seconds >= self.ping_seconds:
+            problems.append(
+                f"STARLING_PONG_SECONDS ({self.pong_seconds}) must be less than "
+                f"STARLING_PING_SECONDS ({self.ping_seconds})"
+            )
         if self.dev and self.token_jwks_url:
             problems.append(
                 "STARLING_DEV lets everyone in, which contradicts STARLING_TOKEN_JWKS_URL: unset one of the two"

@@ -19,7 +19,7 @@ from app import __version__
 
 TRANSPORTS = ("echo", "items", "chat")
 DELIVERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-REFUSALS = ("draining", "capacity", "origin", "no_token", "bad_token", "parameters", "handshake")
+REFUSALS = ("draining", "capacity", "origin", "no_token", "bad_token", "issuer_away", "parameters", "handshake")
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ from fnmatch import fnmatchcase
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import structlog
 from fastapi import Depends, HTTPException, WebSocket, WebSocketException, status
 from fastapi.requests import HTTPConnection
 
-from app.auth.handshake import PROTOCOL, PresentedToken, find_token
-from app.auth.tokens import Credentials, TokenRefused, TokenVerifier
+from app.auth.handshake import find_token
+from app.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
 from app.core.node import Node
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.doors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +45,17 @@ async def admit(websocket: WebSocket, doors: DoorsDependency) -> None:
             status.HTTP_503_SERVICE_UNAVAILABLE, refusal.message, {"Retry-After": str(refusal.retry_after)}
         )
     origin = websocket.headers.get("origin")
-    if origin is not None and doors.verifier is not None:
-        if not origin_allowed(origin, websocket.headers.get("host", ""), doors.allowed_origins):
-            doors.node.metrics.refuse("origin")
-            raise HTTPException(
-                status.HTTP_403_FORBIDDEN, "pages of this origin may not connect: see STARLING_ALLOWED_ORIGINS"
-            )
+    if doors.verifier is None or origin is None:
+        return
+    if not origin_allowed(origin, websocket.headers.get("host", ""), doors.allowed_origins):
+        doors.node.metrics.refuse("origin")
+        raise HTTPException(
+            status.HTTP_403_FORBIDDEN, "pages of this origin may not connect: see STARLING_ALLOWED_ORIGINS"
+        )
 
 
 def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
-    """Whether a page of `origin` may connect: one of `allowed` (`*` a wildcard), or none set and the page's own host."""
+    """Whether a page of `origin` may connect: it fits one of `allowed` (`*` a wildcard); where none is set, `host`."""
     if not allowed:
         return urlsplit(origin).netloc.lower() == host.lower()
     return any(fnmatchcase(origin.lower(), pattern.lower()) for pattern in allowed)
@@ -61,32 +65,30 @@ async def authenticate(websocket: WebSocket, doors: DoorsDependency) -> Credenti
     """Whose connection this is; None in developer mode. No token: 1008, which is 403 before the upgrade. Bad: 401."""
     if doors.verifier is None:
         return None
-    presented = presented_token(websocket, doors)
+    presented = find_token(
+        authorization=websocket.headers.get("authorization"),
+        subprotocols=websocket.scope["subprotocols"],
+        cookie=websocket.cookies.get("session"),
+        query=websocket.query_params.get("token"),
+        allow_query=doors.token_in_query,
+    )
     if presented is None:
         doors.node.metrics.refuse("no_token")
         raise WebSocketException(status.WS_1008_POLICY_VIOLATION, "a token is needed")
     try:
         return await doors.verifier.connection(presented.token)
+    except KeyNotLoaded as unknown:
+        doors.node.metrics.refuse("issuer_away")
+        raise HTTPException(
+            status.HTTP_503_SERVICE_UNAVAILABLE, "the token cannot be checked now; try again", {"Retry-After": "5"}
+        ) from unknown
     except TokenRefused as refused:
         doors.node.metrics.refuse("bad_token")
+        log.info("token_refused", reason=refused.reason.value, claim=refused.claim, source=presented.source.value)
+        detail = "the token has expired" if refused.reason is RefusalReason.EXPIRED else "the token is not valid"
         raise HTTPException(
-            status.HTTP_401_UNAUTHORIZED, str(refused), {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+            status.HTTP_401_UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer error="invalid_token"'}
         ) from refused
-
-
-def presented_token(websocket: WebSocket, doors: Doors) -> PresentedToken | None:
-    """The token of the handshake and where it stood, if there is one."""
-    return find_token(
-        websocket.headers,
-        websocket.cookies,
-        websocket.scope["subprotocols"],
-        websocket.query_params if doors.token_in_query else {},
-    )
-
-
-def chosen_subprotocol(websocket: WebSocket) -> str | None:
-    """The subprotocol that the upgrade answers: ours where it was offered, and never the one that carries a token."""
-    return PROTOCOL if PROTOCOL in websocket.scope["subprotocols"] else None
 
 
 CredentialsDependency = Annotated[Credentials | None, Depends(authenticate)]

@@ -6,9 +6,9 @@ from collections import deque
 from fastapi import WebSocket
 from starlette.websockets import WebSocketState
 
+from app.auth.handshake import select_subprotocol
 from app.core.connection import Connection
 from app.core.transport import Frame, Handler
-from app.web.dependencies import chosen_subprotocol
 
 EXTENSION = "starling.websocket"
 
@@ -19,7 +19,7 @@ async def hand_off(websocket: WebSocket, connection: Connection, write_limit: in
     On our own server this returns at once, and nothing of the request stays alive; elsewhere it returns when the
     conversation has ended.
     """
-    await websocket.accept(chosen_subprotocol(websocket))
+    await websocket.accept(select_subprotocol(websocket.scope["subprotocols"]))
     own = (websocket.scope.get("extensions") or {}).get(EXTENSION)
     if own is not None:
         connection.open(own)

@@ -19,4 +19,4 @@ async def refuse_parameters(websocket: WebSocket, error: Any) -> None:
 
 def install(application: FastAPI) -> None:
     """Answer refused WebSocket parameters in this way."""
-    application.add_exception_handler(WebSocketRequestValidationError, refuse_parameters)  # type: ignore[arg-type]  # Starlette types handlers for HTTP requests only
+    application.add_exception_handler(WebSocketRequestValidationError, refuse_parameters)

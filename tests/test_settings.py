@@ -1,0 +1,144 @@
+"""Settings: read from the environment or files, and every mistake named with its mend, all at once."""
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings, SettingsError, load_settings
+
+SECRET = "x" * 32
+
+
+def problems_of(environment: dict[str, str]) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environment)
+    return caught.value.problems
+
+
+def test_a_secret_is_enough_to_start_on_memory() -> None:
+    settings = load_settings({"STARLING_TOKEN_HMAC_SECRET": SECRET})
+
+    assert (settings.port, settings.internal_port, settings.worker_count) == (8000, 9090, 1)
+
+
+def test_developer_mode_needs_no_secret() -> None:
+    assert load_settings({"STARLING_DEV": "true"}).dev
+
+
+def test_without_a_key_the_ways_to_set_one_are_named() -> None:
+    (problem,) = problems_of({})
+
+    for name in ("STARLING_TOKEN_HMAC_SECRET", "STARLING_TOKEN_PUBLIC_KEY", "STARLING_TOKEN_JWKS_URL", "STARLING_DEV"):
+        assert name in problem
+
+
+def test_all_problems_are_named_at_once() -> None:
+    problems = problems_of(
+        {
+            "STARLING_PORT": "eighty",
+            "STARLING_BROKER_URL": "kafka://x",
+            "STARLING_WROKERS": "2",
+            "STARLING_LOG_LEVEL": "loud",
+        }
+    )
+
+    text = "\n".join(problems)
+    assert len(problems) == 5
+    assert "STARLING_PORT: " in text
+    assert "'eighty'" in text
+    assert "STARLING_BROKER_URL: it must start with memory://" in text
+    assert "STARLING_WROKERS is not a setting: did you mean STARLING_WORKERS?" in text
+    assert "STARLING_LOG_LEVEL: " in text
+    assert "STARLING_TOKEN_HMAC_SECRET" in text
+
+
+def test_two_workers_on_memory_are_refused_with_both_mends() -> None:
+    (problem,) = problems_of({"STARLING_DEV": "1", "STARLING_WORKERS": "2"})
+
+    assert "STARLING_WORKERS=1" in problem
+    assert "STARLING_BROKER_URL=redis://" in problem
+
+
+def test_a_secret_is_read_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(SECRET + "\n")
+
+    settings = load_settings({"STARLING_TOKEN_HMAC_SECRET_FILE": str(tmp_path / "secret")})
+
+    assert settings.token_hmac_secret is not None
+    assert settings.token_hmac_secret.get_secret_value() == SECRET
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    problems = problems_of({"STARLING_DEV": "1", "STARLING_BROKER_URL_FILE": str(tmp_path / "none")})
+
+    assert len(problems) == 1
+    assert problems[0].startswith("STARLING_BROKER_URL_FILE: cannot read")
+
+
+def test_a_value_and_its_file_together_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "port").write_text("8001")
+
+    (problem,) = problems_of(
+        {"STARLING_DEV": "1", "STARLING_PORT": "8000", "STARLING_PORT_FILE": str(tmp_path / "port")}
+    )
+
+    assert "STARLING_PORT_FILE and STARLING_PORT are both set" in problem
+
+
+def test_a_short_secret_is_refused_outside_developer_mode() -> None:
+    (problem,) = problems_of({"STARLING_TOKEN_HMAC_SECRET": "short"})
+
+    assert "shorter than 32 bytes" in problem
+    assert "openssl rand" in problem
+
+
+def test_a_refused_secret_is_not_repeated() -> None:
+    text = "\n".join(problems_of({"STARLING_BROKER_URL": "mysql://user:hunter2@host", "STARLING_DEV": "1"}))
+
+    assert "hunter2" not in text
+
+
+def test_developer_mode_with_an_issuer_is_refused() -> None:
+    (problem,) = problems_of({"STARLING_DEV": "1", "STARLING_TOKEN_JWKS_URL": "https://issuer.example/keys"})
+
+    assert "STARLING_TOKEN_JWKS_URL" in problem
+
+
+def test_what_kubernetes_sets_for_a_service_of_this_name_is_passed_over() -> None:
+    settings = load_settings(
+        {
+            "STARLING_DEV": "1",
+            "STARLING_SERVICE_HOST": "10.0.0.1",
+            "STARLING_SERVICE_PORT": "8000",
+            "STARLING_SERVICE_PORT_HTTP": "8000",
+            "STARLING_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+            "STARLING_PORT_8000_TCP_PROTO": "tcp",
+            "STARLING_INTERNAL_SERVICE_HOST": "10.0.0.2",
+        }
+    )
+
+    assert settings.port == 8000
+
+
+def test_the_port_that_kubernetes_overwrites_is_explained() -> None:
+    (problem,) = problems_of({"STARLING_DEV": "1", "STARLING_PORT": "tcp://10.0.0.1:8000"})
+
+    assert "enableServiceLinks" in problem
+
+
+def test_the_pong_time_must_be_shorter_than_the_ping_time() -> None:
+    (problem,) = problems_of({"STARLING_DEV": "1", "STARLING_PING_SECONDS": "5", "STARLING_PONG_SECONDS": "5"})
+
+    assert "STARLING_PONG_SECONDS" in problem
+
+
+def test_lists_are_split_at_commas() -> None:
+    settings = load_settings(
+        {"STARLING_DEV": "1", "STARLING_ALLOWED_ORIGINS": "https://a.example, https://*.b.example"}
+    )
+
+    assert settings.allowed_origins == ("https://a.example", "https://*.b.example")
+
+
+def test_every_setting_is_documented() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
