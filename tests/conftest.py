@@ -1,0 +1,30 @@
+"""The servers that tests of every floor may use."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.services import PostgresServer, RedisServer
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of this test's own, empty and running; the test may harm it."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_installation() -> Iterator[PostgresServer]:
+    """One PostgreSQL for all tests, because making its files takes seconds; use `postgres_server` instead."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_server(postgres_installation: PostgresServer) -> PostgresServer:
+    """A running PostgreSQL; the test may harm it, the next one finds it running again."""
+    postgres_installation.thaw()
+    if not postgres_installation.running:
+        postgres_installation.start()
+    return postgres_installation
