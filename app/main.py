@@ -7,11 +7,15 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from app import __version__
-from app.auth.tokens import TokenVerifier
+from app.auth.claims import TokenRules
+from app.auth.jwks import Jwks
+from app.auth.jwt import JwtVerifier
+from app.auth.keys import VerificationKey
 from app.brokers.open import open_broker
+from app.core.broker import Broker
 from app.core.node import Node
 from app.core.readiness import Readiness
-from app.settings import Settings
+from app.settings import PREFIX, Settings, SettingsError
 from app.telemetry.metrics import Metrics
 from app.web import chat, echo, health, items, pages, refusals
 from app.web.dependencies import Doors
@@ -20,18 +24,26 @@ CONTACT_FILE = "broker-contact"
 
 
 def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> FastAPI:
-    """Build the application; `app.state.doors.node` is its engine."""
-    doors = build_doors(settings, build_node(settings, registry))
+    """Build the application; `app.state.doors.node` is its engine. Raises SettingsError for keys that are none."""
+    jwks = _build_jwks(settings)
+    doors = Doors(
+        node=build_node(settings, registry),
+        verifier=JwtVerifier(_build_keys(settings), _build_rules(settings), jwks),
+        developer=settings.dev,
+        token_in_query=settings.token_in_query,
+        allowed_origins=settings.allowed_origins,
+        write_limit=settings.write_buffer_bytes,
+    )
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
-        if doors.verifier is not None:
-            await doors.verifier.start()
+        if jwks is not None:
+            jwks.start()
         await doors.node.start()
         yield
         await doors.node.stop()
-        if doors.verifier is not None:
-            await doors.verifier.stop()
+        if jwks is not None:
+            await jwks.stop()
 
     application = FastAPI(title="Starling", version=__version__, lifespan=lifespan, openapi_url="/openapi.json")
     application.state.doors = doors
@@ -43,17 +55,10 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Fa
 
 
 def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
-    """Build this worker's engine and its link to the others."""
-    metrics = Metrics(registry)
-    broker = open_broker(
-        settings.broker_url.get_secret_value(),
-        prefix=settings.broker_prefix,
-        timeout=settings.broker_timeout_seconds,
-        ca_file=settings.broker_ca_file,
-    )
+    """Build a worker's engine and its link to the others. Raises SettingsError for a broker that cannot be."""
     return Node(
-        broker,
-        metrics,
+        _build_broker(settings),
+        Metrics(registry),
         Readiness(),
         ping=settings.ping_seconds,
         pong=settings.pong_seconds,
@@ -63,17 +68,50 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
     )
 
 
-def build_doors(settings: Settings, node: Node) -> Doors:
-    """Build what the doors share."""
-    return Doors(
-        node=node,
-        verifier=None if settings.dev else build_verifier(settings),
-        token_in_query=settings.token_in_query,
-        allowed_origins=settings.allowed_origins,
-        write_limit=settings.write_buffer_bytes,
-    )
+def _build_broker(settings: Settings) -> Broker:
+    try:
+        return open_broker(
+            settings.broker_url.get_secret_value(),
+            prefix=settings.broker_prefix,
+            timeout=settings.broker_timeout_seconds,
+            ca_file=settings.broker_ca_file,
+        )
+    except ValueError as error:
+        raise SettingsError([f"{PREFIX}BROKER_URL: {error}"]) from error
 
 
-def build_verifier(settings: Settings) -> TokenVerifier:
-    """Build what checks tokens, from the keys that are set."""
-    raise NotImplementedError
+def _build_keys(settings: Settings) -> list[VerificationKey]:
+    keys: list[VerificationKey] = []
+    problems: list[str] = []
+    for name in ("token_hmac_secret", "token_hmac_secret_previous"):
+        secret = getattr(settings, name)
+        if secret is None:
+            continue
+        try:
+            keys.append(VerificationKey.from_secret(secret.get_secret_value(), allow_weak_secret=settings.dev))
+        except ValueError as error:
+            problems.append(f"{PREFIX}{name.upper()}: {error}")
+    if settings.token_public_key is not None:
+        try:
+            keys += VerificationKey.from_pem(settings.token_public_key)
+        except ValueError as error:
+            problems.append(f"{PREFIX}TOKEN_PUBLIC_KEY: {error}")
+    if problems:
+        raise SettingsError(problems)
+    return keys
+
+
+def _build_rules(settings: Settings) -> TokenRules:
+    try:
+        return TokenRules(audience=settings.token_audience, issuer=settings.token_issuer)
+    except ValueError as error:
+        raise SettingsError([f"{PREFIX}TOKEN_AUDIENCE, {PREFIX}TOKEN_ISSUER: {error}"]) from error
+
+
+def _build_jwks(settings: Settings) -> Jwks | None:
+    if settings.token_jwks_url is None:
+        return None
+    try:
+        return Jwks(settings.token_jwks_url)
+    except ValueError as error:
+        raise SettingsError([f"{PREFIX}TOKEN_JWKS_URL: {error}"]) from error

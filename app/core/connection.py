@@ -185,17 +185,16 @@ class Connection:
             **self.describe(),
         )
         if not self._working:
-            self._run(self.end())
+            self._run(self.end(), last=True)
 
     # Work in the order it was caused
 
-    def _run(self, work: Coroutine[Any, Any, None] | None) -> None:
+    def _run(self, work: Coroutine[Any, Any, None] | None, *, last: bool = False) -> None:
         if work is not None:
             self._working = True
-            self.owner.start_task(self._work(work))
+            self.owner.start_task(self._work(work, last=last))
 
-    async def _work(self, work: Coroutine[Any, Any, None] | None) -> None:
-        ended = False
+    async def _work(self, work: Coroutine[Any, Any, None] | None, *, last: bool) -> None:
         while True:
             if work is not None:
                 try:
@@ -203,13 +202,14 @@ class Connection:
                 except Exception:
                     log.exception("client_work_failed", connection_id=self.id, **self.describe())
                     self.close(1011, "internal server error")
+            if last:
+                break
             if self._inbox:
                 if len(self._inbox) == INBOX_LIMIT and self.close_code is None:
                     self.transport.resume_reading()
                 work = self.receive(self._inbox.popleft())
-            elif self.close_code is not None and not ended:
-                ended = True
-                work = self.end()
+            elif self.close_code is not None:
+                work, last = self.end(), True
             else:
                 break
         self._inbox = None

@@ -19,10 +19,11 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.doors")
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """What the doors share. `write_limit` in bytes; `verifier` None lets everyone in (developer mode)."""
+    """What the doors share. `developer` lets everyone in; `write_limit` is in bytes."""
 
     node: Node
-    verifier: TokenVerifier | None
+    verifier: TokenVerifier
+    developer: bool
     token_in_query: bool
     allowed_origins: Sequence[str]
     write_limit: int
@@ -45,7 +46,7 @@ async def admit(websocket: WebSocket, doors: DoorsDependency) -> None:
             status.HTTP_503_SERVICE_UNAVAILABLE, refusal.message, {"Retry-After": str(refusal.retry_after)}
         )
     origin = websocket.headers.get("origin")
-    if doors.verifier is None or origin is None:
+    if doors.developer or origin is None:
         return
     if not origin_allowed(origin, websocket.headers.get("host", ""), doors.allowed_origins):
         doors.node.metrics.refuse("origin")
@@ -63,7 +64,7 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
 
 async def authenticate(websocket: WebSocket, doors: DoorsDependency) -> Credentials | None:
     """Whose connection this is; None in developer mode. No token: 1008, which is 403 before the upgrade. Bad: 401."""
-    if doors.verifier is None:
+    if doors.developer:
         return None
     presented = find_token(
         authorization=websocket.headers.get("authorization"),

@@ -78,16 +78,17 @@ class LoopTransport:
 
     async def run(self) -> None:
         """Serve the conversation to its end."""
-        reader = asyncio.create_task(self._read())
-        writer = asyncio.create_task(self._write())
+        tasks = {asyncio.create_task(self._read()), asyncio.create_task(self._write())}
+        for task in tasks:
+            task.add_done_callback(_retrieve)
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            reader.cancel()
-            writer.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
             self._closing = self._closing or (1006, "")
             self._handler.on_close(*self._closing)
+        await asyncio.wait(tasks)
 
     async def _read(self) -> None:
         while True:
@@ -114,3 +115,9 @@ class LoopTransport:
                 if self._websocket.application_state is WebSocketState.CONNECTED:
                     await self._websocket.close(*self._closing)
                 return
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Take note of a lost peer's exception: the end of the conversation is told by `on_close` whatever ended it."""
+    if not task.cancelled():
+        task.exception()
