@@ -1,0 +1,68 @@
+"""Where a token may come from in the request that opens a WebSocket, and in which order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+SUBPROTOCOL = "starling.v1"
+_BEARER_SUBPROTOCOL = "bearer."
+
+
+class TokenSource(StrEnum):
+    """The place a token came from: a bounded set, fit for a log line or a metric's label."""
+
+    HEADER = "header"
+    SUBPROTOCOL = "subprotocol"
+    COOKIE = "cookie"
+    QUERY = "query"
+
+
+@dataclass(frozen=True, slots=True)
+class PresentedToken:
+    """A token as a client presented it, not verified yet. Its `repr` does not show it."""
+
+    token: str = field(repr=False)
+    source: TokenSource
+
+
+def find_token(
+    *,
+    authorization: str | None = None,
+    subprotocols: Sequence[str] = (),
+    cookie: str | None = None,
+    query: str | None = None,
+    allow_query: bool = False,
+) -> PresentedToken | None:
+    """Return the token of a handshake, or None; the first of these places that holds one counts.
+
+    1. `authorization`: the header `Authorization: Bearer TOKEN` (RFC 6750 section 2.1); other schemes are passed over.
+    2. `subprotocols`: the entries of `Sec-WebSocket-Protocol`, one of them `bearer.TOKEN`, for browsers.
+    3. `cookie`: the cookie `session`. Whoever takes it must have checked the Origin, or any page could use it.
+    4. `query`: the query parameter `token`, where `allow_query` says so, for proxies write it into their logs.
+    """
+    for token, source in (
+        (_bearer(authorization), TokenSource.HEADER),
+        (_from_subprotocols(subprotocols), TokenSource.SUBPROTOCOL),
+        (cookie, TokenSource.COOKIE),
+        (query if allow_query else None, TokenSource.QUERY),
+    ):
+        if token:
+            return PresentedToken(token, source)
+    return None
+
+
+def select_subprotocol(offered: Sequence[str]) -> str | None:
+    """Return what the server echoes of the subprotocols `offered`: `starling.v1` or nothing, never the token."""
+    return SUBPROTOCOL if SUBPROTOCOL in offered else None
+
+
+def _bearer(authorization: str | None) -> str | None:
+    scheme, _, credentials = (authorization or "").strip().partition(" ")
+    return credentials.strip() if scheme.lower() == "bearer" else None
+
+
+def _from_subprotocols(subprotocols: Sequence[str]) -> str | None:
+    for entry in subprotocols:
+        if entry.startswith(_BEARER_SUBPROTOCOL):
+            return entry.removeprefix(_BEARER_SUBPROTOCOL)
+    return None

@@ -1,0 +1,147 @@
+"""The contract of authentication: what a token grants, why one is refused, and who verifies it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Protocol
+
+
+class RefusalReason(StrEnum):
+    """Why a token was refused: a bounded set, fit for a metric's label."""
+
+    MALFORMED = "malformed"
+    TOO_LARGE = "too_large"
+    WRONG_TYPE = "wrong_type"
+    WRONG_ALGORITHM = "wrong_algorithm"
+    UNKNOWN_KEY = "unknown_key"
+    KEYS_UNAVAILABLE = "keys_unavailable"
+    BAD_SIGNATURE = "bad_signature"
+    MALFORMED_CLAIM = "malformed_claim"
+    MISSING_CLAIM = "missing_claim"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    LIFETIME_TOO_LONG = "lifetime_too_long"
+    WRONG_AUDIENCE = "wrong_audience"
+    WRONG_ISSUER = "wrong_issuer"
+
+
+class TokenRefused(Exception):
+    """A token that grants nothing.
+
+    `sentence` says why in words for the people who run the service. It never holds any part of a token whose
+    signature was not verified. `claim` names the claim at fault, empty when it is not one claim's. Clients should get
+    the same answer whatever the reason, apart from EXPIRED, which tells an SDK to fetch a new token.
+    """
+
+    def __init__(self, reason: RefusalReason, sentence: str, *, claim: str = "") -> None:
+        super().__init__(sentence)
+        self.reason = reason
+        self.sentence = sentence
+        self.claim = claim
+
+
+class KeyNotLoaded(TokenRefused):
+    """A token that cannot be judged now: its key is not here, and the issuer could not be asked for it just yet.
+
+    Not the token's fault for certain, so answer it as temporary and let the client come back: after a final refusal,
+    such as 3500, an SDK never returns, and an outage of the issuer would lock everybody out.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOverride:
+    """Channel options that a token sets for one subscription; None leaves what the namespace says."""
+
+    presence: bool | None = None
+    join_leave: bool | None = None
+    force_push_join_leave: bool | None = None
+    force_positioning: bool | None = None
+    force_recovery: bool | None = None
+
+
+NO_OVERRIDE = ChannelOverride()
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionOptions:
+    """How a subscription made by the server is set up.
+
+    `info` (shown to others in the channel) and `data` (sent to the client with the subscription) are JSON on one
+    line, empty when the token has none.
+    """
+
+    info: bytes = b""
+    data: bytes = b""
+    override: ChannelOverride = NO_OVERRIDE
+
+
+NO_SUBSCRIPTIONS: Mapping[str, SubscriptionOptions] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who a connection belongs to and what its token grants.
+
+    `user` is empty for an anonymous connection. Times are in seconds since 1970. `expires_at` is when the connection
+    ends, None for never; it may differ from the token's own `exp`. `info` is public, `meta` stays on the server; both
+    are JSON on one line, empty when the token has none. `subs` are the channels the server subscribes the connection
+    to: the claims `channels` and `subs` together.
+    """
+
+    user: str = ""
+    expires_at: float | None = None
+    token_id: str = ""
+    issued_at: float | None = None
+    info: bytes = field(default=b"", repr=False)
+    meta: bytes = field(default=b"", repr=False)
+    subs: Mapping[str, SubscriptionOptions] = field(default_factory=lambda: NO_SUBSCRIPTIONS)
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether no user stands behind the connection."""
+        return not self.user
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of the channels in `subs`."""
+        return tuple(self.subs)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionGrant:
+    """What a subscription token allows: `user` may subscribe to `channel` until `expires_at` (None: without end).
+
+    Whoever uses it compares `user` and `channel` with those of the connection and the request. `info`, `data` and
+    `override` mean what they mean in SubscriptionOptions.
+    """
+
+    user: str
+    channel: str
+    expires_at: float | None = None
+    info: bytes = field(default=b"", repr=False)
+    data: bytes = field(default=b"", repr=False)
+    override: ChannelOverride = NO_OVERRIDE
+    token_id: str = ""
+    issued_at: float | None = None
+
+
+class TokenVerifier(Protocol):
+    """Turns a token into what it grants, or raises TokenRefused.
+
+    `connection` and `subscription` return without yielding to the event loop whenever the token's key is at hand.
+    When it may be a new key of the issuer they wait for one fetch of its keys, a few seconds at most. Their `_now`
+    twins, for callers that cannot wait, raise KeyNotLoaded instead.
+    """
+
+    async def connection(self, token: str) -> Credentials:
+        """Verify a connection token. Raises TokenRefused."""
+
+    async def subscription(self, token: str) -> SubscriptionGrant:
+        """Verify a subscription token. Raises TokenRefused."""
+
+    def connection_now(self, token: str) -> Credentials:
+        """Verify a connection token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""
+
+    def subscription_now(self, token: str) -> SubscriptionGrant:
+        """Verify a subscription token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""

@@ -1,0 +1,246 @@
+"""What a verified token grants: every claim of the protocol, with the times around it."""
+
+import json
+from typing import Any
+
+import pytest
+
+from app.auth.claims import TokenRules
+from app.auth.jwt import JwtVerifier
+from app.auth.keys import VerificationKey
+from app.auth.tokens import (
+    ChannelOverride,
+    Credentials,
+    RefusalReason,
+    SubscriptionGrant,
+    SubscriptionOptions,
+    TokenRefused,
+)
+from tests.auth.forge import NOW, SECRET, sign
+
+
+def verifier(rules: TokenRules | None = None, *, now: float = NOW) -> JwtVerifier:
+    return JwtVerifier([VerificationKey.from_secret(SECRET)], rules or TokenRules(), clock=lambda: now)
+
+
+async def connection(
+    claims: dict[str, Any] | bytes, rules: TokenRules | None = None, *, now: float = NOW
+) -> Credentials:
+    return await verifier(rules, now=now).connection(sign(claims))
+
+
+async def subscription(claims: dict[str, Any]) -> SubscriptionGrant:
+    return await verifier().subscription(sign(claims))
+
+
+async def test_a_connection_token_grants_all_that_its_claims_say() -> None:
+    granted = await connection(
+        {
+            "sub": "alice",
+            "exp": NOW + 60,
+            "iat": NOW - 5,
+            "nbf": NOW - 5,
+            "jti": "t-1",
+            "info": {"name": "Alice"},
+            "meta": {"plan": 2},
+            "channels": ["news", "sport"],
+            "subs": {
+                "news": {"info": {"role": "editor"}, "data": [1], "override": {"presence": {"value": True}}},
+                "#alice": {},
+            },
+        }
+    )
+    assert granted == Credentials(
+        user="alice",
+        expires_at=NOW + 60,
+        token_id="t-1",
+        issued_at=NOW - 5,
+        info=b'{"name":"Alice"}',
+        meta=b'{"plan":2}',
+        subs={
+            "news": SubscriptionOptions(
+                info=b'{"role":"editor"}', data=b"[1]", override=ChannelOverride(presence=True)
+            ),
+            "sport": SubscriptionOptions(),
+            "#alice": SubscriptionOptions(),
+        },
+    )
+    assert granted.channels == ("news", "sport", "#alice")
+    assert not granted.anonymous
+
+
+async def test_a_subscription_token_grants_all_that_its_claims_say() -> None:
+    granted = await subscription(
+        {
+            "sub": "alice",
+            "channel": "$chat:7",
+            "exp": NOW + 60,
+            "iat": NOW,
+            "jti": "s-1",
+            "info": {"role": "guest"},
+            "data": "hello",
+            "override": {"join_leave": {"value": False}, "force_recovery": True},
+        }
+    )
+    assert granted == SubscriptionGrant(
+        user="alice",
+        channel="$chat:7",
+        expires_at=NOW + 60,
+        info=b'{"role":"guest"}',
+        data=b'"hello"',
+        override=ChannelOverride(join_leave=False, force_recovery=True),
+        token_id="s-1",
+        issued_at=NOW,
+    )
+
+
+@pytest.mark.parametrize("claims", [{}, {"sub": ""}])
+async def test_a_token_without_a_user_is_anonymous_and_needs_nothing_else(claims: dict[str, Any]) -> None:
+    granted = await connection(claims)
+    assert granted == Credentials()
+    assert granted.anonymous
+
+
+@pytest.mark.parametrize(
+    ("claims", "expires_at"),
+    [
+        ({}, None),
+        ({"exp": NOW + 60}, NOW + 60),
+        ({"exp": NOW + 60.5}, NOW + 60.5),
+        ({"exp": NOW + 60, "expire_at": 0}, None),
+        ({"exp": NOW + 60, "expire_at": NOW + 7200}, NOW + 7200),
+        ({"exp": NOW + 7200, "expire_at": NOW + 60}, NOW + 60),
+        ({"expire_at": NOW + 60}, NOW + 60),
+    ],
+)
+async def test_the_end_of_a_connection_is_expire_at_or_else_exp(
+    claims: dict[str, Any], expires_at: float | None
+) -> None:
+    assert (await connection(claims)).expires_at == expires_at
+    assert (await subscription({**claims, "channel": "news"})).expires_at == expires_at
+
+
+async def test_an_expired_token_is_refused_even_if_the_connection_may_last() -> None:
+    with pytest.raises(TokenRefused) as refused:
+        await connection({"exp": NOW - 1, "expire_at": 0})
+    assert refused.value.reason is RefusalReason.EXPIRED
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+async def test_an_issuers_clock_may_be_ahead_by_the_leeway_and_no_more(claim: str) -> None:
+    assert (await connection({claim: NOW + 30})).user == ""
+    rules = TokenRules(leeway_seconds=2)
+    assert (await connection({claim: NOW + 2}, rules)).user == ""
+    for late, strict in ((NOW + 31, None), (NOW + 3, rules)):
+        with pytest.raises(TokenRefused) as refused:
+            await connection({claim: late}, strict)
+        assert (refused.value.reason, refused.value.claim) == (RefusalReason.NOT_YET_VALID, claim)
+
+
+async def test_an_end_has_no_leeway() -> None:
+    assert (await connection({"exp": NOW}, now=NOW - 0.001)).expires_at == NOW
+    with pytest.raises(TokenRefused, match="expired"):
+        await connection({"exp": NOW}, now=NOW)
+
+
+async def test_the_longest_lifetime_is_allowed() -> None:
+    rules = TokenRules(max_lifetime_seconds=3600)
+    assert (await connection({"exp": NOW + 3600}, rules)).expires_at == NOW + 3600
+    with pytest.raises(TokenRefused) as refused:
+        await connection({}, rules)
+    assert (refused.value.reason, refused.value.claim) == (RefusalReason.MISSING_CLAIM, "exp")
+
+
+@pytest.mark.parametrize("audience", ["starling", ["starling"], ["mail", "starling"]])
+async def test_our_audience_may_be_one_of_several(audience: Any) -> None:
+    assert (await connection({"sub": "a", "aud": audience}, TokenRules(audience="starling"))).user == "a"
+
+
+async def test_audience_and_issuer_are_not_looked_at_unless_rules_name_them() -> None:
+    assert (await connection({"sub": "a", "aud": "x", "iss": "y"})).user == "a"
+
+
+@pytest.mark.parametrize("kind", ["JWT", "jwt", "at+jwt", "application/at+jwt", "application/JWT"])
+async def test_types_of_tokens_for_services_are_accepted(kind: str) -> None:
+    token = sign({"sub": "a"}, header={"alg": "HS256", "typ": kind})
+    assert (await verifier().connection(token)).user == "a"
+
+
+async def test_claims_nobody_knows_are_ignored() -> None:
+    assert (await connection({"sub": "a", "roles": ["x"], "subs": {"n": {"later": 1}}})).channels == ("n",)
+
+
+async def test_info_is_put_on_one_line_and_otherwise_kept_as_it_came() -> None:
+    """A line end inside would split a frame of the protocol in two."""
+    payload = b'{"info": {\n  "price": 1.10,\r\n  "id": 12345678901234567890123, "text": "a\\nb \xc3\xa9"\n}}'
+    granted = await connection(payload)
+    assert granted.info == b'{"price":1.10,"id":12345678901234567890123,"text":"a\\nb \xc3\xa9"}'
+
+
+async def test_null_info_is_no_info() -> None:
+    granted = await connection({"info": None, "meta": None, "subs": {"n": {"data": None}}})
+    assert (granted.info, granted.meta, granted.subs["n"].data) == (b"", b"", b"")
+
+
+@pytest.mark.parametrize(
+    "name", ["presence", "join_leave", "force_push_join_leave", "force_positioning", "force_recovery"]
+)
+@pytest.mark.parametrize("value", [True, False])
+async def test_every_override_is_read_bare_or_wrapped(name: str, value: bool) -> None:
+    for written in (value, {"value": value}):
+        granted = await connection({"subs": {"n": {"override": {name: written}}}})
+        assert granted.subs["n"].override == ChannelOverride(**{name: value})
+
+
+async def test_secrets_of_the_application_do_not_show_in_a_repr() -> None:
+    granted = await connection({"info": "private-info", "meta": "private-meta"})
+    assert "private" not in repr(granted)
+
+
+async def test_the_claims_of_a_token_cannot_be_changed_afterwards() -> None:
+    granted = await connection({"subs": {"n": {}}})
+    with pytest.raises(TypeError):
+        granted.subs["m"] = SubscriptionOptions()  # type: ignore[index]
+
+
+async def test_the_waiting_and_the_immediate_call_agree() -> None:
+    token = sign({"sub": "a", "channel": "n"})
+    assert verifier().subscription_now(token) == await verifier().subscription(token)
+    token = sign({"sub": "a"})
+    assert verifier().connection_now(token) == await verifier().connection(token)
+
+
+def test_a_token_whose_key_is_here_is_verified_without_yielding() -> None:
+    call = verifier().connection(sign({"sub": "a"}))
+    with pytest.raises(StopIteration) as returned:
+        call.send(None)
+    assert returned.value.value == Credentials(user="a")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"leeway_seconds": 31},
+        {"leeway_seconds": -1},
+        {"max_lifetime_seconds": 0},
+        {"audience": ""},
+        {"issuer": ""},
+    ],
+)
+def test_rules_that_cannot_be_meant_are_refused(rules: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(rules))):
+        TokenRules(**rules)
+
+
+def test_a_verifier_without_any_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="no key to check tokens with"):
+        JwtVerifier([], TokenRules())
+
+
+async def test_a_token_of_the_largest_size_passes() -> None:
+    """8192 bytes are 8192 - 2 dots - 43 of the signature - the header, in base64."""
+    claims = {"sub": "a", "info": ""}
+    while len(sign(claims)) < 8189:
+        claims["info"] += "x"
+    assert 8189 <= len(sign(claims)) <= 8192
+    assert len(json.loads((await connection(claims)).info)) == len(claims["info"])
