@@ -1,5 +1,6 @@
 """Builds the whole service from its settings; nothing here needs a running event loop before the lifespan begins."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,8 +12,9 @@ from app.auth.claims import TokenRules
 from app.auth.jwks import Jwks
 from app.auth.jwt import JwtVerifier
 from app.auth.keys import VerificationKey
+from app.brokers.broadcast import BroadcastBroker
+from app.brokers.link import LinkFigures
 from app.brokers.open import open_broker
-from app.core.broker import Broker
 from app.core.node import Node
 from app.core.readiness import Readiness
 from app.settings import PREFIX, Settings, SettingsError
@@ -56,9 +58,12 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Fa
 
 def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
     """Build a worker's engine and its link to the others. Raises SettingsError for a broker that cannot be."""
+    metrics = Metrics(registry)
+    broker = _build_broker(settings)
+    metrics.sources.append(lambda metrics: _report_link(broker.figures, metrics))
     return Node(
-        _build_broker(settings),
-        Metrics(registry),
+        broker,
+        metrics,
         Readiness(),
         ping=settings.ping_seconds,
         pong=settings.pong_seconds,
@@ -68,7 +73,17 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
     )
 
 
-def _build_broker(settings: Settings) -> Broker:
+def _report_link(link: LinkFigures, metrics: Metrics) -> None:
+    metrics.set("starling_broker_up", int(link.up))
+    metrics.set("starling_broker_canary_seconds", link.canary_round_trip_seconds)
+    age = 0.0 if link.canary_heard_at is None else time.monotonic() - link.canary_heard_at
+    metrics.set("starling_broker_canary_age_seconds", age)
+    metrics.count("starling_broker_reconnects_total", link.reconnects)
+    for reason, total in link.dropped.items():
+        metrics.count("starling_broker_dropped_total", total, reason)
+
+
+def _build_broker(settings: Settings) -> BroadcastBroker:
     try:
         return open_broker(
             settings.broker_url.get_secret_value(),

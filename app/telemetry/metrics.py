@@ -122,9 +122,7 @@ class Metrics:
         self.transports = {name: TransportFigures() for name in TRANSPORTS}
         self.refused: Tally[str] = Tally(dict.fromkeys(REFUSALS, 0))
         self.published: Tally[str] = Tally(stored=0, failed=0, too_large=0)
-        self.dropped: Tally[str] = Tally()
         self.delivery = Distribution(DELIVERY_BUCKETS)
-        self.reconnects = 0
         self.sources: list[Callable[[Metrics], None]] = []
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
@@ -172,9 +170,6 @@ class Metrics:
             self.count("starling_connections_refused_total", total, reason)
         for result, total in self.published.items():
             self.count("starling_publications_total", total, result)
-        for reason, total in self.dropped.items():
-            self.count("starling_broker_dropped_total", total, reason)
-        self.count("starling_broker_reconnects_total", self.reconnects)
         self._flush_delivery()
         self._flush_process()
         self.set("starling_build_info", 1, __version__, platform.python_version())
