@@ -1,0 +1,65 @@
+# Everything a developer does here; `make` lists it.
+
+VENV := .venv
+BIN := $(VENV)/bin
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' app/__init__.py)
+PIP_INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
+UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock" --no-emit-index-url $(LOCK_OPTIONS)
+
+ENGINE ?= $(if $(shell command -v podman),podman,docker)
+IMAGE ?= starling:$(VERSION)
+# Behind a private index or certificate: IMAGE_OPTIONS="--secret id=pip.conf,src=… --secret id=ca.pem,src=…" (see Dockerfile).
+IMAGE_OPTIONS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check fmt lock image clean
+
+help:  ## List the targets
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.runtime  ## Start the service in developer mode on http://localhost:8000
+	@STARLING_DEV=$${STARLING_DEV:-true} exec $(BIN)/starling serve
+
+test: $(VENV)/.dev  ## Check, then run every test
+	@deploy/setup/system-packages.sh
+	@$(MAKE) --no-print-directory check
+	$(BIN)/pytest
+
+check: $(VENV)/.dev  ## Format, lint, types, and the rules of the floors
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/shellcheck .ci/run deploy/setup/*.sh
+
+fmt: $(VENV)/.dev  ## Format, and mend what the linter can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock: $(VENV)/.dev  ## Lock what pyproject.toml asks for (LOCK_OPTIONS=--upgrade: to today's versions)
+	$(UV_COMPILE) pyproject.toml -o requirements.txt
+	$(UV_COMPILE) pyproject.toml --extra dev -c requirements.txt -o requirements-dev.txt
+	$(UV_COMPILE) --group build -c requirements-dev.txt -o requirements-build.txt
+
+image:  ## Build the container image with podman or docker
+	$(ENGINE) build $(if $(filter podman,$(notdir $(ENGINE))),--format docker) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(IMAGE_OPTIONS) --tag $(IMAGE) .
+
+clean:  ## Remove the virtual environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find app tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@deploy/setup/make-venv.sh $(VENV)
+
+$(VENV)/.runtime: requirements.txt requirements-build.txt pyproject.toml | $(BIN)/python
+	@echo "Installing Starling into $(VENV)"
+	@$(PIP_INSTALL) --require-hashes -r requirements.txt -r requirements-build.txt
+	@$(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	@echo "Installing the development tools into $(VENV)"
+	@$(PIP_INSTALL) --require-hashes -r requirements-dev.txt
+	@touch $@

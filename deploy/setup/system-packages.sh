@@ -1,0 +1,57 @@
+#!/bin/sh
+# Installs what the tests run beside Starling: databases, proxies, a browser, Prometheus, containers.
+# Where that is not possible it says what is missing, and the tests that need it skip.
+set -eu
+
+PATH=$PATH:/usr/sbin:/sbin
+missing=
+
+need() { # need COMMAND PACKAGE...
+    command=$1
+    shift
+    command -v "$command" >/dev/null 2>&1 || missing="$missing $*"
+}
+
+need redis-server redis-server
+need chromium chromium
+need nginx nginx-light
+need haproxy haproxy
+need prometheus prometheus
+need openssl openssl
+need ip iproute2
+need node nodejs
+need npm npm
+need podman podman runc netavark aardvark-dns nftables
+need mmdebstrap mmdebstrap
+# Debian keeps PostgreSQL's server off the PATH.
+if ! command -v postgres >/dev/null 2>&1 && ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then
+    missing="$missing postgresql"
+fi
+
+if [ -z "$missing" ]; then
+    exit 0
+fi
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "Tests that need one of these are skipped, because they are not installed:$missing"
+    echo "On Debian or Ubuntu: sudo apt-get install --no-install-recommends$missing"
+    exit 0
+fi
+
+echo "Installing for the tests:$missing"
+# The tests start their own servers; none may start as a service of this machine.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
+install_missing() {
+    apt-get update -qq
+    # shellcheck disable=SC2086 # a list of names
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+}
+if ! install_missing; then
+    echo "Not all of these could be installed:$missing" >&2
+    # Continuous integration must not pass by skipping.
+    [ -z "${CI:-}" ]
+fi
