@@ -1,0 +1,58 @@
+"""The broker of a single process: what is published here is heard here, through the same bytes as everywhere."""
+
+import time
+
+from broadcaster import Event
+
+from app.brokers.broadcast import BroadcastBroker
+from app.brokers.link import EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
+from app.core.broker import BrokerUnavailable, LinkState
+
+
+class MemoryBackend(LinkBackend):
+    """Hands messages to the process that published them."""
+
+    def __init__(self, *, max_events: int = 65_536, max_bytes: int = 64 * 1024 * 1024) -> None:
+        self.figures = LinkFigures()
+        self._queue = EventQueue(max_events, max_bytes)
+        self._channels: set[str] = set()
+
+    async def connect(self) -> None:
+        """Come up at once."""
+        self.figures.up = True
+        self.figures.canary_heard_at = time.monotonic()
+        self._queue.put(LinkEvent(LinkState.UP))
+
+    async def disconnect(self) -> None:
+        """Take nothing more."""
+        self.figures.up = False
+        self._channels.clear()
+
+    async def subscribe(self, group: str) -> None:
+        """Hear channel `group` from now on."""
+        self._channels.add(group)
+
+    async def unsubscribe(self, group: str) -> None:
+        """Hear channel `group` no more."""
+        self._channels.discard(group)
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """Queue for this process. Raises BrokerUnavailable when it is stopped or too far behind to take more."""
+        if not self.figures.up:
+            raise BrokerUnavailable("the broker is not started")
+        if channel in self._channels and not self._queue.offer(MessageEvent(channel, message)):
+            raise BrokerUnavailable("this process is behind with delivery and takes nothing more for the moment")
+
+    async def next_published(self) -> Event:
+        """The next event, in the order of publishing; of channels unsubscribed meanwhile nothing is told."""
+        while True:
+            event = await self._queue.take()
+            if not isinstance(event, MessageEvent) or event.channel in self._channels:
+                return event
+
+
+class MemoryBroker(BroadcastBroker):
+    """Implements app.core.broker.Broker within one process."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryBackend())

@@ -1,0 +1,64 @@
+-- Appends a publication to a channel's history and sends it to every process, in one step.
+--
+-- KEYS  1 <prefix>:meta:{<channel>}   2 <prefix>:stream:{<channel>}
+--       3 <prefix>:idem:{<channel>}:<key>, or left out
+-- ARGV  1 <prefix>:<channel>
+--       2 body: "<time in ms> <length of meta>\n<meta><data>"; without meta "<time in ms> 0\n<data>"
+--       3 entries to keep   4 ms to keep them (0: for ever)   5 ms to keep the position (0: for ever)
+--       6 random text without spaces, for a new epoch
+-- Returns { offset, epoch }, both text.
+
+-- Lua itself writes a number of sixteen digits as 1e15.
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+local function expire(key, milliseconds)
+  if tonumber(milliseconds) > 0 then
+    redis.call('PEXPIRE', key, milliseconds)
+  else
+    redis.call('PERSIST', key)
+  end
+end
+
+local meta, stream, idempotency = KEYS[1], KEYS[2], KEYS[3]
+
+if idempotency then
+  local known = redis.call('GET', idempotency)
+  if known then
+    local offset, epoch = string.match(known, '^(%d+) (.*)$')
+    return { offset, epoch }
+  end
+end
+
+-- Another replication id means a restart or a promotion: what this server holds may be older than what was delivered.
+local run = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
+if not run then
+  return redis.error_reply('ERR INFO replication tells no master_replid, so history cannot be kept safely')
+end
+
+local known = redis.call('HMGET', meta, 'e', 'o', 'r')
+local epoch, previous, offset = known[1], 0, 1
+if epoch then
+  previous = tonumber(known[2])
+  offset = previous + 1
+  if known[3] ~= run then
+    -- Offsets given out and then lost must not be given out again. The clock in microseconds, spread so that no
+    -- channel outruns it, is past them all, also after two restarts in one second.
+    local now = redis.call('TIME')
+    offset = math.max(offset, tonumber(now[1]) * 1048576 + tonumber(now[2]))
+  end
+else
+  epoch = ARGV[6]
+  redis.call('DEL', stream)
+end
+
+redis.call('XADD', stream, 'MAXLEN', ARGV[3], text(offset) .. '-0', 'p', text(previous), 'd', ARGV[2])
+expire(stream, ARGV[4])
+redis.call('HSET', meta, 'e', epoch, 'o', text(offset), 'r', run)
+expire(meta, ARGV[5])
+if idempotency then
+  redis.call('SET', idempotency, text(offset) .. ' ' .. epoch, 'PX', 300000)
+end
+redis.call('PUBLISH', ARGV[1], 'p ' .. epoch .. ' ' .. text(offset) .. ' ' .. text(previous) .. '\n' .. ARGV[2])
+return { text(offset), epoch }

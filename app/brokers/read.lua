@@ -1,0 +1,71 @@
+-- Reads a channel's position and entries of its history in one step, and keeps the position alive.
+--
+-- KEYS  1 <prefix>:meta:{<channel>}   2 <prefix>:stream:{<channel>}
+-- ARGV  1 ms to keep the position (0: for ever)   2 random text without spaces, for a new epoch
+--       3, 4 offsets that the entries lie between (4: empty for no end)
+--       5 entries at most (-1: all)   6 bytes of data at most beyond the first entry (-1: all)
+--       7 which end to keep where 5 and 6 cut: oldest or newest
+-- Returns { epoch, offset, 1 if cut, { { id, { 'p', previous, 'd', body } }, ... } }, the end that is kept first.
+
+local meta, stream = KEYS[1], KEYS[2]
+local after, before, limit, bytes = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local newest = ARGV[7] == 'newest'
+
+local known = redis.call('HMGET', meta, 'e', 'o')
+local epoch, top = known[1], known[2]
+if not epoch then
+  local run = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
+  if not run then
+    return redis.error_reply('ERR INFO replication tells no master_replid, so history cannot be kept safely')
+  end
+  epoch, top = ARGV[2], '0'
+  redis.call('DEL', stream)
+  redis.call('HSET', meta, 'e', epoch, 'o', top, 'r', run)
+end
+if tonumber(ARGV[1]) > 0 then
+  redis.call('PEXPIRE', meta, ARGV[1])
+else
+  redis.call('PERSIST', meta)
+end
+
+local entries = {}
+if limit == 0 or before == '0' then
+  return { epoch, top, 0, entries }
+end
+
+-- In portions, because XRANGE knows no bound in bytes.
+local low, high = '(' .. after .. '-0', before == '' and '+' or '(' .. before .. '-0'
+local read = 0
+while true do
+  local portion = 50
+  if limit > 0 then
+    portion = math.min(portion, limit - #entries)
+  end
+  local found
+  if newest then
+    found = redis.call('XREVRANGE', stream, high, low, 'COUNT', portion)
+  else
+    found = redis.call('XRANGE', stream, low, high, 'COUNT', portion)
+  end
+  for _, entry in ipairs(found) do
+    for field = 2, #entry[2], 2 do
+      read = read + #entry[2][field]
+    end
+    if bytes >= 0 and read > bytes and #entries > 0 then
+      return { epoch, top, 1, entries }
+    end
+    entries[#entries + 1] = entry
+  end
+  if #found < portion then
+    return { epoch, top, 0, entries }
+  end
+  if #entries == limit then
+    return { epoch, top, 1, entries }
+  end
+  local edge = '(' .. found[#found][1]
+  if newest then
+    high = edge
+  else
+    low = edge
+  end
+end

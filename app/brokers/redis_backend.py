@@ -1,0 +1,199 @@
+"""The link to Redis: Pub/Sub over one connection, everything that is sent in order over another."""
+
+import asyncio
+import math
+import os
+import re
+import socket
+from collections.abc import Sequence
+
+import structlog
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import RedisError, ResponseError
+
+from app.brokers.outbox import Outbox
+from app.brokers.supervised import Link, LinkLost, Receive, SupervisedBackend
+from app.core.broker import BrokerUnavailable
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
+
+Reply = bytes | int | str | list["Reply"] | None
+Command = tuple[bytes | str | int | float, ...]
+
+_OLDEST = (7, 0)
+
+
+class RedisLink(Link):
+    """One Pub/Sub connection. Channel `c` is `<prefix>:c` on the wire.
+
+    It reads redis-py's connection itself: redis-py's PubSub would connect again on its own, and nobody would learn
+    that messages were missed.
+    """
+
+    batch = 1000
+
+    def __init__(self, connection: AbstractConnection, prefix: str) -> None:
+        self._connection = connection
+        self._prefix = prefix.encode() + b":"
+        self._channels: dict[bytes, str] = {}
+        self._subscribed = 0
+        self._due = 0
+        self._answered: asyncio.Future[None] | None = None
+
+    async def open(self) -> None:
+        """Connect and log in."""
+        try:
+            await self._connection.connect()  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as error:
+            raise LinkLost(str(error)) from None
+
+    async def read(self, receive: Receive) -> None:
+        """Hand over what comes, until the connection is lost."""
+        connection, channels = self._connection, self._channels
+        try:
+            while True:
+                kind, name, content = await connection.read_response(timeout=math.inf)
+                if kind == b"message":
+                    if channel := channels.get(name):
+                        receive(channel, content)
+                else:
+                    self._acknowledge(content)
+        except (RedisError, OSError) as error:
+            raise LinkLost(str(error)) from None
+
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        """Return when Redis has acknowledged all of them."""
+        names = {self._prefix + channel.encode(): channel for channel in channels}
+        self._channels.update(names)
+        await self._request(b"SUBSCRIBE", list(names))
+
+    async def unsubscribe(self, channels: Sequence[str]) -> None:
+        """Return when Redis has acknowledged all of them."""
+        names = [self._prefix + channel.encode() for channel in channels]
+        for name in names:
+            self._channels.pop(name, None)
+        await self._request(b"UNSUBSCRIBE", names)
+        if self._subscribed != len(self._channels):
+            raise LinkLost(f"Redis counts {self._subscribed} subscriptions where {len(self._channels)} are")
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        await _discard(self._connection)
+
+    async def _request(self, verb: bytes, names: list[bytes]) -> None:
+        self._due = len(names)
+        self._answered = asyncio.get_running_loop().create_future()
+        try:
+            await self._connection.send_packed_command(self._connection.pack_command(verb, *names), check_health=False)
+        except (RedisError, OSError) as error:
+            raise LinkLost(str(error)) from None
+        await self._answered
+
+    def _acknowledge(self, subscribed: int) -> None:
+        self._subscribed = subscribed
+        self._due -= 1
+        if self._due == 0 and self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
+
+
+class RedisBackend(SupervisedBackend):
+    """Channels of one Redis server, under one prefix."""
+
+    def __init__(self, url: str, *, prefix: str, timeout: float, ca_file: str | None = None, address: str) -> None:
+        """`url` is checked by app.brokers.open; `ca_file` holds the certificates that a rediss server is checked by."""
+        super().__init__(address, timeout=timeout)
+        self.prefix = prefix
+        options = {"ssl_ca_certs": ca_file} if ca_file else {}
+        # RESP2, because redis-py writes every RESP3 push, payload and all, to a log of its own.
+        self._connections = ConnectionPool.from_url(
+            url, protocol=2, socket_timeout=None, socket_connect_timeout=timeout, driver_info=None, **options
+        )
+        self._sending = self._make_connection("publisher")
+        self._outbox: Outbox[Command, Reply] = Outbox(self._transmit, timeout=timeout)
+
+    def make_link(self) -> RedisLink:
+        """A Pub/Sub connection that is not open yet."""
+        return RedisLink(self._make_connection("subscriber"), self.prefix)
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """Send to every process, after all that was published here before. Raises BrokerUnavailable."""
+        try:
+            await self.execute(b"PUBLISH", f"{self.prefix}:{channel}".encode(), message, size=len(message))
+        except ResponseError as error:
+            raise BrokerUnavailable(f"Redis refused the publish: {error}") from None
+
+    async def execute(self, *command: bytes | str | int | float, size: int = 0) -> Reply:
+        """Run a command after all that wait; `size` is about its bytes.
+
+        Raises BrokerUnavailable when the outcome is unknown, and redis.exceptions.ResponseError when Redis refused.
+        Nothing is retried: a command whose outcome is unknown may have done its work.
+        """
+        return await self._outbox.send(command, size)
+
+    async def open_publishing(self) -> None:
+        """Begin to send."""
+        self._outbox.start()
+
+    async def close_publishing(self) -> None:
+        """End sending."""
+        await self._outbox.stop()
+        await _discard(self._sending)
+
+    async def first_up(self) -> None:
+        """Warn of a server that is too old, or that evicts what it should keep."""
+        try:
+            version = _field(await self.execute("INFO", "server"), "redis_version")
+            policy = _field(await self.execute("INFO", "memory"), "maxmemory_policy")
+        except ResponseError as error:
+            raise BrokerUnavailable(f"Redis refused to tell its version and settings: {error}") from None
+        numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+        if numbers < _OLDEST:
+            log.warning("redis_too_old", version=version, mend="run Redis 7.0 or newer")
+        if policy != "noeviction":
+            log.warning(
+                "redis_may_evict",
+                maxmemory_policy=policy,
+                mend="set maxmemory-policy noeviction: under any other policy Redis may delete history and presence",
+            )
+
+    def _make_connection(self, purpose: str) -> AbstractConnection:
+        connection: AbstractConnection = self._connections.make_connection()  # type: ignore[no-untyped-call]
+        host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())
+        connection.client_name = f"starling-{purpose}-{host}-{os.getpid()}"
+        return connection
+
+    async def _transmit(self, batch: list[Command]) -> list[Reply | Exception]:
+        connection = self._sending
+        replies: list[Reply | Exception] = []
+        try:
+            # Between batches nothing is due: bytes, or an end, mean that this connection cannot be used any more.
+            if connection.is_connected and await connection.can_read():
+                await _discard(connection)
+            await connection.send_packed_command(connection.pack_commands(batch), check_health=False)
+            for _ in batch:
+                try:
+                    replies.append(await connection.read_response(timeout=math.inf))
+                except ResponseError as error:
+                    replies.append(error)
+        except (RedisError, OSError) as error:
+            await _discard(connection)
+            raise BrokerUnavailable(str(error)) from None
+        except BaseException:
+            # A batch that was cut short leaves replies behind; the next batch must not read them as its own.
+            await _discard(connection)
+            raise
+        return replies
+
+
+async def _discard(connection: AbstractConnection) -> None:
+    """Close at once; a frozen server is not waited for."""
+    try:
+        await connection.disconnect(nowait=True)
+    except (RedisError, OSError):
+        log.debug("redis_connection_discarded", exc_info=True)
+
+
+def _field(info: Reply, name: str) -> str:
+    text = info.decode() if isinstance(info, bytes) else ""
+    found = re.search(rf"^{name}:(.*?)\r?$", text, re.MULTILINE)
+    return found.group(1) if found else ""

@@ -1,0 +1,161 @@
+"""History in Redis: a stream and a position for each channel, written and read by scripts that are atomic."""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from redis.exceptions import NoScriptError, ResponseError
+
+from app.brokers.envelope import MalformedEnvelope, decode_body
+from app.core.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
+
+# Positions asked for at once; the next portion goes when these are answered.
+_POSITIONS = 250
+
+
+class Execute(Protocol):
+    """Runs one Redis command. Raises BrokerUnavailable, and redis.exceptions.ResponseError when Redis refused."""
+
+    async def __call__(self, *command: bytes | str | int | float, size: int = 0) -> object:
+        """`size` is about the command's bytes."""
+
+
+class Script:
+    """A Lua script that is sent once and then named by its digest."""
+
+    def __init__(self, name: str) -> None:
+        """`name` is that of a file beside this one."""
+        self._text = Path(__file__).with_name(name).read_bytes()
+        self._digest = hashlib.sha1(self._text, usedforsecurity=False).hexdigest()
+
+    async def run(self, execute: Execute, keys: list[bytes], *arguments: bytes | str | int, size: int = 0) -> object:
+        """Run it. Raises BrokerUnavailable, also when Redis refused: its words are in the message."""
+        try:
+            try:
+                return await execute(b"EVALSHA", self._digest, len(keys), *keys, *arguments, size=size)
+            except NoScriptError:
+                # Redis forgets scripts when it restarts.
+                return await execute(b"EVAL", self._text, len(keys), *keys, *arguments, size=size + len(self._text))
+        except ResponseError as error:
+            raise BrokerUnavailable(f"Redis refused: {error}") from None
+
+
+class RedisHistory:
+    """Implements app.core.history.History, and the publishing that belongs to it."""
+
+    def __init__(self, publishing: Execute, reading: Execute, prefix: str) -> None:
+        """Reads are great and go their own way, so that publications and canaries do not wait behind them."""
+        self._publishing = publishing
+        self._reading = reading
+        self._prefix = prefix
+        self._publish = Script("publish.lua")
+        self._publish_once = Script("publish_once.lua")
+        self._read = Script("read.lua")
+
+    async def publish(self, channel: str, body: bytes, options: PublishOptions) -> StreamPosition:
+        """Keep `body` and send it to every process, in one atomic step. Raises BrokerUnavailable."""
+        keys = self._keys(channel)
+        if options.idempotency_key:
+            keys.append(self._idempotency(channel, options.idempotency_key))
+        found = await self._publish.run(
+            self._publishing,
+            keys,
+            f"{self._prefix}:{channel}",
+            body,
+            options.history_size,
+            _milliseconds(options.history_ttl),
+            _milliseconds(options.history_meta_ttl),
+            _new_epoch(),
+            size=len(body),
+        )
+        match found:
+            case [bytes(offset), bytes(epoch)]:
+                return StreamPosition(int(offset), epoch.decode())
+        raise BrokerUnavailable("the publish script answered in another form than it should")
+
+    async def publish_once(self, channel: str, message: bytes, idempotency_key: str) -> None:
+        """Send `message`, which nothing keeps, unless its key was seen within 5 minutes. Raises BrokerUnavailable."""
+        key = self._idempotency(channel, idempotency_key)
+        await self._publish_once.run(self._publishing, [key], f"{self._prefix}:{channel}", message, size=len(message))
+
+    async def read(
+        self,
+        channel: str,
+        *,
+        meta_ttl: float,
+        after: int = 0,
+        before: int | None = None,
+        limit: int | None = None,
+        max_bytes: int | None = None,
+        newest: bool = False,
+    ) -> StreamRead:
+        """Read the position and the entries with `after` < offset < `before` in one step. Raises BrokerUnavailable."""
+        found = await self._read.run(
+            self._reading,
+            self._keys(channel),
+            _milliseconds(meta_ttl),
+            _new_epoch(),
+            after,
+            "" if before is None else max(0, before),
+            -1 if limit is None else limit,
+            -1 if max_bytes is None else max_bytes,
+            "newest" if newest else "oldest",
+        )
+        match found:
+            case [bytes(epoch), bytes(offset), int(cut), list(rows)]:
+                top = StreamPosition(int(offset), epoch.decode())
+                entries = list(_entries(channel, top.epoch, reversed(rows) if newest else rows))
+                return StreamRead(top, entries, more=bool(cut))
+        raise BrokerUnavailable("the read script answered in another form than it should")
+
+    async def positions(self, channels: Mapping[str, float]) -> dict[str, StreamPosition]:
+        """Read the tops of many channels, each with its `meta_ttl`. Raises BrokerUnavailable."""
+        found: dict[str, StreamPosition] = {}
+        left = iter(channels.items())
+        while portion := list(islice(left, _POSITIONS)):
+            reads = (self.read(channel, meta_ttl=meta_ttl, limit=0) for channel, meta_ttl in portion)
+            for (channel, _), read in zip(portion, await asyncio.gather(*reads), strict=True):
+                found[channel] = read.top
+        return found
+
+    async def remove(self, channel: str) -> None:
+        """Delete a channel's entries; its position stays. Raises BrokerUnavailable."""
+        _, stream = self._keys(channel)
+        try:
+            await self._reading(b"UNLINK", stream)
+        except ResponseError as error:
+            raise BrokerUnavailable(f"Redis refused: {error}") from None
+
+    def _keys(self, channel: str) -> list[bytes]:
+        return [f"{self._prefix}:meta:{{{channel}}}".encode(), f"{self._prefix}:stream:{{{channel}}}".encode()]
+
+    def _idempotency(self, channel: str, key: str) -> bytes:
+        return f"{self._prefix}:idem:{{{channel}}}:{key}".encode()
+
+
+def _entries(channel: str, epoch: str, rows: Iterable[object]) -> Iterable[StreamEntry]:
+    for row in rows:
+        try:
+            match row:
+                case [bytes(name), [b"p", bytes(previous), b"d", bytes(body)]]:
+                    yield StreamEntry(decode_body(body, int(name.split(b"-")[0])), int(previous), epoch)
+                case _:
+                    raise MalformedEnvelope("fields other than p and d")
+        except ValueError as error:
+            # Left out, it breaks the chain of entries, so whoever needed it is told that it is missing.
+            log.warning("history_entry_malformed", channel=channel, problem=str(error))
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+def _new_epoch() -> str:
+    return secrets.token_urlsafe(6)

@@ -1,0 +1,309 @@
+"""What every link to a server needs: it comes back by itself, is proven by a canary, and says when it was away."""
+
+import asyncio
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from broadcaster import Event
+
+from app.brokers.link import EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
+from app.brokers.subscriptions import Subscriptions
+from app.core.broker import BrokerUnavailable, LinkState
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
+
+# Delivery must be back within 5 s of the server's return, so no wait between two tries is longer than this. Seconds.
+_FIRST_WAIT = 0.05
+_LONGEST_WAIT = 1.0
+# A link that lived this long was a good one: the next is tried at once again.
+_PROVEN = 2.0
+# A canary that is late while this process itself stood still this long says nothing about the link.
+_STANDSTILL = 0.5
+
+Receive = Callable[[str, bytes], None]
+
+
+class LinkLost(Exception):
+    """The link has ended, and why; the words go to the log, so they hold no credentials."""
+
+
+class Link(ABC):
+    """One connection that listens, from opening to loss. One request at a time; every method may raise LinkLost.
+
+    `batch` is how many channels one request may name.
+    """
+
+    batch: int
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect."""
+
+    @abstractmethod
+    async def read(self, receive: Receive) -> None:
+        """Call `receive(channel, bytes)` for what comes, until the link is lost."""
+
+    @abstractmethod
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        """Return when the server has acknowledged all of them; needs `read` to be running."""
+
+    @abstractmethod
+    async def unsubscribe(self, channels: Sequence[str]) -> None:
+        """Return when the server has acknowledged all of them; needs `read` to be running."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give the connection back without waiting for a server that may be away; never raises."""
+
+
+class SupervisedBackend(LinkBackend):
+    """Holds one Link and replaces it whenever it fails or falls silent.
+
+    Silence is noticed by a canary: an own channel, subscribed before all others, that is published to over the very
+    path that publications take and must be heard. A server that is frozen while its kernel keeps the connection is
+    noticed in no other way.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float,
+        canary_interval: float = 1.0,
+        canary_timeout: float = 3.0,
+        max_events: int = 65_536,
+        max_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        """`address` is for the log, without credentials. `timeout` bounds one call to the server; all in seconds.
+
+        `max_events` and `max_bytes` bound what may wait to be told; beyond it messages are dropped and counted, and a
+        loss of the link is told, so that whoever can heal does.
+        """
+        self.figures = LinkFigures()
+        self.identity = uuid4().hex[:12]
+        self.timeout = timeout
+        self._address = address
+        self._subscriptions = Subscriptions()
+        self._queue = EventQueue(max_events, max_bytes)
+        self._overflowed = False
+        self._state = LinkState.CONNECTING
+        self._reason = ""
+        self._ever_up = False
+        self._canary_channel = f":canary:{self.identity}"
+        self._canary_interval = canary_interval
+        self._canary_timeout = canary_timeout
+        self._canary_number = 0
+        self._canary_payload = b""
+        self._canary_heard: asyncio.Future[None] | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+
+    # What a server's own backend adds
+
+    @abstractmethod
+    def make_link(self) -> Link:
+        """A link that is not open yet."""
+
+    @abstractmethod
+    async def publish(self, channel: str, message: bytes) -> None:
+        """Send to every process. Raises BrokerUnavailable in bounded time when the outcome is unknown."""
+
+    @abstractmethod
+    async def open_publishing(self) -> None:
+        """Make `publish` possible; called once, from `connect`."""
+
+    @abstractmethod
+    async def close_publishing(self) -> None:
+        """End `publish`; called once, from `disconnect`."""
+
+    async def first_up(self) -> None:
+        """Look at the server once, when the link is up for the first time. May raise BrokerUnavailable."""
+
+    # What broadcaster asks
+
+    async def connect(self) -> None:
+        """Begin to connect, and return at once."""
+        self._queue.put(LinkEvent(LinkState.CONNECTING))
+        await self.open_publishing()
+        self._supervisor = asyncio.create_task(self._supervise(), name="broker-link")
+
+    async def disconnect(self) -> None:
+        """Give all connections back."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait((self._supervisor,))
+        self._subscriptions.close()
+        await self.close_publishing()
+        self.figures.up = False
+
+    async def subscribe(self, group: str) -> None:
+        """Return when the server has acknowledged. Raises BrokerUnavailable after `timeout`; the wish stands."""
+        group.encode()  # A name that has no UTF-8 is this caller's error, and must not reach the link that all share.
+        self._subscriptions.want(group)
+        if not await self._subscriptions.wait(group, self.timeout):
+            raise BrokerUnavailable(
+                f"no subscription was acknowledged within {self.timeout:g} s; it is made good when the link returns"
+            )
+
+    async def unsubscribe(self, group: str) -> None:
+        """Tell nothing more of `group`; the server is told in passing."""
+        self._subscriptions.drop(group)
+
+    async def next_published(self) -> Event:
+        """The next event, in the server's order; of channels unsubscribed meanwhile nothing is told."""
+        while True:
+            event = await self._queue.take()
+            if not isinstance(event, MessageEvent) or event.channel in self._subscriptions.wanted:
+                return event
+
+    # One link after the other
+
+    async def _supervise(self) -> None:
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            opened_at = loop.time()
+            reason = await self._hold(self.make_link())
+            good = self._state is LinkState.UP and loop.time() - opened_at > _PROVEN
+            failures = 0 if good else failures + 1
+            self._link_down(reason)
+            wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(failures, 10))
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
+
+    async def _hold(self, link: Link) -> str:
+        """Use `link` until it fails; returns why."""
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            await self._in_time(link.open(), "connecting")
+            subscribed = asyncio.Event()
+            tasks = [
+                asyncio.create_task(link.read(self._receive), name="broker-read"),
+                asyncio.create_task(self._keep_subscribed(link, subscribed), name="broker-subscribe"),
+                asyncio.create_task(self._keep_hearing(subscribed), name="broker-canary"),
+            ]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await done.pop()
+        except LinkLost as error:
+            return str(error)
+        except Exception as error:
+            log.exception("broker_link_failed", address=self._address)
+            return type(error).__name__
+        finally:
+            self._subscriptions.link_lost()
+            for task in tasks:
+                task.cancel()
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:
+                await link.close()
+        return "the link ended without a reason"
+
+    async def _keep_subscribed(self, link: Link, subscribed: asyncio.Event) -> None:
+        subscriptions = self._subscriptions
+        await self._in_time(link.subscribe([self._canary_channel]), "subscribing")
+        while True:
+            subscriptions.changed.clear()
+            while missing := subscriptions.next_missing(link.batch):
+                await self._in_time(link.subscribe(missing), "subscribing")
+                subscriptions.acknowledged(missing)
+            while surplus := subscriptions.next_surplus(link.batch):
+                await self._in_time(link.unsubscribe(surplus), "unsubscribing")
+            subscribed.set()
+            await subscriptions.changed.wait()
+
+    async def _in_time(self, call: Coroutine[Any, Any, None], doing: str) -> None:
+        try:
+            async with asyncio.timeout(self._canary_timeout):
+                await call
+        except TimeoutError:
+            raise LinkLost(f"no answer within {self._canary_timeout:g} s while {doing}") from None
+
+    # The canary
+
+    async def _keep_hearing(self, subscribed: asyncio.Event) -> None:
+        await subscribed.wait()
+        while True:
+            if await self._hear_canary() and self._state is not LinkState.UP:
+                await self._link_up()
+            await asyncio.sleep(self._canary_interval)
+
+    async def _hear_canary(self) -> bool:
+        """Publish one and hear it; False when this process stood still meanwhile. Raises LinkLost."""
+        loop = asyncio.get_running_loop()
+        self._canary_number += 1
+        self._canary_payload = b"%d" % self._canary_number
+        self._canary_heard = loop.create_future()
+        sent_at = loop.time()
+        deadline = sent_at + self._canary_timeout
+        problem = ""
+        try:
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    sent_at = loop.time()
+                    try:
+                        await self.publish(self._canary_channel, self._canary_payload)
+                        break
+                    except BrokerUnavailable as error:
+                        problem = f": {error}"
+                        await asyncio.sleep(_FIRST_WAIT)
+                problem = ""
+                await self._canary_heard
+        except TimeoutError:
+            if loop.time() - deadline > _STANDSTILL:
+                return False
+            raise LinkLost(f"no canary heard within {self._canary_timeout:g} s{problem}") from None
+        self.figures.canary_round_trip_seconds = loop.time() - sent_at
+        self.figures.canary_heard_at = time.monotonic()
+        return True
+
+    # What comes over the link
+
+    def _receive(self, channel: str, message: bytes) -> None:
+        if channel == self._canary_channel:
+            if message == self._canary_payload and self._canary_heard is not None and not self._canary_heard.done():
+                self._canary_heard.set_result(None)
+        elif channel in self._subscriptions.wanted:
+            if not self._queue.offer(MessageEvent(channel, message)):
+                self._overflow()
+            elif self._overflowed:
+                self._overflowed = False
+                log.info("broker_queue_has_room", dropped=self.figures.dropped["queue_full"])
+
+    def _overflow(self) -> None:
+        self.figures.dropped["queue_full"] += 1
+        if not self._overflowed:
+            self._overflowed = True
+            log.warning("broker_queue_full", mend="this process delivers more slowly than messages come: add workers")
+            # The gap begins here. Nothing else is queued before half of the queue is taken, so whoever heals on the
+            # word of these two reads the history after the last message that was dropped.
+            if self._state is LinkState.UP:
+                self._queue.put(LinkEvent(LinkState.DOWN))
+                self._queue.put(LinkEvent(LinkState.UP))
+
+    async def _link_up(self) -> None:
+        self._state = LinkState.UP
+        self._reason = ""
+        self.figures.up = True
+        self._queue.put(LinkEvent(LinkState.UP))
+        log.info("broker_link_up", address=self._address, channels=len(self._subscriptions.wanted))
+        if self._ever_up:
+            self.figures.reconnects += 1
+            return
+        self._ever_up = True
+        try:
+            await self.first_up()
+        except BrokerUnavailable as error:
+            log.info("broker_not_inspected", address=self._address, reason=str(error))
+
+    def _link_down(self, reason: str) -> None:
+        self.figures.up = False
+        if self._state is not LinkState.DOWN:
+            self._state = LinkState.DOWN
+            self._queue.put(LinkEvent(LinkState.DOWN))
+        if reason != self._reason:
+            self._reason = reason
+            log.warning("broker_link_down", address=self._address, reason=reason)

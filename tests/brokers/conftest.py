@@ -1,0 +1,50 @@
+"""Started brokers over real servers, stopped again whatever the test did, and no task left behind."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from app.brokers.open import open_broker
+from tests.brokers.party import Party, until
+from tests.services import Server
+
+Opener = Callable[..., Awaitable[Party]]
+
+
+@pytest.fixture
+async def opener() -> AsyncIterator[Opener]:
+    """`await opener(url)` starts a broker; with `up=False` it does not wait for the link."""
+    tasks_before = asyncio.all_tasks()
+    parties: list[Party] = []
+
+    async def open_party(url: str, *, up: bool = True, timeout: float = 2.0, prefix: str = "starling") -> Party:
+        party = Party(open_broker(url, timeout=timeout, prefix=prefix))
+        await party.broker.start(party)
+        parties.append(party)
+        if up:
+            await until(lambda: party.up, "the link comes up")
+        return party
+
+    yield open_party
+    await asyncio.gather(*(party.broker.stop() for party in parties))
+    # Connections that were cut tell their transports in the next turns of the loop.
+    await asyncio.sleep(0.05)
+    assert asyncio.all_tasks() - tasks_before - {asyncio.current_task()} == set()
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """A server that two brokers can meet at."""
+    made: Server = request.getfixturevalue(f"{request.param}_server")
+    return made
+
+
+@pytest.fixture(params=["memory", "redis", "postgres"])
+async def pair(request: pytest.FixtureRequest, opener: Opener) -> tuple[Party, Party]:
+    """Two brokers on one server, each with its own view; on memory, where nobody else is, the same one twice."""
+    if request.param == "memory":
+        alone = await opener("memory://")
+        return alone, alone
+    url = request.getfixturevalue(f"{request.param}_server").url
+    return await opener(url), await opener(url)

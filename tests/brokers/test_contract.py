@@ -1,0 +1,265 @@
+"""What every broker promises, whatever carries it."""
+
+import asyncio
+import time
+from itertools import count
+
+import pytest
+import structlog
+from msgspec import Raw
+
+from app.brokers.open import open_broker
+from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, StreamPosition
+from app.protocol.messages import ClientInfo, Publication
+from tests.brokers.conftest import Opener
+from tests.brokers.party import LIVE, Party, until
+
+Pair = tuple[Party, Party]
+
+
+async def test_the_first_channel_ever_subscribed_hears_the_next_publish(pair: Pair):
+    here, there = pair
+    await here.broker.subscribe("room")
+    await there.publish("room", b'"first"')
+    await until(lambda: here.heard("room") == [b'"first"'], "the message arrives")
+
+
+async def test_a_publisher_hears_its_own_publication_once(pair: Pair):
+    here, _ = pair
+    await here.broker.subscribe("room")
+    await here.publish("room", b"1")
+    await here.publish("room", b"2")
+    await until(lambda: here.heard("room") == [b"1", b"2"], "both arrive once")
+
+
+async def test_fifty_channels_subscribed_at_once_all_hear_what_is_published_next(pair: Pair):
+    here, there = pair
+    channels = [f"room:{number}" for number in range(50)]
+
+    async def subscribe_then_publish(channel: str) -> None:
+        await here.broker.subscribe(channel)
+        await there.publish(channel, channel.encode())
+
+    await asyncio.gather(*map(subscribe_then_publish, channels))
+    await until(lambda: len(here.entries) >= 50, "every channel hears")
+    assert sorted((name, bytes(entry.publication.data)) for name, entry in here.entries) == sorted(
+        (channel, channel.encode()) for channel in channels
+    )
+
+
+async def test_two_publishers_are_heard_by_two_subscribers_in_one_order(pair: Pair):
+    for party in pair:
+        await party.broker.subscribe("room")
+
+    async def publish_many(party: Party, name: str, number: int) -> None:
+        for index in range(number):
+            await party.publish("room", b'"%s %d"' % (name.encode(), index))
+
+    await asyncio.gather(publish_many(pair[0], "a", 504), publish_many(pair[1], "b", 503))
+    for party in pair:
+        await until(lambda party=party: len(party.heard("room")) >= 1007, "all messages arrive")
+    one, other = (party.heard("room") for party in pair)
+    assert one == other
+    assert len(one) == 1007
+    assert [data for data in one if data.startswith(b'"a')] == [b'"a %d"' % index for index in range(504)]
+    assert [data for data in one if data.startswith(b'"b')] == [b'"b %d"' % index for index in range(503)]
+
+
+async def test_publishes_started_in_one_tick_keep_their_order(pair: Pair):
+    here, there = pair
+    await here.broker.subscribe("room")
+    await asyncio.gather(*(there.publish("room", b"%d" % number) for number in range(700)))
+    await until(lambda: len(here.heard("room")) >= 700, "all messages arrive")
+    assert here.heard("room") == [b"%d" % number for number in range(700)]
+
+
+async def test_equal_messages_published_at_once_are_all_delivered(pair: Pair):
+    here, there = pair
+    await here.broker.subscribe("room")
+    await asyncio.gather(*(there.publish("room", b'"same"') for _ in range(100)))
+    await there.publish("room", b'"end"')
+    await until(lambda: here.heard("room")[-1:] == [b'"end"'], "the last message arrives")
+    assert here.heard("room") == [b'"same"'] * 100 + [b'"end"']
+
+
+async def test_after_unsubscribe_nothing_is_told_and_others_still_hear(pair: Pair):
+    here, there = pair
+    await here.broker.subscribe("left")
+    await here.broker.subscribe("kept")
+    await here.broker.unsubscribe("left")
+    await there.publish("left", b"1")
+    await there.publish("kept", b"2")
+    await until(lambda: here.heard("kept") == [b"2"], "the other channel hears")
+    assert here.heard("left") == []
+
+
+async def test_a_channel_subscribed_again_hears_again(pair: Pair):
+    here, there = pair
+    for number in range(20):
+        await here.broker.subscribe("room")
+        await there.publish("room", b"%d" % number)
+        await until(lambda number=number: here.heard("room")[-1:] == [b"%d" % number], "the message arrives")
+        await here.broker.unsubscribe("room")
+        await there.publish("room", b'"unheard"')
+    assert here.heard("room") == [b"%d" % number for number in range(20)]
+
+
+async def test_unsubscribing_what_was_never_subscribed_is_no_error(pair: Pair):
+    await pair[0].broker.unsubscribe("nowhere")
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00\x01\xff\xfe\n\r\n", b"p - 0 0\n1 0\n", bytes(range(256)), b'{"x":1}\n'])
+async def test_data_is_kept_byte_for_byte(pair: Pair, data: bytes):
+    here, there = pair
+    await here.broker.subscribe("room")
+    await there.publish("room", data)
+    await until(lambda: here.entries, "the message arrives")
+    assert here.heard("room") == [data]
+
+
+async def test_info_tags_and_time_travel_and_no_position_is_made_up(pair: Pair):
+    here, there = pair
+    await here.broker.subscribe("room")
+    info = ClientInfo(user="zoë", client="c1", conn_info=Raw(b'{"a" : 1}'), chan_info=Raw(b"[ ]"))
+    sent = Publication(Raw(b"1"), info=info, tags={"kind": "naïve"})
+    before = int(time.time() * 1000)
+    position = await there.broker.publish("room", sent, LIVE)
+    after = int(time.time() * 1000)
+    assert position == StreamPosition(0, "")
+    await until(lambda: here.entries, "the message arrives")
+    ((channel, entry),) = here.entries
+    heard = entry.publication
+    assert channel == "room"
+    assert (entry.epoch, entry.previous, heard.offset) == ("", 0, 0)
+    assert heard.info is not None
+    assert (heard.info.user, heard.info.client) == ("zoë", "c1")
+    assert (bytes(heard.info.conn_info), bytes(heard.info.chan_info)) == (b'{"a" : 1}', b"[ ]")
+    assert heard.tags == {"kind": "naïve"}
+    assert before <= heard.time <= after
+    assert sent.time == 0
+
+
+async def test_joins_and_leaves_are_told(pair: Pair):
+    here, there = pair
+    await here.broker.subscribe("room")
+    await there.broker.publish_join("room", ClientInfo(user="u", client="c", conn_info=Raw(b'{"n":"U"}')))
+    await there.broker.publish_leave("room", ClientInfo(user="u", client="c"))
+    await until(lambda: here.leaves, "the leave arrives")
+    ((channel, info),) = here.joins
+    assert (channel, info.user, info.client, bytes(info.conn_info)) == ("room", "u", "c", b'{"n":"U"}')
+    assert [(channel, info.user, bytes(info.conn_info)) for channel, info in here.leaves] == [("room", "u", b"")]
+
+
+@pytest.mark.parametrize(
+    "channel", ["a:b", ":internal", "with space", "raum-ü-🙂", "x" * 255, '"; DROP TABLE x; --', "*"]
+)
+async def test_a_channel_is_any_text(pair: Pair, channel: str):
+    here, there = pair
+    await here.broker.subscribe(channel)
+    await there.publish(channel, b"1")
+    await until(lambda: here.heard(channel) == [b"1"], "the message arrives")
+
+
+async def test_channels_that_look_like_patterns_hear_only_their_own(pair: Pair):
+    here, there = pair
+    await here.broker.subscribe("room*")
+    await there.publish("room1", b'"other"')
+    await there.publish("room*", b'"own"')
+    await until(lambda: here.entries, "the message arrives")
+    assert [name for name, _ in here.entries] == ["room*"]
+
+
+async def test_a_channel_name_without_utf8_is_the_callers_error_alone(pair: Pair):
+    here, there = pair
+    await here.broker.subscribe("room")
+    if here is not there:
+        with pytest.raises(ValueError, match="surrogates"):
+            await here.broker.subscribe("\ud800")
+        with pytest.raises(ValueError, match="surrogates"):
+            await here.publish("\ud800", b"1")
+    await there.publish("room", b"1")
+    await until(lambda: here.heard("room") == [b"1"], "the link goes on")
+
+
+async def test_a_raising_subscriber_does_not_end_the_pump(pair: Pair):
+    here, there = pair
+    await here.broker.subscribe("room")
+    with structlog.testing.capture_logs() as logs:
+        await there.publish("room", b'"raise"')
+        await there.publish("room", b'"after"')
+        await until(lambda: here.heard("room") == [b'"raise"', b'"after"'], "the next message arrives")
+    assert [line["event"] for line in logs] == ["broker_event_failed"]
+
+
+async def test_what_needs_a_store_is_refused_in_words(pair: Pair):
+    publication = Publication(Raw(b"1"))
+    with pytest.raises(ValueError, match="history_size"):
+        await pair[0].broker.publish("room", publication, PublishOptions(history_size=10, history_ttl=60))
+    with pytest.raises(ValueError, match="idempotency_key"):
+        await pair[0].broker.publish("room", publication, PublishOptions(idempotency_key="k"))
+    assert pair[0].broker.keeps_history is False
+
+
+async def test_figures_and_events_tell_that_the_link_is_up(pair: Pair):
+    for party in pair:
+        assert party.links[-1] is LinkState.UP
+        assert party.broker.figures.up
+        assert party.broker.figures.canary_heard_at is not None
+        assert time.monotonic() - party.broker.figures.canary_heard_at < 30
+        assert party.broker.figures.reconnects == 0
+        assert sum(party.broker.figures.dropped.values()) == 0
+
+
+async def test_nothing_is_told_and_nothing_is_taken_after_stop(pair: Pair):
+    here, there = pair
+    await here.broker.subscribe("room")
+    await here.broker.stop()
+    told = len(here.told)
+    if there is not here:
+        await there.publish("room", b"1")
+    with pytest.raises(BrokerUnavailable):
+        await here.publish("room", b"2")
+    await asyncio.sleep(0.1)
+    assert len(here.told) == told
+    assert not here.broker.figures.up
+
+
+async def test_publishes_that_wait_at_stop_end_and_none_hangs(pair: Pair):
+    here, _ = pair
+    publishing = [asyncio.ensure_future(here.publish("room", b"1")) for _ in range(50)]
+    await asyncio.sleep(0)
+    await here.broker.stop()
+    outcomes = await asyncio.wait_for(asyncio.gather(*publishing, return_exceptions=True), 5)
+    assert all(outcome is None or isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
+
+
+async def test_a_cancelled_publish_disturbs_no_other(pair: Pair):
+    here, there = pair
+    await here.broker.subscribe("room")
+    numbers = count()
+    for _ in range(30):
+        doomed = asyncio.ensure_future(there.publish("room", b'"doomed"'))
+        await asyncio.sleep(0)
+        kept = asyncio.ensure_future(there.publish("room", b"%d" % next(numbers)))
+        await asyncio.sleep(0)
+        doomed.cancel()
+        await kept
+        await asyncio.gather(doomed, return_exceptions=True)
+    await until(lambda: b"29" in here.heard("room"), "the last message arrives")
+    kept_data = [data for data in here.heard("room") if data != b'"doomed"']
+    assert kept_data == [b"%d" % number for number in range(30)]
+
+
+async def test_two_prefixes_on_one_server_do_not_meet(server, opener: Opener):
+    here, there = await opener(server.url), await opener(server.url, prefix="other")
+    await here.broker.subscribe("room")
+    await there.publish("room", b"1")
+    await here.publish("room", b"2")
+    await until(lambda: here.heard("room"), "the own message arrives")
+    assert here.heard("room") == [b"2"]
+
+
+async def test_a_broker_that_was_never_started_takes_nothing():
+    for url in ("memory://", "redis://127.0.0.1:1", "postgresql://127.0.0.1:1"):
+        with pytest.raises(BrokerUnavailable, match="not started"):
+            await open_broker(url).publish("room", Publication(Raw(b"1")), LIVE)

@@ -1,0 +1,132 @@
+"""The bytes between processes keep what they are given, and refuse everything else in one way."""
+
+from contextlib import suppress
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from app.brokers import envelope
+from app.brokers.envelope import Control, Join, Leave, MalformedEnvelope
+from app.core.broker import StreamEntry
+from app.protocol.messages import ClientInfo, Publication
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+raw_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=6,
+).map(lambda value: msgspec.json.format(msgspec.json.encode(value), indent=1))
+infos = st.builds(ClientInfo, user=text, client=text, conn_info=raw_json.map(Raw), chan_info=raw_json.map(Raw))
+publications = st.builds(
+    Publication,
+    data=st.binary(max_size=300).map(Raw),
+    info=st.none() | infos,
+    tags=st.none() | st.dictionaries(text, text, min_size=1, max_size=3),
+)
+offsets = st.integers(0, 2**53 - 1)
+epochs = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789", min_size=1, max_size=12)
+
+
+def parts(info: ClientInfo | None) -> tuple[str, str, bytes, bytes] | None:
+    return info and (info.user, info.client, bytes(info.conn_info), bytes(info.chan_info))
+
+
+def test_a_publication_without_history_looks_as_documented():
+    body = envelope.encode_body(Publication(Raw(b'{"n":1}')), 1700000000123)
+    assert body == b'1700000000123 0\n{"n":1}'
+    assert envelope.encode_publication(body) == b'p - 0 0\n1700000000123 0\n{"n":1}'
+
+
+def test_a_publication_with_info_and_a_position_looks_as_documented():
+    publication = Publication(
+        Raw(b"\x00\n\xff"), info=ClientInfo(user="u", conn_info=Raw(b'{"a": 1}')), tags={"k": "v"}
+    )
+    written = envelope.encode_publication(envelope.encode_body(publication, 5), epoch="Xy", offset=9, previous=7)
+    meta = b'{"info":{"user":"u","conn_info":{"a": 1}},"tags":{"k":"v"}}'
+    assert written == b"p Xy 9 7\n5 %d\n%b\x00\n\xff" % (len(meta), meta)
+
+
+@given(publications, st.integers(0, 2**53 - 1), epochs, offsets, offsets)
+def test_a_publication_comes_back_byte_for_byte(publication, time, epoch, offset, previous):
+    body = envelope.encode_body(publication, time)
+    entry = envelope.decode(envelope.encode_publication(body, epoch=epoch, offset=offset, previous=previous))
+    assert isinstance(entry, StreamEntry)
+    assert (entry.epoch, entry.previous) == (epoch, previous)
+    assert bytes(entry.publication.data) == bytes(publication.data)
+    assert parts(entry.publication.info) == parts(publication.info)
+    assert entry.publication.tags == publication.tags
+    assert (entry.publication.time, entry.publication.offset) == (time, offset)
+
+    stored = envelope.decode_body(body, offset)
+    assert bytes(stored.data) == bytes(publication.data)
+    assert parts(stored.info) == parts(publication.info)
+    assert (stored.tags, stored.time, stored.offset) == (publication.tags, time, offset)
+
+
+@given(infos)
+def test_joins_and_leaves_come_back_byte_for_byte(info):
+    join, leave = envelope.decode(envelope.encode_join(info)), envelope.decode(envelope.encode_leave(info))
+    assert isinstance(join, Join)
+    assert isinstance(leave, Leave)
+    assert parts(join.info) == parts(info) == parts(leave.info)
+
+
+@given(st.binary(max_size=200))
+def test_control_messages_come_back_byte_for_byte(data):
+    assert envelope.decode(envelope.encode_control(data)) == Control(data)
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda rest: b"p - 0 0\n1 2\n" + rest))
+def test_arbitrary_bytes_are_read_or_refused_in_one_way(data):
+    with suppress(MalformedEnvelope):
+        envelope.decode(data)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b"",
+        b"\n",
+        b"p",
+        b"p\n",
+        b"p - 0 0",
+        b"p - 0 0\n",
+        b"p - 0 0\n1 0",
+        b"p - 0\n1 0\nx",
+        b"p - 0 0 0\n1 0\nx",
+        b"p  0 0\n1 0\nx",
+        b"pp - 0 0\n1 0\nx",
+        b"p - -1 0\n1 0\nx",
+        b"p - 0 -1\n1 0\nx",
+        b"p - 9007199254740992 0\n1 0\nx",
+        b"p - " + b"9" * 6000 + b" 0\n1 0\nx",
+        b"p \xff\xfe 0 0\n1 0\nx",
+        b"p - 0 0\n-1 0\nx",
+        b"p - 0 0\n1 -1\nx",
+        b"p - 0 0\n1 2\nx",
+        b"p - 0 0\n1 1\nx",
+        b"p - 0 0\n1 2\n[]data",
+        b'p - 0 0\n1 13\n{"tags":{"":1}}',
+        b"p - 0 0\nnan 0\nx",
+        b"j\n",
+        b"j\n[]",
+        b'j\n{"user":1}',
+        b'j\n{"user":"\xff"}',
+        b'l\n{"conn_info":' + b"[" * 100_000,
+        b"j",
+        b"x\n",
+        b"c",
+    ],
+)
+def test_hostile_bytes_are_refused(hostile):
+    with pytest.raises(MalformedEnvelope):
+        envelope.decode(hostile)
+
+
+@pytest.mark.parametrize("hostile", [b"", b"1 0", b"x 0\n", b"1 5\nabc", b"1 3\n[[[", b"1 0 0\nx"])
+def test_hostile_stored_bodies_are_refused(hostile):
+    with pytest.raises(MalformedEnvelope):
+        envelope.decode_body(hostile, 1)
