@@ -1,0 +1,78 @@
+"""Metrics: every one is listed, the plain figures arrive in Prometheus once, and distributions keep their shape."""
+
+from prometheus_client import CollectorRegistry
+
+from app.telemetry.metrics import METRICS, Distribution, Metrics
+
+
+def sample(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(name, labels)
+
+
+def test_every_listed_metric_is_exposed_and_nothing_else() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.flush()
+
+    exposed = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
+
+    assert exposed == {metric.name for metric in METRICS}
+
+
+def test_names_say_what_they_are() -> None:
+    for metric in METRICS:
+        assert metric.name.startswith("starling_")
+        assert metric.name.endswith("_total") == (metric.kind == "counter")
+        assert metric.help.endswith(".")
+
+
+def test_figures_are_carried_over_once() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.transports["chat"].messages_in = 3
+    metrics.flush()
+    metrics.transports["chat"].messages_in = 5
+
+    metrics.flush()
+    metrics.flush()
+
+    assert sample(registry, "starling_messages_received_total", transport="chat") == 5
+
+
+def test_closes_are_counted_by_code() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.transports["echo"].closed[1000] += 2
+    metrics.transports["echo"].closed[1006] += 1
+
+    metrics.flush()
+
+    assert sample(registry, "starling_connections_closed_total", transport="echo", code="1000") == 2
+    assert sample(registry, "starling_connections_closed_total", transport="echo", code="1006") == 1
+
+
+def test_delivery_times_fall_into_their_buckets_over_several_flushes() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.delivery.observe(0.0004)
+    metrics.delivery.observe(0.003)
+    metrics.flush()
+    metrics.delivery.observe(0.003)
+    metrics.delivery.observe(99.0)
+
+    metrics.flush()
+
+    assert sample(registry, "starling_delivery_seconds_bucket", le="0.0005") == 1
+    assert sample(registry, "starling_delivery_seconds_bucket", le="0.005") == 3
+    assert sample(registry, "starling_delivery_seconds_bucket", le="10.0") == 3
+    assert sample(registry, "starling_delivery_seconds_count") == 4
+    assert sample(registry, "starling_delivery_seconds_sum") == 0.0004 + 0.003 + 0.003 + 99.0
+
+
+def test_a_value_on_a_bound_belongs_to_its_bucket() -> None:
+    distribution = Distribution((0.1, 0.2))
+    distribution.observe(0.1)
+    distribution.observe(0.2)
+    distribution.observe(0.3)
+
+    assert distribution.counts == [1, 1, 1]
