@@ -1,0 +1,46 @@
+# The image of Starling. `make image` builds it, with docker or podman (buildah 1.28 or newer).
+#
+# A build behind a private index or an intercepting certificate gives pip's configuration as secrets, which stay in no layer:
+#   --secret id=pip.conf,src=pip.conf --secret id=ca.pem,src=ca.pem     # with `cert = /run/secrets/ca.pem` in pip.conf
+# For a release give BASE_IMAGE with its digest.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+FROM ${BASE_IMAGE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_CONFIG_FILE=/run/secrets/pip.conf
+WORKDIR /src
+# pip and the build back-end live in an environment of their own and stay behind.
+RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/venv
+COPY requirements.txt requirements-build.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf --mount=type=secret,id=ca.pem,target=/run/secrets/ca.pem \
+    /opt/build/bin/pip install --require-hashes -r requirements-build.txt && \
+    /opt/build/bin/pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: --no-compile -r requirements.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY app app
+RUN /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheels . && \
+    /opt/build/bin/pip --python /opt/venv/bin/python install --no-index --no-deps --no-compile /wheels/*.whl
+# Compiled here, since nothing can be written later; by content, since copies may change the times of files.
+RUN /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
+
+FROM ${BASE_IMAGE}
+RUN groupadd --gid 10001 starling && \
+    useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin starling
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
+# The base comes without the standard library's bytecode: compile the part that the service imports.
+RUN ["/opt/venv/bin/python", "-c", "import app.main, app.cli, gunicorn.arbiter, uvicorn.protocols.http.httptools_impl"]
+ENV PYTHONDONTWRITEBYTECODE=1
+ARG VERSION
+ARG REVISION
+LABEL org.opencontainers.image.title="Starling" \
+      org.opencontainers.image.description="A real-time WebSocket service for Python teams" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+USER 10001:10001
+EXPOSE 8000 9090
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
+    CMD ["/opt/venv/bin/python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('STARLING_INTERNAL_PORT', '9090') + '/livez', timeout=2)"]
+ENTRYPOINT ["starling"]
+CMD ["serve"]
