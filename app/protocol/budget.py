@@ -1,0 +1,17 @@
+"""A client's allowance of things that cost: so many at once, forgiven at a steady rate."""
+
+
+class Budget:
+    """Counts what was spent and not forgiven yet (the generic cell rate algorithm: one time is all it keeps)."""
+
+    __slots__ = ("_forgiven_at", "_rate")
+
+    def __init__(self, rate: float) -> None:
+        """`rate` is how many are forgiven each second."""
+        self._rate = rate
+        self._forgiven_at = 0.0
+
+    def spend(self, now: float) -> float:
+        """Spend one at `now`, in seconds; return how many are not forgiven, this one included."""
+        self._forgiven_at = max(self._forgiven_at, now) + 1 / self._rate
+        return (self._forgiven_at - now) * self._rate
