@@ -6,12 +6,15 @@ import http.client
 import socket
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 MAX_BODY_BYTES = 256 * 1024
 
 _CHUNK_BYTES = 16 * 1024
+
+Remember = Callable[[socket.socket], None]
 
 
 class JwksError(Exception):
@@ -24,21 +27,21 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class _Http(urllib.request.HTTPHandler):
-    def __init__(self, opened: list[socket.socket]) -> None:
+    def __init__(self, remember: Remember) -> None:
         super().__init__()
-        self._opened = opened
+        self._remember = remember
 
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_tracked(http.client.HTTPConnection, self._opened), request)
+        return self.do_open(_tracked(http.client.HTTPConnection, self._remember), request)
 
 
 class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, opened: list[socket.socket]) -> None:
+    def __init__(self, remember: Remember) -> None:
         super().__init__()
-        self._opened = opened
+        self._remember = remember
 
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_tracked(http.client.HTTPSConnection, self._opened), request)
+        return self.do_open(_tracked(http.client.HTTPSConnection, self._remember), request)
 
 
 class JwksDownload:
@@ -63,7 +66,7 @@ class JwksDownload:
 
     def run(self) -> bytes:
         """Return the body. Raises JwksError for anything else than a whole 200 answer of bounded size."""
-        opener = urllib.request.build_opener(_NoRedirect, _Http(self._opened), _Https(self._opened))
+        opener = urllib.request.build_opener(_NoRedirect, _Http(self._remember), _Https(self._remember))
         try:
             with opener.open(self._request, timeout=self._timeout_seconds) as response:
                 return self._read(response)
@@ -81,9 +84,12 @@ class JwksDownload:
         """Cut the connection, so that `run` in its thread ends soon; harmless when it has ended."""
         self._aborted = True
         for opened in self._opened:
-            # A socket that the peer or the other thread has closed needs no cutting.
-            with contextlib.suppress(OSError):
-                opened.shutdown(socket.SHUT_RDWR)
+            _cut(opened)
+
+    def _remember(self, opened: socket.socket) -> None:
+        self._opened.append(opened)
+        if self._aborted:
+            _cut(opened)
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:
         if response.status != http.HTTPStatus.OK:
@@ -93,18 +99,22 @@ class JwksDownload:
             body += chunk
             if len(body) > MAX_BODY_BYTES:
                 raise JwksError(f"the answer is larger than {MAX_BODY_BYTES} bytes")
-            if self._aborted:
-                raise JwksError("the download was cut off")
         return bytes(body)
 
 
-def _tracked(kind: Any, opened: list[socket.socket]) -> Any:
-    """Return a kind of connection that adds its socket to `opened`: urllib shows it to nobody before the answer."""
+def _cut(opened: socket.socket) -> None:
+    # A socket that the peer or the other thread has closed needs no cutting.
+    with contextlib.suppress(OSError):
+        opened.shutdown(socket.SHUT_RDWR)
+
+
+def _tracked(kind: Any, remember: Remember) -> Any:
+    """Return a kind of connection that shows its socket, as urllib does to nobody before the answer has come."""
 
     class Connection(kind):  # type: ignore[misc]
         def connect(self) -> None:
             super().connect()
-            opened.append(self.sock)
+            remember(self.sock)
 
     return Connection
 

@@ -94,6 +94,7 @@ HOSTILE: dict[str, tuple[Callable[[], str], RefusalReason]] = {
         lambda: sign(good_claims(), header=b'{"alg":"none","alg":"HS256"}'),
         R.MALFORMED,
     ),
+    "header with what is no number": (lambda: sign(good_claims(), header=b'{"alg":"HS256","x":NaN}'), R.MALFORMED),
     "no algorithm": (lambda: sign(good_claims(), header={"typ": "JWT"}), R.MALFORMED),
     "algorithm a number": (lambda: header(alg=256), R.MALFORMED),
     "algorithm null": (lambda: header(alg=None), R.MALFORMED),

@@ -135,6 +135,14 @@ async def test_a_public_key_may_come_from_an_environment_variable_with_its_line_
     assert (await verifier(key).connection(jwt.encode({"sub": "a"}, private, algorithm="EdDSA"))).user == "a"
 
 
+def test_a_key_itself_refuses_an_algorithm_that_is_not_its_own() -> None:
+    text = SECRET.encode()
+    key = VerificationKey.from_secret(SECRET, algorithm="HS512")
+    for algorithm, made in (("HS512", True), ("HS256", False)):
+        signature = jwt.get_algorithm_by_name(algorithm).sign(text, SECRET.encode())
+        assert key.verifies(algorithm, text, signature) is made
+
+
 async def test_a_key_id_is_looked_up_among_those_given() -> None:
     keys = verifier(
         VerificationKey.from_secret(SECRET, key_id="2026"), VerificationKey.from_secret("x" * 40, key_id="2025")
