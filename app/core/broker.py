@@ -23,13 +23,22 @@ class StreamEntry:
     previous: int
     epoch: str
 
+    @property
+    def offset(self) -> int:
+        """The place of the publication in the stream."""
+        return self.publication.offset
+
 
 @dataclass(frozen=True, slots=True)
 class StreamRead:
-    """What one atomic read of a stream gave: its top position and the entries asked for, oldest first."""
+    """What one atomic read of a stream gave: its top position and the entries asked for, oldest first.
+
+    `more` is true when the read stopped at its limits, so that there may be further entries.
+    """
 
     top: StreamPosition
     entries: list[StreamEntry]
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
