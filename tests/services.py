@@ -42,6 +42,11 @@ class Server:
         self.remove()
 
     @property
+    def url(self) -> str:
+        """For a client."""
+        raise NotImplementedError
+
+    @property
     def running(self) -> bool:
         """Whether the process is there, be it frozen."""
         return self._process is not None and self._process.poll() is None
@@ -92,8 +97,8 @@ class Server:
             process.resume()
 
     def remove(self) -> None:
-        """Stop, and delete the directory."""
-        self.stop()
+        """End at once, and delete the directory."""
+        self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     _stop_signal = signal.SIGTERM

@@ -8,6 +8,9 @@ from broadcaster import BroadcastBackend, Event
 
 from app.core.broker import LinkState
 
+# What may wait to be told in one process; beyond it messages are dropped, counted and told as a gap.
+MAX_EVENTS = 65_536
+MAX_BYTES = 64 * 1024 * 1024
 # Roughly what an event costs beside its payload.
 _EVENT_OVERHEAD = 200
 
@@ -58,7 +61,7 @@ class EventQueue:
     Once full it refuses messages until half of it is taken, so that one long gap comes of an overflow and not many.
     """
 
-    def __init__(self, max_events: int, max_bytes: int) -> None:
+    def __init__(self, max_events: int = MAX_EVENTS, max_bytes: int = MAX_BYTES) -> None:
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._events: deque[tuple[Event, int]] = deque()

@@ -5,16 +5,16 @@ import time
 from broadcaster import Event
 
 from app.brokers.broadcast import BroadcastBroker
-from app.brokers.link import EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
+from app.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
 from app.core.broker import BrokerUnavailable, LinkState
 
 
 class MemoryBackend(LinkBackend):
     """Hands messages to the process that published them."""
 
-    def __init__(self, *, max_events: int = 65_536, max_bytes: int = 64 * 1024 * 1024) -> None:
+    def __init__(self, *, max_events: int = MAX_EVENTS) -> None:
         self.figures = LinkFigures()
-        self._queue = EventQueue(max_events, max_bytes)
+        self._queue = EventQueue(max_events)
         self._channels: set[str] = set()
 
     async def connect(self) -> None:

@@ -11,7 +11,7 @@ import asyncpg
 
 from app.brokers.broadcast import BroadcastBroker
 from app.brokers.outbox import Outbox
-from app.brokers.supervised import Link, LinkLost, Receive, SupervisedBackend
+from app.brokers.supervised import Link, LinkLost, Receive, SupervisedBackend, in_words
 from app.core.broker import BrokerUnavailable, PublicationTooLarge
 
 # https://www.postgresql.org/docs/current/sql-notify.html: "must be specified as a simple string literal ... shorter
@@ -64,7 +64,7 @@ class PostgresLink(Link):
                 self._url, statement_cache_size=0, server_settings={"application_name": "starling-listener"}
             )
         except _ERRORS as error:
-            raise LinkLost(_words(error)) from None
+            raise LinkLost(in_words(error)) from None
         self._connection.add_termination_listener(lambda _: self._lost.set())
 
     async def read(self, receive: Receive) -> None:
@@ -80,7 +80,7 @@ class PostgresLink(Link):
             for channel in channels:
                 await connection.add_listener(identifier(self._prefix, channel), self._on_notice)
         except _ERRORS as error:
-            raise LinkLost(_words(error)) from None
+            raise LinkLost(in_words(error)) from None
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         """Return when PostgreSQL has acknowledged all of them."""
@@ -89,7 +89,7 @@ class PostgresLink(Link):
             for channel in channels:
                 await connection.remove_listener(identifier(self._prefix, channel), self._on_notice)
         except _ERRORS as error:
-            raise LinkLost(_words(error)) from None
+            raise LinkLost(in_words(error)) from None
 
     async def close(self) -> None:
         """Cut the connection."""
@@ -151,7 +151,7 @@ class PostgresBackend(SupervisedBackend):
             await self._sending.execute(_NOTIFY, [name for name, _ in batch], payloads)
         except _ERRORS as error:
             self._discard()
-            raise BrokerUnavailable(_words(error)) from None
+            raise BrokerUnavailable(in_words(error)) from None
         except BaseException:
             self._discard()
             raise
@@ -176,7 +176,3 @@ class PostgresBroker(BroadcastBroker):
             raise PublicationTooLarge(
                 f"the data has {data_size} bytes, and PostgreSQL carries at most {room} here: send less, or use Redis"
             )
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__

@@ -11,8 +11,9 @@ import structlog
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
+from app.brokers.link import MAX_EVENTS
 from app.brokers.outbox import Outbox
-from app.brokers.supervised import Link, LinkLost, Receive, SupervisedBackend
+from app.brokers.supervised import Link, LinkLost, Receive, SupervisedBackend, in_words
 from app.core.broker import BrokerUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
@@ -45,7 +46,7 @@ class RedisLink(Link):
         try:
             await self._connection.connect()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
-            raise LinkLost(str(error)) from None
+            raise LinkLost(in_words(error)) from None
 
     async def read(self, receive: Receive) -> None:
         """Hand over what comes, until the connection is lost."""
@@ -59,7 +60,7 @@ class RedisLink(Link):
                 else:
                     self._acknowledge(content)
         except (RedisError, OSError) as error:
-            raise LinkLost(str(error)) from None
+            raise LinkLost(in_words(error)) from None
 
     async def subscribe(self, channels: Sequence[str]) -> None:
         """Return when Redis has acknowledged all of them."""
@@ -73,8 +74,6 @@ class RedisLink(Link):
         for name in names:
             self._channels.pop(name, None)
         await self._request(b"UNSUBSCRIBE", names)
-        if self._subscribed != len(self._channels):
-            raise LinkLost(f"Redis counts {self._subscribed} subscriptions where {len(self._channels)} are")
 
     async def close(self) -> None:
         """Give the connection back."""
@@ -86,8 +85,10 @@ class RedisLink(Link):
         try:
             await self._connection.send_packed_command(self._connection.pack_command(verb, *names), check_health=False)
         except (RedisError, OSError) as error:
-            raise LinkLost(str(error)) from None
+            raise LinkLost(in_words(error)) from None
         await self._answered
+        if self._subscribed != len(self._channels):
+            raise LinkLost(f"Redis counts {self._subscribed} subscriptions where {len(self._channels)} are")
 
     def _acknowledge(self, subscribed: int) -> None:
         self._subscribed = subscribed
@@ -99,9 +100,18 @@ class RedisLink(Link):
 class RedisBackend(SupervisedBackend):
     """Channels of one Redis server, under one prefix."""
 
-    def __init__(self, url: str, *, prefix: str, timeout: float, ca_file: str | None = None, address: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str,
+        timeout: float,
+        address: str,
+        ca_file: str | None = None,
+        max_events: int = MAX_EVENTS,
+    ) -> None:
         """`url` is checked by app.brokers.open; `ca_file` holds the certificates that a rediss server is checked by."""
-        super().__init__(address, timeout=timeout)
+        super().__init__(address, timeout=timeout, max_events=max_events)
         self.prefix = prefix
         options = {"ssl_ca_certs": ca_file} if ca_file else {}
         # RESP2, because redis-py writes every RESP3 push, payload and all, to a log of its own.
@@ -177,7 +187,7 @@ class RedisBackend(SupervisedBackend):
                     replies.append(error)
         except (RedisError, OSError) as error:
             await _discard(connection)
-            raise BrokerUnavailable(str(error)) from None
+            raise BrokerUnavailable(in_words(error)) from None
         except BaseException:
             # A batch that was cut short leaves replies behind; the next batch must not read them as its own.
             await _discard(connection)

@@ -1,7 +1,10 @@
 """What every link to a server needs: it comes back by itself, is proven by a canary, and says when it was away."""
 
 import asyncio
+import os
 import random
+import socket
+import ssl
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
@@ -11,7 +14,7 @@ from uuid import uuid4
 import structlog
 from broadcaster import Event
 
-from app.brokers.link import EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
+from app.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
 from app.brokers.subscriptions import Subscriptions
 from app.core.broker import BrokerUnavailable, LinkState
 
@@ -22,6 +25,8 @@ _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 1.0
 # A link that lived this long was a good one: the next is tried at once again.
 _PROVEN = 2.0
+_CANARY_INTERVAL = 1.0
+_CANARY_TIMEOUT = 3.0
 # A canary that is late while this process itself stood still this long says nothing about the link.
 _STANDSTILL = 0.5
 
@@ -30,6 +35,14 @@ Receive = Callable[[str, bytes], None]
 
 class LinkLost(Exception):
     """The link has ended, and why; the words go to the log, so they hold no credentials."""
+
+
+def in_words(error: Exception) -> str:
+    """What a failure is called in the log; the address stands beside it there."""
+    inner = error if isinstance(error, OSError) else error.__context__
+    if isinstance(inner, OSError) and inner.errno and not isinstance(inner, ssl.SSLError | socket.gaierror):
+        return os.strerror(inner.errno)
+    return str(error) or type(error).__name__
 
 
 class Link(ABC):
@@ -74,29 +87,24 @@ class SupervisedBackend(LinkBackend):
         address: str,
         *,
         timeout: float,
-        canary_interval: float = 1.0,
-        canary_timeout: float = 3.0,
-        max_events: int = 65_536,
-        max_bytes: int = 64 * 1024 * 1024,
+        max_events: int = MAX_EVENTS,
     ) -> None:
-        """`address` is for the log, without credentials. `timeout` bounds one call to the server; all in seconds.
+        """`address` is for the log, without credentials; `timeout` in seconds bounds one call to the server.
 
-        `max_events` and `max_bytes` bound what may wait to be told; beyond it messages are dropped and counted, and a
-        loss of the link is told, so that whoever can heal does.
+        `max_events` bounds what may wait to be told; beyond it messages are dropped and counted, and a loss of the link
+        is told, so that whoever can heal does.
         """
         self.figures = LinkFigures()
         self.identity = uuid4().hex[:12]
         self.timeout = timeout
         self._address = address
         self._subscriptions = Subscriptions()
-        self._queue = EventQueue(max_events, max_bytes)
+        self._queue = EventQueue(max_events)
         self._overflowed = False
         self._state = LinkState.CONNECTING
         self._reason = ""
         self._ever_up = False
         self._canary_channel = f":canary:{self.identity}"
-        self._canary_interval = canary_interval
-        self._canary_timeout = canary_timeout
         self._canary_number = 0
         self._canary_payload = b""
         self._canary_heard: asyncio.Future[None] | None = None
@@ -217,10 +225,10 @@ class SupervisedBackend(LinkBackend):
 
     async def _in_time(self, call: Coroutine[Any, Any, None], doing: str) -> None:
         try:
-            async with asyncio.timeout(self._canary_timeout):
+            async with asyncio.timeout(_CANARY_TIMEOUT):
                 await call
         except TimeoutError:
-            raise LinkLost(f"no answer within {self._canary_timeout:g} s while {doing}") from None
+            raise LinkLost(f"no answer within {_CANARY_TIMEOUT:g} s while {doing}") from None
 
     # The canary
 
@@ -229,7 +237,7 @@ class SupervisedBackend(LinkBackend):
         while True:
             if await self._hear_canary() and self._state is not LinkState.UP:
                 await self._link_up()
-            await asyncio.sleep(self._canary_interval)
+            await asyncio.sleep(_CANARY_INTERVAL)
 
     async def _hear_canary(self) -> bool:
         """Publish one and hear it; False when this process stood still meanwhile. Raises LinkLost."""
@@ -238,7 +246,7 @@ class SupervisedBackend(LinkBackend):
         self._canary_payload = b"%d" % self._canary_number
         self._canary_heard = loop.create_future()
         sent_at = loop.time()
-        deadline = sent_at + self._canary_timeout
+        deadline = sent_at + _CANARY_TIMEOUT
         problem = ""
         try:
             async with asyncio.timeout_at(deadline):
@@ -255,7 +263,7 @@ class SupervisedBackend(LinkBackend):
         except TimeoutError:
             if loop.time() - deadline > _STANDSTILL:
                 return False
-            raise LinkLost(f"no canary heard within {self._canary_timeout:g} s{problem}") from None
+            raise LinkLost(f"no canary heard within {_CANARY_TIMEOUT:g} s{problem}") from None
         self.figures.canary_round_trip_seconds = loop.time() - sent_at
         self.figures.canary_heard_at = time.monotonic()
         return True

@@ -31,16 +31,16 @@ epochs = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789", min_size=1, max_s
 
 
 def parts(info: ClientInfo | None) -> tuple[str, str, bytes, bytes] | None:
-    return info and (info.user, info.client, bytes(info.conn_info), bytes(info.chan_info))
+    return None if info is None else (info.user, info.client, bytes(info.conn_info), bytes(info.chan_info))
 
 
-def test_a_publication_without_history_looks_as_documented():
+def test_a_publication_without_history_looks_as_documented() -> None:
     body = envelope.encode_body(Publication(Raw(b'{"n":1}')), 1700000000123)
     assert body == b'1700000000123 0\n{"n":1}'
     assert envelope.encode_publication(body) == b'p - 0 0\n1700000000123 0\n{"n":1}'
 
 
-def test_a_publication_with_info_and_a_position_looks_as_documented():
+def test_a_publication_with_info_and_a_position_looks_as_documented() -> None:
     publication = Publication(
         Raw(b"\x00\n\xff"), info=ClientInfo(user="u", conn_info=Raw(b'{"a": 1}')), tags={"k": "v"}
     )
@@ -50,7 +50,9 @@ def test_a_publication_with_info_and_a_position_looks_as_documented():
 
 
 @given(publications, st.integers(0, 2**53 - 1), epochs, offsets, offsets)
-def test_a_publication_comes_back_byte_for_byte(publication, time, epoch, offset, previous):
+def test_a_publication_comes_back_byte_for_byte(
+    publication: Publication, time: int, epoch: str, offset: int, previous: int
+) -> None:
     body = envelope.encode_body(publication, time)
     entry = envelope.decode(envelope.encode_publication(body, epoch=epoch, offset=offset, previous=previous))
     assert isinstance(entry, StreamEntry)
@@ -67,7 +69,7 @@ def test_a_publication_comes_back_byte_for_byte(publication, time, epoch, offset
 
 
 @given(infos)
-def test_joins_and_leaves_come_back_byte_for_byte(info):
+def test_joins_and_leaves_come_back_byte_for_byte(info: ClientInfo) -> None:
     join, leave = envelope.decode(envelope.encode_join(info)), envelope.decode(envelope.encode_leave(info))
     assert isinstance(join, Join)
     assert isinstance(leave, Leave)
@@ -75,12 +77,12 @@ def test_joins_and_leaves_come_back_byte_for_byte(info):
 
 
 @given(st.binary(max_size=200))
-def test_control_messages_come_back_byte_for_byte(data):
+def test_control_messages_come_back_byte_for_byte(data: bytes) -> None:
     assert envelope.decode(envelope.encode_control(data)) == Control(data)
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda rest: b"p - 0 0\n1 2\n" + rest))
-def test_arbitrary_bytes_are_read_or_refused_in_one_way(data):
+def test_arbitrary_bytes_are_read_or_refused_in_one_way(data: bytes) -> None:
     with suppress(MalformedEnvelope):
         envelope.decode(data)
 
@@ -121,12 +123,12 @@ def test_arbitrary_bytes_are_read_or_refused_in_one_way(data):
         b"c",
     ],
 )
-def test_hostile_bytes_are_refused(hostile):
+def test_hostile_bytes_are_refused(hostile: bytes) -> None:
     with pytest.raises(MalformedEnvelope):
         envelope.decode(hostile)
 
 
 @pytest.mark.parametrize("hostile", [b"", b"1 0", b"x 0\n", b"1 5\nabc", b"1 3\n[[[", b"1 0 0\nx"])
-def test_hostile_stored_bodies_are_refused(hostile):
+def test_hostile_stored_bodies_are_refused(hostile: bytes) -> None:
     with pytest.raises(MalformedEnvelope):
         envelope.decode_body(hostile, 1)

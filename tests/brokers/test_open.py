@@ -1,0 +1,74 @@
+"""A broker URL is taken, or refused with the mend and without its password."""
+
+from pathlib import Path
+
+import pytest
+
+from app.brokers.memory import MemoryBroker
+from app.brokers.open import open_broker
+from app.brokers.postgres import PostgresBroker
+from app.brokers.redis import RedisBroker
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("memory://", MemoryBroker),
+        ("redis://localhost", RedisBroker),
+        ("redis://user:p%40ss@localhost:6380/3", RedisBroker),
+        ("redis://[::1]:6379/0", RedisBroker),
+        ("rediss://redis.example:6379", RedisBroker),
+        ("rediss://redis.example:6379?ssl_cert_reqs=none", RedisBroker),
+        ("postgresql://localhost", PostgresBroker),
+        ("postgresql://user:password@localhost:5432/database?sslmode=require", PostgresBroker),
+    ],
+)
+def test_the_scheme_chooses_the_broker(url: str, kind: type) -> None:
+    assert type(open_broker(url)) is kind
+
+
+@pytest.mark.parametrize(
+    ("url", "mend"),
+    [
+        ("", "it must start with memory://, redis://"),
+        ("redis", "it must start with memory://, redis://"),
+        ("localhost:6379", "it must start with memory://, redis://"),
+        ("kafka://user:sesame@host", "it must start with memory://, redis://"),
+        ("redis://", "the host is missing; write it like redis://localhost:6379/0"),
+        ("redis://user:sesame@:6379/0", "the host is missing"),
+        ("rediss:///0", "the host is missing; write it like rediss://user:password@"),
+        ("postgresql://", "the host is missing; write it like postgresql://user:password@localhost:5432/database"),
+        ("redis://user:sesame@localhost:port", "host or port cannot be read"),
+        ("redis://localhost:99999", "host or port cannot be read"),
+        ("redis://[::1", "host or port cannot be read"),
+        ("redis://user:sesame@localhost/zero", "after the host stands a database number"),
+        ("redis://localhost/0/1", "after the host stands a database number"),
+        ("redis://localhost/0?decode_responses=true", "unknown option decode_responses; known are ssl_ca_certs"),
+        ("redis://localhost/0?ssl_cert_reqs=none", "ssl options need rediss://"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_with_the_mend(url: str, mend: str) -> None:
+    with pytest.raises(ValueError, match="broker URL: ") as refusal:
+        open_broker(url)
+    assert mend in str(refusal.value)
+    assert "sesame" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+    assert refusal.value.__suppress_context__ or refusal.value.__context__ is None
+
+
+@pytest.mark.parametrize("prefix", ["", "a b", "a:b", "{a}", "x" * 41, "ü"])
+def test_a_prefix_that_some_server_could_not_carry_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="broker prefix: 1 to 40"):
+        open_broker("memory://", prefix=prefix)
+
+
+def test_a_timeout_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="broker timeout"):
+        open_broker("memory://", timeout=0)
+
+
+def test_a_ca_file_must_exist_and_have_a_use(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no file"):
+        open_broker("rediss://localhost", ca_file=tmp_path / "missing.crt")
+    with pytest.raises(ValueError, match="for rediss:// only"):
+        open_broker("redis://localhost", ca_file=tmp_path / "missing.crt")

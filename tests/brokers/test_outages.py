@@ -1,0 +1,249 @@
+"""A link that was lost comes back by itself, says that it was away, and lies to nobody meanwhile."""
+
+import asyncio
+import time
+from contextlib import suppress
+
+import asyncpg
+import pytest
+import redis.asyncio
+import structlog
+import uvloop
+
+from app.brokers.open import open_broker
+from app.core.broker import BrokerUnavailable, LinkState
+from tests.brokers.conftest import Opener
+from tests.brokers.party import Party, until
+from tests.services import PostgresServer, RedisServer, Server
+
+BACK_WITHIN = 5.0
+
+
+async def hears_again(here: Party, there: Party, channel: str = "room") -> None:
+    """Publish until `here` hears it; the promise is 5 s from the server's return."""
+    before = len(here.heard(channel))
+    end = asyncio.get_running_loop().time() + BACK_WITHIN
+    while len(here.heard(channel)) == before:
+        assert asyncio.get_running_loop().time() < end, f"{channel} is not heard {BACK_WITHIN:g} s after the return"
+        with suppress(BrokerUnavailable):
+            await there.publish(channel, b'"again"')
+        await asyncio.sleep(0.05)
+
+
+async def cut_connections(server: Server, names: str = "starling-") -> None:
+    """Let the server end the brokers' connections whose names begin so."""
+    if isinstance(server, RedisServer):
+        async with redis.asyncio.from_url(server.url, client_name="test") as client:
+            for entry in await client.client_list():
+                if entry["name"].startswith(names):
+                    await client.client_kill_filter(_id=entry["id"])
+    else:
+        connection = await asyncpg.connect(server.url)
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE starts_with(application_name, $1)", names
+        )
+        await connection.close()
+
+
+async def test_delivery_is_back_after_a_kill_and_restart(server: Server, opener: Opener) -> None:
+    here, there = await opener(server.url), await opener(server.url)
+    await here.broker.subscribe("room")
+    await there.publish("room", b'"before"')
+    await until(lambda: here.heard("room"), "the first message arrives")
+    await asyncio.to_thread(server.kill)
+    await until(lambda: here.down and there.down, "the loss is noticed")
+    assert not here.broker.figures.up
+    await asyncio.to_thread(server.start)
+    await hears_again(here, there)
+    await until(lambda: here.up, "the link is told to be up")
+    assert here.links[-3:] == [LinkState.UP, LinkState.DOWN, LinkState.UP]
+    assert here.broker.figures.up
+    assert here.broker.figures.reconnects == 1
+
+
+async def test_the_loss_is_told_between_the_messages_around_it(server: Server, opener: Opener) -> None:
+    here, there = await opener(server.url), await opener(server.url)
+    await here.broker.subscribe("room")
+    await there.publish("room", b"1")
+    await there.publish("room", b"2")
+    await until(lambda: len(here.entries) == 2, "both messages arrive")
+    await cut_connections(server)
+    await until(lambda: here.down, "the loss is noticed")
+    await until(lambda: here.up and there.up, "the links are back")
+    await hears_again(here, there)
+    told = here.told[here.told.index("up") :]
+    assert told[:5] == ["up", "publication", "publication", "down", "up"]
+    assert set(told[5:]) == {"publication"}
+
+
+async def test_connections_cut_by_the_server_are_replaced(server: Server, opener: Opener) -> None:
+    here, there = await opener(server.url), await opener(server.url)
+    await here.broker.subscribe("room")
+    for _ in range(3):
+        here.links.clear()
+        await cut_connections(server)
+        await until(lambda: LinkState.DOWN in here.links, "the loss is noticed")
+        await hears_again(here, there)
+        await until(lambda: here.up and there.up, "the links are back")
+
+
+async def test_a_lost_publishing_connection_is_replaced_before_anybody_notices(server: Server, opener: Opener) -> None:
+    here = await opener(server.url)
+    await here.broker.subscribe("room")
+    for number in range(3):
+        await here.publish("room", b"%d" % number)
+        await cut_connections(server, "starling-publisher")
+        await asyncio.sleep(0.1)
+    await here.publish("room", b"3")
+    await until(lambda: len(here.entries) >= 4, "all messages arrive")
+    assert here.heard("room") == [b"0", b"1", b"2", b"3"]
+    assert LinkState.DOWN not in here.links
+
+
+async def test_a_frozen_server_is_noticed_and_delivery_is_back_after_the_thaw(server: Server, opener: Opener) -> None:
+    here, there = await opener(server.url), await opener(server.url)
+    await here.broker.subscribe("room")
+    await asyncio.to_thread(server.freeze)
+    await until(lambda: here.down, "the canary is missed")
+    started = time.monotonic()
+    with pytest.raises(BrokerUnavailable):
+        await there.publish("room", b'"into the ice"')
+    with pytest.raises(BrokerUnavailable):
+        await here.broker.subscribe("asked for while frozen")
+    assert time.monotonic() - started < 10
+    await asyncio.to_thread(server.thaw)
+    await hears_again(here, there)
+    await hears_again(here, there, "asked for while frozen")
+
+
+async def test_a_publish_while_the_server_is_away_is_refused_in_bounded_time(server: Server, opener: Opener) -> None:
+    here = await opener(server.url)
+    await here.broker.subscribe("room")
+    await asyncio.to_thread(server.kill)
+    for _ in range(3):
+        started = time.monotonic()
+        outcomes = await asyncio.gather(*(here.publish("room", b'"lost"') for _ in range(100)), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [BrokerUnavailable] * 100
+        assert time.monotonic() - started < 10
+    await asyncio.to_thread(server.start)
+    await hears_again(here, here)
+    assert b'"lost"' not in here.heard("room")
+
+
+async def test_a_subscription_asked_for_during_an_outage_is_made_good(server: Server, opener: Opener) -> None:
+    here, there = await opener(server.url, timeout=0.5), await opener(server.url)
+    await asyncio.to_thread(server.kill)
+    await until(lambda: here.down, "the loss is noticed")
+    with pytest.raises(BrokerUnavailable, match="made good"):
+        await here.broker.subscribe("wanted")
+    with pytest.raises(BrokerUnavailable):
+        await here.broker.subscribe("given up")
+    await here.broker.unsubscribe("given up")
+    await asyncio.to_thread(server.start)
+    await hears_again(here, there, "wanted")
+    await there.publish("given up", b"1")
+    await hears_again(here, there, "wanted")
+    assert here.heard("given up") == []
+    await here.broker.subscribe("wanted")
+
+
+async def test_a_subscription_waiting_when_the_link_returns_is_acknowledged(server: Server, opener: Opener) -> None:
+    here, there = await opener(server.url, timeout=30), await opener(server.url)
+    await asyncio.to_thread(server.kill)
+    await until(lambda: here.down, "the loss is noticed")
+    subscribing = asyncio.ensure_future(here.broker.subscribe("room"))
+    await asyncio.to_thread(server.start)
+    await subscribing
+    await until(lambda: there.up, "the other link is back")
+    await there.publish("room", b"1")
+    await until(lambda: here.heard("room") == [b"1"], "the message arrives")
+
+
+async def test_every_channel_is_subscribed_again(server: Server, opener: Opener) -> None:
+    here, there = await opener(server.url), await opener(server.url)
+    channels = [f"room:{number}" for number in range(3000 if isinstance(server, RedisServer) else 300)]
+    await asyncio.gather(*map(here.broker.subscribe, channels))
+    await asyncio.to_thread(server.kill)
+    await until(lambda: here.down and there.down, "the loss is noticed")
+    await asyncio.to_thread(server.start)
+    await until(lambda: here.up and there.up, "the links are back")
+    await asyncio.gather(*(there.publish(channel, b"1") for channel in channels))
+    await until(lambda: len(here.entries) >= len(channels), "every channel hears")
+    assert sorted(name for name, _ in here.entries) == sorted(channels)
+
+
+async def test_a_broker_started_before_its_server_connects_when_it_comes(server: Server, opener: Opener) -> None:
+    await asyncio.to_thread(server.kill)
+    with structlog.testing.capture_logs() as logs:
+        here = await opener(server.url, up=False)
+        await until(lambda: here.down, "the first try fails")
+        await asyncio.sleep(0.5)
+        assert here.links == [LinkState.CONNECTING, LinkState.DOWN]
+        await asyncio.to_thread(server.start)
+        await until(lambda: here.up, "the link comes up", BACK_WITHIN)
+    downs = [line for line in logs if line["event"] == "broker_link_down"]
+    assert 1 <= len(downs) <= 3
+    assert downs[0]["address"].endswith(f"://127.0.0.1:{server.port}")
+    assert "refused" in downs[0]["reason"].lower()
+    assert [line["log_level"] for line in logs if line["event"] == "broker_link_up"] == ["info"]
+    assert here.broker.figures.reconnects == 0
+
+
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+async def test_stop_is_clean_and_quick_while_the_server_is_away(server: Server, opener: Opener, fault: str) -> None:
+    here = await opener(server.url)
+    await here.broker.subscribe("room")
+    await asyncio.to_thread(getattr(server, fault))
+    publishing = asyncio.ensure_future(here.publish("room", b"1"))
+    await asyncio.sleep(0.2)
+    started = time.monotonic()
+    await here.broker.stop()
+    assert time.monotonic() - started < 5
+    with pytest.raises(BrokerUnavailable):
+        await publishing
+    await asyncio.to_thread(server.thaw)
+
+
+async def test_stop_is_clean_while_the_link_is_being_lost(server: Server, opener: Opener) -> None:
+    for delay in (0, 0.01, 0.05):
+        here = await opener(server.url)
+        await here.broker.subscribe("room")
+        await cut_connections(server)
+        await asyncio.sleep(delay)
+        await here.broker.stop()
+
+
+async def test_a_process_that_stood_still_keeps_its_link(server: Server, opener: Opener) -> None:
+    here = await opener(server.url)
+    await here.broker.subscribe("room")
+    time.sleep(4.5)
+    await here.publish("room", b"1")
+    await until(lambda: here.heard("room") == [b"1"], "the message arrives")
+    assert LinkState.DOWN not in here.links
+
+
+@pytest.mark.parametrize("kind", ["redis", "postgres"])
+def test_on_uvloop_delivery_is_back_too(kind: str, request: pytest.FixtureRequest) -> None:
+    server: RedisServer | PostgresServer = request.getfixturevalue(f"{kind}_server")
+
+    async def outage() -> Party:
+        here = Party(open_broker(server.url))
+        await here.broker.start(here)
+        await until(lambda: here.up, "the link comes up")
+        await here.broker.subscribe("room")
+        await here.publish("room", b"1")
+        await until(lambda: here.heard("room") == [b"1"], "the message arrives")
+        await asyncio.to_thread(server.kill)
+        await until(lambda: here.down, "the loss is noticed")
+        await asyncio.to_thread(server.start)
+        await hears_again(here, here)
+        await asyncio.to_thread(server.freeze)
+        await until(lambda: here.down, "the canary is missed")
+        await asyncio.to_thread(server.thaw)
+        await hears_again(here, here)
+        await here.broker.stop()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return here
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(outage()).broker.figures.reconnects >= 1

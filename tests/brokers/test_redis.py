@@ -1,0 +1,304 @@
+"""What is particular to Redis: names on the wire, users, TLS, its warnings, and strangers on its channels."""
+
+import asyncio
+import datetime as dt
+import ipaddress
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from structlog.typing import EventDict
+
+from app.brokers.open import open_broker
+from app.brokers.redis_backend import RedisBackend
+from app.core.broker import BrokerUnavailable
+from tests.brokers.conftest import Opener
+from tests.brokers.party import Party, until
+from tests.services import RedisServer, free_port
+
+
+def events(logs: list[EventDict], name: str) -> list[EventDict]:
+    return [line for line in logs if line["event"] == name]
+
+
+async def acl(server: RedisServer, *rule: str) -> None:
+    """Make or change a user of the server."""
+    async with redis.asyncio.from_url(server.url) as client:
+        await client.execute_command("ACL", "SETUSER", *rule)  # type: ignore[no-untyped-call]
+
+
+async def test_a_channel_is_its_name_after_the_prefix_on_the_wire(redis_server: RedisServer, opener: Opener) -> None:
+    here = await opener(redis_server.url, prefix="acme")
+    await here.broker.subscribe("chat:room")
+    async with redis.asyncio.from_url(redis_server.url) as client:
+        canary, room = sorted(map(bytes.decode, await client.pubsub_channels()))
+        assert room == "acme:chat:room"
+        assert canary.startswith("acme::canary:")
+        assert await client.publish("acme:chat:room", b'p - 0 0\n1700000000000 0\n{"from":"a script"}') == 1
+    await until(lambda: here.entries, "the message arrives")
+    assert here.heard("chat:room") == [b'{"from":"a script"}']
+    assert here.entries[0][1].publication.time == 1700000000000
+
+
+async def test_the_server_is_told_of_subscriptions_that_ended(redis_server: RedisServer, opener: Opener) -> None:
+    here = await opener(redis_server.url)
+    channels = [f"room:{number}" for number in range(2500)]
+    await asyncio.gather(*map(here.broker.subscribe, channels))
+    await asyncio.gather(*map(here.broker.unsubscribe, channels))
+    await here.broker.subscribe("last")
+    async with redis.asyncio.from_url(redis_server.url) as client:
+        end = asyncio.get_running_loop().time() + 10
+        while len(left := await client.pubsub_channels("starling:[a-z]*")) > 1:
+            assert asyncio.get_running_loop().time() < end, f"{len(left)} channels stay subscribed"
+            await asyncio.sleep(0.05)
+    assert left == [b"starling:last"]
+
+
+async def test_hostile_bytes_are_dropped_counted_and_logged_once(redis_server: RedisServer, opener: Opener) -> None:
+    here = await opener(redis_server.url)
+    await here.broker.subscribe("room")
+    hostile = [b"", b"\xff\xfe\x00", b"p", b"p - 0 0\n1 9\nx", b"j\n{", b"l\n" + b"[" * 50_000, b"hello " * 1000]
+    with structlog.testing.capture_logs() as logs:
+        async with redis.asyncio.from_url(redis_server.url) as client:
+            for data in hostile:
+                await client.publish("starling:room", data)
+        await here.publish("room", b'"honest"')
+        await until(lambda: here.entries, "the honest message arrives")
+    assert here.heard("room") == [b'"honest"']
+    assert here.joins == here.leaves == []
+    assert here.broker.figures.dropped == {"malformed": len(hostile)}
+    (line,) = events(logs, "broker_message_malformed")
+    assert line["channel"] == "room"
+    assert "hello" not in str(logs)
+
+
+async def test_messages_between_nodes_have_no_receiver_yet_and_are_counted(
+    redis_server: RedisServer, opener: Opener
+) -> None:
+    here = await opener(redis_server.url)
+    await here.broker.subscribe("room")
+    async with redis.asyncio.from_url(redis_server.url) as client:
+        await client.publish("starling:room", b"c\nanything")
+    await until(lambda: here.broker.figures.dropped["no_receiver"] == 1, "it is counted")
+
+
+async def test_a_forged_canary_neither_raises_nor_counts(redis_server: RedisServer, opener: Opener) -> None:
+    here = await opener(redis_server.url)
+    async with redis.asyncio.from_url(redis_server.url) as client:
+        (name,) = await client.pubsub_channels("starling::canary:*")
+        for data in (b"", b"999999", b"\xff", b"-1"):
+            await client.publish(name, data)
+    await here.broker.subscribe("room")
+    await here.publish("room", b"1")
+    await until(lambda: here.heard("room"), "the link goes on")
+    assert sum(here.broker.figures.dropped.values()) == 0
+
+
+async def test_connections_carry_names_and_the_chosen_database(redis_server: RedisServer, opener: Opener) -> None:
+    await opener(f"redis://127.0.0.1:{redis_server.port}/3")
+    async with redis.asyncio.from_url(redis_server.url) as client:
+        ours = {entry["name"].split("-")[1]: entry for entry in await client.client_list() if entry["name"]}
+    assert sorted(ours) == ["publisher", "subscriber"]
+    assert {entry["db"] for entry in ours.values()} == {"3"}
+
+
+async def test_a_user_with_a_password_and_only_these_rights_is_enough(
+    redis_server: RedisServer, opener: Opener
+) -> None:
+    rights = ("+subscribe", "+unsubscribe", "+publish", "+client|setname")
+    await acl(redis_server, "starling", "on", ">p@ss:w/rd", "resetchannels", "&starling:*", *rights)
+    await acl(redis_server, "default", "off")
+    with structlog.testing.capture_logs() as logs:
+        here = await opener(f"redis://starling:p%40ss%3Aw%2Frd@127.0.0.1:{redis_server.port}/0")
+        await here.broker.subscribe("room")
+        await here.publish("room", b"1")
+        await until(lambda: here.heard("room") == [b"1"], "the message arrives")
+        await until(lambda: events(logs, "broker_not_inspected"), "the missing right to INFO is told")
+    assert "p@ss" not in str(logs)
+    assert "p%40ss" not in str(logs)
+
+
+async def test_a_wrong_password_is_told_once_without_it(redis_server: RedisServer, opener: Opener) -> None:
+    with structlog.testing.capture_logs() as logs:
+        here = await opener(f"redis://someone:sesame@127.0.0.1:{redis_server.port}/0", up=False)
+        await until(lambda: here.down, "the refusal is told")
+        await asyncio.sleep(1)
+    (line,) = events(logs, "broker_link_down")
+    assert "password" in line["reason"]
+    assert "sesame" not in str(logs)
+
+
+async def test_a_user_who_may_not_publish_is_never_up_and_the_reason_is_told(
+    redis_server: RedisServer, opener: Opener
+) -> None:
+    await acl(redis_server, "reader", "on", ">pw", "allchannels", "+@all", "-publish")
+    with structlog.testing.capture_logs() as logs:
+        here = await opener(f"redis://reader:pw@127.0.0.1:{redis_server.port}/0", up=False)
+        await until(lambda: here.down, "the missing right is told")
+        with pytest.raises(BrokerUnavailable, match="refused the publish"):
+            await here.publish("room", b"1")
+    assert not here.broker.figures.up
+    assert "no permissions to run the 'publish' command" in events(logs, "broker_link_down")[0]["reason"]
+
+
+async def test_a_server_that_may_evict_is_warned_of_once(opener: Opener) -> None:
+    with RedisServer(maxmemory_policy="allkeys-lru") as server, structlog.testing.capture_logs() as logs:
+        here = await opener(server.url)
+        await until(lambda: events(logs, "redis_may_evict"), "the warning comes")
+        await asyncio.to_thread(server.restart)
+        await until(lambda: here.broker.figures.reconnects == 1, "the link is back")
+        await here.broker.subscribe("room")
+        await here.broker.stop()
+    (line,) = events(logs, "redis_may_evict")
+    assert line["maxmemory_policy"] == "allkeys-lru"
+    assert "noeviction" in line["mend"]
+
+
+async def test_a_fit_server_is_not_warned_of(redis_server: RedisServer, opener: Opener) -> None:
+    with structlog.testing.capture_logs() as logs:
+        here = await opener(redis_server.url)
+        await asyncio.sleep(0.2)
+        await here.broker.stop()
+    assert [line["event"] for line in logs if line["log_level"] != "info"] == []
+
+
+async def test_an_old_server_is_warned_of(opener: Opener) -> None:
+    """A fake: no Redis older than 7.0 is at hand, so this server only says what an old one says."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        subscribed: dict[bytes, asyncio.StreamWriter] = subscriptions
+        while line := await reader.readline():
+            words = []
+            for _ in range(int(line[1:])):
+                length = int((await reader.readline())[1:])
+                words.append((await reader.readexactly(length + 2))[:-2])
+            verb = words[0].upper()
+            if verb == b"SUBSCRIBE":
+                for number, name in enumerate(words[1:], 1):
+                    subscribed[name] = writer
+                    writer.write(b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:%d\r\n" % (len(name), name, number))
+            elif verb == b"PUBLISH":
+                name, data = words[1:]
+                message = b"*3\r\n$7\r\nmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(data), data)
+                subscribed[name].write(message)
+                writer.write(b":1\r\n")
+            elif verb == b"INFO":
+                text = b"# Server\r\nredis_version:6.2.14\r\nmaxmemory_policy:noeviction\r\n"
+                writer.write(b"$%d\r\n%b\r\n" % (len(text), text))
+            else:
+                writer.write(b"+OK\r\n")
+        writer.close()
+
+    subscriptions: dict[bytes, asyncio.StreamWriter] = {}
+    server = await asyncio.start_server(answer, "127.0.0.1", free_port())
+    port = server.sockets[0].getsockname()[1]
+    with structlog.testing.capture_logs() as logs:
+        here = await opener(f"redis://127.0.0.1:{port}/0")
+        await until(lambda: events(logs, "redis_too_old"), "the warning comes")
+        await here.broker.stop()
+    server.close()
+    await server.wait_closed()
+    (line,) = events(logs, "redis_too_old")
+    assert line["version"] == "6.2.14"
+    assert "7.0" in line["mend"]
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A directory with `server.crt` for 127.0.0.1, its own authority, and `server.key`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (tmp_path / "server.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (tmp_path / "server.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return tmp_path
+
+
+async def test_rediss_speaks_tls_and_checks_the_server_against_the_ca_file(certificate: Path) -> None:
+    tls_port = free_port()
+    with RedisServer(
+        tls_port=str(tls_port),
+        tls_cert_file=str(certificate / "server.crt"),
+        tls_key_file=str(certificate / "server.key"),
+        tls_auth_clients="no",
+    ):
+        url = f"rediss://127.0.0.1:{tls_port}/0"
+        trusting = Party(open_broker(url, ca_file=certificate / "server.crt"))
+        await trusting.broker.start(trusting)
+        await until(lambda: trusting.up, "the link comes up")
+        await trusting.broker.subscribe("room")
+        await trusting.publish("room", b"1")
+        await until(lambda: trusting.heard("room") == [b"1"], "the message arrives")
+        await trusting.broker.stop()
+
+        doubting = Party(open_broker(url))
+        with structlog.testing.capture_logs() as logs:
+            await doubting.broker.start(doubting)
+            await until(lambda: doubting.down, "the unknown certificate is refused")
+        await doubting.broker.stop()
+        assert "certificate verify failed" in events(logs, "broker_link_down")[0]["reason"].lower()
+
+
+async def test_a_cancelled_command_does_not_cross_replies(redis_server: RedisServer) -> None:
+    backend = RedisBackend(redis_server.url, prefix="starling", timeout=2, address="redis://127.0.0.1")
+    await backend.open_publishing()
+    try:
+        for _ in range(50):
+            doomed = asyncio.ensure_future(backend.execute("ECHO", "doomed"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            doomed.cancel()
+            others = [backend.execute("ECHO", f"{number}") for number in range(5)]
+            assert await asyncio.gather(*others) == [b"0", b"1", b"2", b"3", b"4"]
+    finally:
+        await backend.close_publishing()
+
+
+async def test_a_command_that_ran_out_of_time_does_not_cross_replies(redis_server: RedisServer) -> None:
+    backend = RedisBackend(redis_server.url, prefix="starling", timeout=0.3, address="redis://127.0.0.1")
+    await backend.open_publishing()
+    try:
+        assert await backend.execute("ECHO", "warm") == b"warm"
+        redis_server.freeze()
+        with pytest.raises(BrokerUnavailable, match=r"0\.3 s"):
+            await backend.execute("ECHO", "late")
+        redis_server.thaw()
+        for number in range(20):
+            assert await backend.execute("ECHO", f"{number}") == b"%d" % number
+    finally:
+        await backend.close_publishing()
+
+
+async def test_a_refused_command_fails_alone(redis_server: RedisServer) -> None:
+    backend = RedisBackend(redis_server.url, prefix="starling", timeout=2, address="redis://127.0.0.1")
+    await backend.open_publishing()
+    try:
+        outcomes = await asyncio.gather(
+            backend.execute("ECHO", "before"),
+            backend.execute("NOSUCHCOMMAND"),
+            backend.execute("ECHO", "after"),
+            return_exceptions=True,
+        )
+    finally:
+        await backend.close_publishing()
+    assert (outcomes[0], outcomes[2]) == (b"before", b"after")
+    assert isinstance(outcomes[1], redis.exceptions.ResponseError)
