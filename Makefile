@@ -13,7 +13,7 @@ IMAGE ?= starling:$(VERSION)
 IMAGE_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt lock image clean
+.PHONY: help run test check bench fmt lock image clean
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ check: $(VENV)/.dev  ## Format, lint, types, and the rules of the floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck .ci/run deploy/setup/*.sh
+
+bench: $(VENV)/.dev  ## Measure start-up, memory at rest, and the image's size
+	@deploy/setup/system-packages.sh
+	$(BIN)/python -m bench.footprint
 
 fmt: $(VENV)/.dev  ## Format, and mend what the linter can mend
 	$(BIN)/ruff format

@@ -1,0 +1,68 @@
+"""How long the service takes to get ready, and what it holds of memory while nobody is connected."""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+
+from app import __version__
+from tests.containers import Container, ContainersUnavailableError, Podman
+from tests.running import Starling
+from tests.services import RedisServer
+
+STARTS = 5
+SETTLE_SECONDS = 5.0
+
+
+def main() -> None:
+    """Print a line for each measurement."""
+    console = Console(highlight=False, soft_wrap=True)
+    with RedisServer() as redis:
+        environment = {"STARLING_DEV": "true", "STARLING_BROKER_URL": redis.url, "STARLING_WORKERS": "2"}
+        seconds = [_seconds_to_ready(environment) for _ in range(STARTS)]
+        console.print(f"process, 2 workers over Redis: ready after {_spread(seconds)}")
+        with Starling(environment) as starling:
+            time.sleep(SETTLE_SECONDS)
+            proportional = _proportional_set_size(starling.process.pid)
+            console.print(f"process, 2 workers over Redis, idle: {proportional / 1e6:.0f} MB proportional set size")
+    try:
+        _bench_container(console)
+    except ContainersUnavailableError as unavailable:
+        console.print(f"container: not measured, because {unavailable}")
+
+
+def _bench_container(console: Console) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        podman = Podman(Path(directory))
+        image = podman.build(version=__version__, revision="bench")
+        seconds = []
+        for _ in range(STARTS):
+            with Container(podman, image, {"STARLING_DEV": "true", "STARLING_DRAIN_DELAY_SECONDS": "0"}) as container:
+                seconds.append(container.seconds_to_ready)
+        console.print(f"container, 1 processor, from `podman run`: ready after {_spread(seconds)}")
+        size = podman.inspect(image)["Size"]
+        added = size - podman.inspect(podman.ensure_base())["Size"]
+        console.print(f"image: {size / 1e6:.0f} MB, {added / 1e6:.0f} MB of it above its base")
+
+
+def _seconds_to_ready(environment: dict[str, str]) -> float:
+    begun = time.monotonic()
+    with Starling(environment):
+        return time.monotonic() - begun
+
+
+def _proportional_set_size(pid: int) -> int:
+    """Bytes that a process and its descendants hold, each shared page divided among those that share it."""
+    master = psutil.Process(pid)
+    return sum(process.memory_full_info().pss for process in (master, *master.children(recursive=True)))
+
+
+def _spread(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.2f} s (median of {len(seconds)}, {min(seconds):.2f} to {max(seconds):.2f})"
+
+
+if __name__ == "__main__":
+    main()
