@@ -405,6 +405,20 @@ async def test_over_tls_only_an_issuer_with_a_trusted_certificate_is_believed(
             assert (await verifier.connection(token_of(key))).user == "alice"
 
 
+async def test_a_proxy_of_the_environment_is_asked(
+    issuer: Issuer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The issuer of these tests stands in for the proxy; the host behind it is never looked up."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{issuer.port}")
+    jwks = Jwks("http://issuer.invalid/keys")
+    jwks.start()
+    try:
+        assert await jwks.look_again()
+    finally:
+        await jwks.stop()
+    assert issuer.requests[0]["Host"] == "issuer.invalid"
+
+
 async def test_credentials_in_the_address_are_sent_and_never_logged(issuer: Issuer, key: SigningKey) -> None:
     address = issuer.url.replace("http://", "http://svc%40x:p%3Ass-canary@") + "?apikey=query-canary"
     with capture_logs() as logs:
