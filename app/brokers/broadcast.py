@@ -86,7 +86,7 @@ class BroadcastBroker:
         await self._backend.publish(channel, message)
 
     async def _pump(self, events: BrokerEvents) -> None:
-        loop = asyncio.get_running_loop()
+        # Not the loop's own clock: uvloop's stands still until the loop turns, and then this would never yield.
         slice_end = 0.0
         while True:
             event = await self._backend.next_published()
@@ -94,9 +94,9 @@ class BroadcastBroker:
                 self._tell(events, event)
             except Exception:
                 log.exception("broker_event_failed", channel=event.channel)
-            if loop.time() > slice_end:
+            if time.monotonic() > slice_end:
                 await asyncio.sleep(0)
-                slice_end = loop.time() + _SLICE
+                slice_end = time.monotonic() + _SLICE
 
     def _tell(self, events: BrokerEvents, event: Event) -> None:
         if isinstance(event, MessageEvent):

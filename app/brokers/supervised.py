@@ -171,12 +171,11 @@ class SupervisedBackend(LinkBackend):
     # One link after the other
 
     async def _supervise(self) -> None:
-        loop = asyncio.get_running_loop()
         failures = 0
         while True:
-            opened_at = loop.time()
+            opened_at = time.monotonic()
             reason = await self._hold(self.make_link())
-            good = self._state is LinkState.UP and loop.time() - opened_at > _PROVEN
+            good = self._state is LinkState.UP and time.monotonic() - opened_at > _PROVEN
             failures = 0 if good else failures + 1
             self._link_down(reason)
             wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(failures, 10))
@@ -241,17 +240,17 @@ class SupervisedBackend(LinkBackend):
 
     async def _hear_canary(self) -> bool:
         """Publish one and hear it; False when this process stood still meanwhile. Raises LinkLost."""
-        loop = asyncio.get_running_loop()
         self._canary_number += 1
         self._canary_payload = b"%d" % self._canary_number
-        self._canary_heard = loop.create_future()
-        sent_at = loop.time()
+        self._canary_heard = asyncio.get_running_loop().create_future()
+        # Not the loop's own clock: uvloop's counts whole milliseconds.
+        sent_at = time.monotonic()
         deadline = sent_at + _CANARY_TIMEOUT
         problem = ""
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout(_CANARY_TIMEOUT):
                 while True:
-                    sent_at = loop.time()
+                    sent_at = time.monotonic()
                     try:
                         await self.publish(self._canary_channel, self._canary_payload)
                         break
@@ -261,11 +260,11 @@ class SupervisedBackend(LinkBackend):
                 problem = ""
                 await self._canary_heard
         except TimeoutError:
-            if loop.time() - deadline > _STANDSTILL:
+            if time.monotonic() - deadline > _STANDSTILL:
                 return False
             raise LinkLost(f"no canary heard within {_CANARY_TIMEOUT:g} s{problem}") from None
-        self.figures.canary_round_trip_seconds = loop.time() - sent_at
         self.figures.canary_heard_at = time.monotonic()
+        self.figures.canary_round_trip_seconds = self.figures.canary_heard_at - sent_at
         return True
 
     # What comes over the link

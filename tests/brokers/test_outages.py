@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import asyncpg
@@ -213,13 +214,23 @@ async def test_stop_is_clean_while_the_link_is_being_lost(server: Server, opener
         await here.broker.stop()
 
 
-async def test_a_process_that_stood_still_keeps_its_link(server: Server, opener: Opener) -> None:
-    here = await opener(server.url)
-    await here.broker.subscribe("room")
-    time.sleep(4.5)
-    await here.publish("room", b"1")
-    await until(lambda: here.heard("room") == [b"1"], "the message arrives")
-    assert LinkState.DOWN not in here.links
+@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_process_that_stood_still_keeps_its_link(
+    redis_server: RedisServer, make_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def stand_still() -> None:
+        here = Party(open_broker(redis_server.url))
+        await here.broker.start(here)
+        await until(lambda: here.up, "the link comes up")
+        await here.broker.subscribe("room")
+        time.sleep(4.5)
+        await here.publish("room", b"1")
+        await until(lambda: here.heard("room") == [b"1"], "the message arrives")
+        assert LinkState.DOWN not in here.links
+        await here.broker.stop()
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(stand_still())
 
 
 @pytest.mark.parametrize("kind", ["redis", "postgres"])

@@ -1,18 +1,22 @@
 """More than a process can deliver costs it bounded memory, and the gap is told where it is."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import structlog
+import uvloop
 from msgspec import Raw
 
 from app.brokers.broadcast import BroadcastBroker
 from app.brokers.link import EventQueue, LinkEvent, MessageEvent
 from app.brokers.memory import MemoryBackend
+from app.brokers.open import open_broker
 from app.brokers.outbox import Outbox
 from app.brokers.redis_backend import RedisBackend
-from app.core.broker import BrokerUnavailable, LinkState
+from app.core.broker import BrokerUnavailable, LinkState, StreamEntry
 from app.protocol.messages import Publication
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party, until
@@ -69,6 +73,31 @@ async def test_memory_refuses_what_it_cannot_queue_and_loses_nothing_it_took() -
     await until(lambda: len(here.heard("room")) == len(taken), "what was taken arrives")
     assert here.heard("room") == taken
     await here.broker.stop()
+
+
+@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_burst_leaves_the_event_loop_to_others_in_between(
+    make_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    class Busy(Party):
+        def on_publication(self, channel: str, entry: StreamEntry) -> None:
+            time.sleep(0.001)
+            super().on_publication(channel, entry)
+
+    async def burst() -> int:
+        here = Busy(open_broker("memory://"))
+        await here.broker.start(here)
+        await here.broker.subscribe("room")
+        await asyncio.gather(*(here.publish("room", b"1") for _ in range(200)))
+        turns = 0
+        while len(here.entries) < 200:
+            await asyncio.sleep(0)
+            turns += 1
+        await here.broker.stop()
+        return turns
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        assert runner.run(burst()) > 5
 
 
 async def test_a_queue_is_bounded_in_bytes_and_takes_again_when_half_empty() -> None:

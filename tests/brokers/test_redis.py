@@ -35,8 +35,8 @@ async def acl(server: RedisServer, *rule: str) -> None:
 async def test_a_channel_is_its_name_after_the_prefix_on_the_wire(redis_server: RedisServer, opener: Opener) -> None:
     here = await opener(redis_server.url, prefix="acme")
     await here.broker.subscribe("chat:room")
-    async with redis.asyncio.from_url(redis_server.url) as client:
-        canary, room = sorted(map(bytes.decode, await client.pubsub_channels()))
+    async with redis.asyncio.from_url(redis_server.url, decode_responses=True) as client:
+        canary, room = sorted(str(name) for name in await client.pubsub_channels())
         assert room == "acme:chat:room"
         assert canary.startswith("acme::canary:")
         assert await client.publish("acme:chat:room", b'p - 0 0\n1700000000000 0\n{"from":"a script"}') == 1
