@@ -280,6 +280,7 @@ def test_a_download_given_up_before_it_was_connected_ends_too(issuer: Issuer) ->
     download.abort()
     with pytest.raises(JwksError):
         download.run()
+    assert cut.wait(15)
 
 
 async def test_stopping_ends_a_fetch_under_way_and_answers_those_who_wait(issuer: Issuer, key: SigningKey) -> None:
