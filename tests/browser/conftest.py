@@ -1,0 +1,53 @@
+"""A headless Chromium for the tests of the demo page.
+
+Playwright keeps its event loop running in this thread for as long as the browser lives, which is one module at most:
+tests beside these fixtures are plain functions.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
+
+from tests.browser.tab import Tab
+
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+DEADLINE = 20_000  # milliseconds, for whatever a test waits for
+
+OpenTab = Callable[[str], Tab]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    binary = shutil.which("chromium")
+    if binary is None:
+        pytest.skip("chromium is not installed; on Debian: apt-get install chromium")
+    expect.set_options(timeout=DEADLINE)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=binary, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    """A browser without cookies and memories of earlier tests."""
+    context = chromium.new_context()
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def open_tab(context: BrowserContext) -> OpenTab:
+    """Opens the demo page of a service, given its address, in a further tab of the same browser."""
+    return lambda address: Tab(context, address)

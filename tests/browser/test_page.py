@@ -1,0 +1,136 @@
+"""The demo page itself: it keeps to its security policy, it can be read and operated by everyone, on any screen."""
+
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.tab import Tab
+from tests.running import Starling
+
+# Texts whose contrast with what is behind them is under WCAG 2.2's 4.5 to 1 (success criterion 1.4.3).
+FAINT_TEXTS = """() => {
+  const channel = value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const luminance = color => {
+    const [r, g, b] = color.match(/[\\d.]+/g).map(part => channel(part / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = element => {
+    for (let each = element; each; each = each.parentElement) {
+      const color = getComputedStyle(each).backgroundColor;
+      if (color !== "rgba(0, 0, 0, 0)") return color;
+    }
+  };
+  const faint = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const said = [...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim());
+    if (!said && !element.matches("input, select")) continue;
+    if (!element.checkVisibility()) continue;
+    const pair = [getComputedStyle(element).color, ground(element)].map(luminance).sort((a, b) => b - a);
+    const contrast = (pair[0] + 0.05) / (pair[1] + 0.05);
+    if (contrast < 4.5) faint.push(`${contrast.toFixed(2)} ${element.outerHTML.slice(0, 80)}`);
+  }
+  return faint;
+}"""
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Starling]:
+    with Starling({"STARLING_DEV": "true"}) as service:
+        yield service
+
+
+@pytest.fixture
+def tab(open_tab: Callable[[str], Tab], service: Starling) -> Tab:
+    tab = open_tab(service.http)
+    tab.echo.expect_state("Open")
+    tab.chat.expect_state("Open")
+    return tab
+
+
+def refuse_items(page: Page) -> None:
+    """Show a refusal too, which is the longest text on the page."""
+    items = page.get_by_role("region", name="Items")
+    items.get_by_label("Query token").fill("")
+    items.get_by_role("button", name="Connect").click()
+    expect(items.locator(".refusal")).to_be_visible()
+
+
+def test_it_loads_without_a_complaint_and_from_this_service_alone(tab: Tab, service: Starling) -> None:
+    assert tab.errors == []
+    assert {urlsplit(address).netloc for address in tab.requests} == {f"127.0.0.1:{service.port}"}
+    assert {urlsplit(address).path for address in tab.requests} >= {"/", "/static/page.js", "/static/style.css", "/ws"}
+
+
+def test_its_policy_lets_no_script_run_that_is_not_the_services_own(tab: Tab) -> None:
+    tab.page.evaluate(
+        """() => {
+          const script = document.createElement("script");
+          script.textContent = "window.intruded = true";
+          document.body.append(script);
+        }"""
+    )
+    assert tab.page.evaluate("window.intruded") is None
+    assert len(tab.errors) == 1
+    assert "Content Security Policy" in tab.errors[0]
+
+
+def test_its_links_lead_somewhere(tab: Tab) -> None:
+    links = tab.page.get_by_role("link")
+    addresses = [link.evaluate("link => link.href") for link in links.all()]
+    assert len(addresses) == 4
+    for address in addresses:
+        assert tab.page.request.get(address).status == 200, address
+
+
+def test_every_field_and_button_has_a_name(tab: Tab) -> None:
+    names = tab.page.locator("input, select, textarea").evaluate_all(
+        "fields => fields.map(field => field.labels[0]?.textContent.trim())"
+    )
+    assert len(names) == 9
+    assert all(names)
+    assert all(tab.page.locator("button").all_inner_texts())
+
+
+def test_logs_and_states_are_read_out(tab: Tab) -> None:
+    for exercise in (tab.echo, tab.items, tab.chat):
+        expect(exercise.card.get_by_role("log", name="Messages")).to_have_attribute("aria-live", "polite")
+        expect(exercise.state).to_have_role("status")
+
+
+def test_the_keyboard_is_enough(tab: Tab) -> None:
+    keyboard = tab.page.keyboard
+    for _ in range(4):
+        keyboard.press("Tab")
+    keyboard.type("typed")
+    keyboard.press("Enter")
+    tab.echo.expect_messages("Message text was: typed")
+
+    keyboard.press("Shift+Tab")
+    keyboard.press("Space")
+    tab.echo.expect_state("Closed: 1000, normal end")
+    expect(tab.echo.card.get_by_role("button", name="Connect")).to_be_focused()
+    keyboard.press("Space")
+    tab.echo.expect_state("Open")
+
+
+def test_it_fits_every_screen_without_sideways_scrolling(tab: Tab) -> None:
+    tab.echo.send("w" * 300)
+    tab.echo.expect_messages("Message text was: " + "w" * 300)
+    refuse_items(tab.page)
+    for width in (320, 390, 768, 1440):
+        tab.page.set_viewport_size({"width": width, "height": 800})
+        assert tab.page.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [width, width]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out_from_what_is_behind_it(chromium: Browser, service: Starling, scheme: str) -> None:
+    context = chromium.new_context(color_scheme="dark" if scheme == "dark" else "light")
+    page = context.new_page()
+    page.goto(service.http)
+    refuse_items(page)
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 20, 29)"
+    assert dark == (scheme == "dark")
+    assert page.evaluate(FAINT_TEXTS) == []
+    context.close()
