@@ -86,7 +86,6 @@ class BroadcastBroker:
         await self._backend.publish(channel, message)
 
     async def _pump(self, events: BrokerEvents) -> None:
-        # Not the loop's own clock: uvloop's stands still until the loop turns, and then this would never yield.
         slice_end = 0.0
         while True:
             event = await self._backend.next_published()
