@@ -1,0 +1,146 @@
+"""How a worker ends: routers notice, the listeners close, clients are let go evenly, then whatever is left.
+
+Members of uvicorn's Server that this module uses, each held by a test in tests/server/test_uvicorn_members.py:
+`handle_exit`, `on_tick`, `server_state.connections`, `servers`, `should_exit`, `shutdown`.
+"""
+
+import asyncio
+import math
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+import structlog
+import uvicorn
+
+from app.core.readiness import Readiness, Unready
+from app.server.options import ServerOptions
+from app.server.transport import WebSocketTransport
+from app.server.websocket import StarlingWebSocket
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
+
+Pace = Callable[[int], Awaitable[int]]
+"""Told how many clients are left; waits; tells how many of them may go now."""
+
+# So few clients that they could leave further apart than this are no storm, and need not wait.
+LONGEST_GAP = 1.0
+# Shorter gaps are made up for by letting several go at once.
+SHORTEST_GAP = 0.02
+# Ctrl+C on a terminal reaches a worker twice, directly and through its master: that is one request.
+SAME_REQUEST_SECONDS = 1.0
+CHECK_SECONDS = 0.1
+# For the application's own end, beyond what requests under way are given.
+LIFESPAN_SECONDS = 5.0
+
+
+def even_pace(seconds: float) -> Pace:
+    """Let clients go evenly over `seconds` from now, with some jitter, faster where they are few."""
+    end = time.monotonic() + seconds
+
+    async def pace(left: int) -> int:
+        remaining = end - time.monotonic()
+        if remaining <= 0:
+            return left
+        gap = min(remaining / left, LONGEST_GAP)
+        wait = max(gap, SHORTEST_GAP)
+        await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
+        return math.ceil(wait / gap)
+
+    return pace
+
+
+class DrainServer(uvicorn.Server):
+    """A uvicorn server that ends as a worker of this service should."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        options: ServerOptions,
+        readiness: Readiness,
+        master: int,
+        pace: Callable[[float], Pace] = even_pace,
+    ) -> None:
+        """`master` is the process without which this one must not live."""
+        super().__init__(config)
+        self._options = options
+        self._readiness = readiness
+        self._pace = pace
+        self._master = master
+        self._asked_at: float | None = None
+        self._hurried = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End gracefully at the first signal, at once at a later second one."""
+        # uvicorn would raise the signal again at the end, and the exit code would tell of a death by it.
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+        elif time.monotonic() - self._asked_at > SAME_REQUEST_SECONDS:
+            self._hurried = True
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look whether it is time to end; a worker without its master ends too, so that no orphan keeps the port."""
+        if self._abandoned:
+            log.warning("master_gone")
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    @property
+    def _abandoned(self) -> bool:
+        return os.getppid() != self._master
+
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        """Drain: see the module. Nobody is waited for who is gone, and a second signal ends the waiting."""
+        started = time.monotonic()
+        self._readiness.hold(Unready.DRAINING)
+        log.info("drain_started", connections=len(self.server_state.connections))
+        await self._unless_hurried(asyncio.sleep(self._options.drain_delay_seconds))
+        self._close_listeners(sockets or [])
+        await self._unless_hurried(self._let_go())
+        limit = self._options.shutdown_seconds + LIFESPAN_SECONDS
+        try:
+            async with asyncio.timeout(limit):
+                await super().shutdown(sockets)
+        except TimeoutError:
+            log.error("shutdown_incomplete", seconds=limit)  # noqa: TRY400 - the limit tells all
+        log.info("drain_ended", seconds=round(time.monotonic() - started, 3))
+
+    async def _unless_hurried(self, step: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(step)
+        try:
+            while not task.done() and not self._hurried and not self._abandoned:
+                await asyncio.wait({task}, timeout=CHECK_SECONDS)
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+
+    def _close_listeners(self, sockets: list[Any]) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets:
+            listener.close()
+
+    async def _let_go(self) -> None:
+        """Let requests over HTTP end, and the WebSockets go one after the other in no order."""
+        connections = self.server_state.connections
+        waiting: list[WebSocketTransport | StarlingWebSocket] = []
+        for connection in list(connections):
+            if isinstance(connection, WebSocketTransport | StarlingWebSocket):
+                waiting.append(connection)
+            else:
+                connection.shutdown()
+        random.shuffle(waiting)
+        pace = self._pace(self._options.drain_seconds)
+        while True:
+            while waiting and waiting[-1] not in connections:
+                waiting.pop()
+            if not waiting:
+                return
+            for _ in range(min(await pace(len(waiting)), len(waiting))):
+                waiting.pop().shutdown()

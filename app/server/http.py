@@ -1,0 +1,163 @@
+"""Requests over HTTP, up to the WebSocket upgrade: a deadline and a size for every head.
+
+Members of uvicorn's HttpToolsProtocol that this module uses, each held by a test in
+tests/server/test_uvicorn_members.py, because most are not public:
+
+- attributes `cycle`, `headers`, `loop`, `parser`, `transport`, `url`;
+- methods `connection_lost`, `connection_made`, `handle_websocket_upgrade`, `on_headers_complete`, `on_message_begin`,
+  `shutdown`, `_should_upgrade`, `_unset_keepalive_if_required`.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+import structlog
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.server.options import ServerOptions
+from app.server.refusal import Refusal
+from app.server.transport import linger
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
+
+
+class HeadTooLargeError(Exception):
+    """The request's head is over the limits."""
+
+
+class StarlingHttp(HttpToolsProtocol):
+    """One client's connection until it is a WebSocket, or as long as it keeps to HTTP."""
+
+    def __init__(
+        self,
+        config: Any,
+        server_state: Any,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        options: ServerOptions,
+        on_refused: Callable[[str], None],
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._options = options
+        self._on_refused = on_refused
+        self._deadline: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+        self._head_too_large = False
+        self._refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Bound what the kernel does for this client, and the time until it has said what it wants."""
+        super().connection_made(transport)
+        set_socket_options(transport, self._options)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the client."""
+        self._end_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a piece of a request."""
+        if self._refused:
+            return
+        self._unset_keepalive_if_required()
+        self._head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            if self._head_too_large:
+                self._refuse_head()
+            else:
+                self._refuse(HTTPStatus.BAD_REQUEST, Refusal.MALFORMED_REQUEST, "This is not an HTTP/1.1 request.\n")
+        else:
+            self._check_progress()
+
+    def _upgrade(self, early: bytes) -> None:
+        # An upgrade to anything else is served as the plain request that it also is.
+        if self._should_upgrade():
+            self.handle_websocket_upgrade()
+            if early:
+                self.transport.get_protocol().data_received(early)  # type: ignore[attr-defined]
+
+    def _check_progress(self) -> None:
+        if self._deadline is not None and self._head_bytes > self._options.max_head_bytes:
+            self._refuse_head()
+        elif self._deadline is None and not self._busy and not self.transport.is_closing():
+            # Line ends between requests end uvicorn's own keep-alive timer, but are no request.
+            self._await_head()
+
+    @property
+    def _busy(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        if self._deadline is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """Begin to serve the request, if its head is within the limits."""
+        self._end_deadline()
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self._options.max_head_bytes or len(self.headers) > self._options.max_header_fields:
+            self._head_too_large = True
+            raise HeadTooLargeError
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._deadline = self.loop.call_later(self._options.handshake_seconds, self._give_up)
+
+    def _end_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        self._on_refused(Refusal.HANDSHAKE_TIMEOUT)
+        log.debug("handshake_timed_out", client=self.client)
+        self.transport.abort()
+
+    def _refuse_head(self) -> None:
+        limits = self._options
+        self._refuse(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Refusal.HEAD_TOO_LARGE,
+            f"The request's head may have {limits.max_head_bytes} bytes in {limits.max_header_fields} fields.\n",
+        )
+
+    def _refuse(self, status: HTTPStatus, refusal: Refusal, text: str) -> None:
+        self._refused = True
+        self._end_deadline()
+        self._on_refused(refusal)
+        log.debug("request_refused", client=self.client, status=status.value, reason=refusal)
+        if self._busy:  # an answer now would be taken for a part of the one under way
+            self.transport.abort()
+            return
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
+            f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n\r\n"
+        )
+        self.transport.write((head + text).encode())
+        linger(self.transport)
+        self._deadline = self.loop.call_later(self._options.close_seconds, self.transport.abort)
+
+
+def set_socket_options(transport: asyncio.Transport, options: ServerOptions) -> None:
+    """Bound what the kernel keeps for a peer that does not read, and for how long it tries."""
+    tcp: socket.socket | None = transport.get_extra_info("socket")
+    if tcp is None or tcp.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(options.unacknowledged_seconds * 1000))
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer_bytes)

@@ -1,0 +1,17 @@
+"""Why a client is cut below the application, as metrics and debug lines name it."""
+
+from enum import StrEnum
+
+
+class Refusal(StrEnum):
+    """Told to `Service.on_refused`; the first five before the upgrade, the others on an open WebSocket."""
+
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    HEAD_TOO_LARGE = "head_too_large"
+    MALFORMED_REQUEST = "malformed_request"
+    BAD_UPGRADE = "bad_upgrade"
+    DRAINING = "draining"
+    PROTOCOL_ERROR = "protocol_error"
+    INVALID_UTF8 = "invalid_utf8"
+    MESSAGE_TOO_LARGE = "message_too_large"
+    CONTROL_FLOOD = "control_flood"
