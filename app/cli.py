@@ -50,6 +50,8 @@ def serve() -> None:
         if settings.dev:
             settings = _prepare_developer_mode(settings)
         run(settings)
+    except SettingsError as error:
+        _refuse(error)
     finally:
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
@@ -109,16 +111,23 @@ def _prepare_developer_mode(settings: Settings) -> Settings:
         console.print(f"  The page   http://{address}")
         console.print(f"  A token    {ready_made}")
         console.print(f"  Try        {Path(sys.executable).parent / 'websockets'} ws://{address}/ws\n")
-    return settings.model_copy(update={"token_hmac_secret": secret})
+    # Nobody routes clients here, so Ctrl-C need not wait for anybody to notice.
+    haste = {"drain_delay_seconds": 0.0, "drain_seconds": 1.0}
+    kept = {name: value for name, value in haste.items() if name not in settings.model_fields_set}
+    return settings.model_copy(update={"token_hmac_secret": secret, **kept})
 
 
 def _read_settings() -> Settings:
     try:
         return load_settings(os.environ)
     except SettingsError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        raise typer.Exit(EXIT_SETTINGS) from None
+        _refuse(error)
+
+
+def _refuse(error: SettingsError) -> NoReturn:
+    for problem in error.problems:
+        print(problem, file=sys.stderr)
+    raise typer.Exit(EXIT_SETTINGS)
 
 
 def _fail(problem: str) -> NoReturn:

@@ -15,14 +15,49 @@ from app.auth.keys import VerificationKey
 from app.brokers.broadcast import BroadcastBroker
 from app.brokers.link import LinkFigures
 from app.brokers.open import open_broker
-from app.core.node import Node
+from app.core.node import Node, NodeOptions
 from app.core.readiness import Readiness
+from app.server.application import serve
+from app.server.options import ServerOptions, Service
 from app.settings import PREFIX, Settings, SettingsError
+from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import Metrics
 from app.web import chat, echo, health, items, pages, refusals
 from app.web.dependencies import Doors
 
 CONTACT_FILE = "broker-contact"
+# How long a peer may take over its part of the closing handshake before its socket is cut.
+CLOSE_SECONDS = 3.0
+
+
+def run(settings: Settings) -> None:
+    """Serve until told to stop; ends by SystemExit with the exit code. Raises SettingsError."""
+    configure_logging(settings.log_level, settings.log_format)
+    application = create_app(settings)
+    node: Node = application.state.doors.node
+    service = Service(asgi=application, readiness=node.readiness, on_refused=node.metrics.refuse)
+    serve(server_options(settings), service)
+
+
+def server_options(settings: Settings) -> ServerOptions:
+    """What the server floor is told of the settings; `runtime_dir` must be set."""
+    if settings.runtime_dir is None:
+        raise SettingsError([f"{PREFIX}RUNTIME_DIR is not set"])
+    return ServerOptions(
+        host=settings.host,
+        port=settings.port,
+        internal_host=settings.internal_host,
+        internal_port=settings.internal_port,
+        workers=settings.worker_count,
+        runtime_dir=settings.runtime_dir,
+        trusted_proxies=settings.trusted_proxies,
+        handshake_seconds=settings.handshake_seconds,
+        close_seconds=CLOSE_SECONDS,
+        unacknowledged_seconds=settings.ping_seconds + settings.pong_seconds + CLOSE_SECONDS,
+        max_message_bytes=settings.max_message_bytes,
+        drain_delay_seconds=settings.drain_delay_seconds,
+        drain_seconds=settings.drain_seconds,
+    )
 
 
 def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> FastAPI:
@@ -61,16 +96,14 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
     metrics = Metrics(registry)
     broker = _build_broker(settings)
     metrics.sources.append(lambda metrics: _report_link(broker.figures, metrics))
-    return Node(
-        broker,
-        metrics,
-        Readiness(),
-        ping=settings.ping_seconds,
-        pong=settings.pong_seconds,
+    options = NodeOptions(
+        ping_interval=settings.ping_seconds,
+        pong_timeout=settings.pong_seconds,
         capacity=settings.max_connections,
         broker_grace=settings.ready_requires_broker_seconds,
         contact_file=settings.runtime_dir / CONTACT_FILE if settings.runtime_dir else None,
     )
+    return Node(broker, None, metrics, Readiness(), options)
 
 
 def _report_link(link: LinkFigures, metrics: Metrics) -> None:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import structlog
 
 from app.core.transport import Frame, Transport
-from app.protocol.messages import Publication
+from app.protocol.codes import Disconnect, Error
+from app.protocol.messages import Push
 from app.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.connection")
@@ -22,12 +23,17 @@ class Owner(Protocol):
     """What a connection needs of the node that holds it."""
 
     metrics: Metrics
+    ping_interval: int
+    pong_timeout: int
 
     def opened(self, connection: "Connection") -> None:
         """The connection is open: count it, keep it, ping it."""
 
     def closed(self, connection: "Connection", code: int) -> None:
         """The connection has ended: let it go."""
+
+    def schedule(self, connection: "Connection", deadline: float) -> None:
+        """Call `connection.tick` at `deadline`, in seconds of the node's clock, or up to a second later."""
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` in a task that the node owns."""
@@ -41,9 +47,10 @@ class Connection:
     """
 
     __slots__ = (
+        "_alive",
         "_inbox",
+        "_pinged",
         "_working",
-        "awaiting_pong",
         "close_code",
         "figures",
         "id",
@@ -71,7 +78,8 @@ class Connection:
         self.received = 0
         self.sent = 0
         self.slot = -1
-        self.awaiting_pong = False
+        self._alive = True
+        self._pinged = False
         self.opened_at = 0.0
         self.close_code: int | None = None
         self._working = False
@@ -80,8 +88,8 @@ class Connection:
     # What doors define
 
     @staticmethod
-    def encode(channel: str, publication: Publication) -> Frame:
-        """Make the frame that subscribers of this kind get for a publication of `channel`."""
+    def encode(push: Push) -> Frame:
+        """Make the frame that clients of this kind get for a push. Raises Refusal for what they cannot read."""
         raise NotImplementedError
 
     def begin(self) -> Coroutine[Any, Any, None] | None:
@@ -129,21 +137,29 @@ class Connection:
         """End the conversation from this side."""
         self.transport.close(code, reason)
 
-    def ping(self) -> None:
-        """Ask for a sign of life; `check_pong` follows within the pong time."""
-        self.awaiting_pong = True
-        self.transport.ping()
+    def refuse(self, reason: Error | Disconnect) -> None:
+        """End the conversation, because what should be told here cannot be."""
+        self.close(1011, "internal server error")
 
-    def check_pong(self) -> None:
-        """Give the client up if nothing came since the ping."""
-        if self.awaiting_pong:
+    def tick(self, now: float) -> float:
+        """Ask for a sign of life, or give the client up that gave none; returns when to look again."""
+        if not self._pinged:
+            self._pinged, self._alive = True, False
+            self.transport.ping()
+            return now + self.owner.pong_timeout
+        self._pinged = False
+        if not self._alive:
             self.close(self.no_pong_code, "no pong")
+        return now + self.owner.ping_interval - self.owner.pong_timeout
+
+    def lose_state(self, channel: str) -> None:
+        """What this client should have got of `channel` is not to be had any more; doors with history tell it."""
 
     # What the transport tells
 
     def on_message(self, message: str | bytes) -> None:
         """Deal with a message now, or after those before it."""
-        self.awaiting_pong = False
+        self._alive = True
         self.received += 1
         self.figures.messages_in += 1
         self.figures.bytes_in += len(message) if message.isascii() else _size(message)
@@ -158,7 +174,7 @@ class Connection:
 
     def on_pong(self) -> None:
         """The client lives."""
-        self.awaiting_pong = False
+        self._alive = True
 
     def on_overflow(self) -> None:
         """Cut a client that reads too slowly, before it costs more than its share."""

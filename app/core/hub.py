@@ -1,23 +1,23 @@
-"""This process's connections and who of them subscribes to what: the local half of every fan-out."""
+"""This process's connections and who of them listens to what: the local half of every fan-out."""
 
 from collections.abc import Callable
 
 from app.core.connection import Connection
 from app.core.transport import Frame
-from app.protocol.messages import Publication
+from app.protocol.codes import Refusal
+from app.protocol.messages import Publication, Push
 
-Encode = Callable[[str, Publication], Frame]
+Encode = Callable[[Push], Frame]
 
 
-class Hub:
-    """Connections, and channel to subscribers grouped by how they encode, so that a frame is made once a group."""
+class Audience:
+    """Who listens to each channel, grouped by how they encode, so that a frame is made once a group."""
 
     def __init__(self) -> None:
-        self.connections: set[Connection] = set()
         self.channels: dict[str, dict[Encode, set[Connection]]] = {}
 
-    def subscribe(self, channel: str, connection: Connection) -> bool:
-        """Add a subscriber; True when it is the channel's first here."""
+    def add(self, channel: str, connection: Connection) -> bool:
+        """Add a listener; True when it is the channel's first."""
         groups = self.channels.get(channel)
         first = groups is None
         if groups is None:
@@ -25,8 +25,8 @@ class Hub:
         groups.setdefault(connection.encode, set()).add(connection)
         return first
 
-    def unsubscribe(self, channel: str, connection: Connection) -> bool:
-        """Take a subscriber out; True when it was the channel's last here."""
+    def remove(self, channel: str, connection: Connection) -> bool:
+        """Take a listener out; True when it was the channel's last. One that does not listen is no error."""
         groups = self.channels.get(channel)
         group = groups.get(connection.encode) if groups else None
         if groups is None or group is None or connection not in group:
@@ -40,17 +40,39 @@ class Hub:
         del self.channels[channel]
         return True
 
-    def broadcast(self, channel: str, publication: Publication) -> None:
-        """Hand a publication to every subscriber here. Never waits: a slow socket's frames queue in its transport."""
-        groups = self.channels.get(channel)
+    def of(self, channel: str) -> list[Connection]:
+        """Everyone who listens to a channel."""
+        return [connection for group in self.channels.get(channel, {}).values() for connection in group]
+
+    def tell(self, push: Push) -> None:
+        """Hand a push to everyone who listens to its channel. Never waits: a slow socket's frames queue there."""
+        groups = self.channels.get(push.channel)
         if groups is None:
             return
-        for encode, subscribers in groups.items():
-            frame = encode(channel, publication)
+        for encode, connections in groups.items():
+            try:
+                frame = encode(push)
+            except Refusal as refusal:
+                for connection in tuple(connections):
+                    connection.refuse(refusal.reason)
+                continue
             figures = None
-            for connection in subscribers:
+            for connection in connections:
                 connection.send(frame)
                 figures = connection.figures
             if figures is not None:
-                figures.messages_out += len(subscribers)
-                figures.bytes_out += len(frame.payload) * len(subscribers)
+                figures.messages_out += len(connections)
+                figures.bytes_out += len(frame.payload) * len(connections)
+
+
+class Hub:
+    """All connections of this process, the subscribers of channels, and those who are told who comes and goes."""
+
+    def __init__(self) -> None:
+        self.connections: set[Connection] = set()
+        self.subscribers = Audience()
+        self.watchers = Audience()
+
+    def broadcast(self, channel: str, publication: Publication) -> None:
+        """Hand a publication to every subscriber here."""
+        self.subscribers.tell(Push(channel, pub=publication))

@@ -1,9 +1,10 @@
-"""The heart of a worker: joins its connections, its hub and its link to the other processes."""
+"""The heart of a worker: joins its connections, its channels and its link to the other processes."""
 
 import asyncio
+import random
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,49 +20,63 @@ from app.core.broker import (
     StreamEntry,
     StreamPosition,
 )
+from app.core.channels import ChannelOptions
 from app.core.connection import Connection
-from app.core.heartbeat import Heartbeat
+from app.core.history import History, continues
 from app.core.hub import Hub
 from app.core.readiness import Readiness, Unready
-from app.protocol.messages import ClientInfo, Publication
+from app.core.subscriptions import Subscriptions
+from app.core.wheel import Wheel
+from app.protocol.codes import ERROR_NOT_AVAILABLE, ERROR_UNRECOVERABLE_POSITION, Refusal
+from app.protocol.messages import ClientInfo, HistoryRequest, HistoryResult, Join, Leave, Publication, Push
 from app.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.node")
 
 LAG_INTERVAL = 0.1
 LAG_TICKS = 10
+POSITION_CHECK_SECONDS = 25.0
+# What the broker has still on its way gets this long before it counts as missed.
+IN_FLIGHT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """How a node behaves. Times in seconds.
+
+    `capacity` connections (0: unbounded). A broker away for over `broker_grace` unreadies this worker (0: never).
+    The first contact of all workers with the broker makes `contact_file`; without it a worker is not ready before its
+    own. At most `recovery_limit` publications are recovered or read from history at once.
+    """
+
+    ping_interval: int = 25
+    pong_timeout: int = 8
+    capacity: int = 0
+    broker_grace: float = 0.0
+    contact_file: Path | None = None
+    recovery_limit: int = 300
 
 
 class Node:
     """One worker's engine. Made before the event loop runs; everything that needs the loop begins in `start`."""
 
     def __init__(
-        self,
-        broker: Broker,
-        metrics: Metrics,
-        readiness: Readiness,
-        *,
-        ping: int,
-        pong: int,
-        capacity: int,
-        broker_grace: float,
-        contact_file: Path | None,
+        self, broker: Broker, history: History | None, metrics: Metrics, readiness: Readiness, options: NodeOptions
     ) -> None:
-        """`ping` and `pong` in seconds; `capacity` connections (0: unbounded); a broker that is away for longer than
-        `broker_grace` seconds unreadies this worker (0: never). The first contact of all workers with the broker makes
-        `contact_file`; without it this worker is not ready before its own."""
         self.broker = broker
+        self.history = history
         self.metrics = metrics
         self.readiness = readiness
+        self.options = options
+        self.ping_interval = options.ping_interval
+        self.pong_timeout = options.pong_timeout
         self.hub = Hub()
-        self.admission = Admission(self.hub, readiness, capacity)
-        self._heartbeat = Heartbeat(ping, pong)
-        self._broker_grace = broker_grace
-        self._contact_file = contact_file
+        self.subscriptions = Subscriptions(broker, history, self.hub, recovery_limit=options.recovery_limit)
+        self.admission = Admission(self.hub, readiness, options.capacity)
+        self._wheel = Wheel(time.monotonic)
         self._broker_lost_at: float | None = None
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._clock: asyncio.Task[None] | None = None
+        self._clocks: list[asyncio.Task[None]] = []
         self._taken: list[int] = []
 
     # Life
@@ -69,18 +84,20 @@ class Node:
     async def start(self) -> None:
         """Begin to connect to the broker and to keep time; returns at once, and readiness tells the rest."""
         self.metrics.sources.append(self._report)
-        if self._contact_file is None or not self._contact_file.exists():
+        contact_file = self.options.contact_file
+        if contact_file is None or not contact_file.exists():
             self.readiness.hold(Unready.BROKER_NEVER_REACHED)
         await self.broker.start(self)
-        self._clock = asyncio.get_running_loop().create_task(self._keep_time())
+        loop = asyncio.get_running_loop()
+        self._clocks = [loop.create_task(self._keep_time()), loop.create_task(self._keep_positions())]
 
     async def stop(self) -> None:
         """Finish what connections had begun, let the broker go and carry the last figures over."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2.0)
-        for task in (self._clock, *self._tasks):
-            if task is not None:
-                task.cancel()
+        for task in (*self._clocks, *self._tasks):
+            task.cancel()
+        self.subscriptions.close()
         await self.broker.stop()
         self.metrics.flush()
 
@@ -93,36 +110,25 @@ class Node:
     # Connections
 
     def opened(self, connection: Connection) -> None:
-        """Keep a connection."""
+        """Keep a connection, and look at it for the first time within a ping interval, spread evenly."""
         connection.figures.opened += 1
         connection.figures.now += 1
         self.hub.connections.add(connection)
-        self._heartbeat.add(connection)
+        first = random.uniform(0, self.ping_interval)  # noqa: S311 - spreads pings, hides nothing
+        self.schedule(connection, time.monotonic() + first)
 
     def closed(self, connection: Connection, code: int) -> None:
         """Let a connection go."""
         connection.figures.now -= 1
         connection.figures.closed[code] += 1
         self.hub.connections.discard(connection)
-        self._heartbeat.remove(connection)
+        self._wheel.remove(connection)
 
-    # Channels
+    def schedule(self, connection: Connection, deadline: float) -> None:
+        """Call `connection.tick` at `deadline`, on the clock of `time.monotonic`, or up to a second later."""
+        self._wheel.schedule(connection, deadline)
 
-    async def subscribe(self, connection: Connection, channel: str) -> None:
-        """Subscribe; on return everything published from now on is delivered.
-
-        Raises BrokerUnavailable when the broker did not acknowledge in time. The subscription then stands all the same
-        and is made good when the link returns, unless the caller takes it back with `unsubscribe`.
-        """
-        async with self._lock(channel):
-            if self.hub.subscribe(channel, connection):
-                await self.broker.subscribe(channel)
-
-    async def unsubscribe(self, connection: Connection, channel: str) -> None:
-        """End a subscription; one that does not exist is no error."""
-        async with self._lock(channel):
-            if self.hub.unsubscribe(channel, connection):
-                await self.broker.unsubscribe(channel)
+    # Publishing and reading
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Publish to all processes, this one included. Raises BrokerUnavailable and PublicationTooLarge."""
@@ -137,35 +143,52 @@ class Node:
         self.metrics.published["stored"] += 1
         return position
 
-    @asynccontextmanager
-    async def _lock(self, channel: str) -> AsyncIterator[None]:
-        """One change of a channel's subscription at a time; locks of idle channels do not stay."""
-        lock, users = self._locks.get(channel) or (asyncio.Lock(), 0)
-        self._locks[channel] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            users = self._locks[channel][1] - 1
-            if users:
-                self._locks[channel] = (lock, users)
-            else:
-                del self._locks[channel]
+    async def read_history(
+        self, channel: str, options: ChannelOptions, request: HistoryRequest, most: int | None
+    ) -> HistoryResult:
+        """Read a part of a channel's stream, at most `most` publications (None: no bound).
+
+        Raises Refusal: 108 where there is no history, 112 when what follows `since` is not whole any more.
+        """
+        if self.history is None or not options.keeps_history:
+            raise Refusal(ERROR_NOT_AVAILABLE)
+        limit = most if request.limit < 0 else request.limit if most is None else min(request.limit, most)
+        since = request.since
+        after = since.offset if since is not None and not request.reverse else 0
+        before = since.offset if since is not None and request.reverse and since.offset else None
+        read = await self.history.read(
+            channel,
+            meta_ttl=options.history_meta_ttl,
+            after=after,
+            before=before,
+            limit=limit,
+            newest=request.reverse,
+        )
+        if since is not None and since.epoch and since.epoch != read.top.epoch:
+            raise Refusal(ERROR_UNRECOVERABLE_POSITION)
+        if since is not None and not request.reverse and limit != 0 and not continues(read, after):
+            raise Refusal(ERROR_UNRECOVERABLE_POSITION)
+        publications = [entry.publication for entry in read.entries]
+        if request.reverse:
+            publications.reverse()
+        return HistoryResult(publications, read.top.epoch, read.top.offset)
 
     # What the broker tells
 
     def on_publication(self, channel: str, entry: StreamEntry) -> None:
         """Deliver a publication to this process's subscribers."""
-        self.hub.broadcast(channel, entry.publication)
+        self.subscriptions.on(channel, entry)
         if not self._taken:
             asyncio.get_running_loop().call_soon(self._observe_delivery)
         self._taken.append(entry.publication.time)
 
     def on_join(self, channel: str, info: ClientInfo) -> None:
-        """A client entered a channel."""
+        """Tell who watches the channel that a client entered."""
+        self.hub.watchers.tell(Push(channel, join=Join(info)))
 
     def on_leave(self, channel: str, info: ClientInfo) -> None:
-        """A client left a channel."""
+        """Tell who watches the channel that a client left."""
+        self.hub.watchers.tell(Push(channel, leave=Leave(info)))
 
     def on_link(self, state: LinkState) -> None:
         """Note the link's state; the first word of it, good or bad, ends the start."""
@@ -173,11 +196,13 @@ class Node:
         if state is LinkState.CONNECTING:
             return
         if state is LinkState.UP:
+            if self._broker_lost_at is not None:
+                self.start_task(self._check_positions(in_flight=0))
             self._broker_lost_at = None
             self.readiness.release(Unready.BROKER_NEVER_REACHED)
             self.readiness.release(Unready.BROKER_AWAY)
-            if self._contact_file is not None:
-                self._contact_file.touch()
+            if self.options.contact_file is not None:
+                self.options.contact_file.touch()
         elif self._broker_lost_at is None:
             self._broker_lost_at = time.monotonic()
         self.readiness.release(Unready.STARTING)
@@ -194,17 +219,28 @@ class Node:
                 worst = max(worst, loop.time() - before - LAG_INTERVAL)
             self.metrics.set("starling_event_loop_lag_seconds", worst)
             try:
-                self._tick()
+                self._turn()
             except Exception:
                 log.exception("clock_failed")
 
-    def _tick(self) -> None:
-        self._heartbeat.tick()
+    def _turn(self) -> None:
+        self._wheel.turn()
         self.admission.update()
-        lost_at = self._broker_lost_at
-        if self._broker_grace and lost_at is not None and time.monotonic() - lost_at > self._broker_grace:
+        grace, lost_at = self.options.broker_grace, self._broker_lost_at
+        if grace and lost_at is not None and time.monotonic() - lost_at > grace:
             self.readiness.hold(Unready.BROKER_AWAY)
         self.metrics.flush()
+
+    async def _keep_positions(self) -> None:
+        while True:
+            await asyncio.sleep(POSITION_CHECK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load
+            await self._check_positions(in_flight=IN_FLIGHT_SECONDS)
+
+    async def _check_positions(self, *, in_flight: float) -> None:
+        try:
+            await self.subscriptions.check(in_flight=in_flight)
+        except BrokerUnavailable:
+            log.info("positions_not_checked", reason="the broker does not answer")
 
     def _observe_delivery(self) -> None:
         now = time.time() * 1000
@@ -213,6 +249,11 @@ class Node:
         self._taken.clear()
 
     def _report(self, metrics: Metrics) -> None:
-        metrics.set("starling_channels", len(self.hub.channels))
+        metrics.set("starling_channels", len(self.hub.subscribers.channels))
         metrics.set("starling_worker_ready", int(self.readiness.ready))
         metrics.set("starling_worker_draining", int(self.readiness.draining))
+        streams = self.subscriptions.figures
+        metrics.count("starling_stream_heals_total", streams.heals)
+        metrics.count("starling_stream_resets_total", streams.resets)
+        metrics.count("starling_recoveries_total", streams.recovered, "recovered")
+        metrics.count("starling_recoveries_total", streams.unrecovered, "refused")

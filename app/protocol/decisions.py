@@ -11,7 +11,6 @@ from msgspec import Raw
 
 from app.protocol.codes import Disconnect, Unsubscribe
 from app.protocol.messages import (
-    NO_PAYLOAD,
     ConnectRequest,
     HistoryRequest,
     PresenceRequest,
@@ -36,11 +35,11 @@ class Subscription:
 
     channel: str
     server_side: bool
+    chan_info: Raw
     epoch: str = ""
     offset: int = 0
     recoverable: bool = False
     positioned: bool = False
-    chan_info: Raw = NO_PAYLOAD
     expires_at: float = float("inf")
 
 

@@ -280,9 +280,12 @@ class Session:
         """The client is known and stands in the channels of `result.subs`; the session adds expiry and pings.
 
         `ttl` None never ends. A connection that the client cannot refresh is not told of its end and gets no grace.
-        `first_ping` spreads the pings of clients that came together: seconds from now, at most the interval.
+        `first_ping` spreads the pings of clients that came together: seconds from now, at most the interval. What
+        others see of the client in those channels is set on `subscriptions` afterwards.
         """
-        entered = {channel: _subscription(channel, sub, server_side=True) for channel, sub in result.subs.items()}
+        entered = {
+            channel: _subscription(channel, sub, NO_PAYLOAD, server_side=True) for channel, sub in result.subs.items()
+        }
         if self.state is SessionState.CLOSED:
             return [EndSubscription(0, subscription) for subscription in entered.values()]
         self.subscriptions = entered
@@ -312,8 +315,7 @@ class Session:
         chan_info: Raw = NO_PAYLOAD,
     ) -> list[Decision]:
         """The client is in the channel. Where the session was closed meanwhile, it has to leave again."""
-        subscription = _subscription(action.channel, result, server_side=action.server_side)
-        subscription.chan_info = chan_info
+        subscription = _subscription(action.channel, result, chan_info, server_side=action.server_side)
         if self.state is not SessionState.CONNECTED:
             return [EndSubscription(0, subscription)]
         self._subscribing -= 1
@@ -523,8 +525,10 @@ class Session:
         return codes.ERROR_TOO_MANY_REQUESTS if unforgiven <= 2 * burst else codes.DISCONNECT_TOO_MANY_REQUESTS
 
 
-def _subscription(channel: str, result: SubscribeResult, *, server_side: bool) -> Subscription:
-    return Subscription(channel, server_side, result.epoch, result.offset, result.recoverable, result.positioned)
+def _subscription(channel: str, result: SubscribeResult, chan_info: Raw, *, server_side: bool) -> Subscription:
+    return Subscription(
+        channel, server_side, chan_info, result.epoch, result.offset, result.recoverable, result.positioned
+    )
 
 
 def _is_over(ttl: float | None) -> bool:

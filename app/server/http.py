@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from app.server.options import ServerOptions
 from app.server.refusal import Refusal
-from app.server.transport import linger
+from app.server.transport import DISCARD_BYTES, linger
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
@@ -49,6 +49,7 @@ class StarlingHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_too_large = False
         self._refused = False
+        self._discarded = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Bound what the kernel does for this client, and the time until it has said what it wants."""
@@ -64,6 +65,9 @@ class StarlingHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take a piece of a request."""
         if self._refused:
+            self._discarded += len(data)
+            if self._discarded > DISCARD_BYTES:
+                self.transport.pause_reading()
             return
         self._unset_keepalive_if_required()
         self._head_bytes += len(data)

@@ -22,6 +22,9 @@ READ_BYTES = 16384
 # A close frame holds 125 bytes, two of them the code (RFC 6455 section 5.5).
 REASON_BYTES = 123
 
+# What a refused peer may still send, so that it gets to reading the answer; then it waits to be cut.
+DISCARD_BYTES = 2**20
+
 REFUSALS = {
     1002: Refusal.PROTOCOL_ERROR,
     1007: Refusal.INVALID_UTF8,
@@ -61,6 +64,7 @@ class WebSocketTransport(asyncio.Protocol):
         "_assembler",
         "_close_code",
         "_connections",
+        "_discarded",
         "_events",
         "_finished",
         "_flusher",
@@ -111,6 +115,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._pinged = False
         self._close_code: int | None = None
         self._finished = False
+        self._discarded = 0
         self._abort_timer: asyncio.TimerHandle | None = None
 
     def detach(self, handler: Handler, *, write_limit: int) -> None:
@@ -197,6 +202,7 @@ class WebSocketTransport(asyncio.Protocol):
     def _check_write_buffer(self) -> None:
         if (
             not self._overflowed
+            and not self._finished
             and self._close_code is None
             and self._handler is not None
             and self._socket.get_write_buffer_size() > self._write_limit
@@ -218,6 +224,9 @@ class WebSocketTransport(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take a piece of input."""
         if self._finished:
+            self._discarded += len(data)
+            if self._discarded > DISCARD_BYTES:
+                self._socket.pause_reading()
             return
         if self._paused or self._unread or self._events or len(data) > READ_BYTES:
             self._unread += data
@@ -292,9 +301,9 @@ class WebSocketTransport(asyncio.Protocol):
 
     def _answer_close(self) -> None:
         received = self._parser.close_rcvd or Close(1005, "")
+        self._finish()
         self._pending.clear()
         self._write_answers()
-        self._finish()
         self._abort_later()
         self._socket.close()
         self._tell_close(received.code, received.reason)
@@ -303,12 +312,12 @@ class WebSocketTransport(asyncio.Protocol):
         """Fail the connection (RFC 6455 section 7.1.7): a close frame, a grace to read it, and no more input."""
         self._on_refused(REFUSALS.get(code, Refusal.PROTOCOL_ERROR))
         log.debug("client_cut", code=code, reason=reason)
-        self._pending.clear()
+        self._finish()
+        self.flush()
         if self._parser.parser_exc is None:
             self._parser.data_to_send()  # pongs to a flood of pings
             self._parser.fail(code, reason)
         self._write_answers()
-        self._finish()
         linger(self._socket)
         self._abort_later()
         self._tell_close(code, reason)

@@ -19,7 +19,23 @@ from app import __version__
 
 TRANSPORTS = ("echo", "items", "chat")
 DELIVERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-REFUSALS = ("draining", "capacity", "origin", "no_token", "bad_token", "issuer_away", "parameters", "handshake")
+REFUSALS = (
+    "draining",
+    "capacity",
+    "origin",
+    "no_token",
+    "bad_token",
+    "issuer_away",
+    "parameters",
+    "handshake_timeout",
+    "head_too_large",
+    "malformed_request",
+    "bad_upgrade",
+    "protocol_error",
+    "invalid_utf8",
+    "message_too_large",
+    "control_flood",
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,12 @@ METRICS = (
         "WebSocket connections ended, by close code (1006: vanished).",
         ("transport", "code"),
     ),
-    Metric("starling_connections_refused_total", "counter", "Clients refused before the upgrade.", ("reason",)),
+    Metric(
+        "starling_connections_refused_total",
+        "counter",
+        "Clients refused before the upgrade, or cut for what they sent.",
+        ("reason",),
+    ),
     Metric("starling_messages_received_total", "counter", "Messages from clients.", ("transport",)),
     Metric("starling_messages_sent_total", "counter", "Messages to clients.", ("transport",)),
     Metric("starling_received_bytes_total", "counter", "Payload bytes from clients.", ("transport",)),
@@ -57,6 +78,11 @@ METRICS = (
     Metric(
         "starling_publications_total", "counter", "Publications by this pod's clients and API, by result.", ("result",)
     ),
+    Metric("starling_stream_heals_total", "counter", "Reads of a stream to fill a gap in what the broker told."),
+    Metric(
+        "starling_stream_resets_total", "counter", "Gaps the stream could not fill; the subscribers were told 2500."
+    ),
+    Metric("starling_recoveries_total", "counter", "Clients back with a position, by result.", ("result",)),
     Metric("starling_channels", "gauge", "Channels with a subscriber in this worker, summed over workers."),
     Metric(
         "starling_broker_up", "gauge", "1 while every worker hears its own canary through the broker.", mode="livemin"

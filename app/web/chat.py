@@ -8,7 +8,7 @@ from app.core.broker import BrokerUnavailable, PublicationTooLarge, PublishOptio
 from app.core.connection import Connection
 from app.core.node import Node
 from app.core.transport import Frame
-from app.protocol.messages import Publication
+from app.protocol.messages import Publication, Push
 from app.web.dependencies import CredentialsDependency, DoorsDependency, admit
 from app.web.handoff import hand_off
 
@@ -33,9 +33,9 @@ class ChatConnection(Connection):
         self._client_id = client_id
 
     @staticmethod
-    def encode(channel: str, publication: Publication) -> Frame:
+    def encode(push: Push) -> Frame:
         """The sentence itself."""
-        return Frame(bytes(publication.data), text=True)
+        return Frame(bytes(push.pub.data) if push.pub else b"", text=True)
 
     def describe(self) -> dict[str, object]:
         """The member's number."""
@@ -44,7 +44,7 @@ class ChatConnection(Connection):
     async def begin(self) -> None:
         """Enter the room; while the broker is away the member waits in it, and hears again when the link returns."""
         try:
-            await self._node.subscribe(self, ROOM)
+            await self._node.subscriptions.wait_in(self, ROOM)
         except BrokerUnavailable:
             log.warning("chat_waits_for_broker", connection_id=self.id)
 
@@ -63,7 +63,7 @@ class ChatConnection(Connection):
 
     async def end(self) -> None:
         """Leave the room, and tell the others."""
-        await self._node.unsubscribe(self, ROOM)
+        await self._node.subscriptions.leave(self, ROOM)
         try:
             await self._say(f"Client #{self._client_id} left the chat")
         except BrokerUnavailable:

@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry
 from app.core.connection import Connection
 from app.core.hub import Hub
 from app.core.transport import Frame
-from app.protocol.messages import Publication
+from app.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL, Disconnect, Error, Refusal
+from app.protocol.messages import Publication, Push
 from app.telemetry.metrics import Metrics
 
 
@@ -31,8 +32,9 @@ class Client(Connection):
         self.frames.append(frame)
 
     @staticmethod
-    def encode(channel: str, publication: Publication) -> Frame:
-        return Frame(bytes(publication.data), text=True)
+    def encode(push: Push) -> Frame:
+        assert push.pub is not None
+        return Frame(bytes(push.pub.data), text=True)
 
 
 class BinaryClient(Client):
@@ -41,8 +43,22 @@ class BinaryClient(Client):
     kind = "echo"
 
     @staticmethod
-    def encode(channel: str, publication: Publication) -> Frame:
-        return Frame(b"\x01" + bytes(publication.data), text=False)
+    def encode(push: Push) -> Frame:
+        assert push.pub is not None
+        return Frame(b"\x01" + bytes(push.pub.data), text=False)
+
+
+class PickyClient(Client):
+    """Cannot read what it is sent."""
+
+    refused: Error | Disconnect | None = None
+
+    @staticmethod
+    def encode(push: Push) -> Frame:
+        raise Refusal(DISCONNECT_INAPPROPRIATE_PROTOCOL)
+
+    def refuse(self, reason: Error | Disconnect) -> None:
+        self.refused = reason
 
 
 HELLO = Publication(data=Raw(b"hello"))
@@ -52,29 +68,29 @@ def test_the_first_subscriber_and_the_last_are_told() -> None:
     hub, owner = Hub(), Owner()
     one, two = Client(owner), BinaryClient(owner)
 
-    assert hub.subscribe("room", one)
-    assert not hub.subscribe("room", two)
-    assert not hub.unsubscribe("room", one)
-    assert hub.unsubscribe("room", two)
-    assert hub.channels == {}
+    assert hub.subscribers.add("room", one)
+    assert not hub.subscribers.add("room", two)
+    assert not hub.subscribers.remove("room", one)
+    assert hub.subscribers.remove("room", two)
+    assert hub.subscribers.channels == {}
 
 
 def test_leaving_twice_or_unasked_is_nothing() -> None:
     hub, owner = Hub(), Owner()
     one, two = Client(owner), Client(owner)
-    hub.subscribe("room", one)
+    hub.subscribers.add("room", one)
 
-    assert not hub.unsubscribe("room", two)
-    assert not hub.unsubscribe("other", one)
-    assert hub.unsubscribe("room", one)
-    assert not hub.unsubscribe("room", one)
+    assert not hub.subscribers.remove("room", two)
+    assert not hub.subscribers.remove("other", one)
+    assert hub.subscribers.remove("room", one)
+    assert not hub.subscribers.remove("room", one)
 
 
 def test_a_frame_is_made_once_for_all_who_read_the_same_format() -> None:
     hub, owner = Hub(), Owner()
     clients = [Client(owner) for _ in range(3)]
     for client in clients:
-        hub.subscribe("room", client)
+        hub.subscribers.add("room", client)
 
     hub.broadcast("room", HELLO)
 
@@ -84,8 +100,8 @@ def test_a_frame_is_made_once_for_all_who_read_the_same_format() -> None:
 def test_each_format_gets_its_own_frame() -> None:
     hub, owner = Hub(), Owner()
     text, binary = Client(owner), BinaryClient(owner)
-    hub.subscribe("room", text)
-    hub.subscribe("room", binary)
+    hub.subscribers.add("room", text)
+    hub.subscribers.add("room", binary)
 
     hub.broadcast("room", HELLO)
 
@@ -96,8 +112,8 @@ def test_each_format_gets_its_own_frame() -> None:
 def test_only_the_channels_subscribers_hear() -> None:
     hub, owner = Hub(), Owner()
     inside, outside = Client(owner), Client(owner)
-    hub.subscribe("room", inside)
-    hub.subscribe("other", outside)
+    hub.subscribers.add("room", inside)
+    hub.subscribers.add("other", outside)
 
     hub.broadcast("room", HELLO)
 
@@ -108,11 +124,23 @@ def test_only_the_channels_subscribers_hear() -> None:
 def test_deliveries_are_counted_for_the_whole_fan_out() -> None:
     hub, owner = Hub(), Owner()
     for _ in range(3):
-        hub.subscribe("room", Client(owner))
-    hub.subscribe("room", BinaryClient(owner))
+        hub.subscribers.add("room", Client(owner))
+    hub.subscribers.add("room", BinaryClient(owner))
 
     hub.broadcast("room", HELLO)
 
     chat, echo = owner.metrics.transports["chat"], owner.metrics.transports["echo"]
     assert (chat.messages_out, chat.bytes_out) == (3, 15)
     assert (echo.messages_out, echo.bytes_out) == (1, 6)
+
+
+def test_who_cannot_read_a_publication_is_refused_and_the_others_get_it() -> None:
+    hub, owner = Hub(), Owner()
+    picky, other = PickyClient(owner), Client(owner)
+    hub.subscribers.add("room", picky)
+    hub.subscribers.add("room", other)
+
+    hub.broadcast("room", HELLO)
+
+    assert picky.refused == DISCONNECT_INAPPROPRIATE_PROTOCOL
+    assert len(other.frames) == 1

@@ -1,0 +1,174 @@
+"""The container image, built from this tree and run as a restricted pod would run it."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from packaging.utils import canonicalize_name
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from app import __version__
+from tests.containers import ROOT, Container, ContainersUnavailableError, Podman
+
+# The first test of a machine makes the base image, the first of a run builds the image.
+pytestmark = pytest.mark.timeout(600)
+
+DEVELOPER_MODE = {"STARLING_DEV": "true", "STARLING_LOG_FORMAT": "json", "STARLING_DRAIN_DELAY_SECONDS": "0"}
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
+    """Podman with a base image, or a skip that says what is missing."""
+    try:
+        podman = Podman(tmp_path_factory.mktemp("podman"))
+        podman.ensure_base()
+    except ContainersUnavailableError as unavailable:
+        pytest.skip(f"no container can run here: {unavailable}")
+    return podman
+
+
+@pytest.fixture(scope="module")
+def image(podman: Podman) -> str:
+    """The image's name."""
+    return podman.build(version=__version__, revision="0123abcd")
+
+
+@pytest.fixture(scope="module")
+def container(podman: Podman, image: str) -> Iterator[Container]:
+    """One container in developer mode, shared by the tests that do not stop it."""
+    with Container(podman, image, DEVELOPER_MODE) as container:
+        yield container
+
+
+def test_the_image_says_what_it_is_and_how_to_run_it(podman: Podman, image: str) -> None:
+    description = podman.inspect(image)
+    configuration = description["Config"]
+    labels = {name.removeprefix("org.opencontainers.image."): text for name, text in configuration["Labels"].items()}
+    assert labels["version"] == __version__
+    assert labels["revision"] == "0123abcd"
+    assert labels["licenses"] == "Apache-2.0"
+    assert labels["title"] == "Starling"
+    assert configuration["User"] == "10001:10001"
+    assert configuration["StopSignal"] == "SIGTERM"
+    assert configuration["Entrypoint"] == ["starling"]
+    assert configuration["Cmd"] == ["serve"]
+    assert set(configuration["ExposedPorts"]) == {"8000/tcp", "9090/tcp"}
+    assert description["HealthCheck"]["Test"][0] == "CMD", "a health check in shell form needs a shell"
+
+
+def test_the_image_adds_less_than_130_mb_to_its_base(podman: Podman, image: str) -> None:
+    size = podman.inspect(image)["Size"]
+    added = size - podman.inspect(podman.ensure_base())["Size"]
+    print(f"image: {size / 1e6:.0f} MB, of which Starling with its environment: {added / 1e6:.0f} MB")
+    assert added < 130e6
+
+
+def test_the_image_holds_the_runtime_lock_and_nothing_of_the_build(container: Container) -> None:
+    listed = "import json, importlib.metadata as m; print(json.dumps([d.name for d in m.distributions()]))"
+    installed = {canonicalize_name(name) for name in json.loads(container.python(listed))}
+    lock = (ROOT / "requirements.txt").read_text()
+    locked = {canonicalize_name(line.split("==")[0]) for line in lock.splitlines() if "==" in line and ";" not in line}
+    assert locked <= installed
+    assert installed - locked <= {"starling-realtime", "async-timeout"}
+    left = "import pathlib; print(*pathlib.Path('/').glob('run/secrets/*'), *pathlib.Path('/').glob('src/*'))"
+    assert container.python(left) == ""
+
+
+def test_the_service_compiles_nothing_when_it_starts(podman: Podman, image: str) -> None:
+    """On a read-only root what has no bytecode is compiled at every start."""
+    with Container(podman, image, DEVELOPER_MODE | {"PYTHONVERBOSE": "1"}) as container:
+        lines = container.logs.splitlines()
+    assert any("matches" in line for line in lines), "Python tells where its modules come from"
+    assert [line for line in lines if line.startswith("# code object from '") and ".py'" in line] == []
+
+
+def test_it_runs_as_a_plain_user_without_capabilities_on_a_read_only_root(container: Container) -> None:
+    status = container.python("print(open('/proc/1/status').read())")
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert fields["Uid"].split() == ["10001"] * 4
+    assert fields["Gid"].split() == ["10001"] * 4
+    assert int(fields["CapEff"], 16) == 0
+    assert fields["NoNewPrivs"] == "1"
+    written = container.podman.run("exec", container.name, "python", "-c", "open('/opt/venv/x', 'w')")
+    assert "Read-only file system" in written.stderr
+
+
+def test_gunicorn_is_the_first_process(container: Container) -> None:
+    """Signals of the container runtime go to process 1: a shell there would keep them."""
+    assert container.python("print(open('/proc/1/cmdline').read().split(chr(0))[1:3])") == str(
+        ["/opt/venv/bin/starling", "serve"]
+    )
+    assert container.python("print(len(open('/proc/1/task/1/children').read().split()) > 0)") == "True"
+
+
+async def test_the_echo_door_answers_text_and_binary(container: Container) -> None:
+    async with connect(f"{container.url}/ws") as client:
+        await client.send("hello")
+        assert await client.recv() == "Message text was: hello"
+        await client.send(b"\x00\x01")
+        assert await client.recv() == b"\x00\x01"
+
+
+async def test_the_items_door_takes_a_token(container: Container) -> None:
+    async with connect(f"{container.url}/items/foo/ws?token=abc&q=3") as client:
+        await client.send("hello")
+        answers = [await client.recv() for _ in range(3)]
+    assert answers == [
+        "Session cookie or query token value is: abc",
+        "Query parameter q is: 3",
+        "Message text was: hello, for item ID: foo",
+    ]
+
+
+async def test_two_clients_chat(container: Container) -> None:
+    async with connect(f"{container.url}/ws/1") as one, connect(f"{container.url}/ws/2") as two:
+        await one.send("hi")
+        assert [await one.recv(), await one.recv()] == ["You wrote: hi", "Client #1 says: hi"]
+        assert await two.recv() == "Client #1 says: hi"
+        await one.close()
+        assert await two.recv() == "Client #1 left the chat"
+
+
+def test_the_probes_answer_on_both_ports(container: Container) -> None:
+    answers = {
+        (path, internal): container.status(path, internal=internal)
+        for path in ("/livez", "/startupz", "/readyz")
+        for internal in (True, False)
+    }
+    assert set(answers.values()) == {200}, answers
+    assert container.status("/metrics") == 200
+    assert container.status("/metrics", internal=False) == 404
+
+
+def test_the_health_check_passes(container: Container) -> None:
+    checked = container.podman.run("healthcheck", "run", container.name)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+async def test_stopping_lets_clients_go_with_1012_and_ends_with_0(podman: Podman, image: str) -> None:
+    with Container(podman, image, DEVELOPER_MODE | {"STARLING_DRAIN_SECONDS": "1"}) as container:
+        print(f"from `podman run` to ready: {container.seconds_to_ready:.2f} s")
+        clients = [await connect(f"{container.url}/ws/{number}") for number in range(3)]
+        stopping = asyncio.create_task(asyncio.to_thread(podman, "stop", "--time", "30", container.name))
+        codes = [await asyncio.wait_for(_close_code(client), 30) for client in clients]
+        await stopping
+        assert codes == [1012, 1012, 1012]
+        assert container.exit_code == 0
+
+
+def test_a_container_without_secrets_says_what_to_set_and_ends_with_2(podman: Podman, image: str) -> None:
+    done = podman.run("run", "--rm", "--read-only", "--tmpfs", "/tmp", image)
+    assert done.returncode == 2
+    assert "STARLING_TOKEN_HMAC_SECRET" in done.stderr
+
+
+async def _close_code(client: Any) -> int | None:
+    """Read until the server closes."""
+    try:
+        while True:
+            await client.recv()
+    except ConnectionClosed as closed:
+        return closed.rcvd.code if closed.rcvd else None
