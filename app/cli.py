@@ -1,12 +1,13 @@
 """The command `starling`."""
 
+import asyncio
 import os
 import secrets
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import SecretStr
@@ -14,7 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from app import __version__
+from app.auth.explain import Explanation, explain
 from app.auth.issue import issue_connection_token
+from app.auth.jwks import Jwks
+from app.auth.jwt import JwtVerifier
 from app.settings import PREFIX, Settings, SettingsError, load_settings
 
 EXIT_SETTINGS = 2
@@ -76,6 +80,12 @@ def settings() -> None:
 def check() -> None:
     """Validate the configuration without starting; exit code 2 and one line for each problem if it cannot be used."""
     settings = _read_settings()
+    from app.main import create_app
+
+    try:
+        create_app(settings)
+    except SettingsError as error:
+        _refuse(error)
     print(f"The configuration is good: {settings.worker_count} worker(s), broker {settings.broker_scheme}.")
 
 
@@ -88,10 +98,26 @@ def token(
 
     Example: starling token alice --ttl 600
     """
-    secret = _read_settings().token_hmac_secret
-    if secret is None:
-        _fail("STARLING_TOKEN_HMAC_SECRET is not set: only tokens of an HMAC secret can be made here")
-    print(issue_connection_token(secret.get_secret_value(), user, ttl))
+    print(_issue(_read_settings(), user, ttl))
+
+
+@cli.command()
+def verify(token: Annotated[str, typer.Argument(help="The token, or - to read it from standard input.")]) -> None:
+    """Say what a token grants, or why it is refused; exit code 1 if it is.
+
+    Example: starling token alice | starling verify -
+    """
+    from app.main import build_verifier
+
+    text = sys.stdin.read().strip() if token == "-" else token  # noqa: S105 - the usual name of standard input
+    try:
+        verifier, jwks = build_verifier(_read_settings())
+    except SettingsError as error:
+        _refuse(error)
+    explanation = asyncio.run(_explain(text, verifier, jwks))
+    print(explanation)
+    if not explanation.accepted:
+        raise typer.Exit(1)
 
 
 @cli.command()
@@ -100,10 +126,33 @@ def version() -> None:
     print(__version__)
 
 
+async def _explain(token: str, verifier: JwtVerifier, jwks: Jwks | None) -> Explanation:
+    if jwks is None:
+        return await explain(token, verifier)
+    jwks.start()
+    try:
+        return await explain(token, verifier)
+    finally:
+        await jwks.stop()
+
+
+def _issue(settings: Settings, user: str, ttl: int) -> str:
+    secret = settings.token_hmac_secret
+    if secret is None:
+        _fail("STARLING_TOKEN_HMAC_SECRET is not set: only tokens of an HMAC secret can be made here")
+    wanted = {"aud": settings.token_audience, "iss": settings.token_issuer}
+    claims: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    try:
+        return issue_connection_token(secret.get_secret_value(), user, ttl, allow_weak_secret=settings.dev, **claims)
+    except ValueError as error:
+        _fail(f"STARLING_TOKEN_HMAC_SECRET: {error}")
+
+
 def _prepare_developer_mode(settings: Settings) -> Settings:
     """Give developer mode a secret of its own where none is set, and say how to begin."""
     secret = settings.token_hmac_secret or SecretStr(secrets.token_urlsafe(48))
-    ready_made = issue_connection_token(secret.get_secret_value(), "dev", 24 * 3600)
+    settings = settings.model_copy(update={"token_hmac_secret": secret})
+    ready_made = _issue(settings, "dev", 24 * 3600)
     if settings.log_format != "json":
         console = Console(soft_wrap=True, highlight=False)
         address = f"localhost:{settings.port}"
@@ -114,7 +163,7 @@ def _prepare_developer_mode(settings: Settings) -> Settings:
     # Nobody routes clients here, so Ctrl-C need not wait for anybody to notice.
     haste = {"drain_delay_seconds": 0.0, "drain_seconds": 1.0}
     kept = {name: value for name, value in haste.items() if name not in settings.model_fields_set}
-    return settings.model_copy(update={"token_hmac_secret": secret, **kept})
+    return settings.model_copy(update=kept)
 
 
 def _read_settings() -> Settings:

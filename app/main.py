@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -62,10 +62,10 @@ def server_options(settings: Settings) -> ServerOptions:
 
 def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> FastAPI:
     """Build the application; `app.state.doors.node` is its engine. Raises SettingsError for keys that are none."""
-    jwks = _build_jwks(settings)
+    verifier, jwks = build_verifier(settings)
     doors = Doors(
         node=build_node(settings, registry),
-        verifier=JwtVerifier(_build_keys(settings), _build_rules(settings), jwks),
+        verifier=verifier,
         developer=settings.dev,
         token_in_query=settings.token_in_query,
         allowed_origins=settings.allowed_origins,
@@ -74,13 +74,13 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Fa
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
-        if jwks is not None:
-            jwks.start()
-        await doors.node.start()
-        yield
-        await doors.node.stop()
-        if jwks is not None:
-            await jwks.stop()
+        async with AsyncExitStack() as stack:
+            if jwks is not None:
+                jwks.start()
+                stack.push_async_callback(jwks.stop)
+            stack.push_async_callback(doors.node.stop)
+            await doors.node.start()
+            yield
 
     application = FastAPI(title="Starling", version=__version__, lifespan=lifespan, openapi_url="/openapi.json")
     application.state.doors = doors
@@ -104,6 +104,12 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
         contact_file=settings.runtime_dir / CONTACT_FILE if settings.runtime_dir else None,
     )
     return Node(broker, None, metrics, Readiness(), options)
+
+
+def build_verifier(settings: Settings) -> tuple[JwtVerifier, Jwks | None]:
+    """Build what checks tokens, with the issuer's keys if they are fetched. Raises SettingsError for a bad key."""
+    jwks = _build_jwks(settings)
+    return JwtVerifier(_build_keys(settings), _build_rules(settings), jwks), jwks
 
 
 def _report_link(link: LinkFigures, metrics: Metrics) -> None:

@@ -1,7 +1,5 @@
 """The broker of a single process: what is published here is heard here, through the same bytes as everywhere."""
 
-import time
-
 from broadcaster import Event
 
 from app.brokers.broadcast import BroadcastBroker
@@ -20,7 +18,6 @@ class MemoryBackend(LinkBackend):
     async def connect(self) -> None:
         """Come up at once."""
         self.figures.up = True
-        self.figures.canary_heard_at = time.monotonic()
         self._queue.put(LinkEvent(LinkState.UP))
 
     async def disconnect(self) -> None:

@@ -88,6 +88,7 @@ class Node:
         if contact_file is None or not contact_file.exists():
             self.readiness.hold(Unready.BROKER_NEVER_REACHED)
         await self.broker.start(self)
+        self.metrics.flush()
         loop = asyncio.get_running_loop()
         self._clocks = [loop.create_task(self._keep_time()), loop.create_task(self._keep_positions())]
 
