@@ -189,7 +189,8 @@ class RedisBackend(SupervisedBackend):
             await _discard(connection)
             raise BrokerUnavailable(in_words(error)) from None
         except BaseException:
-            # A batch that was cut short leaves replies behind; the next batch must not read them as its own.
+            # A batch that was cut short leaves replies behind, and the next batch must not read them as its own. Today
+            # redis-py closes a connection whose read was cut short; this does not rely on it.
             await _discard(connection)
             raise
         return replies

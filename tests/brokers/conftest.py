@@ -41,10 +41,16 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 
 @pytest.fixture(params=["memory", "redis", "postgres"])
-async def pair(request: pytest.FixtureRequest, opener: Opener) -> tuple[Party, Party]:
-    """Two brokers on one server, each with its own view; on memory, where nobody else is, the same one twice."""
+def url(request: pytest.FixtureRequest) -> str:
+    """Where a broker of each kind connects to."""
     if request.param == "memory":
-        alone = await opener("memory://")
-        return alone, alone
-    url = request.getfixturevalue(f"{request.param}_server").url
-    return await opener(url), await opener(url)
+        return "memory://"
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    return server.url
+
+
+@pytest.fixture
+async def pair(url: str, opener: Opener) -> tuple[Party, Party]:
+    """Two brokers on one server, each with its own view; on memory, where nobody else is, the same one twice."""
+    here = await opener(url)
+    return here, here if url == "memory://" else await opener(url)

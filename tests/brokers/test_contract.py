@@ -9,7 +9,7 @@ import structlog
 from msgspec import Raw
 
 from app.brokers.open import open_broker
-from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, StreamPosition
+from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, StreamEntry, StreamPosition
 from app.protocol.messages import ClientInfo, Publication
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party, until
@@ -91,6 +91,30 @@ async def test_after_unsubscribe_nothing_is_told_and_others_still_hear(pair: Pai
     await there.publish("kept", b"2")
     await until(lambda: here.heard("kept") == [b"2"], "the other channel hears")
     assert here.heard("left") == []
+
+
+async def test_what_has_come_but_is_not_told_yet_is_silenced_too(url: str) -> None:
+    class Leaver(Party):
+        leaving: asyncio.Future[None]
+
+        def on_publication(self, channel: str, entry: StreamEntry) -> None:
+            super().on_publication(channel, entry)
+            if channel == "room":
+                self.leaving = asyncio.ensure_future(self.broker.unsubscribe("room"))
+                # Longer than a burst is told without a pause, so that the leaving comes before the next message.
+                time.sleep(0.02)
+
+    here = Leaver(open_broker(url))
+    await here.broker.start(here)
+    await until(lambda: here.up, "the link comes up")
+    await here.broker.subscribe("room")
+    await here.broker.subscribe("other")
+    sends = [here.publish("room", b"%d" % number) for number in range(5)]
+    await asyncio.gather(*sends, here.publish("other", b'"end"'))
+    await until(lambda: here.heard("other"), "the last message arrives")
+    await here.leaving
+    await here.broker.stop()
+    assert here.heard("room") == [b"0"]
 
 
 async def test_a_channel_subscribed_again_hears_again(pair: Pair) -> None:

@@ -223,6 +223,10 @@ def test_a_process_that_stood_still_keeps_its_link(
         await here.broker.start(here)
         await until(lambda: here.up, "the link comes up")
         await here.broker.subscribe("room")
+        # Frozen for a moment, so that a canary is certainly under way when the process stands still.
+        redis_server.freeze()
+        await asyncio.sleep(1.3)
+        redis_server.thaw()
         time.sleep(4.5)
         await here.publish("room", b"1")
         await until(lambda: here.heard("room") == [b"1"], "the message arrives")
