@@ -20,8 +20,8 @@ class LinkFigures:
     """How this process's link does, for telemetry to read. Times are in seconds.
 
     `canary_heard_at` is on the clock of `time.monotonic`, None before the first canary and where none is needed, as in
-    memory. `reconnects` counts links found again after a loss. `dropped` counts messages that came and were not told, by reason: `queue_full`, `malformed`,
-    `no_receiver`.
+    memory. `reconnects` counts links found again after a loss. `dropped` counts messages that came and were not told,
+    by reason: `queue_full`, `malformed`, `no_receiver`.
     """
 
     up: bool = False
