@@ -15,12 +15,13 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf --mount=type=secret,id=ca.pem,target=/run/secrets/ca.pem \
     /opt/build/bin/pip install --require-hashes -r requirements-build.txt && \
     /opt/build/bin/pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: --no-compile -r requirements.txt
+# Compiled here, since nothing can be written later; by content, since copies may change the times of files.
+RUN /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 RUN /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheels . && \
-    /opt/build/bin/pip --python /opt/venv/bin/python install --no-index --no-deps --no-compile /wheels/*.whl
-# Compiled here, since nothing can be written later; by content, since copies may change the times of files.
-RUN /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
+    /opt/build/bin/pip --python /opt/venv/bin/python install --no-index --no-deps --no-compile /wheels/*.whl && \
+    /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/app
 
 FROM ${BASE_IMAGE}
 RUN groupadd --gid 10001 starling && \

@@ -92,9 +92,10 @@ class Podman:
         return BASE
 
     def build(self, *, version: str, revision: str) -> str:
-        """Build the project's image as `make image` does, and return its name."""
-        options = ["--format", "docker", "--network", "host", "--build-arg", f"BASE_IMAGE={self.ensure_base()}"]
-        options += ["--build-arg", f"VERSION={version}", "--build-arg", f"REVISION={revision}"]
+        """Build the project's image and return its name; like `make image`, but intermediate layers are not kept."""
+        arguments = {"BASE_IMAGE": self.ensure_base(), "VERSION": version, "REVISION": revision}
+        options = ["--format", "docker", "--layers=false", "--network", "host"]
+        options += [f"--build-arg={name}={value}" for name, value in arguments.items()]
         authorities = Path("/etc/ssl/certs/ca-certificates.crt")
         if authorities.exists():
             pip = self.directory / "pip.conf"
