@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import yaml
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -15,14 +16,18 @@ from app.auth.keys import VerificationKey
 from app.brokers.broadcast import BroadcastBroker
 from app.brokers.link import LinkFigures
 from app.brokers.open import open_broker
+from app.core.channels import Channels, ChannelsError, parse_channels
+from app.core.hooks import NoHooks
 from app.core.node import Node, NodeOptions
 from app.core.readiness import Readiness
+from app.protocol.session import SessionLimits
 from app.server.application import serve
 from app.server.options import ServerOptions, Service
 from app.settings import PREFIX, Settings, SettingsError
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import Metrics
-from app.web import chat, echo, health, items, pages, refusals
+from app.web import chat, connection, echo, health, items, pages, refusals
+from app.web.authority import TokenAuthority
 from app.web.dependencies import Doors
 
 CONTACT_FILE = "broker-contact"
@@ -63,9 +68,22 @@ def server_options(settings: Settings) -> ServerOptions:
 def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> FastAPI:
     """Build the application; `app.state.doors.node` is its engine. Raises SettingsError for keys that are none."""
     verifier, jwks = build_verifier(settings)
+    node = build_node(settings, registry)
     doors = Doors(
-        node=build_node(settings, registry),
+        node=node,
         verifier=verifier,
+        authority=TokenAuthority(
+            verifier,
+            node.channels,
+            allow_anonymous=settings.allow_anonymous or settings.dev,
+            personal_channel=settings.subscribe_to_personal_channel,
+        ),
+        session_limits=SessionLimits(
+            connect_timeout=settings.connect_seconds,
+            ping_interval=settings.ping_seconds,
+            pong_timeout=settings.pong_seconds,
+            channels=settings.max_channels,
+        ),
         developer=settings.dev,
         token_in_query=settings.token_in_query,
         allowed_origins=settings.allowed_origins,
@@ -78,14 +96,14 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Fa
             if jwks is not None:
                 jwks.start()
                 stack.push_async_callback(jwks.stop)
-            stack.push_async_callback(doors.node.stop)
-            await doors.node.start()
+            stack.push_async_callback(node.stop)
+            await node.start()
             yield
 
     application = FastAPI(title="Starling", version=__version__, lifespan=lifespan, openapi_url="/openapi.json")
     application.state.doors = doors
     refusals.install(application)
-    for door in (pages, health, echo, items, chat):
+    for door in (pages, health, connection, echo, items, chat):
         application.include_router(door.router)
     application.mount("/static", pages.static_files, name="static")
     return application
@@ -102,8 +120,46 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
         capacity=settings.max_connections,
         broker_grace=settings.ready_requires_broker_seconds,
         contact_file=settings.runtime_dir / CONTACT_FILE if settings.runtime_dir else None,
+        recovery_limit=settings.recovery_limit,
+        presence_leave_delay=settings.presence_leave_delay_seconds,
     )
-    return Node(broker, None, metrics, Readiness(), options)
+    return Node(
+        broker,
+        broker.history,
+        broker.presence,
+        build_channels(settings),
+        NoHooks(),
+        metrics,
+        Readiness(),
+        options,
+    )
+
+
+def build_channels(settings: Settings) -> Channels:
+    """Read the options of channels and namespaces. Raises SettingsError naming every mistake by its path."""
+    document: object = None
+    if settings.channels_file is not None:
+        try:
+            document = yaml.safe_load(settings.channels_file.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError([f"{PREFIX}CHANNELS_FILE: cannot read {settings.channels_file}: {error}"]) from error
+        except yaml.YAMLError as error:
+            raise SettingsError([f"{PREFIX}CHANNELS_FILE: {settings.channels_file} is no YAML: {error}"]) from error
+    try:
+        channels = parse_channels(document, developer=settings.dev)
+    except ChannelsError as error:
+        raise SettingsError([f"{settings.channels_file}: {problem}" for problem in error.problems]) from error
+    if settings.broker_scheme == "postgresql":
+        problems = [
+            f"{settings.channels_file}: {name or 'default'} uses {what}, which postgresql:// does not keep: "
+            "take it out, or use a redis:// broker"
+            for name, options in {"": channels.default, **channels.namespaces}.items()
+            for what, used in (("history", options.keeps_history), ("presence", options.presence))
+            if used
+        ]
+        if problems:
+            raise SettingsError(problems)
+    return channels
 
 
 def build_verifier(settings: Settings) -> tuple[JwtVerifier, Jwks | None]:

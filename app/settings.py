@@ -131,6 +131,37 @@ class Settings(BaseModel):
     ] = 25
     pong_seconds: Annotated[int, Field(ge=1, le=600, description="How long the answer to a ping may take.")] = 8
 
+    channels_file: Annotated[
+        Path | None,
+        Field(description="YAML or JSON file with the options of channels and namespaces: see docs/channels.md."),
+    ] = None
+    allow_anonymous: Annotated[
+        bool,
+        Field(description="Let clients of the real-time protocol connect without a token, as nobody in particular."),
+    ] = False
+    subscribe_to_personal_channel: Annotated[
+        bool, Field(description="Subscribe every user's connections to the channel `#USER`.")
+    ] = False
+    max_channels: Annotated[
+        int, Field(ge=1, le=100_000, description="Channels one connection may be subscribed to.")
+    ] = 128
+    recovery_limit: Annotated[
+        int,
+        Field(
+            ge=1, le=100_000, description="Publications a client gets at most on its return, or by one history call."
+        ),
+    ] = 300
+    connect_seconds: Annotated[
+        float, Field(gt=0, le=300, description="Time a real-time client has to send its connect command.")
+    ] = 10.0
+    presence_ttl_seconds: Annotated[
+        float, Field(ge=3, le=86400, description="How long who was in a channel is still shown after a crash.")
+    ] = 60.0
+    presence_leave_delay_seconds: Annotated[
+        float,
+        Field(ge=0, le=60, description="How long a leave waits for the user to come back, as after a page reload."),
+    ] = 0.0
+
     drain_delay_seconds: Annotated[
         float,
         Field(ge=0, le=600, description="After SIGTERM: how long the listeners stay, until routers have noticed."),

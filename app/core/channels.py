@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from app.core.broker import PublishOptions
 from app.protocol.codes import ERROR_BAD_REQUEST, ERROR_UNKNOWN_CHANNEL, Refusal
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -85,6 +86,10 @@ class ChannelOptions(BaseModel):
     def keeps_history(self) -> bool:
         """Whether publications of these channels are kept in a stream."""
         return self.history_size > 0
+
+    def publish_options(self, idempotency_key: str = "") -> PublishOptions:
+        """How a publication of these channels is kept."""
+        return PublishOptions(self.history_size, self.history_ttl, self.history_meta_ttl, idempotency_key)
 
     def may_publish(self, *, anonymous: bool, subscribed: bool) -> bool:
         """Whether a client may publish here."""

@@ -1,6 +1,7 @@
 """One client of this process: its transport, its figures and the work its messages cause."""
 
 import asyncio
+import random
 import secrets
 from collections import deque
 from collections.abc import Coroutine
@@ -141,6 +142,10 @@ class Connection:
         """End the conversation, because what should be told here cannot be."""
         self.close(1011, "internal server error")
 
+    def first_tick(self, now: float) -> float:
+        """When to look at this client for the first time: within a ping interval, spread evenly."""
+        return now + random.uniform(0, self.owner.ping_interval)  # noqa: S311 - spreads pings, hides nothing
+
     def tick(self, now: float) -> float:
         """Ask for a sign of life, or give the client up that gave none; returns when to look again."""
         if not self._pinged:
@@ -159,10 +164,7 @@ class Connection:
 
     def on_message(self, message: str | bytes) -> None:
         """Deal with a message now, or after those before it."""
-        self._alive = True
-        self.received += 1
-        self.figures.messages_in += 1
-        self.figures.bytes_in += len(message) if message.isascii() else _size(message)
+        self.count_received(message)
         if not self._working:
             self._run(self.receive(message))
             return
@@ -202,6 +204,13 @@ class Connection:
         )
         if not self._working:
             self._run(self.end(), last=True)
+
+    def count_received(self, message: str | bytes) -> None:
+        """Note a message, which is a sign of life too."""
+        self._alive = True
+        self.received += 1
+        self.figures.messages_in += 1
+        self.figures.bytes_in += len(message) if message.isascii() else _size(message)
 
     # Work in the order it was caused
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import structlog
 
 from app.core.admission import Admission
+from app.core.attendance import Attendance
 from app.core.broker import (
     Broker,
     BrokerUnavailable,
@@ -20,10 +22,12 @@ from app.core.broker import (
     StreamEntry,
     StreamPosition,
 )
-from app.core.channels import ChannelOptions
+from app.core.channels import ChannelOptions, Channels
 from app.core.connection import Connection
 from app.core.history import History, continues
+from app.core.hooks import Hooks
 from app.core.hub import Hub
+from app.core.presence import Presence
 from app.core.readiness import Readiness, Unready
 from app.core.subscriptions import Subscriptions
 from app.core.wheel import Wheel
@@ -46,7 +50,8 @@ class NodeOptions:
 
     `capacity` connections (0: unbounded). A broker away for over `broker_grace` unreadies this worker (0: never).
     The first contact of all workers with the broker makes `contact_file`; without it a worker is not ready before its
-    own. At most `recovery_limit` publications are recovered or read from history at once.
+    own. At most `recovery_limit` publications are recovered or read from history at once. Who leaves is told after
+    `presence_leave_delay`, unless the user is back by then.
     """
 
     ping_interval: int = 25
@@ -55,16 +60,30 @@ class NodeOptions:
     broker_grace: float = 0.0
     contact_file: Path | None = None
     recovery_limit: int = 300
+    presence_leave_delay: float = 0.0
 
 
 class Node:
     """One worker's engine. Made before the event loop runs; everything that needs the loop begins in `start`."""
 
     def __init__(
-        self, broker: Broker, history: History | None, metrics: Metrics, readiness: Readiness, options: NodeOptions
+        self,
+        broker: Broker,
+        history: History | None,
+        presence: Presence | None,
+        channels: Channels,
+        hooks: Hooks,
+        metrics: Metrics,
+        readiness: Readiness,
+        options: NodeOptions,
     ) -> None:
+        """`history` and `presence` are None where the broker keeps none."""
+        self.id = ""
         self.broker = broker
         self.history = history
+        self.presence = presence
+        self.channels = channels
+        self.hooks = hooks
         self.metrics = metrics
         self.readiness = readiness
         self.options = options
@@ -73,6 +92,9 @@ class Node:
         self.hub = Hub()
         self.subscriptions = Subscriptions(broker, history, self.hub, recovery_limit=options.recovery_limit)
         self.admission = Admission(self.hub, readiness, options.capacity)
+        self.attendance = Attendance(
+            presence, broker, start_task=self.start_task, leave_delay=options.presence_leave_delay
+        )
         self._wheel = Wheel(time.monotonic)
         self._broker_lost_at: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,6 +105,8 @@ class Node:
 
     async def start(self) -> None:
         """Begin to connect to the broker and to keep time; returns at once, and readiness tells the rest."""
+        # Made here and not before the fork, where all workers would share it.
+        self.id = secrets.token_hex(8)
         self.metrics.sources.append(self._report)
         contact_file = self.options.contact_file
         if contact_file is None or not contact_file.exists():
@@ -98,6 +122,7 @@ class Node:
             await asyncio.wait(self._tasks, timeout=2.0)
         for task in (*self._clocks, *self._tasks):
             task.cancel()
+        await self.attendance.close()
         self.subscriptions.close()
         await self.broker.stop()
         self.metrics.flush()
@@ -111,12 +136,11 @@ class Node:
     # Connections
 
     def opened(self, connection: Connection) -> None:
-        """Keep a connection, and look at it for the first time within a ping interval, spread evenly."""
+        """Keep a connection."""
         connection.figures.opened += 1
         connection.figures.now += 1
         self.hub.connections.add(connection)
-        first = random.uniform(0, self.ping_interval)  # noqa: S311 - spreads pings, hides nothing
-        self.schedule(connection, time.monotonic() + first)
+        self.schedule(connection, connection.first_tick(time.monotonic()))
 
     def closed(self, connection: Connection, code: int) -> None:
         """Let a connection go."""

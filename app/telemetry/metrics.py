@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from app import __version__
 
-TRANSPORTS = ("echo", "items", "chat")
+TRANSPORTS = ("echo", "items", "chat", "json", "protobuf")
 DELIVERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 REFUSALS = (
     "draining",
@@ -78,6 +78,9 @@ METRICS = (
     Metric(
         "starling_publications_total", "counter", "Publications by this pod's clients and API, by result.", ("result",)
     ),
+    Metric("starling_subscriptions", "gauge", "Subscriptions of real-time clients."),
+    Metric("starling_commands_total", "counter", "Commands of real-time clients that were carried out.", ("method",)),
+    Metric("starling_command_errors_total", "counter", "Errors that answered a command, by code.", ("code",)),
     Metric("starling_stream_heals_total", "counter", "Reads of a stream to fill a gap in what the broker told."),
     Metric(
         "starling_stream_resets_total", "counter", "Gaps the stream could not fill; the subscribers were told 2500."
@@ -148,6 +151,9 @@ class Metrics:
         self.transports = {name: TransportFigures() for name in TRANSPORTS}
         self.refused: Tally[str] = Tally(dict.fromkeys(REFUSALS, 0))
         self.published: Tally[str] = Tally(stored=0, failed=0, too_large=0)
+        self.commands: Tally[str] = Tally()
+        self.errors: Tally[int] = Tally()
+        self.subscriptions = 0
         self.delivery = Distribution(DELIVERY_BUCKETS)
         self.sources: list[Callable[[Metrics], None]] = []
         self._counters: dict[str, Counter] = {}
@@ -196,6 +202,11 @@ class Metrics:
             self.count("starling_connections_refused_total", total, reason)
         for result, total in self.published.items():
             self.count("starling_publications_total", total, result)
+        for method, total in self.commands.items():
+            self.count("starling_commands_total", total, method)
+        for code, total in self.errors.items():
+            self.count("starling_command_errors_total", total, str(code))
+        self.set("starling_subscriptions", self.subscriptions)
         self._flush_delivery()
         self._flush_process()
         self.set("starling_build_info", 1, __version__, platform.python_version())

@@ -13,6 +13,8 @@ from fastapi.requests import HTTPConnection
 from app.auth.handshake import find_token
 from app.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
 from app.core.node import Node
+from app.protocol.session import SessionLimits
+from app.web.authority import TokenAuthority
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.doors")
 
@@ -23,6 +25,8 @@ class Doors:
 
     node: Node
     verifier: TokenVerifier
+    authority: TokenAuthority
+    session_limits: SessionLimits
     developer: bool
     token_in_query: bool
     allowed_origins: Sequence[str]

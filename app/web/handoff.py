@@ -13,13 +13,15 @@ from app.core.transport import Frame, Handler
 EXTENSION = "starling.websocket"
 
 
-async def hand_off(websocket: WebSocket, connection: Connection, write_limit: int) -> None:
-    """Accept, and let `connection` have the socket.
+async def hand_off(
+    websocket: WebSocket, connection: Connection, write_limit: int, subprotocol: str | None = None
+) -> None:
+    """Accept, and let `connection` have the socket. `subprotocol` is answered, or `starling.v1` where it was offered.
 
     On our own server this returns at once, and nothing of the request stays alive; elsewhere it returns when the
     conversation has ended.
     """
-    await websocket.accept(select_subprotocol(websocket.scope["subprotocols"]))
+    await websocket.accept(subprotocol or select_subprotocol(websocket.scope["subprotocols"]))
     own = (websocket.scope.get("extensions") or {}).get(EXTENSION)
     if own is not None:
         connection.open(own)

@@ -1,0 +1,57 @@
+"""The contract of permission: who a client of the real-time protocol is, and what it may enter."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from msgspec import Raw
+
+from app.core.channels import ChannelOptions
+from app.protocol.messages import NO_PAYLOAD, ConnectRequest, SubscribeRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a client has in one channel.
+
+    `options` are the channel's, with what a token overrides. `info` is shown to others in the channel, `data` goes to
+    the client with the subscription. `expires_at` in seconds since 1970; None never ends.
+    """
+
+    options: ChannelOptions
+    info: Raw = NO_PAYLOAD
+    data: Raw = NO_PAYLOAD
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a client is; `user` is empty for an anonymous one.
+
+    `info` is public, `meta` stays on the server. `subscriptions` are the channels the server enters the client in.
+    `expires_at` in seconds since 1970; None never ends.
+    """
+
+    user: str = ""
+    info: Raw = NO_PAYLOAD
+    meta: bytes = field(default=b"", repr=False)
+    expires_at: float | None = None
+    token_id: str = ""
+    issued_at: float | None = None
+    subscriptions: Mapping[str, Grant] = field(default_factory=dict)
+
+
+class Authority(Protocol):
+    """Decides. Every method raises app.protocol.codes.Refusal."""
+
+    async def identify(self, request: ConnectRequest, handshake: Identity | None) -> Identity:
+        """Who the client is: by the token of its command, else by the `handshake`, else anonymous where allowed."""
+
+    async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
+        """What the client gets in a channel that it asks to enter."""
+
+    async def renew(self, identity: Identity, token: str) -> float | None:
+        """When a connection ends that brings a new token; None for never."""
+
+    async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
+        """What the client has in a channel with a new subscription token."""

@@ -1,0 +1,49 @@
+"""The contract of hooks: where the application of a user of Starling decides and answers."""
+
+from typing import Protocol
+
+from msgspec import Raw
+
+from app.protocol.codes import ERROR_METHOD_NOT_FOUND, Refusal
+from app.protocol.messages import NO_PAYLOAD, ClientInfo
+
+
+class Hooks(Protocol):
+    """Called while a client waits; each may raise Refusal, which is what the client is told. Payloads are raw."""
+
+    async def connect(self, client: ClientInfo, data: Raw) -> Raw:
+        """A client with good credentials comes; returns what the connect result carries as `data`."""
+
+    async def subscribe(self, client: ClientInfo, channel: str, data: Raw) -> None:
+        """A client that may enter a channel is about to."""
+
+    async def publish(self, client: ClientInfo, channel: str, data: Raw) -> Raw:
+        """A client that may publish does; returns what is published in its place."""
+
+    async def call(self, client: ClientInfo, method: str, data: Raw) -> Raw:
+        """A client calls a method by name; returns its result."""
+
+    async def message(self, client: ClientInfo, data: Raw) -> None:
+        """A client sent something that wants no answer."""
+
+
+class NoHooks:
+    """The hooks of a service without an application: everything that is permitted passes, and no method exists."""
+
+    async def connect(self, client: ClientInfo, data: Raw) -> Raw:
+        """Let it come."""
+        return NO_PAYLOAD
+
+    async def subscribe(self, client: ClientInfo, channel: str, data: Raw) -> None:
+        """Let it enter."""
+
+    async def publish(self, client: ClientInfo, channel: str, data: Raw) -> Raw:
+        """Publish what it sent."""
+        return data
+
+    async def call(self, client: ClientInfo, method: str, data: Raw) -> Raw:
+        """Know no method: 104."""
+        raise Refusal(ERROR_METHOD_NOT_FOUND)
+
+    async def message(self, client: ClientInfo, data: Raw) -> None:
+        """Let it be."""

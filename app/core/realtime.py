@@ -1,0 +1,471 @@
+"""One client of the real-time protocol: carries out what its session decides."""
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import structlog
+from msgspec import Raw
+
+from app import __version__
+from app.core.authority import Authority, Grant, Identity
+from app.core.broker import BrokerUnavailable, PublicationTooLarge, StreamPosition
+from app.core.channels import ChannelOptions
+from app.core.connection import Connection
+from app.core.follower import Joined
+from app.core.node import Node
+from app.core.subscriptions import Subscriber
+from app.core.transport import Frame, Transport
+from app.protocol import codes
+from app.protocol.codec import Codec
+from app.protocol.codec_json import JsonCodec
+from app.protocol.codec_protobuf import ProtobufCodec
+from app.protocol.codes import Disconnect, Error, Refusal
+from app.protocol.decisions import (
+    Action,
+    Authenticate,
+    Call,
+    Close,
+    Decision,
+    Deliver,
+    EndSubscription,
+    History,
+    Ping,
+    Presence,
+    PresenceStats,
+    Publish,
+    Refresh,
+    SubRefresh,
+    Subscribe,
+    Subscription,
+    Write,
+)
+from app.protocol.messages import (
+    FLAG_REJECT_UNRECOVERED,
+    NO_PAYLOAD,
+    ClientInfo,
+    ConnectResult,
+    PresenceResult,
+    PresenceStatsResult,
+    Publication,
+    PublishResult,
+    Push,
+    Reply,
+    RPCResult,
+    SubscribeRequest,
+    SubscribeResult,
+)
+from app.protocol.session import Session, SessionLimits, SessionState
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.realtime")
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A channel that the client is in, or on its way into."""
+
+    subscriber: Subscriber
+    grant: Grant
+
+
+class HeldTransport:
+    """Holds frames back until the reply to `connect` is written, which must be the first that a client gets."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._held: list[Frame] = []
+        self._transport = transport
+
+    def send_frame(self, frame: Frame) -> None:
+        """Hold a frame back."""
+        self._held.append(frame)
+
+    def release(self) -> Transport:
+        """Send what was held, and give the transport back."""
+        for frame in self._held:
+            self._transport.send_frame(frame)
+        return self._transport
+
+    def ping(self) -> None:
+        """As the transport does."""
+        self._transport.ping()
+
+    def pause_reading(self) -> None:
+        """As the transport does."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """As the transport does."""
+        self._transport.resume_reading()
+
+    def close(self, code: int, reason: str = "") -> None:
+        """As the transport does; what is held is not for a client that never connected."""
+        self._held.clear()
+        self._transport.close(code, reason)
+
+
+class RealtimeConnection(Connection):
+    """A client with its session, its identity and its channels; subclasses name the wire format.
+
+    Every action of the session runs in a task of its own; the session sees to the order within a channel.
+    """
+
+    __slots__ = ("_authority", "_deadline", "_handshake", "_memberships", "_node", "_paused", "identity", "session")
+
+    codec: ClassVar[Codec]
+
+    def __init__(self, node: Node, authority: Authority, limits: SessionLimits, handshake: Identity | None) -> None:
+        super().__init__(node, "")
+        self.identity = Identity()
+        self.session = Session(limits, time.monotonic())
+        self._node = node
+        self._authority = authority
+        self._handshake = handshake
+        self._memberships: dict[str, Membership] = {}
+        self._deadline = self.session.deadline
+        self._paused = False
+
+    def info(self, chan_info: Raw = NO_PAYLOAD) -> ClientInfo:
+        """Who this client is, as others may know it."""
+        return ClientInfo(self.identity.user, self.id, self.identity.info, chan_info)
+
+    # What the transport and time tell
+
+    def on_message(self, message: str | bytes) -> None:
+        """Take the commands of one frame."""
+        self.count_received(message)
+        commands = self.codec.decode(message)
+        if isinstance(commands, Disconnect):
+            self._carry_out(self.session.close(commands))
+            return
+        now = time.monotonic()
+        decisions: list[Decision] = []
+        for command in commands:
+            decisions += self.session.receive(command, now)
+        self._carry_out(decisions)
+        if self.session.busy and not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def first_tick(self, now: float) -> float:
+        """When the connect command must have come."""
+        return self.session.deadline
+
+    def tick(self, now: float) -> float:
+        """Let the session do what is due."""
+        self._deadline = 0.0
+        self._carry_out(self.session.tick(now))
+        self._deadline = self.session.deadline
+        return self._deadline
+
+    def on_overflow(self) -> None:
+        """Cut a client that reads too slowly."""
+        self._carry_out(self.session.close(codes.DISCONNECT_SLOW))
+
+    def on_shutdown(self) -> None:
+        """Let the client go, to come back to another process."""
+        self._carry_out(self.session.close(codes.DISCONNECT_SHUTDOWN))
+
+    def on_close(self, code: int, reason: str) -> None:
+        """The conversation has ended: leave every channel."""
+        super().on_close(code, reason)
+        self._carry_out(self.session.lost())
+
+    def refuse(self, reason: Error | Disconnect) -> None:
+        """End the conversation, because what should be told here cannot be."""
+        self._carry_out(self.session.close(reason if isinstance(reason, Disconnect) else codes.DISCONNECT_INTERNAL))
+
+    def lose_state(self, channel: str) -> None:
+        """Tell the client that what it should have got of a channel is not to be had any more."""
+        reason = codes.UNSUBSCRIBE_INSUFFICIENT_STATE
+        self._carry_out(self.session.unsubscribe(channel, reason, time.monotonic()))
+
+    # What the session decides
+
+    def _carry_out(self, decisions: list[Decision]) -> None:
+        replies: list[bytes] = []
+        for decision in decisions:
+            match decision:
+                case Write(reply):
+                    if reply.error is not None:
+                        self._node.metrics.errors[reply.error.code] += 1
+                    try:
+                        replies.append(self.codec.encode(reply))
+                    except Refusal as refusal:
+                        self._write(replies)
+                        self.refuse(refusal.reason)
+                        return
+                case Ping():
+                    replies.append(self.codec.encode(Reply()))
+                case Close(disconnect):
+                    self._write(replies)
+                    self.transport.close(disconnect.code, disconnect.reason)
+                case EndSubscription(subscription=subscription):
+                    membership = self._memberships.pop(subscription.channel, None)
+                    if membership is not None:
+                        self._node.metrics.subscriptions -= 1
+                        self._node.subscriptions.drop(membership.subscriber)
+                    self._node.start_task(self._act(decision, membership))
+                case Action():
+                    self._node.start_task(self._act(decision, None))
+        self._write(replies)
+        if self.session.deadline < self._deadline and self.close_code is None:
+            self._deadline = self.session.deadline
+            self._node.schedule(self, self._deadline)
+
+    def _write(self, replies: list[bytes]) -> None:
+        if replies:
+            self.reply(Frame(self.codec.join(replies), text=self.codec.text))
+            replies.clear()
+
+    async def _act(self, action: Action, leaving: Membership | None) -> None:
+        self._node.metrics.commands[type(action).__name__] += 1
+        try:
+            decisions = await self._perform(action, leaving)
+        except Refusal as refusal:
+            decisions = self.session.refused(action, refusal.reason, time.monotonic())
+        except BrokerUnavailable:
+            decisions = self.session.refused(action, codes.ERROR_INTERNAL, time.monotonic())
+        except PublicationTooLarge:
+            decisions = self.session.refused(action, codes.ERROR_LIMIT_EXCEEDED, time.monotonic())
+        except Exception:
+            log.exception("command_failed", connection_id=self.id, action=type(action).__name__)
+            decisions = self.session.refused(action, codes.ERROR_INTERNAL, time.monotonic())
+        self._carry_out(decisions)
+        if self._paused and not self.session.busy:
+            self._paused = False
+            self.transport.resume_reading()
+
+    async def _perform(self, action: Action, leaving: Membership | None) -> list[Decision]:
+        match action:
+            case Authenticate():
+                return await self._authenticate(action)
+            case Subscribe():
+                return await self._subscribe(action)
+            case EndSubscription():
+                return await self._leave(action, leaving)
+            case Publish():
+                return await self._publish(action)
+            case Presence() | PresenceStats():
+                return await self._read_presence(action)
+            case History():
+                return await self._read_history(action)
+            case Call(request=request):
+                result = await self._node.hooks.call(self.info(), request.method, request.data)
+                return self.session.answered(action, RPCResult(result), time.monotonic())
+            case Deliver(request=request):
+                await self._node.hooks.message(self.info(), request.data)
+                return self.session.delivered(action, time.monotonic())
+            case Refresh(request=request):
+                expires_at = await self._authority.renew(self.identity, request.token)
+                return self.session.refreshed(action, time.monotonic(), ttl=_ttl(expires_at))
+            case SubRefresh(request=request):
+                grant = await self._authority.renew_grant(self.identity, request.channel, request.token)
+                ttl = _ttl(grant.expires_at)
+                return self.session.sub_refreshed(action, time.monotonic(), ttl=ttl, chan_info=grant.info)
+        raise AssertionError(f"no way to perform {action!r}")
+
+    # Entering and leaving
+
+    async def _authenticate(self, action: Authenticate) -> list[Decision]:
+        self.identity = await self._authority.identify(action.request, self._handshake)
+        self._handshake = None
+        self.user = self.identity.user
+        data = await self._node.hooks.connect(self.info(), action.request.data)
+        transport = self.transport
+        held = HeldTransport(transport)
+        self.transport = held
+        try:
+            subs = await self._enter_all(self.identity.subscriptions, action.request.subs)
+            result = ConnectResult(
+                client=self.id, version=__version__, data=data, subs=subs, node=self._node.id, session=self.id
+            )
+            decisions = self.session.connected(
+                action,
+                result,
+                time.monotonic(),
+                ttl=_ttl(self.identity.expires_at),
+                first_ping=random.uniform(1, self._node.ping_interval),  # noqa: S311 - spreads pings
+            )
+        finally:
+            self.transport = transport
+        self._carry_out(decisions)
+        held.release()
+        for channel, membership in tuple(self._memberships.items()):
+            await self._node.attendance.arrive(channel, self.info(membership.grant.info), membership.grant.options)
+        log.info("client_authenticated", connection_id=self.id, user=self.user, channels=len(subs))
+        return []
+
+    async def _enter_all(
+        self, grants: Mapping[str, Grant], wishes: Mapping[str, SubscribeRequest]
+    ) -> dict[str, SubscribeResult]:
+        results: dict[str, SubscribeResult] = {}
+        try:
+            for channel, grant in grants.items():
+                request = wishes.get(channel) or SubscribeRequest(channel)
+
+                def answer(joined: Joined, request: SubscribeRequest = request, grant: Grant = grant) -> bool:
+                    if self.session.state is not SessionState.CONNECTING:
+                        return False
+                    results[request.channel] = _result(request, grant, joined, self.identity)
+                    self._watch(request, grant.options)
+                    return True
+
+                request.channel = channel
+                await self._enter(channel, request, grant, Subscriber(self, channel, answer))
+        except BaseException:
+            for membership in self._memberships.values():
+                self._node.subscriptions.drop(membership.subscriber)
+                self._node.metrics.subscriptions -= 1
+                self._node.start_task(self._node.subscriptions.leave(self, membership.subscriber.channel))
+            self._memberships.clear()
+            raise
+        return results
+
+    async def _subscribe(self, action: Subscribe) -> list[Decision]:
+        request = action.request
+        grant = (
+            Grant(self._node.channels.options(request.channel), data=request.data)
+            if action.server_side
+            else await self._authority.grant(self.identity, request)
+        )
+        if not action.server_side:
+            await self._node.hooks.subscribe(self.info(grant.info), request.channel, request.data)
+        subscriber = Subscriber(self, request.channel, partial(self._answer, action, grant))
+        await self._enter(request.channel, request, grant, subscriber)
+        if subscriber.answered:
+            await self._node.attendance.arrive(request.channel, self.info(grant.info), grant.options)
+        return []
+
+    async def _enter(self, channel: str, request: SubscribeRequest, grant: Grant, subscriber: Subscriber) -> None:
+        recovering = request.recover and _recoverable(request, grant.options, self.identity)
+        since = StreamPosition(request.offset, request.epoch) if recovering else None
+        latest = grant.options.force_recovery_mode == "cache"
+        self._memberships[channel] = Membership(subscriber, grant)
+        self._node.metrics.subscriptions += 1
+        try:
+            await self._node.subscriptions.join(subscriber, grant.options, since, latest=latest)
+        finally:
+            if not subscriber.answered and self._memberships.pop(channel, None) is not None:
+                self._node.metrics.subscriptions -= 1
+
+    def _answer(self, action: Subscribe, grant: Grant, joined: Joined) -> bool:
+        if self.session.state is not SessionState.CONNECTED:
+            return False
+        request, now = action.request, time.monotonic()
+        result = _result(request, grant, joined, self.identity)
+        if request.flag & FLAG_REJECT_UNRECOVERED and result.was_recovering and not result.recovered:
+            self._carry_out(self.session.refused(action, codes.ERROR_UNRECOVERABLE_POSITION, now))
+            return False
+        self._watch(request, grant.options)
+        ttl = _ttl(grant.expires_at)
+        self._carry_out(self.session.subscribed(action, result, now, ttl=ttl, chan_info=grant.info))
+        return action.channel in self.session.subscriptions
+
+    def _watch(self, request: SubscribeRequest, options: ChannelOptions) -> None:
+        if options.join_leave and (request.join_leave or options.force_push_join_leave):
+            self._node.hub.watchers.add(request.channel, self)
+
+    async def _leave(self, action: EndSubscription, leaving: Membership | None) -> list[Decision]:
+        if leaving is not None:
+            grant = leaving.grant
+            self._node.attendance.depart(action.channel, self.info(grant.info), grant.options)
+            await self._node.subscriptions.leave(self, action.channel)
+        return self.session.ended(action, time.monotonic())
+
+    # Publishing and asking
+
+    async def _publish(self, action: Publish) -> list[Decision]:
+        channel, options = action.channel, self._options(action.channel, action.subscription)
+        if not options.may_publish(anonymous=not self.user, subscribed=action.subscription is not None):
+            raise Refusal(codes.ERROR_PERMISSION_DENIED)
+        info = self.info(action.subscription.chan_info if action.subscription else NO_PAYLOAD)
+        data = await self._node.hooks.publish(info, channel, action.request.data)
+        await self._node.publish(channel, Publication(data=data, info=info), options.publish_options())
+        return self.session.answered(action, PublishResult(), time.monotonic())
+
+    async def _read_presence(self, action: Presence | PresenceStats) -> list[Decision]:
+        options = self._options(action.channel, action.subscription)
+        presence = self._node.presence
+        if presence is None or not options.presence:
+            raise Refusal(codes.ERROR_NOT_AVAILABLE)
+        if not options.may_see_presence(anonymous=not self.user, subscribed=action.subscription is not None):
+            raise Refusal(codes.ERROR_PERMISSION_DENIED)
+        if isinstance(action, Presence):
+            here = PresenceResult(await presence.get(action.channel))
+            return self.session.answered(action, here, time.monotonic())
+        stats = await presence.stats(action.channel)
+        counts = PresenceStatsResult(stats.num_clients, stats.num_users)
+        return self.session.answered(action, counts, time.monotonic())
+
+    async def _read_history(self, action: History) -> list[Decision]:
+        options = self._options(action.channel, action.subscription)
+        if not options.keeps_history:
+            raise Refusal(codes.ERROR_NOT_AVAILABLE)
+        if not options.may_read_history(anonymous=not self.user, subscribed=action.subscription is not None):
+            raise Refusal(codes.ERROR_PERMISSION_DENIED)
+        most = self._node.options.recovery_limit
+        result = await self._node.read_history(action.channel, options, action.request, most)
+        return self.session.answered(action, result, time.monotonic())
+
+    def _options(self, channel: str, subscription: Subscription | None) -> ChannelOptions:
+        membership = self._memberships.get(channel) if subscription is not None else None
+        return membership.grant.options if membership is not None else self._node.channels.options(channel)
+
+
+class JsonConnection(RealtimeConnection):
+    """A client that reads JSON."""
+
+    __slots__ = ()
+
+    kind = "json"
+    codec = JsonCodec()
+
+    @staticmethod
+    def encode(push: Push) -> Frame:
+        """One push as a text frame."""
+        return Frame(JsonConnection.codec.encode(Reply(push=push)), text=True)
+
+
+class ProtobufConnection(RealtimeConnection):
+    """A client that reads Protobuf."""
+
+    __slots__ = ()
+
+    kind = "protobuf"
+    codec = ProtobufCodec()
+
+    @staticmethod
+    def encode(push: Push) -> Frame:
+        """One push as a binary frame."""
+        return Frame(ProtobufConnection.codec.encode(Reply(push=push)), text=False)
+
+
+def _recoverable(request: SubscribeRequest, options: ChannelOptions, identity: Identity) -> bool:
+    if not options.keeps_history:
+        return False
+    asked = request.recoverable or request.recover
+    may_read = options.may_read_history(anonymous=not identity.user, subscribed=True)
+    return options.force_recovery or (asked and may_read)
+
+
+def _result(request: SubscribeRequest, grant: Grant, joined: Joined, identity: Identity) -> SubscribeResult:
+    options = grant.options
+    result = SubscribeResult(data=grant.data)
+    result.recoverable = _recoverable(request, options, identity)
+    asked = request.positioned or options.force_positioning
+    result.positioned = options.keeps_history and (result.recoverable or asked)
+    if result.positioned:
+        result.epoch, result.offset = joined.position.epoch, joined.position.offset
+    cache = options.force_recovery_mode == "cache" and result.recoverable
+    if (request.recover and result.recoverable) or cache:
+        result.was_recovering = request.recover
+        result.recovered = joined.recovered
+        result.publications = joined.publications
+    return result
+
+
+def _ttl(expires_at: float | None) -> float | None:
+    return None if expires_at is None else expires_at - time.time()

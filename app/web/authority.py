@@ -1,0 +1,126 @@
+"""Who a client of the real-time protocol is and what it may enter: tokens on one side, namespaces on the other."""
+
+import structlog
+from msgspec import Raw
+
+from app.auth.tokens import (
+    ChannelOverride,
+    Credentials,
+    KeyNotLoaded,
+    RefusalReason,
+    SubscriptionGrant,
+    TokenRefused,
+    TokenVerifier,
+)
+from app.core.authority import Grant, Identity
+from app.core.channels import USERS_MARK, ChannelOptions, Channels
+from app.protocol import codes
+from app.protocol.codes import Refusal
+from app.protocol.messages import ConnectRequest, SubscribeRequest
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.authority")
+
+OVERRIDES = ("presence", "join_leave", "force_push_join_leave", "force_positioning", "force_recovery")
+
+
+class TokenAuthority:
+    """Implements app.core.authority.Authority with tokens.
+
+    `allow_anonymous` lets clients without a token in; `personal_channel` enters every user in `#USER`.
+    """
+
+    def __init__(
+        self, verifier: TokenVerifier, channels: Channels, *, allow_anonymous: bool, personal_channel: bool
+    ) -> None:
+        self._verifier = verifier
+        self._channels = channels
+        self._allow_anonymous = allow_anonymous
+        self._personal_channel = personal_channel
+
+    async def identify(self, request: ConnectRequest, handshake: Identity | None) -> Identity:
+        """By the token of the command, else by the handshake, else anonymous where allowed, else 3500."""
+        if request.token:
+            return self.identity_of(await self._connection(request.token))
+        if handshake is not None:
+            return handshake
+        if self._allow_anonymous:
+            return Identity()
+        raise Refusal(codes.DISCONNECT_INVALID_TOKEN)
+
+    def identity_of(self, credentials: Credentials) -> Identity:
+        """What verified credentials say, with the channels they enter. Raises Refusal for a channel that cannot be."""
+        subscriptions = {
+            channel: Grant(
+                _overridden(self._channels.options(channel), options.override), Raw(options.info), Raw(options.data)
+            )
+            for channel, options in credentials.subs.items()
+        }
+        if self._personal_channel and credentials.user:
+            personal = USERS_MARK + credentials.user
+            subscriptions.setdefault(personal, Grant(self._channels.options(personal)))
+        return Identity(
+            user=credentials.user,
+            info=Raw(credentials.info),
+            meta=credentials.meta,
+            expires_at=credentials.expires_at,
+            token_id=credentials.token_id,
+            issued_at=credentials.issued_at,
+            subscriptions=subscriptions,
+        )
+
+    async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
+        """By the subscription token of the command, else by the channel's options."""
+        options = self._channels.options(request.channel)
+        if request.token:
+            granted = await self._subscription(identity, request.channel, request.token)
+            return _grant(options, granted)
+        if not self._channels.may_subscribe(request.channel, identity.user):
+            raise Refusal(codes.ERROR_PERMISSION_DENIED)
+        return Grant(options)
+
+    async def renew(self, identity: Identity, token: str) -> float | None:
+        """A new token must be of the same user, or the connection ends with 3500."""
+        credentials = await self._connection(token)
+        if credentials.user != identity.user:
+            raise Refusal(codes.DISCONNECT_INVALID_TOKEN)
+        return credentials.expires_at
+
+    async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
+        """A new subscription token must be of the same user and channel, or it is refused with 103."""
+        return _grant(self._channels.options(channel), await self._subscription(identity, channel, token))
+
+    async def _connection(self, token: str) -> Credentials:
+        try:
+            return await self._verifier.connection(token)
+        except TokenRefused as refused:
+            raise _refusal(refused, codes.DISCONNECT_INVALID_TOKEN) from refused
+
+    async def _subscription(self, identity: Identity, channel: str, token: str) -> SubscriptionGrant:
+        try:
+            granted = await self._verifier.subscription(token)
+        except TokenRefused as refused:
+            raise _refusal(refused, codes.ERROR_PERMISSION_DENIED) from refused
+        if granted.user != identity.user or granted.channel != channel:
+            log.info("token_refused", reason="for_another_user_or_channel")
+            raise Refusal(codes.ERROR_PERMISSION_DENIED)
+        return granted
+
+
+def _refusal(refused: TokenRefused, final: codes.Error | codes.Disconnect) -> Refusal:
+    log.info("token_refused", reason=refused.reason.value, claim=refused.claim)
+    if isinstance(refused, KeyNotLoaded):
+        return Refusal(codes.ERROR_INTERNAL)
+    return Refusal(codes.ERROR_TOKEN_EXPIRED if refused.reason is RefusalReason.EXPIRED else final)
+
+
+def _grant(options: ChannelOptions, granted: SubscriptionGrant) -> Grant:
+    return Grant(_overridden(options, granted.override), Raw(granted.info), Raw(granted.data), granted.expires_at)
+
+
+def _overridden(options: ChannelOptions, override: ChannelOverride) -> ChannelOptions:
+    values = {name: getattr(override, name) for name in OVERRIDES}
+    said = {name: value for name, value in values.items() if value is not None}
+    if not options.keeps_history:
+        said.pop("force_positioning", None)
+        said.pop("force_recovery", None)
+    return options.model_copy(update=said) if said else options

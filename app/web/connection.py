@@ -1,0 +1,58 @@
+"""`WS /connection/websocket`: the real-time protocol, in JSON or Protobuf."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, WebSocket
+
+from app.auth.handshake import find_token
+from app.auth.tokens import TokenRefused
+from app.core.authority import Identity
+from app.core.realtime import JsonConnection, ProtobufConnection, RealtimeConnection
+from app.protocol.codes import Refusal
+from app.web.dependencies import DoorsDependency, admit
+from app.web.handoff import hand_off
+
+router = APIRouter(dependencies=[Depends(admit)])
+
+SUBPROTOCOLS = {"centrifuge-json": JsonConnection, "centrifuge-protobuf": ProtobufConnection}
+
+
+async def find_identity(websocket: WebSocket, doors: DoorsDependency) -> Identity | None:
+    """Who the handshake's token says it is; None without a good one.
+
+    Browsers cannot read why an upgrade was refused, so nothing is refused here: a client whose connect command brings
+    no token either is told by the close code.
+    """
+    presented = find_token(
+        authorization=websocket.headers.get("authorization"),
+        subprotocols=websocket.scope["subprotocols"],
+        cookie=websocket.cookies.get("session"),
+        query=websocket.query_params.get("token"),
+        allow_query=doors.token_in_query,
+    )
+    if presented is None:
+        return None
+    try:
+        return doors.authority.identity_of(await doors.verifier.connection(presented.token))
+    except (TokenRefused, Refusal):
+        return None
+
+
+def choose_format(websocket: WebSocket) -> tuple[type[RealtimeConnection], str | None]:
+    """The wire format a client asks for, and the subprotocol that the upgrade answers."""
+    offered = websocket.scope["subprotocols"]
+    for subprotocol, kind in SUBPROTOCOLS.items():
+        if subprotocol in offered:
+            return kind, subprotocol
+    protobuf = websocket.query_params.get("format") == "protobuf"
+    return ProtobufConnection if protobuf else JsonConnection, None
+
+
+@router.websocket("/connection/websocket")
+async def connection(
+    websocket: WebSocket, doors: DoorsDependency, identity: Annotated[Identity | None, Depends(find_identity)]
+) -> None:
+    """The real-time door."""
+    kind, subprotocol = choose_format(websocket)
+    client = kind(doors.node, doors.authority, doors.session_limits, identity)
+    await hand_off(websocket, client, doors.write_limit, subprotocol)
