@@ -10,6 +10,10 @@ from app.core.channels import ChannelOptions
 from app.protocol.messages import NO_PAYLOAD, ConnectRequest, SubscribeRequest
 
 
+def _nothing() -> Raw:
+    return NO_PAYLOAD
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What a client has in one channel.
@@ -19,8 +23,8 @@ class Grant:
     """
 
     options: ChannelOptions
-    info: Raw = NO_PAYLOAD
-    data: Raw = NO_PAYLOAD
+    info: Raw = field(default_factory=_nothing)
+    data: Raw = field(default_factory=_nothing)
     expires_at: float | None = None
 
 
@@ -33,7 +37,7 @@ class Identity:
     """
 
     user: str = ""
-    info: Raw = NO_PAYLOAD
+    info: Raw = field(default_factory=_nothing)
     meta: bytes = field(default=b"", repr=False)
     expires_at: float | None = None
     token_id: str = ""

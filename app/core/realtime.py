@@ -453,7 +453,7 @@ def _recoverable(request: SubscribeRequest, options: ChannelOptions, identity: I
 
 def _result(request: SubscribeRequest, grant: Grant, joined: Joined, identity: Identity) -> SubscribeResult:
     options = grant.options
-    result = SubscribeResult(data=grant.data)
+    result = SubscribeResult(data=grant.data or NO_PAYLOAD)
     result.recoverable = _recoverable(request, options, identity)
     asked = request.positioned or options.force_positioning
     result.positioned = options.keeps_history and (result.recoverable or asked)
