@@ -10,6 +10,8 @@ from app.brokers import envelope
 from app.brokers.envelope import Join, Leave, MalformedEnvelope
 from app.brokers.link import LinkBackend, LinkEvent, LinkFigures, MessageEvent
 from app.core.broker import BrokerEvents, PublishOptions, StreamEntry, StreamPosition
+from app.core.history import History
+from app.core.presence import Presence
 from app.protocol.messages import ClientInfo, Publication
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
@@ -23,6 +25,8 @@ class BroadcastBroker:
     """Live fan-out over a backend; keeps nothing. Implements app.core.broker.Broker."""
 
     keeps_history = False
+    history: History | None = None
+    presence: Presence | None = None
 
     def __init__(self, backend: LinkBackend) -> None:
         self._backend = backend

@@ -1,10 +1,15 @@
 """The broker of a single process: what is published here is heard here, through the same bytes as everywhere."""
 
+import time
+
 from broadcaster import Event
 
+from app.brokers import envelope
 from app.brokers.broadcast import BroadcastBroker
 from app.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
-from app.core.broker import BrokerUnavailable, LinkState
+from app.brokers.memory_history import MemoryHistory
+from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, StreamPosition
+from app.protocol.messages import Publication
 
 
 class MemoryBackend(LinkBackend):
@@ -49,7 +54,30 @@ class MemoryBackend(LinkBackend):
 
 
 class MemoryBroker(BroadcastBroker):
-    """Implements app.core.broker.Broker within one process."""
+    """Implements app.core.broker.Broker within one process, and keeps history as long as it lives."""
+
+    keeps_history = True
 
     def __init__(self) -> None:
         super().__init__(MemoryBackend())
+        self.history: MemoryHistory = MemoryHistory()
+
+    async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
+        """Keep and send, or only send; returns the position. Raises BrokerUnavailable, and then nothing is kept."""
+        key = options.idempotency_key
+        if key and (repeated := self.history.repeated(channel, key)):
+            return repeated
+        position = StreamPosition(0, "")
+        now = int(time.time() * 1000)
+        body = envelope.encode_body(publication, now)
+        if options.history_size > 0:
+            entry = self.history.next_entry(channel, publication, now, options)
+            position = StreamPosition(entry.offset, entry.epoch)
+            message = envelope.encode_publication(body, epoch=entry.epoch, offset=entry.offset, previous=entry.previous)
+            await self._backend.publish(channel, message)
+            self.history.append(channel, entry, options)
+        else:
+            await self._backend.publish(channel, envelope.encode_publication(body))
+        if key:
+            self.history.remember(channel, key, position)
+        return position

@@ -38,18 +38,21 @@ class MemoryHistory:
         self._repeated: dict[tuple[str, str], StreamPosition] = {}
         self._repeated_until: deque[tuple[float, tuple[str, str]]] = deque()
 
-    def append(self, channel: str, publication: Publication, time: int, options: PublishOptions) -> StreamEntry:
-        """Keep `publication` of `time`, in ms since 1970, and return its entry, which is for the subscribers."""
+    def next_entry(self, channel: str, publication: Publication, time: int, options: PublishOptions) -> StreamEntry:
+        """Make the entry that `publication` of `time`, in ms since 1970, will be once it is appended."""
+        stream = self._stream(channel, options.history_meta_ttl, self._sweep())
+        return StreamEntry(replace(publication, offset=stream.top + 1, time=time), stream.top, stream.epoch)
+
+    def append(self, channel: str, entry: StreamEntry, options: PublishOptions) -> None:
+        """Keep what `next_entry` made, before anything else happens to the channel."""
         now = self._sweep()
         stream = self._stream(channel, options.history_meta_ttl, now)
-        entry = StreamEntry(replace(publication, offset=stream.top + 1, time=time), stream.top, stream.epoch)
         stream.top = entry.offset
         stream.entries.append(entry)
         while len(stream.entries) > options.history_size:
             stream.entries.popleft()
         stream.entries_until = now + (options.history_ttl or math.inf)
         self._plan(channel, stream)
-        return entry
 
     def repeated(self, channel: str, idempotency_key: str) -> StreamPosition | None:
         """The position of the publication that came with this key within 5 minutes."""

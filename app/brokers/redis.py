@@ -1,11 +1,32 @@
 """The broker over Redis."""
 
+import time
+
+from app.brokers import envelope
 from app.brokers.broadcast import BroadcastBroker
 from app.brokers.redis_backend import RedisBackend
+from app.brokers.redis_history import RedisHistory
+from app.core.broker import PublishOptions, StreamPosition
+from app.protocol.messages import Publication
 
 
 class RedisBroker(BroadcastBroker):
-    """Implements app.core.broker.Broker over Redis Pub/Sub."""
+    """Implements app.core.broker.Broker over Redis Pub/Sub, and keeps history in streams."""
+
+    keeps_history = True
 
     def __init__(self, backend: RedisBackend) -> None:
         super().__init__(backend)
+        self.history: RedisHistory = RedisHistory(backend.execute, backend.reads.execute, backend.prefix)
+
+    async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
+        """Keep and send in one atomic step, or only send; returns the position. Raises BrokerUnavailable."""
+        body = envelope.encode_body(publication, int(time.time() * 1000))
+        if options.history_size > 0:
+            return await self.history.publish(channel, body, options)
+        message = envelope.encode_publication(body)
+        if options.idempotency_key:
+            await self.history.publish_once(channel, message, options.idempotency_key)
+        else:
+            await self._backend.publish(channel, message)
+        return StreamPosition(0, "")

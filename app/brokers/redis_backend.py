@@ -1,4 +1,4 @@
-"""The link to Redis: Pub/Sub over one connection, everything that is sent in order over another."""
+"""The link to Redis: Pub/Sub over one connection, everything that is sent in order over another, reads over a third."""
 
 import asyncio
 import math
@@ -12,14 +12,13 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
 from app.brokers.link import MAX_EVENTS
-from app.brokers.outbox import Outbox
+from app.brokers.redis_calls import RedisCalls, Reply, discard
 from app.brokers.supervised import Link, LinkLost, Receive, SupervisedBackend, in_words
 from app.core.broker import BrokerUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
-Reply = bytes | int | str | list["Reply"] | None
-Command = tuple[bytes | str | int | float, ...]
+READS_AT_ONCE = 16
 
 _OLDEST = (7, 0)
 
@@ -77,7 +76,7 @@ class RedisLink(Link):
 
     async def close(self) -> None:
         """Give the connection back."""
-        await _discard(self._connection)
+        await discard(self._connection)
 
     async def _request(self, verb: bytes, names: list[bytes]) -> None:
         self._due = len(names)
@@ -118,8 +117,9 @@ class RedisBackend(SupervisedBackend):
         self._connections = ConnectionPool.from_url(
             url, protocol=2, socket_timeout=None, socket_connect_timeout=timeout, driver_info=None, **options
         )
-        self._sending = self._make_connection("publisher")
-        self._outbox: Outbox[Command, Reply] = Outbox(self._transmit, timeout=timeout)
+        self._calls = RedisCalls(self._make_connection("publisher"), timeout=timeout)
+        # Answers of reads are great: they go their own way, few at once, so that no canary waits behind them.
+        self.reads = RedisCalls(self._make_connection("reader"), timeout=timeout, max_batch=READS_AT_ONCE)
 
     def make_link(self) -> RedisLink:
         """A Pub/Sub connection that is not open yet."""
@@ -138,16 +138,17 @@ class RedisBackend(SupervisedBackend):
         Raises BrokerUnavailable when the outcome is unknown, and redis.exceptions.ResponseError when Redis refused.
         Nothing is retried: a command whose outcome is unknown may have done its work.
         """
-        return await self._outbox.send(command, size)
+        return await self._calls.execute(*command, size=size)
 
     async def open_publishing(self) -> None:
         """Begin to send."""
-        self._outbox.start()
+        self._calls.start()
+        self.reads.start()
 
     async def close_publishing(self) -> None:
         """End sending."""
-        await self._outbox.stop()
-        await _discard(self._sending)
+        await self._calls.stop()
+        await self.reads.stop()
 
     async def first_up(self) -> None:
         """Warn of a server that is too old, or that evicts what it should keep."""
@@ -171,37 +172,6 @@ class RedisBackend(SupervisedBackend):
         host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())
         connection.client_name = f"starling-{purpose}-{host}-{os.getpid()}"
         return connection
-
-    async def _transmit(self, batch: list[Command]) -> list[Reply | Exception]:
-        connection = self._sending
-        replies: list[Reply | Exception] = []
-        try:
-            # Between batches nothing is due: bytes, or an end, mean that this connection cannot be used any more.
-            if connection.is_connected and await connection.can_read():
-                await _discard(connection)
-            await connection.send_packed_command(connection.pack_commands(batch), check_health=False)
-            for _ in batch:
-                try:
-                    replies.append(await connection.read_response(timeout=math.inf))
-                except ResponseError as error:
-                    replies.append(error)
-        except (RedisError, OSError) as error:
-            await _discard(connection)
-            raise BrokerUnavailable(in_words(error)) from None
-        except BaseException:
-            # A batch that was cut short leaves replies behind, and the next batch must not read them as its own. Today
-            # redis-py closes a connection whose read was cut short; this does not rely on it.
-            await _discard(connection)
-            raise
-        return replies
-
-
-async def _discard(connection: AbstractConnection) -> None:
-    """Close at once; a frozen server is not waited for."""
-    try:
-        await connection.disconnect(nowait=True)
-    except (RedisError, OSError):
-        log.debug("redis_connection_discarded", exc_info=True)
 
 
 def _field(info: Reply, name: str) -> str:

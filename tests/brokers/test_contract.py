@@ -9,7 +9,7 @@ import structlog
 from msgspec import Raw
 
 from app.brokers.open import open_broker
-from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, StreamEntry, StreamPosition
+from app.core.broker import BrokerUnavailable, LinkState, StreamEntry, StreamPosition
 from app.protocol.messages import ClientInfo, Publication
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party, until
@@ -214,15 +214,6 @@ async def test_a_raising_subscriber_does_not_end_the_pump(pair: Pair) -> None:
         await there.publish("room", b'"after"')
         await until(lambda: here.heard("room") == [b'"raise"', b'"after"'], "the next message arrives")
     assert [line["event"] for line in logs] == ["broker_event_failed"]
-
-
-async def test_what_needs_a_store_is_refused_in_words(pair: Pair) -> None:
-    publication = Publication(Raw(b"1"))
-    with pytest.raises(ValueError, match="history_size"):
-        await pair[0].broker.publish("room", publication, PublishOptions(history_size=10, history_ttl=60))
-    with pytest.raises(ValueError, match="idempotency_key"):
-        await pair[0].broker.publish("room", publication, PublishOptions(idempotency_key="k"))
-    assert pair[0].broker.keeps_history is False
 
 
 async def test_figures_and_events_tell_that_the_link_is_up(url: str, pair: Pair) -> None:

@@ -103,9 +103,10 @@ class MemoryStore(MemoryHistory):
         if key and (position := self.repeated(channel, key)):
             return position
         options = PublishOptions(history_size=self.size, history_ttl=TTL, history_meta_ttl=META_TTL)
-        entry = self.append(channel, Publication(msgspec.Raw(b"%d" % payload)), 0, options)
+        entry = self.next_entry(channel, Publication(msgspec.Raw(b"%d" % payload)), 0, options)
         if channel in self._gone_back:
             entry = self._jump_over(channel, entry)
+        self.append(channel, entry, options)
         position = StreamPosition(entry.offset, entry.epoch)
         if key:
             self.remember(channel, key, position)
@@ -115,12 +116,8 @@ class MemoryStore(MemoryHistory):
     def _jump_over(self, channel: str, entry: StreamEntry) -> StreamEntry:
         self._gone_back.discard(channel)
         self._jump += 2**40
-        entry = StreamEntry(
-            msgspec.structs.replace(entry.publication, offset=self._jump + entry.offset), entry.previous, entry.epoch
-        )
-        self._streams[channel].entries[-1] = entry
-        self._streams[channel].top = entry.offset
-        return entry
+        publication = msgspec.structs.replace(entry.publication, offset=self._jump + entry.offset)
+        return StreamEntry(publication, entry.previous, entry.epoch)
 
     async def settle(self) -> None:
         pass

@@ -9,7 +9,7 @@ import structlog
 from msgspec import Raw
 
 from app.brokers import postgres
-from app.core.broker import PublicationTooLarge
+from app.core.broker import PublicationTooLarge, PublishOptions
 from app.protocol.messages import ClientInfo, Publication
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, until
@@ -101,3 +101,14 @@ async def test_a_wrong_database_is_told_without_the_password(postgres_server: Po
         'database "nowhere" does not exist'
     ]
     assert "sesame" not in str(logs)
+
+
+async def test_what_needs_a_store_is_refused_in_words(postgres_server: PostgresServer, opener: Opener) -> None:
+    here = await opener(postgres_server.url)
+    publication = Publication(Raw(b"1"))
+    with pytest.raises(ValueError, match="history_size"):
+        await here.broker.publish("room", publication, PublishOptions(history_size=10, history_ttl=60))
+    with pytest.raises(ValueError, match="idempotency_key"):
+        await here.broker.publish("room", publication, PublishOptions(idempotency_key="k"))
+    assert here.broker.keeps_history is False
+    assert here.broker.history is None

@@ -31,7 +31,12 @@ class Store:
         self._open.set()
 
     def publish(self, *payloads: int, options: PublishOptions = OPTIONS) -> list[StreamEntry]:
-        return [self.history.append(CHANNEL, Publication(Raw(b"%d" % payload)), 0, options) for payload in payloads]
+        entries = []
+        for payload in payloads:
+            entry = self.history.next_entry(CHANNEL, Publication(Raw(b"%d" % payload)), 0, options)
+            self.history.append(CHANNEL, entry, options)
+            entries.append(entry)
+        return entries
 
     def hold(self) -> None:
         """Hold the answers of reads back from now on, though not the reads themselves."""

@@ -1,0 +1,73 @@
+"""Calls to Redis over one connection: what waits goes out together, and answers cannot be mixed up."""
+
+import math
+
+import structlog
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError, ResponseError
+
+from app.brokers.outbox import Outbox
+from app.brokers.supervised import in_words
+from app.core.broker import BrokerUnavailable
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
+
+Reply = bytes | int | str | list["Reply"] | None
+Command = tuple[bytes | str | int | float, ...]
+
+
+class RedisCalls:
+    """One connection for commands; it is opened by the first of them and again after a loss."""
+
+    def __init__(self, connection: AbstractConnection, *, timeout: float, max_batch: int = 256) -> None:
+        """`timeout` in seconds bounds each call; `max_batch` commands at most are under way at once."""
+        self._connection = connection
+        self._outbox: Outbox[Command, Reply] = Outbox(self._transmit, timeout=timeout, max_batch=max_batch)
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._outbox.start()
+
+    async def stop(self) -> None:
+        """End sending, and give the connection back."""
+        await self._outbox.stop()
+        await discard(self._connection)
+
+    async def execute(self, *command: bytes | str | int | float, size: int = 0) -> Reply:
+        """Run a command after all that wait; `size` is about its bytes.
+
+        Raises BrokerUnavailable when the outcome is unknown, and redis.exceptions.ResponseError when Redis refused.
+        Nothing is retried: a command whose outcome is unknown may have done its work.
+        """
+        return await self._outbox.send(command, size)
+
+    async def _transmit(self, batch: list[Command]) -> list[Reply | Exception]:
+        connection = self._connection
+        replies: list[Reply | Exception] = []
+        try:
+            # Between batches nothing is due: bytes, or an end, mean that this connection cannot be used any more.
+            if connection.is_connected and await connection.can_read():
+                await discard(connection)
+            await connection.send_packed_command(connection.pack_commands(batch), check_health=False)
+            for _ in batch:
+                try:
+                    replies.append(await connection.read_response(timeout=math.inf))
+                except ResponseError as error:
+                    replies.append(error)
+        except (RedisError, OSError) as error:
+            await discard(connection)
+            raise BrokerUnavailable(in_words(error)) from None
+        except BaseException:
+            # A batch that was cut short leaves replies behind, and the next batch must not read them as its own. Today
+            # redis-py closes a connection whose read was cut short; this does not rely on it.
+            await discard(connection)
+            raise
+        return replies
+
+
+async def discard(connection: AbstractConnection) -> None:
+    """Close at once; a frozen server is not waited for."""
+    try:
+        await connection.disconnect(nowait=True)
+    except (RedisError, OSError):
+        log.debug("redis_connection_discarded", exc_info=True)
