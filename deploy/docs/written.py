@@ -1,0 +1,34 @@
+"""Every file, or part of a file, that is made from the application or from another file."""
+
+from pathlib import Path
+
+from deploy.dashboards.dashboard import dashboard_file
+from deploy.dashboards.overview import overview
+from deploy.docs.alerts_table import alerts_table
+from deploy.docs.chart_files import chart_file, schema_file, values_file
+from deploy.docs.marked import replace_marked
+from deploy.docs.settings_page import settings_page
+from deploy.docs.values_table import values_tables
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm" / "starling"
+RULES = CHART / "rules" / "starling.yaml"
+
+
+def written_files() -> dict[Path, str]:
+    """What each such file should hold now."""
+    rules = RULES.read_text()
+    values = values_file((CHART / "values.yaml").read_text())
+    return {
+        ROOT / "docs" / "settings.md": settings_page(),
+        ROOT / "docs" / "alerts.md": _marked(ROOT / "docs" / "alerts.md", "alerts", alerts_table(rules)),
+        CHART / "values.yaml": values,
+        CHART / "values.schema.json": schema_file((CHART / "values.schema.json").read_text(), rules),
+        CHART / "Chart.yaml": chart_file((CHART / "Chart.yaml").read_text()),
+        CHART / "README.md": _marked(CHART / "README.md", "values", values_tables(values)),
+        CHART / "dashboards" / "overview.json": dashboard_file(overview()),
+    }
+
+
+def _marked(path: Path, name: str, part: str) -> str:
+    return replace_marked(path.read_text(), name, part, comment="<!-- {} -->")

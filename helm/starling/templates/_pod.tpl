@@ -1,0 +1,99 @@
+{{/* Parts of the server's pod. */}}
+
+{{- define "starling.serverContainer" -}}
+- name: starling
+  image: {{ include "starling.image" . }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [starling, serve]
+  env:
+    {{- include "starling.environment" . | trim | nindent 4 }}
+  {{- with .Values.extraEnvFrom }}
+  envFrom:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  ports:
+    - name: public
+      containerPort: {{ .Values.settings.port }}
+      protocol: TCP
+    - name: internal
+      containerPort: {{ .Values.settings.internalPort }}
+      protocol: TCP
+  startupProbe:
+    httpGet:
+      path: /startupz
+      port: internal
+    {{- toYaml .Values.startupProbe | nindent 4 }}
+  livenessProbe:
+    httpGet:
+      path: /livez
+      port: internal
+    {{- toYaml .Values.livenessProbe | nindent 4 }}
+  readinessProbe:
+    httpGet:
+      path: /readyz
+      port: internal
+    {{- toYaml .Values.readinessProbe | nindent 4 }}
+  {{- with .Values.resources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    {{- toYaml .Values.securityContext | nindent 4 }}
+  volumeMounts:
+    - name: runtime
+      mountPath: {{ .Values.settings.runtimeDir }}
+    - name: tmp
+      mountPath: /tmp
+    {{- if .Values.channels }}
+    - name: channels
+      mountPath: /etc/starling/channels
+      readOnly: true
+    {{- end }}
+    {{- if .Values.brokerCa.existingSecret }}
+    - name: broker-ca
+      mountPath: /etc/starling/broker-ca
+      readOnly: true
+    {{- end }}
+    {{- with .Values.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end -}}
+
+{{- define "starling.volumes" -}}
+- name: runtime
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ .Values.runtimeVolume.sizeLimit }}
+- name: tmp
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ .Values.tmpVolume.sizeLimit }}
+{{- if .Values.channels }}
+- name: channels
+  configMap:
+    name: {{ include "starling.fullname" . }}-channels
+{{- end }}
+{{- with .Values.brokerCa.existingSecret }}
+- name: broker-ca
+  secret:
+    secretName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* Pods of one revision spread over zones and nodes; a wish, so that a small cluster still gets them all. */}}
+{{- define "starling.spread" -}}
+{{- if kindIs "invalid" .Values.topologySpreadConstraints -}}
+{{- $root := . -}}
+{{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+- maxSkew: 1
+  topologyKey: {{ $key }}
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels:
+      {{- include "starling.selectorLabels" (list $root "server") | nindent 6 }}
+  matchLabelKeys: [pod-template-hash]
+{{- end }}
+{{- else -}}
+{{- toYaml .Values.topologySpreadConstraints -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,76 @@
+{{/* The settings of Starling as environment variables. */}}
+
+{{/* The environment variable of a value: drainSeconds is STARLING_DRAIN_SECONDS. */}}
+{{- define "starling.variable" -}}
+STARLING_{{ . | snakecase | upper }}
+{{- end -}}
+
+{{/* The whole environment of the server. */}}
+{{- define "starling.environment" -}}
+{{- $root := . -}}
+{{- range $name, $value := .Values.settings }}
+{{- if not (kindIs "invalid" $value) }}
+- name: {{ include "starling.variable" $name }}
+{{- if kindIs "slice" $value }}
+  value: {{ join "," $value | quote }}
+{{- else if kindIs "string" $value }}
+  value: {{ $value | quote }}
+{{- else }}
+  value: {{ $value | toJson | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if .Values.channels }}
+- name: STARLING_CHANNELS_FILE
+  value: /etc/starling/channels/channels.yaml
+{{- end }}
+{{- if .Values.brokerCa.existingSecret }}
+- name: STARLING_BROKER_CA_FILE
+  value: /etc/starling/broker-ca/{{ .Values.brokerCa.key }}
+{{- end }}
+{{- if .Values.redis.enabled }}
+- name: STARLING_BROKER_URL
+  value: redis://{{ include "starling.fullname" . }}-redis:6379/0
+{{- end }}
+{{- range $name, $secret := .Values.secrets }}
+{{- if $secret.existingSecret }}
+- name: {{ include "starling.variable" $name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $secret.existingSecret }}
+      key: {{ $secret.key }}
+{{- else if or $secret.value $secret.generate }}
+- name: {{ include "starling.variable" $name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "starling.fullname" $root }}
+      key: {{ $secret.key }}
+{{- end }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* "true" where the chart makes a Secret of its own. */}}
+{{- define "starling.makesSecret" -}}
+{{- range .Values.secrets -}}
+{{- if and (not .existingSecret) (or .value .generate) -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" where a secret is made up. */}}
+{{- define "starling.generatesSecret" -}}
+{{- range .Values.secrets -}}
+{{- if and .generate (not .existingSecret) -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the user put into the chart's own Secret; a value that was made up never changes, so it is not looked at. */}}
+{{- define "starling.secretChecksum" -}}
+{{- $given := dict -}}
+{{- range $name, $secret := .Values.secrets -}}
+{{- $_ := set $given $name (printf "%s:%s" $secret.key $secret.value) -}}
+{{- end -}}
+{{- $given | toJson | sha256sum -}}
+{{- end -}}

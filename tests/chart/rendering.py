@@ -1,0 +1,116 @@
+"""Renders the chart as `helm template` does, and finds objects in what comes out."""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHART = Path(__file__).parents[2] / "helm" / "starling"
+HELM = str(Path(sys.executable).with_name("helm"))
+RELEASE = "starling"
+NAMESPACE = "live"
+
+# The least that the chart accepts: a broker and a key to check tokens with.
+ACCEPTED: Mapping[str, Any] = {
+    "secrets": {"brokerUrl": {"existingSecret": "broker"}, "tokenHmacSecret": {"existingSecret": "tokens"}}
+}
+
+
+class RefusedError(Exception):
+    """Helm did not render; the text is what it said."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of one rendering, hooks included."""
+
+    documents: Sequence[Mapping[str, Any]]
+
+    def of(self, kind: str) -> list[Mapping[str, Any]]:
+        """Every object of `kind`."""
+        return [document for document in self.documents if document["kind"] == kind]
+
+    def one(self, kind: str, name: str = RELEASE) -> Mapping[str, Any]:
+        """The only object of `kind` with `name`."""
+        found = [document for document in self.of(kind) if document["metadata"]["name"] == name]
+        assert len(found) == 1, f"{len(found)} objects {kind} {name} among {self.names}"
+        return found[0]
+
+    @property
+    def names(self) -> list[str]:
+        """Kind and name of each."""
+        return [f"{document['kind']} {document['metadata']['name']}" for document in self.documents]
+
+    @property
+    def pod(self) -> Mapping[str, Any]:
+        """The specification of the server's pods."""
+        (template,) = [
+            deployment["spec"]["template"]
+            for deployment in self.of("Deployment")
+            if deployment["metadata"]["labels"]["app.kubernetes.io/component"] == "server"
+        ]
+        pod: Mapping[str, Any] = template["spec"]
+        return pod
+
+    @property
+    def container(self) -> Mapping[str, Any]:
+        """The server's container."""
+        container: Mapping[str, Any] = self.pod["containers"][0]
+        return container
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The server's environment; a variable that comes from a Secret is its `secretKeyRef`."""
+        return {
+            variable["name"]: variable.get("value", variable.get("valueFrom", {}).get("secretKeyRef"))
+            for variable in self.container["env"]
+        }
+
+
+def render(values: Mapping[str, Any] | None = None, *, options: Sequence[str] = ()) -> Objects:
+    """Render with `values` on top of the least that is accepted. Raises RefusedError with Helm's words."""
+    return render_exactly(merged(ACCEPTED, values or {}), options=options)
+
+
+def render_exactly(values: Mapping[str, Any], *, options: Sequence[str] = ()) -> Objects:
+    """Render with `values` and nothing else. Equal ones are rendered once, so that what is returned is not changed."""
+    return _rendered(yaml.safe_dump(dict(values)), tuple(options))
+
+
+@cache
+def _rendered(values: str, options: tuple[str, ...]) -> Objects:
+    command = [
+        HELM,
+        "template",
+        RELEASE,
+        str(CHART),
+        "--namespace",
+        NAMESPACE,
+        "--kube-version",
+        "1.31.0",
+        "--values",
+        "-",
+    ]
+    done = subprocess.run([*command, *options], input=values, capture_output=True, text=True, timeout=30)
+    if done.returncode:
+        raise RefusedError(done.stderr)
+    return Objects([document for document in yaml.safe_load_all(done.stdout) if document])
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two maps of values as Helm lays them over each other."""
+    both = dict(below)
+    for key, value in above.items():
+        lower = both.get(key)
+        both[key] = merged(lower, value) if isinstance(lower, Mapping) and isinstance(value, Mapping) else value
+    return both
+
+
+def value_files() -> list[Path]:
+    """The values that the chart brings along for its tests."""
+    return sorted((CHART / "ci").glob("*-values.yaml"))

@@ -1,0 +1,130 @@
+"""The Deployment: times that fit into one another, how pods are replaced, and what runs in them."""
+
+import pytest
+
+from app.server.application import BEYOND_DRAIN_SECONDS
+from tests.chart.rendering import render
+
+
+def test_the_grace_is_computed_from_the_drain() -> None:
+    assert render().pod["terminationGracePeriodSeconds"] == 60
+    slower = render({"settings": {"drainDelaySeconds": 15.5, "drainSeconds": 120}})
+    assert slower.pod["terminationGracePeriodSeconds"] == 171
+
+
+def test_a_longer_grace_is_taken_as_given() -> None:
+    assert render({"terminationGracePeriodSeconds": 300}).pod["terminationGracePeriodSeconds"] == 300
+
+
+def test_the_grace_is_longer_than_the_server_takes_to_end() -> None:
+    objects = render({"settings": {"drainDelaySeconds": 7, "drainSeconds": 33}})
+    told = objects.environment
+    assert (told["STARLING_DRAIN_DELAY_SECONDS"], told["STARLING_DRAIN_SECONDS"]) == ("7", "33")
+    assert objects.pod["terminationGracePeriodSeconds"] == 7 + 33 + BEYOND_DRAIN_SECONDS + 20
+
+
+def test_a_rolling_update_takes_no_pod_before_it_has_brought_one() -> None:
+    specification = render().one("Deployment")["spec"]
+    assert specification["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
+    assert specification["minReadySeconds"] == 10
+
+
+@pytest.mark.parametrize(("pods", "deadline"), [(2, 600), (20, 20 * (60 + 10) + 120)])
+def test_the_progress_deadline_outlasts_a_rolling_update(pods: int, deadline: int) -> None:
+    specification = render({"replicaCount": pods}).one("Deployment")["spec"]
+    assert specification["progressDeadlineSeconds"] == deadline > pods * 60
+
+
+def test_the_three_probes_ask_three_things_of_the_internal_port() -> None:
+    container = render().container
+    asked = {name: container[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert asked == {
+        "startupProbe": {"path": "/startupz", "port": "internal"},
+        "livenessProbe": {"path": "/livez", "port": "internal"},
+        "readinessProbe": {"path": "/readyz", "port": "internal"},
+    }
+
+
+def test_a_pod_that_hangs_does_not_get_the_grace_of_one_that_drains() -> None:
+    assert render().container["livenessProbe"]["terminationGracePeriodSeconds"] == 10
+
+
+def test_no_pod_waits_in_a_hook_before_sigterm() -> None:
+    assert "lifecycle" not in render().container
+
+
+def test_service_links_are_off_since_they_would_set_the_port() -> None:
+    assert render().pod["enableServiceLinks"] is False
+
+
+def test_the_server_gets_no_token_of_kubernetes() -> None:
+    objects = render()
+    assert objects.pod["automountServiceAccountToken"] is False
+    assert objects.one("ServiceAccount")["automountServiceAccountToken"] is False
+
+
+def test_what_the_server_writes_lies_in_memory_and_is_bounded() -> None:
+    objects = render({"settings": {"runtimeDir": "/run/other"}})
+    assert objects.pod["volumes"] == [
+        {"name": "runtime", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}},
+        {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "32Mi"}},
+    ]
+    assert {mount["name"]: mount["mountPath"] for mount in objects.container["volumeMounts"]} == {
+        "runtime": "/run/other",
+        "tmp": "/tmp",
+    }
+    assert objects.environment["STARLING_RUNTIME_DIR"] == "/run/other"
+
+
+def test_pods_of_one_revision_spread_over_zones_and_nodes() -> None:
+    for constraint in render().pod["topologySpreadConstraints"]:
+        assert constraint["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert constraint["matchLabelKeys"] == ["pod-template-hash"]
+        assert (
+            constraint["labelSelector"]["matchLabels"] == render().one("Deployment")["spec"]["selector"]["matchLabels"]
+        )
+    keys = [constraint["topologyKey"] for constraint in render().pod["topologySpreadConstraints"]]
+    assert keys == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+
+
+def test_a_digest_wins_over_the_tag() -> None:
+    digest = "sha256:" + "0" * 64
+    assert render({"image": {"repository": "r/s", "tag": "9"}}).container["image"] == "r/s:9"
+    assert render({"image": {"repository": "r/s", "tag": "9", "digest": digest}}).container["image"] == f"r/s@{digest}"
+
+
+def test_selectors_never_hold_a_version() -> None:
+    objects = render({"redis": {"enabled": False}})
+    for deployment in objects.of("Deployment"):
+        labels = deployment["spec"]["selector"]["matchLabels"]
+        assert sorted(labels) == [f"app.kubernetes.io/{name}" for name in ("component", "instance", "name")]
+        assert labels.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_a_change_of_channels_or_of_a_given_secret_restarts_the_pods() -> None:
+    def annotations(values: dict[str, object]) -> dict[str, str]:
+        pod: dict[str, str] = render(values).one("Deployment")["spec"]["template"]["metadata"]["annotations"]
+        return pod
+
+    before = annotations({"channels": {"default": {"history_size": 1}}})
+    after = annotations({"channels": {"default": {"history_size": 2}}})
+    assert before["checksum/channels"] != after["checksum/channels"]
+    given = [
+        annotations({"secrets": {"tokenHmacSecretPrevious": {"value": value}}})["checksum/secret"]
+        for value in ("a" * 32, "b" * 32, "b" * 32)
+    ]
+    assert given[0] != given[1] == given[2]
+
+
+def test_a_secret_that_is_made_up_does_not_restart_the_pods_at_every_upgrade() -> None:
+    made_up = {"tokenHmacSecret": {"existingSecret": "", "generate": True}}
+    rendered = [render({"secrets": made_up, "replicaCount": pods}) for pods in (2, 3)]
+    assert rendered[0].one("Secret") != rendered[1].one("Secret")
+    checksums = {
+        objects.one("Deployment")["spec"]["template"]["metadata"]["annotations"]["checksum/secret"]
+        for objects in rendered
+    }
+    assert len(checksums) == 1

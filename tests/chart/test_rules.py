@@ -1,0 +1,152 @@
+"""The alerts: valid, each proven firing and silent, each with a page, and in the chart as they are in the file."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.exposition import exposed_names, names_in
+from tests.chart.rendering import CHART, NAMESPACE, RELEASE, render
+
+ROOT = CHART.parents[1]
+RULES = CHART / "rules" / "starling.yaml"
+CASES = Path(__file__).parent / "rules" / "cases.yaml"
+ALERTS: list[dict[str, Any]] = [
+    rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
+]
+# Prometheus makes this one itself.
+FOREIGN = {"up"}
+
+
+def promtool(*arguments: str, directory: Path | None = None) -> str:
+    """What promtool says; fails the test when it finds fault."""
+    binary = shutil.which("promtool")
+    if binary is None:
+        pytest.skip("promtool is not installed, so the rules cannot be tested; on Debian: apt-get install prometheus")
+    done = subprocess.run([binary, *arguments], cwd=directory, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def rendered_alerts(values: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """The alerts of the PrometheusRule by name."""
+    rule = render({"prometheusRule": {"enabled": True, **(values or {})}}).one("PrometheusRule")
+    return {alert["alert"]: alert for group in rule["spec"]["groups"] for alert in group["rules"]}
+
+
+def test_prometheus_finds_nothing_to_say_about_the_rules() -> None:
+    assert f"{len(ALERTS)} rules found" in promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
+
+
+def test_every_alert_fires_when_it_should_and_stays_silent_when_it_should_not(tmp_path: Path) -> None:
+    shutil.copy(RULES, tmp_path)
+    shutil.copy(CASES, tmp_path)
+    promtool("test", "rules", CASES.name, directory=tmp_path)
+
+
+def test_every_alert_has_a_firing_and_a_silent_case() -> None:
+    cases = yaml.safe_load(CASES.read_text())["tests"]
+    firing: set[str] = set()
+    silent: set[str] = set()
+    for case in cases:
+        for expected in case["alert_rule_test"]:
+            assert case["name"].startswith(expected["alertname"])
+            (firing if expected["exp_alerts"] else silent).add(expected["alertname"])
+        assert any(expected["exp_alerts"] for expected in case["alert_rule_test"]) == (" fires" in case["name"])
+    names = {alert["alert"] for alert in ALERTS}
+    assert firing == names
+    assert silent == names
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_an_alert_says_what_is_wrong_how_bad_it_is_and_where_to_read_on(alert: dict[str, Any]) -> None:
+    assert re.fullmatch(r"Starling[A-Z][A-Za-z]+", alert["alert"])
+    assert alert["labels"]["severity"] in {"critical", "warning", "info"}
+    assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
+    assert alert["for"]
+    page = ROOT / alert["annotations"]["runbook_url"]
+    assert page.read_text().splitlines()[0] == f"# {alert['alert']}"
+
+
+def test_every_page_belongs_to_an_alert() -> None:
+    pages = {f"docs/runbooks/{path.name}" for path in (ROOT / "docs" / "runbooks").iterdir()}
+    assert pages == {alert["annotations"]["runbook_url"] for alert in ALERTS}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_an_alert_asks_for_metrics_that_exist_and_of_this_job_only(alert: dict[str, Any]) -> None:
+    used = names_in(alert["expr"])
+    assert used
+    assert used <= exposed_names() | FOREIGN
+    selectors = re.findall(r"\{([^}]*)\}", alert["expr"])
+    assert selectors
+    assert all('job="starling"' in selector for selector in selectors)
+
+
+def test_the_chart_asks_for_its_own_release_only() -> None:
+    for alert in rendered_alerts().values():
+        selectors = re.findall(r"\{([^}]*)\}", alert["expr"])
+        assert all(f'job="{RELEASE}",namespace="{NAMESPACE}"' in selector for selector in selectors)
+
+
+def test_monitors_give_targets_the_job_that_the_rules_ask_for() -> None:
+    for kind, endpoints in (("serviceMonitor", "endpoints"), ("podMonitor", "podMetricsEndpoints")):
+        monitor = render({kind: {"enabled": True}}).one(kind[0].upper() + kind[1:])
+        (endpoint,) = monitor["spec"][endpoints]
+        assert endpoint["relabelings"][0] == {"targetLabel": "job", "replacement": RELEASE}
+        assert (endpoint["port"], endpoint["path"]) == ("internal", "/metrics")
+
+
+def test_a_monitor_finds_what_it_is_for() -> None:
+    objects = render({"serviceMonitor": {"enabled": True}})
+    selector = objects.one("ServiceMonitor")["spec"]["selector"]["matchLabels"]
+    found = [each for each in objects.of("Service") if selector.items() <= each["metadata"]["labels"].items()]
+    assert [service["metadata"]["name"] for service in found] == [f"{RELEASE}-internal"]
+    objects = render({"podMonitor": {"enabled": True}})
+    selector = objects.one("PodMonitor")["spec"]["selector"]["matchLabels"]
+    assert selector == objects.one("Deployment")["spec"]["selector"]["matchLabels"]
+
+
+def test_the_chart_s_rules_are_valid_and_are_all_there(tmp_path: Path) -> None:
+    alerts = rendered_alerts()
+    assert list(alerts) == [alert["alert"] for alert in ALERTS]
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(yaml.safe_dump({"groups": [{"name": "starling", "rules": list(alerts.values())}]}))
+    promtool("check", "rules", "--lint=all", "--lint-fatal", str(rules))
+
+
+def test_annotations_reach_prometheus_as_they_are() -> None:
+    rendered = rendered_alerts({"runbookUrl": "https://git.example.com/"})
+    for alert in ALERTS:
+        annotations = rendered[alert["alert"]]["annotations"]
+        assert annotations == {
+            **alert["annotations"],
+            "runbook_url": "https://git.example.com/" + alert["annotations"]["runbook_url"],
+        }
+
+
+def test_threshold_time_and_severity_can_be_changed() -> None:
+    changes = {"StarlingEventLoopLag": {"threshold": 0.5, "for": "10m", "severity": "info"}}
+    before, after = rendered_alerts(), rendered_alerts({"alerts": changes})
+    assert before["StarlingEventLoopLag"]["expr"].endswith("> 0.25")
+    assert after["StarlingEventLoopLag"]["expr"] == before["StarlingEventLoopLag"]["expr"][: -len("0.25")] + "0.5"
+    assert after["StarlingEventLoopLag"]["for"] == "10m"
+    assert after["StarlingEventLoopLag"]["labels"] == {"severity": "info"}
+    del before["StarlingEventLoopLag"], after["StarlingEventLoopLag"]
+    assert before == after
+
+
+@pytest.mark.parametrize("alert", [alert for alert in ALERTS if re.search(r"[<>] [0-9.]+$", alert["expr"])], ids=str)
+def test_every_threshold_can_be_changed(alert: dict[str, Any]) -> None:
+    changed = rendered_alerts({"alerts": {alert["alert"]: {"threshold": 123456}}})[alert["alert"]]
+    assert re.search(r"[<>] 123456$", changed["expr"])
+
+
+def test_an_alert_can_be_turned_off() -> None:
+    alerts = rendered_alerts({"alerts": {"StarlingConnectionStorm": {"enabled": False}}})
+    assert "StarlingConnectionStorm" not in alerts
+    assert len(alerts) == len(ALERTS) - 1

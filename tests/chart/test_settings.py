@@ -1,0 +1,185 @@
+"""Chart and application agree on every setting, in both directions, and secrets stay in Secrets."""
+
+import base64
+import json
+import typing
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import SecretStr
+
+from app.settings import Settings, load_settings
+from tests.chart.rendering import CHART, NAMESPACE, RELEASE, Objects, render, render_exactly, value_files
+
+# Settings whose value a test chooses so that they fit together; each differs from the application's own default.
+CHOSEN: dict[str, Any] = {
+    "host": "127.0.0.1",
+    "internal_host": "127.0.0.2",
+    "port": 8001,
+    "internal_port": 9091,
+    "workers": 3,
+    "runtime_dir": "/run/elsewhere",
+    "broker_url": "redis://:word@redis:6379/1",
+    "token_hmac_secret": "a test's own secret of more than 32 bytes",
+    "token_hmac_secret_previous": "another secret of more than thirty-two bytes",
+    "log_level": "debug",
+    "log_format": "console",
+    "max_message_bytes": 1048576,
+    "write_buffer_bytes": 16777216,
+    "allowed_origins": ["https://a.example.com", "https://*.b.example.com"],
+    "trusted_proxies": ["10.0.0.0/8"],
+    "ping_seconds": 30,
+    "pong_seconds": 9,
+    # With a JWKS address developer mode is refused, so this one keeps its default.
+    "dev": False,
+}
+
+
+def camel_case(field: str) -> str:
+    first, *rest = field.split("_")
+    return first + "".join(word.title() for word in rest)
+
+
+def is_secret(field: str) -> bool:
+    def parts(annotation: Any) -> set[Any]:
+        return {annotation}.union(*(parts(part) for part in typing.get_args(annotation)))
+
+    return SecretStr in parts(Settings.model_fields[field].annotation)
+
+
+SECRETS = [field for field in Settings.model_fields if is_secret(field)]
+OPEN = [field for field in Settings.model_fields if not is_secret(field)]
+
+
+def other_than_default(field: str) -> Any:
+    """A value of the right kind that is not the default."""
+    if field in CHOSEN:
+        return CHOSEN[field]
+    default = Settings.model_fields[field].default
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int | float):
+        return default + 1
+    if isinstance(default, tuple):
+        return ["one", "two"]
+    return f"{default}-x" if default else "given"
+
+
+def environment_as_a_pod_has_it(objects: Objects) -> dict[str, str]:
+    """The server's environment with what the chart's own Secret holds filled in."""
+    secret = {
+        key: base64.b64decode(value).decode() for one in objects.of("Secret") for key, value in one["data"].items()
+    }
+    return {
+        name: value if isinstance(value, str) else secret[value["key"]] for name, value in objects.environment.items()
+    }
+
+
+def test_every_setting_can_be_set_from_the_chart_and_arrives_as_it_was_meant() -> None:
+    wanted = {field: other_than_default(field) for field in Settings.model_fields}
+    values = {
+        "settings": {camel_case(field): wanted[field] for field in OPEN},
+        "secrets": {camel_case(field): {"value": wanted[field]} for field in SECRETS},
+    }
+    settings = load_settings(environment_as_a_pod_has_it(render_exactly(values)))
+    for field, value in wanted.items():
+        arrived = getattr(settings, field)
+        if isinstance(arrived, SecretStr):
+            arrived = arrived.get_secret_value()
+        assert (list(arrived) if isinstance(arrived, tuple) else type(value)(arrived)) == value, field
+
+
+@pytest.mark.parametrize("values", value_files(), ids=lambda path: path.name)
+def test_every_variable_the_chart_sets_is_a_setting(values: Any) -> None:
+    objects = render_exactly(yaml.safe_load(values.read_text()))
+    own = {name for name in objects.environment if name.startswith("STARLING_")}
+    # The channels file comes with the real-time protocol; until then the chart sets it only where `channels` is.
+    settings = {f"STARLING_{field.upper()}" for field in Settings.model_fields} | {"STARLING_CHANNELS_FILE"}
+    assert own
+    assert own <= settings
+
+
+def test_the_values_offer_every_setting_and_nothing_else() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert list(values["settings"]) == [camel_case(field) for field in OPEN]
+    assert list(values["secrets"]) == [camel_case(field) for field in SECRETS]
+
+
+def test_what_the_values_say_themselves_is_the_application_s_default_or_the_chart_s_own() -> None:
+    said = {
+        field: value
+        for field in OPEN
+        if (value := yaml.safe_load((CHART / "values.yaml").read_text())["settings"][camel_case(field)]) is not None
+    }
+    own = {"workers": 1, "runtime_dir": "/run/starling", "log_format": "json"}
+    assert {field: said.pop(field) for field in own} == own
+    assert said == {field: Settings.model_fields[field].default for field in said}
+
+
+def test_a_setting_that_is_null_is_left_to_the_application() -> None:
+    assert "STARLING_PING_SECONDS" not in render().environment
+    assert render({"settings": {"pingSeconds": 20}}).environment["STARLING_PING_SECONDS"] == "20"
+
+
+@pytest.mark.parametrize("field", SECRETS)
+def test_a_secret_is_read_from_a_secret_of_the_users(field: str) -> None:
+    values = {"secrets": {camel_case(field): {"existingSecret": "mine", "key": "here"}}}
+    assert render(values).environment[f"STARLING_{field.upper()}"] == {"name": "mine", "key": "here"}
+
+
+@pytest.mark.parametrize("field", SECRETS)
+def test_a_secret_that_is_given_stands_in_the_secret_and_nowhere_else(field: str) -> None:
+    word = "never-to-be-seen-elsewhere-" + "x" * 32
+    value = f"redis://:{word}@redis" if field == "broker_url" else word
+    objects = render({"secrets": {camel_case(field): {"existingSecret": "", "value": value}}})
+    holders = [document["kind"] for document in objects.documents if word in json.dumps(document)]
+    assert holders == []
+    secret = objects.one("Secret")
+    assert base64.b64decode(secret["data"][field.replace("_", "-")]).decode() == value
+    assert objects.environment[f"STARLING_{field.upper()}"] == {"name": RELEASE, "key": field.replace("_", "-")}
+
+
+def test_a_secret_that_is_made_up_is_long_and_outlives_the_release() -> None:
+    values = {"secrets": {"tokenHmacSecret": {"existingSecret": "", "generate": True}}}
+    made = [render({**values, "replicaCount": pods}).one("Secret") for pods in (2, 3)]
+    words = [base64.b64decode(secret["data"]["token-hmac-secret"]) for secret in made]
+    assert len(words[0]) == 64
+    assert words[0] != words[1]
+    assert made[0]["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_without_secrets_of_its_own_the_chart_makes_none() -> None:
+    assert render().of("Secret") == []
+
+
+def test_channels_become_a_file_that_the_server_reads() -> None:
+    channels = {"default": {"history_size": 10, "history_ttl": "300s"}, "namespaces": {"chat": {"presence": True}}}
+    objects = render({"channels": channels})
+    (mount,) = [mount for mount in objects.container["volumeMounts"] if mount["name"] == "channels"]
+    (volume,) = [volume for volume in objects.pod["volumes"] if volume["name"] == "channels"]
+    configuration = objects.one("ConfigMap", volume["configMap"]["name"])
+    assert yaml.safe_load(configuration["data"]["channels.yaml"]) == channels
+    assert objects.environment["STARLING_CHANNELS_FILE"] == f"{mount['mountPath']}/channels.yaml"
+    assert "STARLING_CHANNELS_FILE" not in render().environment
+
+
+def test_the_broker_s_certificates_are_mounted_where_the_setting_says() -> None:
+    objects = render({"brokerCa": {"existingSecret": "authority", "key": "root.pem"}})
+    (mount,) = [mount for mount in objects.container["volumeMounts"] if mount["name"] == "broker-ca"]
+    (volume,) = [volume for volume in objects.pod["volumes"] if volume["name"] == "broker-ca"]
+    assert volume["secret"] == {"secretName": "authority"}
+    assert objects.environment["STARLING_BROKER_CA_FILE"] == f"{mount['mountPath']}/root.pem"
+
+
+def test_the_redis_for_trying_out_is_the_broker() -> None:
+    objects = render_exactly(yaml.safe_load((CHART / "ci" / "try-out-values.yaml").read_text()))
+    service = objects.one("Service", f"{RELEASE}-redis")
+    assert objects.environment["STARLING_BROKER_URL"] == f"redis://{service['metadata']['name']}:6379/0"
+    assert service["metadata"]["namespace"] == NAMESPACE
+    labels = objects.one("Deployment", f"{RELEASE}-redis")["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+
+
+def test_redis_is_off_by_default() -> None:
+    assert [name for name in render().names if "redis" in name] == []
