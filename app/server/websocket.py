@@ -60,6 +60,7 @@ class StarlingWebSocket(WebSocketsSansIOProtocol):
         self._reading = False
         self._early = b""
         self._detached = False
+        self._endpoint: asyncio.Task[None] | None = None
 
     def data_received(self, data: bytes) -> None:
         """Take the request, then hold back what follows until someone reads."""
@@ -88,6 +89,7 @@ class StarlingWebSocket(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         """Run the endpoint; a socket it detached outlives it, any other ends with it."""
+        self._endpoint = asyncio.current_task()
         socket = WebSocketTransport(
             self.transport,
             self.conn,
@@ -165,8 +167,9 @@ class StarlingWebSocket(WebSocketsSansIOProtocol):
             response.headers["Retry-After"] = str(random.randint(*RETRY_AFTER_SECONDS))  # noqa: S311 - spreads load
             self.conn.send_response(response)
             self.transport.write(b"".join(self.conn.data_to_send()))
-            # Whatever the endpoint still does about it is answered as to a client that has left.
             self.disconnected = True
+            if self._endpoint is not None:
+                self._endpoint.cancel()
         self.transport.close()
 
     def _send_close(self, code: int) -> None:

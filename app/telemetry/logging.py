@@ -54,6 +54,8 @@ SECRET_KEYS = frozenset(
         "token",
     }
 )
+# Every SECRET_TEXT has one of these; most texts have none, and are spared the longer search.
+SUSPECT_TEXT = re.compile(r"[=?@:,]|bearer", re.IGNORECASE)
 SECRET_TEXT = re.compile(
     r"""
     (?: proxy-authorization | authorization | set-cookie | cookie | sec-websocket-protocol | x-api-key )
@@ -142,9 +144,9 @@ def configure_logging(level: str, log_format: LogFormat = "auto") -> LogWriter:
     fd = sys.stdout.fileno()
     render = _choose_renderer(log_format, terminal=os.isatty(fd))
     shared: list[Processor] = [
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         redact,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
 
     def describe_drop(lines: int) -> bytes:
@@ -208,7 +210,9 @@ def _clean(value: object) -> object:
         return redact(None, "", {str(key): inner for key, inner in value.items()})
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean(inner) for inner in value]
-    text = SECRET_TEXT.sub(REDACTED, str(value))
+    text = str(value)
+    if SUSPECT_TEXT.search(text):
+        text = SECRET_TEXT.sub(REDACTED, text)
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 

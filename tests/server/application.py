@@ -1,0 +1,170 @@
+"""A raw ASGI application on the server floor alone, run as a process of its own: `application.py OPTIONS_AS_JSON`.
+
+Doors: `/ws` hands off to Speaker; `/plain` echoes by plain ASGI; `/slow` accepts after a minute; `/late` after half a
+second; `/return` accepts and returns; `/crash` accepts and fails; `/refuse` refuses; `/twice` hands off twice. HTTP
+answers `ok`.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from app.core.readiness import Readiness, Unready
+from app.core.transport import Frame
+from app.server.options import ServerOptions, Service
+from app.telemetry.logging import configure_logging
+
+log = structlog.get_logger("test.application")
+
+WRITE_LIMIT = 262_144
+
+
+class Speaker:
+    """A handler that does as its client says: `VERB ARGUMENT`; everything else is echoed."""
+
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+
+    def say(self, text: str) -> None:
+        self.transport.send_frame(Frame(text.encode(), text=True))
+
+    def on_message(self, message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            self.transport.send_frame(Frame(message, text=False))
+            return
+        verb, _, argument = message.partition(" ")
+        loop = asyncio.get_running_loop()
+        match verb:
+            case "pid":
+                self.say(str(os.getpid()))
+            case "burst":
+                for number in range(int(argument)):
+                    self.say(str(number))
+            case "flood":  # a frame of 16 KiB each 5 ms
+                self.flood(int(argument))
+            case "ping":
+                self.transport.ping()
+            case "pause":
+                self.transport.pause_reading()
+                loop.call_later(float(argument), self.transport.resume_reading)
+                self.say("paused")
+            case "close":
+                code, _, reason = argument.partition(" ")
+                self.say("last words")
+                self.transport.close(int(code), reason)
+                self.say("never sent")
+            case "stick":
+                time.sleep(float(argument))
+            case "log":
+                log.info("told", padding="x" * 1000)
+            case "fail":
+                raise ValueError("as its client said")
+            case _:
+                self.say(message)
+
+    def flood(self, left: int) -> None:
+        self.transport.send_frame(Frame(bytes(16384), text=False))
+        if left:
+            asyncio.get_running_loop().call_later(0.005, self.flood, left - 1)
+
+    def on_pong(self) -> None:
+        self.say("pong")
+
+    def on_overflow(self) -> None:
+        log.info("overflow")
+        self.transport.close(3008, "slow")
+
+    def on_shutdown(self) -> None:
+        self.transport.close(1012, "restart")
+
+    def on_close(self, code: int, reason: str) -> None:
+        log.info("closed", code=code, reason=reason)
+
+
+class Application:
+    """The doors above, and a lifespan that takes `start_seconds`, or fails unless it `starts`."""
+
+    def __init__(self, readiness: Readiness, *, starts: bool, start_seconds: float) -> None:
+        self.readiness = readiness
+        self.starts = starts
+        self.start_seconds = start_seconds
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self.live(receive, send)
+        elif scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"ok"})
+        else:
+            await self.open(scope, receive, send)
+
+    async def live(self, receive: Any, send: Any) -> None:
+        await receive()
+        if not self.starts:
+            raise RuntimeError("told not to start")
+        await asyncio.sleep(self.start_seconds)
+        self.readiness.release(Unready.STARTING)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        log.info("application_ended")
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def open(self, scope: Any, receive: Any, send: Any) -> None:
+        extension = scope["extensions"]["starling.websocket"]
+        await receive()
+        match scope["path"]:
+            case "/refuse":
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            case "/slow":
+                await asyncio.sleep(60)
+            case "/late":
+                await asyncio.sleep(0.5)
+        await send({"type": "websocket.accept"})
+        match scope["path"]:
+            case "/ws" | "/late":
+                extension.detach(Speaker(extension), write_limit=WRITE_LIMIT)
+            case "/twice":
+                extension.detach(Speaker(extension), write_limit=WRITE_LIMIT)
+                extension.detach(Speaker(extension), write_limit=WRITE_LIMIT)
+            case "/plain":
+                await self.echo(receive, send)
+            case "/crash":
+                raise ValueError("as its path said")
+
+    async def echo(self, receive: Any, send: Any) -> None:
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"]})
+        log.info("closed", code=message["code"])
+
+
+def main() -> None:
+    told = json.loads(sys.argv[1])
+    readiness = Readiness()
+    application = Application(readiness, starts=told.pop("starts", True), start_seconds=told.pop("start_seconds", 0))
+    configure_logging(told.pop("log_level", "debug"), told.pop("log_format", "json"))
+    options = ServerOptions(**told | {"runtime_dir": Path(told["runtime_dir"])})
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(options.metrics_dir)
+    options.metrics_dir.mkdir(parents=True, exist_ok=True)
+    # prometheus_client reads the variable at its import.
+    from prometheus_client import Counter
+
+    from app.server.application import serve
+
+    refused = Counter("test_refused", "Refusals.", ["reason"])
+    service = Service(application, readiness, lambda reason: refused.labels(reason).inc())
+    try:
+        serve(options, service)
+    finally:
+        # As a command does that made its directory: it must not run in workers.
+        log.info("command_ended", own=os.getpid() == os.getpgid(0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Requests before they are WebSockets: limits of the head, deadlines, and refusals in words."""
+
+import contextlib
+import ctypes
+import os
+import socket
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from tests.server.serving import Client, Server, handshake, until
+
+HANDSHAKE_SECONDS = 1.0
+SYS_PIDFD_GETFD = 438
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("server"), handshake_seconds=HANDSHAKE_SECONDS, close_seconds=1.0) as server:
+        yield server
+
+
+def ask(server: Server, request: bytes) -> Client:
+    client = Client(server.port)
+    client.socket.sendall(request)
+    client.read_head()
+    return client
+
+
+def test_a_plain_request_is_served_without_telling_what_serves(server: Server) -> None:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
+    for _ in range(2):  # the second over the same connection
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        assert (answer.status, answer.read(), answer.getheader("server")) == (200, b"ok", None)
+    connection.close()
+
+
+@pytest.mark.parametrize("upgrade", [True, False], ids=["websocket", "http"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [f"X-{number}: 1" for number in range(300)],
+        ["Cookie: " + "x" * 102_400],
+        [f"X-{number}: " + "x" * 1000 for number in range(17)],
+    ],
+    ids=["300 fields", "100 KiB field", "17 KiB in all"],
+)
+def test_a_head_over_the_limits_is_answered_431(server: Server, headers: list[str], upgrade: bool) -> None:
+    before = server.refused("head_too_large")
+    request = handshake("/ws", *headers) if upgrade else "\r\n".join(["GET / HTTP/1.1", *headers, "", ""]).encode()
+    with ask(server, request) as client:
+        assert client.status == 431
+        assert client.socket.recv(1000) or client._buffer
+        assert client.ended()
+    until(lambda: server.refused("head_too_large") == before + 1, "counted")
+
+
+def test_a_head_within_the_limits_passes(server: Server) -> None:
+    # One line of 9000 bytes alone is more than the parsers take by themselves.
+    with server.connect("/ws", "Cookie: " + "x" * 9000, *(f"X-{number}: 1" for number in range(120))) as client:
+        client.send("hello")
+        assert client.text() == "hello"
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost\r\n\r\n",
+        b"GET /\x1b HTTP/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+    ids=["no request", "no colon", "escape", "HTTP/2"],
+)
+def test_what_is_no_request_is_answered_400(server: Server, request_head: bytes) -> None:
+    before = server.refused("malformed_request")
+    with ask(server, request_head) as client:
+        assert client.status == 400
+        assert client.ended()
+    until(lambda: server.refused("malformed_request") == before + 1, "counted")
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (handshake("/ws").replace(b"Version: 13", b"Version: 8"), 400),
+        (handshake("/ws").replace(b"Sec-WebSocket-Key", b"X-Key"), 400),
+        (handshake("/ws", "Content-Length: 5") + b"12345", 400),
+        (handshake("/ws", "Transfer-Encoding: chunked") + b"0\r\n\r\n", 400),
+    ],
+    ids=["version", "no key", "body", "chunked"],
+)
+def test_a_bad_handshake_is_answered_with_its_status(server: Server, request_head: bytes, status: int) -> None:
+    before = server.refused("bad_upgrade")
+    with ask(server, request_head) as client:
+        assert client.status == status
+        assert client.ended()
+    until(lambda: server.refused("bad_upgrade") == before + 1, "counted")
+
+
+def test_an_endpoint_that_refuses_gives_403(server: Server) -> None:
+    with Client(server.port) as client:
+        client.upgrade("/refuse")
+        assert client.status == 403
+
+
+def test_an_endpoint_that_returns_or_fails_without_closing_ends_with_a_close_frame(server: Server) -> None:
+    with server.connect("/return") as client:
+        assert client.close_code()[0] == 1000
+    with server.connect("/crash") as client:
+        assert client.close_code()[0] == 1011
+    with server.connect("/twice") as client:
+        assert client.close_code()[0] == 1011
+    assert len(server.events("asgi_application_failed")) == 2
+
+
+def test_an_endpoint_may_keep_to_plain_asgi(server: Server) -> None:
+    with server.connect("/plain") as client:
+        client.send("one")
+        assert client.text() == "one"
+        client.send("two")
+        assert client.text() == "two"
+
+
+def test_half_open_connections_are_cut_at_the_deadline_while_others_are_served(server: Server) -> None:
+    before = server.refused("handshake_timeout")
+    with server.connect() as good:
+        silent = [Client(server.port) for _ in range(100)]
+        half = [Client(server.port) for _ in range(100)]
+        dripping = [Client(server.port) for _ in range(100)]
+        for client in half + dripping:
+            client.socket.sendall(b"GET /ws HTTP/1.1\r\nHost: localhost\r\nX-Drip: ")
+        deadline = time.monotonic() + 20
+        open_still = list(dripping)
+        while open_still and time.monotonic() < deadline:
+            for client in list(open_still):
+                try:
+                    client.socket.send(b"X")
+                except OSError:
+                    open_still.remove(client)
+            good.send("served")
+            assert good.text() == "served"
+            time.sleep(0.05)
+        assert not open_still
+        assert all(client.ended() for client in silent + half)
+        for client in silent + half + dripping:
+            client.socket.close()
+    until(lambda: server.refused("handshake_timeout") == before + 300, "each counted")
+
+
+def test_line_ends_between_requests_do_not_keep_a_connection(server: Server) -> None:
+    with Client(server.port) as client:
+        client.socket.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        client.read_head()
+        assert client.cut_while_sending(b"\r\n", every=0.05)
+
+
+def test_a_worker_bounds_what_the_kernel_keeps_for_a_client(server: Server) -> None:
+    with server.connect() as client:
+        peer = client.socket.getsockname()
+        with socket_of(server.workers()[0], peer) as own:
+            assert own.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * 65536  # the kernel doubles it
+            assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 36_000
+            assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+def socket_of(pid: int, peer: tuple[str, int]) -> socket.socket:
+    """A copy of the socket that process `pid` has to `peer`."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        for name in Path(f"/proc/{pid}/fd").iterdir():
+            if name.readlink().name.startswith("socket:"):
+                copy = ctypes.CDLL(None).syscall(SYS_PIDFD_GETFD, pidfd, int(name.name), 0)
+                assert copy >= 0, "this user may not look into its own processes"
+                found = socket.socket(fileno=copy)
+                with contextlib.suppress(OSError):  # a listener or a pair
+                    if found.getpeername() == peer:
+                        return found
+                found.close()
+    finally:
+        os.close(pidfd)
+    raise AssertionError(f"process {pid} has no socket to {peer}")

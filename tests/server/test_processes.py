@@ -1,0 +1,227 @@
+"""Master and workers as processes: how they stop, how they are replaced, and that nothing is left of them."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.server.serving import Client, Server, until
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def test_sigterm_lets_every_client_go_evenly_and_a_stuck_one_is_cut(tmp_path: Path) -> None:
+    drain_seconds = 3.0
+    with Server(tmp_path, workers=2, drain_seconds=drain_seconds) as server:
+        with server.connect(receive_buffer=4096) as stuck:
+            stuck.send("flood 12")  # into the kernel's buffers and ours, under the write limit: it will not be told
+            clients = [await connect(f"ws://127.0.0.1:{server.port}/ws") for _ in range(50)]
+            started = time.monotonic()
+
+            async def leave(client: ClientConnection) -> float:
+                await client.wait_closed()
+                assert (client.close_code, client.close_reason) == (1012, "restart")
+                return time.monotonic() - started
+
+            server.process.send_signal(signal.SIGTERM)
+            times = sorted(await asyncio.gather(*map(leave, clients)))
+            assert await asyncio.to_thread(server.process.wait, 20) == 0
+        # Evenly: no tenth of the time sees a third of the clients, and the last leaves well after the first.
+        tenth = drain_seconds / 10
+        assert max(sum(start <= moment < start + tenth for moment in times) for start in times) < len(times) / 3
+        assert times[-1] - times[0] > drain_seconds / 2
+        assert len(server.events("drain_ended")) == 2
+        assert not server.events("shutdown_incomplete")
+        assert [line["code"] for line in server.events("closed")].count(1012) == 51
+        assert not listening(server.port)
+        # What called serve() goes on in the master alone.
+        assert [line["own"] for line in server.events("command_ended")] == [True]
+
+
+async def test_probes_and_listeners_during_a_stop(tmp_path: Path) -> None:
+    with Server(tmp_path, drain_delay_seconds=1.5, drain_seconds=1.0) as server:
+        async with connect(f"ws://127.0.0.1:{server.port}/ws"), connect(f"ws://127.0.0.1:{server.port}/ws"):
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: server.get("/readyz")[0] == 503, "not ready at once")
+            until(lambda: json.loads(server.get("/readyz")[1])["workers"][0]["reasons"] == ["draining"], "and why")
+            with server.connect() as late:
+                late.send("routers send clients for a while")
+                assert late.text() == "routers send clients for a while"
+            lives = []
+            while server.process.poll() is None:
+                lives.append(server.get("/livez")[0])
+                await asyncio.sleep(0.05)
+        assert set(lives[:-1]) == {200}, "alive to the end; only the last answer may have met its end"
+        assert server.process.returncode == 0
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGQUIT])
+async def test_other_signals_stop_the_same_way(tmp_path: Path, sig: signal.Signals) -> None:
+    with Server(tmp_path) as server:
+        async with connect(f"ws://127.0.0.1:{server.port}/ws") as client:
+            await asyncio.to_thread(server.stop, sig)
+            await client.wait_closed()
+            assert client.close_code == 1012
+
+
+async def test_a_terminals_ctrl_c_reaches_all_processes_and_drains_once(tmp_path: Path) -> None:
+    with Server(tmp_path, drain_delay_seconds=1.5) as server:
+        async with connect(f"ws://127.0.0.1:{server.port}/ws") as client:
+            started = time.monotonic()
+            os.killpg(server.process.pid, signal.SIGINT)
+            await client.wait_closed()
+            assert client.close_code == 1012
+            assert time.monotonic() - started > 1.4
+            assert await asyncio.to_thread(server.process.wait, 20) == 0
+
+
+async def test_a_second_sigterm_shortens_the_drain(tmp_path: Path) -> None:
+    with Server(tmp_path, drain_delay_seconds=60, drain_seconds=60) as server:
+        async with connect(f"ws://127.0.0.1:{server.port}/ws") as client:
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: server.events("drain_started"), "drain")
+            await asyncio.sleep(1.2)
+            await asyncio.to_thread(server.stop)
+            await client.wait_closed()
+            assert client.close_code == 1012
+
+
+async def test_a_worker_stopped_by_itself_drains_and_is_replaced(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        [pid] = server.workers()
+        async with connect(f"ws://127.0.0.1:{server.port}/ws") as client:
+            os.kill(pid, signal.SIGQUIT)
+            await client.wait_closed()
+            assert client.close_code == 1012
+        until(lambda: server.workers(ready=True) not in ([], [pid]), "another worker")
+
+
+async def test_a_client_whose_handshake_is_under_way_gets_503(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        async with connect(f"ws://127.0.0.1:{server.port}/ws") as good:
+            with Client(server.port) as waiting:
+                thread = threading.Thread(target=waiting.upgrade, args=("/slow",))
+                thread.start()
+                await asyncio.sleep(0.3)
+                await asyncio.to_thread(server.stop)
+                thread.join()
+                assert waiting.status == 503
+                assert "Retry-After" in waiting.head
+            await good.wait_closed()
+            assert good.close_code == 1012
+        assert not server.events("asgi_application_failed")
+
+
+async def test_oversize_heads_do_not_harm_the_shutdown(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        bad = []
+        for headers in ([f"X-{number}: 1" for number in range(300)], ["Cookie: " + "x" * 102_400]):
+            client = Client(server.port)
+            client.upgrade("/ws", *headers)
+            assert client.status == 431
+            bad.append(client)
+        async with connect(f"ws://127.0.0.1:{server.port}/ws") as good:
+            await asyncio.to_thread(server.stop)
+            await good.wait_closed()
+            assert good.close_code == 1012
+        for client in bad:
+            client.socket.close()
+
+
+def test_no_orphan_keeps_the_port_when_the_master_is_killed(tmp_path: Path) -> None:
+    with Server(tmp_path, workers=2, drain_delay_seconds=60, drain_seconds=60) as server, server.connect() as client:
+        workers = server.workers()
+        server.process.kill()
+        assert client.close_code()[0] == 1012
+        client.socket.close()
+        until(lambda: not any(map(alive, workers)), "workers end by themselves", deadline=8)
+        assert not listening(server.port)
+        assert not listening(server.internal_port)
+
+
+def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+    with Server(tmp_path, workers=2) as server:
+        first, second = server.workers()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(server.workers(ready=True)) == 2 and first not in server.workers(), "another worker")
+        assert second in server.workers()
+        assert sorted(int(path.stem) for path in (tmp_path / "run/workers").glob("*.json")) == server.workers()
+        metrics = server.get("/metrics")[1].decode()
+        assert "starling_worker_restarts_total 1.0" in metrics
+        assert "starling_workers 2.0" in metrics
+
+
+def test_a_stuck_event_loop_is_replaced_and_told_of_while_the_internal_port_answers(tmp_path: Path) -> None:
+    with Server(tmp_path, heartbeat_seconds=2) as server, server.connect() as client:
+        [stuck] = server.workers()
+        client.send("stick 60")
+        assert server.get("/metrics")[0] == 200
+        until(lambda: server.get("/livez")[0] == 503, "the only loop stands still")
+        until(lambda: server.workers(ready=True) not in ([], [stuck]), "another worker")
+        assert server.get("/livez")[0] == 200
+        [line] = server.events("worker_stuck")
+        assert "time.sleep(float(argument))" in "".join(line["stack"])
+
+
+@pytest.mark.parametrize(("name", "setting"), [("port", "STARLING_PORT"), ("internal_port", "STARLING_INTERNAL_PORT")])
+def test_a_taken_port_is_one_clear_line_and_exit_code_1(tmp_path: Path, name: str, setting: str) -> None:
+    with socket.socket() as taken:
+        # Even by a socket that would share it.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with Server(tmp_path, wait_ready=False, **{name: port}) as server:
+            assert server.process.wait(15) == 1
+    told, _ = server.lines  # the other line is the test application's own
+    assert told["event"] == "port_not_available"
+    assert told["port"] == port
+    assert setting in told["hint"]
+
+
+def test_an_address_of_another_machine_is_one_clear_line(tmp_path: Path) -> None:
+    with Server(tmp_path, wait_ready=False, host="192.0.2.1") as server:
+        assert server.process.wait(15) == 1
+    assert "STARLING_HOST" in server.lines[0]["hint"]
+
+
+def test_an_application_that_does_not_start_ends_the_service(tmp_path: Path) -> None:
+    with Server(tmp_path, wait_ready=False, starts=False) as server:
+        assert server.process.wait(15) == 3
+    assert any("told not to start" in line.get("exception", "") for line in server.lines)
+
+
+def test_workers_may_open_as_many_files_as_the_system_lets_them(tmp_path: Path) -> None:
+    with Server(tmp_path, open_files=256) as server:
+        limits = Path(f"/proc/{server.workers()[0]}/limits").read_text()
+    [line] = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    soft, hard = line.split()[3:5]
+    assert soft == hard != "256"
+
+
+def test_what_a_process_before_left_is_forgotten(tmp_path: Path) -> None:
+    for name in ("metrics/counter_1.db", "metrics/gauge_livesum_1.db", "workers/1.json"):
+        path = tmp_path / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    with Server(tmp_path):
+        assert not (tmp_path / "run/metrics/counter_1.db").exists()
+        assert not (tmp_path / "run/metrics/gauge_livesum_1.db").exists()
+        assert not (tmp_path / "run/workers/1.json").exists()

@@ -1,0 +1,396 @@
+"""One test for each member of uvicorn, uvicorn-worker and gunicorn that the server floor uses and no manual promises.
+
+A new version of one of them that moves such a member fails here by name, and not by a client that hangs.
+"""
+
+import asyncio
+import inspect
+import signal
+from typing import Any
+
+import gunicorn.arbiter
+import gunicorn.glogging
+import gunicorn.workers.base
+import pytest
+import uvicorn
+import uvicorn.server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn_worker import UvicornWorker
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from tests.server.serving import frame, handshake
+
+
+class Socket(asyncio.Transport):
+    """Keeps what is written; a real socket is in the other tests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closing = False
+        self.reading = True
+        self.protocol: Any = None
+
+    def write(self, data: Any) -> None:
+        self.written += bytes(data)
+
+    def close(self) -> None:
+        self.closing = True
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+
+class Endpoint:
+    """Remembers how it was called, and does as the test says."""
+
+    def __init__(self, *messages: dict[str, Any]) -> None:
+        self.messages = messages
+        self.scope: Any = None
+        self.received: list[Any] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scope = scope
+        self.received.append(await receive())
+        for message in self.messages:
+            await send(message)
+
+
+ACCEPT = {"type": "websocket.accept"}
+
+
+def config_for(endpoint: Any) -> uvicorn.Config:
+    config = uvicorn.Config(endpoint, log_config=None, ws_ping_interval=None, ws_per_message_deflate=False)
+    config.load()
+    return config
+
+
+@pytest.fixture
+def state() -> uvicorn.server.ServerState:
+    return uvicorn.server.ServerState()
+
+
+async def websocket(endpoint: Any, state: uvicorn.server.ServerState) -> WebSocketsSansIOProtocol:
+    protocol = WebSocketsSansIOProtocol(config=config_for(endpoint), server_state=state, app_state={})
+    protocol.connection_made(Socket())
+    return protocol
+
+
+async def accepted(endpoint: Any, state: uvicorn.server.ServerState) -> WebSocketsSansIOProtocol:
+    protocol = await websocket(endpoint, state)
+    protocol.data_received(handshake("/ws"))
+    while not protocol.handshake_complete:
+        await asyncio.sleep(0)
+    return protocol
+
+
+async def test_websocket_app(state: Any) -> None:
+    endpoint = Endpoint()
+    wrapped: Any = (await websocket(endpoint, state)).app
+    assert wrapped.app is endpoint, "the application within uvicorn's proxy headers"
+
+
+async def test_websocket_conn(state: Any) -> None:
+    protocol = await accepted(Endpoint(ACCEPT, ACCEPT), state)
+    assert isinstance(protocol.conn, ServerProtocol)
+    assert protocol.conn.state is State.OPEN
+
+
+async def test_websocket_connections(state: Any) -> None:
+    protocol = await websocket(Endpoint(), state)
+    assert protocol.connections is state.connections
+    assert protocol in state.connections
+
+
+async def test_websocket_handshake_initiated_and_complete(state: Any) -> None:
+    protocol = await websocket(Endpoint(ACCEPT), state)
+    assert (protocol.handshake_initiated, protocol.handshake_complete) == (False, False)
+    protocol.data_received(handshake("/ws"))
+    assert (protocol.handshake_initiated, protocol.handshake_complete) == (True, False)
+    await asyncio.gather(*state.tasks)
+    assert protocol.handshake_complete
+
+
+async def test_websocket_close_sent_and_close_timer(state: Any) -> None:
+    protocol = await accepted(Endpoint(ACCEPT), state)
+    assert (protocol.close_sent, protocol.close_timer) == (False, None)
+    protocol.transport = Socket()
+    await protocol.send({"type": "websocket.close", "code": 1000})
+    assert protocol.close_sent
+    assert protocol.close_timer is not None
+    protocol.close_timer.cancel()
+
+
+async def test_websocket_disconnected_makes_send_raise(state: Any) -> None:
+    protocol = await accepted(Endpoint(ACCEPT), state)
+    assert not protocol.disconnected
+    protocol.disconnected = True
+    with pytest.raises(ClientDisconnected):
+        await protocol.send({"type": "websocket.send", "text": "x"})
+
+
+async def test_websocket_loop_and_transport(state: Any) -> None:
+    protocol = await websocket(Endpoint(), state)
+    assert protocol.loop is asyncio.get_running_loop()
+    assert isinstance(protocol.transport, Socket)
+
+
+async def test_websocket_response(state: Any) -> None:
+    protocol = await accepted(Endpoint(ACCEPT), state)
+    assert protocol.response.status_code == 101
+
+
+async def test_websocket_scope_is_what_the_application_gets(state: Any) -> None:
+    endpoint = Endpoint(ACCEPT)
+    protocol = await accepted(endpoint, state)
+    assert endpoint.scope is protocol.scope
+    assert isinstance(protocol.scope["extensions"], dict)
+
+
+async def test_websocket_data_received_leaves_a_failed_handshake_to_the_parser(state: Any) -> None:
+    protocol = await websocket(Endpoint(), state)
+    protocol.data_received(handshake("/ws", *(f"X-{number}: 1" for number in range(300))))
+    assert not protocol.handshake_initiated
+    assert protocol.conn.handshake_exc is not None
+    assert b"".join(protocol.conn.data_to_send()).startswith(b"HTTP/1.1 431")
+
+
+async def test_websocket_run_asgi_is_what_the_handshake_starts(state: Any) -> None:
+    started = asyncio.Event()
+
+    class Watched(WebSocketsSansIOProtocol):
+        async def run_asgi(self) -> None:
+            started.set()
+
+    protocol = Watched(config=config_for(Endpoint()), server_state=state, app_state={})
+    protocol.connection_made(Socket())
+    protocol.data_received(handshake("/ws"))
+    await asyncio.wait_for(started.wait(), 1)
+
+
+async def test_websocket_receive_and_send_are_what_the_application_gets(state: Any) -> None:
+    class Watched(WebSocketsSansIOProtocol):
+        async def receive(self) -> Any:
+            await super().receive()
+            return {"type": "watched"}
+
+        async def send(self, message: Any) -> None:
+            sent.append(message)
+
+    sent: list[Any] = []
+    endpoint = Endpoint(ACCEPT)
+    protocol = Watched(config=config_for(endpoint), server_state=state, app_state={})
+    protocol.connection_made(Socket())
+    protocol.data_received(handshake("/ws"))
+    await asyncio.gather(*state.tasks)
+    assert (endpoint.received, sent) == ([{"type": "watched"}], [ACCEPT])
+
+
+async def test_websocket_send_500_response(state: Any) -> None:
+    protocol = await websocket(Endpoint(), state)
+    protocol.data_received(handshake("/ws"))
+    protocol.send_500_response()
+    written: Any = protocol.transport
+    assert written.written.startswith(b"HTTP/1.1 500")
+    await asyncio.gather(*state.tasks, return_exceptions=True)
+
+
+async def test_websocket_shutdown_sends_1012(state: Any) -> None:
+    protocol = await accepted(Endpoint(ACCEPT), state)
+    socket = Socket()
+    protocol.transport = socket
+    protocol.shutdown()
+    assert socket.written == b"\x88\x02\x03\xf4"
+
+
+async def http(endpoint: Any, state: Any, kind: type[HttpToolsProtocol] = HttpToolsProtocol) -> HttpToolsProtocol:
+    config = config_for(endpoint)
+    config.ws_protocol_class = WebSocketsSansIOProtocol
+    protocol = kind(config=config, server_state=state, app_state={})
+    protocol.connection_made(Socket())
+    return protocol
+
+
+REQUEST = b"GET /path?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+ANSWER = (
+    {"type": "http.response.start", "status": 204, "headers": []},
+    {"type": "http.response.body", "body": b""},
+)
+
+
+async def test_http_cycle(state: Any) -> None:
+    protocol = await http(Endpoint(*ANSWER), state)
+    assert protocol.cycle is None
+    protocol.data_received(REQUEST)
+    assert not protocol.cycle.response_complete
+    await asyncio.gather(*state.tasks)
+    assert protocol.cycle.response_complete
+    protocol._unset_keepalive_if_required()
+
+
+async def test_http_headers_parser_and_url(state: Any) -> None:
+    protocol = await http(Endpoint(*ANSWER), state)
+    protocol.parser.feed_data(REQUEST)
+    assert protocol.headers == [(b"host", b"localhost")]
+    assert protocol.url == b"/path?x=1"
+    await asyncio.gather(*state.tasks)
+    protocol._unset_keepalive_if_required()
+
+
+async def test_http_on_message_begin_and_on_headers_complete_frame_the_head(state: Any) -> None:
+    class Watched(HttpToolsProtocol):
+        def on_message_begin(self) -> None:
+            calls.append("begin")
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            calls.append("complete")
+            super().on_headers_complete()
+
+    calls: list[str] = []
+    protocol = await http(Endpoint(*ANSWER), state, Watched)
+    protocol.data_received(REQUEST[:10])
+    assert calls == ["begin"]
+    protocol.data_received(REQUEST[10:])
+    assert calls == ["begin", "complete"]
+    await asyncio.gather(*state.tasks)
+    protocol._unset_keepalive_if_required()
+
+
+async def test_http_an_exception_in_on_headers_complete_ends_the_parsing(state: Any) -> None:
+    class Watched(HttpToolsProtocol):
+        def on_headers_complete(self) -> None:
+            raise ValueError
+
+    protocol = await http(Endpoint(), state, Watched)
+    protocol.data_received(REQUEST)
+    written: Any = protocol.transport
+    assert written.written.startswith(b"HTTP/1.1 400")
+    assert not state.tasks
+
+
+async def test_http_unset_keepalive_if_required(state: Any) -> None:
+    protocol = await http(Endpoint(*ANSWER), state)
+    protocol.data_received(REQUEST)
+    await asyncio.gather(*state.tasks)
+    assert protocol.timeout_keep_alive_task is not None
+    protocol._unset_keepalive_if_required()
+    assert protocol.timeout_keep_alive_task is None
+
+
+async def test_http_should_upgrade_and_handle_websocket_upgrade(state: Any) -> None:
+    protocol = await http(Endpoint(ACCEPT), state)
+    protocol.data_received(handshake("/ws"))
+    assert protocol._should_upgrade()
+    socket: Any = protocol.transport
+    assert isinstance(socket.protocol, WebSocketsSansIOProtocol)
+    assert protocol not in state.connections
+    await asyncio.gather(*state.tasks)
+
+
+async def test_http_shutdown_closes_what_is_idle(state: Any) -> None:
+    protocol = await http(Endpoint(), state)
+    protocol.shutdown()
+    assert protocol.transport.is_closing()
+
+
+async def test_http_connection_made_and_lost(state: Any) -> None:
+    protocol = await http(Endpoint(), state)
+    assert protocol in state.connections
+    protocol.connection_lost(None)
+    assert protocol not in state.connections
+
+
+class Lifespan:
+    """An application that starts and ends as it is told."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "lifespan"
+        for step in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{step}.complete"})
+
+
+@pytest.fixture
+async def server() -> uvicorn.Server:
+    return uvicorn.Server(uvicorn.Config(Lifespan(), port=0, log_config=None))
+
+
+async def test_server_handle_exit_is_what_signals_call_and_should_exit_ends_the_main_loop(
+    server: uvicorn.Server,
+) -> None:
+    with server.capture_signals():
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            assert getattr(signal.getsignal(sig), "__func__", None) is uvicorn.Server.handle_exit
+    server.should_exit = True
+    await asyncio.wait_for(server.main_loop(), 1)
+
+
+async def test_server_on_tick_ends_the_main_loop(server: uvicorn.Server) -> None:
+    assert not await server.on_tick(1)
+    server.should_exit = True
+    assert await server.on_tick(1)
+
+
+async def test_server_shutdown_servers_and_connections(server: uvicorn.Server) -> None:
+    class Connection:
+        def shutdown(self) -> None:
+            connections.clear()
+
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    await server.startup()
+    assert all(listener.is_serving() for listener in server.servers)
+    connections: Any = server.server_state.connections
+    connections.add(Connection())
+    await server.shutdown()
+    assert not connections
+    assert not any(listener.is_serving() for listener in server.servers)
+
+
+@pytest.mark.parametrize(
+    "member", ["config", "init_process", "init_signals", "notify", "run", "_serve", "callback_notify", "CONFIG_KWARGS"]
+)
+def test_worker_members(member: str) -> None:
+    source = inspect.getsource(UvicornWorker) + inspect.getsource(gunicorn.workers.base.Worker)
+    assert hasattr(UvicornWorker, member) or f"self.{member} = " in source
+
+
+def test_worker_takes_its_settings_from_config_kwargs() -> None:
+    assert "config_kwargs.update(self.CONFIG_KWARGS)" in inspect.getsource(UvicornWorker.__init__)
+
+
+def test_worker_is_made_with_the_application() -> None:
+    parameters = list(inspect.signature(gunicorn.workers.base.Worker.__init__).parameters)
+    assert parameters == ["self", "age", "ppid", "sockets", "app", "timeout", "cfg", "log"]
+
+
+@pytest.mark.parametrize(
+    "member", ["WORKERS", "handle_int", "handle_quit", "handle_term", "kill_workers", "signal", "spawn_worker", "stop"]
+)
+def test_arbiter_members(member: str) -> None:
+    assert hasattr(gunicorn.arbiter.Arbiter, member)
+
+
+def test_arbiter_heartbeats_are_seconds_of_the_monotonic_clock() -> None:
+    assert "time.monotonic() - worker.tmp.last_update()" in inspect.getsource(gunicorn.arbiter.Arbiter.murder_workers)
+
+
+def test_gunicorn_logger_sets_its_handlers_up_in_setup_alone() -> None:
+    assert "Handler" not in inspect.getsource(gunicorn.glogging.Logger.__init__)
+
+
+def test_frames_of_this_test_are_masked() -> None:
+    assert frame(1, b"x") == b"\x81\x81\0\0\0\0x"

@@ -1,0 +1,247 @@
+"""Log lines: one form for all, nothing secret, and no wait for a reader that stalls."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from app.telemetry.logging import redact
+from tests.server.serving import Client, Server, handshake
+
+ROOT = Path(__file__).parents[2]
+SECRET = "s3cr3t"
+
+
+@contextlib.contextmanager
+def logged(
+    code: str, level: str = "info", log_format: str = "json", stdout: int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that runs `code` after it has set up logging; nobody reads what it writes but the test."""
+    command = [sys.executable, str(Path(__file__).with_name("logged.py")), level, log_format, code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=stdout, stderr=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def lines(code: str, level: str = "info") -> list[dict[str, Any]]:
+    """What `code` logs, each line one JSON object; it must write nothing else."""
+    with logged(code, level) as process:
+        out, err = process.communicate(timeout=20)
+    assert err == b""
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_a_line_of_ours_has_its_time_level_event_and_values() -> None:
+    code = "import structlog; structlog.get_logger('starling.x').info('client_connected', user='7', seconds=1.5)"
+    [line] = lines(code)
+    assert list(line)[:3] == ["timestamp", "level", "event"]
+    assert line["timestamp"].endswith("Z")
+    assert (
+        line | {"level": "info", "event": "client_connected", "user": "7", "seconds": 1.5, "logger": "starling.x"}
+        == line
+    )
+
+
+def test_lines_of_libraries_have_the_same_form() -> None:
+    [line] = lines("import logging; logging.getLogger('redis.client').warning('lost %s', 'it')")
+    assert list(line)[:3] == ["timestamp", "level", "event"]
+    assert (line["event"], line["message"], line["logger"]) == ("redis_message", "lost it", "redis.client")
+
+
+def test_warnings_and_uncaught_exceptions_are_lines_too() -> None:
+    warning, thread, main = lines("""
+import threading, warnings
+warnings.warn("old")
+broken = threading.Thread(target=int, args=("y",))
+broken.start()
+broken.join()
+int("x")
+""")
+    assert (warning["event"], warning["level"]) == ("python_warning", "warning")
+    assert (thread["event"], main["event"]) == ("uncaught_exception", "uncaught_exception")
+    assert "invalid literal" in main["exception"]
+    assert "Traceback" in main["exception"]
+
+
+def test_lines_below_the_level_are_left_out() -> None:
+    code = """
+import logging, structlog
+for logger in (logging.getLogger("x"), structlog.get_logger()):
+    logger.debug("d")
+    logger.info("i")
+    logger.warning("w")
+"""
+    assert [line["level"] for line in lines(code, "warning")] == ["warning", "warning"]
+    # Libraries' debug lines are not for logs: they show requests whole.
+    assert [line["level"] for line in lines(code, "debug")] == ["info", "warning", "debug", "info", "warning"]
+
+
+def test_any_value_stays_one_line_of_json() -> None:
+    values = r"['\n{}\x1b[31m', '\ud800', 2**70, float('nan'), b'\xff', {1: object()}, [{'a': (1,)}], object]"
+    told = lines(f"import structlog\nfor value in {values}: structlog.get_logger().info('x', value=value)")
+    assert len(told) == 8
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"token": SECRET},
+        {"Sec-WebSocket-Protocol": f"starling.v1, bearer.{SECRET}"},
+        {"headers": {"x": SECRET}},
+        {"path": f"/ws?token={SECRET}&x=1"},
+        {"error": f"no such address redis://user:{SECRET}@host:6379/0"},
+        {"error": ValueError(f"Authorization: Bearer {SECRET}")},
+        {"error": f"[(b'host', b'x'), (b'cookie', b'session={SECRET}')]"},
+        {"inner": [{"cookie": SECRET}, (f"session={SECRET}",)]},
+        {"error": f"access_token={SECRET} in the address"},
+        {"error": f"offered bearer.{SECRET}.{SECRET}"},
+        {"payload": SECRET.encode()},
+    ],
+    ids=lambda event: next(iter(event)),
+)
+def test_secrets_are_redacted_wherever_they_stand(event: dict[str, Any]) -> None:
+    assert SECRET not in str(redact(None, "info", event))
+
+
+def test_what_is_not_secret_stays() -> None:
+    event = {
+        "event": "x",
+        "user": "7",
+        "code": 1012,
+        "hint": "is it running? set STARLING_PORT",
+        "path": "/ws",
+        "none": None,
+    }
+    assert redact(None, "info", dict(event)) == event
+
+
+def test_queries_of_libraries_are_cut_even_when_they_look_harmless() -> None:
+    [line] = lines(f"import logging; logging.getLogger('x').error('%s refused', '/ws?a={SECRET} b')")
+    assert line["message"] == "/ws refused"
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning"])
+async def test_no_secret_of_a_handshake_reaches_any_line(tmp_path: Path, level: str) -> None:
+    secrets = {name: f"{SECRET}-{name}" for name in ("query", "cookie", "header", "subprotocol")}
+    headers = {"Cookie": f"session={secrets['cookie']}", "Authorization": f"Bearer {secrets['header']}"}
+    with Server(tmp_path, log_level=level) as server:
+        for path in ("/ws", "/plain", "/crash", "/refuse", "/return"):
+            try:
+                async with connect(
+                    f"ws://127.0.0.1:{server.port}{path}?token={secrets['query']}",
+                    additional_headers=headers,
+                    subprotocols=[f"bearer.{secrets['subprotocol']}"],  # type: ignore[list-item]
+                ) as client:
+                    if path in {"/ws", "/plain"}:
+                        await client.send("hello")
+                        await client.recv()
+            except InvalidStatus as refused:
+                assert refused.response.status_code == 403  # noqa: PT017 - one of the paths
+        plain = [f"{name}: {value}" for name, value in headers.items()]
+        for request in (
+            handshake(f"/ws?token={secrets['query']}", *plain, *(f"X-{number}: 1" for number in range(300))),
+            handshake(f"/ws?token={secrets['query']}", *plain).replace(b"Version: 13", b"Version: 8"),
+            f"GET /?token={secrets['query']} HTTP/1.1\r\nCookie: {secrets['cookie']}\r\n\r\n".encode(),
+            f"GET /?token={secrets['query']} NONSENSE\r\n\r\n".encode(),
+        ):
+            with Client(server.port) as raw:
+                raw.socket.sendall(request)
+                raw.read_head()
+                assert raw.status
+        await asyncio.to_thread(server.stop)
+        assert server.events("asgi_application_failed"), "something was logged about them"
+    for forbidden in (SECRET, "token=", "authorization", "cookie", "sec-websocket-protocol"):
+        assert forbidden not in server.output.lower()
+
+
+def test_the_console_format_is_for_people() -> None:
+    leader, follower = pty.openpty()
+    code = "import structlog; structlog.get_logger().info('client_connected', user='7')"
+    with logged(code, log_format="auto", stdout=follower) as process:
+        os.close(follower)
+        assert process.wait(20) == 0
+        out = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert "client_connected" in out
+    assert "\x1b[" in out
+    assert not out.startswith("{")
+
+
+def test_a_stalled_reader_delays_nobody_and_lost_lines_are_counted() -> None:
+    code = """
+import os, structlog, time
+log = structlog.get_logger()
+for number in range(8000):
+    log.info("x", number=number, padding="x" * 100)
+os.write(2, b"done")
+time.sleep(1)
+log.info("end")
+"""
+    with logged(code) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr.read(4) == b"done", "though nobody reads"
+        told = [json.loads(line) for line in process.stdout.read().splitlines()]
+        assert process.wait(20) == 0
+    written = [line["number"] for line in told if line["event"] == "x"]
+    lost = sum(line["lines"] for line in told if line["event"] == "log_lines_dropped")
+    assert written == sorted(written)
+    assert lost > 0
+    assert len(written) + lost == 8000
+    assert "end" in {line["event"] for line in told[-2:]}
+
+
+def test_a_process_whose_output_is_never_read_still_ends() -> None:
+    with logged("import structlog\nfor _ in range(6000): structlog.get_logger().info('x' * 100)") as process:
+        assert process.wait(20) == 0
+
+
+def test_a_reader_that_has_gone_harms_nobody() -> None:
+    code = "import structlog, time\nfor _ in range(100): structlog.get_logger().info('x'); time.sleep(0.01)"
+    with logged(code) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(20) == 0
+
+
+def test_long_lines_of_several_processes_do_not_mix() -> None:
+    told = lines("""
+import os, structlog
+log = structlog.get_logger()
+log.info("before")
+children = []
+for child in range(3):
+    if (pid := os.fork()) == 0:
+        for number in range(50):
+            log.info("x", child=child, number=number, padding="x" * 20000)
+        writer.flush()
+        os._exit(0)
+    children.append(pid)
+for pid in children:
+    os.waitpid(pid, 0)
+""")
+    assert [line["event"] for line in told].count("before") == 1
+    for child in range(3):
+        assert [line["number"] for line in told if line.get("child") == child] == list(range(50))
+
+
+def test_a_server_whose_output_is_not_read_serves_and_stops(tmp_path: Path) -> None:
+    unread, write = os.pipe()
+    with os.fdopen(write, "wb") as stalled, Server(tmp_path, output=stalled) as server, server.connect() as client:
+        for _ in range(300):  # a kilobyte each, more than a pipe holds
+            client.send("log")
+        client.send("served")
+        assert client.text() == "served"
+        server.stop()
+    os.close(unread)
