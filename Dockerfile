@@ -29,7 +29,8 @@ RUN groupadd --gid 10001 starling && \
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 # The base comes without the standard library's bytecode: compile the part that the service imports.
-RUN ["/opt/venv/bin/python", "-c", "import app.main, app.cli, gunicorn.arbiter, uvicorn.protocols.http.httptools_impl"]
+RUN /opt/venv/bin/python -c "import encodings.idna, gunicorn.arbiter, importlib, pkgutil, urllib.request, app; \
+    [importlib.import_module(module.name) for module in pkgutil.walk_packages(app.__path__, 'app.')]"
 ENV PYTHONDONTWRITEBYTECODE=1
 ARG VERSION
 ARG REVISION
