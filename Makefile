@@ -13,7 +13,7 @@ IMAGE ?= starling:$(VERSION)
 IMAGE_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fmt lock image clean
+.PHONY: help run test check bench fmt docs lock image chart clean
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ fmt: $(VENV)/.dev  ## Format, and mend what the linter can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+docs: $(VENV)/.dev  ## Write what is made from the code: settings, values, schema, dashboard
+	$(BIN)/python -m deploy.docs
+
 lock: $(VENV)/.dev  ## Lock what pyproject.toml asks for (LOCK_OPTIONS=--upgrade: to today's versions)
 	$(UV_COMPILE) pyproject.toml -o requirements.txt
 	$(UV_COMPILE) pyproject.toml --extra dev -c requirements.txt -o requirements-dev.txt
@@ -49,6 +52,10 @@ lock: $(VENV)/.dev  ## Lock what pyproject.toml asks for (LOCK_OPTIONS=--upgrade
 image:  ## Build the container image with podman or docker
 	$(ENGINE) build $(if $(filter podman,$(notdir $(ENGINE))),--format docker) \
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(IMAGE_OPTIONS) --tag $(IMAGE) .
+
+chart: $(VENV)/.dev  ## Pack the Helm chart into dist/
+	$(BIN)/helm lint --strict --quiet helm/starling
+	$(BIN)/helm package --destination dist helm/starling
 
 clean:  ## Remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
