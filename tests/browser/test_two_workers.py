@@ -1,5 +1,6 @@
 """Tabs whose connections are held by different worker processes chat as if there were one."""
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,18 +18,25 @@ def service(redis_server: RedisServer) -> Iterator[Starling]:
 
 
 def worker_of(service: Starling, tab: Tab) -> int:
-    """Process id of the worker that holds the tab's chat connection, from the service's log."""
-    connected = [line for line in service.lines if line["event"] == "client_connected"]
-    (pid,) = {line["pid"] for line in connected if line.get("client_id") == int(tab.client_id)}
-    return int(pid)
+    """Process id of the worker that holds the tab's chat connection, from the service's log, which comes a bit late."""
+    client_id = int(tab.client_id)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for line in service.lines:
+            if line["event"] == "client_connected" and line.get("client_id") == client_id:
+                return int(line["pid"])
+        time.sleep(0.02)
+    raise AssertionError(f"no log line tells of client {client_id}")
 
 
 def test_tabs_on_two_workers_chat_over_redis(service: Starling, open_tab: Callable[[str], Tab]) -> None:
     tabs: list[Tab] = []
-    while len({worker_of(service, tab) for tab in tabs}) < 2:
+    workers: set[int] = set()
+    while len(workers) < 2:
         assert len(tabs) < 20, "every tab met the same worker"
         tabs.append(open_tab(service.http))
         tabs[-1].chat.expect_state("Open")
+        workers.add(worker_of(service, tabs[-1]))
     one, other = tabs[0], tabs[-1]
 
     one.chat.send("hello")
