@@ -56,9 +56,14 @@ class Starling:
         return f"http://127.0.0.1:{self.internal_port}"
 
     @property
+    def log_path(self) -> Path:
+        """The file that everything is written to; it stays until the context ends."""
+        return Path(self._output.name)
+
+    @property
     def output(self) -> str:
         """Everything written so far, standard output and error together."""
-        return Path(self._output.name).read_text(errors="replace")
+        return self.log_path.read_text(errors="replace")
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -145,4 +150,4 @@ class Starling:
         if kind is not None:
             print(self.output[-20000:])
         self.stop()
-        Path(self._output.name).unlink(missing_ok=True)
+        self.log_path.unlink(missing_ok=True)
