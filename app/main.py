@@ -174,7 +174,8 @@ def _report_link(link: LinkFigures, metrics: Metrics) -> None:
     age = 0.0 if link.canary_heard_at is None else time.monotonic() - link.canary_heard_at
     metrics.set("starling_broker_canary_age_seconds", age)
     metrics.count("starling_broker_reconnects_total", link.reconnects)
-    for reason, total in link.dropped.items():
+    # The usual reasons are told from the start: what has never been 0 has no rate at its first time.
+    for reason, total in {"queue_full": 0, "malformed": 0, "no_receiver": 0, **link.dropped}.items():
         metrics.count("starling_broker_dropped_total", total, reason)
 
 

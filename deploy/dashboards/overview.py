@@ -13,6 +13,7 @@ def overview() -> Dashboard:
             Row("Overview", _figures()),
             Row("Connections", _connections()),
             Row("Messages", _messages()),
+            Row("Real-time protocol", _realtime()),
             Row("Broker", _broker(), folded=True),
             Row("Workers", _workers(), folded=True),
         ),
@@ -135,11 +136,49 @@ def _messages() -> tuple[Panel, ...]:
     )
 
 
+def _realtime() -> tuple[Panel, ...]:
+    def by(label: str, metric: str) -> tuple[Query, ...]:
+        return (Query(f"sum by ({label}) ({_rate(metric)})", f"{{{{{label}}}}}"),)
+
+    return (
+        Panel(
+            "Subscriptions",
+            "Of real-time clients.",
+            "short",
+            (Query(f"sum by (pod) ({_of('starling_subscriptions')})", "{{pod}}"),),
+        ),
+        Panel("Commands by method", "Carried out a second.", "ops", by("method", "starling_commands_total")),
+        Panel(
+            "Command errors by code",
+            "Errors a second. 100: ours; 103: forbidden; 108: not available; 112: not recoverable.",
+            "ops",
+            by("code", "starling_command_errors_total"),
+        ),
+        Panel(
+            "Recoveries by result",
+            "Clients a second that came back with a position. Refused: the history no longer reached back so far.",
+            "ops",
+            by("result", "starling_recoveries_total"),
+            width=12,
+        ),
+        Panel(
+            "Gaps in streams",
+            "A second: healed by reading the stream, unnoticed by clients; reset where it could not fill the gap.",
+            "ops",
+            (
+                Query(f"sum({_rate('starling_stream_heals_total')})", "healed"),
+                Query(f"sum({_rate('starling_stream_resets_total')})", "reset"),
+            ),
+            width=12,
+        ),
+    )
+
+
 def _broker() -> tuple[Panel, ...]:
     def worst(metric: str, function: str = "max") -> tuple[Query, ...]:
         return (Query(f"{function} by (pod) ({_of(metric)})", "{{pod}}"),)
 
-    dropped = f"sum by (reason) ({_rate('starling_broker_dropped_total')}) or vector(0)"
+    dropped = f"sum by (reason) ({_rate('starling_broker_dropped_total')})"
     return (
         Panel(
             "Broker up",
