@@ -21,7 +21,7 @@ LogFormat = Literal["auto", "json", "console"]
 
 # Lines that may wait for stdout; later ones are dropped and counted.
 QUEUE_LINES = 4096
-FLUSH_SECONDS = 2.0
+FLUSH_SECONDS = 1.0
 
 # Libraries that put addresses with query strings or whole headers into lines below these levels (websockets and
 # uvicorn do), or that say nothing there which our own lines do not say better.

@@ -225,3 +225,16 @@ def test_what_a_process_before_left_is_forgotten(tmp_path: Path) -> None:
         assert not (tmp_path / "run/metrics/counter_1.db").exists()
         assert not (tmp_path / "run/metrics/gauge_livesum_1.db").exists()
         assert not (tmp_path / "run/workers/1.json").exists()
+
+
+async def test_sighup_replaces_the_workers_one_drain_each(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        [old] = server.workers()
+        async with connect(f"ws://127.0.0.1:{server.port}/ws") as client:
+            server.process.send_signal(signal.SIGHUP)
+            await client.wait_closed()
+            assert client.close_code == 1012
+        until(lambda: server.workers(ready=True) not in ([], [old]) and not alive(old), "another worker")
+        with server.connect() as client_of_new:
+            client_of_new.send("hello")
+            assert client_of_new.text() == "hello"
