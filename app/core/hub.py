@@ -72,6 +72,19 @@ class Hub:
         self.connections: set[Connection] = set()
         self.subscribers = Audience()
         self.watchers = Audience()
+        self.users: dict[str, set[Connection]] = {}
+
+    def identify(self, connection: Connection) -> None:
+        """Note whose connection this is, now that it is known."""
+        self.users.setdefault(connection.user, set()).add(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self.connections.discard(connection)
+        if (of_user := self.users.get(connection.user)) is not None:
+            of_user.discard(connection)
+            if not of_user:
+                del self.users[connection.user]
 
     def broadcast(self, channel: str, publication: Publication) -> None:
         """Hand a publication to every subscriber here."""

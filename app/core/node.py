@@ -1,8 +1,10 @@
 """The heart of a worker: joins its connections, its channels and its link to the other processes."""
 
 import asyncio
+import os
 import random
 import secrets
+import socket
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from app import __version__
 from app.core.admission import Admission
 from app.core.attendance import Attendance
 from app.core.broker import (
@@ -24,6 +27,8 @@ from app.core.broker import (
 )
 from app.core.channels import ChannelOptions, Channels
 from app.core.connection import Connection
+from app.core.control import CHANNEL as CONTROL_CHANNEL
+from app.core.control import Control, NodeInfo
 from app.core.history import History, continues
 from app.core.hooks import Hooks
 from app.core.hub import Hub
@@ -95,7 +100,9 @@ class Node:
         self.attendance = Attendance(
             presence, broker, start_task=self.start_task, leave_delay=options.presence_leave_delay
         )
+        self.control = Control(broker, start_task=self.start_task, describe=self.describe)
         self._wheel = Wheel(time.monotonic)
+        self._started_at = 0.0
         self._broker_lost_at: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._clocks: list[asyncio.Task[None]] = []
@@ -107,6 +114,7 @@ class Node:
         """Begin to connect to the broker and to keep time; returns at once, and readiness tells the rest."""
         # Made here and not before the fork, where all workers would share it.
         self.id = secrets.token_hex(8)
+        self._started_at = time.monotonic()
         self.metrics.sources.append(self._report)
         contact_file = self.options.contact_file
         if contact_file is None or not contact_file.exists():
@@ -114,7 +122,8 @@ class Node:
         await self.broker.start(self)
         self.metrics.flush()
         loop = asyncio.get_running_loop()
-        self._clocks = [loop.create_task(self._keep_time()), loop.create_task(self._keep_positions())]
+        works = (self._keep_time(), self._keep_positions(), self.control.run())
+        self._clocks = [loop.create_task(work) for work in works]
 
     async def stop(self) -> None:
         """Finish what connections had begun, let the broker go and carry the last figures over."""
@@ -133,6 +142,19 @@ class Node:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def describe(self) -> NodeInfo:
+        """What this node tells the others of itself."""
+        return NodeInfo(
+            uid=self.id,
+            name=f"{socket.gethostname()}_{os.getpid()}",
+            version=__version__,
+            num_clients=len(self.hub.connections),
+            num_users=len(self.hub.users),
+            num_subs=self.metrics.subscriptions,
+            num_channels=len(self.hub.subscribers.channels),
+            uptime=int(time.monotonic() - self._started_at),
+        )
+
     # Connections
 
     def opened(self, connection: Connection) -> None:
@@ -146,7 +168,7 @@ class Node:
         """Let a connection go."""
         connection.figures.now -= 1
         connection.figures.closed[code] += 1
-        self.hub.connections.discard(connection)
+        self.hub.forget(connection)
         self._wheel.remove(connection)
 
     def schedule(self, connection: Connection, deadline: float) -> None:
@@ -202,6 +224,9 @@ class Node:
 
     def on_publication(self, channel: str, entry: StreamEntry) -> None:
         """Deliver a publication to this process's subscribers."""
+        if channel == CONTROL_CHANNEL:
+            self.control.on_publication(entry.publication)
+            return
         self.subscriptions.on(channel, entry)
         if not self._taken:
             asyncio.get_running_loop().call_soon(self._observe_delivery)

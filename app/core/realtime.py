@@ -1,6 +1,7 @@
 """One client of the real-time protocol: carries out what its session decides."""
 
 import random
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from app.protocol import codes
 from app.protocol.codec import Codec
 from app.protocol.codec_json import JsonCodec
 from app.protocol.codec_protobuf import ProtobufCodec
-from app.protocol.codes import Disconnect, Error, Refusal
+from app.protocol.codes import Disconnect, Error, Refusal, Unsubscribe
 from app.protocol.decisions import (
     Action,
     Authenticate,
@@ -112,7 +113,17 @@ class RealtimeConnection(Connection):
     Every action of the session runs in a task of its own; the session sees to the order within a channel.
     """
 
-    __slots__ = ("_authority", "_deadline", "_handshake", "_memberships", "_node", "_paused", "identity", "session")
+    __slots__ = (
+        "_authority",
+        "_deadline",
+        "_handshake",
+        "_memberships",
+        "_node",
+        "_paused",
+        "identity",
+        "session",
+        "session_id",
+    )
 
     codec: ClassVar[Codec]
 
@@ -120,6 +131,7 @@ class RealtimeConnection(Connection):
         super().__init__(node, "")
         self.identity = Identity()
         self.session = Session(limits, time.monotonic())
+        self.session_id = secrets.token_hex(8)
         self._node = node
         self._authority = authority
         self._handshake = handshake
@@ -181,6 +193,24 @@ class RealtimeConnection(Connection):
         """Tell the client that what it should have got of a channel is not to be had any more."""
         reason = codes.UNSUBSCRIBE_INSUFFICIENT_STATE
         self._carry_out(self.session.unsubscribe(channel, reason, time.monotonic()))
+
+    # What a backend orders
+
+    def order_subscribe(self, request: SubscribeRequest) -> None:
+        """Enter a channel without the client's asking; nothing, if it is in it."""
+        self._carry_out(self.session.subscribe(request, time.monotonic()))
+
+    def order_unsubscribe(self, channel: str, reason: Unsubscribe) -> None:
+        """Leave a channel, and tell the client why; nothing, if it is not in it."""
+        self._carry_out(self.session.unsubscribe(channel, reason, time.monotonic()))
+
+    def order_disconnect(self, reason: Disconnect) -> None:
+        """End the conversation."""
+        self._carry_out(self.session.close(reason))
+
+    def order_refresh(self, expires_at: float | None) -> None:
+        """Give the connection another end, in seconds since 1970; None never ends."""
+        self._carry_out(self.session.refresh(time.monotonic(), ttl=_ttl(expires_at)))
 
     # What the session decides
 
@@ -273,6 +303,8 @@ class RealtimeConnection(Connection):
         self.identity = await self._authority.identify(action.request, self._handshake)
         self._handshake = None
         self.user = self.identity.user
+        if self.close_code is None:
+            self._node.hub.identify(self)
         data = await self._node.hooks.connect(self.info(), action.request.data)
         transport = self.transport
         held = HeldTransport(transport)
@@ -280,7 +312,7 @@ class RealtimeConnection(Connection):
         try:
             subs = await self._enter_all(self.identity.subscriptions, action.request.subs)
             result = ConnectResult(
-                client=self.id, version=__version__, data=data, subs=subs, node=self._node.id, session=self.id
+                client=self.id, version=__version__, data=data, subs=subs, node=self._node.id, session=self.session_id
             )
             decisions = self.session.connected(
                 action,

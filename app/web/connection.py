@@ -4,12 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, WebSocket
 
-from app.auth.handshake import find_token
 from app.auth.tokens import TokenRefused
 from app.core.authority import Identity
 from app.core.realtime import JsonConnection, ProtobufConnection, RealtimeConnection
 from app.protocol.codes import Refusal
-from app.web.dependencies import DoorsDependency, admit
+from app.web.dependencies import DoorsDependency, admit, presented_token
 from app.web.handoff import hand_off
 
 router = APIRouter(dependencies=[Depends(admit)])
@@ -23,13 +22,7 @@ async def find_identity(websocket: WebSocket, doors: DoorsDependency) -> Identit
     Browsers cannot read why an upgrade was refused, so nothing is refused here: a client whose connect command brings
     no token either is told by the close code.
     """
-    presented = find_token(
-        authorization=websocket.headers.get("authorization"),
-        subprotocols=websocket.scope["subprotocols"],
-        cookie=websocket.cookies.get("session"),
-        query=websocket.query_params.get("token"),
-        allow_query=doors.token_in_query,
-    )
+    presented = presented_token(websocket, doors)
     if presented is None:
         return None
     try:

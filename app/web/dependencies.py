@@ -10,7 +10,7 @@ import structlog
 from fastapi import Depends, HTTPException, WebSocket, WebSocketException, status
 from fastapi.requests import HTTPConnection
 
-from app.auth.handshake import find_token
+from app.auth.handshake import PresentedToken, find_token
 from app.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
 from app.core.node import Node
 from app.protocol.session import SessionLimits
@@ -70,13 +70,7 @@ async def authenticate(websocket: WebSocket, doors: DoorsDependency) -> Credenti
     """Whose connection this is; None in developer mode. No token: 1008, which is 403 before the upgrade. Bad: 401."""
     if doors.developer:
         return None
-    presented = find_token(
-        authorization=websocket.headers.get("authorization"),
-        subprotocols=websocket.scope["subprotocols"],
-        cookie=websocket.cookies.get("session"),
-        query=websocket.query_params.get("token"),
-        allow_query=doors.token_in_query,
-    )
+    presented = presented_token(websocket, doors)
     if presented is None:
         doors.node.metrics.refuse("no_token")
         raise WebSocketException(status.WS_1008_POLICY_VIOLATION, "a token is needed")
@@ -94,6 +88,17 @@ async def authenticate(websocket: WebSocket, doors: DoorsDependency) -> Credenti
         raise HTTPException(
             status.HTTP_401_UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer error="invalid_token"'}
         ) from refused
+
+
+def presented_token(websocket: WebSocket, doors: Doors) -> PresentedToken | None:
+    """The token that the handshake brings, not verified yet."""
+    return find_token(
+        authorization=websocket.headers.get("authorization"),
+        subprotocols=websocket.scope["subprotocols"],
+        cookie=websocket.cookies.get("session"),
+        query=websocket.query_params.get("token"),
+        allow_query=doors.token_in_query,
+    )
 
 
 CredentialsDependency = Annotated[Credentials | None, Depends(authenticate)]

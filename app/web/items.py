@@ -6,7 +6,7 @@ from fastapi import APIRouter, Cookie, Depends, Query, WebSocket, WebSocketExcep
 
 from app.core.connection import Connection
 from app.core.node import Node
-from app.web.dependencies import CredentialsDependency, DoorsDependency, admit
+from app.web.dependencies import CredentialsDependency, DoorsDependency, admit, presented_token
 from app.web.handoff import hand_off
 
 router = APIRouter(dependencies=[Depends(admit)])
@@ -39,6 +39,7 @@ class ItemsConnection(Connection):
 
 
 async def get_cookie_or_token(
+    websocket: WebSocket,
     doors: DoorsDependency,
     credentials: CredentialsDependency,
     session: Annotated[str | None, Cookie()] = None,
@@ -47,10 +48,12 @@ async def get_cookie_or_token(
     """Who asks: the token's user; in developer mode the cookie's or the token's value as it came, the cookie first."""
     if credentials is not None:
         return credentials.user
-    if session is None and token is None:
-        doors.node.metrics.refuse("no_token")
-        raise WebSocketException(code=status.WS_1008_POLICY_VIOLATION)
-    return session or token or ""
+    if session is not None or token is not None:
+        return session or token or ""
+    if presented := presented_token(websocket, doors):
+        return presented.token
+    doors.node.metrics.refuse("no_token")
+    raise WebSocketException(code=status.WS_1008_POLICY_VIOLATION)
 
 
 @router.websocket("/items/{item_id}/ws")
