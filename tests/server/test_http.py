@@ -115,7 +115,7 @@ def test_an_endpoint_that_returns_or_fails_without_closing_ends_with_a_close_fra
         assert client.close_code()[0] == 1011
     with server.connect("/twice") as client:
         assert client.close_code()[0] == 1011
-    assert len(server.events("asgi_application_failed")) == 2
+    until(lambda: len(server.events("asgi_application_failed")) == 2, "both told of")
 
 
 def test_an_endpoint_may_keep_to_plain_asgi(server: Server) -> None:

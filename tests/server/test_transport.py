@@ -267,4 +267,4 @@ def test_a_handler_that_fails_closes_its_own_client_only(server: Server) -> None
         assert client.close_code() == (1011, "internal server error")
         other.send("fine")
         assert other.text() == "fine"
-    assert server.events("client_handler_failed")
+    until(lambda: server.events("client_handler_failed"), "told of")
