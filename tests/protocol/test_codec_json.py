@@ -1,0 +1,260 @@
+"""JSON frames in, commands out; replies in, JSON frames out."""
+
+import json
+
+import pytest
+from msgspec import Raw
+
+from app.protocol.codec import COMMANDS_PER_FRAME
+from app.protocol.codec_json import NESTING_LIMIT, JsonCodec, is_json
+from app.protocol.codes import DISCONNECT_BAD_REQUEST, DISCONNECT_INAPPROPRIATE_PROTOCOL, Refusal
+from app.protocol.messages import (
+    ClientInfo,
+    Command,
+    ConnectResult,
+    HistoryResult,
+    Join,
+    Message,
+    PresenceResult,
+    Publication,
+    Push,
+    Reply,
+    RPCResult,
+    SubscribeResult,
+)
+from tests.protocol.vectors import COMMANDS, REPLIES, CommandVector, ReplyVector
+
+codec = JsonCodec()
+
+
+def decode(frame: str | bytes) -> list[Command]:
+    commands = codec.decode(frame)
+    assert isinstance(commands, list), f"refused: {commands}"
+    return commands
+
+
+def publish_of(line: str) -> bytes:
+    [command] = decode(line)
+    assert command.publish is not None
+    return bytes(command.publish.data)
+
+
+@pytest.mark.parametrize("vector", COMMANDS, ids=lambda vector: vector.name)
+def test_a_line_is_the_command_it_says(vector: CommandVector) -> None:
+    assert decode(vector.json) == [vector.command]
+
+
+@pytest.mark.parametrize("vector", REPLIES, ids=lambda vector: vector.name)
+def test_a_reply_is_the_line_that_sdks_read(vector: ReplyVector) -> None:
+    line = codec.encode(vector.reply)
+
+    assert json.loads(line) == json.loads(vector.json)
+    assert b"\n" not in line
+
+
+def test_a_frame_carries_several_commands_in_their_order() -> None:
+    frame = "\n".join(vector.json for vector in COMMANDS)
+
+    assert decode(frame) == [vector.command for vector in COMMANDS]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        '{"id":8,"ping":{}}\n',
+        '\n{"id":8,"ping":{}}',
+        '{"id":8,"ping":{}}\r\n\r\n',
+        '  { "id" : 8 , "ping" : { } }  ',
+        b'{"id":8,"ping":{}}',
+        '{"id":8,"ping":{},"unheard":{"of":[1,null]}}',
+        '{"id":8,"ping":{"unheard":"of"}}',
+        '{"id":8,"ping":{},"connect":null}',
+    ],
+)
+def test_space_binary_frames_and_unknown_fields_are_no_obstacle(frame: str | bytes) -> None:
+    assert decode(frame) == [COMMANDS[7].command]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "",
+        "\n",
+        " \r\n\t",
+        b"",
+        "nonsense",
+        "null",
+        "[]",
+        "1",
+        '"connect"',
+        '{"id":1,"ping":{}}{"id":2,"ping":{}}',
+        '{"id":1,"ping":{}',
+        '{"id":1,"ping":{},}',
+        '{"id":1,"connect":[]}',
+        '{"id":1,"connect":{"token":5}}',
+        '{"id":1,"connect":{"subs":{"news":5}}}',
+        '{"id":1,"publish":{"channel":null,"data":1}}',
+        '{"id":1,"publish":{"channel":"c","data":NaN}}',
+        '{"id":1,"publish":{"channel":"c","data":01}}',
+        '{"id":1,"publish":{"channel":"c","data":}}',
+        '{"id":-1,"ping":{}}',
+        '{"id":4294967296,"ping":{}}',
+        '{"id":1.5,"ping":{}}',
+        '{"id":"1","ping":{}}',
+        '{"id":true,"ping":{}}',
+        '{"id":' + "9" * 5000 + ',"ping":{}}',
+        '{"id":1,"subscribe":{"channel":"c","offset":-1}}',
+        '{"id":1,"subscribe":{"channel":"c","offset":9223372036854775808}}',
+        '{"id":1,"history":{"channel":"c","limit":2147483648}}',
+        '{"id":1,"publish":{"channel":"a\nb","data":1}}',
+        b'{"id":1,"publish":{"channel":"c","data":"\xff"}}',
+        b'{"id":1,"publish":{"channel":"\xc3\x28","data":1}}',
+        b'\xef\xbb\xbf{"id":1,"ping":{}}',
+        '{"id":1,"publish":{"channel":"c","data":"\ud800"}}',
+        '{"id":1,"publish":{"channel":"c","data":' + "[" * 100_000,
+        '{"id":1,"publish":{"channel":"c","data":' + '{"a":' * 100_000,
+        '{"id":1,"ping":{}}\nnonsense',
+    ],
+    ids=lambda frame: repr(frame[:60]),
+)
+def test_what_is_no_command_ends_the_connection_with_3501(frame: str | bytes) -> None:
+    assert codec.decode(frame) == DISCONNECT_BAD_REQUEST
+
+
+def test_of_a_key_given_twice_the_last_counts() -> None:
+    assert decode('{"id":1,"id":8,"ping":{}}') == [COMMANDS[7].command]
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["null", "0", '""', "[]", '{"a" : 1,  "b":[ ]}', "-0.0e+1", "1e999", '"\\u00e9 \\ud83d\\ude00"', '"é 😀"', '"[{["'],
+)
+def test_data_passes_through_to_the_letter(data: str) -> None:
+    assert publish_of(f'{{"id":4,"publish":{{"channel":"c","data":{data}}}}}') == data.encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (r'"cut in an emoji \ud83d"', r'"cut in an emoji \ufffd"'),
+        (r'"\ude00\ud83d\ud83d\ude00"', r'"\ufffd\ufffd\ud83d\ude00"'),
+        (r'"\\ud83d \ud83D"', r'"\\ud83d \ufffd"'),
+    ],
+)
+def test_half_an_emoji_as_browsers_escape_it_becomes_the_replacement_character(sent: str, kept: str) -> None:
+    assert publish_of(f'{{"id":4,"publish":{{"channel":"c","data":{sent}}}}}') == kept.encode()
+
+
+def test_a_frame_has_a_bound_of_commands() -> None:
+    assert len(decode("\n".join(["{}"] * COMMANDS_PER_FRAME))) == COMMANDS_PER_FRAME
+    assert codec.decode("\n".join(["{}"] * (COMMANDS_PER_FRAME + 1))) == DISCONNECT_BAD_REQUEST
+    assert codec.decode("{}" + "\n" * 60_000) == DISCONNECT_BAD_REQUEST
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+def test_nesting_has_a_bound_that_brackets_in_strings_and_siblings_do_not_reach() -> None:
+    def frame(data: str) -> str:
+        return f'{{"id":4,"publish":{{"channel":"c","data":{data}}}}}'
+
+    assert publish_of(frame(nested(NESTING_LIMIT - 2)))
+    assert publish_of(frame('"' + r"\"[" * 1000 + '"'))
+    assert publish_of(frame("[" + ",".join([nested(10)] * 200) + "]"))
+    assert codec.decode(frame(nested(NESTING_LIMIT - 1))) == DISCONNECT_BAD_REQUEST
+
+
+def test_replies_of_one_tick_are_one_frame_of_lines() -> None:
+    replies = [codec.encode(vector.reply) for vector in REPLIES]
+
+    lines = codec.join(replies).split(b"\n")
+
+    assert [json.loads(line) for line in lines] == [json.loads(vector.json) for vector in REPLIES]
+
+
+def test_pretty_printed_data_stays_on_one_line() -> None:
+    reply = Reply(push=Push("news", pub=Publication(Raw(b'{\n  "a": "b\\n",\r\n  "c": [\n]\n}'))))
+
+    line = codec.encode(reply)
+
+    assert b"\n" not in line
+    assert json.loads(line)["push"]["pub"]["data"] == {"a": "b\n", "c": []}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xde\xad\xbe\xef",
+        b'"\xff"',
+        b"nonsense",
+        b'1},"id":5,"rpc":{',
+        b"NaN",
+        b"1 2",
+        nested(NESTING_LIMIT + 1).encode(),
+    ],
+)
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda raw: Reply(push=Push("news", pub=Publication(raw))),
+        lambda raw: Reply(push=Push("news", pub=Publication(Raw(b"1"), ClientInfo("42", "c1", raw)))),
+        lambda raw: Reply(push=Push("news", join=Join(ClientInfo("42", "c1", chan_info=raw)))),
+        lambda raw: Reply(push=Push(message=Message(raw))),
+        lambda raw: Reply(1, connect=ConnectResult(data=raw)),
+        lambda raw: Reply(1, connect=ConnectResult(subs={"news": SubscribeResult(data=raw)})),
+        lambda raw: Reply(1, subscribe=SubscribeResult(publications=[Publication(Raw(b"1")), Publication(raw)])),
+        lambda raw: Reply(1, presence=PresenceResult({"c1": ClientInfo("42", "c1", raw)})),
+        lambda raw: Reply(1, history=HistoryResult([Publication(raw)])),
+        lambda raw: Reply(1, rpc=RPCResult(raw)),
+    ],
+    ids=["pub", "info", "join", "message", "connect", "subs", "publications", "presence", "history", "rpc"],
+)
+def test_binary_data_cannot_reach_a_json_client_and_ends_its_connection_with_3506(place: object, data: bytes) -> None:
+    assert callable(place)
+
+    with pytest.raises(Refusal) as refusal:
+        codec.encode(place(Raw(data)))
+
+    assert refusal.value.reason == DISCONNECT_INAPPROPRIATE_PROTOCOL
+
+
+def test_empty_payloads_are_left_out_however_they_were_made() -> None:
+    empty = Raw(b"")
+    reply = Reply(
+        push=Push("news", pub=Publication(empty, ClientInfo("42", "c1", empty, empty))),
+        rpc=RPCResult(empty),
+        connect=ConnectResult(data=empty),
+    )
+
+    assert json.loads(codec.encode(reply)) == {
+        "push": {"channel": "news", "pub": {"info": {"user": "42", "client": "c1"}}},
+        "rpc": {},
+        "connect": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "valid"),
+    [
+        (b"0", True),
+        (b' {"a":[1,2.5e3,null,true,"\\u00e9"]}\n', True),
+        ("é".encode(), False),
+        ('"é"'.encode(), True),
+        (b'"\\ud83d"', True),
+        (b'"\\ud83d" x', False),
+        (b"", False),
+        (b"\x00", False),
+        (b'"\xc3"', False),
+        (b"[1,]", False),
+        (b"+1", False),
+        (b"NaN", False),
+        (nested(NESTING_LIMIT).encode(), True),
+        (nested(NESTING_LIMIT + 1).encode(), False),
+        (b"[" * 1_000_000, False),
+        (b"[" + b",".join([b"{}"] * 1000) + b"]", True),
+    ],
+    ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else None,
+)
+def test_is_json_is_what_every_sdk_can_read(data: bytes, valid: bool) -> None:
+    assert is_json(data) is valid
