@@ -2,10 +2,12 @@
 --
 -- KEYS  1 <prefix>:idem:{<channel>}:<key>
 -- ARGV  1 <prefix>:<channel>   2 message
--- Returns 1, or 0 for a repetition.
+-- Returns { offset, epoch } of the one that was sent, both text: "0" and nothing, for it has no place in a history.
 
-if redis.call('SET', KEYS[1], '', 'NX', 'PX', 300000) then
-  redis.call('PUBLISH', ARGV[1], ARGV[2])
-  return 1
+local known = redis.call('SET', KEYS[1], '0 ', 'NX', 'GET', 'PX', 300000)
+if known then
+  local offset, epoch = string.match(known, '^(%d+) (.*)$')
+  return { offset, epoch }
 end
-return 0
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+return { '0', '' }

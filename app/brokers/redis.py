@@ -26,7 +26,6 @@ class RedisBroker(BroadcastBroker):
             return await self.history.publish(channel, body, options)
         message = envelope.encode_publication(body)
         if options.idempotency_key:
-            await self.history.publish_once(channel, message, options.idempotency_key)
-        else:
-            await self._backend.publish(channel, message)
+            return await self.history.publish_once(channel, message, options.idempotency_key)
+        await self._backend.publish(channel, message)
         return StreamPosition(0, "")

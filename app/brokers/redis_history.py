@@ -75,15 +75,16 @@ class RedisHistory:
             _new_epoch(),
             size=len(body),
         )
-        match found:
-            case [bytes(offset), bytes(epoch)]:
-                return StreamPosition(int(offset), epoch.decode())
-        raise BrokerUnavailable("the publish script answered in another form than it should")
+        return _position(found)
 
-    async def publish_once(self, channel: str, message: bytes, idempotency_key: str) -> None:
+    async def publish_once(self, channel: str, message: bytes, idempotency_key: str) -> StreamPosition:
         """Send `message`, which nothing keeps, unless its key was seen within 5 minutes. Raises BrokerUnavailable."""
         key = self._idempotency(channel, idempotency_key)
-        await self._publish_once.run(self._publishing, [key], f"{self._prefix}:{channel}", message, size=len(message))
+        return _position(
+            await self._publish_once.run(
+                self._publishing, [key], f"{self._prefix}:{channel}", message, size=len(message)
+            )
+        )
 
     async def read(
         self,
@@ -138,6 +139,13 @@ class RedisHistory:
 
     def _idempotency(self, channel: str, key: str) -> bytes:
         return f"{self._prefix}:idem:{{{channel}}}:{key}".encode()
+
+
+def _position(found: object) -> StreamPosition:
+    match found:
+        case [bytes(offset), bytes(epoch)]:
+            return StreamPosition(int(offset), epoch.decode())
+    raise BrokerUnavailable("a publish script answered in another form than it should")
 
 
 def _entries(channel: str, epoch: str, rows: Iterable[object]) -> Iterable[StreamEntry]:

@@ -61,6 +61,20 @@ class Mark:
     resets: int
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A read for joining subscribers, begun at `mark`.
+
+    It holds the newest entries after `after`, as many as may be recovered and one more. `after` None: the latest entry
+    only, or without `latest` nothing but the position.
+    """
+
+    read: StreamRead
+    mark: Mark
+    after: int | None
+    latest: bool
+
+
 class Follower:
     """The position of a process in a channel's stream.
 
@@ -142,41 +156,43 @@ class Follower:
 
     # Joining
 
-    def recall(self, since: StreamPosition | None, *, latest: bool) -> Joined | None:
-        """Answer a subscriber from memory; None where only the store knows."""
-        if self.healing:
-            return None
-        self.expire()
-        if latest:
-            return self._latest(since, self.position, self.recent.newest()) if self.recent.knows_newest() else None
-        if since is None:
-            return Joined(self.position, [], recovered=False)
-        if since.epoch != self.epoch or since.offset > self.last or not self.recent.knows(since.offset):
-            return None
-        return self._answer(self.position, self.recent.after(since.offset))
-
     def contradicted(self, top: StreamPosition, mark: Mark) -> bool:
         """Tell whether a read begun at `mark` shows another stream than the one this process has followed so far."""
         return top.epoch != self.epoch or top.offset < mark.last
 
-    def judge(self, since: StreamPosition | None, read: StreamRead, *, latest: bool, limit: int) -> Joined | None:
-        """Answer a subscriber from a read that does not contradict; None where too much came while it was under way.
+    def recall(self, since: StreamPosition | None, top: StreamPosition, *, latest: bool) -> Joined | None:
+        """Answer a subscriber from memory, if that reaches as far as the store's `top`, which does not contradict."""
+        if top.offset > self.last:
+            return None
+        self.expire()
+        if latest:
+            return self._latest(since, self.position, self.recent.newest()) if self.recent.knows_newest() else None
+        if since is None or since.epoch != self.epoch or since.offset > self.last:
+            return self._answer(self.position, None)
+        if not self.recent.knows(since.offset):
+            return None
+        return self._answer(self.position, self.recent.after(since.offset))
+
+    def judge(self, since: StreamPosition | None, found: Found, *, latest: bool, limit: int) -> Joined | None:
+        """Answer a subscriber from a read that does not contradict; None where it must be read again.
 
         The position of the answer is this process's own or, where the read saw further than the broker told, the top.
         """
-        rest: list[StreamEntry] = []
+        read, rest = found.read, list[StreamEntry]()
         position = read.top
         if read.top.offset < self.last:
-            found = self.recent.after(read.top.offset)
-            if found is None:
+            came = self.recent.after(read.top.offset)
+            if came is None:
                 return None
-            rest, position = found, self.position
+            rest, position = came, self.position
         if latest:
             newest = rest or read.entries
-            return self._latest(since, position, newest[-1] if newest else None)
-        if since is None:
-            return Joined(position, [], recovered=False)
-        entries = missed(read, since.offset) if since.epoch == read.top.epoch else None
+            return self._latest(since, position, newest[-1] if newest else None) if found.latest else None
+        if since is None or since.epoch != read.top.epoch:
+            return self._answer(position, None)
+        if found.after is None or found.after > since.offset:
+            return None
+        entries = missed(read, since.offset)
         if entries is None or len(entries) + len(rest) > limit:
             return self._answer(position, None)
         return self._answer(position, entries + rest)

@@ -19,10 +19,10 @@ class MemoryBudget:
 
 
 class Recent:
-    """An unbroken run of entries that ends at the position of the process, at most `limit` of them and `max_bytes`.
+    """An unbroken run of entries that ends at the position of the process: `limit` of them and `max_bytes` of data.
 
-    It answers what a client missed only as far as it knows: `knows` first, then `after`. It lives as long as the
-    stream it mirrors: `ttl` seconds after the newest publication (0: for ever).
+    It answers what a client missed only as far as it knows: `knows` first, then `after`. It holds no more than may be
+    recovered and than the store holds: as many entries, and until `ttl` seconds after the newest (0: for ever).
     """
 
     __slots__ = ("_barren", "_budget", "_bytes", "_entries", "_full", "_limit", "_max_bytes", "_start", "_ttl")
@@ -35,14 +35,14 @@ class Recent:
         self._entries: deque[StreamEntry] = deque()
         self._bytes = 0
         self._start = 0
-        # True once an entry was let go for the limits: whoever needs it needs more than may be recovered.
+        # True once an entry was let go for the limits: whoever needs it cannot recover.
         self._full = False
         # From here up to the start, a read found that the store cannot make a run.
         self._barren: int | None = None
 
     def restart(self, offset: int) -> None:
         """Forget everything; the next entry follows `offset`."""
-        self._budget.used -= self._bytes
+        self._budget.used -= self._bytes + len(self._entries) * ENTRY_OVERHEAD
         self._entries.clear()
         self._bytes = 0
         self._start = offset
@@ -51,38 +51,37 @@ class Recent:
 
     def append(self, entry: StreamEntry) -> None:
         """Take the entry that follows the newest one."""
-        size = _size(entry)
+        size = len(entry.publication.data)
         self._entries.append(entry)
         self._bytes += size
-        self._budget.used += size
-        while self._entries and (len(self._entries) > self._limit or self._bytes > self._max_bytes):
+        self._budget.used += size + ENTRY_OVERHEAD
+        while len(self._entries) > self._limit or self._bytes > self._max_bytes:
             self._drop_oldest()
             self._full = True
-            self._barren = None
         while self._entries and self._budget.used > self._budget.limit:
             self._drop_oldest()
             self._full = False
-            self._barren = None
 
     def extend(self, read: StreamRead, after: int) -> None:
         """Take those that lead up to the oldest here, from a read of the same epoch's newest entries after `after`."""
-        if self._start > read.top.offset:
+        if self._full or self._start > read.top.offset:
             return
-        older = [entry for entry in read.entries if entry.offset <= self._start]
-        while older and older[-1].offset == self._start and not self._full:
-            entry = older.pop()
-            size = _size(entry)
+        for entry in reversed(read.entries):
+            if entry.offset > self._start:
+                continue
+            if entry.offset < self._start:
+                break
+            size = len(entry.publication.data)
             if len(self._entries) == self._limit or self._bytes + size > self._max_bytes:
                 self._full = True
-                self._barren = None
                 return
-            if self._budget.used + size > self._budget.limit:
+            if self._budget.used + size + ENTRY_OVERHEAD > self._budget.limit:
                 return
             self._entries.appendleft(entry)
             self._bytes += size
-            self._budget.used += size
+            self._budget.used += size + ENTRY_OVERHEAD
             self._start = entry.previous
-        if not read.more and not self._full and after < self._start:
+        if not read.more and after < self._start:
             self._barren = after if self._barren is None else min(after, self._barren)
 
     def expire(self, now: float) -> None:
@@ -118,11 +117,8 @@ class Recent:
 
     def _drop_oldest(self) -> None:
         entry = self._entries.popleft()
-        size = _size(entry)
+        size = len(entry.publication.data)
         self._bytes -= size
-        self._budget.used -= size
+        self._budget.used -= size + ENTRY_OVERHEAD
         self._start = entry.offset
-
-
-def _size(entry: StreamEntry) -> int:
-    return len(entry.publication.data) + ENTRY_OVERHEAD
+        self._barren = None

@@ -9,8 +9,8 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from app.core.broker import BrokerUnavailable, StreamEntry, StreamPosition, StreamRead
-from app.core.follower import Follower, Joined, Mark, Step
+from app.core.broker import BrokerUnavailable, StreamEntry, StreamPosition
+from app.core.follower import Follower, Found, Joined, Mark, Step
 from app.core.history import History
 from app.core.recent import MemoryBudget, Recent
 from app.core.shared_read import SharedRead
@@ -69,10 +69,12 @@ class StreamFigures:
 class StreamOptions:
     """How a channel is followed. Times in seconds, 0: for ever.
 
-    `recovery_limit` and `recovery_bytes` bound what a returning client gets, and with it what is kept in memory; keep
-    the bytes under the write limit of a connection, or the answer itself makes its client a slow one.
+    The history's size and times are those that its publications are kept with. `recovery_limit` and `recovery_bytes`
+    bound what a returning client gets; keep the bytes under the write limit of a connection, or the answer itself makes
+    its client a slow one.
     """
 
+    history_size: int
     history_ttl: float
     history_meta_ttl: float
     recovery_limit: int = 300
@@ -81,10 +83,12 @@ class StreamOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """Where a joining subscriber left off, None for a new one, and whether it wants the latest publication only."""
+    """Where a joining subscriber left off, None for a new one; whether it wants the latest publication only; whether
+    the read must bring entries even if memory seems to have them."""
 
     since: StreamPosition | None
     latest: bool
+    entries: bool
 
 
 class Stream(Generic[S]):
@@ -108,13 +112,14 @@ class Stream(Generic[S]):
         self._history = history
         self._live = live
         self._figures = figures
-        recent = Recent(options.recovery_limit, options.recovery_bytes, options.history_ttl, budget)
+        limit = min(options.history_size, options.recovery_limit)
+        recent = Recent(limit, options.recovery_bytes, options.history_ttl, budget)
         self._follower = Follower(recent, now)
         self._started = False
         self._joining: dict[S, int] = {}
         self._joins = 0
         self._healing: asyncio.Task[None] | None = None
-        self._reads: SharedRead[_Wish, tuple[StreamRead, Mark]] = SharedRead(self._read_newest)
+        self._reads: SharedRead[_Wish, Found] = SharedRead(self._read_newest)
         self._urged = asyncio.Event()
         self._closed = False
 
@@ -226,24 +231,31 @@ class Stream(Generic[S]):
 
     async def _answer(self, since: StreamPosition | None, *, latest: bool) -> Joined:
         follower = self._follower
-        for _ in range(JOIN_ATTEMPTS):
-            if joined := follower.recall(since, latest=latest):
-                return joined
-            read, mark = await self._reads.get(_Wish(since, latest))
-            if mark.resets != follower.resets:
+        for attempt in range(JOIN_ATTEMPTS):
+            # The position first, if memory has the rest; what memory lacks after all is read at the next attempt.
+            found = await self._reads.get(_Wish(since, latest, entries=attempt > 0))
+            top = found.read.top
+            if found.mark.resets != follower.resets:
                 continue
-            if follower.contradicted(read.top, mark):
+            if follower.contradicted(top, found.mark):
                 await self._healed()
-            elif joined := follower.judge(since, read, latest=latest, limit=self.options.recovery_limit):
+            elif joined := (
+                follower.recall(since, top, latest=latest)
+                or follower.judge(since, found, latest=latest, limit=self.options.recovery_limit)
+            ):
                 return joined
         return Joined(follower.position, [], recovered=False)
 
-    async def _read_newest(self, wishes: list[_Wish]) -> tuple[StreamRead, Mark]:
+    async def _read_newest(self, wishes: list[_Wish]) -> Found:
         """Read as far back as any of `wishes` needs, and keep what leads up to the entries in memory."""
-        mark = self._follower.mark()
-        latest = any(wish.latest for wish in wishes)
+        recent, mark = self._follower.recent, self._follower.mark()
+        self._follower.expire()
+        latest = any(wish.latest and (wish.entries or not recent.knows_newest()) for wish in wishes)
         returning = [
-            wish.since.offset for wish in wishes if wish.since and wish.since.epoch == mark.epoch and not wish.latest
+            wish.since.offset
+            for wish in wishes
+            if wish.since and wish.since.epoch == mark.epoch and not wish.latest
+            if wish.entries or not recent.knows(wish.since.offset)
         ]
         limit = self.options.recovery_limit + 1 if returning else int(latest)
         after = min(returning) if returning and not latest else 0
@@ -257,8 +269,8 @@ class Stream(Generic[S]):
             newest=True,
         )
         if limit and mark.resets == self._follower.resets and not self._follower.contradicted(read.top, mark):
-            self._follower.recent.extend(read, after)
-        return read, mark
+            recent.extend(read, after)
+        return Found(read, mark, after if returning else None, latest=limit > 0)
 
     # Healing
 

@@ -138,7 +138,9 @@ class Subscriptions:
 
     async def _follow(self, channel: str, options: ChannelOptions, history: History) -> Stream[Subscriber]:
         await self._listen(channel)
-        stream_options = StreamOptions(options.history_ttl, options.history_meta_ttl, self._recovery_limit)
+        stream_options = StreamOptions(
+            options.history_size, options.history_ttl, options.history_meta_ttl, self._recovery_limit
+        )
         stream: Stream[Subscriber] = Stream(channel, history, self, stream_options, self._budget, self.figures)
         self._streams[channel] = stream
         try:

@@ -158,6 +158,16 @@ async def test_without_history_a_repeated_publish_reaches_nobody_either(place: P
     assert place.party.heard(CHANNEL) == [b"1", b"2"]
 
 
+async def test_a_key_that_was_used_with_history_is_known_without_it_and_the_other_way_round(place: Place) -> None:
+    with_history = PublishOptions(100, 60, 3600, idempotency_key="a")
+    without = PublishOptions(idempotency_key="a")
+    first = await place.publish(b"1", options=with_history)
+    assert await place.publish(b"1", options=without) == first
+    assert await place.publish(b"2", options=PublishOptions(idempotency_key="b")) == [StreamPosition(0, "")]
+    assert await place.publish(b"2", options=PublishOptions(100, 60, 3600, "b")) == [StreamPosition(0, "")]
+    assert data(await place.read()) == [b"1"]
+
+
 # Reading
 
 

@@ -47,6 +47,8 @@ META_TTL = 86_400.0
 class Store(Protocol):
     """A real store, and how to harm it."""
 
+    size: int
+
     @property
     def history(self) -> History:
         """What is tested."""
@@ -146,6 +148,7 @@ class RedisStore:
 
     def __init__(self, redis: "Redis", told: Told) -> None:
         self._redis = redis
+        self.size = SIZE
         self.history = RedisHistory(self._execute, self._execute, "starling")
         self._told = told
         self._published = 0
@@ -284,8 +287,9 @@ class Client:
 class Process:
     """What a worker does around its streams: subscriptions, the link, the hub."""
 
-    def __init__(self, history: Flaky, figures: StreamFigures, budget: int, recovery_limit: int) -> None:
+    def __init__(self, history: Flaky, figures: StreamFigures, budget: int, size: int, recovery_limit: int) -> None:
         self.history = history
+        self.size = size
         self.recovery_limit = recovery_limit
         self.figures = figures
         self.budget = MemoryBudget(budget)
@@ -353,7 +357,7 @@ class Process:
             client.busy = False
 
     async def follow(self, channel: str) -> Stream[Client]:
-        options = StreamOptions(TTL, META_TTL, self.recovery_limit, recovery_bytes=1_000 * self.recovery_limit)
+        options = StreamOptions(self.size, TTL, META_TTL, self.recovery_limit)
         stream = Stream(channel, self.history, self, options, self.budget, self.figures, now=lambda: 0.0)
         self.streams[channel] = stream
         try:
@@ -467,7 +471,9 @@ class Walk:
         self.history = Flaky(store.history, chance, failures)
         self.failures = failures
         limit = 20 if harm else 10**6
-        self.processes = [Process(self.history, self.figures, budget, limit) for budget in (10**9, 10**9, 6_000)]
+        self.processes = [
+            Process(self.history, self.figures, budget, store.size, limit) for budget in (10**9, 10**9, 6_000)
+        ]
         told.processes = self.processes
         self.clients: list[Client] = []
         self.tasks: set[asyncio.Task[None]] = set()

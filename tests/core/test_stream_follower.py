@@ -3,7 +3,7 @@
 from msgspec import Raw
 
 from app.core.broker import StreamEntry, StreamPosition, StreamRead
-from app.core.follower import HELD_LIMIT, Follower, Joined, Step
+from app.core.follower import HELD_LIMIT, Follower, Found, Joined, Mark, Step
 from app.core.recent import MemoryBudget, Recent
 from app.protocol.messages import Publication
 
@@ -166,87 +166,129 @@ def test_positions_agree_when_the_store_is_where_this_process_was_or_is() -> Non
     assert not following.caught_up(StreamPosition(5, "f"), mark)
 
 
-def test_a_new_subscriber_is_answered_without_a_read() -> None:
-    assert follower(4).recall(None, latest=False) == Joined(StreamPosition(4, "e"), [], recovered=False)
+def found(top: int, *offsets: int, after: int | None, mark: Mark, latest: bool = False) -> Found:
+    return Found(read(top, *offsets), mark, after, latest)
+
+
+def position(offset: int, epoch: str = "e") -> StreamPosition:
+    return StreamPosition(offset, epoch)
+
+
+def test_a_new_subscriber_is_answered_without_reading_entries() -> None:
+    assert follower(4).recall(None, position(4), latest=False) == Joined(position(4), [], recovered=False)
 
 
 def test_a_returning_subscriber_is_answered_from_memory() -> None:
     following = follower(4)
     following.on(entry(5))
     following.on(entry(6))
-    joined = following.recall(StreamPosition(5, "e"), latest=False)
-    assert joined == Joined(StreamPosition(6, "e"), [entry(6).publication], recovered=True)
+    joined = following.recall(position(5), position(6), latest=False)
+    assert joined == Joined(position(6), [entry(6).publication], recovered=True)
 
 
-def test_only_the_store_can_answer_who_left_before_memory_begins_or_is_ahead_or_of_another_epoch() -> None:
+def test_what_the_broker_told_after_the_position_was_read_is_answered_too() -> None:
     following = follower(4)
-    for since in (StreamPosition(3, "e"), StreamPosition(5, "e"), StreamPosition(4, "f")):
-        assert following.recall(since, latest=False) is None
-
-
-def test_nobody_is_answered_from_memory_while_a_gap_is_being_filled() -> None:
-    following = follower(4)
+    following.on(entry(5))
     following.on(entry(6))
-    assert following.recall(None, latest=False) is None
+    joined = following.recall(position(4), position(5), latest=False)
+    assert joined == Joined(position(6), [entry(5).publication, entry(6).publication], recovered=True)
+
+
+def test_memory_does_not_answer_while_the_store_is_further() -> None:
+    for since in (None, position(4)):
+        assert follower(4).recall(since, position(5), latest=False) is None
+    assert follower(4).recall(None, position(5), latest=True) is None
+
+
+def test_only_the_store_can_answer_who_left_before_memory_begins() -> None:
+    assert follower(4).recall(position(3), position(4), latest=False) is None
+
+
+def test_who_is_of_another_epoch_or_further_than_the_store_cannot_recover() -> None:
+    for since in (position(4, "f"), position(5)):
+        assert follower(4).recall(since, position(4), latest=False) == Joined(position(4), [], recovered=False)
 
 
 def test_a_read_that_is_behind_or_of_another_epoch_contradicts() -> None:
     following = follower(4)
     mark = following.mark()
     following.on(entry(5))
-    assert not following.contradicted(StreamPosition(4, "e"), mark)
-    assert following.contradicted(StreamPosition(3, "e"), mark)
-    assert following.contradicted(StreamPosition(9, "f"), mark)
+    assert not following.contradicted(position(4), mark)
+    assert following.contradicted(position(3), mark)
+    assert following.contradicted(position(9, "f"), mark)
 
 
 def test_a_read_that_saw_further_than_the_broker_told_sets_the_position_ahead() -> None:
-    joined = follower(4).judge(StreamPosition(3, "e"), read(6, 4, 5, 6), latest=False, limit=10)
-    assert joined is not None
-    assert joined.recovered
-    assert joined.position == StreamPosition(6, "e")
-    assert [publication.offset for publication in joined.publications] == [4, 5, 6]
+    following = follower(4)
+    it = found(6, 4, 5, 6, after=3, mark=following.mark())
+    publications = [entry(offset).publication for offset in (4, 5, 6)]
+    assert following.judge(position(3), it, latest=False, limit=10) == Joined(position(6), publications, recovered=True)
+    assert following.judge(None, it, latest=False, limit=10) == Joined(position(6), [], recovered=False)
+
+
+def test_a_read_of_the_position_only_does_not_tell_what_was_missed() -> None:
+    following = follower(4)
+    it = found(6, after=None, mark=following.mark())
+    assert following.judge(position(4), it, latest=False, limit=10) is None
+    assert following.judge(None, it, latest=True, limit=10) is None
+    assert following.judge(None, it, latest=False, limit=10) == Joined(position(6), [], recovered=False)
+
+
+def test_a_read_of_the_latest_entry_does_not_tell_what_was_missed() -> None:
+    following = follower(4)
+    it = found(6, 6, after=None, mark=following.mark(), latest=True)
+    assert following.judge(position(4), it, latest=False, limit=10) is None
+
+
+def test_a_read_for_others_that_begins_too_late_does_not_tell_what_was_missed() -> None:
+    following = follower(4)
+    it = found(6, 6, after=5, mark=following.mark())
+    assert following.judge(position(4), it, latest=False, limit=10) is None
 
 
 def test_what_came_while_the_read_was_under_way_is_added_to_it() -> None:
     following = follower(4)
+    mark = following.mark()
     following.on(entry(5))
-    joined = following.judge(StreamPosition(3, "e"), read(4, 4), latest=False, limit=10)
-    assert joined is not None
-    assert joined.position == StreamPosition(5, "e")
-    assert [publication.offset for publication in joined.publications] == [4, 5]
+    joined = following.judge(position(3), found(4, 4, after=3, mark=mark), latest=False, limit=10)
+    assert joined == Joined(position(5), [entry(4).publication, entry(5).publication], recovered=True)
 
 
 def test_when_memory_no_longer_reaches_back_to_the_read_it_is_read_again() -> None:
     following = follower(4, limit=1)
+    mark = following.mark()
     for offset in (5, 6, 7):
         following.on(entry(offset))
-    assert following.judge(StreamPosition(3, "e"), read(4, 4), latest=False, limit=10) is None
+    assert following.judge(position(3), found(4, 4, after=3, mark=mark), latest=False, limit=10) is None
 
 
 def test_more_than_may_be_recovered_is_not_recovered_in_part() -> None:
-    joined = follower(4).judge(StreamPosition(1, "e"), read(4, 2, 3, 4), latest=False, limit=2)
-    assert joined == Joined(StreamPosition(4, "e"), [], recovered=False)
+    following = follower(4)
+    it = found(4, 2, 3, 4, after=1, mark=following.mark())
+    assert following.judge(position(1), it, latest=False, limit=2) == Joined(position(4), [], recovered=False)
 
 
 def test_a_subscriber_of_another_epoch_is_not_recovered_though_its_offset_is_the_top() -> None:
-    joined = follower(4).judge(StreamPosition(4, "f"), read(4), latest=False, limit=10)
-    assert joined == Joined(StreamPosition(4, "e"), [], recovered=False)
+    following = follower(4)
+    it = found(4, after=None, mark=following.mark())
+    assert following.judge(position(4, "f"), it, latest=False, limit=10) == Joined(position(4), [], recovered=False)
 
 
 def test_cache_mode_gives_the_latest_publication_unless_the_subscriber_has_it() -> None:
     following = follower(4)
     following.on(entry(5))
-    latest = Joined(StreamPosition(5, "e"), [entry(5).publication], recovered=True)
-    assert following.recall(None, latest=True) == latest
-    assert following.recall(StreamPosition(4, "e"), latest=True) == latest
-    has_it = Joined(StreamPosition(5, "e"), [], recovered=True)
-    assert following.recall(StreamPosition(5, "e"), latest=True) == has_it
+    latest = Joined(position(5), [entry(5).publication], recovered=True)
+    assert following.recall(None, position(5), latest=True) == latest
+    assert following.recall(position(4), position(5), latest=True) == latest
+    has_it = Joined(position(5), [], recovered=True)
+    assert following.recall(position(5), position(5), latest=True) == has_it
 
 
 def test_cache_mode_reads_when_memory_holds_no_publication_and_says_so_when_the_store_holds_none() -> None:
     following = follower(4)
-    assert following.recall(None, latest=True) is None
-    nothing = Joined(StreamPosition(4, "e"), [], recovered=False)
-    assert following.judge(None, read(4), latest=True, limit=10) == nothing
-    found = Joined(StreamPosition(4, "e"), [entry(4).publication], recovered=True)
-    assert following.judge(None, read(4, 4), latest=True, limit=10) == found
+    mark = following.mark()
+    assert following.recall(None, position(4), latest=True) is None
+    nothing = Joined(position(4), [], recovered=False)
+    assert following.judge(None, found(4, after=None, mark=mark, latest=True), latest=True, limit=10) == nothing
+    latest = Joined(position(4), [entry(4).publication], recovered=True)
+    assert following.judge(None, found(4, 4, after=None, mark=mark, latest=True), latest=True, limit=10) == latest

@@ -59,14 +59,14 @@ def test_past_its_limit_older_positions_are_known_to_be_lost() -> None:
 
 
 def test_past_its_bytes_older_positions_are_known_to_be_lost() -> None:
-    kept = recent(1, 2, 3, max_bytes=2 * (ENTRY_OVERHEAD + 1))
+    kept = recent(1, 2, 3, max_bytes=2)
     assert offsets(kept.after(1)) == [2, 3]
     assert kept.knows(0)
     assert kept.after(0) is None
 
 
 def test_one_publication_over_the_bytes_leaves_it_empty_but_at_the_right_place() -> None:
-    kept = recent(1, max_bytes=1000)
+    kept = recent(1, max_bytes=999)
     kept.append(entry(2, data=b"x" * 1000))
     assert offsets(kept.after(2)) == []
     assert kept.after(1) is None
