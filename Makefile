@@ -2,6 +2,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests in Node.js and their packages.
+NODE_TESTS := tests/chart/crds
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' app/__init__.py)
 PIP_INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -13,7 +15,7 @@ IMAGE ?= starling:$(VERSION)
 IMAGE_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fmt docs lock image chart clean
+.PHONY: help run test check bench fmt docs lock image chart clean node-packages
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +25,7 @@ run: $(VENV)/.runtime  ## Start the service in developer mode on http://localhos
 
 test: $(VENV)/.dev  ## Check, then run every test
 	@deploy/setup/system-packages.sh
-	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory node-packages check
 	$(BIN)/pytest
 
 check: $(VENV)/.dev  ## Format, lint, types, and the rules of the floors
@@ -60,6 +62,11 @@ chart: $(VENV)/.dev  ## Pack the Helm chart into dist/
 clean:  ## Remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find app tests -name __pycache__ -prune -exec rm -rf {} +
+
+node-packages: $(if $(shell command -v npm),$(NODE_TESTS:%=%/node_modules/.package-lock.json))
+
+%/node_modules/.package-lock.json: %/package-lock.json
+	npm ci --prefix $* --silent --no-audit --no-fund
 
 $(BIN)/python:
 	@deploy/setup/make-venv.sh $(VENV)
