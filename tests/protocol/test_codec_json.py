@@ -162,6 +162,7 @@ def test_nesting_has_a_bound_that_brackets_in_strings_and_siblings_do_not_reach(
     assert publish_of(frame(nested(NESTING_LIMIT - 2)))
     assert publish_of(frame('"' + r"\"[" * 1000 + '"'))
     assert publish_of(frame("[" + ",".join([nested(10)] * 200) + "]"))
+    assert publish_of(frame(r'["\\","' + "[" * 300 + '"]'))
     assert codec.decode(frame(nested(NESTING_LIMIT - 1))) == DISCONNECT_BAD_REQUEST
 
 
