@@ -37,7 +37,7 @@ check: $(VENV)/.dev  ## Format, lint, types, and the rules of the floors
 
 bench: $(VENV)/.dev  ## Measure start-up, memory at rest, and the image's size
 	@deploy/setup/system-packages.sh
-	$(BIN)/python -m bench.footprint
+	$(BIN)/python -m tests.bench.footprint
 
 fmt: $(VENV)/.dev  ## Format, and mend what the linter can mend
 	$(BIN)/ruff format

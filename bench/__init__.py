@@ -1,1 +1,0 @@
-"""Measurements; `make bench` runs them and prints what they found."""
