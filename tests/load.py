@@ -15,7 +15,7 @@ from websockets.exceptions import WebSocketException
 TEXT = "A starling is never alone: thousands turn as one."
 CHANNELS = """
 default:
-  history_size: 50
+  history_size: 200
   history_ttl: 60s
   presence: true
   allow_subscribe_for_client: true

@@ -1,6 +1,7 @@
 """Builds dashboards for Grafana 11 or newer: what is alike in every panel is said here, once."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,11 @@ class Panel:
     queries: tuple[Query, ...]
     width: int = 8
     maximum: float | None = None
-    stacked: bool = False
+
+    @property
+    def picture(self) -> str:
+        """The name of its picture: the title in small letters and dashes."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower().replace("%", "percent")).strip("-") + ".png"
 
 
 @dataclass(frozen=True)
@@ -236,6 +241,5 @@ def _field(panel: Panel) -> dict[str, Any]:
             "fillOpacity": 10,
             "showPoints": "never",
             "spanNulls": False,
-            "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
         }
     return defaults

@@ -220,10 +220,11 @@ def _workers() -> tuple[Panel, ...]:
     files = f"{_of('starling_worker_open_files')} / {_of('starling_worker_open_files_limit')}"
     return (
         Panel(
-            "Ready and draining",
-            "Workers that want new clients, and workers that let theirs go.",
+            "Worker states",
+            "Workers that run, that want new clients, and that let theirs go.",
             "short",
             (
+                Query(f"sum({_of('starling_workers')})", "running"),
                 Query(f"sum({_of('starling_worker_ready')})", "ready"),
                 Query(f"sum({_of('starling_worker_draining')})", "draining"),
             ),

@@ -6,6 +6,7 @@ from deploy.dashboards.dashboard import dashboard_file
 from deploy.dashboards.overview import overview
 from deploy.docs.alerts_table import alerts_table
 from deploy.docs.chart_files import chart_file, schema_file, values_file
+from deploy.docs.dashboards_page import dashboards_page
 from deploy.docs.marked import replace_marked
 from deploy.docs.settings_page import settings_page
 from deploy.docs.values_table import values_tables
@@ -21,6 +22,7 @@ def written_files() -> dict[Path, str]:
     values = values_file((CHART / "values.yaml").read_text())
     return {
         ROOT / "docs" / "settings.md": settings_page(),
+        ROOT / "docs" / "dashboards.md": dashboards_page([overview()]),
         ROOT / "docs" / "alerts.md": _marked(ROOT / "docs" / "alerts.md", "alerts", alerts_table(rules)),
         CHART / "values.yaml": values,
         CHART / "values.schema.json": schema_file((CHART / "values.schema.json").read_text(), rules),

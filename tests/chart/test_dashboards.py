@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deploy.dashboards.picture import with_unit
 from tests.chart.exposition import exposed_names, names_in
 from tests.chart.rendering import CHART, RELEASE, render
 
@@ -129,3 +130,20 @@ def test_the_config_map_carries_every_dashboard_unchanged() -> None:
     assert carried == {f"starling-{path.name}": json.loads(path.read_text()) for path in FILES}
     # What kubectl keeps of an applied object may not be larger.
     assert len(json.dumps(configuration)) < 256 * 1024
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.00955, "s", "9.55 ms"),
+        (2.5, "s", "2.5 s"),
+        (1090, "ops", "1.09 K/s"),
+        (29, "short", "29"),
+        (0.42, "percentunit", "42 %"),
+        (150 * 2**20, "bytes", "150 MiB"),
+        (97.5 * 1024, "Bps", "97.5 KiB/s"),
+        (0, "bytes", "0 B"),
+    ],
+)
+def test_a_picture_s_values_have_their_units(value: float, unit: str, text: str) -> None:
+    assert with_unit(value, unit) == text

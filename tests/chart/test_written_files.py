@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from app import __version__
+from deploy.dashboards.overview import overview
 from deploy.docs.marked import replace_marked
 from deploy.docs.values_table import values_of
 from deploy.docs.written import CHART, ROOT, written_files
@@ -16,6 +17,7 @@ PAGES = [
     ROOT / "docs" / "deploy-on-kubernetes.md",
     ROOT / "docs" / "settings.md",
     ROOT / "docs" / "alerts.md",
+    ROOT / "docs" / "dashboards.md",
     CHART / "README.md",
     *sorted((ROOT / "docs" / "runbooks").glob("*.md")),
 ]
@@ -51,6 +53,11 @@ def test_a_part_is_replaced_between_its_marks_only() -> None:
 def test_every_link_leads_somewhere(page: Path) -> None:
     broken = [target for target, _ in LINK.findall(page.read_text()) if not (page.parent / target).exists()]
     assert broken == []
+
+
+def test_every_panel_has_its_picture_and_every_picture_its_panel() -> None:
+    pictures = {path.name for path in (ROOT / "docs" / "pictures").glob("*.png")}
+    assert pictures == {panel.picture for panel in overview().panels}, "run `make dashboard-preview`"
 
 
 def test_every_value_that_a_page_names_exists() -> None:
