@@ -17,7 +17,8 @@ from app.brokers.broadcast import BroadcastBroker
 from app.brokers.link import LinkFigures
 from app.brokers.open import open_broker
 from app.core.channels import Channels, ChannelsError, parse_channels
-from app.core.hooks import NoHooks
+from app.core.hooks import Hooks, NoHooks
+from app.core.hooks_module import HooksError, load_hooks
 from app.core.node import Node, NodeOptions
 from app.core.readiness import Readiness
 from app.protocol.session import SessionLimits
@@ -128,7 +129,7 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
         broker.history,
         broker.presence,
         build_channels(settings),
-        NoHooks(),
+        build_hooks(settings),
         metrics,
         Readiness(),
         options,
@@ -160,6 +161,16 @@ def build_channels(settings: Settings) -> Channels:
         if problems:
             raise SettingsError(problems)
     return channels
+
+
+def build_hooks(settings: Settings) -> Hooks:
+    """Load the application's own functions, if there are any. Raises SettingsError."""
+    if settings.hooks is None:
+        return NoHooks()
+    try:
+        return load_hooks(settings.hooks, settings.hooks_path, seconds=settings.hook_seconds)
+    except HooksError as error:
+        raise SettingsError([f"{PREFIX}HOOKS: {error}"]) from error
 
 
 def build_verifier(settings: Settings) -> tuple[JwtVerifier, Jwks | None]:

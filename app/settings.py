@@ -162,6 +162,16 @@ class Settings(BaseModel):
         Field(ge=0, le=60, description="How long a leave waits for the user to come back, as after a page reload."),
     ] = 0.0
 
+    hooks: Annotated[
+        str | None, Field(description="Python module with your own async functions for clients: see docs/hooks.md.")
+    ] = None
+    hooks_path: Annotated[
+        Path | None, Field(description="Directory that is put on the import path for your hooks.")
+    ] = None
+    hook_seconds: Annotated[
+        float, Field(gt=0, le=60, description="How long one call of a hook may take before its client gets an error.")
+    ] = 2.0
+
     drain_delay_seconds: Annotated[
         float,
         Field(ge=0, le=600, description="After SIGTERM: how long the listeners stay, until routers have noticed."),

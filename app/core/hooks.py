@@ -8,6 +8,18 @@ from app.protocol.codes import ERROR_METHOD_NOT_FOUND, Refusal
 from app.protocol.messages import NO_PAYLOAD, ClientInfo
 
 
+class Refuse(Exception):
+    """Raised by a hook to refuse what a client asks; the client gets `code` and `message` as the error's.
+
+    103, permission denied, is usual. Codes of the application's own begin at 400; those under 100 are the SDKs'.
+    """
+
+    def __init__(self, message: str = "permission denied", code: int = 103) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+
 class Hooks(Protocol):
     """Called while a client waits; each may raise Refusal, which is what the client is told. Payloads are raw."""
 

@@ -1,0 +1,142 @@
+"""Hooks that a Python module defines: plain async functions, with Pydantic models for what clients send."""
+
+import asyncio
+import importlib
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_type_hints
+
+import structlog
+from msgspec import Raw
+from pydantic import TypeAdapter, ValidationError
+
+from app.core.hooks import Refuse
+from app.protocol.codes import ERROR_BAD_REQUEST, ERROR_INTERNAL, ERROR_METHOD_NOT_FOUND, Error, Refusal
+from app.protocol.messages import NO_PAYLOAD, ClientInfo
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.hooks")
+
+HOOKS = ("on_connect", "on_subscribe", "on_publish", "on_message")
+METHODS = "rpc"
+
+_ANYTHING = TypeAdapter(Any)
+
+
+class HooksError(Exception):
+    """A module that cannot be used as hooks; the message names the mend."""
+
+
+class Function:
+    """One of the module's functions, with what its parameter `data` takes and how long it may run, in seconds."""
+
+    def __init__(self, name: str, function: Callable[..., Awaitable[Any]], seconds: float) -> None:
+        if not inspect.iscoroutinefunction(function):
+            raise HooksError(f"{name} is not a coroutine function: write it as `async def`")
+        self.name = name
+        self._function = function
+        self._seconds = seconds
+        self._takes_bytes = False
+        self._data: TypeAdapter[Any] | None = None
+        if "data" in inspect.signature(function).parameters:
+            kind = get_type_hints(function).get("data", Any)
+            self._takes_bytes = kind is bytes
+            self._data = TypeAdapter(kind)
+
+    async def __call__(self, data: Raw, *arguments: Any) -> Any:
+        """Call it; `data` is given where the function takes it. Raises Refusal, whatever goes wrong."""
+        if self._data is not None:
+            arguments = (*arguments, self._read(data))
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._function(*arguments)
+        except Refuse as refuse:
+            raise Refusal(Error(refuse.code, refuse.message)) from refuse
+        except TimeoutError as late:
+            log.warning("hook_too_slow", hook=self.name, seconds=self._seconds)
+            raise Refusal(ERROR_INTERNAL) from late
+        except Exception as error:
+            log.exception("hook_failed", hook=self.name)
+            raise Refusal(ERROR_INTERNAL) from error
+
+    def _read(self, data: Raw) -> Any:
+        if self._takes_bytes:
+            return bytes(data)
+        try:
+            return self._data.validate_json(bytes(data) or b"null") if self._data else None
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(["data", *(str(part) for part in problem["loc"])])
+            raise Refusal(Error(ERROR_BAD_REQUEST.code, f"bad request: {where}: {problem['msg']}")) from error
+
+
+class ModuleHooks:
+    """Implements app.core.hooks.Hooks with the functions of a module; what it does not define passes."""
+
+    def __init__(self, module: ModuleType, *, seconds: float) -> None:
+        """`seconds` bounds each call. Raises HooksError."""
+        unknown = [name for name in vars(module) if name.startswith("on_") and name not in HOOKS]
+        if unknown:
+            raise HooksError(
+                f"{', '.join(unknown)}: not a hook; the hooks are {', '.join(HOOKS)} and the mapping {METHODS}"
+            )
+        self._hooks = {name: Function(name, getattr(module, name), seconds) for name in HOOKS if hasattr(module, name)}
+        methods = getattr(module, METHODS, {})
+        if not isinstance(methods, Mapping):
+            raise HooksError(f"{METHODS} must be a mapping of method names to functions")
+        self._methods = {
+            str(name): Function(f"{METHODS} {name}", function, seconds) for name, function in methods.items()
+        }
+
+    async def connect(self, client: ClientInfo, data: Raw) -> Raw:
+        """Call `on_connect(client[, data])`; what it returns goes to the client."""
+        hook = self._hooks.get("on_connect")
+        return NO_PAYLOAD if hook is None else _written(await hook(data, client))
+
+    async def subscribe(self, client: ClientInfo, channel: str, data: Raw) -> None:
+        """Call `on_subscribe(client, channel[, data])`."""
+        if hook := self._hooks.get("on_subscribe"):
+            await hook(data, client, channel)
+
+    async def publish(self, client: ClientInfo, channel: str, data: Raw) -> Raw:
+        """Call `on_publish(client, channel[, data])`; None publishes what the client sent, anything else that."""
+        hook = self._hooks.get("on_publish")
+        result = None if hook is None else await hook(data, client, channel)
+        return data if result is None else _written(result)
+
+    async def call(self, client: ClientInfo, method: str, data: Raw) -> Raw:
+        """Call the function of `rpc[method](client[, data])`."""
+        function = self._methods.get(method)
+        if function is None:
+            raise Refusal(ERROR_METHOD_NOT_FOUND)
+        return _written(await function(data, client))
+
+    async def message(self, client: ClientInfo, data: Raw) -> None:
+        """Call `on_message(client[, data])`."""
+        if hook := self._hooks.get("on_message"):
+            await hook(data, client)
+
+
+def load_hooks(name: str, path: Path | None, *, seconds: float) -> ModuleHooks:
+    """Import the module `name`, with `path` put first on the import path. Raises HooksError."""
+    if name == "app" or name.startswith("app."):
+        raise HooksError(f"{name} is Starling's own: give your module another name than app")
+    if path is not None:
+        if not path.is_dir():
+            raise HooksError(f"{path} is no directory: name the one that holds your module")
+        sys.path.insert(0, str(path))
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise HooksError(f"no module {error.name}: put it on the import path with STARLING_HOOKS_PATH") from error
+    except Exception as error:
+        raise HooksError(f"importing {name} failed: {type(error).__name__}: {error}") from error
+    return ModuleHooks(module, seconds=seconds)
+
+
+def _written(result: Any) -> Raw:
+    if result is None:
+        return NO_PAYLOAD
+    return Raw(result if isinstance(result, bytes) else _ANYTHING.dump_json(result))
