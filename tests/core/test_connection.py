@@ -17,6 +17,8 @@ class Owner:
 
     def __init__(self) -> None:
         self.metrics = Metrics(CollectorRegistry())
+        self.ping_interval = 25
+        self.pong_timeout = 8
         self.closed_with: list[int] = []
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -25,6 +27,9 @@ class Owner:
 
     def closed(self, connection: Connection, code: int) -> None:
         self.closed_with.append(code)
+
+    def schedule(self, connection: Connection, deadline: float) -> None:
+        pass
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.append(asyncio.create_task(work))
