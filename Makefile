@@ -15,10 +15,10 @@ IMAGE ?= starling:$(VERSION)
 IMAGE_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fmt docs lock image chart clean node-packages
+.PHONY: help run test check bench fmt docs dashboard-preview lock image chart clean node-packages
 
 help:  ## List the targets
-	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.runtime  ## Start the service in developer mode on http://localhost:8000
 	@STARLING_DEV=$${STARLING_DEV:-true} exec $(BIN)/starling serve
@@ -45,6 +45,10 @@ fmt: $(VENV)/.dev  ## Format, and mend what the linter can mend
 
 docs: $(VENV)/.dev  ## Write what is made from the code: settings, values, schema, dashboard
 	$(BIN)/python -m deploy.docs
+
+dashboard-preview: $(VENV)/.dev  ## Draw the dashboard's panels from a service under load, into docs/pictures/
+	@deploy/setup/system-packages.sh
+	$(BIN)/python -m deploy.dashboards.preview
 
 lock: $(VENV)/.dev  ## Lock what pyproject.toml asks for (LOCK_OPTIONS=--upgrade: to today's versions)
 	$(UV_COMPILE) pyproject.toml -o requirements.txt
