@@ -4,7 +4,7 @@ from typing import Protocol
 
 from msgspec import Raw
 
-from app.protocol.codes import ERROR_METHOD_NOT_FOUND, Refusal
+from app.protocol.codes import DISCONNECT_NOT_AVAILABLE, ERROR_METHOD_NOT_FOUND, Refusal
 from app.protocol.messages import NO_PAYLOAD, ClientInfo
 
 
@@ -58,4 +58,5 @@ class NoHooks:
         raise Refusal(ERROR_METHOD_NOT_FOUND)
 
     async def message(self, client: ClientInfo, data: Raw) -> None:
-        """Let it be."""
+        """Tell the client that nobody takes it: 3508."""
+        raise Refusal(DISCONNECT_NOT_AVAILABLE)

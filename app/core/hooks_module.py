@@ -14,7 +14,14 @@ from msgspec import Raw
 from pydantic import TypeAdapter, ValidationError
 
 from app.core.hooks import Refuse
-from app.protocol.codes import ERROR_BAD_REQUEST, ERROR_INTERNAL, ERROR_METHOD_NOT_FOUND, Error, Refusal
+from app.protocol.codes import (
+    DISCONNECT_NOT_AVAILABLE,
+    ERROR_BAD_REQUEST,
+    ERROR_INTERNAL,
+    ERROR_METHOD_NOT_FOUND,
+    Error,
+    Refusal,
+)
 from app.protocol.messages import NO_PAYLOAD, ClientInfo
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.hooks")
@@ -114,9 +121,11 @@ class ModuleHooks:
         return _written(await function(data, client))
 
     async def message(self, client: ClientInfo, data: Raw) -> None:
-        """Call `on_message(client[, data])`."""
-        if hook := self._hooks.get("on_message"):
-            await hook(data, client)
+        """Call `on_message(client[, data])`; where it is not defined, nobody takes what clients send: 3508."""
+        hook = self._hooks.get("on_message")
+        if hook is None:
+            raise Refusal(DISCONNECT_NOT_AVAILABLE)
+        await hook(data, client)
 
 
 def load_hooks(name: str, path: Path | None, *, seconds: float) -> ModuleHooks:

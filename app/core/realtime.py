@@ -323,6 +323,8 @@ class RealtimeConnection(Connection):
             )
         finally:
             self.transport = transport
+        for channel, subscription in self.session.subscriptions.items():
+            subscription.chan_info = self._memberships[channel].grant.info
         self._carry_out(decisions)
         held.release()
         for channel, membership in tuple(self._memberships.items()):
@@ -375,12 +377,15 @@ class RealtimeConnection(Connection):
         recovering = request.recover and _recoverable(request, grant.options, self.identity)
         since = StreamPosition(request.offset, request.epoch) if recovering else None
         latest = grant.options.force_recovery_mode == "cache"
-        self._memberships[channel] = Membership(subscriber, grant)
+        membership = Membership(subscriber, grant)
+        self._memberships[channel] = membership
         self._node.metrics.subscriptions += 1
         try:
             await self._node.subscriptions.join(subscriber, grant.options, since, latest=latest)
         finally:
-            if not subscriber.answered and self._memberships.pop(channel, None) is not None:
+            # By now it may be another's: a client that was refused can be on its way in again.
+            if not subscriber.answered and self._memberships.get(channel) is membership:
+                del self._memberships[channel]
                 self._node.metrics.subscriptions -= 1
 
     def _answer(self, action: Subscribe, grant: Grant, joined: Joined) -> bool:
@@ -496,6 +501,9 @@ def _result(request: SubscribeRequest, grant: Grant, joined: Joined, identity: I
         result.was_recovering = request.recover
         result.recovered = joined.recovered
         result.publications = joined.publications
+        if joined.recovered:
+            # The SDKs move on from here with every publication that they deliver, and stop where the application does.
+            result.offset = request.offset
     return result
 
 

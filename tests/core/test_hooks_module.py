@@ -162,3 +162,9 @@ def test_a_module_that_fails_is_told_in_a_line(tmp_path: Path, monkeypatch: pyte
 
     with pytest.raises(HooksError, match="importing broken_hooks failed: ZeroDivisionError"):
         load_hooks("broken_hooks", tmp_path, seconds=1)
+
+
+async def test_what_nobody_takes_ends_the_connection_with_3508() -> None:
+    reason = await refusal(hooks().message(ALICE, Raw(b"1")))
+
+    assert reason.code == 3508
