@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from app import __version__
+from deploy.docs.channels_schema import channels_schema
 from deploy.docs.chart_settings import secrets_schema, secrets_values, settings_schema, settings_values
 from deploy.docs.marked import replace_marked
 
@@ -21,10 +22,11 @@ def values_file(text: str) -> str:
 
 
 def schema_file(text: str, rules: str) -> str:
-    """values.schema.json with today's settings, secrets and alerts (`rules` is the rules file)."""
+    """values.schema.json with today's settings, secrets, channel options and alerts (`rules` is the rules file)."""
     schema = json.loads(text)
     schema["properties"]["settings"] = settings_schema()
     schema["properties"]["secrets"] = secrets_schema()
+    schema["properties"]["channels"] = channels_schema()
     schema["properties"]["prometheusRule"]["properties"]["alerts"] = _alerts_schema(rules)
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 

@@ -77,18 +77,18 @@ def render(values: Mapping[str, Any] | None = None, *, options: Sequence[str] = 
     return render_exactly(merged(ACCEPTED, values or {}), options=options)
 
 
-def render_exactly(values: Mapping[str, Any], *, options: Sequence[str] = ()) -> Objects:
+def render_exactly(values: Mapping[str, Any], *, options: Sequence[str] = (), chart: Path = CHART) -> Objects:
     """Render with `values` and nothing else. Equal ones are rendered once, so that what is returned is not changed."""
-    return _rendered(yaml.safe_dump(dict(values)), tuple(options))
+    return _rendered(yaml.safe_dump(dict(values)), tuple(options), chart)
 
 
 @cache
-def _rendered(values: str, options: tuple[str, ...]) -> Objects:
+def _rendered(values: str, options: tuple[str, ...], chart: Path) -> Objects:
     command = [
         HELM,
         "template",
         RELEASE,
-        str(CHART),
+        str(chart),
         "--namespace",
         NAMESPACE,
         "--kube-version",

@@ -29,6 +29,7 @@ CONTRADICTIONS = [
     ({"secrets": {"tokenHmacSecret": {"generate": True}}}, "secrets.tokenHmacSecret: set only one"),
     ({"settings": {"dev": True, "tokenJwksUrl": "https://issuer"}}, "settings.dev lets everyone in"),
     ({"brokerCa": {"existingSecret": "ca"}, "settings": {"brokerCaFile": "/ca"}}, "brokerCa.existingSecret and"),
+    ({"channels": {"default": {}}, "settings": {"channelsFile": "/c"}}, "channels and settings.channelsFile"),
     ({"ingress": {"enabled": True}}, "ingress.enabled without ingress.hosts"),
     ({"httpRoute": {"enabled": True}}, "httpRoute.enabled without httpRoute.parentRefs"),
     ({"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}, "scraped twice"),
@@ -93,6 +94,9 @@ SLIPS = [
     ({"prometheusRule": {"alerts": {"StarlingBrokerDwon": {"enabled": False}}}}, "StarlingBrokerDwon"),
     ({"prometheusRule": {"alerts": {"StarlingAbsent": {"threshold": 1}}}}, "threshold"),
     ({"rollingUpdate": {"maxSurge": "many"}}, "maxSurge"),
+    ({"channels": {"defaults": {}}}, "defaults"),
+    ({"channels": {"default": {"presense": True}}}, "presense"),
+    ({"channels": {"namespaces": {"chat": {"history_ttl": "5 minutes"}}}}, "history_ttl"),
     ({"service": {"type": "ExternalName"}}, "type"),
 ]
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from app.core.channels import ChannelOptions, parse_channels
 from app.settings import Settings, load_settings
 from tests.chart.rendering import CHART, NAMESPACE, RELEASE, Objects, render, render_exactly, value_files
 
@@ -62,7 +63,7 @@ def other_than_default(field: str) -> Any:
     if isinstance(default, int | float):
         return default + 1
     if isinstance(default, tuple):
-        return ["one", "two"]
+        return "one,two" if field in SECRETS else ["one", "two"]
     return f"{default}-x" if default else "given"
 
 
@@ -84,20 +85,25 @@ def test_every_setting_can_be_set_from_the_chart_and_arrives_as_it_was_meant() -
     }
     settings = load_settings(environment_as_a_pod_has_it(render_exactly(values)))
     for field, value in wanted.items():
-        arrived = getattr(settings, field)
-        if isinstance(arrived, SecretStr):
-            arrived = arrived.get_secret_value()
-        assert (list(arrived) if isinstance(arrived, tuple) else type(value)(arrived)) == value, field
+        assert as_given(getattr(settings, field), value) == value, field
+
+
+def as_given(arrived: Any, given: Any) -> Any:
+    """A setting that arrived, as it would have been given."""
+    if isinstance(arrived, SecretStr):
+        return arrived.get_secret_value()
+    if isinstance(arrived, tuple):
+        parts = [as_given(part, "") for part in arrived]
+        return parts if isinstance(given, list) else ",".join(parts)
+    return type(given)(arrived)
 
 
 @pytest.mark.parametrize("values", value_files(), ids=lambda path: path.name)
 def test_every_variable_the_chart_sets_is_a_setting(values: Any) -> None:
     objects = render_exactly(yaml.safe_load(values.read_text()))
     own = {name for name in objects.environment if name.startswith("STARLING_")}
-    # The channels file comes with the real-time protocol; until then the chart sets it only where `channels` is.
-    settings = {f"STARLING_{field.upper()}" for field in Settings.model_fields} | {"STARLING_CHANNELS_FILE"}
     assert own
-    assert own <= settings
+    assert own <= {f"STARLING_{field.upper()}" for field in Settings.model_fields}
 
 
 def test_the_values_offer_every_setting_and_nothing_else() -> None:
@@ -154,14 +160,31 @@ def test_without_secrets_of_its_own_the_chart_makes_none() -> None:
 
 
 def test_channels_become_a_file_that_the_server_reads() -> None:
-    channels = {"default": {"history_size": 10, "history_ttl": "300s"}, "namespaces": {"chat": {"presence": True}}}
+    chat = {"presence": True, "allow_subscribe_for_client": True}
+    channels = {"default": {"history_size": 10, "history_ttl": "300s"}, "namespaces": {"chat": chat}}
     objects = render({"channels": channels})
     (mount,) = [mount for mount in objects.container["volumeMounts"] if mount["name"] == "channels"]
     (volume,) = [volume for volume in objects.pod["volumes"] if volume["name"] == "channels"]
     configuration = objects.one("ConfigMap", volume["configMap"]["name"])
-    assert yaml.safe_load(configuration["data"]["channels.yaml"]) == channels
+    document = yaml.safe_load(configuration["data"]["channels.yaml"])
+    assert document == channels
+    assert parse_channels(document, developer=False).namespaces.keys() == {"chat"}
     assert objects.environment["STARLING_CHANNELS_FILE"] == f"{mount['mountPath']}/channels.yaml"
     assert "STARLING_CHANNELS_FILE" not in render().environment
+
+
+def test_every_option_of_a_channel_can_be_set_from_the_chart() -> None:
+    defaults = {name: field.default for name, field in ChannelOptions.model_fields.items()}
+    options = {**defaults, "history_size": 100_000, "history_ttl": 1_000_000, "history_meta_ttl": "365d"}
+    objects = render({"channels": {"default": options, "namespaces": {"chat": options}}})
+    (volume,) = [volume for volume in objects.pod["volumes"] if volume["name"] == "channels"]
+    document = yaml.safe_load(objects.one("ConfigMap", volume["configMap"]["name"])["data"]["channels.yaml"])
+    assert parse_channels(document, developer=False).default == ChannelOptions(**options)
+
+
+def test_the_channels_of_the_chart_s_own_values_are_good() -> None:
+    values = yaml.safe_load((CHART / "ci" / "production-values.yaml").read_text())
+    assert parse_channels(values["channels"], developer=False).namespaces.keys() == {"chat"}
 
 
 def test_the_broker_s_certificates_are_mounted_where_the_setting_says() -> None:

@@ -1,0 +1,53 @@
+"""What Helm tells after an installation: the way in, and what is not fit for more than trying out."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.rendering import CHART, render_exactly
+
+SECRET = "never-to-be-printed-" + "x" * 32
+
+
+@pytest.fixture(scope="module")
+def talking_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart with its notes as an object, for rendering alone shows none."""
+    chart = tmp_path_factory.mktemp("chart") / "starling"
+    shutil.copytree(CHART, chart)
+    shutil.copy(chart / "templates" / "NOTES.txt", chart / "files" / "NOTES.txt")
+    template = 'kind: Notes\nmetadata: {name: notes}\ntext: {{ tpl (.Files.Get "files/NOTES.txt") . | toJson }}\n'
+    (chart / "templates" / "notes.yaml").write_text(template)
+    return chart
+
+
+def notes(chart: Path, name: str) -> str:
+    values: dict[str, Any] = yaml.safe_load((CHART / "ci" / f"{name}-values.yaml").read_text())
+    if name == "everything-else":
+        values["secrets"]["brokerUrl"]["value"] = f"redis://:{SECRET}@redis"
+    text: str = render_exactly(values, chart=chart).one("Notes", "notes")["text"]
+    return text
+
+
+def test_they_say_how_to_see_that_it_works(talking_chart: Path) -> None:
+    told = notes(talking_chart, "production")
+    assert "helm test starling --namespace live --logs" in told
+    assert "rollout status deployment/starling" in told
+    assert "wss://live.example.com/ws" in told
+    assert "WARNING" not in told
+
+
+def test_they_warn_of_what_is_for_trying_out(talking_chart: Path) -> None:
+    told = notes(talking_chart, "try-out")
+    assert "WARNING: redis.enabled" in told
+    assert "port-forward service/starling 8000:80" in told
+    assert "get secret starling" in told
+    assert "WARNING: settings.dev" in notes(talking_chart, "one-pod")
+
+
+def test_they_hold_no_secret(talking_chart: Path) -> None:
+    told = notes(talking_chart, "everything-else")
+    assert "wss://live.example.com/ws" in told
+    assert SECRET not in told
