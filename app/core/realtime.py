@@ -127,7 +127,9 @@ class RealtimeConnection(Connection):
 
     codec: ClassVar[Codec]
 
-    def __init__(self, node: Node, authority: Authority, limits: SessionLimits, handshake: Identity | None) -> None:
+    def __init__(
+        self, node: Node, authority: Authority, limits: SessionLimits, handshake: Identity | Refusal | None
+    ) -> None:
         super().__init__(node, "")
         self.identity = Identity()
         self.session = Session(limits, time.monotonic())
@@ -327,8 +329,8 @@ class RealtimeConnection(Connection):
             subscription.chan_info = self._memberships[channel].grant.info
         self._carry_out(decisions)
         held.release()
-        for channel, membership in tuple(self._memberships.items()):
-            await self._node.attendance.arrive(channel, self.info(membership.grant.info), membership.grant.options)
+        for channel in self._memberships:
+            self._node.attendance.announce(channel, self.id)
         log.info("client_authenticated", connection_id=self.id, user=self.user, channels=len(subs))
         return []
 
@@ -353,6 +355,7 @@ class RealtimeConnection(Connection):
             for membership in self._memberships.values():
                 self._node.subscriptions.drop(membership.subscriber)
                 self._node.metrics.subscriptions -= 1
+                self._node.attendance.depart(membership.subscriber.channel, self.id)
                 self._node.start_task(self._node.subscriptions.leave(self, membership.subscriber.channel))
             self._memberships.clear()
             raise
@@ -370,7 +373,7 @@ class RealtimeConnection(Connection):
         subscriber = Subscriber(self, request.channel, partial(self._answer, action, grant))
         await self._enter(request.channel, request, grant, subscriber)
         if subscriber.answered:
-            await self._node.attendance.arrive(request.channel, self.info(grant.info), grant.options)
+            self._node.attendance.announce(request.channel, self.id)
         return []
 
     async def _enter(self, channel: str, request: SubscribeRequest, grant: Grant, subscriber: Subscriber) -> None:
@@ -381,9 +384,12 @@ class RealtimeConnection(Connection):
         self._memberships[channel] = membership
         self._node.metrics.subscriptions += 1
         try:
+            await self._node.attendance.arrive(channel, self.info(grant.info), grant.options)
             await self._node.subscriptions.join(subscriber, grant.options, since, latest=latest)
         finally:
             # By now it may be another's: a client that was refused can be on its way in again.
+            if not subscriber.answered:
+                self._node.attendance.depart(channel, self.id)
             if not subscriber.answered and self._memberships.get(channel) is membership:
                 del self._memberships[channel]
                 self._node.metrics.subscriptions -= 1
@@ -407,8 +413,7 @@ class RealtimeConnection(Connection):
 
     async def _leave(self, action: EndSubscription, leaving: Membership | None) -> list[Decision]:
         if leaving is not None:
-            grant = leaving.grant
-            self._node.attendance.depart(action.channel, self.info(grant.info), grant.options)
+            self._node.attendance.depart(action.channel, self.id)
             await self._node.subscriptions.leave(self, action.channel)
         return self.session.ended(action, time.monotonic())
 
