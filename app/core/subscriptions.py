@@ -102,6 +102,9 @@ class Subscriptions:
             stream = self._streams.get(subscriber.channel)
             if stream is None:
                 stream = await self._follow(subscriber.channel, options, history)
+            if since is not None and not since.epoch:
+                # A client that never stood in the stream: the offset counts in whichever there is.
+                since = StreamPosition(since.offset, stream.position.epoch)
             joining = asyncio.ensure_future(stream.join(subscriber, since, latest=latest))
             # The join begins under the lock, so that nobody takes the stream for an idle one.
             await asyncio.sleep(0)
