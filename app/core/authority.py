@@ -7,6 +7,7 @@ from typing import Protocol
 from msgspec import Raw
 
 from app.core.channels import ChannelOptions
+from app.protocol.codes import Refusal
 from app.protocol.messages import NO_PAYLOAD, ConnectRequest, SubscribeRequest
 
 
@@ -48,8 +49,11 @@ class Identity:
 class Authority(Protocol):
     """Decides. Every method raises app.protocol.codes.Refusal."""
 
-    async def identify(self, request: ConnectRequest, handshake: Identity | None) -> Identity:
-        """Who the client is: by the token of its command, else by the `handshake`, else anonymous where allowed."""
+    async def identify(self, request: ConnectRequest, handshake: Identity | Refusal | None) -> Identity:
+        """Who the client is: by the token of its command, else by the `handshake`, else anonymous where allowed.
+
+        A `handshake` that brought a token which is no good is the Refusal that it met.
+        """
 
     async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
         """What the client gets in a channel that it asks to enter."""

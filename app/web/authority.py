@@ -1,8 +1,12 @@
 """Who a client of the real-time protocol is and what it may enter: tokens on one side, namespaces on the other."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import structlog
 from msgspec import Raw
 
+from app.auth.handshake import find_token
 from app.auth.tokens import (
     ChannelOverride,
     Credentials,
@@ -15,10 +19,12 @@ from app.auth.tokens import (
 from app.core.authority import Grant, Identity
 from app.core.channels import USERS_MARK, ChannelOptions, Channels
 from app.protocol import codes
-from app.protocol.codes import Refusal
+from app.protocol.codes import Error, Refusal
 from app.protocol.messages import ConnectRequest, SubscribeRequest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.authority")
+
+EXPIRED_AT_REFRESH = Error(codes.ERROR_TOKEN_EXPIRED.code, codes.ERROR_TOKEN_EXPIRED.message, temporary=True)
 
 OVERRIDES = ("presence", "join_leave", "force_push_join_leave", "force_positioning", "force_recovery")
 
@@ -37,15 +43,26 @@ class TokenAuthority:
         self._allow_anonymous = allow_anonymous
         self._personal_channel = personal_channel
 
-    async def identify(self, request: ConnectRequest, handshake: Identity | None) -> Identity:
-        """By the token of the command, else by the handshake, else anonymous where allowed, else 3500."""
-        if request.token:
-            return self.identity_of(await self._connection(request.token))
-        if handshake is not None:
+    async def identify(self, request: ConnectRequest, handshake: Identity | Refusal | None) -> Identity:
+        """By the token of the command, else by the handshake, else anonymous where allowed, else 3500.
+
+        Browsers cannot set the headers of a WebSocket, so their SDK sends some with the command: an Authorization
+        header among them counts as the token of the command.
+        """
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        presented = find_token(authorization=headers.get("authorization"))
+        token = request.token or (presented.token if presented is not None else "")
+        if token:
+            return await self.identify_token(token)
+        if isinstance(handshake, Identity):
             return handshake
         if self._allow_anonymous:
             return Identity()
-        raise Refusal(codes.DISCONNECT_INVALID_TOKEN)
+        raise handshake or Refusal(codes.DISCONNECT_INVALID_TOKEN)
+
+    async def identify_token(self, token: str) -> Identity:
+        """Who a connection token says the client is. Raises Refusal: 109 for an expired one, 3500 for a bad one."""
+        return self.identity_of(await self._connection(token))
 
     def identity_of(self, credentials: Credentials) -> Identity:
         """What verified credentials say, with the channels they enter. Raises Refusal for a channel that cannot be."""
@@ -80,14 +97,17 @@ class TokenAuthority:
 
     async def renew(self, identity: Identity, token: str) -> float | None:
         """A new token must be of the same user, or the connection ends with 3500."""
-        credentials = await self._connection(token)
+        with _another_chance():
+            credentials = await self._connection(token)
         if credentials.user != identity.user:
             raise Refusal(codes.DISCONNECT_INVALID_TOKEN)
         return credentials.expires_at
 
     async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
         """A new subscription token must be of the same user and channel, or it is refused with 103."""
-        return _grant(self._channels.options(channel), await self._subscription(identity, channel, token))
+        with _another_chance():
+            granted = await self._subscription(identity, channel, token)
+        return _grant(self._channels.options(channel), granted)
 
     async def _connection(self, token: str) -> Credentials:
         try:
@@ -104,6 +124,17 @@ class TokenAuthority:
             log.info("token_refused", reason="for_another_user_or_channel")
             raise Refusal(codes.ERROR_PERMISSION_DENIED)
         return granted
+
+
+@contextmanager
+def _another_chance() -> Iterator[None]:
+    """Answer an expired token as temporary: an SDK then fetches the next one, while it gives up after a final error."""
+    try:
+        yield
+    except Refusal as refusal:
+        if refusal.reason == codes.ERROR_TOKEN_EXPIRED:
+            raise Refusal(EXPIRED_AT_REFRESH) from refusal
+        raise
 
 
 def _refusal(refused: TokenRefused, final: codes.Error | codes.Disconnect) -> Refusal:

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, WebSocket
 
-from app.auth.tokens import TokenRefused
 from app.core.authority import Identity
 from app.core.realtime import JsonConnection, ProtobufConnection, RealtimeConnection
 from app.protocol.codes import Refusal
@@ -16,19 +15,19 @@ router = APIRouter(dependencies=[Depends(admit)])
 SUBPROTOCOLS = {"centrifuge-json": JsonConnection, "centrifuge-protobuf": ProtobufConnection}
 
 
-async def find_identity(websocket: WebSocket, doors: DoorsDependency) -> Identity | None:
-    """Who the handshake's token says it is; None without a good one.
+async def find_identity(websocket: WebSocket, doors: DoorsDependency) -> Identity | Refusal | None:
+    """Who the handshake's token says it is, or why it is no good; None without one.
 
     Browsers cannot read why an upgrade was refused, so nothing is refused here: a client whose connect command brings
-    no token either is told by the close code.
+    no token either is told then.
     """
     presented = presented_token(websocket, doors)
     if presented is None:
         return None
     try:
-        return doors.authority.identity_of(await doors.verifier.connection(presented.token))
-    except (TokenRefused, Refusal):
-        return None
+        return await doors.authority.identify_token(presented.token)
+    except Refusal as refusal:
+        return refusal
 
 
 def choose_format(websocket: WebSocket) -> tuple[type[RealtimeConnection], str | None]:
@@ -43,7 +42,9 @@ def choose_format(websocket: WebSocket) -> tuple[type[RealtimeConnection], str |
 
 @router.websocket("/connection/websocket")
 async def connection(
-    websocket: WebSocket, doors: DoorsDependency, identity: Annotated[Identity | None, Depends(find_identity)]
+    websocket: WebSocket,
+    doors: DoorsDependency,
+    identity: Annotated[Identity | Refusal | None, Depends(find_identity)],
 ) -> None:
     """The real-time door."""
     kind, subprotocol = choose_format(websocket)
