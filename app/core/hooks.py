@@ -4,7 +4,7 @@ from typing import Protocol
 
 from msgspec import Raw
 
-from app.protocol.codes import DISCONNECT_NOT_AVAILABLE, ERROR_METHOD_NOT_FOUND, Refusal
+from app.protocol.codes import DISCONNECT_NOT_AVAILABLE, ERROR_NOT_AVAILABLE, Refusal
 from app.protocol.messages import NO_PAYLOAD, ClientInfo
 
 
@@ -54,8 +54,8 @@ class NoHooks:
         return data
 
     async def call(self, client: ClientInfo, method: str, data: Raw) -> Raw:
-        """Know no method: 104."""
-        raise Refusal(ERROR_METHOD_NOT_FOUND)
+        """Have no methods at all: 108, while 104 is for one that is unknown among others."""
+        raise Refusal(ERROR_NOT_AVAILABLE)
 
     async def message(self, client: ClientInfo, data: Raw) -> None:
         """Tell the client that nobody takes it: 3508."""
