@@ -9,6 +9,7 @@ from app.brokers.memory import MemoryBroker
 from app.brokers.postgres import PostgresBackend, PostgresBroker
 from app.brokers.redis import RedisBroker
 from app.brokers.redis_backend import RedisBackend
+from app.core.presence import DEFAULT_TTL
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 # redis-py would take any of its settings from the URL, also those that this floor depends on.
@@ -21,17 +22,25 @@ _EXAMPLES = {
 
 
 def open_broker(
-    url: str, *, prefix: str = "starling", timeout: float = 2.0, ca_file: str | Path | None = None
+    url: str,
+    *,
+    prefix: str = "starling",
+    timeout: float = 2.0,
+    ca_file: str | Path | None = None,
+    presence_ttl: float = DEFAULT_TTL,
 ) -> BroadcastBroker:
     """The broker at `url`: `memory://`, `redis://`, `rediss://` or `postgresql://`; it connects when it is started.
 
     `prefix` begins every name in the server, `timeout` in seconds bounds one call to it, `ca_file` holds the
-    certificates that a `rediss://` server is checked against. Raises ValueError, naming the mend, never the password.
+    certificates that a `rediss://` server is checked against. A client stays in presence for `presence_ttl` seconds
+    unless it is refreshed. Raises ValueError, naming the mend, never the password.
     """
     if not _PREFIX.fullmatch(prefix):
         raise ValueError("broker prefix: 1 to 40 letters, digits, '_', '.' or '-', such as starling")
     if timeout <= 0:
         raise ValueError("broker timeout: a number of seconds above 0")
+    if presence_ttl <= 0:
+        raise ValueError("presence ttl: a number of seconds above 0")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -40,7 +49,7 @@ def open_broker(
     if ca_file is not None and parts.scheme != "rediss":
         raise ValueError("broker CA file: it is for rediss:// only; PostgreSQL takes ?sslrootcert=FILE in the URL")
     if parts.scheme == "memory":
-        return MemoryBroker()
+        return MemoryBroker(presence_ttl=presence_ttl)
     if parts.scheme not in _EXAMPLES:
         raise ValueError("broker URL: it must start with memory://, redis://, rediss:// or postgresql://")
     if not parts.hostname:
@@ -53,7 +62,8 @@ def open_broker(
         raise ValueError(f"broker CA file: there is no file {ca_file}")
     address = f"{parts.scheme}://{parts.hostname}:{port or 6379}"
     ca_path = None if ca_file is None else str(ca_file)
-    return RedisBroker(RedisBackend(url, prefix=prefix, timeout=timeout, ca_file=ca_path, address=address))
+    backend = RedisBackend(url, prefix=prefix, timeout=timeout, ca_file=ca_path, address=address)
+    return RedisBroker(backend, presence_ttl=presence_ttl)
 
 
 def _check_redis(parts: SplitResult) -> None:

@@ -6,18 +6,23 @@ from app.brokers import envelope
 from app.brokers.broadcast import BroadcastBroker
 from app.brokers.redis_backend import RedisBackend
 from app.brokers.redis_history import RedisHistory
+from app.brokers.redis_presence import RedisPresence
 from app.core.broker import PublishOptions, StreamPosition
+from app.core.presence import DEFAULT_TTL
 from app.protocol.messages import Publication
 
 
 class RedisBroker(BroadcastBroker):
-    """Implements app.core.broker.Broker over Redis Pub/Sub, and keeps history in streams."""
+    """Implements app.core.broker.Broker over Redis Pub/Sub, and keeps history and presence there."""
 
     keeps_history = True
 
-    def __init__(self, backend: RedisBackend) -> None:
+    def __init__(self, backend: RedisBackend, *, presence_ttl: float = DEFAULT_TTL) -> None:
         super().__init__(backend)
         self.history: RedisHistory = RedisHistory(backend.execute, backend.reads.execute, backend.prefix)
+        self.presence: RedisPresence = RedisPresence(
+            backend.execute, backend.reads.execute, backend.prefix, presence_ttl
+        )
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Keep and send in one atomic step, or only send; returns the position. Raises BrokerUnavailable."""

@@ -1,50 +1,21 @@
 """History in Redis: a stream and a position for each channel, written and read by scripts that are atomic."""
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from pathlib import Path
-from typing import Protocol
 
 import structlog
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
 from app.brokers.envelope import MalformedEnvelope, decode_body
+from app.brokers.redis_script import Execute, Script
 from app.core.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
 # Positions asked for at once; the next portion goes when these are answered.
 _POSITIONS = 250
-
-
-class Execute(Protocol):
-    """Runs one Redis command. Raises BrokerUnavailable, and redis.exceptions.ResponseError when Redis refused."""
-
-    async def __call__(self, *command: bytes | str | int | float, size: int = 0) -> object:
-        """`size` is about the command's bytes."""
-
-
-class Script:
-    """A Lua script that is sent once and then named by its digest."""
-
-    def __init__(self, name: str) -> None:
-        """`name` is that of a file beside this one."""
-        self._text = Path(__file__).with_name(name).read_bytes()
-        self._digest = hashlib.sha1(self._text, usedforsecurity=False).hexdigest()
-
-    async def run(self, execute: Execute, keys: list[bytes], *arguments: bytes | str | int, size: int = 0) -> object:
-        """Run it. Raises BrokerUnavailable, also when Redis refused: its words are in the message."""
-        try:
-            try:
-                return await execute(b"EVALSHA", self._digest, len(keys), *keys, *arguments, size=size)
-            except NoScriptError:
-                # Redis forgets scripts when it restarts.
-                return await execute(b"EVAL", self._text, len(keys), *keys, *arguments, size=size + len(self._text))
-        except ResponseError as error:
-            raise BrokerUnavailable(f"Redis refused: {error}") from None
 
 
 class RedisHistory:

@@ -1,0 +1,3 @@
+-- Returns how many clients and how many users are in a channel.
+
+return { redis.call('HLEN', clients), redis.call('HLEN', users) }

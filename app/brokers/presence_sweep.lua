@@ -1,0 +1,42 @@
+-- The beginning of every presence script: takes out the clients whose time is over.
+--
+-- KEYS  1 <prefix>:presence:{<channel>}             hash: client -> entry
+--       2 <prefix>:presence-deadlines:{<channel>}   sorted set: client -> ms since 1970 by the clock of Redis
+--       3 <prefix>:presence-users:{<channel>}       hash: user -> number of clients
+-- An entry is "<bytes of user> <bytes of conn_info>\n<user><conn_info><chan_info>", any bytes.
+
+local clients, deadlines, users = KEYS[1], KEYS[2], KEYS[3]
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+
+-- Nothing for what something else wrote: that stops nobody, and goes by itself.
+local function user_of(entry)
+  local length, start = string.match(entry, '^(%d+) %d+\n()')
+  return length and string.sub(entry, start, start + tonumber(length) - 1)
+end
+
+local function uncount(entry)
+  local user = user_of(entry)
+  if user and redis.call('HINCRBY', users, user, -1) <= 0 then
+    redis.call('HDEL', users, user)
+  end
+end
+
+local function take_out(client)
+  local entry = redis.call('HGET', clients, client)
+  if entry then
+    redis.call('HDEL', clients, client)
+    uncount(entry)
+  end
+  redis.call('ZREM', deadlines, client)
+end
+
+while true do
+  local over = redis.call('ZRANGEBYSCORE', deadlines, '-inf', now, 'LIMIT', 0, 1000)
+  for _, client in ipairs(over) do
+    take_out(client)
+  end
+  if #over < 1000 then
+    break
+  end
+end
