@@ -388,10 +388,9 @@ class RealtimeConnection(Connection):
             await self._node.subscriptions.join(subscriber, grant.options, since, latest=latest)
         finally:
             # By now it may be another's: a client that was refused can be on its way in again.
-            if not subscriber.answered:
-                self._node.attendance.depart(channel, self.id)
             if not subscriber.answered and self._memberships.get(channel) is membership:
                 del self._memberships[channel]
+                self._node.attendance.depart(channel, self.id)
                 self._node.metrics.subscriptions -= 1
 
     def _answer(self, action: Subscribe, grant: Grant, joined: Joined) -> bool:
