@@ -197,6 +197,7 @@ def _build_broker(settings: Settings) -> BroadcastBroker:
             prefix=settings.broker_prefix,
             timeout=settings.broker_timeout_seconds,
             ca_file=settings.broker_ca_file,
+            presence_ttl=settings.presence_ttl_seconds,
         )
     except ValueError as error:
         raise SettingsError([f"{PREFIX}BROKER_URL: {error}"]) from error

@@ -107,12 +107,19 @@ class Connection:
 
     # Life
 
-    def open(self, transport: Transport) -> None:
-        """Take over `transport`, which stands from now on for this client."""
+    def open(self, transport: Transport, address: str = "") -> None:
+        """Take over `transport`, which stands from now on for this client at `address`."""
         self.transport = transport
         self.opened_at = asyncio.get_running_loop().time()
         self.owner.opened(self)
-        log.info("client_connected", connection_id=self.id, user=self.user, transport=self.kind, **self.describe())
+        log.info(
+            "client_connected",
+            connection_id=self.id,
+            user=self.user,
+            transport=self.kind,
+            address=address,
+            **self.describe(),
+        )
         self._run(self.begin())
 
     def describe(self) -> dict[str, object]:

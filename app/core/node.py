@@ -122,7 +122,7 @@ class Node:
         await self.broker.start(self)
         self.metrics.flush()
         loop = asyncio.get_running_loop()
-        works = (self._keep_time(), self._keep_positions(), self.control.run())
+        works = (self._keep_time(), self._keep_positions(), self._keep_presence(), self.control.run())
         self._clocks = [loop.create_task(work) for work in works]
 
     async def stop(self) -> None:
@@ -248,6 +248,7 @@ class Node:
         if state is LinkState.UP:
             if self._broker_lost_at is not None:
                 self.start_task(self._check_positions(in_flight=0))
+                self.start_task(self.attendance.refresh())
             self._broker_lost_at = None
             self.readiness.release(Unready.BROKER_NEVER_REACHED)
             self.readiness.release(Unready.BROKER_AWAY)
@@ -285,6 +286,11 @@ class Node:
         while True:
             await asyncio.sleep(POSITION_CHECK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load
             await self._check_positions(in_flight=IN_FLIGHT_SECONDS)
+
+    async def _keep_presence(self) -> None:
+        while self.presence is not None:
+            await asyncio.sleep(self.presence.ttl / 3 * random.uniform(0.8, 1.0))  # noqa: S311 - spreads load
+            await self.attendance.refresh()
 
     async def _check_positions(self, *, in_flight: float) -> None:
         try:

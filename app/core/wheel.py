@@ -1,6 +1,7 @@
 """One timer wheel for all connections: who is due in which second."""
 
 from collections.abc import Callable
+from math import ceil
 from typing import Protocol
 
 
@@ -30,7 +31,7 @@ class Wheel:
         """Tick `item` at `deadline`, and not when it was scheduled before."""
         self.remove(item)
         reach = self._turned_to + self.SECONDS - 1
-        second = max(self._turned_to + 1, int(deadline) + 1 if deadline < reach else reach)
+        second = max(self._turned_to + 1, ceil(deadline) if deadline < reach else reach)
         item.slot = second % self.SECONDS
         self._slots[item.slot].add(item)
 
@@ -50,6 +51,7 @@ class Wheel:
             for item in due:
                 if item.slot == slot:
                     item.slot = -1
-                    deadline = item.tick(now)
+                    # The second it is due in, so that lateness does not add up; but not long past, after a standstill.
+                    deadline = item.tick(max(float(self._turned_to), now - 1))
                     if item.slot < 0:
                         self.schedule(item, deadline)

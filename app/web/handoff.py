@@ -22,13 +22,14 @@ async def hand_off(
     conversation has ended.
     """
     await websocket.accept(subprotocol or select_subprotocol(websocket.scope["subprotocols"]))
+    address = websocket.client.host if websocket.client else ""
     own = (websocket.scope.get("extensions") or {}).get(EXTENSION)
     if own is not None:
-        connection.open(own)
+        connection.open(own, address)
         own.detach(connection, write_limit=write_limit)
         return
     transport = LoopTransport(websocket, connection, write_limit)
-    connection.open(transport)
+    connection.open(transport, address)
     await transport.run()
 
 

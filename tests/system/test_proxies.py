@@ -1,0 +1,247 @@
+"""wss through the example configurations of nginx and haproxy, with a private CA of the test's own."""
+
+import asyncio
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.running import Starling
+from tests.services import free_port
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+# Starling pings every 2 s here, and the proxies cut what is silent for 4 s.
+PING = {"STARLING_DEV": "true", "STARLING_PING_SECONDS": "2", "STARLING_PONG_SECONDS": "1"}
+PROXY_TIMEOUT = 4
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the script for trying out makes, made in a directory of the test's own."""
+    directory = tmp_path_factory.mktemp("deploy")
+    (directory / "setup").mkdir()
+    script = shutil.copy(DEPLOY / "setup" / "compose-secrets.sh", directory / "setup")
+    subprocess.run([script], check=True, capture_output=True)
+    secrets = directory / "secrets"
+    (secrets / "tls.pem").write_text((secrets / "tls.crt").read_text() + (secrets / "tls.key").read_text())
+    return secrets
+
+
+@pytest.fixture(scope="module")
+def starling() -> Iterator[Starling]:
+    """One service for both proxies' two servers."""
+    with Starling(PING) as running:
+        yield running
+
+
+def changed(text: str, changes: dict[str, str]) -> str:
+    """The example with this machine's addresses, each of which must stand in it."""
+    for old, new in changes.items():
+        assert old in text, f"{old!r} is not in the example"
+        text = text.replace(old, new)
+    return text
+
+
+def start_nginx(starling: Starling, certificates: Path, directory: Path, port: int) -> list[str]:
+    server = changed(
+        (DEPLOY / "nginx" / "starling.conf").read_text(),
+        {
+            "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+            "server starling-1:8000;": f"server 127.0.0.1:{starling.port};",
+            "server starling-2:8000;": f"server 127.0.0.2:{starling.port} down;",
+            "/etc/nginx/certs": str(certificates),
+            "timeout 60s": f"timeout {PROXY_TIMEOUT}s",
+        },
+    )
+    temporary = "".join(
+        f"{kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (directory / "nginx.conf").write_text(
+        f"daemon off; worker_processes 1; pid {directory}/pid; error_log {directory}/error.log;\n"
+        f"events {{ worker_connections 1024; }}\nhttp {{ access_log off; {temporary} {server} }}\n"
+    )
+    return ["nginx", "-p", str(directory), "-c", str(directory / "nginx.conf"), "-e", str(directory / "error.log")]
+
+
+def start_haproxy(starling: Starling, certificates: Path, directory: Path, port: int) -> list[str]:
+    text = changed(
+        (DEPLOY / "haproxy" / "haproxy.cfg").read_text(),
+        {
+            "bind :443": f"bind 127.0.0.1:{port}",
+            "/etc/haproxy/certs": str(certificates),
+            "starling-1:8000 check port 9090": f"127.0.0.1:{starling.port} check port {starling.internal_port}",
+            "server starling-2 starling-2:8000 check port 9090 inter 2s fall 2 rise 1\n": "",
+            "60s": f"{PROXY_TIMEOUT}s",
+            "inter 2s": "inter 200ms",
+            "maxconn 20000": "maxconn 1000",
+        },
+    )
+    (directory / "haproxy.cfg").write_text(text + "\n")
+    return ["haproxy", "-db", "-f", str(directory / "haproxy.cfg")]
+
+
+Proxy = Callable[[Starling, Path, Path, int], list[str]]
+
+
+@pytest.fixture(scope="module", params=[start_nginx, start_haproxy], ids=["nginx", "haproxy"])
+def entrance(
+    request: pytest.FixtureRequest,
+    starling: Starling,
+    certificates: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """The wss address of a proxy with the example's configuration."""
+    proxy: Proxy = request.param
+    name = proxy.__name__.removeprefix("start_")
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    directory = tmp_path_factory.mktemp(name)
+    port = free_port()
+    log = (directory / "output").open("wb")
+    process = subprocess.Popen(
+        proxy(starling, certificates, directory, port), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        wait_for(port, process, directory / "output")
+        yield f"wss://localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+        log.close()
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes], output: Path) -> None:
+    deadline = time.monotonic() + 15
+    while True:
+        assert process.poll() is None, output.read_text()
+        assert time.monotonic() < deadline, output.read_text()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def trust(certificates: Path) -> ssl.SSLContext:
+    """What trusts the test's CA and nobody else."""
+    return ssl.create_default_context(cafile=str(certificates / "ca.crt"))
+
+
+def last_address(starling: Starling) -> str:
+    lines = [line for line in starling.lines if line.get("event") == "client_connected"]
+    return str(lines[-1]["address"])
+
+
+async def until_open(entrance: str, trust: ssl.SSLContext) -> None:
+    """Until the proxy has found its server healthy."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            async with connect(f"{entrance}/ws", ssl=trust):
+                return
+        except InvalidStatus:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+
+
+async def test_every_door_opens_over_wss(entrance: str, trust: ssl.SSLContext) -> None:
+    await until_open(entrance, trust)
+    async with connect(f"{entrance}/ws", ssl=trust) as echo:
+        await echo.send("hello")
+        assert await echo.recv() == "Message text was: hello"
+    async with connect(f"{entrance}/items/foo/ws?token=t&q=1", ssl=trust) as items:
+        await items.send("hi")
+        assert await items.recv() == "Session cookie or query token value is: t"
+    async with connect(f"{entrance}/ws/7", ssl=trust) as chat:
+        await chat.send("hi")
+        assert [await chat.recv(), await chat.recv()] == ["You wrote: hi", "Client #7 says: hi"]
+
+
+async def test_an_unknown_ca_is_not_trusted(entrance: str) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await connect(f"{entrance}/ws", ssl=ssl.create_default_context())
+
+
+async def test_idle_for_longer_than_the_proxys_timeout_stays_up_by_heartbeat(
+    entrance: str, trust: ssl.SSLContext
+) -> None:
+    await until_open(entrance, trust)
+    async with connect(f"{entrance}/ws", ssl=trust, ping_interval=None) as echo:
+        await asyncio.sleep(2 * PROXY_TIMEOUT + 1)
+        await echo.send("still here")
+        assert await echo.recv() == "Message text was: still here"
+
+
+async def test_without_heartbeat_the_proxy_would_have_cut_it(
+    certificates: Path, trust: ssl.SSLContext, tmp_path: Path
+) -> None:
+    if shutil.which("nginx") is None:
+        pytest.skip("nginx is not installed")
+    with Starling({**PING, "STARLING_PING_SECONDS": "60"}) as silent:
+        port = free_port()
+        process = subprocess.Popen(start_nginx(silent, certificates, tmp_path, port), start_new_session=True)
+        try:
+            wait_for(port, process, tmp_path / "error.log")
+            async with connect(f"wss://localhost:{port}/ws", ssl=trust, ping_interval=None) as echo:
+                with pytest.raises(ConnectionClosed):
+                    await asyncio.wait_for(echo.recv(), 3 * PROXY_TIMEOUT)
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+async def test_the_clients_own_address_arrives(entrance: str, trust: ssl.SSLContext, starling: Starling) -> None:
+    await until_open(entrance, trust)
+    async with connect(f"{entrance}/ws", ssl=trust, local_addr=("127.0.0.9", 0)):
+        await asyncio.sleep(0.3)
+
+    assert last_address(starling) == "127.0.0.9"
+
+
+async def test_what_a_client_claims_of_its_address_goes_no_further(
+    entrance: str, trust: ssl.SSLContext, starling: Starling
+) -> None:
+    await until_open(entrance, trust)
+    claimed = {"X-Forwarded-For": "203.0.113.7"}
+    async with connect(f"{entrance}/ws", ssl=trust, additional_headers=claimed, local_addr=("127.0.0.8", 0)):
+        await asyncio.sleep(0.3)
+
+    assert last_address(starling) == "127.0.0.8"
+
+
+async def test_a_hop_that_is_not_trusted_is_not_believed() -> None:
+    with Starling({**PING, "STARLING_TRUSTED_PROXIES": "10.9.8.7"}) as starling:
+        async with connect(f"{starling.url}/ws", additional_headers={"X-Forwarded-For": "203.0.113.7"}):
+            await asyncio.sleep(0.3)
+
+        assert last_address(starling) == "127.0.0.1"
+
+
+def test_the_compose_file_uses_the_charts_own_dashboards_and_rules() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+    assert "../helm/starling/dashboards:/var/lib/grafana/dashboards:ro" in compose["services"]["grafana"]["volumes"]
+    assert "../helm/starling/rules:/etc/prometheus/rules:ro" in compose["services"]["prometheus"]["volumes"]
+    for service in compose["services"].values():
+        for volume in service.get("volumes", ()):
+            source = volume.partition(":")[0]
+            if source.startswith(".") and "secrets" not in source:
+                assert (DEPLOY / source).exists(), source
+
+
+def test_the_compose_file_sets_settings_that_exist() -> None:
+    from app.settings import Settings
+
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    names = compose["services"]["starling-1"]["environment"]
+    fields = {name.removeprefix("STARLING_").removesuffix("_FILE").lower() for name in names}
+
+    assert fields - set(Settings.model_fields) == set()
