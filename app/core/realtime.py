@@ -63,6 +63,20 @@ from app.protocol.session import Session, SessionLimits, SessionState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.realtime")
 
+# What each action is called on the wire; what ends a subscription may have other reasons than a command.
+METHODS: dict[type[Action], str] = {
+    Authenticate: "connect",
+    Subscribe: "subscribe",
+    Publish: "publish",
+    Presence: "presence",
+    PresenceStats: "presence_stats",
+    History: "history",
+    Call: "rpc",
+    Deliver: "send",
+    Refresh: "refresh",
+    SubRefresh: "sub_refresh",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Membership:
@@ -253,7 +267,8 @@ class RealtimeConnection(Connection):
             replies.clear()
 
     async def _act(self, action: Action, leaving: Membership | None) -> None:
-        self._node.metrics.commands[type(action).__name__] += 1
+        if (method := METHODS.get(type(action))) is not None:
+            self._node.metrics.commands[method] += 1
         try:
             decisions = await self._perform(action, leaving)
         except Refusal as refusal:
