@@ -16,4 +16,4 @@ fi
 [ -f api_keys ] || openssl rand -hex 24 | tr -d '\n' >api_keys
 # The containers read them as another user.
 chmod 644 -- *
-echo "made in deploy/secrets: $(ls | tr '\n' ' ')"
+printf "made in deploy/secrets:"; printf " %s" *; echo
