@@ -17,7 +17,6 @@ from tests.services import free_port
 
 ROOT = Path(__file__).parents[1]
 BASE = "localhost/starling-test-base:latest"
-IMAGE = "localhost/starling-test:latest"
 
 
 class ContainersUnavailableError(Exception):
@@ -31,6 +30,7 @@ class Podman:
         if shutil.which("podman") is None:
             raise ContainersUnavailableError("podman is not installed (`make test` installs it where it may)")
         self.directory = directory
+        self._image = f"localhost/starling-test:{os.getpid()}"
         configuration = directory / "containers.conf"
         configuration.write_text(_configuration())
         self._environment = os.environ | {"CONTAINERS_CONF": str(configuration)}
@@ -101,8 +101,12 @@ class Podman:
             pip = self.directory / "pip.conf"
             pip.write_text("[global]\ncert = /run/secrets/ca.pem\n")
             options += ["--secret", f"id=pip.conf,src={pip}", "--secret", f"id=ca.pem,src={authorities}"]
-        self("build", *options, "--tag", IMAGE, str(ROOT), timeout=400)
-        return IMAGE
+        self("build", *options, "--tag", self._image, str(ROOT), timeout=400)
+        return self._image
+
+    def remove_image(self) -> None:
+        """Remove what `build` built; the base is kept."""
+        self.run("image", "rm", "--force", self._image)
 
 
 class PodmanError(Exception):

@@ -46,6 +46,7 @@ def _bench_container(console: Console) -> None:
         size = podman.inspect(image)["Size"]
         added = size - podman.inspect(podman.ensure_base())["Size"]
         console.print(f"image: {size / 1e6:.0f} MB, {added / 1e6:.0f} MB of it above its base")
+        podman.remove_image()
 
 
 def _seconds_to_ready(environment: dict[str, str]) -> float:

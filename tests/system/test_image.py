@@ -32,10 +32,9 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
 
 @pytest.fixture(scope="module")
 def image(podman: Podman) -> Iterator[str]:
-    """The image's name; it is removed in the end, its base is kept."""
-    image = podman.build(version=__version__, revision="0123abcd")
-    yield image
-    podman.run("image", "rm", "--force", image)
+    """The image's name."""
+    yield podman.build(version=__version__, revision="0123abcd")
+    podman.remove_image()
 
 
 @pytest.fixture(scope="module")
