@@ -1,5 +1,6 @@
 """Builds the whole service from its settings; nothing here needs a running event loop before the lifespan begins."""
 
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,6 +31,7 @@ from app.telemetry.metrics import Metrics
 from app.web import chat, connection, echo, health, items, pages, refusals
 from app.web.authority import TokenAuthority
 from app.web.dependencies import Doors
+from app.web.request_id import RequestId
 
 CONTACT_FILE = "broker-contact"
 # How long a peer may take over its part of the closing handshake before its socket is cut.
@@ -103,6 +105,7 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Fa
 
     application = FastAPI(title="Starling", version=__version__, lifespan=lifespan, openapi_url="/openapi.json")
     application.state.doors = doors
+    application.add_middleware(RequestId)
     refusals.install(application)
     for door in (pages, health, connection, echo, items, chat):
         application.include_router(door.router)
@@ -221,6 +224,9 @@ def _build_keys(settings: Settings) -> list[VerificationKey]:
             problems.append(f"{PREFIX}TOKEN_PUBLIC_KEY: {error}")
     if problems:
         raise SettingsError(problems)
+    if not keys and settings.dev:
+        # Nobody needs a token in developer mode, and none that somebody guesses counts.
+        keys.append(VerificationKey.from_secret(secrets.token_urlsafe(48)))
     return keys
 
 

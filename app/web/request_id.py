@@ -1,0 +1,43 @@
+"""An id for every request, in its log lines and in the answer, so that a proxy's line and ours can be joined."""
+
+import re
+import secrets
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+HEADER = b"x-request-id"
+# What another may have put there: nothing that could break a log line or a header.
+_GOOD = re.compile(rb"^[A-Za-z0-9._:/+=-]{1,128}$")
+
+
+class RequestId:
+    """Takes the id of `X-Request-ID`, or makes one for an HTTP request that has none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Bind the id for the log lines of this request, and answer with it."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == HEADER), b"")
+        if _GOOD.match(given):
+            request_id = given
+        elif scope["type"] == "websocket":
+            # A connection has an id of its own.
+            await self._app(scope, receive, send)
+            return
+        else:
+            request_id = secrets.token_hex(8).encode()
+
+        async def answer(message: MutableMapping[str, Any]) -> None:
+            if message["type"] in {"http.response.start", "websocket.accept", "websocket.http.response.start"}:
+                message["headers"] = [*message.get("headers", ()), (HEADER, request_id)]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
+            await self._app(scope, receive, answer)
