@@ -20,13 +20,15 @@ class Grant:
     """What a client has in one channel.
 
     `options` are the channel's, with what a token overrides. `info` is shown to others in the channel, `data` goes to
-    the client with the subscription. `expires_at` in seconds since 1970; None never ends.
+    the client with the subscription. `expires_at` in seconds since 1970; None never ends. `recover` lets the client
+    recover even where its reading of history is not allowed.
     """
 
     options: ChannelOptions
     info: Raw = field(default_factory=_nothing)
     data: Raw = field(default_factory=_nothing)
     expires_at: float | None = None
+    recover: bool = False
 
 
 @dataclass(frozen=True, slots=True)

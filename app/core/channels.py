@@ -91,6 +91,17 @@ class ChannelOptions(BaseModel):
         """How a publication of these channels is kept."""
         return PublishOptions(self.history_size, self.history_ttl, self.history_meta_ttl, idempotency_key)
 
+    def overridden(self, values: Mapping[str, bool | None]) -> "ChannelOptions":
+        """These options with those of OVERRIDES that `values` sets for one subscription; None leaves one as it is.
+
+        Without history nothing can be forced that needs it.
+        """
+        said = {name: value for name, value in values.items() if value is not None}
+        if not self.keeps_history:
+            said.pop("force_positioning", None)
+            said.pop("force_recovery", None)
+        return self.model_copy(update=said) if said else self
+
     def may_publish(self, *, anonymous: bool, subscribed: bool) -> bool:
         """Whether a client may publish here."""
         allowed = self.allow_publish_for_client or (subscribed and self.allow_publish_for_subscriber)
@@ -107,6 +118,7 @@ class ChannelOptions(BaseModel):
         return allowed and (not anonymous or self.allow_history_for_anonymous)
 
 
+OVERRIDES = ("presence", "join_leave", "force_push_join_leave", "force_positioning", "force_recovery")
 DEVELOPER_RIGHTS = {name: True for name in ChannelOptions.model_fields if name.startswith("allow_")}
 
 

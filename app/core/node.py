@@ -122,11 +122,12 @@ class Node:
         await self.broker.start(self)
         self.metrics.flush()
         loop = asyncio.get_running_loop()
-        works = (self._keep_time(), self._keep_positions(), self._keep_presence(), self.control.run())
+        works = (self._keep_time(), self._keep_positions(), self._keep_presence(), self.control.run(self.id))
         self._clocks = [loop.create_task(work) for work in works]
 
     async def stop(self) -> None:
         """Finish what connections had begun, let the broker go and carry the last figures over."""
+        await self.control.stop()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2.0)
         for task in (*self._clocks, *self._tasks):

@@ -212,9 +212,9 @@ class RealtimeConnection(Connection):
 
     # What a backend orders
 
-    def order_subscribe(self, request: SubscribeRequest) -> None:
-        """Enter a channel without the client's asking; nothing, if it is in it."""
-        self._carry_out(self.session.subscribe(request, time.monotonic()))
+    def order_subscribe(self, request: SubscribeRequest, grant: Grant) -> None:
+        """Enter a channel without the client's asking, with what `grant` gives; nothing, if it is in it."""
+        self._carry_out(self.session.subscribe(request, time.monotonic(), grant))
 
     def order_unsubscribe(self, channel: str, reason: Unsubscribe) -> None:
         """Leave a channel, and tell the client why; nothing, if it is not in it."""
@@ -378,12 +378,10 @@ class RealtimeConnection(Connection):
 
     async def _subscribe(self, action: Subscribe) -> list[Decision]:
         request = action.request
-        grant = (
-            Grant(self._node.channels.options(request.channel), data=request.data)
-            if action.server_side
-            else await self._authority.grant(self.identity, request)
-        )
-        if not action.server_side:
+        if action.server_side:
+            grant: Grant = action.terms
+        else:
+            grant = await self._authority.grant(self.identity, request)
             await self._node.hooks.subscribe(self.info(grant.info), request.channel, request.data)
         subscriber = Subscriber(self, request.channel, partial(self._answer, action, grant))
         await self._enter(request.channel, request, grant, subscriber)
@@ -392,7 +390,7 @@ class RealtimeConnection(Connection):
         return []
 
     async def _enter(self, channel: str, request: SubscribeRequest, grant: Grant, subscriber: Subscriber) -> None:
-        recovering = request.recover and _recoverable(request, grant.options, self.identity)
+        recovering = request.recover and _recoverable(request, grant, self.identity)
         since = StreamPosition(request.offset, request.epoch) if recovering else None
         latest = grant.options.force_recovery_mode == "cache"
         membership = Membership(subscriber, grant)
@@ -499,18 +497,19 @@ class ProtobufConnection(RealtimeConnection):
         return Frame(ProtobufConnection.codec.encode(Reply(push=push)), text=False)
 
 
-def _recoverable(request: SubscribeRequest, options: ChannelOptions, identity: Identity) -> bool:
+def _recoverable(request: SubscribeRequest, grant: Grant, identity: Identity) -> bool:
+    options = grant.options
     if not options.keeps_history:
         return False
     asked = request.recoverable or request.recover
     may_read = options.may_read_history(anonymous=not identity.user, subscribed=True)
-    return options.force_recovery or (asked and may_read)
+    return options.force_recovery or (asked and (may_read or grant.recover))
 
 
 def _result(request: SubscribeRequest, grant: Grant, joined: Joined, identity: Identity) -> SubscribeResult:
     options = grant.options
     result = SubscribeResult(data=grant.data or NO_PAYLOAD)
-    result.recoverable = _recoverable(request, options, identity)
+    result.recoverable = _recoverable(request, grant, identity)
     asked = request.positioned or options.force_positioning
     result.positioned = options.keeps_history and (result.recoverable or asked)
     if result.positioned:

@@ -5,7 +5,7 @@ the connection tells its one outcome back to the session, through the method tha
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from msgspec import Raw
 
@@ -83,10 +83,14 @@ class Authenticate(Action):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Subscribe(Action):
-    """Ask for permission, unless `server_side`, and enter the channel. Then `subscribed`."""
+    """Ask for permission, unless `server_side`, and enter the channel. Then `subscribed`.
+
+    `terms` are what the server gives in the channel on its own, opaque here.
+    """
 
     request: SubscribeRequest
     server_side: bool = False
+    terms: Any = None
 
     @property
     def channel(self) -> str:

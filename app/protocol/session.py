@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from math import ceil, inf
+from typing import Any
 
 from msgspec import Raw, Struct
 
@@ -326,11 +327,12 @@ class Session:
         self._set_end(subscription, ttl, now)
         if action.server_side:
             push = SubscribePush(result.recoverable, result.epoch, result.offset, result.positioned, result.data)
-            reply = Reply(push=Push(action.channel, subscribe=push))
+            told: list[Decision] = [Write(Reply(push=Push(action.channel, subscribe=push)))]
+            told += [Write(Reply(push=Push(action.channel, pub=missed))) for missed in result.publications]
         else:
             result.expires, result.ttl = ttl is not None, _whole_seconds(ttl)
-            reply = Reply(action.id, subscribe=result)
-        return [Write(reply), *self._finish(action, now)]
+            told = [Write(Reply(action.id, subscribe=result))]
+        return [*told, *self._finish(action, now)]
 
     def answered(self, action: Query, result: QueryResult, now: float) -> list[Decision]:
         """The query was carried out, with this result."""
@@ -385,11 +387,15 @@ class Session:
 
     # --- what the server wants ---
 
-    def subscribe(self, request: SubscribeRequest, now: float) -> list[Decision]:
-        """Subscribe the client without its asking; a push tells it. Nothing, if it is in the channel already."""
+    def subscribe(self, request: SubscribeRequest, now: float, terms: Any = None) -> list[Decision]:
+        """Subscribe the client without its asking; a push tells it. Nothing, if it is in the channel already.
+
+        `terms` come back with the Subscribe. Publications that the result holds follow the push one by one.
+        """
         if self.state is not SessionState.CONNECTED:
             return []
-        return self._in_turn(request.channel, partial(self._subscribe, Subscribe(0, request, server_side=True)), now)
+        action = Subscribe(0, request, server_side=True, terms=terms)
+        return self._in_turn(request.channel, partial(self._subscribe, action), now)
 
     def unsubscribe(self, channel: str, reason: Unsubscribe, now: float) -> list[Decision]:
         """Take the client out of the channel at once and tell it why. Nothing, if it is not in it.

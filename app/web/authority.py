@@ -17,7 +17,7 @@ from app.auth.tokens import (
     TokenVerifier,
 )
 from app.core.authority import Grant, Identity
-from app.core.channels import USERS_MARK, ChannelOptions, Channels
+from app.core.channels import OVERRIDES, USERS_MARK, ChannelOptions, Channels
 from app.protocol import codes
 from app.protocol.codes import Error, Refusal
 from app.protocol.messages import ConnectRequest, SubscribeRequest
@@ -25,8 +25,6 @@ from app.protocol.messages import ConnectRequest, SubscribeRequest
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.authority")
 
 EXPIRED_AT_REFRESH = Error(codes.ERROR_TOKEN_EXPIRED.code, codes.ERROR_TOKEN_EXPIRED.message, temporary=True)
-
-OVERRIDES = ("presence", "join_leave", "force_push_join_leave", "force_positioning", "force_recovery")
 
 
 class TokenAuthority:
@@ -149,9 +147,4 @@ def _grant(options: ChannelOptions, granted: SubscriptionGrant) -> Grant:
 
 
 def _overridden(options: ChannelOptions, override: ChannelOverride) -> ChannelOptions:
-    values = {name: getattr(override, name) for name in OVERRIDES}
-    said = {name: value for name, value in values.items() if value is not None}
-    if not options.keeps_history:
-        said.pop("force_positioning", None)
-        said.pop("force_recovery", None)
-    return options.model_copy(update=said) if said else options
+    return options.overridden({name: getattr(override, name) for name in OVERRIDES})
