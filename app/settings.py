@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -14,6 +15,9 @@ PREFIX = "STARLING_"
 
 # Kubernetes puts such names into pods for a Service called "starling" unless enableServiceLinks is false.
 _SERVICE_LINK = re.compile(r"^STARLING_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP))")
+
+# What the command's client side reads (app/commands): where the service is and what opens it.
+CLIENT_VARIABLES = frozenset({"STARLING_API_URL", "STARLING_API_KEY", "STARLING_TOKEN"})
 
 CommaSeparated = tuple[str, ...]
 
@@ -107,6 +111,26 @@ class Settings(BaseModel):
         Field(description="Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."),
     ] = ("127.0.0.1", "::1")
 
+    revocation_seconds: Annotated[
+        float,
+        Field(
+            ge=60,
+            description="How long a revocation without an end of its own is kept: longer than any token lives.",
+        ),
+    ] = 30 * 86400.0
+
+    api_keys: Annotated[
+        SecretStr | None,
+        Field(description="Keys that open the server API, comma separated, 16 characters at least. Unset: closed."),
+    ] = None
+    api_allowed_networks: Annotated[
+        CommaSeparated,
+        Field(description="Networks or addresses that may use the server API, such as `10.0.0.0/8`. Unset: any."),
+    ] = ()
+    api_max_body_bytes: Annotated[
+        int, Field(ge=1024, le=256 * 2**20, description="Largest body of one request to the server API.")
+    ] = 2**20
+
     max_connections: Annotated[
         int,
         Field(
@@ -191,11 +215,21 @@ class Settings(BaseModel):
         bool, Field(description="Developer mode: everyone may do everything. Never where others can reach the port.")
     ] = False
 
-    @field_validator("allowed_origins", "trusted_proxies", mode="before")
+    @field_validator("allowed_origins", "trusted_proxies", "api_allowed_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("api_allowed_networks")
+    @classmethod
+    def _networks(cls, value: CommaSeparated) -> CommaSeparated:
+        for network in value:
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"{error}; write it like 10.0.0.0/8 or 192.0.2.7") from None
         return value
 
     @field_validator("log_level", mode="before")
@@ -220,6 +254,12 @@ class Settings(BaseModel):
         if scheme not in {"memory", "redis", "rediss", "postgresql"}:
             raise ValueError("it must start with memory://, redis://, rediss:// or postgresql://")
         return value
+
+    @property
+    def api_key_list(self) -> tuple[str, ...]:
+        """The keys of `api_keys`, one by one."""
+        text = self.api_keys.get_secret_value() if self.api_keys else ""
+        return tuple(key for part in text.split(",") if (key := part.strip()))
 
     @property
     def broker_scheme(self) -> str:
@@ -267,6 +307,11 @@ class Settings(BaseModel):
                     f"{PREFIX}{name.upper()} is shorter than 32 bytes and could be guessed: "
                     f"make one with `openssl rand -base64 48`"
                 )
+        if not self.dev and any(len(key) < 16 or not key.isascii() for key in self.api_key_list):
+            problems.append(
+                f"{PREFIX}API_KEYS holds a key of fewer than 16 characters or with others than ASCII: "
+                "make one with `openssl rand -hex 24`"
+            )
         if not self.dev and not (self.token_hmac_secret or self.token_public_key or self.token_jwks_url):
             problems.append(
                 "no key to check tokens with: set STARLING_TOKEN_HMAC_SECRET (`openssl rand -base64 48` makes one), "
@@ -292,7 +337,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
     values: dict[str, Any] = {}
     problems: list[str] = []
     for variable in sorted(environment):
-        if not variable.startswith(PREFIX) or _SERVICE_LINK.match(variable):
+        if not variable.startswith(PREFIX) or _SERVICE_LINK.match(variable) or variable in CLIENT_VARIABLES:
             continue
         name = variable.removeprefix(PREFIX).lower()
         if name in Settings.model_fields:

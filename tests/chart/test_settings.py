@@ -30,6 +30,8 @@ CHOSEN: dict[str, Any] = {
     "write_buffer_bytes": 16777216,
     "allowed_origins": ["https://a.example.com", "https://*.b.example.com"],
     "trusted_proxies": ["10.0.0.0/8"],
+    "api_keys": "a test's own key for the API,another one of its keys",
+    "api_allowed_networks": ["192.0.2.0/24", "2001:db8::1"],
     "ping_seconds": 30,
     "pong_seconds": 9,
     # With a JWKS address developer mode is refused, so this one keeps its default.
