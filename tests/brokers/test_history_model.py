@@ -500,6 +500,7 @@ class Walk:
                 (0.3, self.go_back),
                 (0.2, self.expire_entries),
                 (0.1, self.expire_positions),
+                (0.12, self.begin_anew),
                 (0.2, self.remove),
             )
 
@@ -644,6 +645,13 @@ class Walk:
             self.truth.chains[channel] = []
         self.keys.clear()
 
+    async def begin_anew(self) -> None:
+        """Lose the position twice, so that the same low offsets are given out in three epochs."""
+        for _ in range(2):
+            await self.expire_positions()
+            for _ in range(self.chance.randrange(6)):
+                await self.publish()
+
     async def remove(self) -> None:
         await self.store.history.remove(self.chance.choice(CHANNELS))
 
@@ -731,7 +739,7 @@ def walk_over_memory(subscriptions: int, *, size: int, harm: bool) -> Walk:
 def test_no_subscriber_is_left_wrong_and_untold_over_memory() -> None:
     truth = walk_over_memory(20_000, size=SIZE, harm=True).truth
     assert truth.wrong == []
-    assert truth.recovered > truth.returns / 3
+    assert truth.recovered > truth.returns / 5
     assert truth.told > 1_000
 
 
@@ -766,5 +774,5 @@ async def test_no_subscriber_is_left_wrong_and_untold_over_redis(redis_server: R
         await walk.run(8_000)
     report(walk, "redis")
     assert walk.truth.wrong == []
-    assert walk.truth.recovered > walk.truth.returns / 3
+    assert walk.truth.recovered > walk.truth.returns / 5
     assert walk.truth.told > 400

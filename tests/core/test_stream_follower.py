@@ -137,7 +137,7 @@ def test_more_than_can_be_held_is_read_again() -> None:
     following = follower(0)
     following.doubt()
     following.reading()
-    for offset in range(1, HELD_LIMIT + 10):
+    for offset in range(1, HELD_LIMIT + 2):
         assert following.on(entry(offset)) is Step.HOLD
     healed = following.healed(read(0))
     assert not healed.done
