@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests in Node.js and their packages.
-NODE_TESTS := tests/chart/crds
+NODE_TESTS := tests/chart/crds tests/sdk
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' app/__init__.py)
 PIP_INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -1,0 +1,145 @@
+"""Running services for the SDKs, and clients of each SDK in each wire format."""
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+
+from tests.running import SECRET, Starling
+from tests.sdk.client import Client, ClientOptions
+from tests.sdk.javascript_sdk import Bridge, BridgeConnection, JavaScriptClient
+from tests.sdk.python_sdk import PythonClient
+
+SDKS = ("javascript-json", "javascript-protobuf", "python-json", "python-protobuf")
+
+CHANNELS = """
+default: {allow_publish_for_subscriber: true}
+namespaces:
+  open: {allow_subscribe_for_client: true, allow_subscribe_for_anonymous: true, allow_publish_for_client: true}
+  quiet: {allow_subscribe_for_client: true}
+  token: {allow_publish_for_subscriber: true}
+  users: {allow_user_limited_channels: true, allow_publish_for_subscriber: true}
+  history:
+    history_size: 100
+    history_ttl: 5m
+    allow_subscribe_for_client: true
+    allow_publish_for_client: true
+    allow_history_for_subscriber: true
+  recovery:
+    history_size: 1000
+    history_ttl: 5m
+    force_recovery: true
+    allow_subscribe_for_client: true
+    allow_publish_for_client: true
+    allow_history_for_client: true
+  small:
+    history_size: 2
+    history_ttl: 5m
+    force_recovery: true
+    allow_subscribe_for_client: true
+    allow_publish_for_client: true
+    allow_history_for_subscriber: true
+  cache:
+    history_size: 1
+    history_ttl: 5m
+    force_recovery: true
+    force_recovery_mode: cache
+    allow_subscribe_for_client: true
+    allow_publish_for_client: true
+  presence:
+    presence: true
+    join_leave: true
+    force_push_join_leave: true
+    allow_subscribe_for_client: true
+    allow_presence_for_subscriber: true
+  joins: {join_leave: true, allow_subscribe_for_client: true}
+"""
+
+OpenSdk = Callable[..., Awaitable[Client]]
+OpenClient = Callable[..., Awaitable[Client]]
+OpenJavaScript = Callable[..., Awaitable[JavaScriptClient]]
+
+
+@pytest.fixture(scope="session")
+def channels_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The namespaces of the services here."""
+    path = tmp_path_factory.mktemp("channels") / "channels.yaml"
+    path.write_text(CHANNELS)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def service(channels_file: str) -> Iterator[Starling]:
+    """One worker on memory that lets nobody in without a token."""
+    settings = {"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_CHANNELS_FILE": channels_file}
+    with Starling(settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def bridge() -> Iterator[Bridge]:
+    """The Node.js process that runs the JavaScript SDK."""
+    with Bridge() as bridge:
+        yield bridge
+
+
+@pytest.fixture
+def room() -> str:
+    """The rest of a channel's name that no other test uses."""
+    return secrets.token_hex(4)
+
+
+@pytest.fixture(params=SDKS)
+def sdk(request: pytest.FixtureRequest) -> str:
+    """The SDK and wire format that a test runs with: all four, unless its parameters say otherwise."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def open_sdk(request: pytest.FixtureRequest) -> AsyncIterator[OpenSdk]:
+    """Makes clients, not connected yet, of a named SDK for a service."""
+    clients: list[Client] = []
+    connections: list[BridgeConnection] = []
+
+    async def open_sdk(sdk: str, of: Starling, options: ClientOptions | None = None) -> Client:
+        language, wire_format = sdk.split("-")
+        url = f"{of.url}/connection/websocket"
+        client: Client
+        if language == "javascript":
+            if not connections:
+                connections.append(await BridgeConnection.open(request.getfixturevalue("bridge")))
+            client = await connections[0].create(url, options or ClientOptions(), protobuf=wire_format == "protobuf")
+        else:
+            client = PythonClient(url, options or ClientOptions(), protobuf=wire_format == "protobuf")
+        clients.append(client)
+        return client
+
+    yield open_sdk
+    for client in clients:
+        await client.close()
+    for connection in connections:
+        await connection.close()
+
+
+@pytest.fixture
+def open_client(open_sdk: OpenSdk, sdk: str, service: Starling) -> OpenClient:
+    """Makes clients of the test's SDK, for `service` or another."""
+
+    async def open_client(options: ClientOptions | None = None, *, of: Starling = service) -> Client:
+        return await open_sdk(sdk, of, options)
+
+    return open_client
+
+
+@pytest.fixture
+def open_javascript(open_sdk: OpenSdk, service: Starling) -> OpenJavaScript:
+    """Makes clients of the JavaScript SDK, over JSON unless `protobuf`."""
+
+    async def open_javascript(
+        options: ClientOptions | None = None, *, protobuf: bool = False, of: Starling = service
+    ) -> JavaScriptClient:
+        client = await open_sdk("javascript-protobuf" if protobuf else "javascript-json", of, options)
+        assert isinstance(client, JavaScriptClient)
+        return client
+
+    return open_javascript

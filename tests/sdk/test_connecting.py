@@ -1,0 +1,139 @@
+"""A client connects with every SDK: tokens, their refresh and their end, data, and what stops it for good."""
+
+import asyncio
+
+from tests.running import Starling
+from tests.sdk.client import ClientOptions, Unauthorized
+from tests.sdk.conftest import SDKS, OpenClient, OpenSdk
+from tests.sdk.tokens import connection_token, user
+
+
+async def test_a_client_connects_and_disconnects(open_client: OpenClient) -> None:
+    client = await open_client(user("alice"))
+
+    connected = await client.connected()
+    assert connected["client"]
+    assert await client.state() == "connected"
+
+    await client.disconnect()
+    assert (await client.event("disconnected"))["code"] == 0
+    assert await client.state() == "disconnected"
+
+
+async def test_connecting_ten_times_at_once_ends_in_the_last_state(open_client: OpenClient) -> None:
+    client = await open_client(user())
+
+    for _ in range(10):
+        await client.connect()
+        await client.disconnect()
+    assert await client.state() == "disconnected"
+
+    await client.connect()
+    await client.event("connected")
+
+
+async def test_connect_data_comes_with_a_name_and_a_version(open_client: OpenClient) -> None:
+    options = ClientOptions(token=connection_token(), data={"device": "phone"}, name="shop", version="1.2")
+    client = await open_client(options)
+
+    assert await client.connected()
+
+
+async def test_a_token_comes_by_callback(open_client: OpenClient) -> None:
+    asked = []
+
+    async def get_token() -> str:
+        asked.append(1)
+        return connection_token("bob")
+
+    client = await open_client(ClientOptions(get_token=get_token))
+    await client.connected()
+    assert len(asked) == 1
+
+
+async def test_a_token_is_refreshed_as_it_ends_and_the_connection_stays(open_client: OpenClient) -> None:
+    asked = asyncio.Event()
+
+    async def get_token() -> str:
+        asked.set()
+        return connection_token(ttl=600)
+
+    client = await open_client(ClientOptions(token=connection_token(ttl=2), get_token=get_token))
+    await client.connected()
+    await asyncio.wait_for(asked.wait(), 10)
+    await client.subscribed("open:after-refresh")
+    assert client.named("connecting")[1:] == []
+    assert len(client.named("connected")) == 1
+
+
+async def test_an_expired_token_lets_the_sdk_fetch_another(open_client: OpenClient) -> None:
+    async def get_token() -> str:
+        return connection_token()
+
+    client = await open_client(ClientOptions(token=connection_token(ttl=-5), get_token=get_token))
+    await client.connect()
+    error = await client.event("error")
+    assert error["error"]["code"] == 109
+    await client.event("connected")
+
+
+async def test_an_expired_token_without_a_callback_stops_the_sdk(open_client: OpenClient) -> None:
+    client = await open_client(ClientOptions(token=connection_token(ttl=-5)))
+    await client.connect()
+    assert (await client.event("disconnected"))["reason"] == "unauthorized"
+
+
+async def test_a_callback_that_brings_an_expired_token_at_refresh_is_asked_again(
+    open_sdk: OpenSdk, service: Starling
+) -> None:
+    async def refresh(sdk: str) -> None:
+        lifetimes = iter((1, -60, 600))
+        last = asyncio.Event()
+
+        async def get_token() -> str:
+            lifetime = next(lifetimes)
+            if lifetime == 600:
+                last.set()
+            return connection_token(ttl=lifetime)
+
+        client = await open_sdk(sdk, service, ClientOptions(get_token=get_token))
+        await client.connected()
+        assert (await client.event("error"))["error"]["code"] == 109
+        await asyncio.wait_for(last.wait(), 15)
+        await client.subscribed("open:after-refresh")
+        assert len(client.named("connected")) == 1
+
+    # The SDKs wait 5 to 10 seconds before they ask again, so they do it side by side.
+    await asyncio.gather(*(refresh(sdk) for sdk in SDKS))
+
+
+async def test_a_bad_token_stops_the_sdk(open_client: OpenClient) -> None:
+    client = await open_client(ClientOptions(token="invalid"))
+    await client.connect()
+    assert (await client.event("disconnected"))["code"] == 3500
+    assert await client.state() == "disconnected"
+
+
+async def test_no_token_where_one_is_needed_stops_the_sdk(open_client: OpenClient) -> None:
+    client = await open_client()
+    await client.connect()
+    disconnected = await client.event("disconnected")
+    assert (disconnected["code"], disconnected["reason"]) == (3500, "invalid token")
+
+
+async def test_a_callback_that_says_unauthorized_stops_the_sdk(open_client: OpenClient) -> None:
+    async def get_token() -> str:
+        raise Unauthorized
+
+    client = await open_client(ClientOptions(get_token=get_token))
+    await client.connect()
+    assert (await client.event("disconnected"))["code"] == 1
+
+
+async def test_a_refresh_with_the_token_of_somebody_else_ends_the_connection_for_good(open_client: OpenClient) -> None:
+    async def get_token() -> str:
+        return connection_token("mallory")
+
+    client = await open_client(ClientOptions(token=connection_token("alice", ttl=1), get_token=get_token))
+    await client.connected()
+    assert (await client.event("disconnected"))["code"] == 3500
