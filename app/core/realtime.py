@@ -19,7 +19,7 @@ from app.core.connection import Connection
 from app.core.follower import Joined
 from app.core.node import Node
 from app.core.subscriptions import Subscriber
-from app.core.transport import Frame, Transport
+from app.core.transport import Batch, Frame, Transport
 from app.protocol import codes
 from app.protocol.codec import Codec
 from app.protocol.codec_json import JsonCodec
@@ -96,6 +96,10 @@ class HeldTransport:
     def send_frame(self, frame: Frame) -> None:
         """Hold a frame back."""
         self._held.append(frame)
+
+    def send_batch(self, batch: Batch) -> None:
+        """Hold frames back."""
+        self._held += batch.frames
 
     def release(self) -> Transport:
         """Send what was held, and give the transport back."""

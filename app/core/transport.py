@@ -1,5 +1,6 @@
 """The seam between a client's socket and the engine: what may be written, and what is told back."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -24,11 +25,24 @@ class Frame:
             self.wire = bytes((head, 127)) + length.to_bytes(8, "big") + payload
 
 
+class Batch:
+    """Frames of one loop tick for the same clients: `wire` is all of them in one piece, joined once."""
+
+    __slots__ = ("frames", "wire")
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self.frames = frames
+        self.wire = frames[0].wire if len(frames) == 1 else b"".join([frame.wire for frame in frames])
+
+
 class Transport(Protocol):
     """One client's socket, from the moment the upgrade was accepted. No method waits, none raises for a lost peer."""
 
     def send_frame(self, frame: Frame) -> None:
         """Queue `frame`; the frames of one loop tick leave in one write, in the order they were queued."""
+
+    def send_batch(self, batch: Batch) -> None:
+        """Write what is queued and then `batch`, at once."""
 
     def ping(self) -> None:
         """Send a WebSocket ping; the pong is told to the handler."""

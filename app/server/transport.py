@@ -1,16 +1,17 @@
 """One client's WebSocket after the hand-off: frames in, frames out, and no task, queue or scope in between."""
 
 import asyncio
+import os
 from collections.abc import Callable
 
 import structlog
-from websockets.frames import Close, Opcode
+from websockets.frames import Close, Opcode, apply_mask  # type: ignore[attr-defined]  # the one in C, if there is one
 from websockets.frames import Frame as PeerFrame
-from websockets.protocol import State
-from websockets.server import ServerProtocol
+from websockets.protocol import SERVER, Protocol, State
 
-from app.core.transport import Frame, Handler
+from app.core.transport import Batch, Frame, Handler
 from app.server.assembly import MessageAssembler, PeerError
+from app.server.frames import BINARY, HOPELESS, INCOMPLETE, TEXT, frame_end, payload_start
 from app.server.options import ServerOptions
 from app.server.refusal import Refusal
 
@@ -57,6 +58,9 @@ class WebSocketTransport(asyncio.Protocol):
     """A Transport over one socket, found in the ASGI scope as the extension `starling.websocket`.
 
     The endpoint accepts, calls `detach` and returns. Frames may be sent before that, and are written after it.
+
+    Whole, plain data frames are read here. Everything else goes to websockets' parser, which is made when such a frame
+    comes and let go when no message is half read: an idle connection has none.
     """
 
     __slots__ = (
@@ -65,10 +69,11 @@ class WebSocketTransport(asyncio.Protocol):
         "_close_code",
         "_connections",
         "_discarded",
-        "_events",
+        "_fd",
         "_finished",
         "_flusher",
         "_handler",
+        "_held_back",
         "_loop",
         "_on_refused",
         "_options",
@@ -86,7 +91,6 @@ class WebSocketTransport(asyncio.Protocol):
     def __init__(
         self,
         socket: asyncio.Transport,
-        parser: ServerProtocol,
         release: Callable[[], bytes],
         *,
         loop: asyncio.AbstractEventLoop,
@@ -97,7 +101,6 @@ class WebSocketTransport(asyncio.Protocol):
     ) -> None:
         """`release` is called once by `detach`: it gives the socket up and returns what was read too early."""
         self._socket = socket
-        self._parser = parser
         self._release: Callable[[], bytes] | None = release
         self._loop = loop
         self._connections = connections
@@ -107,11 +110,15 @@ class WebSocketTransport(asyncio.Protocol):
         self._handler: Handler | None = None
         self._write_limit = 0
         self._overflowed = False
-        self._pending: list[bytes] = []
-        self._unread = b""
-        self._events: list[PeerFrame] = []  # the next one last
+        # The socket's descriptor while it may be written to directly: nothing waits before it, and no TLS is between.
+        self._fd = -1
+        self._pending: list[bytes] | None = None
+        self._unread: bytearray | None = None
+        # What is unread waits for another tick, not for more bytes.
+        self._held_back = False
         self._paused = False
-        self._assembler = MessageAssembler(options.max_fragments)
+        self._parser: Protocol | None = None
+        self._assembler: MessageAssembler | None = None
         self._pinged = False
         self._close_code: int | None = None
         self._finished = False
@@ -132,7 +139,13 @@ class WebSocketTransport(asyncio.Protocol):
         self._write_limit = write_limit
         self._socket.set_protocol(self)
         self._connections.add(self)
-        self._unread = early
+        # From now on the first byte that waits is told as pause_writing, and the last as resume_writing.
+        self._socket.set_write_buffer_limits(0)
+        if self._socket.get_write_buffer_size() == 0:
+            self.resume_writing()
+        if early:
+            self._unread = bytearray(early)
+        self._held_back = True
         self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
@@ -148,18 +161,36 @@ class WebSocketTransport(asyncio.Protocol):
         """Queue `frame` for this tick's one write; nothing is sent after a close."""
         if self._finished or self._close_code is not None:
             return
-        if not self._pending:
+        if self._pending is None:
+            self._pending = [frame.wire]
             self._flusher.add(self, self._loop)
-        self._pending.append(frame.wire)
+        else:
+            self._pending.append(frame.wire)
+
+    def send_batch(self, batch: Batch) -> None:
+        """Write what is queued, and `batch`, now and in one piece; nothing is sent after a close."""
+        if self._fd >= 0 and self._pending is None:
+            wire = batch.wire
+            try:
+                sent = os.write(self._fd, wire)
+            except OSError:
+                sent = 0
+            if sent != len(wire):
+                self._write_later(wire[sent:])
+        elif not self._finished and self._close_code is None:
+            pending, self._pending = self._pending or [], None
+            self._write(b"".join((*pending, batch.wire)))
 
     def ping(self) -> None:
         """Queue a ping; the next pong is told as its answer."""
         if self._finished or self._close_code is not None:
             return
         self._pinged = True
-        if not self._pending:
+        if self._pending is None:
+            self._pending = [PING]
             self._flusher.add(self, self._loop)
-        self._pending.append(PING)
+        else:
+            self._pending.append(PING)
 
     def pause_reading(self) -> None:
         """Tell the handler of no more messages, and read no more, until `resume_reading`."""
@@ -170,6 +201,7 @@ class WebSocketTransport(asyncio.Protocol):
         """Read again, beginning with what is here already, after this tick."""
         if self._paused:
             self._paused = False
+            self._held_back = True
             self._loop.call_soon(self._read_on)
 
     def close(self, code: int, reason: str = "") -> None:
@@ -180,26 +212,39 @@ class WebSocketTransport(asyncio.Protocol):
         if self._finished or self._close_code is not None:
             return
         # Else the peer's own close frame or failure is among what is still to be dealt with.
-        if self._parser.state is State.OPEN:
-            self._parser.send_close(code, reason.encode()[:REASON_BYTES].decode(errors="ignore"))
+        parser = self._make_parser()
+        if parser.state is State.OPEN:
+            parser.send_close(code, reason.encode()[:REASON_BYTES].decode(errors="ignore"))
         self._close_code = code
         self.flush()
-        self._write_answers()
+        self._write_answers(parser)
+        self._fd = -1
         self._abort_later()
         # The peer's close frame is wanted, whatever the handler wanted.
         self.resume_reading()
 
     def flush(self) -> None:
         """Write what is queued, in one piece."""
-        pending = self._pending
-        if not pending or self._socket.is_closing():
-            pending.clear()
-            return
-        self._socket.write(pending[0] if len(pending) == 1 else b"".join(pending))
-        pending.clear()
-        self._check_write_buffer()
+        pending, self._pending = self._pending, None
+        if pending is not None and not self._socket.is_closing():
+            self._write(pending[0] if len(pending) == 1 else b"".join(pending))
 
-    def _check_write_buffer(self) -> None:
+    def _write(self, data: bytes) -> None:
+        """Write `data` after all that was written: the kernel takes it at once, or what it leaves waits."""
+        sent = 0
+        if self._fd >= 0:
+            try:
+                sent = os.write(self._fd, data)
+            except OSError:  # a full buffer, or a loss, of which the socket will tell
+                sent = 0
+            if sent == len(data):
+                return
+        self._write_later(data[sent:])
+
+    def _write_later(self, data: bytes) -> None:
+        if self._socket.is_closing():
+            return
+        self._socket.write(data)
         if (
             not self._overflowed
             and not self._finished
@@ -227,17 +272,30 @@ class WebSocketTransport(asyncio.Protocol):
             self._discarded += len(data)
             if self._discarded > DISCARD_BYTES:
                 self._socket.pause_reading()
-            return
-        if self._paused or self._unread or self._events or len(data) > READ_BYTES:
+        elif self._paused or self._held_back:
+            self._unread = bytearray() if self._unread is None else self._unread
             self._unread += data
             self._socket.pause_reading()
-            self._loop.call_soon(self._read_on)
+        elif self._unread is None:
+            self._take(data)
         else:
-            self._parse(data)
+            self._unread += data
+            self._take(self._unread)
 
     def eof_received(self) -> None:
         """The peer writes no more: the socket is closed when what is queued has left, or cut."""
         self._abort_later()
+
+    def pause_writing(self) -> None:
+        """Bytes wait in the socket's buffer: what comes must line up behind them."""
+        self._fd = -1
+
+    def resume_writing(self) -> None:
+        """Nothing waits any more."""
+        if self._finished or self._close_code is not None or self._socket.get_extra_info("sslcontext") is not None:
+            return
+        tcp = self._socket.get_extra_info("socket")
+        self._fd = -1 if tcp is None else tcp.fileno()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
@@ -251,35 +309,73 @@ class WebSocketTransport(asyncio.Protocol):
 
     def _read_on(self) -> None:
         """Deal with what has arrived, a piece a tick, then read again."""
-        if not self._deal():
-            return
-        if self._unread:
-            piece, self._unread = self._unread[:READ_BYTES], self._unread[READ_BYTES:]
-            self._parse(piece)
-            self._loop.call_soon(self._read_on)
-        else:
+        self._held_back = False
+        if self._unread is not None:
+            self._take(self._unread)
+        if not (self._paused or self._held_back or self._finished):
             self._socket.resume_reading()
 
-    def _parse(self, data: bytes) -> None:
-        self._parser.receive_data(data)
-        self._events = self._parser.events_received()  # type: ignore[assignment]  # the request came before these
-        self._events.reverse()
-        self._deal()
+    def _take(self, data: bytes | bytearray) -> None:
+        """Deal with the whole frames that `data` begins with, READ_BYTES at most, and keep the rest."""
+        at = 0
+        while at < len(data) and not self._paused and not self._finished:
+            if at >= READ_BYTES:
+                self._held_back = True
+                self._socket.pause_reading()
+                self._loop.call_soon(self._read_on)
+                break
+            end = frame_end(data, at, self._options.max_message_bytes)
+            if end == INCOMPLETE:
+                break
+            if self._parser is None and end != HOPELESS and (data[at] == TEXT or data[at] == BINARY):
+                start = payload_start(data, at)
+                self._take_message(apply_mask(data[start:end], data[start - 4 : start]), text=data[at] == TEXT)
+            else:
+                end = len(data) if end == HOPELESS else end
+                self._parse(bytes(data[at:end]))
+            at = end
+        if at == len(data) or self._finished:
+            self._unread = None
+        elif data is not self._unread:
+            self._unread = bytearray(data[at:])
+        elif at:
+            del self._unread[:at]
 
-    def _deal(self) -> bool:
-        """Handle the frames that are here; False if there shall be no more."""
-        while self._events and not self._paused and not self._finished:
-            self._handle(self._events.pop())
-        if self._paused or self._finished:
-            return False
-        if self._parser.parser_exc is not None:
-            sent = self._parser.close_sent
+    def _take_message(self, payload: bytes, *, text: bool) -> None:
+        if self._handler is None:
+            return
+        try:
+            message = payload.decode() if text else payload
+        except UnicodeDecodeError:
+            self._fail(1007, "text is not UTF-8")
+        else:
+            self._tell(self._handler.on_message, message)
+
+    def _make_parser(self) -> Protocol:
+        if self._parser is None:
+            self._parser = Protocol(SERVER, max_size=self._options.max_message_bytes)
+        return self._parser
+
+    def _parse(self, data: bytes) -> None:
+        """Deal with one frame that is not plain, or with what cannot become a frame."""
+        parser = self._make_parser()
+        parser.receive_data(data)
+        for frame in parser.events_received():
+            if not self._finished:
+                self._handle(frame)  # type: ignore[arg-type]  # the request came before these
+        if self._finished:
+            return
+        if parser.parser_exc is not None:
+            sent = parser.close_sent
             self._fail(sent.code if sent else 1011, sent.reason if sent else "")
-            return False
-        self._write_answers()
-        return True
+            return
+        self._write_answers(parser)
+        if parser.state is State.OPEN and parser.current_size is None:
+            self._parser = None
 
     def _handle(self, frame: PeerFrame) -> None:
+        if self._assembler is None:
+            self._assembler = MessageAssembler(self._options.max_fragments)
         try:
             if frame.opcode is Opcode.CLOSE:
                 self._answer_close()
@@ -300,10 +396,11 @@ class WebSocketTransport(asyncio.Protocol):
     # Ends
 
     def _answer_close(self) -> None:
-        received = self._parser.close_rcvd or Close(1005, "")
+        parser = self._make_parser()
+        received = parser.close_rcvd or Close(1005, "")
+        self._pending = None
         self._finish()
-        self._pending.clear()
-        self._write_answers()
+        self._write_answers(parser)
         self._abort_later()
         self._socket.close()
         self._tell_close(received.code, received.reason)
@@ -312,27 +409,28 @@ class WebSocketTransport(asyncio.Protocol):
         """Fail the connection (RFC 6455 section 7.1.7): a close frame, a grace to read it, and no more input."""
         self._on_refused(REFUSALS.get(code, Refusal.PROTOCOL_ERROR))
         log.debug("client_cut", code=code, reason=reason)
+        parser = self._make_parser()
         self._finish()
         self.flush()
-        if self._parser.parser_exc is None:
-            self._parser.data_to_send()  # pongs to a flood of pings
-            self._parser.fail(code, reason)
-        self._write_answers()
+        if parser.parser_exc is None:
+            parser.data_to_send()  # pongs to a flood of pings
+            parser.fail(code, reason)
+        self._write_answers(parser)
         linger(self._socket)
         self._abort_later()
         self._tell_close(code, reason)
 
     def _finish(self) -> None:
         self._finished = True
-        self._events.clear()
-        self._unread = b""
+        self._fd = -1
+        self._unread = None
+        self._parser = None
 
-    def _write_answers(self) -> None:
+    def _write_answers(self, parser: Protocol) -> None:
         """Write the parser's pongs and close frames."""
-        answers = b"".join(self._parser.data_to_send())
+        answers = b"".join(parser.data_to_send())
         if answers and not self._socket.is_closing():
-            self._socket.write(answers)
-            self._check_write_buffer()
+            self._write(answers)
 
     def _abort_later(self) -> None:
         if self._abort_timer is None:

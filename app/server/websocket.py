@@ -92,7 +92,6 @@ class StarlingWebSocket(WebSocketsSansIOProtocol):
         self._endpoint = asyncio.current_task()
         socket = WebSocketTransport(
             self.transport,
-            self.conn,
             self._release,
             loop=self.loop,
             connections=self.connections,  # type: ignore[arg-type]  # uvicorn lists its own classes only

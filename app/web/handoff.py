@@ -8,7 +8,7 @@ from starlette.websockets import WebSocketState
 
 from app.auth.handshake import select_subprotocol
 from app.core.connection import Connection
-from app.core.transport import Frame, Handler
+from app.core.transport import Batch, Frame, Handler
 
 EXTENSION = "starling.websocket"
 
@@ -58,6 +58,11 @@ class LoopTransport:
         if self._waiting > self._write_limit and not self._overflowed:
             self._overflowed = True
             self._handler.on_overflow()
+
+    def send_batch(self, batch: Batch) -> None:
+        """Queue frames for the writer."""
+        for frame in batch.frames:
+            self.send_frame(frame)
 
     def ping(self) -> None:
         """Plain ASGI has no pings: the server's own keepalive watches the peer, so this one counts as answered."""
