@@ -68,10 +68,7 @@ class RedisPresence:
         """Take clients out; returns for each channel which of their users are gone. Raises BrokerUnavailable."""
         gone: dict[str, set[str]] = {channel: set() for channel in entries}
         for call in await self._in_portions(self._take_out, _calls(entries, _encode_user)):
-            users = gone[call.channel]
-            for info, is_gone in zip(call.infos, call.flags, strict=True):
-                # A later call knows of the clients that an earlier one had not taken out yet.
-                (users.add if is_gone else users.discard)(info.user)
+            gone[call.channel].update(info.user for info, flag in zip(call.infos, call.flags, strict=True) if flag)
         return gone
 
     async def get(self, channel: str) -> dict[str, ClientInfo]:

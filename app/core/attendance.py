@@ -39,7 +39,6 @@ class _Stay:
     tells: bool
     came: bool = True
     announced: bool = False
-    departing: bool = False
 
     @property
     def key(self) -> _Key:
@@ -110,7 +109,7 @@ class Attendance:
     def announce(self, channel: str, client: str) -> None:
         """Tell others that a client entered, now that it is there to hear it too."""
         stay = self._here.get((channel, client))
-        if stay is None or stay.announced or stay.departing:
+        if stay is None or stay.announced:
             return
         stay.announced = True
         if stay.tells and (stay.came or not self._by_user(stay)):
@@ -119,9 +118,8 @@ class Attendance:
     def depart(self, channel: str, client: str) -> None:
         """A client left, or did not come in after all."""
         stay = self._here.get((channel, client))
-        if stay is None or stay.departing:
+        if stay is None:
             return
-        stay.departing = True
         if stay.announced and self._by_user(stay):
             due = asyncio.get_running_loop().time() + self._leave_delay
             self._waiting.append((due, stay))

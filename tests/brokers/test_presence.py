@@ -312,6 +312,19 @@ async def test_in_memory_who_is_over_takes_no_memory_though_nobody_asks() -> Non
     assert set(presence._deadlines) == {("another", "c")}
 
 
+# Opening
+
+
+def test_a_broker_has_the_presence_its_server_can_keep() -> None:
+    for url in ("memory://", "redis://127.0.0.1:1"):
+        presence = open_broker(url, presence_ttl=12.5).presence
+        assert presence is not None
+        assert presence.ttl == 12.5
+    assert open_broker("postgresql://u:p@127.0.0.1:1/d").presence is None
+    with pytest.raises(ValueError, match="presence ttl: a number of seconds above 0"):
+        open_broker("memory://", presence_ttl=0)
+
+
 # Redis
 
 

@@ -120,6 +120,29 @@ class SwitchedPresence(MemoryPresence):
             raise BrokerUnavailable("switched off")
 
 
+class SlowPresence(MemoryPresence):
+    """A real store whose `slow` call takes its time until it is told to go on."""
+
+    def __init__(self, slow: str) -> None:
+        super().__init__()
+        self.slow = slow
+        self.asked = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def refresh(self, entries: Mapping[str, Collection[ClientInfo]]) -> None:
+        await self._take_time("refresh")
+        await super().refresh(entries)
+
+    async def remove(self, entries: Mapping[str, Collection[ClientInfo]]) -> dict[str, set[str]]:
+        await self._take_time("remove")
+        return await super().remove(entries)
+
+    async def _take_time(self, call: str) -> None:
+        if call == self.slow:
+            self.asked.set()
+            await self.go_on.wait()
+
+
 class Tasks:
     """What a node does for the tasks of its parts."""
 
@@ -395,6 +418,18 @@ async def test_with_a_delay_who_departs_stays_shown_and_refreshed_until_it_is_ov
     assert broker.of() == ["join c1", "leave c1"]
 
 
+async def test_with_a_delay_a_user_whose_clients_go_together_is_told_once(
+    presence: Presence, worker: Worker, broker: RecordingBroker
+) -> None:
+    attendance = worker(presence, leave_delay=NEVER)
+    for number in range(5):
+        await enter(attendance, someone(f"tab{number}", "ann"))
+        await enter(attendance, someone(f"tab{number}", "ann"), at="other")
+    await attendance.close()
+    leaves = [(what, channel) for what, channel, _ in broker.told if what == "leave"]
+    assert sorted(leaves) == [("leave", "other"), ("leave", CHANNEL)]
+
+
 async def test_with_a_delay_anonymous_clients_are_told_one_by_one_and_at_once(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
@@ -491,6 +526,24 @@ async def test_a_refresh_does_not_bring_back_who_is_leaving(
     await tasks.finish()
     assert await presence.get(CHANNEL) == {}
     assert broker.of().count("leave c2999") == 1
+
+
+async def test_what_a_refresh_has_under_way_does_not_bring_back_who_leaves_meanwhile(
+    worker: Worker, tasks: Tasks
+) -> None:
+    presence = SlowPresence("refresh")
+    attendance = worker(presence)
+    await enter(attendance, someone("c1", "ann"))
+    refreshing = asyncio.create_task(attendance.refresh())
+    await presence.asked.wait()
+    attendance.depart(CHANNEL, "c1")
+    # As many turns as the departure needs to reach the store, if nothing held it.
+    for _ in range(10):
+        await asyncio.sleep(0)
+    presence.go_on.set()
+    await refreshing
+    await tasks.finish()
+    assert await presence.get(CHANNEL) == {}
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -598,6 +651,18 @@ async def test_closing_does_not_wait_for_a_redis_that_stands_still(
     redis_server.thaw()
     (line,) = [line for line in logs if line["event"] == "presence_left_behind"]
     assert line["entries"] == 2000
+
+
+async def test_closing_takes_only_so_long_whatever_the_store_does(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CLOSE_SECONDS", 0.1)
+    attendance = worker(SlowPresence("remove"))
+    await enter(attendance, someone("c1", "ann"))
+    with structlog.testing.capture_logs() as logs:
+        async with asyncio.timeout(20):
+            await attendance.close()
+    assert [line["event"] for line in logs] == ["attendance_close_cut_short", "presence_left_behind"]
 
 
 # Outages
