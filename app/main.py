@@ -1,6 +1,8 @@
 """Builds the whole service from its settings; nothing here needs a running event loop before the lifespan begins."""
 
+import os
 import secrets
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -43,6 +45,7 @@ def run(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     application = create_app(settings)
     node: Node = application.state.doors.node
+    node.retire = lambda: os.kill(os.getpid(), signal.SIGTERM)
     service = Service(asgi=application, readiness=node.readiness, on_refused=node.metrics.refuse)
     serve(server_options(settings), service)
 
@@ -188,6 +191,9 @@ def _report_link(link: LinkFigures, metrics: Metrics) -> None:
     age = 0.0 if link.canary_heard_at is None else time.monotonic() - link.canary_heard_at
     metrics.set("starling_broker_canary_age_seconds", age)
     metrics.count("starling_broker_reconnects_total", link.reconnects)
+    metrics.set("starling_broker_failed_swaps", link.failed_swaps)
+    for result, total in {"heard": 0, "silent": 0, **link.probes}.items():
+        metrics.count("starling_broker_probes_total", total, result)
     # The usual reasons are told from the start: what has never been 0 has no rate at its first time.
     for reason, total in {"queue_full": 0, "malformed": 0, "no_receiver": 0, **link.dropped}.items():
         metrics.count("starling_broker_dropped_total", total, reason)

@@ -1,7 +1,9 @@
-"""What passes from a link to the node: the events in their order, and the figures about the link itself."""
+"""A link to the server, what passes from it to the node in its order, and the figures about the link itself."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from broadcaster import BroadcastBackend, Event
@@ -15,19 +17,62 @@ MAX_BYTES = 64 * 1024 * 1024
 _EVENT_OVERHEAD = 200
 
 
+Receive = Callable[[str, bytes], None]
+
+
+class LinkLost(Exception):
+    """The link has ended, and why; the words go to the log, so they hold no credentials."""
+
+
+class Link(ABC):
+    """One connection that listens, from opening to loss. One request at a time; every method may raise LinkLost.
+
+    `batch` is how many channels one request may name.
+    """
+
+    batch: int
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect."""
+
+    @abstractmethod
+    async def read(self, receive: Receive) -> None:
+        """Call `receive(channel, bytes)` for what comes, until the link is lost."""
+
+    @abstractmethod
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        """Return when the server has acknowledged all of them; needs `read` to be running."""
+
+    @abstractmethod
+    async def unsubscribe(self, channels: Sequence[str]) -> None:
+        """Return when the server has acknowledged all of them; needs `read` to be running."""
+
+    @abstractmethod
+    async def check_count(self) -> None:
+        """Return when the server counts as many subscriptions as were asked of it; needs `read` to be running."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give the connection back without waiting for a server that may be away; never raises."""
+
+
 @dataclass(slots=True)
 class LinkFigures:
     """How this process's link does, for telemetry to read. Times are in seconds.
 
     `canary_heard_at` is on the clock of `time.monotonic`, None before the first canary and where none is needed, as in
     memory. `reconnects` counts links found again after a loss. `dropped` counts messages that came and were not told,
-    by reason: `queue_full`, `malformed`, `no_receiver`.
+    by reason: `queue_full`, `malformed`, `no_receiver`. `failed_swaps` counts links that failed one after the other, 0
+    while one stands; `probes` what was heard beside them: `heard`, `silent`.
     """
 
     up: bool = False
     canary_round_trip_seconds: float = 0.0
     canary_heard_at: float | None = None
     reconnects: int = 0
+    failed_swaps: int = 0
+    probes: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
 
 

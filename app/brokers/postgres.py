@@ -10,8 +10,9 @@ from typing import Any
 import asyncpg
 
 from app.brokers.broadcast import BroadcastBroker
+from app.brokers.link import Link, LinkLost, Receive
 from app.brokers.outbox import Outbox
-from app.brokers.supervised import Link, LinkLost, Receive, SupervisedBackend, in_words
+from app.brokers.supervised import SupervisedBackend, in_words
 from app.core.broker import BrokerUnavailable, PublicationTooLarge
 
 # https://www.postgresql.org/docs/current/sql-notify.html: "must be specified as a simple string literal ... shorter
@@ -54,7 +55,7 @@ class PostgresLink(Link):
         self._connection: asyncpg.Connection[Any] | None = None
         self._receive: Receive | None = None
         self._lost = asyncio.Event()
-        self._due: list[tuple[str, bytes]] = []
+        self._listening: set[str] = set()
 
     async def open(self) -> None:
         """Connect and log in."""
@@ -78,7 +79,9 @@ class PostgresLink(Link):
         connection = self._open_connection()
         try:
             for channel in channels:
-                await connection.add_listener(identifier(self._prefix, channel), self._on_notice)
+                name = identifier(self._prefix, channel)
+                await connection.add_listener(name, self._on_notice)
+                self._listening.add(name)
         except _ERRORS as error:
             raise LinkLost(in_words(error)) from None
 
@@ -87,9 +90,20 @@ class PostgresLink(Link):
         connection = self._open_connection()
         try:
             for channel in channels:
-                await connection.remove_listener(identifier(self._prefix, channel), self._on_notice)
+                name = identifier(self._prefix, channel)
+                await connection.remove_listener(name, self._on_notice)
+                self._listening.discard(name)
         except _ERRORS as error:
             raise LinkLost(in_words(error)) from None
+
+    async def check_count(self) -> None:
+        """Ask PostgreSQL how many channels this connection listens on."""
+        try:
+            counted = await self._open_connection().fetchval("SELECT count(*) FROM pg_listening_channels()")
+        except _ERRORS as error:
+            raise LinkLost(in_words(error)) from None
+        if counted != len(self._listening):
+            raise LinkLost(f"PostgreSQL counts {counted} subscriptions where {len(self._listening)} are")
 
     async def close(self) -> None:
         """Cut the connection."""
@@ -128,6 +142,20 @@ class PostgresBackend(SupervisedBackend):
         """Send to every process, after all that was published here before. Raises BrokerUnavailable."""
         payload = base64.b64encode(encode(channel, message)).decode()
         await self._outbox.send((identifier(self._prefix, channel), payload), len(payload))
+
+    async def publish_apart(self, channel: str, message: bytes) -> None:
+        """Send over a connection that is opened for it. Raises BrokerUnavailable."""
+        try:
+            connection = await asyncpg.connect(self._url, server_settings={"application_name": "starling-probe"})
+        except _ERRORS as error:
+            raise BrokerUnavailable(in_words(error)) from None
+        try:
+            payload = "0." + base64.b64encode(encode(channel, message)).decode()
+            await connection.execute("SELECT pg_notify($1, $2)", identifier(self._prefix, channel), payload)
+        except _ERRORS as error:
+            raise BrokerUnavailable(in_words(error)) from None
+        finally:
+            connection.terminate()
 
     async def open_publishing(self) -> None:
         """Begin to send."""

@@ -11,9 +11,9 @@ import structlog
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
-from app.brokers.link import MAX_EVENTS
+from app.brokers.link import MAX_EVENTS, Link, LinkLost, Receive
 from app.brokers.redis_calls import RedisCalls, Reply, discard
-from app.brokers.supervised import Link, LinkLost, Receive, SupervisedBackend, in_words
+from app.brokers.supervised import SupervisedBackend, in_words
 from app.core.broker import BrokerUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
@@ -74,12 +74,17 @@ class RedisLink(Link):
             self._channels.pop(name, None)
         await self._request(b"UNSUBSCRIBE", names)
 
+    async def check_count(self) -> None:
+        """Subscribe again what is subscribed: the answer tells how many subscriptions Redis counts."""
+        await self._request(b"SUBSCRIBE", [next(iter(self._channels))])
+
     async def close(self) -> None:
         """Give the connection back."""
         await discard(self._connection)
 
     async def _request(self, verb: bytes, names: list[bytes]) -> None:
-        self._due = len(names)
+        # Answers to a request that was given up are still due, before those to this one.
+        self._due += len(names)
         self._answered = asyncio.get_running_loop().create_future()
         try:
             await self._connection.send_packed_command(self._connection.pack_command(verb, *names), check_health=False)
@@ -90,6 +95,8 @@ class RedisLink(Link):
             raise LinkLost(f"Redis counts {self._subscribed} subscriptions where {len(self._channels)} are")
 
     def _acknowledge(self, subscribed: int) -> None:
+        if self._due == 0:
+            raise LinkLost("Redis changed a subscription that it was not asked to change")
         self._subscribed = subscribed
         self._due -= 1
         if self._due == 0 and self._answered is not None and not self._answered.done():
@@ -131,6 +138,17 @@ class RedisBackend(SupervisedBackend):
             await self.execute(b"PUBLISH", f"{self.prefix}:{channel}".encode(), message, size=len(message))
         except ResponseError as error:
             raise BrokerUnavailable(f"Redis refused the publish: {error}") from None
+
+    async def publish_apart(self, channel: str, message: bytes) -> None:
+        """Send over a connection that is opened for it. Raises BrokerUnavailable."""
+        calls = RedisCalls(self._make_connection("probe"), timeout=self.timeout)
+        calls.start()
+        try:
+            await calls.execute(b"PUBLISH", f"{self.prefix}:{channel}".encode(), message)
+        except ResponseError as error:
+            raise BrokerUnavailable(f"Redis refused the publish: {error}") from None
+        finally:
+            await calls.stop()
 
     async def execute(self, *command: bytes | str | int | float, size: int = 0) -> Reply:
         """Run a command after all that wait; `size` is about its bytes.

@@ -6,15 +6,16 @@ import random
 import socket
 import ssl
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Sequence
+from abc import abstractmethod
+from collections.abc import Coroutine
 from typing import Any
 from uuid import uuid4
 
 import structlog
 from broadcaster import Event
 
-from app.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
+from app.brokers.link import MAX_EVENTS, EventQueue, Link, LinkBackend, LinkEvent, LinkFigures, LinkLost, MessageEvent
+from app.brokers.probe import hears_itself
 from app.brokers.subscriptions import Subscriptions
 from app.core.broker import BrokerUnavailable, LinkState
 
@@ -29,12 +30,9 @@ _CANARY_INTERVAL = 1.0
 _CANARY_TIMEOUT = 3.0
 # A canary that is late while this process itself stood still this long says nothing about the link.
 _STANDSTILL = 0.5
-
-Receive = Callable[[str, bytes], None]
-
-
-class LinkLost(Exception):
-    """The link has ended, and why; the words go to the log, so they hold no credentials."""
+_COUNT_INTERVAL = 2.0
+# So many links that failed one after the other, each while a probe beside it heard itself: this process is at fault.
+_DEAF = 3
 
 
 def in_words(error: Exception) -> str:
@@ -45,41 +43,13 @@ def in_words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-class Link(ABC):
-    """One connection that listens, from opening to loss. One request at a time; every method may raise LinkLost.
-
-    `batch` is how many channels one request may name.
-    """
-
-    batch: int
-
-    @abstractmethod
-    async def open(self) -> None:
-        """Connect."""
-
-    @abstractmethod
-    async def read(self, receive: Receive) -> None:
-        """Call `receive(channel, bytes)` for what comes, until the link is lost."""
-
-    @abstractmethod
-    async def subscribe(self, channels: Sequence[str]) -> None:
-        """Return when the server has acknowledged all of them; needs `read` to be running."""
-
-    @abstractmethod
-    async def unsubscribe(self, channels: Sequence[str]) -> None:
-        """Return when the server has acknowledged all of them; needs `read` to be running."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Give the connection back without waiting for a server that may be away; never raises."""
-
-
 class SupervisedBackend(LinkBackend):
     """Holds one Link and replaces it whenever it fails or falls silent.
 
     Silence is noticed by a canary: an own channel, subscribed before all others, that is published to over the very
     path that publications take and must be heard. A server that is frozen while its kernel keeps the connection is
-    noticed in no other way.
+    noticed in no other way. What a canary cannot tell, that another subscription was lost, the server's count of them
+    does. Where links fail one after the other although a probe beside them hears itself, DEAF is told.
     """
 
     def __init__(
@@ -119,6 +89,10 @@ class SupervisedBackend(LinkBackend):
     @abstractmethod
     async def publish(self, channel: str, message: bytes) -> None:
         """Send to every process. Raises BrokerUnavailable in bounded time when the outcome is unknown."""
+
+    @abstractmethod
+    async def publish_apart(self, channel: str, message: bytes) -> None:
+        """Send over a connection that is opened for it. Raises BrokerUnavailable."""
 
     @abstractmethod
     async def open_publishing(self) -> None:
@@ -171,15 +145,44 @@ class SupervisedBackend(LinkBackend):
     # One link after the other
 
     async def _supervise(self) -> None:
-        failures = 0
+        deaf = 0
         while True:
-            opened_at = time.monotonic()
-            reason = await self._hold(self.make_link())
-            good = self._state is LinkState.UP and time.monotonic() - opened_at > _PROVEN
-            failures = 0 if good else failures + 1
-            self._link_down(reason)
-            wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(failures, 10))
-            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
+            failures = self.figures.failed_swaps
+            probe = asyncio.create_task(self._probe(), name="broker-probe") if failures else None
+            try:
+                opened_at = time.monotonic()
+                reason = await self._hold(self.make_link())
+                if self._state is LinkState.UP and time.monotonic() - opened_at > _PROVEN:
+                    failures = -1
+                self.figures.failed_swaps = failures = failures + 1
+                self._link_down(reason)
+                wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(failures, 10))
+                await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
+                deaf = deaf + 1 if failures and self._heard(probe) else 0
+                if deaf == _DEAF:
+                    deaf = 0
+                    log.error("broker_link_deaf", address=self._address, reason=reason, failed_swaps=failures)
+                    self._queue.put(LinkEvent(LinkState.DEAF))
+            finally:
+                if probe is not None:
+                    probe.cancel()
+                    await asyncio.wait((probe,))
+
+    async def _probe(self) -> bool:
+        channel = f":probe:{self.identity}"
+        try:
+            return await hears_itself(self.make_link(), self.publish_apart, channel, seconds=_CANARY_TIMEOUT)
+        except Exception:
+            log.exception("broker_probe_failed", address=self._address)
+            return False
+
+    def _heard(self, probe: asyncio.Task[bool] | None) -> bool:
+        """Whether the probe beside the link that has just failed heard itself; one that still waits did not."""
+        if probe is None:
+            return False
+        heard = probe.done() and probe.result()
+        self.figures.probes["heard" if heard else "silent"] += 1
+        return heard
 
     async def _hold(self, link: Link) -> str:
         """Use `link` until it fails; returns why."""
@@ -220,7 +223,18 @@ class SupervisedBackend(LinkBackend):
             while surplus := subscriptions.next_surplus(link.batch):
                 await self._in_time(link.unsubscribe(surplus), "unsubscribing")
             subscribed.set()
-            await subscriptions.changed.wait()
+            try:
+                await asyncio.wait_for(subscriptions.changed.wait(), _COUNT_INTERVAL)
+            except TimeoutError:
+                await self._count_subscriptions(link)
+
+    async def _count_subscriptions(self, link: Link) -> None:
+        deadline = time.monotonic() + _CANARY_TIMEOUT
+        try:
+            await self._in_time(link.check_count(), "counting subscriptions")
+        except LinkLost:
+            if not time.monotonic() - deadline > _STANDSTILL:
+                raise
 
     async def _in_time(self, call: Coroutine[Any, Any, None], doing: str) -> None:
         try:
@@ -295,6 +309,7 @@ class SupervisedBackend(LinkBackend):
         self._state = LinkState.UP
         self._reason = ""
         self.figures.up = True
+        self.figures.failed_swaps = 0
         self._queue.put(LinkEvent(LinkState.UP))
         log.info("broker_link_up", address=self._address, channels=len(self._subscriptions.wanted))
         if self._ever_up:

@@ -64,11 +64,15 @@ class PublicationTooLarge(Exception):
 
 
 class LinkState(Enum):
-    """The state of this process's own link to the broker."""
+    """The state of this process's own link to the broker.
+
+    DEAF is told while it is down: new links fail one after the other, and yet the broker serves others of this process.
+    """
 
     CONNECTING = "connecting"
     UP = "up"
     DOWN = "down"
+    DEAF = "deaf"
 
 
 class BrokerEvents(Protocol):

@@ -6,7 +6,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.node")
 LAG_INTERVAL = 0.1
 LAG_TICKS = 10
 POSITION_CHECK_SECONDS = 25.0
+# A worker that no new link makes hear again ends within so many seconds, so that those of a pod do not end as one.
+RETIRE_SECONDS = 10.0
 # What the broker has still on its way gets this long before it counts as missed.
 IN_FLIGHT_SECONDS = 1.0
 
@@ -92,6 +94,8 @@ class Node:
         self.metrics = metrics
         self.readiness = readiness
         self.options = options
+        self.retire: Callable[[], None] = lambda: None
+        """Ends this worker as SIGTERM does; what makes the process sets it."""
         self.ping_interval = options.ping_interval
         self.pong_timeout = options.pong_timeout
         self.hub = Hub()
@@ -104,6 +108,7 @@ class Node:
         self._wheel = Wheel(time.monotonic)
         self._started_at = 0.0
         self._broker_lost_at: float | None = None
+        self._retiring: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._clocks: list[asyncio.Task[None]] = []
         self._taken: list[int] = []
@@ -257,7 +262,22 @@ class Node:
                 self.options.contact_file.touch()
         elif self._broker_lost_at is None:
             self._broker_lost_at = time.monotonic()
+        if state is LinkState.DEAF and self._retiring is None:
+            self._retiring = asyncio.get_running_loop().create_task(self._retire())
+            self._clocks.append(self._retiring)
         self.readiness.release(Unready.STARTING)
+
+    async def _retire(self) -> None:
+        """End this worker, unless it hears again by the time that is its turn."""
+        seconds = random.uniform(0, RETIRE_SECONDS)  # noqa: S311 - spreads the ends of a pod's workers
+        log.error("worker_deaf", retires_in_seconds=round(seconds, 3))
+        await asyncio.sleep(seconds)
+        if self._broker_lost_at is None:
+            log.info("worker_hears_again")
+        else:
+            log.error("worker_retires", reason="it cannot hear the broker, which serves its other connections")
+            self.retire()
+        self._retiring = None
 
     # Time
 

@@ -100,6 +100,18 @@ METRICS = (
         mode="livemax",
     ),
     Metric("starling_broker_reconnects_total", "counter", "Times the broker link was lost and found."),
+    Metric(
+        "starling_broker_failed_swaps",
+        "gauge",
+        "Broker links that failed one after the other, the worst worker's; 0 while each has one.",
+        mode="livemax",
+    ),
+    Metric(
+        "starling_broker_probes_total",
+        "counter",
+        "Probes beside a new broker link: heard, where the link failed all the same, is a fault of the worker's.",
+        ("result",),
+    ),
     Metric("starling_broker_dropped_total", "counter", "Broker messages not delivered, by reason.", ("reason",)),
     Metric("starling_event_loop_lag_seconds", "gauge", "Worst delay of a timer in the last seconds.", mode="livemax"),
     Metric("starling_worker_ready", "gauge", "Workers that want new clients."),

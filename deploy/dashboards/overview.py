@@ -213,6 +213,20 @@ def _broker() -> tuple[Panel, ...]:
             (Query(dropped, "{{reason}}"),),
             width=12,
         ),
+        Panel(
+            "Failed links",
+            "Links to the broker that failed one after the other; 0 while every worker has one.",
+            "short",
+            worst("starling_broker_failed_swaps"),
+            width=12,
+        ),
+        Panel(
+            "Probes by result",
+            "A minute. Heard while links go on failing: the worker itself is at fault, and is replaced.",
+            "short",
+            (Query(f"60 * sum by (result) ({_rate('starling_broker_probes_total')})", "{{result}}"),),
+            width=12,
+        ),
     )
 
 

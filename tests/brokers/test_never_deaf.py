@@ -1,0 +1,112 @@
+"""A process hears, or it knows that it does not and says so: lost subscriptions, and links that will not come up."""
+
+import asyncio
+
+import pytest
+
+from app.core.broker import LinkState
+from tests.brokers.conftest import Opener
+from tests.brokers.party import Party, until
+from tests.proxy import Proxy
+from tests.services import PostgresServer, RedisServer
+
+
+def unsubscribe(channel: str) -> bytes:
+    name = f"starling:{channel}".encode()
+    return b"*2\r\n$11\r\nUNSUBSCRIBE\r\n$%d\r\n%s\r\n" % (len(name), name)
+
+
+def take_away(proxy: Proxy, channel: str) -> None:
+    """Let the server end a subscription that the process goes on counting on."""
+    listening = [passage for passage in proxy.passages if b"SUBSCRIBE" in passage.said]
+    assert len(listening) == 1
+    listening[0].server.write(unsubscribe(channel))
+
+
+async def hears(here: Party, channel: str, data: bytes) -> None:
+    await here.publish(channel, data)
+    await until(lambda: data in here.heard(channel), f"{channel} is heard")
+
+
+async def test_a_subscription_that_only_the_server_lost_is_noticed_by_the_count(
+    redis_server: RedisServer, opener: Opener
+) -> None:
+    async with Proxy(redis_server.port) as proxy:
+        here = await opener(proxy.url)
+        await here.broker.subscribe("room")
+        await hears(here, "room", b'"before"')
+        proxy.swallow = lambda piece: b"unsubscribe" in piece
+        take_away(proxy, "room")
+
+        await until(lambda: here.links[-2:] == [LinkState.DOWN, LinkState.UP], "the link is swapped")
+
+        await hears(here, "room", b'"after"')
+        assert here.broker.figures.reconnects == 1
+        await here.broker.stop()
+
+
+async def test_a_subscription_that_the_server_ends_by_itself_is_noticed_at_once(
+    redis_server: RedisServer, opener: Opener
+) -> None:
+    async with Proxy(redis_server.port) as proxy:
+        here = await opener(proxy.url)
+        await here.broker.subscribe("room")
+        take_away(proxy, "room")
+
+        await until(lambda: here.links[-2:] == [LinkState.DOWN, LinkState.UP], "the link is swapped")
+
+        await hears(here, "room", b'"after"')
+        await here.broker.stop()
+
+
+async def test_a_listener_that_only_postgresql_lost_is_noticed_by_the_count(
+    postgres_server: PostgresServer, opener: Opener
+) -> None:
+    async with Proxy(postgres_server.port) as proxy:
+        here = await opener(f"postgresql://starling@127.0.0.1:{proxy.port}/postgres")
+        await here.broker.subscribe("room")
+        proxy.swallow = lambda piece: b"UNLISTEN" in piece
+        listening = [passage for passage in proxy.passages if b"starling-listener" in passage.said]
+        query = b"UNLISTEN *\0"
+        listening[0].server.write(b"Q" + (len(query) + 4).to_bytes(4, "big") + query)
+
+        await until(lambda: here.links[-2:] == [LinkState.DOWN, LinkState.UP], "the link is swapped")
+
+        await hears(here, "room", b'"after"')
+        await here.broker.stop()
+
+
+async def test_links_that_fail_while_a_probe_hears_itself_are_told_as_deaf(
+    redis_server: RedisServer, opener: Opener
+) -> None:
+    async with Proxy(redis_server.port) as proxy:
+        here = await opener(proxy.url)
+        await here.broker.subscribe("room")
+        # The way is barred to every link that asks for the room, and to nothing else.
+        proxy.refuse = lambda said: b"starling:room" in said
+        proxy.cut()
+
+        await until(lambda: LinkState.DEAF in here.links, "the process is told to be deaf")
+
+        figures = here.broker.figures
+        assert figures.failed_swaps >= 3
+        assert figures.probes["heard"] >= 3
+        proxy.refuse = lambda said: False
+        await until(lambda: here.up, "the link returns")
+        await hears(here, "room", b'"after"')
+        assert figures.failed_swaps == 0
+        await here.broker.stop()
+
+
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+async def test_while_the_server_is_away_nobody_is_deaf(redis_server: RedisServer, opener: Opener, fault: str) -> None:
+    here = await opener(redis_server.url)
+    await asyncio.to_thread(getattr(redis_server, fault))
+
+    figures = here.broker.figures
+    await until(lambda: figures.probes["silent"] >= (5 if fault == "kill" else 2), "links and probes fail")
+
+    assert figures.probes["heard"] == 0
+    assert figures.failed_swaps > figures.probes["silent"]
+    assert LinkState.DEAF not in here.links
+    await asyncio.to_thread(redis_server.thaw)
