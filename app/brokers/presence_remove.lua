@@ -4,7 +4,7 @@
 -- Returns for each client 1 if no client of its user is here any more, else 0.
 
 for at = 1, #ARGV, 2 do
-  take_out(ARGV[at])
+  take_out({ ARGV[at] })
 end
 local gone = {}
 for at = 2, #ARGV, 2 do

@@ -22,19 +22,22 @@ local function uncount(entry)
   end
 end
 
-local function take_out(client)
-  local entry = redis.call('HGET', clients, client)
-  if entry then
-    redis.call('HDEL', clients, client)
-    uncount(entry)
+-- Takes out clients that are each named once.
+local function take_out(names)
+  local entries = redis.call('HMGET', clients, unpack(names))
+  redis.call('HDEL', clients, unpack(names))
+  redis.call('ZREM', deadlines, unpack(names))
+  for at = 1, #names do
+    if entries[at] then
+      uncount(entries[at])
+    end
   end
-  redis.call('ZREM', deadlines, client)
 end
 
 while true do
   local over = redis.call('ZRANGEBYSCORE', deadlines, '-inf', now, 'LIMIT', 0, 1000)
-  for _, client in ipairs(over) do
-    take_out(client)
+  if #over > 0 then
+    take_out(over)
   end
   if #over < 1000 then
     break
