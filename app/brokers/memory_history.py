@@ -78,8 +78,9 @@ class MemoryHistory:
         """Read the position and the entries with `after` < offset < `before`."""
         stream = self._stream(channel, meta_ttl, self._sweep())
         top = StreamPosition(stream.top, stream.epoch)
+        bottom = stream.entries[0].previous if stream.entries else stream.top
         if limit == 0:
-            return StreamRead(top, [])
+            return StreamRead(top, bottom, [])
         entries = []
         for entry in reversed(stream.entries):
             if entry.offset <= after:
@@ -93,7 +94,7 @@ class MemoryHistory:
         del entries[count:]
         if newest:
             entries.reverse()
-        return StreamRead(top, entries, more)
+        return StreamRead(top, bottom, entries, more)
 
     async def positions(self, channels: Mapping[str, float]) -> dict[str, StreamPosition]:
         """Read the tops of many channels, each with its `meta_ttl`."""

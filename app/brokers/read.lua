@@ -5,7 +5,8 @@
 --       3, 4 offsets that the entries lie between (4: empty for no end)
 --       5 entries at most (-1: all)   6 bytes of data at most beyond the first entry (-1: all)
 --       7 which end to keep where 5 and 6 cut: oldest or newest
--- Returns { epoch, offset, 1 if cut, { { id, { 'p', previous, 'd', body } }, ... } }, the end that is kept first.
+-- Returns { epoch, offset, bottom, 1 if cut, { { id, { 'p', previous, 'd', body } }, ... } }, the end that is kept first.
+-- Bottom is the offset before the oldest entry, or the position's own without entries.
 
 local meta, stream = KEYS[1], KEYS[2]
 local after, before, limit, bytes = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -28,9 +29,15 @@ else
   redis.call('PERSIST', meta)
 end
 
+local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+local bottom = top
+if oldest then
+  bottom = oldest[2][1] == 'p' and string.match(oldest[2][2], '^%d+$') or string.match(oldest[1], '%d+')
+end
+
 local entries = {}
 if limit == 0 or before == '0' then
-  return { epoch, top, 0, entries }
+  return { epoch, top, bottom, 0, entries }
 end
 
 -- In portions, because XRANGE knows no bound in bytes.
@@ -52,15 +59,15 @@ while true do
       read = read + #entry[2][field]
     end
     if bytes >= 0 and read > bytes and #entries > 0 then
-      return { epoch, top, 1, entries }
+      return { epoch, top, bottom, 1, entries }
     end
     entries[#entries + 1] = entry
   end
   if #found < portion then
-    return { epoch, top, 0, entries }
+    return { epoch, top, bottom, 0, entries }
   end
   if #entries == limit then
-    return { epoch, top, 1, entries }
+    return { epoch, top, bottom, 1, entries }
   end
   local edge = '(' .. found[#found][1]
   if newest then

@@ -81,10 +81,10 @@ class RedisHistory:
             "newest" if newest else "oldest",
         )
         match found:
-            case [bytes(epoch), bytes(offset), int(cut), list(rows)]:
+            case [bytes(epoch), bytes(offset), bytes(bottom), int(cut), list(rows)]:
                 top = StreamPosition(int(offset), epoch.decode())
                 entries = list(_entries(channel, top.epoch, reversed(rows) if newest else rows))
-                return StreamRead(top, entries, more=bool(cut))
+                return StreamRead(top, int(bottom), entries, more=bool(cut))
         raise BrokerUnavailable("the read script answered in another form than it should")
 
     async def positions(self, channels: Mapping[str, float]) -> dict[str, StreamPosition]:

@@ -33,10 +33,12 @@ class StreamEntry:
 class StreamRead:
     """What one atomic read of a stream gave: its top position and the entries asked for, oldest first.
 
+    Who stands before offset `bottom` has missed what the stream no longer holds; the top itself if it holds nothing.
     `more` is true when the read stopped at its limits, so that there may be further entries.
     """
 
     top: StreamPosition
+    bottom: int
     entries: list[StreamEntry]
     more: bool = False
 

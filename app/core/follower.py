@@ -1,7 +1,5 @@
 """How a process follows one history channel, without I/O: entries and reads go in, decisions come out."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -81,15 +79,14 @@ class Follower:
     It begins as `healing`, without a position; `reading` and `healed` with the first read give it one.
     """
 
-    __slots__ = ("_held", "_now", "_outdated", "epoch", "healing", "last", "recent", "resets")
+    __slots__ = ("_held", "_outdated", "epoch", "healing", "last", "recent", "resets")
 
-    def __init__(self, recent: Recent, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, recent: Recent) -> None:
         self.recent = recent
         self.epoch = ""
         self.last = 0
         self.healing = True
         self.resets = 0
-        self._now = now
         self._held: list[StreamEntry] = []
         self._outdated = False
 
@@ -160,14 +157,15 @@ class Follower:
         """Tell whether a read begun at `mark` shows another stream than the one this process has followed so far."""
         return top.epoch != self.epoch or top.offset < mark.last
 
-    def recall(self, since: StreamPosition | None, top: StreamPosition, *, latest: bool) -> Joined | None:
-        """Answer a subscriber from memory, if that reaches as far as the store's `top`, which does not contradict."""
-        if top.offset > self.last:
+    def recall(self, since: StreamPosition | None, read: StreamRead, *, latest: bool) -> Joined | None:
+        """Answer a subscriber from memory, if that reaches as far as the top of `read`, which does not contradict."""
+        if read.top.offset > self.last:
             return None
-        self.expire()
         if latest:
-            return self._latest(since, self.position, self.recent.newest()) if self.recent.knows_newest() else None
-        if since is None or since.epoch != self.epoch or since.offset > self.last:
+            newest = self.recent.newest()
+            holds_none = read.bottom == self.last
+            return self._latest(since, self.position, newest) if newest is not None or holds_none else None
+        if since is None or since.epoch != self.epoch or not read.bottom <= since.offset <= self.last:
             return self._answer(self.position, None)
         if not self.recent.knows(since.offset):
             return None
@@ -188,7 +186,7 @@ class Follower:
         if latest:
             newest = rest or read.entries
             return self._latest(since, position, newest[-1] if newest else None) if found.latest else None
-        if since is None or since.epoch != read.top.epoch:
+        if since is None or since.epoch != read.top.epoch or since.offset < read.bottom:
             return self._answer(position, None)
         if found.after is None or found.after > since.offset:
             return None
@@ -210,10 +208,6 @@ class Follower:
         return Joined(position, [] if since == position else [newest.publication], recovered=True)
 
     # Moving
-
-    def expire(self) -> None:
-        """Forget publications that the store has let go by time."""
-        self.recent.expire(self._now())
 
     def _advance(self, entry: StreamEntry) -> None:
         self.last = entry.offset

@@ -21,24 +21,22 @@ class MemoryBudget:
 class Recent:
     """An unbroken run of entries that ends at the position of the process: `limit` of them and `max_bytes` of data.
 
-    It answers what a client missed only as far as it knows: `knows` first, then `after`. It holds no more than may be
-    recovered and than the store holds: as many entries, and until `ttl` seconds after the newest (0: for ever).
+    It answers what a client missed only as far as it knows: `knows` first, then `after`. It says nothing about what the
+    store holds at the moment; reads do, and `keep` lets go of what they do not find any more.
     """
 
-    __slots__ = ("_barren", "_budget", "_bytes", "_entries", "_full", "_limit", "_max_bytes", "_start", "_ttl")
+    __slots__ = ("_budget", "_bytes", "_entries", "_full", "_limit", "_max_bytes", "_start", "bottom")
 
-    def __init__(self, limit: int, max_bytes: int, ttl: float, budget: MemoryBudget) -> None:
+    def __init__(self, limit: int, max_bytes: int, budget: MemoryBudget) -> None:
         self._limit = limit
         self._max_bytes = max_bytes
-        self._ttl = ttl
         self._budget = budget
         self._entries: deque[StreamEntry] = deque()
         self._bytes = 0
         self._start = 0
         # True once an entry was let go for the limits: whoever needs it cannot recover.
         self._full = False
-        # From here up to the start, a read found that the store cannot make a run.
-        self._barren: int | None = None
+        self.bottom = 0
 
     def restart(self, offset: int) -> None:
         """Forget everything; the next entry follows `offset`."""
@@ -47,7 +45,7 @@ class Recent:
         self._bytes = 0
         self._start = offset
         self._full = False
-        self._barren = None
+        self.bottom = 0
 
     def append(self, entry: StreamEntry) -> None:
         """Take the entry that follows the newest one."""
@@ -62,15 +60,21 @@ class Recent:
             self._drop_oldest()
             self._full = False
 
-    def extend(self, read: StreamRead, after: int) -> None:
-        """Take those that lead up to the oldest here, from a read of the same epoch's newest entries after `after`."""
+    def keep(self, read: StreamRead) -> None:
+        """Take from a read of the newest entries, of the same epoch, those that lead up to the oldest here.
+
+        What the store has let go since is let go here too.
+        """
+        self.bottom = max(self.bottom, read.bottom)
+        while self._entries and self._entries[0].offset <= self.bottom:
+            self._drop_oldest()
         if self._full or self._start > read.top.offset:
             return
         for entry in reversed(read.entries):
             if entry.offset > self._start:
                 continue
             if entry.offset < self._start:
-                break
+                return
             size = len(entry.publication.data)
             if len(self._entries) == self._limit or self._bytes + size > self._max_bytes:
                 self._full = True
@@ -81,24 +85,13 @@ class Recent:
             self._bytes += size
             self._budget.used += size + ENTRY_OVERHEAD
             self._start = entry.previous
-        if not read.more and after < self._start:
-            self._barren = after if self._barren is None else min(after, self._barren)
-
-    def expire(self, now: float) -> None:
-        """Let go of what the store let go by time; `now` in seconds since 1970."""
-        if self._ttl and self._entries and now - self._entries[-1].publication.time / 1000 > self._ttl:
-            self.restart(self._entries[-1].offset)
 
     def knows(self, offset: int) -> bool:
         """Tell whether `after` can be trusted for a client that has seen `offset`."""
-        return offset >= self._start or self._full or (self._barren is not None and offset >= self._barren)
-
-    def knows_newest(self) -> bool:
-        """Tell whether `newest` can be trusted."""
-        return bool(self._entries) or self._start == 0 or self._barren is not None
+        return offset >= self._start or self._full
 
     def newest(self) -> StreamEntry | None:
-        """The entry at the position of the process, None where the stream no longer holds it."""
+        """The entry at the position of the process, if it is here."""
         return self._entries[-1] if self._entries else None
 
     def after(self, offset: int) -> list[StreamEntry] | None:
@@ -121,4 +114,3 @@ class Recent:
         self._bytes -= size
         self._budget.used -= size + ENTRY_OVERHEAD
         self._start = entry.offset
-        self._barren = None

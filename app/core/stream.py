@@ -2,8 +2,7 @@
 
 import asyncio
 import random
-import time
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -69,13 +68,12 @@ class StreamFigures:
 class StreamOptions:
     """How a channel is followed. Times in seconds, 0: for ever.
 
-    The history's size and times are those that its publications are kept with. `recovery_limit` and `recovery_bytes`
-    bound what a returning client gets; keep the bytes under the write limit of a connection, or the answer itself makes
-    its client a slow one.
+    `history_size` and `history_meta_ttl` are those that publications are kept with. `recovery_limit` and
+    `recovery_bytes` bound what a returning client gets; keep the bytes under the write limit of a connection, or the
+    answer itself makes its client a slow one.
     """
 
     history_size: int
-    history_ttl: float
     history_meta_ttl: float
     recovery_limit: int = 300
     recovery_bytes: int = 768 * 1024
@@ -105,7 +103,6 @@ class Stream(Generic[S]):
         options: StreamOptions,
         budget: MemoryBudget,
         figures: StreamFigures,
-        now: Callable[[], float] = time.time,
     ) -> None:
         self.channel = channel
         self.options = options
@@ -113,8 +110,7 @@ class Stream(Generic[S]):
         self._live = live
         self._figures = figures
         limit = min(options.history_size, options.recovery_limit)
-        recent = Recent(limit, options.recovery_bytes, options.history_ttl, budget)
-        self._follower = Follower(recent, now)
+        self._follower = Follower(Recent(limit, options.recovery_bytes, budget))
         self._started = False
         self._joining: dict[S, int] = {}
         self._joins = 0
@@ -184,14 +180,6 @@ class Stream(Generic[S]):
                 self._start_healing()
             self._urged.set()
 
-    def forget(self) -> None:
-        """Let go of the publications kept in memory, because the history was removed."""
-        self._follower.recent.restart(self._follower.last)
-
-    def expire(self) -> None:
-        """Let go of publications in memory whose time in the store is over."""
-        self._follower.expire()
-
     def mark(self) -> Mark:
         """Note the position before the store's is asked for; see `check_positions`."""
         return self._follower.mark()
@@ -234,13 +222,12 @@ class Stream(Generic[S]):
         for attempt in range(JOIN_ATTEMPTS):
             # The position first, if memory has the rest; what memory lacks after all is read at the next attempt.
             found = await self._reads.get(_Wish(since, latest, entries=attempt > 0))
-            top = found.read.top
             if found.mark.resets != follower.resets:
                 continue
-            if follower.contradicted(top, found.mark):
+            if follower.contradicted(found.read.top, found.mark):
                 await self._healed()
             elif joined := (
-                follower.recall(since, top, latest=latest)
+                follower.recall(since, found.read, latest=latest)
                 or follower.judge(since, found, latest=latest, limit=self.options.recovery_limit)
             ):
                 return joined
@@ -249,13 +236,12 @@ class Stream(Generic[S]):
     async def _read_newest(self, wishes: list[_Wish]) -> Found:
         """Read as far back as any of `wishes` needs, and keep what leads up to the entries in memory."""
         recent, mark = self._follower.recent, self._follower.mark()
-        self._follower.expire()
-        latest = any(wish.latest and (wish.entries or not recent.knows_newest()) for wish in wishes)
+        latest = any(wish.latest and wish.entries for wish in wishes)
         returning = [
             wish.since.offset
             for wish in wishes
             if wish.since and wish.since.epoch == mark.epoch and not wish.latest
-            if wish.entries or not recent.knows(wish.since.offset)
+            if wish.entries or not (wish.since.offset < recent.bottom or recent.knows(wish.since.offset))
         ]
         limit = self.options.recovery_limit + 1 if returning else int(latest)
         after = min(returning) if returning and not latest else 0
@@ -268,8 +254,8 @@ class Stream(Generic[S]):
             max_bytes=self.options.recovery_bytes,
             newest=True,
         )
-        if limit and mark.resets == self._follower.resets and not self._follower.contradicted(read.top, mark):
-            recent.extend(read, after)
+        if mark.resets == self._follower.resets and not self._follower.contradicted(read.top, mark):
+            recent.keep(read)
         return Found(read, mark, after if returning else None, latest=limit > 0)
 
     # Healing
@@ -376,7 +362,6 @@ async def check_positions(history: History, streams: Collection[Stream[S]], *, i
     and found it takes the place of healing every channel. Raises BrokerUnavailable.
     """
     for stream in streams:
-        stream.expire()
         if not stream.following:
             stream.heal()
     marks = [(stream, stream.mark()) for stream in streams if stream.following]

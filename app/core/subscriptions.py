@@ -141,9 +141,7 @@ class Subscriptions:
 
     async def _follow(self, channel: str, options: ChannelOptions, history: History) -> Stream[Subscriber]:
         await self._listen(channel)
-        stream_options = StreamOptions(
-            options.history_size, options.history_ttl, options.history_meta_ttl, self._recovery_limit
-        )
+        stream_options = StreamOptions(options.history_size, options.history_meta_ttl, self._recovery_limit)
         stream: Stream[Subscriber] = Stream(channel, history, self, stream_options, self._budget, self.figures)
         self._streams[channel] = stream
         try:
@@ -202,11 +200,6 @@ class Subscriptions:
         """
         if self._streams and self._history is not None:
             await check_positions(self._history, tuple(self._streams.values()), in_flight=in_flight)
-
-    def forget(self, channel: str) -> None:
-        """Let go of what is kept in memory of a channel whose history was removed."""
-        if stream := self._streams.get(channel):
-            stream.forget()
 
     def close(self) -> None:
         """End every stream."""

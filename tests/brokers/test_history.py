@@ -216,6 +216,18 @@ async def test_a_read_takes_the_part_asked_for(
     assert read.top.offset == 5
 
 
+async def test_a_read_tells_how_far_down_the_stream_still_holds_entries(place: Place) -> None:
+    assert (await place.read(limit=0)).bottom == 0
+    small = PublishOptions(3, 60, 3600)
+    await place.publish(b"1", b"2", options=small)
+    assert (await place.read(limit=0)).bottom == 0
+    await place.publish(b"3", b"4", b"5", options=small)
+    assert (await place.read(limit=0)).bottom == 2
+    assert (await place.read(after=4)).bottom == 2
+    await place.history.remove(CHANNEL)
+    assert (await place.read()).bottom == 5
+
+
 async def test_a_long_read_is_whole_from_either_end(place: Place) -> None:
     await place.publish(*[b"%d" % number for number in range(1, 321)], options=PublishOptions(1000, 60, 3600))
     expected = [b"%d" % number for number in range(1, 321)]

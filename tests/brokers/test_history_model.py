@@ -357,8 +357,8 @@ class Process:
             client.busy = False
 
     async def follow(self, channel: str) -> Stream[Client]:
-        options = StreamOptions(self.size, TTL, META_TTL, self.recovery_limit)
-        stream = Stream(channel, self.history, self, options, self.budget, self.figures, now=lambda: 0.0)
+        options = StreamOptions(self.size, META_TTL, self.recovery_limit)
+        stream = Stream(channel, self.history, self, options, self.budget, self.figures)
         self.streams[channel] = stream
         try:
             await stream.start()

@@ -220,6 +220,10 @@ async def test_an_entry_by_a_stranger_is_left_out_and_leaves_a_gap_that_is_notic
     assert [entry.offset for entry in found.entries] == [1, 2, 5]
     assert missed(found, 2) is None
     assert missed(found, 4) == found.entries[-1:]
+    await redis.xtrim(STREAM, maxlen=3, approximate=False)
+    assert (await read(here)).bottom == 2
+    await redis.xtrim(STREAM, maxlen=2, approximate=False)
+    assert (await read(here)).bottom == 4
 
 
 # Restarts and promotion
@@ -252,7 +256,7 @@ class Process(Party):
         self.live: set[Subscriber] = set()
         self.checks: set[asyncio.Task[int]] = set()
         self.stream: Stream[Subscriber] = Stream(
-            CHANNEL, self.history, self, StreamOptions(100, 60, 3600), MemoryBudget(10**6), StreamFigures()
+            CHANNEL, self.history, self, StreamOptions(100, 3600), MemoryBudget(10**6), StreamFigures()
         )
 
     async def __aenter__(self) -> "Process":

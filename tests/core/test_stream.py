@@ -138,6 +138,9 @@ class Channel:
         for entry in self.store.publish(*payloads):
             self.stream.on(entry)
 
+    def lose_memory(self) -> None:
+        self.stream._follower.recent.restart(self.stream.position.offset)
+
     async def healed(self) -> None:
         async with asyncio.timeout(DEADLINE):
             while not self.stream.following:
@@ -146,7 +149,7 @@ class Channel:
 
 def make_channel(store: Store, **options: int) -> Channel:
     hub, figures = Hub(), StreamFigures()
-    stream_options = StreamOptions(**{"history_size": 1000, "history_ttl": 0, "history_meta_ttl": 600} | options)
+    stream_options = StreamOptions(**{"history_size": 1000, "history_meta_ttl": 600} | options)
     stream = Stream(CHANNEL, store, hub, stream_options, MemoryBudget(10**9), figures)
     return Channel(store, hub, stream, figures)
 
@@ -262,16 +265,6 @@ async def test_memory_reaches_no_further_back_than_the_store(store: Store) -> No
     channel.stream.close()
 
 
-async def test_memory_ends_with_the_time_of_the_history(store: Store) -> None:
-    channel = make_channel(store, history_ttl=60)
-    await channel.stream.start()
-    channel.publish(1)
-    # Published in 1970, so its time is over.
-    await store.remove(CHANNEL)
-    assert not (await channel.join(at(channel, 0))).recovered
-    channel.stream.close()
-
-
 async def test_who_missed_more_bytes_than_the_limit_gets_none_of_it(store: Store) -> None:
     store.publish(*[10**9] * 10)
     channel = make_channel(store, recovery_bytes=95)
@@ -284,7 +277,7 @@ async def test_who_missed_more_bytes_than_the_limit_gets_none_of_it(store: Store
 async def test_a_subscriber_that_joins_amid_publishing_gets_each_publication_once(channel: Channel) -> None:
     since = at(channel, 0)
     channel.publish(1, 2)
-    channel.stream.forget()
+    channel.lose_memory()
     channel.store.hold()
     subscriber = Subscriber()
     joining = asyncio.ensure_future(channel.stream.join(subscriber, since))
@@ -326,7 +319,7 @@ async def test_a_subscriber_that_is_gone_when_answered_is_not_made_live(channel:
 
 async def test_a_subscriber_that_gives_up_leaves_the_others_their_answer(channel: Channel) -> None:
     channel.publish(1)
-    channel.stream.forget()
+    channel.lose_memory()
     channel.store.hold()
     one, other = Subscriber(), Subscriber()
     since = at(channel, 0)
@@ -343,7 +336,7 @@ async def test_a_subscriber_that_gives_up_leaves_the_others_their_answer(channel
 
 async def test_a_subscriber_is_refused_while_the_store_is_away(channel: Channel) -> None:
     channel.publish(1)
-    channel.stream.forget()
+    channel.lose_memory()
     channel.store.refusing = True
     with pytest.raises(BrokerUnavailable):
         await channel.join(at(channel, 0))
@@ -385,7 +378,7 @@ async def test_a_read_from_before_a_rollback_answers_nobody(channel: Channel) ->
     channel.publish(1, 2)
     snapshot = channel.store.snapshot()
     channel.publish(3)
-    channel.stream.forget()
+    channel.lose_memory()
     channel.store.hold()
     subscriber = Subscriber()
     joining = asyncio.ensure_future(channel.stream.join(subscriber, at(channel, 1)))
@@ -525,9 +518,11 @@ async def test_a_publication_past_the_history_is_handed_on_and_moves_nothing(cha
 async def test_a_removed_history_is_not_given_out_of_memory(channel: Channel) -> None:
     channel.publish(1, 2)
     await channel.store.remove(CHANNEL)
-    channel.stream.forget()
     assert not (await channel.join(at(channel, 1))).recovered
     assert (await channel.join(at(channel, 2))).recovered
+    latest = await channel.join(latest=True)
+    assert not latest.recovered
+    assert latest.got == []
 
 
 # Beginning and end
@@ -572,7 +567,7 @@ async def test_a_stream_cannot_begin_while_the_store_is_away(store: Store) -> No
 async def test_closing_refuses_who_joins_and_delivers_nothing_more(channel: Channel) -> None:
     live = await channel.join()
     channel.publish(1)
-    channel.stream.forget()
+    channel.lose_memory()
     channel.store.hold()
     joining = asyncio.ensure_future(channel.join(at(channel, 0)))
     await asyncio.sleep(0.01)

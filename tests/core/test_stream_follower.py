@@ -13,13 +13,13 @@ def entry(offset: int, previous: int | None = None, epoch: str = "e") -> StreamE
     return StreamEntry(Publication(Raw(b"%d" % offset), offset=offset), before, epoch)
 
 
-def read(top: int, *offsets: int, epoch: str = "e", more: bool = False) -> StreamRead:
-    return StreamRead(StreamPosition(top, epoch), [entry(offset, epoch=epoch) for offset in offsets], more)
+def read(top: int, *offsets: int, epoch: str = "e", more: bool = False, bottom: int = 0) -> StreamRead:
+    return StreamRead(StreamPosition(top, epoch), bottom, [entry(offset, epoch=epoch) for offset in offsets], more)
 
 
 def follower(last: int, *, limit: int = 100) -> Follower:
     """One that follows from `last` on."""
-    made = Follower(Recent(limit, 10**6, 0, MemoryBudget(10**9)), now=lambda: 0.0)
+    made = Follower(Recent(limit, 10**6, MemoryBudget(10**9)))
     made.reading()
     made.healed(read(last))
     return made
@@ -166,8 +166,8 @@ def test_positions_agree_when_the_store_is_where_this_process_was_or_is() -> Non
     assert not following.caught_up(StreamPosition(5, "f"), mark)
 
 
-def found(top: int, *offsets: int, after: int | None, mark: Mark, latest: bool = False) -> Found:
-    return Found(read(top, *offsets), mark, after, latest)
+def found(top: int, *offsets: int, after: int | None, mark: Mark, latest: bool = False, bottom: int = 0) -> Found:
+    return Found(read(top, *offsets, bottom=bottom), mark, after, latest)
 
 
 def position(offset: int, epoch: str = "e") -> StreamPosition:
@@ -175,14 +175,14 @@ def position(offset: int, epoch: str = "e") -> StreamPosition:
 
 
 def test_a_new_subscriber_is_answered_without_reading_entries() -> None:
-    assert follower(4).recall(None, position(4), latest=False) == Joined(position(4), [], recovered=False)
+    assert follower(4).recall(None, read(4), latest=False) == Joined(position(4), [], recovered=False)
 
 
 def test_a_returning_subscriber_is_answered_from_memory() -> None:
     following = follower(4)
     following.on(entry(5))
     following.on(entry(6))
-    joined = following.recall(position(5), position(6), latest=False)
+    joined = following.recall(position(5), read(6), latest=False)
     assert joined == Joined(position(6), [entry(6).publication], recovered=True)
 
 
@@ -190,23 +190,36 @@ def test_what_the_broker_told_after_the_position_was_read_is_answered_too() -> N
     following = follower(4)
     following.on(entry(5))
     following.on(entry(6))
-    joined = following.recall(position(4), position(5), latest=False)
+    joined = following.recall(position(4), read(5), latest=False)
     assert joined == Joined(position(6), [entry(5).publication, entry(6).publication], recovered=True)
 
 
 def test_memory_does_not_answer_while_the_store_is_further() -> None:
     for since in (None, position(4)):
-        assert follower(4).recall(since, position(5), latest=False) is None
-    assert follower(4).recall(None, position(5), latest=True) is None
+        assert follower(4).recall(since, read(5), latest=False) is None
+    assert follower(4).recall(None, read(5), latest=True) is None
 
 
 def test_only_the_store_can_answer_who_left_before_memory_begins() -> None:
-    assert follower(4).recall(position(3), position(4), latest=False) is None
+    assert follower(4).recall(position(3), read(4), latest=False) is None
 
 
 def test_who_is_of_another_epoch_or_further_than_the_store_cannot_recover() -> None:
     for since in (position(4, "f"), position(5)):
-        assert follower(4).recall(since, position(4), latest=False) == Joined(position(4), [], recovered=False)
+        assert follower(4).recall(since, read(4), latest=False) == Joined(position(4), [], recovered=False)
+
+
+def test_who_stands_below_what_the_store_holds_cannot_recover_though_memory_reaches_back() -> None:
+    following = follower(4)
+    following.on(entry(5))
+    following.on(entry(6))
+    lost = Joined(position(6), [], recovered=False)
+    assert following.recall(position(4), read(6, bottom=5), latest=False) == lost
+    assert following.recall(position(5), read(6, bottom=5), latest=False) == Joined(
+        position(6), [entry(6).publication], recovered=True
+    )
+    it = found(7, bottom=5, after=None, mark=following.mark())
+    assert following.judge(position(4), it, latest=False, limit=10) == Joined(position(7), [], recovered=False)
 
 
 def test_a_read_that_is_behind_or_of_another_epoch_contradicts() -> None:
@@ -278,17 +291,16 @@ def test_cache_mode_gives_the_latest_publication_unless_the_subscriber_has_it() 
     following = follower(4)
     following.on(entry(5))
     latest = Joined(position(5), [entry(5).publication], recovered=True)
-    assert following.recall(None, position(5), latest=True) == latest
-    assert following.recall(position(4), position(5), latest=True) == latest
+    assert following.recall(None, read(5), latest=True) == latest
+    assert following.recall(position(4), read(5), latest=True) == latest
     has_it = Joined(position(5), [], recovered=True)
-    assert following.recall(position(5), position(5), latest=True) == has_it
+    assert following.recall(position(5), read(5), latest=True) == has_it
 
 
 def test_cache_mode_reads_when_memory_holds_no_publication_and_says_so_when_the_store_holds_none() -> None:
     following = follower(4)
     mark = following.mark()
-    assert following.recall(None, position(4), latest=True) is None
-    nothing = Joined(position(4), [], recovered=False)
-    assert following.judge(None, found(4, after=None, mark=mark, latest=True), latest=True, limit=10) == nothing
+    assert following.recall(None, read(4), latest=True) is None
+    assert following.recall(None, read(4, bottom=4), latest=True) == Joined(position(4), [], recovered=False)
     latest = Joined(position(4), [entry(4).publication], recovered=True)
     assert following.judge(None, found(4, 4, after=None, mark=mark, latest=True), latest=True, limit=10) == latest

@@ -7,24 +7,22 @@ from app.core.recent import ENTRY_OVERHEAD, MemoryBudget, Recent
 from app.protocol.messages import Publication
 
 
-def entry(offset: int, previous: int | None = None, data: bytes = b"1", time: int = 0) -> StreamEntry:
+def entry(offset: int, previous: int | None = None, data: bytes = b"1") -> StreamEntry:
     before = offset - 1 if previous is None else previous
-    return StreamEntry(Publication(Raw(data), offset=offset, time=time), before, "e")
+    return StreamEntry(Publication(Raw(data), offset=offset), before, "e")
 
 
-def recent(
-    *offsets: int, limit: int = 100, max_bytes: int = 10**6, ttl: float = 0, budget: MemoryBudget | None = None
-) -> Recent:
+def recent(*offsets: int, limit: int = 100, max_bytes: int = 10**6, budget: MemoryBudget | None = None) -> Recent:
     """One that began before the first of `offsets` and took them all."""
-    made = Recent(limit, max_bytes, ttl, budget or MemoryBudget(10**9))
+    made = Recent(limit, max_bytes, budget or MemoryBudget(10**9))
     made.restart(offsets[0] - 1 if offsets else 0)
     for offset in offsets:
         made.append(entry(offset))
     return made
 
 
-def read_after(after: int, *offsets: int, top: int, more: bool = False) -> StreamRead:
-    return StreamRead(StreamPosition(top, "e"), [entry(offset) for offset in offsets], more)
+def read(*offsets: int, top: int, bottom: int = 0) -> StreamRead:
+    return StreamRead(StreamPosition(top, "e"), bottom, [entry(offset) for offset in offsets])
 
 
 def offsets(entries: list[StreamEntry] | None) -> list[int] | None:
@@ -94,68 +92,67 @@ def test_what_is_let_go_is_given_back_to_the_budget() -> None:
 
 def test_a_read_that_leads_up_to_it_is_put_in_front() -> None:
     kept = recent(5, 6)
-    kept.extend(read_after(2, 3, 4, 5, 6, top=6), after=2)
+    kept.keep(read(3, 4, 5, 6, top=6))
     assert kept.knows(2)
     assert offsets(kept.after(2)) == [3, 4, 5, 6]
+    assert not kept.knows(1)
 
 
-def test_a_read_that_is_not_linked_to_it_is_left_out_and_its_reach_known_to_be_lost() -> None:
+def test_a_read_that_is_not_linked_to_it_is_left_out() -> None:
     kept = recent(5, 6)
-    kept.extend(read_after(1, 2, 3, 9, top=9), after=1)
-    assert kept.knows(1)
-    assert kept.after(1) is None
-    assert kept.after(2) is None
-    assert not kept.knows(0)
+    kept.keep(read(2, 3, 9, top=9))
+    assert not kept.knows(2)
     assert offsets(kept.after(4)) == [5, 6]
 
 
-def test_after_a_read_that_found_nothing_older_nobody_needs_to_ask_again() -> None:
-    kept = recent(5, 6)
-    kept.extend(read_after(1, 5, 6, top=6), after=1)
-    assert kept.knows(1)
-    assert kept.after(1) is None
-
-
-def test_a_read_that_was_cut_says_nothing_about_what_is_older() -> None:
-    kept = recent(5)
-    kept.extend(read_after(1, 4, 5, top=5, more=True), after=1)
-    assert offsets(kept.after(3)) == [4, 5]
-    assert not kept.knows(2)
-
-
-def test_a_read_from_before_its_oldest_entry_says_nothing() -> None:
+def test_a_read_from_before_its_oldest_entry_is_left_out() -> None:
     kept = recent(8)
-    kept.extend(read_after(1, 2, 3, top=3), after=1)
-    assert not kept.knows(1)
+    kept.keep(read(2, 3, top=3))
+    assert not kept.knows(2)
+    assert offsets(kept.after(7)) == [8]
 
 
 def test_a_read_fills_it_up_to_its_limit() -> None:
     kept = recent(5, limit=3)
-    kept.extend(read_after(1, 2, 3, 4, 5, top=5), after=1)
+    kept.keep(read(2, 3, 4, 5, top=5))
     assert offsets(kept.after(2)) == [3, 4, 5]
     assert kept.knows(1)
     assert kept.after(1) is None
 
 
-def test_the_newest_entry_is_known_once_there_was_one_or_a_read_found_none() -> None:
-    kept = recent()
-    assert kept.knows_newest()
-    assert kept.newest() is None
-    kept.restart(7)
-    assert not kept.knows_newest()
-    kept.extend(read_after(0, top=7), after=0)
-    assert kept.knows_newest()
-    assert kept.newest() is None
-    kept.append(entry(8))
-    assert kept.newest() == entry(8)
+def test_a_read_fills_it_up_to_its_bytes() -> None:
+    kept = recent(5, max_bytes=2)
+    kept.keep(read(3, 4, 5, top=5))
+    assert offsets(kept.after(3)) == [4, 5]
+    assert kept.knows(2)
+    assert kept.after(2) is None
 
 
-def test_it_ends_with_the_time_of_the_newest_publication() -> None:
-    kept = recent(ttl=60)
-    kept.append(entry(1, time=100_000))
-    kept.append(entry(2, time=150_000))
-    kept.expire(now=209.0)
-    assert offsets(kept.after(0)) == [1, 2]
-    kept.expire(now=211.0)
-    assert not kept.knows(0)
-    assert offsets(kept.after(2)) == []
+def test_a_read_fills_it_no_further_than_the_budget_of_all() -> None:
+    kept = recent(5, budget=MemoryBudget(2 * (ENTRY_OVERHEAD + 1)))
+    kept.keep(read(3, 4, 5, top=5))
+    assert offsets(kept.after(3)) == [4, 5]
+    assert not kept.knows(2)
+
+
+def test_what_the_store_has_let_go_is_let_go() -> None:
+    budget = MemoryBudget(10**6)
+    kept = recent(3, 4, 5, budget=budget)
+    kept.keep(read(top=5, bottom=4))
+    assert offsets(kept.after(4)) == [5]
+    assert not kept.knows(3)
+    kept.keep(read(top=5, bottom=5))
+    assert kept.newest() is None
+    assert offsets(kept.after(5)) == []
+    assert budget.used == 0
+    kept.append(entry(6))
+    assert kept.newest() == entry(6)
+
+
+def test_how_far_down_the_store_holds_entries_is_remembered_until_the_stream_is_another() -> None:
+    kept = recent(5)
+    kept.keep(read(top=5, bottom=4))
+    kept.keep(read(top=5, bottom=3))
+    assert kept.bottom == 4
+    kept.restart(9)
+    assert kept.bottom == 0

@@ -11,7 +11,7 @@ from app.protocol.messages import Publication
 def read(top: int, *links: tuple[int, int], more: bool = False) -> StreamRead:
     """A read of entries given as (offset, the offset before it)."""
     entries = [StreamEntry(Publication(Raw(b"1"), offset=offset), previous, "e") for offset, previous in links]
-    return StreamRead(StreamPosition(top, "e"), entries, more)
+    return StreamRead(StreamPosition(top, "e"), 0, entries, more)
 
 
 def offsets(entries: list[StreamEntry] | None) -> list[int] | None:
