@@ -11,7 +11,9 @@ from app.brokers.envelope import Join, Leave, MalformedEnvelope
 from app.brokers.link import LinkBackend, LinkEvent, LinkFigures, MessageEvent
 from app.core.broker import BrokerEvents, PublishOptions, StreamEntry, StreamPosition
 from app.core.history import History
+from app.core.occupancy import Occupancy
 from app.core.presence import Presence
+from app.core.revocation import RevocationStore
 from app.protocol.messages import ClientInfo, Publication
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
@@ -27,6 +29,8 @@ class BroadcastBroker:
     keeps_history = False
     history: History | None = None
     presence: Presence | None = None
+    revocations: RevocationStore | None = None
+    occupancy: Occupancy | None = None
 
     def __init__(self, backend: LinkBackend) -> None:
         self._backend = backend

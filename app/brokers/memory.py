@@ -8,7 +8,9 @@ from app.brokers import envelope
 from app.brokers.broadcast import BroadcastBroker
 from app.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
 from app.brokers.memory_history import MemoryHistory
+from app.brokers.memory_occupancy import MemoryOccupancy
 from app.brokers.memory_presence import MemoryPresence
+from app.brokers.memory_revocations import MemoryRevocations
 from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, StreamPosition
 from app.core.presence import DEFAULT_TTL
 from app.protocol.messages import Publication
@@ -56,7 +58,7 @@ class MemoryBackend(LinkBackend):
 
 
 class MemoryBroker(BroadcastBroker):
-    """Implements app.core.broker.Broker within one process, and keeps history and presence as long as it lives."""
+    """Implements app.core.broker.Broker within one process, and keeps all there is as long as it lives."""
 
     keeps_history = True
 
@@ -64,6 +66,8 @@ class MemoryBroker(BroadcastBroker):
         super().__init__(MemoryBackend())
         self.history: MemoryHistory = MemoryHistory()
         self.presence: MemoryPresence = MemoryPresence(presence_ttl)
+        self.revocations: MemoryRevocations = MemoryRevocations()
+        self.occupancy: MemoryOccupancy = MemoryOccupancy(presence_ttl)
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Keep and send, or only send; returns the position. Raises BrokerUnavailable, and then nothing is kept."""

@@ -33,7 +33,8 @@ def open_broker(
 
     `prefix` begins every name in the server, `timeout` in seconds bounds one call to it, `ca_file` holds the
     certificates that a `rediss://` server is checked against. A client stays in presence for `presence_ttl` seconds
-    unless it is refreshed. Raises ValueError, naming the mend, never the password.
+    unless it is refreshed, and a process that long in occupancy. Raises ValueError, naming the mend, never the
+    password.
     """
     if not _PREFIX.fullmatch(prefix):
         raise ValueError("broker prefix: 1 to 40 letters, digits, '_', '.' or '-', such as starling")

@@ -6,14 +6,16 @@ from app.brokers import envelope
 from app.brokers.broadcast import BroadcastBroker
 from app.brokers.redis_backend import RedisBackend
 from app.brokers.redis_history import RedisHistory
+from app.brokers.redis_occupancy import RedisOccupancy
 from app.brokers.redis_presence import RedisPresence
+from app.brokers.redis_revocations import RedisRevocations
 from app.core.broker import PublishOptions, StreamPosition
 from app.core.presence import DEFAULT_TTL
 from app.protocol.messages import Publication
 
 
 class RedisBroker(BroadcastBroker):
-    """Implements app.core.broker.Broker over Redis Pub/Sub, and keeps history and presence there."""
+    """Implements app.core.broker.Broker over Redis Pub/Sub, and keeps history, presence and occupancy there."""
 
     keeps_history = True
 
@@ -23,6 +25,8 @@ class RedisBroker(BroadcastBroker):
         self.presence: RedisPresence = RedisPresence(
             backend.execute, backend.reads.execute, backend.prefix, presence_ttl
         )
+        self.revocations: RedisRevocations = RedisRevocations(backend.execute, backend.reads.execute, backend.prefix)
+        self.occupancy: RedisOccupancy = RedisOccupancy(backend.execute, backend.prefix, presence_ttl)
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Keep and send in one atomic step, or only send; returns the position. Raises BrokerUnavailable."""

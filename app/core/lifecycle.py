@@ -1,0 +1,52 @@
+"""The contract of lifecycle events: somebody outside is told which real-time clients come and go, and into what."""
+
+from typing import Protocol
+
+from app.protocol.messages import ClientInfo
+
+
+class Lifecycle(Protocol):
+    """Told of each client when it happens, in order; the calls between `start` and `stop` return at once.
+
+    Every `disconnected` follows a `connected`, and every `unsubscribed` a `subscribed`, of the same client.
+    """
+
+    def start(self, node: str) -> None:
+        """Begin to work as node `node`, on the running event loop."""
+
+    async def stop(self) -> None:
+        """Tell what is left, within seconds."""
+
+    def connected(self, client: ClientInfo) -> None:
+        """A client was let in and answered."""
+
+    def disconnected(self, client: ClientInfo, code: int, reason: str) -> None:
+        """A client is gone, and is in no channel any more."""
+
+    def subscribed(self, client: ClientInfo, channel: str) -> None:
+        """A client is in a channel and was answered."""
+
+    def unsubscribed(self, client: ClientInfo, channel: str) -> None:
+        """A client is in a channel no longer, whoever ended it."""
+
+
+class NoLifecycle:
+    """Tells nobody."""
+
+    def start(self, node: str) -> None:
+        """Do nothing."""
+
+    async def stop(self) -> None:
+        """Do nothing."""
+
+    def connected(self, client: ClientInfo) -> None:
+        """Do nothing."""
+
+    def disconnected(self, client: ClientInfo, code: int, reason: str) -> None:
+        """Do nothing."""
+
+    def subscribed(self, client: ClientInfo, channel: str) -> None:
+        """Do nothing."""
+
+    def unsubscribed(self, client: ClientInfo, channel: str) -> None:
+        """Do nothing."""

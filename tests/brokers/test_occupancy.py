@@ -1,0 +1,255 @@
+"""What every occupancy store promises, and this process's part in it over a store that fails."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+import pytest
+import redis.asyncio
+
+from app.brokers.memory_occupancy import MemoryOccupancy
+from app.brokers.open import open_broker
+from app.core.broker import BrokerUnavailable
+from app.core.occupancy import Occupancy, OccupancyChange, OccupiedChannels
+from tests.brokers.party import Party, until
+from tests.services import RedisServer
+
+TTL = 60.0
+MAKE_OLDER = (
+    "for _, h in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do redis.call('ZINCRBY', KEYS[1], -ARGV[1], h) end"
+)
+
+
+class Place(Protocol):
+    """A store, and a way to let time pass for what it holds."""
+
+    store: Occupancy
+
+    async def make_older(self, seconds: float) -> None: ...
+
+
+class MemoryPlace:
+    """Moves the clock on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.store: Occupancy = MemoryOccupancy(TTL, lambda: self.now)
+
+    async def make_older(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class RedisPlace:
+    """Moves the deadlines back, because the clock that counts is the server's."""
+
+    def __init__(self, store: Occupancy, client: "redis.asyncio.Redis") -> None:
+        self.store = store
+        self.client = client
+
+    async def make_older(self, seconds: float) -> None:
+        await self.client.eval(MAKE_OLDER, 1, "starling:{occupancy}:leases", round(seconds * 1000))
+
+
+@pytest.fixture
+async def redis_place(redis_server: RedisServer) -> AsyncIterator[RedisPlace]:
+    """The store of a started broker over a Redis of this test's own."""
+    party = Party(open_broker(redis_server.url, presence_ttl=TTL))
+    await party.broker.start(party)
+    await until(lambda: party.up, "the link comes up")
+    client = redis.asyncio.Redis.from_url(redis_server.url)
+    assert party.broker.occupancy is not None
+    yield RedisPlace(party.broker.occupancy, client)
+    await client.aclose()
+    await party.broker.stop()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """A store of each kind."""
+    made: Place = MemoryPlace() if request.param == "memory" else request.getfixturevalue("redis_place")
+    return made
+
+
+class Holder:
+    """Calls the store as one process does, and counts its calls."""
+
+    def __init__(self, place: Place, name: str) -> None:
+        self.store = place.store
+        self.name = name
+        self.number = 0
+
+    async def call(self, *, enter: Sequence[str] = (), leave: Sequence[str] = ()) -> OccupancyChange:
+        self.number += 1
+        change = await self.repeat(enter=enter, leave=leave)
+        assert change is not None, "the store lost the holder"
+        return change
+
+    async def repeat(self, *, enter: Sequence[str] = (), leave: Sequence[str] = ()) -> OccupancyChange | None:
+        return await self.store.change(self.name, self.number, enter=enter, leave=leave)
+
+
+async def test_the_first_holder_occupies_and_the_last_vacates(place: Place) -> None:
+    one, other = Holder(place, "one"), Holder(place, "other")
+
+    assert (await one.call(enter=["news:ü", "b"])).occupied == ["news:ü", "b"]
+    assert (await other.call(enter=["news:ü"])).occupied == []
+    assert (await one.call(leave=["news:ü", "b"])).vacated == ["b"]
+    assert (await other.call(leave=["news:ü"])).vacated == ["news:ü"]
+    assert (await one.call(enter=["b"])).occupied == ["b"]
+
+
+async def test_a_call_made_again_counts_once_and_answers_the_same(place: Place) -> None:
+    one = Holder(place, "one")
+
+    first = await one.call(enter=["a", "b"])
+    assert await one.repeat(enter=["a", "b"]) == first
+    last = await one.call(leave=["a"])
+    assert await one.repeat(leave=["a"]) == last
+    assert last.vacated == ["a"]
+    assert (await one.call(leave=["b"])).vacated == ["b"]
+
+
+async def test_revisions_grow_over_all_holders(place: Place) -> None:
+    one, other = Holder(place, "one"), Holder(place, "other")
+
+    changes = [await holder.call(enter=["a"]) for holder in (one, other)]
+    changes += [await holder.call(leave=["a"]) for holder in (one, other)]
+    revisions = [change.revision for change in changes]
+    assert revisions == sorted(set(revisions))
+
+
+async def test_what_a_silent_holder_held_is_vacated_once_by_the_next_caller(place: Place) -> None:
+    crashed, one, other = (Holder(place, name) for name in ("crashed", "one", "other"))
+    await crashed.call(enter=["a", "shared"])
+    await place.make_older(TTL * 0.6)
+    await one.call(enter=["shared"])
+    assert (await other.call()).vacated == []
+
+    await place.make_older(TTL * 0.2)
+    assert (await one.call()).vacated == ["a"]
+    assert (await other.call()).vacated == []
+    assert (await one.call(leave=["shared"])).vacated == ["shared"]
+
+
+async def test_a_holder_that_was_silent_too_long_is_told_that_it_is_lost(place: Place) -> None:
+    one, other = Holder(place, "one"), Holder(place, "other")
+    await one.call(enter=["a"])
+    await place.make_older(TTL)
+    one.number += 1
+    assert await one.repeat() is None
+    assert (await other.call()).vacated == ["a"]
+    assert await one.repeat() is None
+
+
+async def test_a_holder_whose_last_calls_the_store_lost_is_told(place: Place) -> None:
+    one = Holder(place, "one")
+    await one.call(enter=["a"])
+    one.number = 7
+    assert await one.repeat() is None
+
+
+async def test_a_channel_taken_over_from_a_lost_holder_is_not_told_as_vacated(place: Place) -> None:
+    before, after = Holder(place, "before"), Holder(place, "after")
+    await before.call(enter=["a"])
+    await place.make_older(TTL)
+
+    change = await after.call(enter=["a"])
+    assert (change.occupied, change.vacated) == ([], [])
+    assert (await after.call(leave=["a"])).vacated == ["a"]
+
+
+async def test_a_great_holder_is_given_up_in_portions(redis_place: RedisPlace) -> None:
+    crashed, one = Holder(redis_place, "crashed"), Holder(redis_place, "one")
+    channels = {f"c{number}" for number in range(2500)}
+    names = sorted(channels)
+    for start in range(0, len(names), 500):
+        await crashed.call(enter=names[start : start + 500])
+    await redis_place.make_older(TTL)
+
+    vacated: list[str] = []
+    while (change := await one.call()).more:
+        assert len(change.vacated) <= 1000
+        vacated += change.vacated
+    assert sorted(vacated) == names
+    assert await redis_place.client.hlen("starling:{occupancy}:holders") == 0
+
+
+async def test_a_store_that_forgot_everything_is_told_again(redis_place: RedisPlace) -> None:
+    told: list[tuple[str, str]] = []
+    here = OccupiedChannels(
+        redis_place.store,
+        on_occupied=lambda channel, _: told.append(("occupied", channel)),
+        on_vacated=lambda channel, _: told.append(("vacated", channel)),
+    )
+    running = asyncio.create_task(here.run())
+    here.enter("a")
+    await until(lambda: told == [("occupied", "a")], "a is told")
+
+    await redis_place.client.flushall()
+    here.enter("b")
+    await until(lambda: len(told) == 3, "both are told")
+    assert sorted(told[1:]) == [("occupied", "a"), ("occupied", "b")]
+    running.cancel()
+    await here.close()
+    assert sorted(told[3:]) == [("vacated", "a"), ("vacated", "b")]
+
+
+class Unreliable:
+    """A memory store that does its work and then fails to answer, as a link that breaks does; a real one cannot be cut
+    at that moment on purpose."""
+
+    def __init__(self) -> None:
+        self.ttl = TTL
+        self.inner = MemoryOccupancy(TTL)
+        self.silent = 0
+
+    async def change(
+        self, holder: str, number: int, *, enter: Sequence[str] = (), leave: Sequence[str] = ()
+    ) -> OccupancyChange | None:
+        change = await self.inner.change(holder, number, enter=enter, leave=leave)
+        if self.silent:
+            self.silent -= 1
+            raise BrokerUnavailable("the answer was lost")
+        return change
+
+
+async def test_an_answer_that_was_lost_loses_and_doubles_nothing() -> None:
+    store = Unreliable()
+    told: list[str] = []
+    here = OccupiedChannels(
+        store,
+        on_occupied=lambda channel, _: told.append(f"+{channel}"),
+        on_vacated=lambda channel, _: told.append(f"-{channel}"),
+    )
+    running = asyncio.create_task(here.run())
+    store.silent = 1
+    here.enter("a")
+    await until(lambda: told == ["+a"], "a is told after all")
+    store.silent = 1
+    here.leave("a")
+    here.enter("b")
+    await until(lambda: len(told) == 3, "the change is told after all")
+    assert sorted(told[1:]) == ["+b", "-a"]
+    running.cancel()
+    await here.close()
+    assert told[3:] == ["-b"]
+
+
+async def test_only_the_first_and_the_last_client_here_matter() -> None:
+    told: list[str] = []
+    here = OccupiedChannels(
+        MemoryOccupancy(TTL),
+        on_occupied=lambda channel, _: told.append(f"+{channel}"),
+        on_vacated=lambda channel, _: told.append(f"-{channel}"),
+    )
+    running = asyncio.create_task(here.run())
+    here.enter("a")
+    here.enter("a")
+    await until(lambda: told, "a is told")
+    here.leave("a")
+    here.enter("b")
+    await until(lambda: told == ["+a", "+b"], "b is told, and a is not vacated")
+    here.leave("a")
+    await until(lambda: told == ["+a", "+b", "-a"], "a is vacated")
+    running.cancel()
+    await here.close()
