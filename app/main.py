@@ -34,6 +34,7 @@ from app.web import chat, connection, echo, health, items, pages, refusals
 from app.web.authority import TokenAuthority
 from app.web.dependencies import Doors
 from app.web.request_id import RequestId
+from app.web.revocation import RevocableVerifier
 
 CONTACT_FILE = "broker-contact"
 # How long a peer may take over its part of the closing handshake before its socket is cut.
@@ -73,8 +74,9 @@ def server_options(settings: Settings) -> ServerOptions:
 
 def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> FastAPI:
     """Build the application; `app.state.doors.node` is its engine. Raises SettingsError for keys that are none."""
-    verifier, jwks = build_verifier(settings)
     node = build_node(settings, registry)
+    unrevoked, jwks = build_verifier(settings)
+    verifier = RevocableVerifier(unrevoked, node.revocations)
     doors = Doors(
         node=node,
         verifier=verifier,
@@ -139,6 +141,7 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
         metrics,
         Readiness(),
         options,
+        broker.revocations,
     )
 
 

@@ -86,6 +86,7 @@ class _Registered(Struct):
     nbf: float | UnsetType = UNSET
     iat: float | UnsetType = UNSET
     jti: str = ""
+    sid: str = ""
     expire_at: float | UnsetType = UNSET
     info: Raw = Raw()
 
@@ -120,6 +121,7 @@ def read_connection_claims(payload: bytes, rules: TokenRules, now: float) -> Cre
         user=claims.sub,
         expires_at=_end(claims, now),
         token_id=claims.jti,
+        session=claims.sid,
         issued_at=_time(claims.iat),
         info=_one_line(claims.info),
         meta=_one_line(claims.meta),
@@ -143,6 +145,7 @@ def read_subscription_claims(payload: bytes, rules: TokenRules, now: float) -> S
         data=_one_line(claims.data),
         override=_override(claims.override),
         token_id=claims.jti,
+        session=claims.sid,
         issued_at=_time(claims.iat),
     )
 

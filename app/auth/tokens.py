@@ -24,6 +24,8 @@ class RefusalReason(StrEnum):
     LIFETIME_TOO_LONG = "lifetime_too_long"
     WRONG_AUDIENCE = "wrong_audience"
     WRONG_ISSUER = "wrong_issuer"
+    REVOKED = "revoked"
+    REVOCATIONS_NOT_LOADED = "revocations_not_loaded"
 
 
 class TokenRefused(Exception):
@@ -46,6 +48,7 @@ class KeyNotLoaded(TokenRefused):
 
     Not the token's fault for certain, so answer it as temporary and let the client come back: after a final refusal,
     such as 3500, an SDK never returns, and an outage of the issuer would lock everybody out.
+    Raised too while it is not known yet which tokens are revoked.
     """
 
 
@@ -85,13 +88,15 @@ class Credentials:
 
     `user` is empty for an anonymous connection. Times are in seconds since 1970. `expires_at` is when the connection
     ends, None for never; it may differ from the token's own `exp`. `info` is public, `meta` stays on the server; both
-    are JSON on one line, empty when the token has none. `subs` are the channels the server subscribes the connection
-    to: the claims `channels` and `subs` together.
+    are JSON on one line, empty when the token has none. `session` is the login session that the token belongs to, by
+    its claim `sid` (OpenID Connect Front-Channel Logout 1.0, section 3). `subs` are the channels the server subscribes
+    the connection to: the claims `channels` and `subs` together.
     """
 
     user: str = ""
     expires_at: float | None = None
     token_id: str = ""
+    session: str = ""
     issued_at: float | None = None
     info: bytes = field(default=b"", repr=False)
     meta: bytes = field(default=b"", repr=False)
@@ -123,6 +128,7 @@ class SubscriptionGrant:
     data: bytes = field(default=b"", repr=False)
     override: ChannelOverride = NO_OVERRIDE
     token_id: str = ""
+    session: str = ""
     issued_at: float | None = None
 
 

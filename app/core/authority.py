@@ -7,6 +7,7 @@ from typing import Protocol
 from msgspec import Raw
 
 from app.core.channels import ChannelOptions
+from app.core.token_facts import TokenFacts
 from app.protocol.codes import Refusal
 from app.protocol.messages import NO_PAYLOAD, ConnectRequest, SubscribeRequest
 
@@ -21,7 +22,7 @@ class Grant:
 
     `options` are the channel's, with what a token overrides. `info` is shown to others in the channel, `data` goes to
     the client with the subscription. `expires_at` in seconds since 1970; None never ends. `recover` lets the client
-    recover even where its reading of history is not allowed.
+    recover even where its reading of history is not allowed. `token` is the subscription token that it came by.
     """
 
     options: ChannelOptions
@@ -29,6 +30,7 @@ class Grant:
     data: Raw = field(default_factory=_nothing)
     expires_at: float | None = None
     recover: bool = False
+    token: TokenFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +38,14 @@ class Identity:
     """Who a client is; `user` is empty for an anonymous one.
 
     `info` is public, `meta` stays on the server. `subscriptions` are the channels the server enters the client in.
-    `expires_at` in seconds since 1970; None never ends.
+    `expires_at` in seconds since 1970; None never ends. `token` is the one that the client came with.
     """
 
     user: str = ""
     info: Raw = field(default_factory=_nothing)
     meta: bytes = field(default=b"", repr=False)
     expires_at: float | None = None
-    token_id: str = ""
-    issued_at: float | None = None
+    token: TokenFacts | None = None
     subscriptions: Mapping[str, Grant] = field(default_factory=dict)
 
 
@@ -60,8 +61,8 @@ class Authority(Protocol):
     async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
         """What the client gets in a channel that it asks to enter."""
 
-    async def renew(self, identity: Identity, token: str) -> float | None:
-        """When a connection ends that brings a new token; None for never."""
+    async def renew(self, identity: Identity, token: str) -> Identity:
+        """The same client with the end and the token that it has now."""
 
     async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
         """What the client has in a channel with a new subscription token."""

@@ -4,11 +4,12 @@ import asyncio
 import random
 import secrets
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 import structlog
 
+from app.core.token_facts import TokenFacts
 from app.core.transport import Frame, Transport
 from app.protocol.codes import Disconnect, Error
 from app.protocol.messages import Push
@@ -60,6 +61,7 @@ class Connection:
         "received",
         "sent",
         "slot",
+        "token",
         "transport",
         "user",
     )
@@ -76,6 +78,7 @@ class Connection:
         self.figures = owner.metrics.transports[self.kind]
         self.id = secrets.token_hex(8)
         self.user = user
+        self.token: TokenFacts | None = None
         self.received = 0
         self.sent = 0
         self.slot = -1
@@ -163,6 +166,13 @@ class Connection:
         if not self._alive:
             self.close(self.no_pong_code, "no pong")
         return now + self.owner.ping_interval - self.owner.pong_timeout
+
+    def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> bool:
+        """End what lives by a token that `refuses` is true for; returns whether something did."""
+        if self.token is None or self.close_code is not None or not refuses(self.token):
+            return False
+        self.close(1008, "the token was revoked")
+        return True
 
     def lose_state(self, channel: str) -> None:
         """What this client should have got of `channel` is not to be had any more; doors with history tell it."""

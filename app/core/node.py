@@ -34,6 +34,7 @@ from app.core.hooks import Hooks
 from app.core.hub import Hub
 from app.core.presence import Presence
 from app.core.readiness import Readiness, Unready
+from app.core.revocation import Revocations, RevocationStore
 from app.core.subscriptions import Subscriptions
 from app.core.wheel import Wheel
 from app.protocol.codes import ERROR_NOT_AVAILABLE, ERROR_UNRECOVERABLE_POSITION, Refusal
@@ -83,8 +84,9 @@ class Node:
         metrics: Metrics,
         readiness: Readiness,
         options: NodeOptions,
+        revocation_store: RevocationStore | None = None,
     ) -> None:
-        """`history` and `presence` are None where the broker keeps none."""
+        """`history`, `presence` and `revocation_store` are None where the broker keeps none."""
         self.id = ""
         self.broker = broker
         self.history = history
@@ -105,6 +107,7 @@ class Node:
             presence, broker, start_task=self.start_task, leave_delay=options.presence_leave_delay
         )
         self.control = Control(broker, start_task=self.start_task, describe=self.describe)
+        self.revocations = Revocations(revocation_store, self.control, self.hub, start_task=self.start_task)
         self._wheel = Wheel(time.monotonic)
         self._started_at = 0.0
         self._broker_lost_at: float | None = None
@@ -127,7 +130,13 @@ class Node:
         await self.broker.start(self)
         self.metrics.flush()
         loop = asyncio.get_running_loop()
-        works = (self._keep_time(), self._keep_positions(), self._keep_presence(), self.control.run(self.id))
+        works = (
+            self._keep_time(),
+            self._keep_positions(),
+            self._keep_presence(),
+            self.control.run(self.id),
+            self.revocations.run(),
+        )
         self._clocks = [loop.create_task(work) for work in works]
 
     async def stop(self) -> None:
@@ -252,6 +261,7 @@ class Node:
         if state is LinkState.CONNECTING:
             return
         if state is LinkState.UP:
+            self.revocations.catch_up()
             if self._broker_lost_at is not None:
                 self.start_task(self._check_positions(in_flight=0))
                 self.start_task(self.attendance.refresh())
@@ -334,3 +344,10 @@ class Node:
         metrics.count("starling_stream_resets_total", streams.resets)
         metrics.count("starling_recoveries_total", streams.recovered, "recovered")
         metrics.count("starling_recoveries_total", streams.unrecovered, "refused")
+        metrics.set("starling_revocations_in_force", len(self.revocations))
+        revoked = self.revocations.figures
+        for kind, total in revoked.ordered.items():
+            metrics.count("starling_revocations_total", total, kind)
+        metrics.count("starling_revoked_connections_total", revoked.ended)
+        for delay in revoked.take_delays():
+            metrics.observe("starling_revocation_seconds", delay)

@@ -3,8 +3,8 @@
 import random
 import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -19,6 +19,7 @@ from app.core.connection import Connection
 from app.core.follower import Joined
 from app.core.node import Node
 from app.core.subscriptions import Subscriber
+from app.core.token_facts import TokenFacts
 from app.core.transport import Batch, Frame, Transport
 from app.protocol import codes
 from app.protocol.codec import Codec
@@ -232,6 +233,23 @@ class RealtimeConnection(Connection):
         """Give the connection another end, in seconds since 1970; None never ends."""
         self._carry_out(self.session.refresh(time.monotonic(), ttl=_ttl(expires_at)))
 
+    def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> bool:
+        """End the conversation, or the subscriptions, that a refused token stands behind."""
+        token = self.identity.token
+        if self.close_code is not None:
+            return False
+        if token is not None and refuses(token):
+            self.order_disconnect(codes.DISCONNECT_INVALID_TOKEN)
+            return True
+        revoked = [
+            channel
+            for channel, membership in self._memberships.items()
+            if membership.grant.token is not None and refuses(membership.grant.token)
+        ]
+        for channel in revoked:
+            self.order_unsubscribe(channel, codes.UNSUBSCRIBE_SERVER)
+        return bool(revoked)
+
     # What the session decides
 
     def _carry_out(self, decisions: list[Decision]) -> None:
@@ -310,10 +328,13 @@ class RealtimeConnection(Connection):
                 await self._node.hooks.message(self.info(), request.data)
                 return self.session.delivered(action, time.monotonic())
             case Refresh(request=request):
-                expires_at = await self._authority.renew(self.identity, request.token)
-                return self.session.refreshed(action, time.monotonic(), ttl=_ttl(expires_at))
+                self.identity = await self._authority.renew(self.identity, request.token)
+                return self.session.refreshed(action, time.monotonic(), ttl=_ttl(self.identity.expires_at))
             case SubRefresh(request=request):
                 grant = await self._authority.renew_grant(self.identity, request.channel, request.token)
+                if (membership := self._memberships.get(request.channel)) is not None:
+                    renewed = replace(membership.grant, token=grant.token)
+                    self._memberships[request.channel] = Membership(membership.subscriber, renewed)
                 ttl = _ttl(grant.expires_at)
                 return self.session.sub_refreshed(action, time.monotonic(), ttl=ttl, chan_info=grant.info)
         raise AssertionError(f"no way to perform {action!r}")
@@ -324,6 +345,8 @@ class RealtimeConnection(Connection):
         self.identity = await self._authority.identify(action.request, self._handshake)
         self._handshake = None
         self.user = self.identity.user
+        if self.identity.token is not None and self.identity.token.session:
+            self.session_id = self.identity.token.session
         if self.close_code is None:
             self._node.hub.identify(self)
         data = await self._node.hooks.connect(self.info(), action.request.data)
@@ -414,6 +437,9 @@ class RealtimeConnection(Connection):
         if self.session.state is not SessionState.CONNECTED:
             return False
         request, now = action.request, time.monotonic()
+        if grant.token is not None and self._node.revocations.refuses(grant.token):
+            self._carry_out(self.session.refused(action, codes.ERROR_PERMISSION_DENIED, now))
+            return False
         result = _result(request, grant, joined, self.identity)
         if request.flag & FLAG_REJECT_UNRECOVERED and result.was_recovering and not result.recovered:
             self._carry_out(self.session.refused(action, codes.ERROR_UNRECOVERABLE_POSITION, now))

@@ -19,6 +19,8 @@ from app import __version__
 
 TRANSPORTS = ("echo", "items", "chat", "json", "protobuf")
 DELIVERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+API_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+REVOCATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 REFUSALS = (
     "draining",
     "capacity",
@@ -86,6 +88,30 @@ METRICS = (
         "starling_stream_resets_total", "counter", "Gaps the stream could not fill; the subscribers were told 2500."
     ),
     Metric("starling_recoveries_total", "counter", "Clients back with a position, by result.", ("result",)),
+    Metric(
+        "starling_api_requests_total",
+        "counter",
+        "Requests to the server API; code 0: done, 100 to 112: the error told, 4xx: refused before that.",
+        ("method", "code"),
+    ),
+    Metric(
+        "starling_api_request_seconds",
+        "histogram",
+        "From a server API request's head to its answer, by method.",
+        ("method",),
+        buckets=API_BUCKETS,
+    ),
+    Metric(
+        "starling_revocations_in_force", "gauge", "Revocations that the worker with the most knows.", mode="livemax"
+    ),
+    Metric("starling_revocations_total", "counter", "Revocations carried out by this pod's workers.", ("kind",)),
+    Metric("starling_revoked_connections_total", "counter", "Connections ended because their token was revoked."),
+    Metric(
+        "starling_revocation_seconds",
+        "histogram",
+        "From the order to revoke to its having been carried out, once a worker.",
+        buckets=REVOCATION_BUCKETS,
+    ),
     Metric("starling_channels", "gauge", "Channels with a subscriber in this worker, summed over workers."),
     Metric(
         "starling_broker_up", "gauge", "1 while every worker hears its own canary through the broker.", mode="livemin"
@@ -154,6 +180,11 @@ class Distribution:
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
+    def clear(self) -> None:
+        """Begin anew."""
+        self.counts = [0] * len(self.counts)
+        self.total = 0.0
+
 
 class Metrics:
     """Owner of every figure this worker tells. `sources` are asked at each flush for what others keep."""
@@ -167,6 +198,8 @@ class Metrics:
         self.errors: Tally[int] = Tally()
         self.subscriptions = 0
         self.delivery = Distribution(DELIVERY_BUCKETS)
+        self.api: Tally[tuple[str, int]] = Tally()
+        self.api_seconds: dict[str, Distribution] = {}
         self.sources: list[Callable[[Metrics], None]] = []
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
@@ -204,6 +237,17 @@ class Metrics:
         (counter.labels(*labels) if labels else counter).inc(difference)
         self._flushed[key] = total
 
+    def observe(self, name: str, seconds: float) -> None:
+        """Add one observation to histogram `name`, which has no labels."""
+        self._histograms[name].observe(seconds)
+
+    def answered(self, method: str, code: int, seconds: float) -> None:
+        """Count a request to the server API; `code` 0 is one that was done."""
+        self.api[method, code] += 1
+        if (distribution := self.api_seconds.get(method)) is None:
+            distribution = self.api_seconds[method] = Distribution(API_BUCKETS)
+        distribution.observe(seconds)
+
     def flush(self) -> None:
         """Carry the plain figures over to Prometheus; once a second and when the worker ends."""
         for source in self.sources:
@@ -219,7 +263,8 @@ class Metrics:
         for code, total in self.errors.items():
             self.count("starling_command_errors_total", total, str(code))
         self.set("starling_subscriptions", self.subscriptions)
-        self._flush_delivery()
+        self._flush_distribution(self._histograms["starling_delivery_seconds"], self.delivery)
+        self._flush_api()
         self._flush_process()
         self.set("starling_build_info", 1, __version__, platform.python_version())
 
@@ -233,13 +278,19 @@ class Metrics:
         for code, total in figures.closed.items():
             self.count("starling_connections_closed_total", total, name, str(code))
 
-    def _flush_delivery(self) -> None:
+    def _flush_api(self) -> None:
+        for (method, code), total in self.api.items():
+            self.count("starling_api_requests_total", total, method, str(code))
+        for method, distribution in self.api_seconds.items():
+            self._flush_distribution(self._histograms["starling_api_request_seconds"].labels(method), distribution)
+
+    def _flush_distribution(self, histogram: Histogram, distribution: Distribution) -> None:
         # prometheus_client has no way to add many observations at once, so this adds to its buckets themselves.
-        histogram = self._histograms["starling_delivery_seconds"]
-        for bucket, seen in zip(histogram._buckets, self.delivery.counts, strict=True):
-            bucket.inc(seen)
-        histogram._sum.inc(self.delivery.total)
-        self.delivery = Distribution(DELIVERY_BUCKETS)
+        for bucket, seen in zip(histogram._buckets, distribution.counts, strict=True):
+            if seen:
+                bucket.inc(seen)
+        histogram._sum.inc(distribution.total)
+        distribution.clear()
 
     def _flush_process(self) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import structlog
 from msgspec import Raw
@@ -14,13 +15,13 @@ from app.auth.tokens import (
     RefusalReason,
     SubscriptionGrant,
     TokenRefused,
-    TokenVerifier,
 )
 from app.core.authority import Grant, Identity
 from app.core.channels import OVERRIDES, USERS_MARK, ChannelOptions, Channels
 from app.protocol import codes
 from app.protocol.codes import Error, Refusal
 from app.protocol.messages import ConnectRequest, SubscribeRequest
+from app.web.revocation import RevocableVerifier, connection_facts, subscription_facts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.authority")
 
@@ -34,7 +35,7 @@ class TokenAuthority:
     """
 
     def __init__(
-        self, verifier: TokenVerifier, channels: Channels, *, allow_anonymous: bool, personal_channel: bool
+        self, verifier: RevocableVerifier, channels: Channels, *, allow_anonymous: bool, personal_channel: bool
     ) -> None:
         self._verifier = verifier
         self._channels = channels
@@ -53,6 +54,9 @@ class TokenAuthority:
         if token:
             return await self.identify_token(token)
         if isinstance(handshake, Identity):
+            # Seconds may have passed since the upgrade.
+            if handshake.token is not None and self._verifier.revoked(handshake.token):
+                raise Refusal(codes.DISCONNECT_INVALID_TOKEN)
             return handshake
         if self._allow_anonymous:
             return Identity()
@@ -78,8 +82,7 @@ class TokenAuthority:
             info=Raw(credentials.info),
             meta=credentials.meta,
             expires_at=credentials.expires_at,
-            token_id=credentials.token_id,
-            issued_at=credentials.issued_at,
+            token=connection_facts(credentials),
             subscriptions=subscriptions,
         )
 
@@ -93,13 +96,13 @@ class TokenAuthority:
             raise Refusal(codes.ERROR_PERMISSION_DENIED)
         return Grant(options)
 
-    async def renew(self, identity: Identity, token: str) -> float | None:
+    async def renew(self, identity: Identity, token: str) -> Identity:
         """A new token must be of the same user, or the connection ends with 3500."""
         with _another_chance():
             credentials = await self._connection(token)
         if credentials.user != identity.user:
             raise Refusal(codes.DISCONNECT_INVALID_TOKEN)
-        return credentials.expires_at
+        return replace(identity, expires_at=credentials.expires_at, token=connection_facts(credentials))
 
     async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
         """A new subscription token must be of the same user and channel, or it is refused with 103."""
@@ -143,7 +146,13 @@ def _refusal(refused: TokenRefused, final: codes.Error | codes.Disconnect) -> Re
 
 
 def _grant(options: ChannelOptions, granted: SubscriptionGrant) -> Grant:
-    return Grant(_overridden(options, granted.override), Raw(granted.info), Raw(granted.data), granted.expires_at)
+    return Grant(
+        _overridden(options, granted.override),
+        Raw(granted.info),
+        Raw(granted.data),
+        granted.expires_at,
+        token=subscription_facts(granted),
+    )
 
 
 def _overridden(options: ChannelOptions, override: ChannelOverride) -> ChannelOptions:

@@ -9,7 +9,7 @@ from app.core.connection import Connection
 from app.core.node import Node
 from app.core.transport import Frame
 from app.protocol.messages import Publication, Push
-from app.web.dependencies import CredentialsDependency, DoorsDependency, admit
+from app.web.dependencies import CredentialsDependency, DoorsDependency, admit, identify
 from app.web.handoff import hand_off
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.chat")
@@ -79,4 +79,4 @@ async def chat(
 ) -> None:
     """The chat door."""
     user = credentials.user if credentials else ""
-    await hand_off(websocket, ChatConnection(doors.node, user, client_id), doors.write_limit)
+    await hand_off(websocket, identify(ChatConnection(doors.node, user, client_id), credentials), doors.write_limit)

@@ -12,9 +12,11 @@ from fastapi.requests import HTTPConnection
 
 from app.auth.handshake import PresentedToken, find_token
 from app.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
+from app.core.connection import Connection
 from app.core.node import Node
 from app.protocol.session import SessionLimits
 from app.web.authority import TokenAuthority
+from app.web.revocation import connection_facts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.doors")
 
@@ -99,6 +101,13 @@ def presented_token(websocket: WebSocket, doors: Doors) -> PresentedToken | None
         query=websocket.query_params.get("token"),
         allow_query=doors.token_in_query,
     )
+
+
+def identify(connection: Connection, credentials: Credentials | None) -> Connection:
+    """Let a connection know the token it came by, so that it ends when that is revoked."""
+    if credentials is not None:
+        connection.token = connection_facts(credentials)
+    return connection
 
 
 CredentialsDependency = Annotated[Credentials | None, Depends(authenticate)]

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Depends, WebSocket
 
 from app.core.connection import Connection
 from app.core.transport import Frame
-from app.web.dependencies import CredentialsDependency, DoorsDependency, admit
+from app.web.dependencies import CredentialsDependency, DoorsDependency, admit, identify
 from app.web.handoff import hand_off
 
 router = APIRouter(dependencies=[Depends(admit)])
@@ -29,4 +29,4 @@ class EchoConnection(Connection):
 async def echo(websocket: WebSocket, doors: DoorsDependency, credentials: CredentialsDependency) -> None:
     """The echo door."""
     user = credentials.user if credentials else ""
-    await hand_off(websocket, EchoConnection(doors.node, user), doors.write_limit)
+    await hand_off(websocket, identify(EchoConnection(doors.node, user), credentials), doors.write_limit)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Cookie, Depends, Query, WebSocket, WebSocketExcep
 
 from app.core.connection import Connection
 from app.core.node import Node
-from app.web.dependencies import CredentialsDependency, DoorsDependency, admit, presented_token
+from app.web.dependencies import CredentialsDependency, DoorsDependency, admit, identify, presented_token
 from app.web.handoff import hand_off
 
 router = APIRouter(dependencies=[Depends(admit)])
@@ -67,4 +67,5 @@ async def items(
 ) -> None:
     """The items door."""
     user = credentials.user if credentials else ""
-    await hand_off(websocket, ItemsConnection(doors.node, user, cookie_or_token, item_id, q), doors.write_limit)
+    connection = ItemsConnection(doors.node, user, cookie_or_token, item_id, q)
+    await hand_off(websocket, identify(connection, credentials), doors.write_limit)
