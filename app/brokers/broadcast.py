@@ -14,7 +14,6 @@ from app.core.history import History
 from app.core.occupancy import Occupancy
 from app.core.presence import Presence
 from app.core.revocation import RevocationStore
-from app.core.revocation import RevocationStore
 from app.protocol.messages import ClientInfo, Publication
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
@@ -30,7 +29,6 @@ class BroadcastBroker:
     keeps_history = False
     history: History | None = None
     presence: Presence | None = None
-    revocations: RevocationStore | None = None
     revocations: RevocationStore | None = None
     occupancy: Occupancy | None = None
 

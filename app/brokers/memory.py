@@ -11,7 +11,6 @@ from app.brokers.memory_history import MemoryHistory
 from app.brokers.memory_occupancy import MemoryOccupancy
 from app.brokers.memory_presence import MemoryPresence
 from app.brokers.memory_revocations import MemoryRevocations
-from app.brokers.memory_revocations import MemoryRevocations
 from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, StreamPosition
 from app.core.presence import DEFAULT_TTL
 from app.protocol.messages import Publication
@@ -67,7 +66,6 @@ class MemoryBroker(BroadcastBroker):
         super().__init__(MemoryBackend())
         self.history: MemoryHistory = MemoryHistory()
         self.presence: MemoryPresence = MemoryPresence(presence_ttl)
-        self.revocations: MemoryRevocations = MemoryRevocations()
         self.revocations: MemoryRevocations = MemoryRevocations()
         self.occupancy: MemoryOccupancy = MemoryOccupancy(presence_ttl)
 

@@ -9,7 +9,6 @@ from app.brokers.redis_history import RedisHistory
 from app.brokers.redis_occupancy import RedisOccupancy
 from app.brokers.redis_presence import RedisPresence
 from app.brokers.redis_revocations import RedisRevocations
-from app.brokers.redis_revocations import RedisRevocations
 from app.core.broker import PublishOptions, StreamPosition
 from app.core.presence import DEFAULT_TTL
 from app.protocol.messages import Publication
@@ -26,7 +25,6 @@ class RedisBroker(BroadcastBroker):
         self.presence: RedisPresence = RedisPresence(
             backend.execute, backend.reads.execute, backend.prefix, presence_ttl
         )
-        self.revocations: RedisRevocations = RedisRevocations(backend.execute, backend.reads.execute, backend.prefix)
         self.revocations: RedisRevocations = RedisRevocations(backend.execute, backend.reads.execute, backend.prefix)
         self.occupancy: RedisOccupancy = RedisOccupancy(backend.execute, backend.prefix, presence_ttl)
 
