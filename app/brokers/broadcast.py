@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import structlog
 from broadcaster import Event
@@ -9,7 +10,15 @@ from broadcaster import Event
 from app.brokers import envelope
 from app.brokers.envelope import Join, Leave, MalformedEnvelope
 from app.brokers.link import LinkBackend, LinkEvent, LinkFigures, MessageEvent
-from app.core.broker import BrokerEvents, PublishOptions, StreamEntry, StreamPosition
+from app.core.broker import (
+    BrokerEvents,
+    BrokerUnavailable,
+    PublicationTooLarge,
+    PublishOptions,
+    PublishOutcome,
+    StreamEntry,
+    StreamPosition,
+)
 from app.core.history import History
 from app.core.occupancy import Occupancy
 from app.core.presence import Presence
@@ -70,6 +79,20 @@ class BroadcastBroker:
         self.check_size(channel, len(message), len(publication.data))
         await self._backend.publish(channel, message)
         return StreamPosition(0, "")
+
+    async def publish_all(
+        self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
+    ) -> list[PublishOutcome]:
+        """Publish the same in many channels, each as `publish` does. Raises ValueError as it does."""
+        outcomes = await asyncio.gather(
+            *(self.publish(channel, publication, options) for channel, options in wishes), return_exceptions=True
+        )
+        told: list[PublishOutcome] = []
+        for outcome in outcomes:
+            if not isinstance(outcome, StreamPosition | BrokerUnavailable | PublicationTooLarge):
+                raise outcome
+            told.append(outcome)
+        return told
 
     async def publish_join(self, channel: str, info: ClientInfo) -> None:
         """Tell the channel's subscribers everywhere that a client entered. Raises as `publish` does."""

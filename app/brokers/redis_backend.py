@@ -12,7 +12,7 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
 from app.brokers.link import MAX_EVENTS, Link, LinkLost, Receive
-from app.brokers.redis_calls import RedisCalls, Reply, discard
+from app.brokers.redis_calls import Command, RedisCalls, Reply, discard
 from app.brokers.supervised import SupervisedBackend, in_words
 from app.core.broker import BrokerUnavailable
 
@@ -157,6 +157,10 @@ class RedisBackend(SupervisedBackend):
         Nothing is retried: a command whose outcome is unknown may have done its work.
         """
         return await self._calls.execute(*command, size=size)
+
+    async def execute_all(self, commands: Sequence[Command], size: int = 0) -> list[Reply | ResponseError]:
+        """Run commands with one round trip, each with a reply of its own; otherwise as `execute`."""
+        return await self._calls.execute_all(commands, size)
 
     async def open_publishing(self) -> None:
         """Begin to send."""

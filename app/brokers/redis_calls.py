@@ -1,6 +1,7 @@
 """Calls to Redis over one connection: what waits goes out together, and answers cannot be mixed up."""
 
 import math
+from collections.abc import Sequence
 
 import structlog
 from redis.asyncio.connection import AbstractConnection
@@ -22,7 +23,9 @@ class RedisCalls:
     def __init__(self, connection: AbstractConnection, *, timeout: float, max_batch: int = 256) -> None:
         """`timeout` in seconds bounds each call; `max_batch` commands at most are under way at once."""
         self._connection = connection
-        self._outbox: Outbox[Command, Reply] = Outbox(self._transmit, timeout=timeout, max_batch=max_batch)
+        self._outbox: Outbox[Sequence[Command], list[Reply | ResponseError]] = Outbox(
+            self._transmit, timeout=timeout, max_batch=max_batch
+        )
 
     def start(self) -> None:
         """Begin to send."""
@@ -39,21 +42,32 @@ class RedisCalls:
         Raises BrokerUnavailable when the outcome is unknown, and redis.exceptions.ResponseError when Redis refused.
         Nothing is retried: a command whose outcome is unknown may have done its work.
         """
-        return await self._outbox.send(command, size)
+        (reply,) = await self._outbox.send((command,), size)
+        if isinstance(reply, ResponseError):
+            raise reply
+        return reply
 
-    async def _transmit(self, batch: list[Command]) -> list[Reply | Exception]:
+    async def execute_all(self, commands: Sequence[Command], size: int = 0) -> list[Reply | ResponseError]:
+        """Run commands as one, each with a reply of its own; otherwise as `execute`."""
+        return await self._outbox.send(commands, size)
+
+    async def _transmit(self, batch: list[Sequence[Command]]) -> list[list[Reply | ResponseError]]:
         connection = self._connection
-        replies: list[Reply | Exception] = []
+        replies: list[list[Reply | ResponseError]] = []
         try:
             # Between batches nothing is due: bytes, or an end, mean that this connection cannot be used any more.
             if connection.is_connected and await connection.can_read():
                 await discard(connection)
-            await connection.send_packed_command(connection.pack_commands(batch), check_health=False)
-            for _ in batch:
-                try:
-                    replies.append(await connection.read_response(timeout=math.inf))
-                except ResponseError as error:
-                    replies.append(error)
+            packed = connection.pack_commands([command for commands in batch for command in commands])
+            await connection.send_packed_command(packed, check_health=False)
+            for commands in batch:
+                answers: list[Reply | ResponseError] = []
+                for _ in commands:
+                    try:
+                        answers.append(await connection.read_response(timeout=math.inf))
+                    except ResponseError as error:
+                        answers.append(error)
+                replies.append(answers)
         except (RedisError, OSError) as error:
             await discard(connection)
             raise BrokerUnavailable(in_words(error)) from None

@@ -9,6 +9,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from app.brokers.envelope import MalformedEnvelope, decode_body
+from app.brokers.redis_calls import Command
 from app.brokers.redis_script import Execute, Script
 from app.core.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
 
@@ -32,29 +33,42 @@ class RedisHistory:
 
     async def publish(self, channel: str, body: bytes, options: PublishOptions) -> StreamPosition:
         """Keep `body` and send it to every process, in one atomic step. Raises BrokerUnavailable."""
+        keys, arguments = self._publishing_of(channel, body, options)
+        return read_position(await self._publish.run(self._publishing, keys, *arguments, size=len(body)))
+
+    def publish_command(self, channel: str, body: bytes, options: PublishOptions) -> Command:
+        """The command that does what `publish` does; `read_position` reads its reply."""
+        keys, arguments = self._publishing_of(channel, body, options)
+        return self._publish.call(keys, *arguments)
+
+    def _publishing_of(
+        self, channel: str, body: bytes, options: PublishOptions
+    ) -> tuple[list[bytes], tuple[bytes | str | int, ...]]:
         keys = self._keys(channel)
         if options.idempotency_key:
             keys.append(self._idempotency(channel, options.idempotency_key))
-        found = await self._publish.run(
-            self._publishing,
-            keys,
+        return keys, (
             f"{self._prefix}:{channel}",
             body,
             options.history_size,
             _milliseconds(options.history_ttl),
             _milliseconds(options.history_meta_ttl),
             _new_epoch(),
-            size=len(body),
         )
-        return _position(found)
 
     async def publish_once(self, channel: str, message: bytes, idempotency_key: str) -> StreamPosition:
         """Send `message`, which nothing keeps, unless its key was seen within 5 minutes. Raises BrokerUnavailable."""
         key = self._idempotency(channel, idempotency_key)
-        return _position(
+        return read_position(
             await self._publish_once.run(
                 self._publishing, [key], f"{self._prefix}:{channel}", message, size=len(message)
             )
+        )
+
+    def publish_once_command(self, channel: str, message: bytes, idempotency_key: str) -> Command:
+        """The command that does what `publish_once` does; `read_position` reads its reply."""
+        return self._publish_once.call(
+            [self._idempotency(channel, idempotency_key)], f"{self._prefix}:{channel}", message
         )
 
     async def read(
@@ -112,7 +126,8 @@ class RedisHistory:
         return f"{self._prefix}:idem:{{{channel}}}:{key}".encode()
 
 
-def _position(found: object) -> StreamPosition:
+def read_position(found: object) -> StreamPosition:
+    """What a publish script answered. Raises BrokerUnavailable for anything else."""
     match found:
         case [bytes(offset), bytes(epoch)]:
             return StreamPosition(int(offset), epoch.decode())

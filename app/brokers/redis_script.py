@@ -25,13 +25,17 @@ class Script:
         self._text = b"\n".join(Path(__file__).with_name(name).read_bytes() for name in names)
         self._digest = hashlib.sha1(self._text, usedforsecurity=False).hexdigest()
 
+    def call(self, keys: Sequence[bytes], *arguments: bytes | str | int) -> tuple[bytes | str | int, ...]:
+        """The command that runs it; Redis answers NoScriptError where it does not know it yet."""
+        return (b"EVALSHA", self._digest, len(keys), *keys, *arguments)
+
     async def run(
         self, execute: Execute, keys: Sequence[bytes], *arguments: bytes | str | int, size: int = 0
     ) -> object:
         """Run it. Raises BrokerUnavailable, also when Redis refused: its words are in the message."""
         try:
             try:
-                return await execute(b"EVALSHA", self._digest, len(keys), *keys, *arguments, size=size)
+                return await execute(*self.call(keys, *arguments), size=size)
             except NoScriptError:
                 # Redis forgets scripts when it restarts.
                 return await execute(b"EVAL", self._text, len(keys), *keys, *arguments, size=size + len(self._text))

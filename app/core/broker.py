@@ -1,5 +1,6 @@
 """The broker contract: what carries publications between processes, and what it guarantees."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -65,6 +66,9 @@ class PublicationTooLarge(Exception):
     """The broker cannot carry a publication of this size; the message names the limit in bytes."""
 
 
+PublishOutcome = StreamPosition | BrokerUnavailable | PublicationTooLarge
+
+
 class LinkState(Enum):
     """The state of this process's own link to the broker.
 
@@ -121,6 +125,14 @@ class Broker(Protocol):
         """Keep and send in one atomic step; returns the position, (0, "") without history.
 
         Raises BrokerUnavailable when it is not known to be stored, PublicationTooLarge when it never can be.
+        """
+
+    async def publish_all(
+        self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
+    ) -> list[PublishOutcome]:
+        """Publish the same in many channels at once; returns what became of each, in their order.
+
+        Raises ValueError for options that this broker has not.
         """
 
     async def publish_join(self, channel: str, info: ClientInfo) -> None:

@@ -6,7 +6,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from app.core.broker import (
     LinkState,
     PublicationTooLarge,
     PublishOptions,
+    PublishOutcome,
     StreamEntry,
     StreamPosition,
 )
@@ -204,6 +205,16 @@ class Node:
             raise
         self.metrics.published["stored"] += 1
         return position
+
+    async def publish_all(
+        self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
+    ) -> list[PublishOutcome]:
+        """Publish the same in many channels; returns what became of each, in their order."""
+        outcomes = await self.broker.publish_all(publication, wishes)
+        for outcome in outcomes:
+            failed = "failed" if isinstance(outcome, BrokerUnavailable) else "too_large"
+            self.metrics.published["stored" if isinstance(outcome, StreamPosition) else failed] += 1
+        return outcomes
 
     async def read_history(
         self, channel: str, options: ChannelOptions, request: HistoryRequest, most: int | None

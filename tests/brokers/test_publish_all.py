@@ -1,0 +1,151 @@
+"""The same publication into many channels: every one its own outcome, one round trip for all."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import redis as redis_client
+from msgspec import Raw
+
+from app.brokers.open import open_broker
+from app.core.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions, StreamPosition
+from app.protocol.messages import Publication
+from tests.brokers.conftest import Opener
+from tests.brokers.party import LIVE, Party, until
+from tests.services import RedisServer
+
+KEPT = PublishOptions(history_size=10, history_ttl=60, history_meta_ttl=60)
+NEWS = Publication(Raw(b'{"text":"news"}'))
+
+
+async def test_every_channel_hears_it_and_none_has_a_position_without_history(pair: tuple[Party, Party]) -> None:
+    here, there = pair
+    for number in range(20):
+        await here.broker.subscribe(f"room:{number}")
+
+    outcomes = await there.broker.publish_all(NEWS, [(f"room:{number}", LIVE) for number in range(20)])
+
+    assert outcomes == [StreamPosition(0, "")] * 20
+    await until(lambda: len(here.entries) == 20, "all arrive")
+    assert {bytes(entry.publication.data) for _, entry in here.entries} == {b'{"text":"news"}'}
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+async def test_each_channel_with_history_gives_its_own_position(
+    kind: str, opener: Opener, redis_server: RedisServer
+) -> None:
+    party = await opener("memory://" if kind == "memory" else redis_server.url)
+    await party.broker.publish("b", NEWS, KEPT)
+
+    first, second, live = await party.broker.publish_all(NEWS, [("a", KEPT), ("b", KEPT), ("c", LIVE)])
+
+    assert isinstance(first, StreamPosition)
+    assert isinstance(second, StreamPosition)
+    assert (first.offset, second.offset, live) == (1, 2, StreamPosition(0, ""))
+    assert first.epoch != second.epoch
+    assert party.broker.history is not None
+    read = await party.broker.history.read("b", meta_ttl=60)
+    assert [(entry.offset, bytes(entry.publication.data)) for entry in read.entries] == [
+        (1, b'{"text":"news"}'),
+        (2, b'{"text":"news"}'),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+@pytest.mark.parametrize("options", [LIVE, KEPT])
+async def test_a_key_seen_before_publishes_nothing_and_answers_the_first_position(
+    kind: str, options: PublishOptions, opener: Opener, redis_server: RedisServer
+) -> None:
+    party = await opener("memory://" if kind == "memory" else redis_server.url)
+    once = PublishOptions(options.history_size, options.history_ttl, options.history_meta_ttl, "k1")
+    for channel in ("a", "b"):
+        await party.broker.subscribe(channel)
+
+    first = await party.broker.publish_all(NEWS, [("a", once), ("b", once)])
+    again = await party.broker.publish_all(NEWS, [("b", once), ("a", once)])
+    await party.publish("a", b'"last"')
+
+    assert again == list(reversed(first))
+    await until(lambda: party.heard("a") == [b'{"text":"news"}', b'"last"'], "only the first and the last")
+    assert party.heard("b") == [b'{"text":"news"}']
+
+
+async def test_scripts_that_redis_forgot_are_told_again(opener: Opener, redis_server: RedisServer) -> None:
+    party = await opener(redis_server.url)
+    with redis_client.Redis.from_url(redis_server.url) as plain:
+        plain.script_flush()
+
+    outcomes = await party.broker.publish_all(NEWS, [("a", KEPT), ("b", KEPT)])
+
+    assert [isinstance(outcome, StreamPosition) and outcome.offset for outcome in outcomes] == [1, 1]
+
+
+async def test_a_broker_that_is_away_fails_every_channel_in_bounded_time(
+    opener: Opener, redis_server: RedisServer
+) -> None:
+    party = await opener(redis_server.url, timeout=0.5)
+    redis_server.freeze()
+
+    began = time.monotonic()
+    outcomes = await party.broker.publish_all(NEWS, [(f"room:{number}", KEPT) for number in range(10)])
+
+    assert all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
+    assert time.monotonic() - began < 5
+
+
+async def test_one_that_is_too_large_does_not_keep_the_others_from_theirs(
+    opener: Opener, request: pytest.FixtureRequest
+) -> None:
+    party = await opener(request.getfixturevalue("postgres_server").url)
+    long_name = "x" * 255
+    text = b'"' + b"x" * 5950 + b'"'
+
+    short, long = await party.broker.publish_all(Publication(Raw(text)), [("a", LIVE), (long_name, LIVE)])
+
+    assert short == StreamPosition(0, "")
+    assert isinstance(long, PublicationTooLarge)
+
+
+@asynccontextmanager
+async def slow_road(redis: RedisServer, seconds: float) -> AsyncIterator[str]:
+    """The address of a way to Redis on which each answer takes `seconds` longer."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
+        while data := await reader.read(2**20):
+            await asyncio.sleep(delay)
+            writer.write(data)
+        writer.close()
+
+    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", redis.port)
+        tasks.add(asyncio.create_task(carry(reader, far_writer, 0)))
+        tasks.add(asyncio.create_task(carry(far_reader, writer, seconds)))
+
+    server = await asyncio.start_server(meet, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    finally:
+        server.close()
+        await asyncio.wait(tasks, timeout=5)
+
+
+@pytest.mark.parametrize("options", [LIVE, KEPT])
+async def test_a_hundred_channels_take_one_round_trip(options: PublishOptions, redis_server: RedisServer) -> None:
+    """Over a road of 0.2 s a trip, a hundred trips would take 20 s."""
+    async with slow_road(redis_server, 0.2) as url:
+        party = Party(open_broker(url, timeout=10))
+        await party.broker.start(party)
+        await until(lambda: party.up, "the link comes up")
+        await party.broker.publish_all(NEWS, [("warm:up", options)])
+
+        began = time.monotonic()
+        outcomes = await party.broker.publish_all(NEWS, [(f"room:{number}", options) for number in range(100)])
+        took = time.monotonic() - began
+        await party.broker.stop()
+
+    assert all(isinstance(outcome, StreamPosition) for outcome in outcomes)
+    # One trip, one more for a canary that was under way, and a great allowance.
+    assert took < 3
