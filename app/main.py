@@ -22,7 +22,9 @@ from app.brokers.open import open_broker
 from app.core.channels import Channels, ChannelsError, parse_channels
 from app.core.hooks import Hooks, NoHooks
 from app.core.hooks_module import HooksError, load_hooks
+from app.core.lifecycle import Lifecycle, NoLifecycle
 from app.core.node import Node, NodeOptions
+from app.core.occupancy import Occupancy
 from app.core.readiness import Readiness
 from app.protocol.session import SessionLimits
 from app.server.application import serve
@@ -132,7 +134,7 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
         recovery_limit=settings.recovery_limit,
         presence_leave_delay=settings.presence_leave_delay_seconds,
     )
-    return Node(
+    node = Node(
         broker,
         broker.history,
         broker.presence,
@@ -143,6 +145,8 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
         options,
         broker.revocations,
     )
+    node.lifecycle = build_lifecycle(settings, broker.occupancy, metrics)
+    return node
 
 
 def build_channels(settings: Settings) -> Channels:
@@ -180,6 +184,22 @@ def build_hooks(settings: Settings) -> Hooks:
         return load_hooks(settings.hooks, settings.hooks_path, seconds=settings.hook_seconds)
     except HooksError as error:
         raise SettingsError([f"{PREFIX}HOOKS: {error}"]) from error
+
+
+def build_lifecycle(settings: Settings, occupancy: Occupancy | None, metrics: Metrics) -> Lifecycle:
+    """Build what tells a backend of clients and channels, if one is to be told. Raises SettingsError."""
+    if settings.webhook_url is None:
+        return NoLifecycle()
+    # The HTTP client takes memory and time to load in every worker.
+    from app.web.webhook_sender import Receiver, parse_secret
+    from app.web.webhooks import Webhooks
+
+    try:
+        key = parse_secret(settings.webhook_secret.get_secret_value()) if settings.webhook_secret else None
+    except ValueError as error:
+        raise SettingsError([f"{PREFIX}WEBHOOK_SECRET: {error}"]) from error
+    receiver = Receiver(settings.webhook_url.get_secret_value(), key, settings.webhook_timeout_seconds)
+    return Webhooks(receiver, settings.webhook_events, occupancy, metrics)
 
 
 def build_verifier(settings: Settings) -> tuple[JwtVerifier, Jwks | None]:

@@ -21,6 +21,8 @@ CLIENT_VARIABLES = frozenset({"STARLING_API_URL", "STARLING_API_KEY", "STARLING_
 
 CommaSeparated = tuple[str, ...]
 
+WEBHOOK_EVENTS = ("connect", "disconnect", "subscribe", "unsubscribe", "occupied", "vacated")
+
 
 class SettingsError(Exception):
     """Settings that cannot be used; `problems` names each with its mend."""
@@ -196,6 +198,18 @@ class Settings(BaseModel):
         float, Field(gt=0, le=60, description="How long one call of a hook may take before its client gets an error.")
     ] = 2.0
 
+    webhook_url: Annotated[
+        SecretStr | None,
+        Field(description="Address that is told who comes and goes: see docs/webhooks.md. Unset: nobody is told."),
+    ] = None
+    webhook_secret: Annotated[
+        SecretStr | None, Field(description="Secret that signs webhook requests, at least 24 bytes.")
+    ] = None
+    webhook_events: Annotated[CommaSeparated, Field(description="Which events webhooks tell.")] = WEBHOOK_EVENTS
+    webhook_timeout_seconds: Annotated[
+        float, Field(gt=0, le=60, description="How long the answer to a webhook request may take.")
+    ] = 5.0
+
     drain_delay_seconds: Annotated[
         float,
         Field(ge=0, le=600, description="After SIGTERM: how long the listeners stay, until routers have noticed."),
@@ -215,7 +229,7 @@ class Settings(BaseModel):
         bool, Field(description="Developer mode: everyone may do everything. Never where others can reach the port.")
     ] = False
 
-    @field_validator("allowed_origins", "trusted_proxies", "api_allowed_networks", mode="before")
+    @field_validator("allowed_origins", "trusted_proxies", "api_allowed_networks", "webhook_events", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -230,6 +244,26 @@ class Settings(BaseModel):
                 ip_network(network)
             except ValueError as error:
                 raise ValueError(f"{error}; write it like 10.0.0.0/8 or 192.0.2.7") from None
+        return value
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _web_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                parts = urlsplit(value.get_secret_value())
+                usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+            except ValueError:
+                usable = False
+            if not usable:
+                raise ValueError("write it like https://backend.example.com/webhooks")
+        return value
+
+    @field_validator("webhook_events")
+    @classmethod
+    def _known_events(cls, value: CommaSeparated) -> CommaSeparated:
+        if unknown := [event for event in value if event not in WEBHOOK_EVENTS]:
+            raise ValueError(f"unknown is {', '.join(unknown)}; known are {', '.join(WEBHOOK_EVENTS)}")
         return value
 
     @field_validator("log_level", mode="before")
@@ -281,7 +315,7 @@ class Settings(BaseModel):
         return self
 
     def _contradictions(self) -> list[str]:
-        problems = []
+        problems = self._webhook_contradictions()
         if self.broker_scheme == "memory" and self.worker_count > 1:
             problems.append(
                 f"STARLING_WORKERS is {self.worker_count}, but memory:// joins nothing beyond one process: "
@@ -316,6 +350,26 @@ class Settings(BaseModel):
             problems.append(
                 "no key to check tokens with: set STARLING_TOKEN_HMAC_SECRET (`openssl rand -base64 48` makes one), "
                 "STARLING_TOKEN_PUBLIC_KEY or STARLING_TOKEN_JWKS_URL; to try out, STARLING_DEV=true lets everyone in"
+            )
+        return problems
+
+    def _webhook_contradictions(self) -> list[str]:
+        problems = []
+        secret = self.webhook_secret.get_secret_value() if self.webhook_secret else ""
+        if self.webhook_url and not secret and not self.dev:
+            problems.append(
+                "STARLING_WEBHOOK_URL without STARLING_WEBHOOK_SECRET: anyone could send the receiver such requests; "
+                "make a secret with `openssl rand -base64 32`"
+            )
+        if secret and len(secret.encode()) < 24 and not self.dev:
+            problems.append(
+                "STARLING_WEBHOOK_SECRET is shorter than 24 bytes and could be guessed: "
+                "make one with `openssl rand -base64 32`"
+            )
+        if self.webhook_url and self.broker_scheme == "postgresql" and {"occupied", "vacated"} & {*self.webhook_events}:
+            problems.append(
+                "STARLING_WEBHOOK_EVENTS holds occupied or vacated, which postgresql:// does not keep: use a redis:// "
+                "broker, or set STARLING_WEBHOOK_EVENTS=connect,disconnect,subscribe,unsubscribe"
             )
         return problems
 

@@ -142,3 +142,38 @@ def test_lists_are_split_at_commas() -> None:
 
 def test_every_setting_is_documented() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+WEBHOOKS = {
+    "STARLING_TOKEN_HMAC_SECRET": SECRET,
+    "STARLING_WEBHOOK_URL": "https://backend.example.com/hooks",
+    "STARLING_WEBHOOK_SECRET": "y" * 24,
+}
+
+
+def test_webhooks_tell_everything_unless_said_otherwise() -> None:
+    assert len(load_settings(WEBHOOKS).webhook_events) == 6
+    chosen = load_settings(WEBHOOKS | {"STARLING_WEBHOOK_EVENTS": "occupied, vacated"})
+    assert chosen.webhook_events == ("occupied", "vacated")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"STARLING_WEBHOOK_URL": "backend/secret-path"}, "STARLING_WEBHOOK_URL: write it like https://"),
+        ({"STARLING_WEBHOOK_URL": "https://backend:port/secret-path"}, "STARLING_WEBHOOK_URL: write it like https://"),
+        ({"STARLING_WEBHOOK_SECRET": "short"}, "STARLING_WEBHOOK_SECRET is shorter than 24 bytes"),
+        ({"STARLING_WEBHOOK_SECRET": ""}, "STARLING_WEBHOOK_URL without STARLING_WEBHOOK_SECRET"),
+        ({"STARLING_WEBHOOK_EVENTS": "connect,publish"}, "unknown is publish; known are connect, disconnect"),
+        ({"STARLING_BROKER_URL": "postgresql://db/x"}, "STARLING_WEBHOOK_EVENTS=connect,disconnect,subscribe"),
+    ],
+)
+def test_webhooks_that_cannot_be_are_refused_with_the_mend(changes: dict[str, str], words: str) -> None:
+    (problem,) = problems_of(WEBHOOKS | changes)
+
+    assert words in problem
+    assert "secret-path" not in problem
+
+
+def test_developer_mode_sends_webhooks_without_a_signature() -> None:
+    assert load_settings({"STARLING_DEV": "true", "STARLING_WEBHOOK_URL": "http://localhost:9000"}).webhook_url

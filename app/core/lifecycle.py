@@ -2,13 +2,12 @@
 
 from typing import Protocol
 
-from app.protocol.messages import ClientInfo
-
 
 class Lifecycle(Protocol):
     """Told of each client when it happens, in order; the calls between `start` and `stop` return at once.
 
-    Every `disconnected` follows a `connected`, and every `unsubscribed` a `subscribed`, of the same client.
+    `client` is the connection's id, `user` is empty for an anonymous one. Every `disconnected` follows a
+    `connected`, and every `unsubscribed` a `subscribed`, of the same client.
     """
 
     def start(self, node: str) -> None:
@@ -17,16 +16,16 @@ class Lifecycle(Protocol):
     async def stop(self) -> None:
         """Tell what is left, within seconds."""
 
-    def connected(self, client: ClientInfo) -> None:
+    def connected(self, client: str, user: str) -> None:
         """A client was let in and answered."""
 
-    def disconnected(self, client: ClientInfo, code: int, reason: str) -> None:
+    def disconnected(self, client: str, user: str, code: int, reason: str) -> None:
         """A client is gone, and is in no channel any more."""
 
-    def subscribed(self, client: ClientInfo, channel: str) -> None:
+    def subscribed(self, client: str, user: str, channel: str) -> None:
         """A client is in a channel and was answered."""
 
-    def unsubscribed(self, client: ClientInfo, channel: str) -> None:
+    def unsubscribed(self, client: str, user: str, channel: str) -> None:
         """A client is in a channel no longer, whoever ended it."""
 
 
@@ -39,14 +38,14 @@ class NoLifecycle:
     async def stop(self) -> None:
         """Do nothing."""
 
-    def connected(self, client: ClientInfo) -> None:
+    def connected(self, client: str, user: str) -> None:
         """Do nothing."""
 
-    def disconnected(self, client: ClientInfo, code: int, reason: str) -> None:
+    def disconnected(self, client: str, user: str, code: int, reason: str) -> None:
         """Do nothing."""
 
-    def subscribed(self, client: ClientInfo, channel: str) -> None:
+    def subscribed(self, client: str, user: str, channel: str) -> None:
         """Do nothing."""
 
-    def unsubscribed(self, client: ClientInfo, channel: str) -> None:
+    def unsubscribed(self, client: str, user: str, channel: str) -> None:
         """Do nothing."""

@@ -33,6 +33,7 @@ from app.core.control import Control, NodeInfo
 from app.core.history import History, continues
 from app.core.hooks import Hooks
 from app.core.hub import Hub
+from app.core.lifecycle import Lifecycle, NoLifecycle
 from app.core.presence import Presence
 from app.core.readiness import Readiness, Unready
 from app.core.revocation import Revocations, RevocationStore
@@ -99,6 +100,8 @@ class Node:
         self.options = options
         self.retire: Callable[[], None] = lambda: None
         """Ends this worker as SIGTERM does; what makes the process sets it."""
+        self.lifecycle: Lifecycle = NoLifecycle()
+        """Is told of clients; what makes the process sets another before the start."""
         self.ping_interval = options.ping_interval
         self.pong_timeout = options.pong_timeout
         self.hub = Hub()
@@ -129,6 +132,7 @@ class Node:
         if contact_file is None or not contact_file.exists():
             self.readiness.hold(Unready.BROKER_NEVER_REACHED)
         await self.broker.start(self)
+        self.lifecycle.start(self.id)
         self.metrics.flush()
         loop = asyncio.get_running_loop()
         works = (
@@ -148,6 +152,7 @@ class Node:
         for task in (*self._clocks, *self._tasks):
             task.cancel()
         await self.attendance.close()
+        await self.lifecycle.stop()
         self.subscriptions.close()
         await self.broker.stop()
         self.metrics.flush()

@@ -139,6 +139,7 @@ class RealtimeConnection(Connection):
         "_memberships",
         "_node",
         "_paused",
+        "_told",
         "identity",
         "session",
         "session_id",
@@ -159,6 +160,8 @@ class RealtimeConnection(Connection):
         self._memberships: dict[str, Membership] = {}
         self._deadline = self.session.deadline
         self._paused = False
+        # Whether others outside know of this client; then they hear of its end, and of every channel it leaves.
+        self._told = False
 
     def info(self, chan_info: Raw = NO_PAYLOAD) -> ClientInfo:
         """Who this client is, as others may know it."""
@@ -205,6 +208,8 @@ class RealtimeConnection(Connection):
         """The conversation has ended: leave every channel."""
         super().on_close(code, reason)
         self._carry_out(self.session.lost())
+        if self._told:
+            self._node.lifecycle.disconnected(self.id, self.user, code, reason)
 
     def refuse(self, reason: Error | Disconnect) -> None:
         """End the conversation, because what should be told here cannot be."""
@@ -275,6 +280,8 @@ class RealtimeConnection(Connection):
                     if membership is not None:
                         self._node.metrics.subscriptions -= 1
                         self._node.subscriptions.drop(membership.subscriber)
+                        if self._told and membership.subscriber.answered:
+                            self._node.lifecycle.unsubscribed(self.id, self.user, subscription.channel)
                     self._node.start_task(self._act(decision, membership))
                 case Action():
                     self._node.start_task(self._act(decision, None))
@@ -373,8 +380,17 @@ class RealtimeConnection(Connection):
         held.release()
         for channel in self._memberships:
             self._node.attendance.announce(channel, self.id)
+        self._tell_connected()
         log.info("client_authenticated", connection_id=self.id, user=self.user, channels=len(subs))
         return []
+
+    def _tell_connected(self) -> None:
+        if self.session.state is not SessionState.CONNECTED:
+            return
+        self._told = True
+        self._node.lifecycle.connected(self.id, self.user)
+        for channel in self._memberships:
+            self._node.lifecycle.subscribed(self.id, self.user, channel)
 
     async def _enter_all(
         self, grants: Mapping[str, Grant], wishes: Mapping[str, SubscribeRequest]
@@ -447,7 +463,10 @@ class RealtimeConnection(Connection):
         self._watch(request, grant.options)
         ttl = _ttl(grant.expires_at)
         self._carry_out(self.session.subscribed(action, result, now, ttl=ttl, chan_info=grant.info))
-        return action.channel in self.session.subscriptions
+        entered = action.channel in self.session.subscriptions
+        if entered:
+            self._node.lifecycle.subscribed(self.id, self.user, action.channel)
+        return entered
 
     def _watch(self, request: SubscribeRequest, options: ChannelOptions) -> None:
         if options.join_leave and (request.join_leave or options.force_push_join_leave):

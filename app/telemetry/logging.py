@@ -29,7 +29,9 @@ LIBRARY_LEVELS = {
     "asyncio": logging.WARNING,
     "gunicorn.error": logging.WARNING,
     "httpcore": logging.WARNING,
+    "httpcore2": logging.WARNING,
     "httpx": logging.WARNING,
+    "httpx2": logging.WARNING,
     "uvicorn.error": logging.ERROR,
     "websockets": logging.WARNING,
 }

@@ -139,6 +139,8 @@ METRICS = (
         ("result",),
     ),
     Metric("starling_broker_dropped_total", "counter", "Broker messages not delivered, by reason.", ("reason",)),
+    Metric("starling_webhook_events_total", "counter", "Webhook events, by what became of them.", ("result",)),
+    Metric("starling_webhook_queue", "gauge", "Webhook events that wait or are on their way."),
     Metric("starling_event_loop_lag_seconds", "gauge", "Worst delay of a timer in the last seconds.", mode="livemax"),
     Metric("starling_worker_ready", "gauge", "Workers that want new clients."),
     Metric("starling_worker_draining", "gauge", "Workers that let their clients go."),
@@ -197,6 +199,8 @@ class Metrics:
         self.commands: Tally[str] = Tally()
         self.errors: Tally[int] = Tally()
         self.subscriptions = 0
+        self.webhook_events: Tally[str] = Tally(delivered=0, failed=0, dropped=0)
+        self.webhook_queue = 0
         self.delivery = Distribution(DELIVERY_BUCKETS)
         self.api: Tally[tuple[str, int]] = Tally()
         self.api_seconds: dict[str, Distribution] = {}
@@ -263,6 +267,9 @@ class Metrics:
         for code, total in self.errors.items():
             self.count("starling_command_errors_total", total, str(code))
         self.set("starling_subscriptions", self.subscriptions)
+        for result, total in self.webhook_events.items():
+            self.count("starling_webhook_events_total", total, result)
+        self.set("starling_webhook_queue", self.webhook_queue)
         self._flush_distribution(self._histograms["starling_delivery_seconds"], self.delivery)
         self._flush_api()
         self._flush_process()

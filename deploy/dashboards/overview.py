@@ -15,6 +15,7 @@ def overview() -> Dashboard:
             Row("Messages", _messages()),
             Row("Real-time protocol", _realtime()),
             Row("Broker", _broker(), folded=True),
+            Row("Webhooks", _webhooks(), folded=True),
             Row("Workers", _workers(), folded=True),
         ),
     )
@@ -225,6 +226,25 @@ def _broker() -> tuple[Panel, ...]:
             "A minute. Heard while links go on failing: the worker itself is at fault, and is replaced.",
             "short",
             (Query(f"60 * sum by (result) ({_rate('starling_broker_probes_total')})", "{{result}}"),),
+            width=12,
+        ),
+    )
+
+
+def _webhooks() -> tuple[Panel, ...]:
+    return (
+        Panel(
+            "Webhook events by result",
+            "A second. Failed: given up after all attempts; dropped: the queue was full, or the worker ended.",
+            "ops",
+            (Query(f"sum by (result) ({_rate('starling_webhook_events_total')})", "{{result}}"),),
+            width=12,
+        ),
+        Panel(
+            "Webhook events waiting",
+            "Grows while the receiver is away or slow; a worker keeps 10,000 at most.",
+            "short",
+            (Query(f"sum by (pod) ({_of('starling_webhook_queue')})", "{{pod}}"),),
             width=12,
         ),
     )

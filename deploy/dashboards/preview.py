@@ -9,6 +9,7 @@ from deploy.dashboards.overview import overview
 from deploy.dashboards.picture import Line, draw
 from tests.load import CHANNELS, load
 from tests.prometheus import PrometheusServer
+from tests.receiver import WebhookReceiver
 from tests.running import Starling
 from tests.services import RedisServer
 
@@ -23,7 +24,7 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     for picture in PICTURES.glob("*.png"):
         picture.unlink()
-    with tempfile.TemporaryDirectory() as directory, RedisServer() as redis:
+    with tempfile.TemporaryDirectory() as directory, RedisServer() as redis, WebhookReceiver() as receiver:
         channels = Path(directory) / "channels.yaml"
         channels.write_text(CHANNELS)
         environment = {
@@ -31,6 +32,7 @@ def main() -> None:
             "STARLING_BROKER_URL": redis.url,
             "STARLING_WORKERS": "2",
             "STARLING_CHANNELS_FILE": str(channels),
+            "STARLING_WEBHOOK_URL": receiver.url,
         }
         with Starling(environment) as one, Starling(environment) as other:
             pods = {"starling-0": one, "starling-1": other}

@@ -32,6 +32,9 @@ CHOSEN: dict[str, Any] = {
     "trusted_proxies": ["10.0.0.0/8"],
     "api_keys": "a test's own key for the API,another one of its keys",
     "api_allowed_networks": ["192.0.2.0/24", "2001:db8::1"],
+    "webhook_url": "https://backend.example.com/webhooks",
+    "webhook_secret": "a test's own secret of thirty or more bytes",
+    "webhook_events": ["connect", "disconnect"],
     "ping_seconds": 30,
     "pong_seconds": 9,
     # With a JWKS address developer mode is refused, so this one keeps its default.

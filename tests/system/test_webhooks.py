@@ -1,0 +1,161 @@
+"""Webhooks of a whole cluster: two workers over a real Redis, and one of them killed."""
+
+import asyncio
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from app.auth.issue import issue_connection_token
+from tests.receiver import WebhookReceiver
+from tests.running import SECRET, Starling
+from tests.services import RedisServer
+
+WEBHOOK_SECRET = "another secret of the test, for the webhooks"
+TTL = 6
+USERS = 8
+
+
+@pytest.fixture
+def receiver() -> Iterator[WebhookReceiver]:
+    with WebhookReceiver() as running:
+        yield running
+
+
+@pytest.fixture
+def starling(redis_server: RedisServer, receiver: WebhookReceiver, tmp_path: Path) -> Iterator[Starling]:
+    """Two workers that tell the receiver."""
+    channels = tmp_path / "channels.yaml"
+    channels.write_text("default: {allow_subscribe_for_client: true}\n")
+    environment = {
+        "STARLING_TOKEN_HMAC_SECRET": SECRET,
+        "STARLING_CHANNELS_FILE": str(channels),
+        "STARLING_BROKER_URL": redis_server.url,
+        "STARLING_WORKERS": "2",
+        "STARLING_PRESENCE_TTL_SECONDS": str(TTL),
+        "STARLING_WEBHOOK_URL": receiver.url,
+        "STARLING_WEBHOOK_SECRET": WEBHOOK_SECRET,
+        "STARLING_SUBSCRIBE_TO_PERSONAL_CHANNEL": "true",
+    }
+    with Starling(environment) as running:
+        yield running
+
+
+async def enter(starling: Starling, user: str, *channels: str) -> tuple[ClientConnection, str]:
+    """A connected client that is in `channels`, and the id of its node."""
+    client = await connect(f"{starling.url}/connection/websocket")
+    await client.send(json.dumps({"id": 1, "connect": {"token": issue_connection_token(SECRET, user, 60)}}))
+    connected = json.loads(await client.recv())["connect"]
+    for number, channel in enumerate(channels, start=2):
+        await client.send(json.dumps({"id": number, "subscribe": {"channel": channel}}))
+        assert "subscribe" in json.loads(await client.recv())
+    return client, connected["node"]
+
+
+async def until(holds: Callable[[], object], what: str, deadline: float = 20) -> None:
+    try:
+        async with asyncio.timeout(deadline):
+            while not holds():
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        pytest.fail(f"not within {deadline} s: {what}")
+
+
+async def test_two_workers_tell_each_event_once(starling: Starling, receiver: WebhookReceiver) -> None:
+    nodes = set()
+    clients = []
+    for number in range(64):
+        client, node = await enter(starling, f"u{number}", "news")
+        clients.append(client)
+        nodes.add(node)
+        if len(nodes) == 2 and len(clients) >= USERS:
+            break
+    assert len(nodes) == 2, "the kernel gave every client to one worker"
+    users = [f"u{number}" for number in range(len(clients))]
+    # Each is in the channel and in one of its own.
+    everyone = dict.fromkeys(users, 1)
+    await until(lambda: len(receiver.told("subscribe")) == 2 * len(users), "every subscription is told")
+    await until(lambda: len(receiver.told("occupied")) == 1 + len(users), "every channel is told")
+    clients, last = clients[:-1], clients[-1]
+    for client in clients:
+        await client.close()
+    await until(lambda: len(receiver.told("disconnect")) == len(clients), "those that went are told")
+    await until(lambda: len(receiver.told("vacated")) == len(clients), "so are their channels")
+    assert ("vacated", "news") not in receiver.told("vacated")
+    await last.close()
+    await until(lambda: ("vacated", "news") in receiver.told("vacated"), "the last one leaves")
+    await until(lambda: len(receiver.told("disconnect")) == len(users), "the last one is told")
+    # Time for what should not come.
+    await asyncio.sleep(1)
+
+    def by_user(kind: str) -> dict[str, int]:
+        return dict(Counter(event["user"] for event in receiver.events if event["event"] == kind))
+
+    assert by_user("connect") == by_user("disconnect") == everyone
+    assert by_user("subscribe") == by_user("unsubscribe") == dict.fromkeys(users, 2)
+    channels = {"news": 1} | {f"#{user}": 1 for user in users}
+    for kind in ("occupied", "vacated"):
+        assert dict(Counter(channel for _, channel in receiver.told(kind))) == channels
+    assert len({event["id"] for event in receiver.events}) == len(receiver.events)
+    of_one = [event["event"] for event in receiver.events if event.get("user") == "u0"]
+    assert of_one == ["connect", "subscribe", "subscribe", "unsubscribe", "unsubscribe", "disconnect"]
+
+    starling.stop()
+    for word in (WEBHOOK_SECRET, "pass-word", "path-word", "query-word"):
+        assert word not in starling.output
+
+
+async def test_a_killed_worker_s_channels_are_vacated_by_another(starling: Starling, receiver: WebhookReceiver) -> None:
+    placed: dict[str, tuple[ClientConnection, str]] = {}
+    for number in range(64):
+        channel = f"room-{number}"
+        client, node = await enter(starling, f"u{number}", channel, "shared")
+        placed.setdefault(node, (client, channel))
+        if len(placed) == 2:
+            break
+        if placed[node][0] is not client:
+            await client.close()
+    assert len(placed) == 2, "the kernel gave every client to one worker"
+    names = {channel for _, channel in placed.values()}
+    await until(lambda: {("occupied", name) for name in names} <= {*receiver.told("occupied")}, "both rooms are told")
+    told_before = len(receiver.told("vacated"))
+
+    (one, own), (other, others) = placed.values()
+    os.kill(starling.workers[0], signal.SIGKILL)
+    ended = asyncio.create_task(one.wait_closed()), asyncio.create_task(other.wait_closed())
+    done, _ = await asyncio.wait(ended, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+    assert len(done) == 1
+    lost, kept = (own, others) if ended[0] in done else (others, own)
+
+    # The promise is the ttl; a slow machine gets as much again.
+    await until(lambda: ("vacated", lost) in receiver.told("vacated"), "the lost room is vacated", 2 * TTL)
+    await asyncio.sleep(TTL / 2)
+    vacated = receiver.told("vacated")[told_before:]
+    assert vacated.count(("vacated", lost)) == 1
+    assert ("vacated", kept) not in vacated
+    assert ("vacated", "shared") not in vacated
+    await (other if ended[0] in done else one).close()
+    await until(lambda: ("vacated", "shared") in receiver.told("vacated"), "the last one leaves")
+    assert receiver.told("vacated").count(("vacated", kept)) == 1
+    for task in ended:
+        task.cancel()
+
+
+async def test_redis_away_and_back_loses_no_change_of_a_channel(
+    starling: Starling, receiver: WebhookReceiver, redis_server: RedisServer
+) -> None:
+    client, _ = await enter(starling, "alice", "news")
+    await until(lambda: ("occupied", "news") in receiver.told("occupied"), "the channel is told")
+    redis_server.freeze()
+    await client.close()
+    await until(lambda: receiver.told("disconnect"), "what needs no Redis is told meanwhile")
+    await asyncio.sleep(1)
+    assert receiver.told("vacated") == []
+    redis_server.thaw()
+    await until(lambda: len(receiver.told("vacated")) == 2, "both channels are vacated after all")
+    assert {*receiver.told("vacated")} == {("vacated", "news"), ("vacated", "#alice")}
