@@ -224,7 +224,9 @@ class SupervisedBackend(LinkBackend):
                 await self._in_time(link.unsubscribe(surplus), "unsubscribing")
             subscribed.set()
             try:
-                await asyncio.wait_for(subscriptions.changed.wait(), _COUNT_INTERVAL)
+                # Not wait_for: in Python 3.11 it swallows a cancellation that meets the end of its waiting.
+                async with asyncio.timeout(_COUNT_INTERVAL):
+                    await subscriptions.changed.wait()
             except TimeoutError:
                 await self._count_subscriptions(link)
 
