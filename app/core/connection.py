@@ -34,6 +34,9 @@ class Owner(Protocol):
     def closed(self, connection: "Connection", code: int) -> None:
         """The connection has ended: let it go."""
 
+    def settle(self, connection: "Connection") -> None:
+        """Write at once what was broadcast to the connection."""
+
     def schedule(self, connection: "Connection", deadline: float) -> None:
         """Call `connection.tick` at `deadline`, in seconds of the node's clock, or up to a second later."""
 
@@ -145,7 +148,8 @@ class Connection:
         self.reply(Frame(text.encode(), text=True))
 
     def close(self, code: int, reason: str = "") -> None:
-        """End the conversation from this side."""
+        """End the conversation from this side, after everything that was broadcast to it."""
+        self.owner.settle(self)
         self.transport.close(code, reason)
 
     def refuse(self, reason: Error | Disconnect) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from app.core.connection import Connection
+from app.core.fanout import Fanout, Group
 from app.core.transport import Frame
 from app.protocol.codes import Refusal
 from app.protocol.messages import Publication, Push
@@ -14,7 +15,7 @@ class Audience:
     """Who listens to each channel, grouped by how they encode, so that a frame is made once a group."""
 
     def __init__(self) -> None:
-        self.channels: dict[str, dict[Encode, set[Connection]]] = {}
+        self.channels: dict[str, dict[Encode, Group]] = {}
 
     def add(self, channel: str, connection: Connection) -> bool:
         """Add a listener; True when it is the channel's first."""
@@ -22,47 +23,41 @@ class Audience:
         first = groups is None
         if groups is None:
             groups = self.channels[channel] = {}
-        groups.setdefault(connection.encode, set()).add(connection)
+        group = groups.get(connection.encode)
+        if group is None:
+            group = groups[connection.encode] = Group(connection.figures)
+        group.add(connection)
         return first
 
     def remove(self, channel: str, connection: Connection) -> bool:
-        """Take a listener out; True when it was the channel's last. One that does not listen is no error."""
+        """Take a listener out, with what it is owed; True when it was the channel's last. Unasked is no error."""
         groups = self.channels.get(channel)
         group = groups.get(connection.encode) if groups else None
-        if groups is None or group is None or connection not in group:
+        if groups is None or group is None or connection not in group.connections:
             return False
         group.remove(connection)
-        if group:
+        if group.connections:
             return False
-        del groups[connection.encode]
+        groups.pop(connection.encode, None)
         if groups:
             return False
-        del self.channels[channel]
+        self.channels.pop(channel, None)
         return True
 
     def of(self, channel: str) -> list[Connection]:
         """Everyone who listens to a channel."""
         return [connection for group in self.channels.get(channel, {}).values() for connection in group]
 
-    def tell(self, push: Push) -> None:
-        """Hand a push to everyone who listens to its channel. Never waits: a slow socket's frames queue there."""
-        groups = self.channels.get(push.channel)
-        if groups is None:
-            return
-        for encode, connections in groups.items():
+    def encode(self, push: Push) -> list[tuple[Group, Frame]]:
+        """Make the frame of each group that listens to the push's channel; who cannot read it is refused."""
+        frames = []
+        for encode, group in tuple(self.channels.get(push.channel, {}).items()):
             try:
-                frame = encode(push)
+                frames.append((group, encode(push)))
             except Refusal as refusal:
-                for connection in tuple(connections):
+                for connection in tuple(group):
                     connection.refuse(refusal.reason)
-                continue
-            figures = None
-            for connection in connections:
-                connection.send(frame)
-                figures = connection.figures
-            if figures is not None:
-                figures.messages_out += len(connections)
-                figures.bytes_out += len(frame.payload) * len(connections)
+        return frames
 
 
 class Hub:
@@ -73,6 +68,7 @@ class Hub:
         self.subscribers = Audience()
         self.watchers = Audience()
         self.users: dict[str, set[Connection]] = {}
+        self._fanout = Fanout()
 
     def identify(self, connection: Connection) -> None:
         """Note whose connection this is, now that it is known."""
@@ -87,5 +83,23 @@ class Hub:
                 del self.users[connection.user]
 
     def broadcast(self, channel: str, publication: Publication) -> None:
-        """Hand a publication to every subscriber here."""
-        self.subscribers.tell(Push(channel, pub=publication))
+        """Owe a publication to everyone who subscribes here now; it is written when this tick's work is done."""
+        for group, frame in self.subscribers.encode(Push(channel, pub=publication)):
+            group.figures.messages_out += len(group)
+            group.figures.bytes_out += len(frame.payload) * len(group)
+            self._fanout.add(group, frame)
+
+    def tell_watchers(self, push: Push) -> None:
+        """Hand a join or a leave to those who watch its channel, after what was published there before."""
+        groups = self.subscribers.channels.get(push.channel, {})
+        for group, frame in self.watchers.encode(push):
+            group.figures.messages_out += len(group)
+            group.figures.bytes_out += len(frame.payload) * len(group)
+            for connection in group:
+                if subscribers := groups.get(connection.encode):
+                    subscribers.settle(connection)
+                connection.send(frame)
+
+    def settle(self, connection: Connection) -> None:
+        """Write at once what a connection is owed: its end comes next."""
+        self._fanout.settle(connection)

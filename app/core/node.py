@@ -192,6 +192,10 @@ class Node:
         self.hub.forget(connection)
         self._wheel.remove(connection)
 
+    def settle(self, connection: Connection) -> None:
+        """Write at once what was broadcast to a connection."""
+        self.hub.settle(connection)
+
     def schedule(self, connection: Connection, deadline: float) -> None:
         """Call `connection.tick` at `deadline`, on the clock of `time.monotonic`, or up to a second later."""
         self._wheel.schedule(connection, deadline)
@@ -265,11 +269,11 @@ class Node:
 
     def on_join(self, channel: str, info: ClientInfo) -> None:
         """Tell who watches the channel that a client entered."""
-        self.hub.watchers.tell(Push(channel, join=Join(info)))
+        self.hub.tell_watchers(Push(channel, join=Join(info)))
 
     def on_leave(self, channel: str, info: ClientInfo) -> None:
         """Tell who watches the channel that a client left."""
-        self.hub.watchers.tell(Push(channel, leave=Leave(info)))
+        self.hub.tell_watchers(Push(channel, leave=Leave(info)))
 
     def on_link(self, state: LinkState) -> None:
         """Note the link's state; the first word of it, good or bad, ends the start."""

@@ -102,6 +102,10 @@ class HeldTransport:
         """Hold frames back."""
         self._held += batch.frames
 
+    def queue_batch(self, batch: Batch) -> None:
+        """Hold frames back."""
+        self._held += batch.frames
+
     def release(self) -> Transport:
         """Send what was held, and give the transport back."""
         for frame in self._held:
@@ -274,7 +278,7 @@ class RealtimeConnection(Connection):
                     replies.append(self.codec.encode(Reply()))
                 case Close(disconnect):
                     self._write(replies)
-                    self.transport.close(disconnect.code, disconnect.reason)
+                    self.close(disconnect.code, disconnect.reason)
                 case EndSubscription(subscription=subscription):
                     membership = self._memberships.pop(subscription.channel, None)
                     if membership is not None:

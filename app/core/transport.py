@@ -44,6 +44,9 @@ class Transport(Protocol):
     def send_batch(self, batch: Batch) -> None:
         """Write what is queued and then `batch`, at once."""
 
+    def queue_batch(self, batch: Batch) -> None:
+        """Queue `batch`, as its frames would be one by one."""
+
     def ping(self) -> None:
         """Send a WebSocket ping; the pong is told to the handler."""
 

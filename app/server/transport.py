@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import time
+from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -20,6 +22,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 PING = b"\x89\x00"
 # A loop tick reads at most this much of one client, so that a flood of tiny frames shares the loop.
 READ_BYTES = 16384
+# Writing goes on for so long, looked at after so many sockets, before the loop serves others. Seconds.
+FLUSH_SLICE = 0.005
+FLUSH_BUNCH = 64
 # A close frame holds 125 bytes, two of them the code (RFC 6455 section 5.5).
 REASON_BYTES = 123
 
@@ -35,23 +40,32 @@ REFUSALS = {
 
 
 class Flusher:
-    """The sockets of one worker that have frames to write in this loop tick."""
+    """The sockets of one worker that have frames to write in this loop tick, or the next if there are very many."""
 
-    __slots__ = ("_dirty",)
+    __slots__ = ("_dirty", "_scheduled")
 
     def __init__(self) -> None:
-        self._dirty: list[WebSocketTransport] = []
+        self._dirty: deque[WebSocketTransport] = deque()
+        self._scheduled = False
 
     def add(self, transport: "WebSocketTransport", loop: asyncio.AbstractEventLoop) -> None:
         """Write what `transport` has queued when this tick's callbacks have run."""
-        if not self._dirty:
-            loop.call_soon(self._flush)
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._flush, loop)
         self._dirty.append(transport)
 
-    def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
-        for transport in dirty:
-            transport.flush()
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        deadline = time.monotonic() + FLUSH_SLICE
+        dirty = self._dirty
+        try:
+            while dirty and time.monotonic() < deadline:
+                for _ in range(min(FLUSH_BUNCH, len(dirty))):
+                    dirty.popleft().flush()
+        finally:
+            self._scheduled = bool(dirty)
+            if dirty:
+                loop.call_soon(self._flush, loop)
 
 
 class WebSocketTransport(asyncio.Protocol):
@@ -180,6 +194,16 @@ class WebSocketTransport(asyncio.Protocol):
         elif not self._finished and self._close_code is None:
             pending, self._pending = self._pending or [], None
             self._write(b"".join((*pending, batch.wire)))
+
+    def queue_batch(self, batch: Batch) -> None:
+        """Queue `batch` for this tick's one write; nothing is sent after a close."""
+        if self._finished or self._close_code is not None:
+            return
+        if self._pending is None:
+            self._pending = [batch.wire]
+            self._flusher.add(self, self._loop)
+        else:
+            self._pending.append(batch.wire)
 
     def ping(self) -> None:
         """Queue a ping; the next pong is told as its answer."""

@@ -61,6 +61,10 @@ class LoopTransport:
 
     def send_batch(self, batch: Batch) -> None:
         """Queue frames for the writer."""
+        self.queue_batch(batch)
+
+    def queue_batch(self, batch: Batch) -> None:
+        """Queue frames for the writer."""
         for frame in batch.frames:
             self.send_frame(frame)
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from app.core.connection import INBOX_LIMIT, Connection
-from app.core.transport import Frame
+from app.core.transport import Batch, Frame
 from app.telemetry.metrics import Metrics
 
 
@@ -20,6 +20,7 @@ class Owner:
         self.ping_interval = 25
         self.pong_timeout = 8
         self.closed_with: list[int] = []
+        self.settled: list[Connection] = []
         self.tasks: list[asyncio.Task[None]] = []
 
     def opened(self, connection: Connection) -> None:
@@ -27,6 +28,9 @@ class Owner:
 
     def closed(self, connection: Connection, code: int) -> None:
         self.closed_with.append(code)
+
+    def settle(self, connection: Connection) -> None:
+        self.settled.append(connection)
 
     def schedule(self, connection: Connection, deadline: float) -> None:
         pass
@@ -45,6 +49,11 @@ class Transport:
 
     def send_frame(self, frame: Frame) -> None:
         self.frames.append(frame.payload)
+
+    def send_batch(self, batch: Batch) -> None:
+        self.frames += [frame.payload for frame in batch.frames]
+
+    queue_batch = send_batch
 
     def ping(self) -> None:
         pass

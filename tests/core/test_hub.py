@@ -1,13 +1,15 @@
 """The local half of a fan-out: who hears what, and how often a frame is made."""
 
+import asyncio
+
 from msgspec import Raw
 from prometheus_client import CollectorRegistry
 
 from app.core.connection import Connection
 from app.core.hub import Hub
-from app.core.transport import Frame
+from app.core.transport import Batch, Frame
 from app.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL, Disconnect, Error, Refusal
-from app.protocol.messages import Publication, Push
+from app.protocol.messages import ClientInfo, Leave, Publication, Push
 from app.telemetry.metrics import Metrics
 
 
@@ -19,22 +21,37 @@ class Owner:
         self.encoded = 0
 
 
-class Client(Connection):
+class Transport:
     """Keeps the frames it is sent."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+    def send_frame(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+    def send_batch(self, batch: Batch) -> None:
+        self.frames += batch.frames
+
+    queue_batch = send_batch
+
+
+class Client(Connection):
+    """One who only listens."""
 
     kind = "chat"
 
     def __init__(self, owner: Owner) -> None:
         super().__init__(owner, "")  # type: ignore[arg-type]
-        self.frames: list[Frame] = []
+        self.transport = Transport()  # type: ignore[assignment]
 
-    def send(self, frame: Frame) -> None:
-        self.frames.append(frame)
+    @property
+    def frames(self) -> list[Frame]:
+        return self.transport.frames  # type: ignore[attr-defined, no-any-return]
 
     @staticmethod
     def encode(push: Push) -> Frame:
-        assert push.pub is not None
-        return Frame(bytes(push.pub.data), text=True)
+        return Frame(bytes(push.pub.data) if push.pub else b"left", text=True)
 
 
 class BinaryClient(Client):
@@ -64,6 +81,12 @@ class PickyClient(Client):
 HELLO = Publication(data=Raw(b"hello"))
 
 
+async def written() -> None:
+    """Wait until what was broadcast is written."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 def test_the_first_subscriber_and_the_last_are_told() -> None:
     hub, owner = Hub(), Owner()
     one, two = Client(owner), BinaryClient(owner)
@@ -86,42 +109,45 @@ def test_leaving_twice_or_unasked_is_nothing() -> None:
     assert not hub.subscribers.remove("room", one)
 
 
-def test_a_frame_is_made_once_for_all_who_read_the_same_format() -> None:
+async def test_a_frame_is_made_once_for_all_who_read_the_same_format() -> None:
     hub, owner = Hub(), Owner()
     clients = [Client(owner) for _ in range(3)]
     for client in clients:
         hub.subscribers.add("room", client)
 
     hub.broadcast("room", HELLO)
+    await written()
 
     assert len({id(client.frames[0]) for client in clients}) == 1
 
 
-def test_each_format_gets_its_own_frame() -> None:
+async def test_each_format_gets_its_own_frame() -> None:
     hub, owner = Hub(), Owner()
     text, binary = Client(owner), BinaryClient(owner)
     hub.subscribers.add("room", text)
     hub.subscribers.add("room", binary)
 
     hub.broadcast("room", HELLO)
+    await written()
 
     assert [frame.payload for frame in text.frames] == [b"hello"]
     assert [frame.payload for frame in binary.frames] == [b"\x01hello"]
 
 
-def test_only_the_channels_subscribers_hear() -> None:
+async def test_only_the_channels_subscribers_hear() -> None:
     hub, owner = Hub(), Owner()
     inside, outside = Client(owner), Client(owner)
     hub.subscribers.add("room", inside)
     hub.subscribers.add("other", outside)
 
     hub.broadcast("room", HELLO)
+    await written()
 
     assert len(inside.frames) == 1
     assert outside.frames == []
 
 
-def test_deliveries_are_counted_for_the_whole_fan_out() -> None:
+async def test_deliveries_are_counted_for_the_whole_fan_out() -> None:
     hub, owner = Hub(), Owner()
     for _ in range(3):
         hub.subscribers.add("room", Client(owner))
@@ -134,13 +160,41 @@ def test_deliveries_are_counted_for_the_whole_fan_out() -> None:
     assert (echo.messages_out, echo.bytes_out) == (1, 6)
 
 
-def test_who_cannot_read_a_publication_is_refused_and_the_others_get_it() -> None:
+async def test_who_cannot_read_a_publication_is_refused_and_the_others_get_it() -> None:
     hub, owner = Hub(), Owner()
     picky, other = PickyClient(owner), Client(owner)
     hub.subscribers.add("room", picky)
     hub.subscribers.add("room", other)
 
     hub.broadcast("room", HELLO)
+    await written()
 
     assert picky.refused == DISCONNECT_INAPPROPRIATE_PROTOCOL
     assert len(other.frames) == 1
+
+
+async def test_a_leave_is_told_after_what_was_published_before_it() -> None:
+    hub, owner = Hub(), Owner()
+    client = Client(owner)
+    hub.subscribers.add("room", client)
+    hub.watchers.add("room", client)
+
+    hub.broadcast("room", HELLO)
+    hub.tell_watchers(Push("room", leave=Leave(ClientInfo("user", "client"))))
+    hub.broadcast("room", HELLO)
+    await written()
+
+    assert [frame.payload for frame in client.frames] == [b"hello", b"left", b"hello"]
+
+
+async def test_what_was_broadcast_is_written_before_a_connection_closes() -> None:
+    hub, owner = Hub(), Owner()
+    client = Client(owner)
+    hub.subscribers.add("room", client)
+    hub.broadcast("room", HELLO)
+
+    hub.settle(client)
+    assert [frame.payload for frame in client.frames] == [b"hello"]
+
+    await written()
+    assert len(client.frames) == 1

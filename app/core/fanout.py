@@ -1,0 +1,165 @@
+"""Deliveries on their way: what a channel's listeners are owed, written in bunches and in slices."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from app.core.connection import Connection
+from app.core.transport import Batch, Frame
+from app.telemetry.metrics import TransportFigures
+
+# Frames wait for others on their heels, because joined they cost one write: as long as writing them would take, about,
+# and never longer than this. Seconds of this thread's work, so that a busy machine does not cut bunches short.
+LONGEST_WAIT = 0.005
+WRITE_SECONDS = 5e-6
+# The event loop is let go after so long, for pings, commands and timers. Seconds.
+SLICE = 0.005
+_BETWEEN_LOOKS = 64
+
+
+class Group:
+    """Listeners of one channel who read the same format, and the frames that they are owed.
+
+    Whoever enters is owed nothing from before, and whoever leaves gets what was broadcast while it was in.
+    """
+
+    __slots__ = ("_batch", "_late", "_remaining", "connections", "figures", "frames")
+
+    def __init__(self, figures: TransportFigures) -> None:
+        self.figures = figures
+        self.connections: set[Connection] = set()
+        self.frames: list[Frame] = []
+        # Who came when some of `frames` were there already, and how many.
+        self._late: dict[Connection, int] = {}
+        # What is being written, and who has not got it yet.
+        self._batch: Batch | None = None
+        self._remaining: set[Connection] = set()
+
+    def __len__(self) -> int:
+        return len(self.connections)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(self.connections)
+
+    def add(self, connection: Connection) -> None:
+        """Let a listener in, from the next frame on."""
+        if connection not in self.connections:
+            self.connections.add(connection)
+            if self.frames:
+                self._late[connection] = len(self.frames)
+
+    def remove(self, connection: Connection) -> None:
+        """Let a listener go, with what it is owed."""
+        self.settle(connection)
+        self.connections.discard(connection)
+        self._late.pop(connection, None)
+
+    def settle(self, connection: Connection) -> None:
+        """Give a listener at once what it is owed."""
+        if connection in self._remaining and self._batch is not None:
+            self._remaining.discard(connection)
+            _deliver(connection, self._batch)
+        if self.frames and connection in self.connections:
+            owed = self.frames[self._late.get(connection, 0) :]
+            self._late[connection] = len(self.frames)
+            if owed:
+                _deliver(connection, Batch(owed))
+
+    def write(self, deadline: float, *, alone: bool) -> bool:
+        """Write until `deadline`; True when all have it. What is not `alone` is queued, to be joined with more."""
+        batch = self._batch or self._begin()
+        remaining = self._remaining
+        count = len(batch.frames)
+        while remaining:
+            for _ in range(_BETWEEN_LOOKS):
+                if not remaining:
+                    break
+                connection = remaining.pop()
+                connection.sent += count
+                if alone:
+                    connection.transport.send_batch(batch)
+                else:
+                    connection.transport.queue_batch(batch)
+            if time.monotonic() > deadline:
+                break
+        if remaining:
+            return False
+        self._batch = None
+        return True
+
+    def _begin(self) -> Batch:
+        frames, late = self.frames, self._late
+        self.frames, self._late = [], {}
+        self._batch = Batch(frames)
+        self._remaining = set(self.connections)
+        self._remaining.difference_update(late)
+        for connection, missed in late.items():
+            if missed < len(frames):
+                _deliver(connection, Batch(frames[missed:]))
+        return self._batch
+
+
+def _deliver(connection: Connection, batch: Batch) -> None:
+    connection.sent += len(batch.frames)
+    connection.transport.send_batch(batch)
+
+
+class Fanout:
+    """Groups that are owed frames. They are written when a loop tick brought no more, or when waiting would cost more.
+
+    A great group is written in slices; what is broadcast meanwhile follows behind.
+    """
+
+    def __init__(self, *, longest_wait: float = LONGEST_WAIT, slice_seconds: float = SLICE) -> None:
+        self._longest_wait = longest_wait
+        self._slice = slice_seconds
+        self._due: list[Group] = []
+        self._owed = 0
+        # Those of this round; the last one is being written.
+        self._round: list[Group] = []
+        self._alone = False
+        self._fresh = False
+        self._scheduled = False
+        self._waiting_since = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is owed."""
+        return self._scheduled
+
+    def add(self, group: Group, frame: Frame) -> None:
+        """Owe `frame` to all of `group`."""
+        if not group.frames:
+            if not self._due:
+                self._waiting_since = time.thread_time()
+                self._owed = 0
+            self._due.append(group)
+            self._owed += len(group.connections)
+            if not self._scheduled:
+                self._scheduled = True
+                asyncio.get_running_loop().call_soon(self._run)
+        group.frames.append(frame)
+        self._fresh = True
+
+    def settle(self, connection: Connection) -> None:
+        """Give a connection at once what it is owed by whatever group, as before its last frame."""
+        for group in (*self._round, *self._due):
+            group.settle(connection)
+
+    def _run(self) -> None:
+        now = time.monotonic()
+        try:
+            if not self._round and self._ripe():
+                self._round, self._due = self._due, []
+                self._alone = len(self._round) == 1
+            self._fresh = False
+            while self._round and self._round[-1].write(now + self._slice, alone=self._alone):
+                self._round.pop()
+        finally:
+            self._scheduled = bool(self._due or self._round)
+            if self._scheduled:
+                asyncio.get_running_loop().call_soon(self._run)
+
+    def _ripe(self) -> bool:
+        longest = min(self._longest_wait, self._owed * WRITE_SECONDS)
+        return not self._fresh or time.thread_time() - self._waiting_since >= longest
