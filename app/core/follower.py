@@ -165,7 +165,7 @@ class Follower:
             newest = self.recent.newest()
             holds_none = read.bottom == self.last
             return self._latest(since, self.position, newest) if newest is not None or holds_none else None
-        if since is None or since.epoch != self.epoch or not read.bottom <= since.offset <= self.last:
+        if since is None or since.epoch != self.epoch or since.offset < read.bottom:
             return self._answer(self.position, None)
         if not self.recent.knows(since.offset):
             return None

@@ -68,7 +68,7 @@ class Recent:
         self.bottom = max(self.bottom, read.bottom)
         while self._entries and self._entries[0].offset <= self.bottom:
             self._drop_oldest()
-        if self._full or self._start > read.top.offset:
+        if self._full:
             return
         for entry in reversed(read.entries):
             if entry.offset > self._start:
