@@ -1,5 +1,6 @@
 """A running Starling: the real command in a process group of its own, on free loopback ports."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,7 +11,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -151,3 +153,14 @@ class Starling:
             print(self.output[-20000:])
         self.stop()
         self.log_path.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def serving(environment: Mapping[str, str]) -> AsyncIterator[Starling]:
+    """A running Starling, started and ended beside the event loop, where something in the loop stands in its way."""
+    starling = Starling(environment)
+    await asyncio.to_thread(starling.__enter__)
+    try:
+        yield starling
+    finally:
+        await asyncio.to_thread(starling.__exit__, *sys.exc_info())

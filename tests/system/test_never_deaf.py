@@ -1,0 +1,116 @@
+"""Within seconds of Redis's return everything flows again: no socket is closed, and no history channel has a hole."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+
+from tests.flow import CHANNELS, CLIENTS, environment, flowing, publishes
+from tests.proxy import Proxy
+from tests.running import Starling, serving
+from tests.services import RedisServer
+
+BACK_WITHIN = 5.0
+
+Fault = Callable[[RedisServer, Starling], Awaitable[float]]
+
+
+async def frozen(redis_server: RedisServer, starling: Starling) -> float:
+    """Redis stands still for 5 s, while its kernel keeps every connection."""
+    await asyncio.to_thread(redis_server.freeze)
+    await asyncio.sleep(5)
+    await asyncio.to_thread(redis_server.thaw)
+    return time.monotonic()
+
+
+async def restarted_empty(redis_server: RedisServer, starling: Starling) -> float:
+    """Redis dies without saving anything, and comes back with nothing after 2 s."""
+    await asyncio.to_thread(redis_server.kill)
+    await asyncio.sleep(2)
+    await asyncio.to_thread(redis_server.start)
+    return time.monotonic()
+
+
+async def listeners_killed(redis_server: RedisServer, starling: Starling) -> float:
+    """Redis ends every Pub/Sub connection as soon as there is one, ten times."""
+    async with redis.asyncio.from_url(redis_server.url) as admin:
+        killed = 0
+        async with asyncio.timeout(20):
+            while killed < 10:
+                killed += int(await admin.client_kill_filter(_type="pubsub"))
+                await asyncio.sleep(0.2)
+    return time.monotonic()
+
+
+async def overrun(redis_server: RedisServer, starling: Starling) -> float:
+    """A worker stands still until Redis has given up on its listener, for more waits there than it keeps."""
+    frozen = starling.workers[0]
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        async with redis.asyncio.from_url(redis_server.url) as admin:
+            name = "starling-subscriber-"
+            async with asyncio.timeout(15):
+                while any(
+                    client["name"].startswith(name) and client["name"].endswith(f"-{frozen}")
+                    for client in await admin.client_list()
+                ):
+                    await admin.publish("starling:history:0", b"x" * 60_000)
+                    await asyncio.sleep(0.002)
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    return time.monotonic()
+
+
+@pytest.mark.parametrize("fault", [frozen, listeners_killed, overrun, restarted_empty])
+async def test_after_a_fault_everything_flows_and_no_history_has_a_hole(
+    redis_server: RedisServer, tmp_path: Path, fault: Fault
+) -> None:
+    with Starling(environment(tmp_path, redis_server.url)) as starling:
+        async with redis.asyncio.from_url(redis_server.url) as admin:
+            await admin.config_set("client-output-buffer-limit", "pubsub 1mb 1mb 1")
+        async with flowing(starling) as flow:
+            await publishes(flow, 50)
+
+            returned = await fault(redis_server, starling)
+
+            seconds = await flow.until_live(returned)
+            await publishes(flow, 50)
+            await flow.stop()
+
+            assert seconds < BACK_WITHIN
+            assert flow.closed() == []
+            assert set(flow.refused) <= {100}
+            assert flow.told() == ([2500] * CLIENTS * len(CHANNELS) if fault is restarted_empty else [])
+            assert flow.problems() == []
+        assert "broker_link_down" in starling.output
+
+
+async def test_a_worker_that_no_link_makes_hear_is_replaced_and_the_other_is_not(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    async with Proxy(redis_server.port) as proxy, serving(environment(tmp_path, proxy.url)) as starling:
+        deaf, other = await asyncio.to_thread(lambda: starling.workers)
+        # What stands between lets this worker listen no more; its probe listens elsewhere.
+        proxy.refuse = lambda said: b"-%d\r" % deaf in said and b":canary:" in said and b"SUBSCRIBE" in said
+        proxy.cut()
+
+        async with asyncio.timeout(60):
+            while deaf in await asyncio.to_thread(lambda: starling.workers):
+                await asyncio.sleep(0.2)
+        await asyncio.to_thread(starling.until_ready, 2)
+
+        events = [line["event"] for line in starling.lines if line.get("pid") == deaf]
+        workers = await asyncio.to_thread(lambda: starling.workers)
+        assert [event for event in events if event in {"worker_deaf", "worker_retires", "drain_started"}] == [
+            "worker_deaf",
+            "worker_retires",
+            "drain_started",
+        ]
+        assert other in workers
+        assert len(workers) == 2
+        assert "worker_deaf" not in [line["event"] for line in starling.lines if line.get("pid") == other]
