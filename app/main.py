@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import ip_network
 
 import yaml
 from fastapi import FastAPI
@@ -25,6 +26,7 @@ from app.core.hooks_module import HooksError, load_hooks
 from app.core.lifecycle import Lifecycle, NoLifecycle
 from app.core.node import Node, NodeOptions
 from app.core.occupancy import Occupancy
+from app.core.orders import Orders
 from app.core.readiness import Readiness
 from app.protocol.session import SessionLimits
 from app.server.application import serve
@@ -33,11 +35,14 @@ from app.settings import PREFIX, Settings, SettingsError
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import Metrics
 from app.web import chat, connection, echo, health, items, pages, refusals
+from app.web.api import Api, ApiOptions
+from app.web.api_methods import ApiMethods
 from app.web.authority import TokenAuthority
 from app.web.dependencies import Doors
 from app.web.request_id import RequestId
 from app.web.revocation import RevocableVerifier
 
+DEVELOPER_KEY = "dev"
 CONTACT_FILE = "broker-contact"
 # How long a peer may take over its part of the closing handshake before its socket is cut.
 CLOSE_SECONDS = 3.0
@@ -100,6 +105,9 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Fa
         write_limit=settings.write_buffer_bytes,
     )
 
+    methods = ApiMethods(node, Orders(node), revocation_seconds=settings.revocation_seconds)
+    api = Api(methods, build_api_options(settings), node.metrics)
+
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
@@ -110,10 +118,12 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Fa
             await node.start()
             yield
 
-    application = FastAPI(title="Starling", version=__version__, lifespan=lifespan, openapi_url="/openapi.json")
+    application = FastAPI(title="Starling", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     application.state.doors = doors
     application.add_middleware(RequestId)
     refusals.install(application)
+    # First, because routes are tried in their order and this one is asked most.
+    application.router.routes.insert(0, api.route)
     for door in (pages, health, connection, echo, items, chat):
         application.include_router(door.router)
     application.mount("/static", pages.static_files, name="static")
@@ -147,6 +157,15 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
     )
     node.lifecycle = build_lifecycle(settings, broker.occupancy, metrics)
     return node
+
+
+def build_api_options(settings: Settings) -> ApiOptions:
+    """Who may use the server API; in developer mode the key `dev` opens it too."""
+    return ApiOptions(
+        keys=(*settings.api_key_list, DEVELOPER_KEY) if settings.dev else settings.api_key_list,
+        networks=tuple(ip_network(network) for network in settings.api_allowed_networks),
+        max_body_bytes=settings.api_max_body_bytes,
+    )
 
 
 def build_channels(settings: Settings) -> Channels:

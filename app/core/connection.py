@@ -171,12 +171,12 @@ class Connection:
             self.close(self.no_pong_code, "no pong")
         return now + self.owner.ping_interval - self.owner.pong_timeout
 
-    def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> bool:
-        """End what lives by a token that `refuses` is true for; returns whether something did."""
+    def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> TokenFacts | None:
+        """End what lives by a token that `refuses` is true for; returns the token if it was the whole conversation."""
         if self.token is None or self.close_code is not None or not refuses(self.token):
-            return False
+            return None
         self.close(1008, "the token was revoked")
-        return True
+        return self.token
 
     def lose_state(self, channel: str) -> None:
         """What this client should have got of `channel` is not to be had any more; doors with history tell it."""

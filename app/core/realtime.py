@@ -242,14 +242,14 @@ class RealtimeConnection(Connection):
         """Give the connection another end, in seconds since 1970; None never ends."""
         self._carry_out(self.session.refresh(time.monotonic(), ttl=_ttl(expires_at)))
 
-    def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> bool:
+    def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> TokenFacts | None:
         """End the conversation, or the subscriptions, that a refused token stands behind."""
         token = self.identity.token
         if self.close_code is not None:
-            return False
+            return None
         if token is not None and refuses(token):
             self.order_disconnect(codes.DISCONNECT_INVALID_TOKEN)
-            return True
+            return token
         revoked = [
             channel
             for channel, membership in self._memberships.items()
@@ -257,7 +257,7 @@ class RealtimeConnection(Connection):
         ]
         for channel in revoked:
             self.order_unsubscribe(channel, codes.UNSUBSCRIBE_SERVER)
-        return bool(revoked)
+        return None
 
     # What the session decides
 
@@ -339,7 +339,7 @@ class RealtimeConnection(Connection):
                 await self._node.hooks.message(self.info(), request.data)
                 return self.session.delivered(action, time.monotonic())
             case Refresh(request=request):
-                self.identity = await self._authority.renew(self.identity, request.token)
+                self._adopt(await self._authority.renew(self.identity, request.token))
                 return self.session.refreshed(action, time.monotonic(), ttl=_ttl(self.identity.expires_at))
             case SubRefresh(request=request):
                 grant = await self._authority.renew_grant(self.identity, request.channel, request.token)
@@ -353,11 +353,9 @@ class RealtimeConnection(Connection):
     # Entering and leaving
 
     async def _authenticate(self, action: Authenticate) -> list[Decision]:
-        self.identity = await self._authority.identify(action.request, self._handshake)
+        self._adopt(await self._authority.identify(action.request, self._handshake))
         self._handshake = None
         self.user = self.identity.user
-        if self.identity.token is not None and self.identity.token.session:
-            self.session_id = self.identity.token.session
         if self.close_code is None:
             self._node.hub.identify(self)
         data = await self._node.hooks.connect(self.info(), action.request.data)
@@ -395,6 +393,12 @@ class RealtimeConnection(Connection):
         self._node.lifecycle.connected(self.id, self.user)
         for channel in self._memberships:
             self._node.lifecycle.subscribed(self.id, self.user, channel)
+
+    def _adopt(self, identity: Identity) -> None:
+        """Be `identity` from now on, in the session that its token names, or in one of this connection's own."""
+        token = identity.token or TokenFacts(identity.user)
+        self.session_id = token.session or self.session_id
+        self.identity = replace(identity, token=token._replace(session=self.session_id))
 
     async def _enter_all(
         self, grants: Mapping[str, Grant], wishes: Mapping[str, SubscribeRequest]

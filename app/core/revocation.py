@@ -106,6 +106,10 @@ class Refused:
         self._by_key[key] = revocation
         return True
 
+    def session(self, session: str) -> Revocation | None:
+        """The revocation of a session, if there is one."""
+        return self._by_key.get(("session", session, ""))
+
     def forget_expired(self, now: float) -> None:
         """Let go of those whose tokens have all expired."""
         self._by_key = {key: known for key, known in self._by_key.items() if known.expires_at > now}
@@ -246,6 +250,22 @@ class Revocations:
         connections = list(self._hub.connections)
         for start in range(0, len(connections), _PORTION):
             for connection in connections[start : start + _PORTION]:
-                if connection.drop_revoked(refused):
+                if (token := connection.drop_revoked(refused)) is not None:
                     self.figures.ended += 1
+                    self._follow_up(token, refused)
             await asyncio.sleep(0)
+
+    def _follow_up(self, token: TokenFacts, refused: "Refused") -> None:
+        """Refuse the very token of a session that was revoked: it need not name the session, only we knew of it."""
+        session = refused.session(token.session)
+        if session is not None and token.token_id and not self.refuses(TokenFacts("", token.token_id)):
+            revocation = Revocation("token", token.token_id, session.expires_at)
+            self._refused.add(revocation)
+            self._start_task(self._revoke_quietly(revocation))
+
+    async def _revoke_quietly(self, revocation: Revocation) -> None:
+        try:
+            await self.revoke(revocation)
+        except BrokerUnavailable:
+            # It stands in memory here, and is told to the store when that is back.
+            log.warning("revocation_not_kept", kind=revocation.kind)

@@ -6,11 +6,11 @@ Protobuf client; that is the application's choice for the channel. A JSON client
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from msgspec import MsgspecError, Raw, Struct, json
+from msgspec import DecodeError, MsgspecError, Raw, Struct, json
 
 from app.protocol.codec import COMMANDS_PER_FRAME
 from app.protocol.codes import DISCONNECT_BAD_REQUEST, DISCONNECT_INAPPROPRIATE_PROTOCOL, Disconnect, Refusal
@@ -18,6 +18,8 @@ from app.protocol.messages import NO_PAYLOAD, Command, Reply
 
 # Deeper JSON ends somebody's parser: Python's json module gives up near 1000 levels.
 NESTING_LIMIT = 256
+
+Message = TypeVar("Message")
 
 _decode_command = json.Decoder(Command).decode
 _skip_value = json.Decoder(Raw).decode
@@ -70,6 +72,22 @@ def is_json(data: bytes) -> bool:
         mended = _mend_surrogates(data)
         return mended != data and is_json(mended)
     return not _nests_too_deep(data)
+
+
+def read_json(content: bytes, decode: Callable[[bytes], Message]) -> Message:
+    """Decode JSON whose payloads stay raw, held to what every SDK can read: see `is_json`.
+
+    Half a UTF-16 pair in an escape becomes U+FFFD. Raises MsgspecError or UnicodeError.
+    """
+    if _nests_too_deep(_utf8(content)):
+        raise DecodeError(f"JSON is nested over {NESTING_LIMIT} levels deep")
+    try:
+        return decode(content)
+    except DecodeError:
+        mended = _mend_surrogates(content)
+        if mended == content:
+            raise
+        return decode(mended)
 
 
 def _utf8(data: bytes) -> bytes:
