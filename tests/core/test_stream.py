@@ -208,6 +208,24 @@ async def test_a_thousand_returning_subscribers_cost_two_reads(store: Store) -> 
     channel.stream.close()
 
 
+async def test_ten_thousand_returning_to_fifty_channels_cost_one_read_of_entries_a_channel(store: Store) -> None:
+    store.publish(*range(1, 201))
+    channels = [make_channel(store) for _ in range(50)]
+    for channel in channels:
+        await channel.stream.start()
+    returning = [(channels[number % 50], at(channels[number % 50], 100 + number % 100)) for number in range(10_000)]
+    subscribers = [Subscriber() for _ in returning]
+
+    joins = zip(subscribers, returning, strict=True)
+    await asyncio.gather(*(channel.stream.join(subscriber, since) for subscriber, (channel, since) in joins))
+
+    assert store.entry_reads == 50
+    for subscriber, (_, position) in zip(subscribers, returning, strict=True):
+        assert subscriber.got == list(range(position.offset + 1, 201))
+    for channel in channels:
+        channel.stream.close()
+
+
 async def test_a_thousand_who_come_one_after_another_cost_one_read_of_entries(store: Store) -> None:
     store.publish(*range(1, 201))
     channel = make_channel(store)
