@@ -84,6 +84,7 @@ class Webhooks:
 
     async def stop(self) -> None:
         """Give the channels up, deliver what is left, and count as dropped what cannot be delivered within seconds."""
+        deadline = asyncio.get_running_loop().time() + _STOP_SECONDS
         if self._occupying is not None and self._channels is not None:
             self._occupying.cancel()
             await asyncio.wait((self._occupying,))
@@ -91,7 +92,7 @@ class Webhooks:
         if self._delivering is None or self._sender is None:
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_SECONDS):
+            async with asyncio.timeout_at(deadline):
                 await self._idle.wait()
         self._delivering.cancel()
         await asyncio.wait((self._delivering,))

@@ -1,6 +1,7 @@
 """What every occupancy store promises, and this process's part in it over a store that fails."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
@@ -253,3 +254,43 @@ async def test_only_the_first_and_the_last_client_here_matter() -> None:
     await until(lambda: told == ["+a", "+b", "-a"], "a is vacated")
     running.cancel()
     await here.close()
+
+
+async def test_by_revision_every_channel_is_occupied_and_vacated_in_turn(place: Place) -> None:
+    rng = random.Random(20)
+    names = [f"c{number}" for number in range(6)]
+    holders = [Holder(place, f"h{number}") for number in range(4)]
+    held: dict[str, set[str]] = {holder.name: set() for holder in holders}
+    told: list[tuple[int, str, str]] = []
+
+    def note(change: OccupancyChange) -> None:
+        told.extend((change.revision, "occupied", channel) for channel in change.occupied)
+        told.extend((change.revision, "vacated", channel) for channel in change.vacated)
+
+    for step in range(400):
+        holder = rng.choice(holders)
+        mine = held[holder.name]
+        if rng.random() < 0.05:
+            # It crashes, and another comes in its place.
+            holders[holders.index(holder)] = successor = Holder(place, f"h{step}-again")
+            held[successor.name] = set()
+            continue
+        enter = [name for name in names if name not in mine and rng.random() < 0.3]
+        leave = [name for name in names if name in mine and rng.random() < 0.4]
+        note(await holder.call(enter=enter, leave=leave))
+        mine.update(enter)
+        mine.difference_update(leave)
+
+    # What crashed goes when its time is over; those that live call once in between.
+    await place.make_older(TTL * 0.5)
+    for holder in holders:
+        note(await holder.call())
+    await place.make_older(TTL * 0.3)
+    for _ in range(60):
+        note(await holders[0].call())
+
+    occupied = set().union(*(held[holder.name] for holder in holders))
+    for name in names:
+        kinds = [kind for _, kind, channel in sorted(told) if channel == name]
+        assert kinds == [("occupied", "vacated")[turn % 2] for turn in range(len(kinds))]
+        assert (kinds[-1:] == ["occupied"]) == (name in occupied)

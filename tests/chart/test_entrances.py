@@ -113,8 +113,16 @@ def test_the_policy_lets_out_to_names_and_to_the_broker_only() -> None:
     assert out == [(53, "UDP"), (53, "TCP"), (6379, "TCP")]
 
 
-def test_the_policy_lets_the_issuer_s_keys_be_fetched() -> None:
-    objects = render({"networkPolicy": {"enabled": True}, "settings": {"tokenJwksUrl": "https://issuer/keys"}})
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"settings": {"tokenJwksUrl": "https://issuer/keys"}},
+        {"secrets": {"webhookUrl": {"value": "https://backend/hooks"}}},
+        {"secrets": {"webhookUrl": {"existingSecret": "mine"}}},
+    ],
+)
+def test_the_policy_lets_the_issuer_s_keys_be_fetched_and_webhooks_out(values: Any) -> None:
+    objects = render({"networkPolicy": {"enabled": True}, **values})
     out = [port["port"] for rule in objects.one("NetworkPolicy")["spec"]["egress"] for port in rule["ports"]]
     assert 443 in out
 

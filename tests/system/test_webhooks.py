@@ -159,3 +159,17 @@ async def test_redis_away_and_back_loses_no_change_of_a_channel(
     redis_server.thaw()
     await until(lambda: len(receiver.told("vacated")) == 2, "both channels are vacated after all")
     assert {*receiver.told("vacated")} == {("vacated", "news"), ("vacated", "#alice")}
+
+
+async def test_a_stop_tells_the_clients_that_were_let_go(starling: Starling, receiver: WebhookReceiver) -> None:
+    entered = [await enter(starling, f"u{number}", "news") for number in range(6)]
+    await until(lambda: len(receiver.told("occupied")) == 7, "every channel is told")
+    assert await asyncio.to_thread(starling.stop) == 0
+
+    gone = [event for event in receiver.events if event["event"] == "disconnect"]
+    assert {event["user"] for event in gone} == {f"u{number}" for number in range(len(entered))}
+    assert {event["code"] for event in gone} == {3001}
+    vacated = [channel for _, channel in receiver.told("vacated")]
+    assert sorted(vacated) == sorted(["news", *(f"#u{number}" for number in range(len(entered)))])
+    for client, _ in entered:
+        await client.close()

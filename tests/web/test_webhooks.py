@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -264,3 +266,9 @@ async def test_no_log_line_tells_the_secret_or_the_address(opener: Opener) -> No
 def test_the_page_names_every_event() -> None:
     table = PAGE.partition("## Events")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `([a-z]+)`", table, re.MULTILINE)) == set(WEBHOOK_EVENTS)
+
+
+def test_without_an_address_the_http_client_is_not_even_loaded() -> None:
+    code = "import sys; from app.main import create_app; from app.settings import load_settings; "
+    code += "create_app(load_settings({'STARLING_DEV': 'true'})); print('httpx2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
