@@ -70,7 +70,8 @@ class Client {
         client.websocket = this;
       }
       send(data) {
-        if (!mute) super.send(data);
+        if (mute === "all" || (mute === "pongs" && data === "{}")) return;
+        super.send(data);
       }
     }
     if (options.data) options.data = this.write(options.data);

@@ -30,7 +30,11 @@ class Unauthorized(Exception):
 
 @dataclass
 class ClientOptions:
-    """How a client connects; `headers` are those sent with the connect command, where the SDK has them."""
+    """How a client connects.
+
+    `handshake_token` goes into the handshake's Authorization header, `headers` go with the connect command; each SDK
+    has one of the two. `mute` keeps back what the SDK sends: `all`, or its `pongs`.
+    """
 
     token: str = ""
     get_token: GetToken | None = None
@@ -39,7 +43,7 @@ class ClientOptions:
     version: str = ""
     handshake_token: str = ""
     headers: dict[str, str] = field(default_factory=dict)
-    mute: bool = False
+    mute: str = ""
 
 
 @dataclass
@@ -88,6 +92,11 @@ class Client(ABC):
                     await self._came.wait()
         except TimeoutError:
             raise AssertionError(f"no {name} with {wanted} came; unseen are {self._unseen}") from None
+
+    async def error(self, code: int, **wanted: Any) -> None:
+        """Wait for an error event with the service's error of that code, past those of other causes."""
+        while (await self.event("error", **wanted))["error"].get("code") != code:
+            pass
 
     async def publications(self, count: int, channel: str, *, timeout: float = DEADLINE) -> list[Any]:
         """The data of the next `count` publications of a channel."""

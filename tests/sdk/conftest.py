@@ -1,5 +1,6 @@
 """Running services for the SDKs, and clients of each SDK in each wire format."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -9,6 +10,7 @@ from tests.running import SECRET, Starling
 from tests.sdk.client import Client, ClientOptions
 from tests.sdk.javascript_sdk import Bridge, BridgeConnection, JavaScriptClient
 from tests.sdk.python_sdk import PythonClient
+from tests.sdk.serving import Place
 
 SDKS = ("javascript-json", "javascript-protobuf", "python-json", "python-protobuf")
 
@@ -55,6 +57,37 @@ namespaces:
   joins: {join_leave: true, allow_subscribe_for_client: true}
 """
 
+HOOKS = """
+from app.core.hooks import Refuse
+
+
+async def on_connect(client, data):
+    return {"user": client.user, "sent": data}
+
+
+async def on_subscribe(client, channel):
+    if channel == "open:members":
+        raise Refuse("unauthorized", 101)
+    if channel == "open:broken":
+        raise RuntimeError("a fault of the application")
+
+
+async def on_message(client, data):
+    messages.append(data)
+
+
+async def double(client, data):
+    return {"doubled": 2 * data["number"]}
+
+
+async def received(client):
+    return messages
+
+
+messages = []
+rpc = {"double": double, "received": received}
+"""
+
 OpenSdk = Callable[..., Awaitable[Client]]
 OpenClient = Callable[..., Awaitable[Client]]
 OpenJavaScript = Callable[..., Awaitable[JavaScriptClient]]
@@ -72,6 +105,28 @@ def channels_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 def service(channels_file: str) -> Iterator[Starling]:
     """One worker on memory that lets nobody in without a token."""
     settings = {"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_CHANNELS_FILE": channels_file}
+    with Starling(settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def narrow(channels_file: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starling]:
+    """One worker with narrow limits, an application's hooks, personal channels and anonymous clients."""
+    folder = tmp_path_factory.mktemp("hooks")
+    (folder / "sdk_hooks.py").write_text(HOOKS)
+    settings = {
+        "STARLING_TOKEN_HMAC_SECRET": SECRET,
+        "STARLING_CHANNELS_FILE": channels_file,
+        "STARLING_HOOKS": "sdk_hooks",
+        "STARLING_HOOKS_PATH": str(folder),
+        "STARLING_SUBSCRIBE_TO_PERSONAL_CHANNEL": "true",
+        "STARLING_ALLOW_ANONYMOUS": "true",
+        "STARLING_MAX_CHANNELS": "4",
+        "STARLING_CONNECT_SECONDS": "1",
+        "STARLING_PING_SECONDS": "2",
+        "STARLING_PONG_SECONDS": "1",
+        "STARLING_WRITE_BUFFER_BYTES": "65536",
+    }
     with Starling(settings) as running:
         yield running
 
@@ -101,7 +156,7 @@ async def open_sdk(request: pytest.FixtureRequest) -> AsyncIterator[OpenSdk]:
     clients: list[Client] = []
     connections: list[BridgeConnection] = []
 
-    async def open_sdk(sdk: str, of: Starling, options: ClientOptions | None = None) -> Client:
+    async def open_sdk(sdk: str, of: Starling | Place, options: ClientOptions | None = None) -> Client:
         language, wire_format = sdk.split("-")
         url = f"{of.url}/connection/websocket"
         client: Client
@@ -129,6 +184,11 @@ def open_client(open_sdk: OpenSdk, sdk: str, service: Starling) -> OpenClient:
         return await open_sdk(sdk, of, options)
 
     return open_client
+
+
+async def with_every_sdk(scenario: Callable[[str], Awaitable[None]]) -> None:
+    """Play a scenario that mostly waits with every SDK, side by side."""
+    await asyncio.gather(*(scenario(sdk) for sdk in SDKS))
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 import asyncio
 
+import pytest
+
 from tests.running import Starling
-from tests.sdk.client import ClientOptions, Unauthorized
-from tests.sdk.conftest import SDKS, OpenClient, OpenSdk
+from tests.sdk.client import ClientOptions, Refused, Unauthorized
+from tests.sdk.conftest import OpenClient, OpenSdk, with_every_sdk
 from tests.sdk.tokens import connection_token, user
 
 
@@ -32,11 +34,18 @@ async def test_connecting_ten_times_at_once_ends_in_the_last_state(open_client: 
     await client.event("connected")
 
 
-async def test_connect_data_comes_with_a_name_and_a_version(open_client: OpenClient) -> None:
-    options = ClientOptions(token=connection_token(), data={"device": "phone"}, name="shop", version="1.2")
-    client = await open_client(options)
+async def test_a_client_without_a_token_is_anonymous_where_that_is_allowed(
+    open_client: OpenClient, narrow: Starling
+) -> None:
+    client = await open_client(of=narrow)
+    assert (await client.connected())["data"] == {"user": "", "sent": None}
 
-    assert await client.connected()
+    await client.subscribed("open:anybody")
+    await client.subscribe("history:members")
+    assert (await client.event("unsubscribed"))["code"] == 103
+    with pytest.raises(Refused) as refusal:
+        await client.publish("open:anybody", 1)
+    assert refusal.value.code == 103
 
 
 async def test_a_token_comes_by_callback(open_client: OpenClient) -> None:
@@ -51,19 +60,21 @@ async def test_a_token_comes_by_callback(open_client: OpenClient) -> None:
     assert len(asked) == 1
 
 
-async def test_a_token_is_refreshed_as_it_ends_and_the_connection_stays(open_client: OpenClient) -> None:
-    asked = asyncio.Event()
+async def test_a_token_is_refreshed_as_it_ends_and_the_connection_stays(open_sdk: OpenSdk, service: Starling) -> None:
+    async def refresh(sdk: str) -> None:
+        asked = asyncio.Event()
 
-    async def get_token() -> str:
-        asked.set()
-        return connection_token(ttl=600)
+        async def get_token() -> str:
+            asked.set()
+            return connection_token(ttl=600)
 
-    client = await open_client(ClientOptions(token=connection_token(ttl=2), get_token=get_token))
-    await client.connected()
-    await asyncio.wait_for(asked.wait(), 10)
-    await client.subscribed("open:after-refresh")
-    assert client.named("connecting")[1:] == []
-    assert len(client.named("connected")) == 1
+        client = await open_sdk(sdk, service, ClientOptions(token=connection_token(ttl=2), get_token=get_token))
+        await client.connected()
+        await asyncio.wait_for(asked.wait(), 10)
+        await client.subscribed("open:after-refresh")
+        assert len(client.named("connected")) == 1
+
+    await with_every_sdk(refresh)
 
 
 async def test_an_expired_token_lets_the_sdk_fetch_another(open_client: OpenClient) -> None:
@@ -72,8 +83,7 @@ async def test_an_expired_token_lets_the_sdk_fetch_another(open_client: OpenClie
 
     client = await open_client(ClientOptions(token=connection_token(ttl=-5), get_token=get_token))
     await client.connect()
-    error = await client.event("error")
-    assert error["error"]["code"] == 109
+    await client.error(109)
     await client.event("connected")
 
 
@@ -98,13 +108,13 @@ async def test_a_callback_that_brings_an_expired_token_at_refresh_is_asked_again
 
         client = await open_sdk(sdk, service, ClientOptions(get_token=get_token))
         await client.connected()
-        assert (await client.event("error"))["error"]["code"] == 109
+        await client.error(109)
         await asyncio.wait_for(last.wait(), 15)
         await client.subscribed("open:after-refresh")
         assert len(client.named("connected")) == 1
 
-    # The SDKs wait 5 to 10 seconds before they ask again, so they do it side by side.
-    await asyncio.gather(*(refresh(sdk) for sdk in SDKS))
+    # The SDKs wait 5 to 10 seconds before they ask again.
+    await with_every_sdk(refresh)
 
 
 async def test_a_bad_token_stops_the_sdk(open_client: OpenClient) -> None:
@@ -130,10 +140,16 @@ async def test_a_callback_that_says_unauthorized_stops_the_sdk(open_client: Open
     assert (await client.event("disconnected"))["code"] == 1
 
 
-async def test_a_refresh_with_the_token_of_somebody_else_ends_the_connection_for_good(open_client: OpenClient) -> None:
-    async def get_token() -> str:
-        return connection_token("mallory")
+async def test_a_refresh_with_the_token_of_somebody_else_ends_the_connection_for_good(
+    open_sdk: OpenSdk, service: Starling
+) -> None:
+    async def refresh(sdk: str) -> None:
+        async def get_token() -> str:
+            return connection_token("mallory")
 
-    client = await open_client(ClientOptions(token=connection_token("alice", ttl=1), get_token=get_token))
-    await client.connected()
-    assert (await client.event("disconnected"))["code"] == 3500
+        options = ClientOptions(token=connection_token("alice", ttl=1), get_token=get_token)
+        client = await open_sdk(sdk, service, options)
+        await client.connected()
+        assert (await client.event("disconnected"))["code"] == 3500
+
+    await with_every_sdk(refresh)

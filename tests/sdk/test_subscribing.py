@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from tests.sdk.client import Client, ClientOptions, Refused, SubscriptionOptions, Unauthorized
-from tests.sdk.conftest import OpenClient, OpenJavaScript
+from tests.running import Starling
+from tests.sdk.client import Client, ClientOptions, SubscriptionOptions, Unauthorized
+from tests.sdk.conftest import OpenClient, OpenJavaScript, OpenSdk, with_every_sdk
 from tests.sdk.tokens import connection_token, subscription_token, user
 
 
@@ -159,27 +160,32 @@ async def test_an_expired_subscription_token_lets_the_sdk_fetch_another(open_cli
     await client.connect()
     options = SubscriptionOptions(token=subscription_token("token:late", ttl=-5), get_token=get_token)
     await client.subscribe("token:late", options)
-    assert (await client.event("error", channel="token:late"))["error"]["code"] == 109
+    await client.error(109, channel="token:late")
     await client.event("subscribed", channel="token:late")
 
 
-async def test_a_subscription_token_is_refreshed_as_it_ends_and_nothing_is_missed(open_client: OpenClient) -> None:
-    lifetimes = iter((1, 600))
-    refreshed = asyncio.Event()
+async def test_a_subscription_token_is_refreshed_as_it_ends_and_nothing_is_missed(
+    open_sdk: OpenSdk, service: Starling
+) -> None:
+    async def refresh(sdk: str) -> None:
+        lifetimes = iter((1, 600))
+        refreshed = asyncio.Event()
 
-    async def get_token(channel: str) -> str:
-        lifetime = next(lifetimes)
-        if lifetime == 600:
-            refreshed.set()
-        return subscription_token(channel, ttl=lifetime)
+        async def get_token(channel: str) -> str:
+            lifetime = next(lifetimes)
+            if lifetime == 600:
+                refreshed.set()
+            return subscription_token(channel, ttl=lifetime)
 
-    client = await open_client(user())
-    await client.connect()
-    await client.subscribed("token:brief", SubscriptionOptions(get_token=get_token))
-    await asyncio.wait_for(refreshed.wait(), 10)
-    await client.publish("token:brief", "still here")
-    assert await client.publications(1, "token:brief") == ["still here"]
-    assert len(client.named("subscribed")) == 1
+        client = await open_sdk(sdk, service, user())
+        await client.connect()
+        await client.subscribed(f"token:{sdk}", SubscriptionOptions(get_token=get_token))
+        await asyncio.wait_for(refreshed.wait(), 10)
+        await client.publish(f"token:{sdk}", "still here")
+        assert await client.publications(1, f"token:{sdk}") == ["still here"]
+        assert len(client.named("subscribed")) == 1
+
+    await with_every_sdk(refresh)
 
 
 async def test_a_client_that_is_in_a_channel_by_its_token_cannot_enter_it_again(open_client: OpenClient) -> None:
@@ -216,12 +222,4 @@ async def test_a_token_in_the_handshake_counts(open_client: OpenClient) -> None:
 async def test_an_expired_token_in_the_handshake_is_told_as_such(open_client: OpenClient) -> None:
     client = await open_client(ClientOptions(handshake_token=connection_token("alice", ttl=-5)))
     await client.connect()
-    assert (await client.event("error"))["error"]["code"] == 109
-
-
-async def test_what_nobody_answers_is_refused(open_client: OpenClient) -> None:
-    client = await open_client(user())
-    await client.connected()
-    with pytest.raises(Refused) as refusal:
-        await client.rpc("anything", {})
-    assert refusal.value.code == 108
+    await client.error(109)

@@ -1,0 +1,62 @@
+"""Services that a test starts and ends while its clients live on in the same event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from app.main import create_app
+from app.settings import load_settings
+from tests.running import SECRET, Starling
+
+
+@asynccontextmanager
+async def serving(
+    channels_file: str, settings: Mapping[str, str] | None = None, *, in_place_of: Starling | None = None
+) -> AsyncIterator[Starling]:
+    """A service of the test's own, on the port of one that has ended if so wanted; the clients here can go on."""
+    place = {"STARLING_PORT": str(in_place_of.port)} if in_place_of is not None else {}
+    service = Starling(
+        {
+            "STARLING_TOKEN_HMAC_SECRET": SECRET,
+            "STARLING_CHANNELS_FILE": channels_file,
+            "STARLING_DRAIN_SECONDS": "0",
+            **(settings or {}),
+            **place,
+        }
+    )
+    service.port = int(service.environment["STARLING_PORT"])
+    await asyncio.to_thread(service.__enter__)
+    try:
+        yield service
+    finally:
+        await asyncio.to_thread(service.__exit__, None, None, None)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a service listens."""
+
+    url: str
+
+
+@asynccontextmanager
+async def impatient(channels_file: str, *, expiry_grace: float) -> AsyncIterator[Place]:
+    """The service in this event loop and on an ordinary ASGI server, with another grace than everybody's 25 seconds."""
+    settings = load_settings({"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_CHANNELS_FILE": channels_file})
+    application = create_app(settings, CollectorRegistry())
+    doors = application.state.doors
+    application.state.doors = replace(doors, session_limits=replace(doors.session_limits, expiry_grace=expiry_grace))
+    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=0, log_config=None))
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.01)
+    try:
+        yield Place("ws://{}:{}".format(*server.servers[0].sockets[0].getsockname()))
+    finally:
+        server.should_exit = True
+        await serving

@@ -1,0 +1,71 @@
+"""Every code of the protocol has a test that produces it, in the situation it is for, or a reason why none does."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from app.protocol import codes
+
+FOLDER = Path(__file__).parent
+
+PRODUCED = {
+    100: "test_outages.test_without_the_broker_a_publication_is_100_and_later_goes_through",
+    101: "test_applications.test_an_application_refuses_with_a_code_of_its_choice",
+    102: "test_subscribing.test_what_a_client_may_not_enter",
+    103: "test_subscribing.test_what_a_client_may_not_enter",
+    104: "test_applications.test_a_method_that_the_application_does_not_have_is_104",
+    105: "test_subscribing.test_a_client_that_is_in_a_channel_by_its_token_cannot_enter_it_again",
+    106: "test_endings.test_one_channel_more_than_allowed_is_106_and_the_rest_stays",
+    107: "test_subscribing.test_what_a_client_may_not_enter",
+    108: "test_history.test_a_channel_without_history_says_so",
+    109: "test_connecting.test_an_expired_token_lets_the_sdk_fetch_another",
+    110: "test_endings.test_a_connection_whose_time_was_over_before_it_began_is_110",
+    112: "test_history.test_a_position_of_another_stream_is_unrecoverable",
+    2500: "test_outages.test_a_stream_that_broke_off_is_told_with_2500_and_3010",
+    2501: "test_endings.test_what_is_never_renewed_ends_connections_with_3005_and_subscriptions_with_2501",
+    3001: "test_endings.test_a_stopping_service_lets_clients_go_with_3001_and_they_come_back",
+    3005: "test_endings.test_what_is_never_renewed_ends_connections_with_3005_and_subscriptions_with_2501",
+    3008: "test_endings.test_a_client_that_reads_too_slowly_is_cut_with_3008_and_comes_back",
+    3010: "test_outages.test_a_stream_that_broke_off_is_told_with_2500_and_3010",
+    3012: "test_endings.test_a_client_that_does_not_answer_pings_is_cut_with_3012_and_comes_back",
+    3500: "test_connecting.test_no_token_where_one_is_needed_stops_the_sdk",
+    3501: "test_endings.test_a_frame_that_is_no_command_is_3501",
+    3502: "test_endings.test_silence_instead_of_a_connect_command_is_3502",
+    3505: "test_endings.test_more_channels_in_the_token_than_allowed_are_3505",
+    3506: "test_endings.test_bytes_that_are_no_json_end_json_clients_with_3506_and_no_others",
+    3508: "test_endings.test_a_message_that_nobody_takes_is_3508",
+    3509: "test_endings.test_errors_without_end_are_3509",
+}
+
+NOT_PRODUCED = {
+    111: "rates are not limited yet",
+    2000: "backends cannot take clients out of channels yet",
+    3000: "stands in logs only: a connection that is gone cannot be told",
+    3004: "nothing that the service cannot tell as an error needs it",
+    3006: "backends cannot enter clients for a time yet",
+    3009: "stands in logs only: what cannot be written to cannot be told",
+    3011: "backends cannot disconnect clients yet",
+    3013: "rates are not limited yet",
+    3503: "backends cannot disconnect clients yet",
+    3504: "the connections of one user are not limited yet",
+    3507: "applications refuse with errors, which say more",
+}
+
+ALL = sorted(
+    value.code
+    for value in vars(codes).values()
+    if isinstance(value, codes.Error | codes.Unsubscribe | codes.Disconnect)
+)
+
+
+def test_every_code_is_in_the_table_once() -> None:
+    assert sorted([*PRODUCED, *NOT_PRODUCED]) == ALL
+
+
+@pytest.mark.parametrize("code", PRODUCED)
+def test_the_named_test_is_there_and_looks_for_the_code(code: int) -> None:
+    module, _, name = PRODUCED[code].partition(".")
+    tree = ast.parse((FOLDER / f"{module}.py").read_text())
+    (test,) = [node for node in tree.body if isinstance(node, ast.AsyncFunctionDef) and node.name == name]
+    assert code in [node.value for node in ast.walk(test) if isinstance(node, ast.Constant)]
