@@ -29,6 +29,8 @@ class Ledger:
 
     offsets: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    data: list[Any] = field(default_factory=list)
+    """The same publications where they are no numbers."""
     told: list[int] = field(default_factory=list)
     """Codes of unsubscribe pushes; the ledger begins anew when the client has subscribed again."""
     restarts: int = 0
@@ -151,7 +153,9 @@ class HistoryClient:
 
     def _keep(self, channel: str, publication: dict[str, Any]) -> None:
         self.ledgers[channel].offsets.append(publication.get("offset", 0))
-        self.ledgers[channel].numbers.append(publication["data"])
+        data = publication["data"]
+        ledger = self.ledgers[channel]
+        (ledger.numbers if isinstance(data, int) else ledger.data).append(data)
 
     def _answer(self, number: int, message: dict[str, Any]) -> None:
         # Before the reply is told: pushes that follow in the same frame stand behind what was recovered.

@@ -1,0 +1,245 @@
+"""A slow, dead or poisonous client costs bounded memory, is gone in bounded time, and nobody else notices."""
+
+import asyncio
+import base64
+import contextlib
+import os
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.history_clients import HistoryClient
+from tests.running import Starling
+
+OTHERS = 50
+MESSAGES = 200
+PAYLOAD = "x" * 4096
+PING, PONG, CLOSE = 3, 1, 3
+# The timer wheel turns once a second, and figures are carried over once a second.
+GONE_WITHIN = PING + PONG + CLOSE + 3
+MOST_GROWTH = 64 * 2**20
+
+
+@pytest.fixture(scope="module")
+def starling() -> Iterator[Starling]:
+    """One worker on memory that pings often and lets little wait for a slow reader."""
+    settings = {
+        "STARLING_DEV": "true",
+        "STARLING_PING_SECONDS": str(PING),
+        "STARLING_PONG_SECONDS": str(PONG),
+        "STARLING_WRITE_BUFFER_BYTES": str(256 * 1024),
+    }
+    with Starling(settings) as running:
+        yield running
+
+
+def frame(opcode: int, payload: bytes, *, fin: bool = True, length: int | None = None) -> bytes:
+    """A client's frame, masked with zeros; `length` claims more than there is."""
+    size = len(payload) if length is None else length
+    if size < 126:
+        head = bytes([opcode | 0x80 * fin, 0x80 | size])
+    elif size < 65536:
+        head = bytes([opcode | 0x80 * fin, 0x80 | 126]) + struct.pack("!H", size)
+    else:
+        head = bytes([opcode | 0x80 * fin, 0x80 | 127]) + struct.pack("!Q", size)
+    return head + bytes(4) + payload
+
+
+def handshake(starling: Starling, path: str, *, receive_buffer: int = 0) -> socket.socket:
+    """An open WebSocket as a bare socket, which does nothing that the test does not do."""
+    client = socket.socket()
+    if receive_buffer:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    client.settimeout(10)
+    client.connect(("127.0.0.1", starling.port))
+    key = base64.b64encode(os.urandom(16)).decode()
+    request = f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    client.sendall(f"{request}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        piece = client.recv(1)
+        assert piece, answer
+        answer += piece
+    assert b" 101 " in answer
+    return client
+
+
+def reset(client: socket.socket) -> None:
+    """Close with a RST."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def figure(starling: Starling, name: str) -> float:
+    return starling.metrics().get(name, 0.0)
+
+
+async def until_at_least(starling: Starling, name: str, wanted: float, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while (value := await asyncio.to_thread(figure, starling, name)) < wanted:
+        assert time.monotonic() < end, f"{name} is {value}, not {wanted}"
+        await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def bystander(starling: Starling) -> AsyncIterator[list[float]]:
+    """A client of the echo that asks twenty times a second; its waits are kept, and it must stay to the end."""
+    waits: list[float] = []
+
+    async def ask(client: ClientConnection) -> None:
+        while True:
+            asked = time.monotonic()
+            await client.send("still here")
+            assert await client.recv() == "Message text was: still here"
+            waits.append(time.monotonic() - asked)
+            await asyncio.sleep(0.05)
+
+    async with connect(f"{starling.url}/ws") as client:
+        asking = asyncio.create_task(ask(client))
+        try:
+            yield waits
+        finally:
+            ended = asking.done()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        assert not ended, "the bystander was cut"
+        assert waits
+
+
+async def test_a_reader_that_stops_in_the_chat_is_cut_and_fifty_others_hear_everything(starling: Starling) -> None:
+    code = 'starling_connections_closed_total{code="1013",transport="chat"}'
+    before, memory = figure(starling, code), figure(starling, "starling_worker_resident_memory_bytes")
+    stuck = await asyncio.to_thread(handshake, starling, "/ws/999", receive_buffer=4096)
+    async with AsyncExitStack() as stack:
+        others = [
+            await stack.enter_async_context(connect(f"{starling.url}/ws/{number}", max_queue=None))
+            for number in range(OTHERS)
+        ]
+
+        logs: list[list[str]] = [[] for _ in others]
+
+        async def hear(client: ClientConnection, heard: list[str]) -> None:
+            while len(heard) < MESSAGES:
+                _, says, words = str(await client.recv()).partition(" says: ")
+                if says:
+                    heard.append(words.removesuffix(PAYLOAD).strip())
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as hearing:
+            for client, heard in zip(others, logs, strict=True):
+                hearing.create_task(hear(client, heard))
+            for number in range(MESSAGES):
+                await others[0].send(f"{number} {PAYLOAD}")
+                # The others share one processor with this test, and must not seem slow for that.
+                while min(map(len, logs)) < number - 10:
+                    await asyncio.sleep(0.005)
+
+    assert logs == [[str(number) for number in range(MESSAGES)]] * OTHERS
+    await until_at_least(starling, code, before + 1, GONE_WITHIN)
+    assert figure(starling, "starling_worker_resident_memory_bytes") - memory < MOST_GROWTH
+    stuck.close()
+
+
+async def test_a_reader_that_stops_on_the_protocol_door_is_cut_with_3008_and_fifty_others_hear_everything(
+    starling: Starling,
+) -> None:
+    code = 'starling_connections_closed_total{code="3008",transport="json"}'
+    before, memory = figure(starling, code), figure(starling, "starling_worker_resident_memory_bytes")
+    stuck = await asyncio.to_thread(handshake, starling, "/connection/websocket", receive_buffer=4096)
+    stuck.sendall(frame(1, b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"room"}}'))
+    async with AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(HistoryClient(starling.url)) for _ in range(OTHERS)]
+        for client in others:
+            await client.subscribe("room")
+        for number in range(MESSAGES):
+            await others[0].call("publish", {"channel": "room", "data": [number, PAYLOAD]})
+        async with asyncio.timeout(30):
+            while any(len(client.ledgers["room"].data) < MESSAGES for client in others):
+                await asyncio.sleep(0.05)
+        logs = [[number for number, _ in client.ledgers["room"].data] for client in others]
+        closed = [code for client in others for code in client.ledgers["room"].closed]
+
+    assert logs == [list(range(MESSAGES))] * OTHERS
+    assert closed == []
+    await until_at_least(starling, code, before + 1, GONE_WITHIN)
+    assert figure(starling, "starling_worker_resident_memory_bytes") - memory < MOST_GROWTH
+    stuck.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "transport", "code"), [("/ws", "echo", 1008), ("/connection/websocket", "json", 3012)]
+)
+async def test_a_peer_that_falls_silent_is_gone_within_ping_pong_and_grace(
+    starling: Starling, path: str, transport: str, code: int
+) -> None:
+    # A stopped client's kernel goes on acknowledging, just as for this socket, which nobody reads or answers.
+    name = f'starling_connections_closed_total{{code="{code}",transport="{transport}"}}'
+    before = figure(starling, name)
+    async with bystander(starling):
+        silent = [await asyncio.to_thread(handshake, starling, path) for _ in range(20)]
+        if transport == "json":
+            for client in silent:
+                client.sendall(frame(1, b'{"id":1,"connect":{}}'))
+
+        await until_at_least(starling, name, before + len(silent), 2 * GONE_WITHIN)
+    for client in silent:
+        client.close()
+
+
+async def test_thirty_great_unfinished_messages_are_refused_and_cost_no_memory(starling: Starling) -> None:
+    name = 'starling_connections_refused_total{reason="message_too_large"}'
+    before, memory = figure(starling, name), figure(starling, "starling_worker_resident_memory_bytes")
+    async with bystander(starling) as waits:
+        for _ in range(30):
+            client = await asyncio.to_thread(handshake, starling, "/ws")
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(client.sendall, frame(1, bytes(2**20), fin=False, length=15 * 2**20))
+            client.close()
+        await until_at_least(starling, name, before + 30, 10)
+    assert figure(starling, "starling_worker_resident_memory_bytes") - memory < MOST_GROWTH
+    assert max(waits) < 2
+
+
+PINGS = frame(9, b"ping") * 20_000
+EMPTY_FRAGMENTS = frame(1, b"", fin=False) + frame(0, b"", fin=False) * 20_000
+
+
+@pytest.mark.parametrize(
+    ("flood", "reason"), [(PINGS, "control_flood"), (EMPTY_FRAGMENTS, "message_too_large")], ids=["pings", "empty"]
+)
+async def test_a_flood_of_frames_that_say_nothing_is_cut(starling: Starling, flood: bytes, reason: str) -> None:
+    name = f'starling_connections_refused_total{{reason="{reason}"}}'
+    before = figure(starling, name)
+    async with bystander(starling) as waits:
+        for _ in range(10):
+            client = await asyncio.to_thread(handshake, starling, "/ws")
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(client.sendall, flood)
+            client.close()
+        await until_at_least(starling, name, before + 10, 10)
+    assert max(waits) < 2
+
+
+async def test_five_hundred_upgrades_and_resets_leave_nothing_behind(starling: Starling) -> None:
+    files = figure(starling, "starling_worker_open_files")
+    async with bystander(starling) as waits:
+        for _ in range(500):
+            reset(await asyncio.to_thread(handshake, starling, "/ws/7"))
+        end = time.monotonic() + 10
+        while figure(starling, 'starling_connections{transport="chat"}') or (
+            figure(starling, "starling_worker_open_files") > files + 5
+        ):
+            assert time.monotonic() < end, "connections or files stay behind"
+            await asyncio.sleep(0.2)
+    assert max(waits) < 2
+    assert "Traceback" not in starling.output
+
+
+async def test_a_client_that_offers_compression_does_not_get_it(starling: Starling) -> None:
+    async with connect(f"{starling.url}/ws", compression="deflate") as client:
+        assert client.response is not None
+        assert "Sec-WebSocket-Extensions" not in client.response.headers
