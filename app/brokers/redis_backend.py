@@ -1,7 +1,5 @@
 """The link to Redis: Pub/Sub over one connection, everything that is sent in order over another, reads over a third."""
 
-import asyncio
-import math
 import os
 import re
 import socket
@@ -9,11 +7,12 @@ from collections.abc import Sequence
 
 import structlog
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
-from app.brokers.link import MAX_EVENTS, Link, LinkLost, Receive
-from app.brokers.redis_calls import Command, RedisCalls, Reply, discard
-from app.brokers.supervised import SupervisedBackend, in_words
+from app.brokers.link import MAX_EVENTS
+from app.brokers.redis_calls import Command, RedisCalls, Reply
+from app.brokers.redis_link import RedisLink
+from app.brokers.supervised import SupervisedBackend
 from app.core.broker import BrokerUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
@@ -21,86 +20,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 READS_AT_ONCE = 16
 
 _OLDEST = (7, 0)
-
-
-class RedisLink(Link):
-    """One Pub/Sub connection. Channel `c` is `<prefix>:c` on the wire.
-
-    It reads redis-py's connection itself: redis-py's PubSub would connect again on its own, and nobody would learn
-    that messages were missed.
-    """
-
-    batch = 1000
-
-    def __init__(self, connection: AbstractConnection, prefix: str) -> None:
-        self._connection = connection
-        self._prefix = prefix.encode() + b":"
-        self._channels: dict[bytes, str] = {}
-        self._subscribed = 0
-        self._due = 0
-        self._answered: asyncio.Future[None] | None = None
-
-    async def open(self) -> None:
-        """Connect and log in."""
-        try:
-            await self._connection.connect()  # type: ignore[no-untyped-call]
-        except (RedisError, OSError) as error:
-            raise LinkLost(in_words(error)) from None
-
-    async def read(self, receive: Receive) -> None:
-        """Hand over what comes, until the connection is lost."""
-        connection, channels = self._connection, self._channels
-        try:
-            while True:
-                kind, name, content = await connection.read_response(timeout=math.inf)
-                if kind == b"message":
-                    if channel := channels.get(name):
-                        receive(channel, content)
-                else:
-                    self._acknowledge(content)
-        except (RedisError, OSError) as error:
-            raise LinkLost(in_words(error)) from None
-
-    async def subscribe(self, channels: Sequence[str]) -> None:
-        """Return when Redis has acknowledged all of them."""
-        names = {self._prefix + channel.encode(): channel for channel in channels}
-        self._channels.update(names)
-        await self._request(b"SUBSCRIBE", list(names))
-
-    async def unsubscribe(self, channels: Sequence[str]) -> None:
-        """Return when Redis has acknowledged all of them."""
-        names = [self._prefix + channel.encode() for channel in channels]
-        for name in names:
-            self._channels.pop(name, None)
-        await self._request(b"UNSUBSCRIBE", names)
-
-    async def check_count(self) -> None:
-        """Subscribe again what is subscribed: the answer tells how many subscriptions Redis counts."""
-        await self._request(b"SUBSCRIBE", [next(iter(self._channels))])
-
-    async def close(self) -> None:
-        """Give the connection back."""
-        await discard(self._connection)
-
-    async def _request(self, verb: bytes, names: list[bytes]) -> None:
-        # Answers to a request that was given up are still due, before those to this one.
-        self._due += len(names)
-        self._answered = asyncio.get_running_loop().create_future()
-        try:
-            await self._connection.send_packed_command(self._connection.pack_command(verb, *names), check_health=False)
-        except (RedisError, OSError) as error:
-            raise LinkLost(in_words(error)) from None
-        await self._answered
-        if self._subscribed != len(self._channels):
-            raise LinkLost(f"Redis counts {self._subscribed} subscriptions where {len(self._channels)} are")
-
-    def _acknowledge(self, subscribed: int) -> None:
-        if self._due == 0:
-            raise LinkLost("Redis changed a subscription that it was not asked to change")
-        self._subscribed = subscribed
-        self._due -= 1
-        if self._due == 0 and self._answered is not None and not self._answered.done():
-            self._answered.set_result(None)
 
 
 class RedisBackend(SupervisedBackend):
