@@ -1,0 +1,105 @@
+"""Publishing while Redis is away: answered in time, acknowledged only when stored, and never twice by a retry."""
+
+import asyncio
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flow import environment
+from tests.history_clients import HistoryClient, Refused
+from tests.running import Starling
+from tests.services import RedisServer
+
+API_KEY = "a key of these tests alone"
+CHANNEL = "history:0"
+# The broker's time of 2 s, and what a loaded machine takes.
+ANSWER_WITHIN = 5.0
+PUBLISHERS = 10
+
+
+def publish(starling: Starling, number: int, key: str = "") -> tuple[int, dict[str, Any]]:
+    """Publish by the API; returns the status and the body."""
+    body = json.dumps({"channel": CHANNEL, "data": number, "idempotency_key": key}).encode()
+    headers = {"Content-Type": "application/json", "X-API-Key": API_KEY}
+    request = urllib.request.Request(f"{starling.http}/api/publish", body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=15) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+async def test_while_redis_is_away_both_doors_refuse_in_time(
+    redis_server: RedisServer, tmp_path: Path, fault: str
+) -> None:
+    settings = environment(tmp_path, redis_server.url) | {"STARLING_API_KEYS": API_KEY}
+    with Starling(settings) as starling:
+        async with HistoryClient(starling.url) as client:
+            await client.subscribe(CHANNEL)
+            await client.publish(CHANNEL, 1)
+            await asyncio.to_thread(getattr(redis_server, fault))
+            began = time.monotonic()
+
+            with pytest.raises(Refused) as refused:
+                await client.publish(CHANNEL, 2)
+            by_protocol = time.monotonic() - began
+            status, body = await asyncio.to_thread(publish, starling, 3)
+
+            assert refused.value.code == 100
+            assert by_protocol < ANSWER_WITHIN
+            assert status == 503, body
+            assert body["error"]["code"] == 100
+            assert time.monotonic() - began - by_protocol < ANSWER_WITHIN
+            await asyncio.to_thread(redis_server.thaw)
+
+
+async def test_retries_with_an_idempotency_key_over_outages_publish_once(tmp_path: Path) -> None:
+    with RedisServer(appendonly="yes", appendfsync="always") as server:
+        settings = environment(tmp_path, server.url) | {"STARLING_API_KEYS": API_KEY}
+        with Starling(settings) as starling:
+            async with HistoryClient(starling.url) as client:
+                await client.subscribe(CHANNEL)
+                acknowledged: list[int] = []
+                tries = 0
+                done = False
+
+                async def publish_all(first: int) -> None:
+                    nonlocal tries
+                    number = first
+                    while not done:
+                        tries += 1
+                        status, body = await asyncio.to_thread(publish, starling, number, f"key {number}")
+                        if status == 200:
+                            assert body["result"]["offset"] > 0
+                            acknowledged.append(number)
+                            number += PUBLISHERS
+
+                publishing = [asyncio.create_task(publish_all(first)) for first in range(PUBLISHERS)]
+                for fault in (server.freeze, server.kill, server.freeze):
+                    await asyncio.sleep(0.5)
+                    await asyncio.to_thread(fault)
+                    await asyncio.sleep(3)
+                    if server.running:
+                        await asyncio.to_thread(server.thaw)
+                    else:
+                        await asyncio.to_thread(server.start)
+                await asyncio.sleep(1)
+                done = True
+                await asyncio.gather(*publishing)
+                ledger = client.ledgers[CHANNEL]
+                end = time.monotonic() + 10
+                while set(ledger.numbers) < set(acknowledged) and time.monotonic() < end:
+                    await asyncio.sleep(0.05)
+
+                assert tries > len(acknowledged) > 100
+                assert ledger.told == []
+                assert ledger.offsets == sorted(set(ledger.offsets))
+                assert len(ledger.numbers) == len(set(ledger.numbers))
+                assert set(acknowledged) <= set(ledger.numbers)
+                assert len(set(ledger.numbers) - set(acknowledged)) <= PUBLISHERS
