@@ -6,7 +6,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ POSITION_CHECK_SECONDS = 25.0
 RETIRE_SECONDS = 10.0
 # What the broker has still on its way gets this long before it counts as missed.
 IN_FLIGHT_SECONDS = 1.0
+# Between tries to read what was missed, once the link is back.
+CATCH_UP_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +139,13 @@ class Node:
         loop = asyncio.get_running_loop()
         works = (
             self._keep_time(),
-            self._keep_positions(),
-            self._keep_presence(),
+            self._keep(POSITION_CHECK_SECONDS, self._check_positions),
             self.control.run(self.id),
             self.revocations.run(),
         )
         self._clocks = [loop.create_task(work) for work in works]
+        if self.presence is not None:
+            self._clocks.append(loop.create_task(self._keep(self.presence.ttl / 3, self.attendance.refresh)))
 
     async def stop(self) -> None:
         """Finish what connections had begun, let the broker go and carry the last figures over."""
@@ -283,7 +286,7 @@ class Node:
         if state is LinkState.UP:
             self.revocations.catch_up()
             if self._broker_lost_at is not None:
-                self.start_task(self._check_positions(in_flight=0))
+                self.start_task(self._catch_up())
                 self.start_task(self.attendance.refresh())
             self._broker_lost_at = None
             self.readiness.release(Unready.BROKER_NEVER_REACHED)
@@ -333,21 +336,31 @@ class Node:
             self.readiness.hold(Unready.BROKER_AWAY)
         self.metrics.flush()
 
-    async def _keep_positions(self) -> None:
+    async def _keep(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Do `work` about every so many seconds, whatever becomes of it once."""
         while True:
-            await asyncio.sleep(POSITION_CHECK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load
-            await self._check_positions(in_flight=IN_FLIGHT_SECONDS)
+            await asyncio.sleep(seconds * random.uniform(0.8, 1.0))  # noqa: S311 - spreads load
+            try:
+                await work()
+            except Exception:
+                log.exception("periodic_work_failed", work=work.__name__)
 
-    async def _keep_presence(self) -> None:
-        while self.presence is not None:
-            await asyncio.sleep(self.presence.ttl / 3 * random.uniform(0.8, 1.0))  # noqa: S311 - spreads load
-            await self.attendance.refresh()
-
-    async def _check_positions(self, *, in_flight: float) -> None:
+    async def _check_positions(self) -> None:
         try:
-            await self.subscriptions.check(in_flight=in_flight)
+            await self.subscriptions.check(in_flight=IN_FLIGHT_SECONDS)
         except BrokerUnavailable:
             log.info("positions_not_checked", reason="the broker does not answer")
+
+    async def _catch_up(self) -> None:
+        """Read what the link missed while it was lost: soon, even if the broker is not quite itself yet."""
+        for pause in CATCH_UP_PAUSES:
+            try:
+                await self.subscriptions.check(in_flight=0)
+            except BrokerUnavailable:
+                await asyncio.sleep(pause)
+            else:
+                return
+        log.warning("positions_not_checked", reason="the broker does not answer since its link is back")
 
     def _observe_delivery(self) -> None:
         now = time.time() * 1000

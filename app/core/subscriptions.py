@@ -105,10 +105,8 @@ class Subscriptions:
             if since is not None and not since.epoch:
                 # A client that never stood in the stream: the offset counts in whichever there is.
                 since = StreamPosition(since.offset, stream.position.epoch)
-            joining = asyncio.ensure_future(stream.join(subscriber, since, latest=latest))
-            # The join begins under the lock, so that nobody takes the stream for an idle one.
-            await asyncio.sleep(0)
-        await joining
+        # Nothing runs between the lock and the join's first step, so nobody takes the stream for an idle one.
+        await stream.join(subscriber, since, latest=latest)
 
     def drop(self, subscriber: Subscriber) -> None:
         """From now on the subscriber gets nothing more; `leave` does the rest."""
