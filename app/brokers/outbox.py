@@ -42,6 +42,9 @@ class Outbox(Generic[Item, Answer]):
         self._waiting: deque[tuple[Item, int, asyncio.Future[Answer]]] = deque()
         self._waiting_bytes = 0
         self._filled = asyncio.Event()
+        # Every call waits equally long, so the oldest is the first to be given up: one timer is enough.
+        self._given_up_at: deque[tuple[float, asyncio.Future[Answer]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -55,6 +58,8 @@ class Outbox(Generic[Item, Answer]):
         task, self._task = self._task, None
         task.cancel()
         await asyncio.wait((task,))
+        if self._timer is not None:
+            self._timer.cancel()
         for _, _, answer in self._waiting:
             _fail(answer, "this process lets its broker go")
         self._waiting.clear()
@@ -69,11 +74,22 @@ class Outbox(Generic[Item, Answer]):
         self._waiting.append((item, size, answer))
         self._waiting_bytes += size
         self._filled.set()
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await answer
-        except TimeoutError:
-            raise BrokerUnavailable(f"the broker did not answer within {self._timeout:g} s") from None
+        loop, waiting = asyncio.get_running_loop(), self._given_up_at
+        while waiting and waiting[0][1].done():
+            waiting.popleft()
+        waiting.append((loop.time() + self._timeout, answer))
+        if self._timer is None:
+            self._timer = loop.call_later(self._timeout, self._give_up)
+        return await answer
+
+    def _give_up(self) -> None:
+        """Fail the calls whose time is over, and come back for the oldest of the others."""
+        self._timer = None
+        loop, waiting = asyncio.get_running_loop(), self._given_up_at
+        while waiting and (waiting[0][1].done() or waiting[0][0] <= loop.time()):
+            _fail(waiting.popleft()[1], f"the broker did not answer within {self._timeout:g} s")
+        if waiting:
+            self._timer = loop.call_at(waiting[0][0], self._give_up)
 
     async def _run(self) -> None:
         while True:

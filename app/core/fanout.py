@@ -12,6 +12,8 @@ from app.telemetry.metrics import TransportFigures
 # and never longer than this. Seconds of this thread's work, so that a busy machine does not cut bunches short.
 LONGEST_WAIT = 0.005
 WRITE_SECONDS = 5e-6
+# For so few the clock would cost more than it saves.
+FEW = 16
 # The event loop is let go after so long, for pings, commands and timers. Seconds.
 SLICE = 0.005
 _BETWEEN_LOOKS = 64
@@ -131,7 +133,7 @@ class Fanout:
         """Owe `frame` to all of `group`."""
         if not group.frames:
             if not self._due:
-                self._waiting_since = time.thread_time()
+                self._waiting_since = 0.0
                 self._owed = 0
             self._due.append(group)
             self._owed += len(group.connections)
@@ -161,5 +163,7 @@ class Fanout:
                 asyncio.get_running_loop().call_soon(self._run)
 
     def _ripe(self) -> bool:
+        if not self._waiting_since and self._owed >= FEW:
+            self._waiting_since = time.thread_time()
         longest = min(self._longest_wait, self._owed * WRITE_SECONDS)
-        return not self._fresh or time.thread_time() - self._waiting_since >= longest
+        return not self._fresh or self._owed < FEW or time.thread_time() - self._waiting_since >= longest
