@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 
 from tests.running import SECRET, Starling
+from tests.sdk.backend import API_KEY
 from tests.sdk.client import Client, ClientOptions
 from tests.sdk.javascript_sdk import Bridge, BridgeConnection, JavaScriptClient
 from tests.sdk.python_sdk import PythonClient
@@ -103,8 +104,12 @@ def channels_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def service(channels_file: str) -> Iterator[Starling]:
-    """One worker on memory that lets nobody in without a token."""
-    settings = {"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_CHANNELS_FILE": channels_file}
+    """One worker on memory that lets nobody in without a token, and takes the orders of a backend."""
+    settings = {
+        "STARLING_TOKEN_HMAC_SECRET": SECRET,
+        "STARLING_CHANNELS_FILE": channels_file,
+        "STARLING_API_KEYS": API_KEY,
+    }
     with Starling(settings) as running:
         yield running
 

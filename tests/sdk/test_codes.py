@@ -22,16 +22,19 @@ PRODUCED = {
     109: "test_connecting.test_an_expired_token_lets_the_sdk_fetch_another",
     110: "test_endings.test_a_connection_whose_time_was_over_before_it_began_is_110",
     112: "test_history.test_a_position_of_another_stream_is_unrecoverable",
+    2000: "test_backends.test_a_backend_takes_a_client_out_of_a_channel_with_2000_for_good",
     2500: "test_outages.test_a_stream_that_broke_off_is_told_with_2500_and_3010",
     2501: "test_endings.test_what_is_never_renewed_ends_connections_with_3005_and_subscriptions_with_2501",
     3001: "test_endings.test_a_stopping_service_lets_clients_go_with_3001_and_they_come_back",
     3005: "test_endings.test_what_is_never_renewed_ends_connections_with_3005_and_subscriptions_with_2501",
     3008: "test_endings.test_a_client_that_reads_too_slowly_is_cut_with_3008_and_comes_back",
     3010: "test_outages.test_a_stream_that_broke_off_is_told_with_2500_and_3010",
+    3011: "test_backends.test_these_codes_of_a_backend_bring_every_sdk_back",
     3012: "test_endings.test_a_client_that_does_not_answer_pings_is_cut_with_3012_and_comes_back",
     3500: "test_connecting.test_no_token_where_one_is_needed_stops_the_sdk",
     3501: "test_endings.test_a_frame_that_is_no_command_is_3501",
     3502: "test_endings.test_silence_instead_of_a_connect_command_is_3502",
+    3503: "test_backends.test_a_backend_that_disconnects_a_client_stops_it_with_3503",
     3505: "test_endings.test_more_channels_in_the_token_than_allowed_are_3505",
     3506: "test_endings.test_bytes_that_are_no_json_end_json_clients_with_3506_and_no_others",
     3508: "test_endings.test_a_message_that_nobody_takes_is_3508",
@@ -40,14 +43,11 @@ PRODUCED = {
 
 NOT_PRODUCED = {
     111: "rates are not limited yet",
-    2000: "backends cannot take clients out of channels yet",
     3000: "stands in logs only: a connection that is gone cannot be told",
     3004: "nothing that the service cannot tell as an error needs it",
-    3006: "backends cannot enter clients for a time yet",
+    3006: "nobody can enter a client in a channel for a time yet",
     3009: "stands in logs only: what cannot be written to cannot be told",
-    3011: "backends cannot disconnect clients yet",
     3013: "rates are not limited yet",
-    3503: "backends cannot disconnect clients yet",
     3504: "the connections of one user are not limited yet",
     3507: "applications refuse with errors, which say more",
 }
@@ -68,4 +68,5 @@ def test_the_named_test_is_there_and_looks_for_the_code(code: int) -> None:
     module, _, name = PRODUCED[code].partition(".")
     tree = ast.parse((FOLDER / f"{module}.py").read_text())
     (test,) = [node for node in tree.body if isinstance(node, ast.AsyncFunctionDef) and node.name == name]
+    # In its body, or among its parameters.
     assert code in [node.value for node in ast.walk(test) if isinstance(node, ast.Constant)]
