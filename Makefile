@@ -35,9 +35,10 @@ check: $(VENV)/.dev  ## Format, lint, types, and the rules of the floors
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck .ci/run deploy/setup/*.sh
 
-bench: $(VENV)/.dev  ## Measure start-up, memory at rest, and the image's size
+bench: $(VENV)/.dev  ## Measure start-up, memory at rest, the image's size, and what the server API costs
 	@deploy/setup/system-packages.sh
 	$(BIN)/python -m tests.bench.footprint
+	$(BIN)/python -m tests.bench.api
 
 fmt: $(VENV)/.dev  ## Format, and mend what the linter can mend
 	$(BIN)/ruff format

@@ -1,5 +1,6 @@
 """The broker over Redis."""
 
+import secrets
 import time
 from collections.abc import Sequence
 
@@ -63,7 +64,11 @@ class RedisBroker(BroadcastBroker):
     async def _publish_portion(
         self, body: bytes, message: bytes, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
     ) -> list[PublishOutcome]:
-        commands = [self._command(body, message, channel, options) for channel, options in wishes]
+        epoch = secrets.token_urlsafe(6)
+        commands = [
+            self._command(body, message, channel, options, f"{epoch}{number:x}")
+            for number, (channel, options) in enumerate(wishes)
+        ]
         try:
             replies = await self._redis.execute_all(commands, size=len(message) * len(wishes))
         except BrokerUnavailable as unavailable:
@@ -79,9 +84,9 @@ class RedisBroker(BroadcastBroker):
             outcomes.append(outcome)
         return outcomes
 
-    def _command(self, body: bytes, message: bytes, channel: str, options: PublishOptions) -> Command:
+    def _command(self, body: bytes, message: bytes, channel: str, options: PublishOptions, epoch: str) -> Command:
         if options.history_size > 0:
-            return self.history.publish_command(channel, body, options)
+            return self.history.publish_command(channel, body, options, epoch)
         if options.idempotency_key:
             return self.history.publish_once_command(channel, message, options.idempotency_key)
         return (b"PUBLISH", f"{self._redis.prefix}:{channel}".encode(), message)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import hiredis
 import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
@@ -58,7 +59,8 @@ class RedisCalls:
             # Between batches nothing is due: bytes, or an end, mean that this connection cannot be used any more.
             if connection.is_connected and await connection.can_read():
                 await discard(connection)
-            packed = connection.pack_commands([command for commands in batch for command in commands])
+            # In C, where redis-py's own packing costs more than all the rest of a publish.
+            packed = b"".join([hiredis.pack_command(command) for commands in batch for command in commands])  # type: ignore[arg-type]
             await connection.send_packed_command(packed, check_health=False)
             for commands in batch:
                 answers: list[Reply | ResponseError] = []

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from itertools import islice
 
 import structlog
@@ -33,16 +34,19 @@ class RedisHistory:
 
     async def publish(self, channel: str, body: bytes, options: PublishOptions) -> StreamPosition:
         """Keep `body` and send it to every process, in one atomic step. Raises BrokerUnavailable."""
-        keys, arguments = self._publishing_of(channel, body, options)
+        keys, arguments = self._publishing_of(channel, body, options, _new_epoch())
         return read_position(await self._publish.run(self._publishing, keys, *arguments, size=len(body)))
 
-    def publish_command(self, channel: str, body: bytes, options: PublishOptions) -> Command:
-        """The command that does what `publish` does; `read_position` reads its reply."""
-        keys, arguments = self._publishing_of(channel, body, options)
+    def publish_command(self, channel: str, body: bytes, options: PublishOptions, epoch: str) -> Command:
+        """The command that does what `publish` does; `read_position` reads its reply.
+
+        `epoch` names the channel's stream if it is new: a text that was not used for it before.
+        """
+        keys, arguments = self._publishing_of(channel, body, options, epoch)
         return self._publish.call(keys, *arguments)
 
     def _publishing_of(
-        self, channel: str, body: bytes, options: PublishOptions
+        self, channel: str, body: bytes, options: PublishOptions, epoch: str
     ) -> tuple[list[bytes], tuple[bytes | str | int, ...]]:
         keys = self._keys(channel)
         if options.idempotency_key:
@@ -53,7 +57,7 @@ class RedisHistory:
             options.history_size,
             _milliseconds(options.history_ttl),
             _milliseconds(options.history_meta_ttl),
-            _new_epoch(),
+            epoch,
         )
 
     async def publish_once(self, channel: str, message: bytes, idempotency_key: str) -> StreamPosition:
@@ -128,8 +132,9 @@ class RedisHistory:
 
 def read_position(found: object) -> StreamPosition:
     """What a publish script answered. Raises BrokerUnavailable for anything else."""
-    match found:
-        case [bytes(offset), bytes(epoch)]:
+    if isinstance(found, list) and len(found) == 2:
+        offset, epoch = found
+        if isinstance(offset, bytes) and isinstance(epoch, bytes):
             return StreamPosition(int(offset), epoch.decode())
     raise BrokerUnavailable("a publish script answered in another form than it should")
 
@@ -147,6 +152,7 @@ def _entries(channel: str, epoch: str, rows: Iterable[object]) -> Iterable[Strea
             log.warning("history_entry_malformed", channel=channel, problem=str(error))
 
 
+@lru_cache(maxsize=1024)
 def _milliseconds(seconds: float) -> int:
     return max(0, round(seconds * 1000))
 

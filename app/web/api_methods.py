@@ -128,7 +128,7 @@ class ApiMethods:
 
     async def _publish(self, request: models.PublishRequest) -> models.PublishResult:
         publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
-        options = self._publish_options(request.channel, request)
+        options = _publish_options(self._options(request.channel), request)
         try:
             position = await self._node.publish(request.channel, publication, options)
         except ValueError as error:
@@ -139,9 +139,14 @@ class ApiMethods:
         publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
         answers: list[models.PublishAnswer | None] = []
         wishes: list[tuple[str, PublishOptions]] = []
+        of_namespace: dict[int, PublishOptions] = {}
         for channel in request.channels:
             try:
-                wishes.append((channel, self._publish_options(channel, request)))
+                options = self._options(channel)
+                kept = of_namespace.get(id(options))
+                if kept is None:
+                    kept = of_namespace[id(options)] = _publish_options(options, request)
+                wishes.append((channel, kept))
                 answers.append(None)
             except Refusal as refusal:
                 answers.append(models.PublishAnswer(error=_api_error(refusal.reason)))
@@ -153,14 +158,6 @@ class ApiMethods:
             raise BrokerUnavailable
         published = iter(outcomes)
         return models.BroadcastResult([_publish_answer(next(published)) if one is None else one for one in answers])
-
-    def _publish_options(
-        self, channel: str, request: models.PublishRequest | models.BroadcastRequest
-    ) -> PublishOptions:
-        if request.skip_history:
-            self._options(channel)
-            return PublishOptions(idempotency_key=request.idempotency_key)
-        return self._options(channel).publish_options(request.idempotency_key)
 
     # Connections
 
@@ -307,6 +304,14 @@ def _payload(data: Raw, b64: str, field: str = "data", *, needed: bool = True) -
         raise Refusal(_bad_request(f"{field}: it is missing"))
     # A view would keep the whole request alive, as long as the publication is.
     return data.copy() if data else NO_PAYLOAD
+
+
+def _publish_options(
+    options: ChannelOptions, request: models.PublishRequest | models.BroadcastRequest
+) -> PublishOptions:
+    if request.skip_history:
+        return PublishOptions(idempotency_key=request.idempotency_key)
+    return options.publish_options(request.idempotency_key)
 
 
 def _publish_answer(outcome: PublishOutcome) -> models.PublishAnswer:

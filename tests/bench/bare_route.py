@@ -1,0 +1,59 @@
+"""A bare FastAPI POST route on Starling's own server, to hold the server API against.
+
+`python -m tests.bench.bare_route '{"port": …}'`: the options are those of app.server.options.ServerOptions.
+"""
+
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+
+class PublishRequest(BaseModel):
+    """What a publish carries, as a FastAPI application would declare it."""
+
+    channel: str
+    data: Any
+    skip_history: bool = False
+    tags: dict[str, str] | None = None
+    idempotency_key: str = ""
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    options: dict[str, Any] = json.loads(sys.argv[1])
+    options["runtime_dir"] = Path(options["runtime_dir"])
+    metrics = options["runtime_dir"] / "metrics"
+    metrics.mkdir(parents=True, exist_ok=True)
+    # prometheus_client chooses at its first import where figures live.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+    from app.core.readiness import Readiness, Unready
+    from app.server.application import serve
+    from app.server.options import ServerOptions, Service
+    from app.telemetry.logging import configure_logging
+
+    configure_logging("info", "json")
+    readiness = Readiness()
+
+    @asynccontextmanager
+    async def lifespan(application: FastAPI) -> AsyncIterator[None]:
+        readiness.release(Unready.STARTING)
+        yield
+
+    application = FastAPI(lifespan=lifespan)
+
+    @application.post("/bare")
+    async def bare(request: PublishRequest) -> dict[str, dict[str, str]]:
+        return {"result": {}}
+
+    serve(ServerOptions(**options), Service(asgi=application, readiness=readiness))
+
+
+if __name__ == "__main__":
+    main()
