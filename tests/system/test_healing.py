@@ -30,7 +30,7 @@ async def test_redis_killed_with_an_append_only_file_is_not_noticed(tmp_path: Pa
         Starling(environment(tmp_path, server.url)) as service,
     ):
         async with flowing(service) as flow:
-            for _ in range(3):
+            for _ in range(2):
                 await publishes(flow, 40)
                 await asyncio.to_thread(server.kill)
                 await asyncio.sleep(1)
