@@ -68,6 +68,7 @@ class SubscribeRequest(Struct, omit_defaults=True):
     """Enter a channel; with `recover`, from (`epoch`, `offset`) on.
 
     `flag` is a set of bits; with FLAG_REJECT_UNRECOVERED the client wants error 112 in place of `recovered: false`.
+    `tf` is a filter by tags, taken only to be refused: without it the client would get what it asked to be spared.
     """
 
     channel: str = ""
@@ -80,6 +81,7 @@ class SubscribeRequest(Struct, omit_defaults=True):
     recoverable: bool = False
     join_leave: bool = False
     delta: str = ""
+    tf: Raw = NO_PAYLOAD
     flag: Offset = 0
 
 

@@ -239,6 +239,8 @@ class Session:
         subscription = self.subscriptions.get(request.channel)
         match request:
             case SubscribeRequest():
+                if request.tf:
+                    return self._refuse(command_id, codes.ERROR_NOT_AVAILABLE, now)
                 return self._subscribe(Subscribe(command_id, request), now)
             case UnsubscribeRequest():
                 ending = self._end(subscription, None) if subscription is not None else []

@@ -48,7 +48,10 @@ class ClientOptions:
 
 @dataclass
 class SubscriptionOptions:
-    """How a subscription is made; `since` is where to recover from on the first subscribe."""
+    """How a subscription is made; `since` is where to recover from on the first subscribe.
+
+    `ticker` is the value of the tag `ticker` that publications are to have, for a filter by tags.
+    """
 
     token: str = ""
     get_token: GetChannelToken | None = None
@@ -58,6 +61,8 @@ class SubscriptionOptions:
     recoverable: bool = False
     positioned: bool = False
     join_leave: bool = False
+    delta: bool = False
+    ticker: str = ""
 
 
 class Client(ABC):

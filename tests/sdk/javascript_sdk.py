@@ -161,6 +161,8 @@ class JavaScriptClient(Client):
             "recoverable": options.recoverable,
             "positioned": options.positioned,
             "joinLeave": options.join_leave,
+            "delta": "fossil" if options.delta else "",
+            "tagsFilter": {"key": "ticker", "cmp": "eq", "val": options.ticker} if options.ticker else None,
         }
         await self._do(
             "subscribe",

@@ -130,6 +130,8 @@ class PythonClient(Client):
             recoverable=options.recoverable,
             positioned=options.positioned,
             join_leave=options.join_leave,
+            delta=centrifuge.DeltaType.FOSSIL if options.delta else None,
+            tags_filter=centrifuge.Filter.eq("ticker", options.ticker) if options.ticker else None,
             min_resubscribe_delay=0.05,
             max_resubscribe_delay=0.5,
         )

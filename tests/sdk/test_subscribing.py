@@ -223,3 +223,19 @@ async def test_an_expired_token_in_the_handshake_is_told_as_such(open_client: Op
     client = await open_client(ClientOptions(handshake_token=connection_token("alice", ttl=-5)))
     await client.connect()
     await client.error(109)
+
+
+async def test_a_filter_by_tags_is_refused_rather_than_ignored(open_client: OpenClient) -> None:
+    client = await open_client(user())
+    await client.connected()
+    assert await refused(client, "open:tickers", SubscriptionOptions(ticker="AAPL")) == 108
+
+
+async def test_who_asks_for_differences_gets_whole_publications(open_client: OpenClient, room: str) -> None:
+    client = await open_client(user())
+    await client.connected()
+    await client.subscribed(f"recovery:{room}", SubscriptionOptions(delta=True))
+    text = "the same long sentence again and again, " * 20
+    for number in range(3):
+        await client.publish(f"recovery:{room}", {"number": number, "text": text})
+    assert await client.publications(3, f"recovery:{room}") == [{"number": n, "text": text} for n in range(3)]
