@@ -34,7 +34,7 @@ from app.server.options import ServerOptions, Service
 from app.settings import PREFIX, Settings, SettingsError
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import Metrics
-from app.web import chat, connection, echo, health, items, pages, refusals
+from app.web import api_docs, chat, connection, echo, health, items, pages, refusals
 from app.web.api import Api, ApiOptions
 from app.web.api_methods import ApiMethods
 from app.web.authority import TokenAuthority
@@ -126,6 +126,7 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Fa
     application.router.routes.insert(0, api.route)
     for door in (pages, health, connection, echo, items, chat):
         application.include_router(door.router)
+    api_docs.install(application, methods, developer=settings.dev, keyed=bool(settings.api_key_list))
     application.mount("/static", pages.static_files, name="static")
     return application
 

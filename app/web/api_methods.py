@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
 from app.core.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions, PublishOutcome, StreamPosition
 from app.core.channels import ChannelOptions
@@ -210,7 +210,7 @@ class ApiMethods:
         if presence is None or not self._options(request.channel).presence:
             raise _not_available(f"{request.channel} keeps no presence: set it in the channel's options")
         here = await presence.get(request.channel)
-        return models.PresenceResult({client: _readable(info) for client, info in here.items()})
+        return models.PresenceResult({client: _client_info(info) for client, info in here.items()})
 
     async def _presence_stats(self, request: models.PresenceStatsRequest) -> models.PresenceStatsResult:
         presence = self._node.presence
@@ -326,14 +326,14 @@ def _history_publication(publication: Publication) -> models.HistoryPublication:
     data, binary = publication.data, ""
     if not is_json(bytes(data)):
         data, binary = Raw(b"null"), base64.b64encode(data).decode()
-    info = None if publication.info is None else _readable(publication.info)
+    info = None if publication.info is None else _client_info(publication.info)
     return models.HistoryPublication(data, publication.offset, publication.time, info, publication.tags, binary)
 
 
-def _readable(info: ClientInfo) -> ClientInfo:
+def _client_info(info: ClientInfo) -> models.ClientInfo:
     """The client without what JSON cannot hold."""
-    keep = [raw if raw and is_json(bytes(raw)) else NO_PAYLOAD for raw in (info.conn_info, info.chan_info)]
-    return ClientInfo(info.user, info.client, *keep)
+    readable = (raw if raw and is_json(bytes(raw)) else UNSET for raw in (info.conn_info, info.chan_info))
+    return models.ClientInfo(info.user, info.client, *readable)
 
 
 def _api_error(reason: Error | Disconnect) -> models.ApiError:

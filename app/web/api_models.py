@@ -3,10 +3,9 @@
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from app.core.control import NodeInfo
-from app.protocol.messages import ClientInfo
 
 # One request may not keep the event loop from everyone else.
 BROADCAST_CHANNELS = 10_000
@@ -43,8 +42,6 @@ ExpireAt = Annotated[
     ),
 ]
 
-NO_DATA = Raw()
-
 
 # --- what is asked ---
 
@@ -53,7 +50,7 @@ class PublishRequest(Struct):
     """Send `data` to everyone in a channel."""
 
     channel: Name
-    data: Data = NO_DATA
+    data: Data = msgspec.field(default_factory=Raw)
     b64data: Binary = ""
     skip_history: SkipHistory = False
     tags: Tags | None = None
@@ -66,7 +63,7 @@ class BroadcastRequest(Struct):
     channels: Annotated[
         list[str], Meta(min_length=1, max_length=BROADCAST_CHANNELS, description="Names of the channels.")
     ]
-    data: Data = NO_DATA
+    data: Data = msgspec.field(default_factory=Raw)
     b64data: Binary = ""
     skip_history: SkipHistory = False
     tags: Tags | None = None
@@ -103,9 +100,11 @@ class SubscribeRequest(Struct):
     channel: Name
     client: Client = ""
     session: Session = ""
-    info: Annotated[Raw, Meta(description="JSON that others in the channel see.")] = NO_DATA
+    info: Annotated[Raw, Meta(description="JSON that others in the channel see.")] = msgspec.field(default_factory=Raw)
     b64info: Binary = ""
-    data: Annotated[Raw, Meta(description="JSON that the client gets with the subscription.")] = NO_DATA
+    data: Annotated[Raw, Meta(description="JSON that the client gets with the subscription.")] = msgspec.field(
+        default_factory=Raw
+    )
     b64data: Binary = ""
     recover_since: Annotated[Position | None, Meta(description="Deliver what was published since then first.")] = None
     override: Overrides | None = None
@@ -297,6 +296,15 @@ class BroadcastResult(Struct):
 
 class EmptyResult(Struct):
     """It was done."""
+
+
+class ClientInfo(Struct):
+    """A connection. `conn_info` and `chan_info` are what its tokens say for others to see."""
+
+    user: str
+    client: str
+    conn_info: Raw | UnsetType = UNSET
+    chan_info: Raw | UnsetType = UNSET
 
 
 class PresenceResult(Struct):
