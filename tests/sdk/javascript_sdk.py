@@ -47,9 +47,6 @@ class Bridge:
         self._process.communicate(timeout=DEADLINE)
         self._folder.cleanup()
 
-    def __del__(self) -> None:
-        self._process.kill()
-
 
 class BridgeConnection:
     """One test's connection to the bridge."""
