@@ -35,10 +35,13 @@ check: $(VENV)/.dev  ## Format, lint, types, and the rules of the floors
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck .ci/run deploy/setup/*.sh
 
-bench: $(VENV)/.dev  ## Measure start-up, memory at rest, the image's size, and what the server API costs
-	@deploy/setup/system-packages.sh
-	$(BIN)/python -m tests.bench.footprint
-	$(BIN)/python -m tests.bench.api
+# ONLY, SERVERS (names, comma separated), ROUNDS, SECONDS of a window, COUNTS of receivers, SIZES in bytes,
+# MOST connections in the other scenarios, MINUTES in all.
+BENCH_VARIABLES := ONLY SERVERS ROUNDS SECONDS COUNTS SIZES MOST MINUTES
+bench: $(VENV)/.dev  ## Measure beside others (ONLY=fanout,burst SERVERS=starling,ws ROUNDS=1 COUNTS=100,1000)
+	@deploy/setup/system-packages.sh bench
+	$(BIN)/python -m tests.bench $(foreach name,$(BENCH_VARIABLES),\
+		$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 fmt: $(VENV)/.dev  ## Format, and mend what the linter can mend
 	$(BIN)/ruff format

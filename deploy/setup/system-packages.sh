@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what the tests run beside Starling: databases, proxies, a browser, Prometheus, containers.
+# Installs what the tests run beside Starling: databases, proxies, a browser, Prometheus, containers, a C compiler.
+# With the argument "bench" also what it is measured beside.
 # Where that is not possible it says what is missing, and the tests that need it skip.
 set -eu
 
@@ -23,6 +24,11 @@ need node nodejs
 need npm npm
 need podman podman runc netavark aardvark-dns nftables
 need mmdebstrap mmdebstrap
+need gcc gcc libc6-dev
+[ -e /usr/include/zlib.h ] || missing="$missing zlib1g-dev"
+if [ "${1:-}" = bench ] && [ ! -e /usr/lib/nginx/modules/ngx_nchan_module.so ]; then
+    missing="$missing libnginx-mod-nchan"
+fi
 # Debian keeps PostgreSQL's server off the PATH.
 if ! command -v postgres >/dev/null 2>&1 && ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then
     missing="$missing postgresql"

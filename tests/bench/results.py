@@ -1,0 +1,107 @@
+"""What was measured: one figure for each scenario, server, case, measure and round; medians and ratios of them."""
+
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from tests.bench.load_generator import Integrity
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number."""
+
+    scenario: str
+    server: str
+    case: str
+    measure: str
+    round: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a number stands; `server` has it in every round."""
+
+    scenario: str
+    server: str
+    case: str
+    measure: str
+
+
+@dataclass(slots=True)
+class Results:
+    """All figures of a run, what went wrong in it, and where it was made."""
+
+    figures: list[Figure] = field(default_factory=list)
+    integrity: dict[str, Integrity] = field(default_factory=dict)
+    """By `scenario/server`."""
+    failures: list[str] = field(default_factory=list)
+    conditions: dict[str, str] = field(default_factory=dict)
+    printed: dict[str, str] = field(default_factory=dict)
+    """By heading, what programs printed that measure by themselves."""
+
+    def add(self, place: Place, round_number: int, value: float) -> None:
+        """Note a figure."""
+        self.figures.append(Figure(place.scenario, place.server, place.case, place.measure, round_number, value))
+
+    def check(self, scenario: str, server: str, integrity: Integrity) -> None:
+        """Note whether all was delivered as it should be."""
+        key = f"{scenario}/{server}"
+        self.integrity[key] = self.integrity.get(key, Integrity()) + integrity
+
+    def rounds(self, place: Place) -> dict[int, float]:
+        """The figure of each round; the median where a round has several."""
+        found: dict[int, list[float]] = {}
+        for figure in self.figures:
+            if Place(figure.scenario, figure.server, figure.case, figure.measure) == place:
+                found.setdefault(figure.round, []).append(figure.value)
+        return {number: statistics.median(values) for number, values in found.items()}
+
+    def median(self, place: Place) -> float | None:
+        """The median over the rounds; None where it was not measured."""
+        values = self.rounds(place).values()
+        return statistics.median(values) if values else None
+
+    def ratio(self, over: Place, under: Place) -> float | None:
+        """The median of the ratios within each round; None where one of the two is missing."""
+        numerators, denominators = self.rounds(over), self.rounds(under)
+        ratios = [value / denominators[number] for number, value in numerators.items() if denominators.get(number)]
+        return statistics.median(ratios) if ratios else None
+
+    def servers(self, scenario: str) -> list[str]:
+        """Those with a figure in a scenario, in the order they were measured."""
+        return list(dict.fromkeys(figure.server for figure in self.figures if figure.scenario == scenario))
+
+    def columns(self, scenario: str) -> list[tuple[str, str]]:
+        """Cases and measures of a scenario, in the order they were measured."""
+        found = dict.fromkeys((figure.case, figure.measure) for figure in self.figures if figure.scenario == scenario)
+        return list(found)
+
+    def scenarios(self) -> list[str]:
+        """All that has figures."""
+        return list(dict.fromkeys(figure.scenario for figure in self.figures))
+
+    def faults(self) -> Iterator[tuple[str, Integrity]]:
+        """What was not delivered whole."""
+        return ((key, integrity) for key, integrity in self.integrity.items() if not integrity.whole)
+
+    def save(self, path: Path) -> None:
+        """Write everything as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote."""
+        saved: dict[str, Any] = json.loads(path.read_text())
+        return cls(
+            [Figure(**figure) for figure in saved["figures"]],
+            {key: Integrity(**counts) for key, counts in saved["integrity"].items()},
+            saved["failures"],
+            saved["conditions"],
+            saved["printed"],
+        )

@@ -1,0 +1,290 @@
+"""What is measured: each scenario drives one server for one round and notes its figures."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.bench.load_generator import LoadFailedError, LoadGenerator, Window
+from tests.bench.results import Place, Results
+from tests.bench.servers import Room, Running, Server
+
+RATE = "deliveries per CPU-second"
+GENERATOR = "generator busy, %"
+P50, P99 = "p50, ms", "p99, ms"
+KIB = "KiB per connection"
+CONNECTS = "connects per CPU-second"
+PER_SECOND = "per second"
+
+ALL_AT_ONCE = 1000
+MEMORY_BASE = 100
+LARGE = 16_000  # bytes: a slow reader's buffers must fill
+FLOOD = 400  # messages of that size: more than a kernel keeps for one socket
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large a run is: `counts` of receivers, `sizes` in bytes, `seconds` of a window, and `many` connections."""
+
+    counts: tuple[int, ...] = (100, 1_000, 5_000, 10_000)
+    sizes: tuple[int, ...] = (128, 1_024)
+    seconds: float = 1.5
+    receivers: int = 1_000
+    """Of bursts, latencies and slow readers."""
+    idle: int = 5_000
+    channels: int = 10_000
+    returning: int = 5_000
+    missed: int = 100
+    settle: float = 3.0
+    """Seconds before memory is read."""
+
+
+@dataclass(slots=True)
+class Task:
+    """One server's part of one round."""
+
+    server: Server
+    round: int
+    room: Room
+    scale: Scale
+    wanted: frozenset[str]
+    """Names of the scenarios that were asked for."""
+    results: Results
+    scenario: str = ""
+
+    def note(self, case: str, measure: str, value: float, scenario: str = "") -> None:
+        """Note a figure."""
+        self.results.add(Place(scenario or self.scenario, self.server.name, case, measure), self.round, value)
+
+    def note_window(self, case: str, window: Window, scenario: str = "") -> None:
+        """Note a window's deliveries per processor second, and how busy the generator was."""
+        self.note(case, RATE, window.per_processor_second, scenario)
+        self.note(case, GENERATOR, 100 * window.generator_seconds / window.seconds, scenario)
+
+
+def fan_out_case(receivers: int, size: int) -> str:
+    """How a fan-out is called in the tables."""
+    return f"{receivers:,} x {size:,} B"
+
+
+def crowd(task: Task) -> None:
+    """Fan-out, bursts and latency over one server, whose clients become more and more."""
+    scale, wanted = task.scale, task.wanted
+    counts = [n for n in scale.counts if "fanout" in wanted]
+    if wanted & {"burst", "latency"}:
+        counts.append(scale.receivers)
+    with task.server.run(task.room) as running, running.load(max(counts)) as load:
+        for receivers in sorted(set(counts)):
+            load.open(receivers)
+            load.probe()
+            if "fanout" in wanted and receivers in scale.counts:
+                _fan_out(task, load, receivers)
+            if "burst" in wanted and receivers == scale.receivers:
+                _burst(task, load, receivers)
+            if "latency" in wanted and receivers == scale.receivers:
+                _latency(task, load, receivers)
+        task.results.check("crowd", task.server.name, load.integrity)
+
+
+def _fan_out(task: Task, load: LoadGenerator, receivers: int) -> None:
+    largest = receivers == max(task.scale.counts) and len(task.scale.counts) > 1
+    for size in task.scale.sizes[:1] if largest else task.scale.sizes:
+        window = load.fan_out(size, in_flight=2, seconds=task.scale.seconds)
+        task.note_window(fan_out_case(receivers, size), window, "fanout")
+
+
+def _burst(task: Task, load: LoadGenerator, receivers: int) -> None:
+    size = task.scale.sizes[0]
+    window = load.fan_out(size, in_flight=16, seconds=task.scale.seconds)
+    task.note_window(f"{receivers:,}, 16 in flight", window, "burst")
+    window = load.fan_out(size, batch=10, seconds=task.scale.seconds)
+    task.note_window(f"{receivers:,}, 10 at once", window, "burst")
+
+
+def _latency(task: Task, load: LoadGenerator, receivers: int) -> None:
+    size = task.scale.sizes[0]
+    per_second = _half_load(load, size, receivers, task.scale.seconds)
+    window = load.rate(size, per_second, seconds=2 * task.scale.seconds)
+    if window.deliveries == 0:
+        raise LoadFailedError("nothing was delivered at half load; is the machine busy?")
+    case = fan_out_case(receivers, size)
+    for measure, value in ((P50, window.p50), (P99, window.p99), ("messages a second", per_second)):
+        task.note(case, measure, value, "latency")
+
+
+def _half_load(load: LoadGenerator, size: int, receivers: int, seconds: float) -> float:
+    """Messages a second that keep the busier of server and generator half busy."""
+    window = load.fan_out(size, in_flight=2, seconds=seconds)
+    busier = max(window.server_seconds, window.generator_seconds)
+    return max(1.0, window.deliveries / busier / receivers / 2)
+
+
+def slow_reader(task: Task) -> None:
+    """Latency at half load, then the same while one client has stopped reading and its buffers are full."""
+    receivers = task.scale.receivers
+    with task.server.run(task.room) as running, running.load(receivers) as load:
+        load.open(receivers)
+        load.probe()
+        per_second = _half_load(load, LARGE, receivers, task.scale.seconds)
+        before = load.rate(LARGE, per_second, seconds=2 * task.scale.seconds)
+        task.note("nobody", P99, before.p99)
+        load.mute(1)
+        load.publish(LARGE, FLOOD, in_flight=2)
+        after = load.rate(LARGE, per_second, seconds=2 * task.scale.seconds)
+        expected = per_second * 2 * task.scale.seconds * (receivers - 1)
+        # What never arrives has no latency, so a server that stands still is told by what is missing.
+        task.note("one slow reader", "delivered, %", min(100.0, 100 * after.deliveries / expected))
+        if after.deliveries >= 0.9 * expected:
+            task.note("one slow reader", P99, after.p99)
+            task.results.check(task.scenario, task.server.name, load.integrity)
+
+
+def many_channels(task: Task) -> None:
+    """As many channels as clients, each with one subscriber, who gets what it publishes there."""
+    clients = task.scale.channels
+    several: dict[str, object] = {"channel": "many-*"} if task.server.target.get("channel") else {"path": "/ws/many-*"}
+    with task.server.run(task.room, publisher=False, **several) as running, running.load(clients) as load:
+        load.open(clients)
+        time.sleep(2)  # a subscription may take effect after the upgrade is answered
+        store = running.store_seconds()
+        window = load.own(task.scale.sizes[0], in_flight=64, seconds=2 * task.scale.seconds)
+        case = f"{clients:,} channels"
+        task.note_window(case, window)
+        task.note(case, "Redis busy, %", 100 * (running.store_seconds() - store) / window.seconds)
+        task.results.check(task.scenario, task.server.name, load.integrity)
+
+
+def echo(task: Task) -> None:
+    """A hundred clients, each waiting for the answer to its one message."""
+    with task.server.run(task.room, publisher=False) as running, running.load(100) as load:
+        load.open(100)
+        for size in task.scale.sizes:
+            task.note_window(f"100 x {size:,} B", load.own(size, in_flight=100, seconds=task.scale.seconds))
+        task.results.check(task.scenario, task.server.name, load.integrity)
+
+
+def connections(task: Task) -> None:
+    """A storm of new connections, and the memory that they hold when it is over."""
+    idle = task.scale.idle
+    with task.server.run(task.room, publisher=False) as running, running.load(MEMORY_BASE + idle) as load:
+        load.open(MEMORY_BASE)
+        time.sleep(task.scale.settle / 2)
+        before = running.process.proportional_bytes()
+        window = load.open(MEMORY_BASE + idle)
+        opened = f"{idle:,} connections"
+        if "connects" in task.wanted:
+            task.note(opened, CONNECTS, idle / window.server_seconds, "connects")
+            task.note(opened, PER_SECOND, idle / window.seconds, "connects")
+            task.note(opened, GENERATOR, 100 * window.generator_seconds / window.seconds, "connects")
+        if "memory" in task.wanted:
+            time.sleep(task.scale.settle)
+            grown = running.process.proportional_bytes() - before
+            task.note(opened, KIB, grown / idle / 1024, "memory")
+        task.results.check("connections", task.server.name, load.integrity)
+
+
+def recovery(task: Task) -> None:
+    """Clients that missed messages all come back at once, while more is published."""
+    clients, missed = task.scale.returning, task.scale.missed
+    with task.server.run(task.room, channel="history:room") as running, running.load(clients) as load:
+        load.open(clients)
+        load.drop(1)
+        load.publish(task.scale.sizes[0], missed)
+        window, unrecovered = load.come_back(task.scale.sizes[0], per_second=10, concurrency=ALL_AT_ONCE)
+        case = f"{clients:,} x {missed} missed"
+        task.note(case, "seconds until all are back", window.seconds)
+        task.note(case, "recovered clients per CPU-second", (clients - 1) / window.server_seconds)
+        task.note(case, "not recovered", unrecovered)
+        task.results.check(task.scenario, task.server.name, load.integrity)
+
+
+def records(task: Task) -> None:
+    """The same fan-out and the same connects, with metrics and logs and without."""
+    receivers, size = task.scale.receivers, task.scale.sizes[0]
+    with task.server.run(task.room) as running, running.load(receivers) as load:
+        window = load.open(receivers)
+        load.probe()
+        task.note("connects", CONNECTS, receivers / window.server_seconds)
+        _check_records(task, running)
+        for _ in range(3):
+            window = load.fan_out(size, in_flight=2, seconds=task.scale.seconds)
+            task.note(fan_out_case(receivers, size), RATE, window.per_processor_second)
+        task.results.check(task.scenario, task.server.name, load.integrity)
+
+
+def _check_records(task: Task, running: Running) -> None:
+    logged = running.process.log.stat().st_size > 0
+    if logged == (task.server.name == "starling-null"):
+        raise RuntimeError(f"{task.server.name} {'writes' if logged else 'does not write'} log lines")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Scenarios that share a server's start, with the servers they are for."""
+
+    scenarios: tuple[str, ...]
+    drive: Callable[[Task], None]
+    servers: tuple[str, ...]
+    about: str
+
+
+EVERYBODY = (
+    "starling",
+    "tutorial",
+    "ws",
+    "nchan",
+    "c-single",
+    "c-joined",
+    "starling-chat",
+    "starling-redis",
+    "starling-redis-2",
+    "tutorial-deflate",
+    "broadcaster",
+    "broadcaster-redis",
+    "socketio",
+    "socketio-redis",
+    "python-socketio",
+    "centrifugo",
+)
+
+PARTS = (
+    Part(
+        ("fanout", "burst", "latency"),
+        crowd,
+        EVERYBODY,
+        "messages to all, 2 and 16 in flight and 10 at once; latency at half of each server's own load",
+    ),
+    Part(
+        ("connects", "memory"),
+        connections,
+        (
+            "starling-echo",
+            "starling",
+            "tutorial",
+            "tutorial-deflate",
+            "broadcaster",
+            "ws",
+            "socketio",
+            "nchan",
+            "c-single",
+            "centrifugo",
+        ),
+        "new connections, Starling's with a different JWT each; memory of idle ones",
+    ),
+    Part(("slow",), slow_reader, ("starling", "tutorial", "ws"), "latency of others while one client does not read"),
+    Part(
+        ("channels",),
+        many_channels,
+        ("starling-redis", "broadcaster-redis"),
+        "many channels with a subscriber each, over Redis",
+    ),
+    Part(("echo",), echo, ("starling-echo", "tutorial-echo", "ws-echo", "c-echo"), "a message there and back"),
+    Part(
+        ("recovery",),
+        recovery,
+        ("starling", "starling-redis"),
+        "clients that missed messages come back all at once",
+    ),
+    Part(("records",), records, ("starling", "starling-null"), "what metrics and logs cost"),
+)
+
+SCENARIOS = tuple(name for part in PARTS for name in part.scenarios)
