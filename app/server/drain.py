@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -128,7 +128,7 @@ class DrainServer(uvicorn.Server):
 
     async def _let_go(self) -> None:
         """Let requests over HTTP end, and the WebSockets go one after the other in no order."""
-        connections = self.server_state.connections
+        connections = cast("set[Any]", self.server_state.connections)
         waiting: list[WebSocketTransport | StarlingWebSocket] = []
         for connection in list(connections):
             if isinstance(connection, WebSocketTransport | StarlingWebSocket):

@@ -3,24 +3,28 @@
 Members of uvicorn's HttpToolsProtocol that this module uses, each held by a test in
 tests/server/test_uvicorn_members.py, because most are not public:
 
-- attributes `cycle`, `headers`, `loop`, `parser`, `transport`, `url`;
-- methods `connection_lost`, `connection_made`, `handle_websocket_upgrade`, `on_headers_complete`, `on_message_begin`,
-  `shutdown`, `_should_upgrade`, `_unset_keepalive_if_required`.
+- attributes `app`, `app_state`, `asgi_version`, `client`, `connections`, `cycle`, `headers`, `loop`, `parser`,
+  `root_path`, `scheme`, `server`, `server_state.default_headers`, `tasks`, `transport`, `url`;
+- methods `connection_lost`, `connection_made`, `on_headers_complete`, `on_message_begin`, `shutdown`,
+  `_should_upgrade`, `_unset_keepalive_if_required`.
 """
 
 import asyncio
 import socket
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
+from urllib.parse import unquote
 
 import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.server.options import ServerOptions
+from app.server.handshake import BadHandshake, check_handshake, subprotocols_of
+from app.server.options import Asgi, ServerOptions
 from app.server.refusal import Refusal
-from app.server.transport import DISCARD_BYTES, linger
+from app.server.transport import DISCARD_BYTES, Flusher, linger
+from app.server.websocket import StarlingWebSocket
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
@@ -41,10 +45,12 @@ class StarlingHttp(HttpToolsProtocol):
         *,
         options: ServerOptions,
         on_refused: Callable[[str], None],
+        flusher: Flusher,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._options = options
         self._on_refused = on_refused
+        self._flusher = flusher
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._head_too_large = False
@@ -85,10 +91,49 @@ class StarlingHttp(HttpToolsProtocol):
 
     def _upgrade(self, early: bytes) -> None:
         # An upgrade to anything else is served as the plain request that it also is.
-        if self._should_upgrade():
-            self.handle_websocket_upgrade()
-            if early:
-                self.transport.get_protocol().data_received(early)  # type: ignore[attr-defined]
+        if not self._should_upgrade():
+            return
+        try:
+            key = check_handshake(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+        except BadHandshake as problem:
+            self._refuse(HTTPStatus.BAD_REQUEST, Refusal.BAD_UPGRADE, f"{problem}\n", "Sec-WebSocket-Version: 13\r\n")
+            return
+        self.connections.discard(self)
+        websocket = StarlingWebSocket(
+            self.transport,
+            self._websocket_scope(),
+            key,
+            early,
+            app=cast("Asgi", self.app),
+            default_headers=self.server_state.default_headers,
+            connections=cast("set[object]", self.connections),
+            loop=self.loop,
+            options=self._options,
+            on_refused=self._on_refused,
+            flusher=self._flusher,
+        )
+        # The parser calls this object, and this object the parser: nothing else would let go of the two.
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does at the end of a connection
+        websocket.begin(self.loop, self.tasks)
+
+    def _websocket_scope(self) -> dict[str, Any]:
+        raw_path, _, query_string = self.url.partition(b"?")
+        return {
+            "type": "websocket",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if self.scheme == "https" else "ws",
+            "server": self.server,
+            "client": self.client,
+            "root_path": self.root_path,
+            "path": self.root_path + unquote(raw_path.decode("ascii")),
+            "raw_path": self.root_path.encode("ascii") + raw_path,
+            "query_string": query_string,
+            "headers": self.headers,
+            "subprotocols": subprotocols_of(self.headers),
+            "state": self.app_state.copy(),
+            "extensions": {"websocket.http.response": {}},
+        }
 
     def _check_progress(self) -> None:
         if self._deadline is not None and self._head_bytes > self._options.max_head_bytes:
@@ -140,7 +185,7 @@ class StarlingHttp(HttpToolsProtocol):
             f"The request's head may have {limits.max_head_bytes} bytes in {limits.max_header_fields} fields.\n",
         )
 
-    def _refuse(self, status: HTTPStatus, refusal: Refusal, text: str) -> None:
+    def _refuse(self, status: HTTPStatus, refusal: Refusal, text: str, headers: str = "") -> None:
         self._refused = True
         self._end_deadline()
         self._on_refused(refusal)
@@ -150,7 +195,7 @@ class StarlingHttp(HttpToolsProtocol):
             return
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
-            f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n\r\n"
+            f"{headers}Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n\r\n"
         )
         self.transport.write((head + text).encode())
         linger(self.transport)

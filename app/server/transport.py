@@ -243,7 +243,7 @@ class WebSocketTransport(asyncio.Protocol):
         self.flush()
         self._write_answers(parser)
         self._fd = -1
-        self._abort_later()
+        self.abort_later()
         # The peer's close frame is wanted, whatever the handler wanted.
         self.resume_reading()
 
@@ -308,7 +308,7 @@ class WebSocketTransport(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The peer writes no more: the socket is closed when what is queued has left, or cut."""
-        self._abort_later()
+        self.abort_later()
 
     def pause_writing(self) -> None:
         """Bytes wait in the socket's buffer: what comes must line up behind them."""
@@ -425,7 +425,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._pending = None
         self._finish()
         self._write_answers(parser)
-        self._abort_later()
+        self.abort_later()
         self._socket.close()
         self._tell_close(received.code, received.reason)
 
@@ -441,7 +441,7 @@ class WebSocketTransport(asyncio.Protocol):
             parser.fail(code, reason)
         self._write_answers(parser)
         linger(self._socket)
-        self._abort_later()
+        self.abort_later()
         self._tell_close(code, reason)
 
     def _finish(self) -> None:
@@ -456,7 +456,8 @@ class WebSocketTransport(asyncio.Protocol):
         if answers and not self._socket.is_closing():
             self._write(answers)
 
-    def _abort_later(self) -> None:
+    def abort_later(self) -> None:
+        """Cut the socket when the peer has had `close_seconds` for its part of the end."""
         if self._abort_timer is None:
             self._abort_timer = self._loop.call_later(self._options.close_seconds, self._socket.abort)
 

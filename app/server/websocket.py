@@ -1,186 +1,229 @@
-"""The opening handshake of a WebSocket, and its hand-off from ASGI to the engine.
+"""A WebSocket from its request to its hand-off from ASGI to the engine.
 
-Members of uvicorn's WebSocketsSansIOProtocol that this module uses, each held by a test in
-tests/server/test_uvicorn_members.py, because most are not public:
-
-- attributes `app`, `conn` (websockets' parser), `connections`, `handshake_complete`, `handshake_initiated`,
-  `close_sent`, `close_timer`, `disconnected`, `loop`, `response`, `scope`, `transport`;
-- methods `data_received`, `receive`, `run_asgi`, `send`, `send_500_response`, `shutdown`.
+The request was parsed once, by httptools: see app.server.http. What is used of uvicorn here: the application that it
+has configured, the sets of connections and tasks that its server waits for, and ClientDisconnected.
 """
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
+from enum import Enum
 from typing import Any, cast
 
 import structlog
 from uvicorn.protocols.utils import ClientDisconnected
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.exceptions import InvalidState
 
-from app.server.options import ServerOptions
+from app.server.handshake import Header, accept_response, refuse_response
+from app.server.options import Asgi, ServerOptions
+from app.server.plain import WRITE_LIMIT, PlainConversation
 from app.server.refusal import Refusal
-from app.server.transport import Flusher, WebSocketTransport, linger
+from app.server.transport import READ_BYTES, Flusher, WebSocketTransport
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
 EXTENSION = "starling.websocket"
 # A client refused while this process stops comes back within so many seconds, at random.
 RETRY_AFTER_SECONDS = (1, 5)
-NO_HANDSHAKE = b"This is not a WebSocket handshake (RFC 6455 section 4.2.1).\n"
-BAD_REQUEST = (
-    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
-    b"Content-Length: %d\r\n\r\n%s" % (len(NO_HANDSHAKE), NO_HANDSHAKE)
-)
 
 
-class StarlingWebSocket(WebSocketsSansIOProtocol):
+class Phase(Enum):
+    """How far the handshake is."""
+
+    ASKED = "asked"
+    REFUSING = "refusing"
+    ACCEPTED = "accepted"
+    DETACHED = "detached"
+    OVER = "over"
+
+
+class StarlingWebSocket(asyncio.Protocol):
     """Accepts or refuses one client; the ASGI scope's extension `starling.websocket` takes it over from there.
 
-    Nothing a client sends is read between its request and the hand-off, or the first `receive` of an endpoint that
-    keeps to plain ASGI.
+    What a client sends between its request and the hand-off, or the first `receive` of an endpoint that keeps to plain
+    ASGI, is kept for whoever reads then.
     """
+
+    __slots__ = (
+        "_app",
+        "_connections",
+        "_conversation",
+        "_early",
+        "_endpoint",
+        "_headers",
+        "_key",
+        "_lost",
+        "_on_refused",
+        "_options",
+        "_phase",
+        "_refusal",
+        "_scope",
+        "_socket",
+        "_told_connect",
+        "_transport",
+    )
 
     def __init__(
         self,
-        config: Any,
-        server_state: Any,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
+        socket: asyncio.Transport,
+        scope: MutableMapping[str, Any],
+        key: bytes,
+        early: bytes,
         *,
+        app: Asgi,
+        default_headers: list[Header],
+        connections: set[object],
+        loop: asyncio.AbstractEventLoop,
         options: ServerOptions,
         on_refused: Callable[[str], None],
         flusher: Flusher,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        """`early` came behind the request already."""
+        self._socket = socket
+        self._scope = scope
+        self._key = key
+        self._early = early
+        self._app = app
+        self._headers = default_headers
+        self._connections = connections
         self._options = options
         self._on_refused = on_refused
-        self._flusher = flusher
-        self._refused = False
-        self._reading = False
-        self._early = b""
-        self._detached = False
+        self._phase = Phase.ASKED
+        self._told_connect = False
+        self._lost: asyncio.Event | None = None
+        self._refusal: tuple[int, list[Header], bytes] = (403, [], b"")
+        self._conversation: PlainConversation | None = None
         self._endpoint: asyncio.Task[None] | None = None
+        self._transport = WebSocketTransport(
+            socket,
+            self._release,
+            loop=loop,
+            connections=connections,
+            flusher=flusher,
+            options=options,
+            on_refused=on_refused,
+        )
+
+    def begin(self, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
+        """Take the socket over from HTTP, and run the endpoint in one of `tasks`."""
+        self._connections.add(self)
+        self._socket.set_protocol(self)
+        self._endpoint = loop.create_task(self._run())
+        tasks.add(self._endpoint)
+        self._endpoint.add_done_callback(tasks.discard)
+
+    # What the socket tells
 
     def data_received(self, data: bytes) -> None:
-        """Take the request, then hold back what follows until someone reads."""
-        if self._refused:
-            return
-        if not self.handshake_initiated:
-            self._take_request(data)
-        elif self._reading:
-            super().data_received(data)
-        else:
-            self._early += data
+        """Keep what comes before someone reads."""
+        self._early += data
+        if len(self._early) > READ_BYTES:
+            self._socket.pause_reading()
 
-    def _take_request(self, request: bytes) -> None:
-        super().data_received(request)
-        if self.handshake_initiated and self.response.status_code == 101:
-            self.transport.pause_reading()
-            return
-        self._refused = True
-        self._on_refused(Refusal.BAD_UPGRADE)
-        if not self.handshake_initiated:
-            # uvicorn looks at failures of frames only; without this the client would wait for ever.
-            answer = b"".join(self.conn.data_to_send())
-            self.transport.write(answer or BAD_REQUEST)
-            linger(self.transport)
-            self._abort_later()
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone before the hand-off."""
+        self._connections.discard(self)
+        self._phase = Phase.OVER
+        if self._lost is not None:
+            self._lost.set()
 
-    async def run_asgi(self) -> None:
+    # The endpoint
+
+    async def _run(self) -> None:
         """Run the endpoint; a socket it detached outlives it, any other ends with it."""
-        self._endpoint = asyncio.current_task()
-        socket = WebSocketTransport(
-            self.transport,
-            self._release,
-            loop=self.loop,
-            connections=self.connections,  # type: ignore[arg-type]  # uvicorn lists its own classes only
-            flusher=self._flusher,
-            options=self._options,
-            on_refused=self._on_refused,
-        )
-        extensions = cast("dict[str, object]", self.scope["extensions"])
-        extensions[EXTENSION] = socket
+        extensions = cast("dict[str, object]", self._scope["extensions"])
+        extensions[EXTENSION] = self._transport
         code = 1000
         try:
-            await self.app(self.scope, self.receive, self.send)
+            await self._app(self._scope, self._receive, self._send)
         except Exception as error:
             if not _tells_of_disconnect(error):
-                log.exception("asgi_application_failed", path=self.scope["path"])
+                log.exception("asgi_application_failed", path=self._scope["path"])
             code = 1011
-            if self._detached:
-                socket.close(1011, "internal server error")
+            if self._phase is Phase.DETACHED:
+                self._transport.close(1011, "internal server error")
         finally:
-            if not self._detached:
-                self._end(code)
+            self._endpoint = None
+            self._end(code)
+
+    async def _receive(self) -> MutableMapping[str, Any]:
+        if not self._told_connect:
+            self._told_connect = True
+            return {"type": "websocket.connect"}
+        if self._phase is Phase.ACCEPTED:
+            self._conversation = PlainConversation(self._transport)
+            self._transport.detach(self._conversation, write_limit=WRITE_LIMIT)
+        if self._conversation is not None:
+            return await self._conversation.receive()
+        if self._phase is not Phase.OVER:
+            self._lost = asyncio.Event()
+            await self._lost.wait()
+        return {"type": "websocket.disconnect", "code": 1006}
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        kind = message["type"]
+        if self._phase is Phase.ACCEPTED:
+            self._conversation = PlainConversation(self._transport)
+            self._transport.detach(self._conversation, write_limit=WRITE_LIMIT)
+        if self._conversation is not None:
+            self._conversation.send(message)
+        elif self._phase is Phase.DETACHED:
+            raise RuntimeError("this WebSocket was handed off: write through the handler's transport")
+        elif self._phase is Phase.OVER or self._socket.is_closing():
+            raise ClientDisconnected
+        elif kind == "websocket.accept" and self._phase is Phase.ASKED:
+            headers = [*self._headers, *message.get("headers", ())]
+            self._socket.write(accept_response(self._key, message.get("subprotocol"), headers))
+            self._phase = Phase.ACCEPTED
+        elif kind == "websocket.close" and self._phase is Phase.ASKED:
+            self._refuse(403, [])
+        elif kind == "websocket.http.response.start" and self._phase is Phase.ASKED:
+            self._phase = Phase.REFUSING
+            self._refusal = (message["status"], list(message.get("headers", ())), b"")
+        elif kind == "websocket.http.response.body" and self._phase is Phase.REFUSING:
+            status, headers, body = self._refusal
+            self._refusal = (status, headers, body + message.get("body", b""))
+            if not message.get("more_body", False):
+                self._refuse(*self._refusal)
+        else:
+            raise RuntimeError(f"{kind!r} does not follow here")
 
     def _release(self) -> bytes:
-        if not self.handshake_complete or self.close_sent:
+        if self._phase is not Phase.ACCEPTED:
             raise RuntimeError("detach was called before accept: only an accepted WebSocket can be handed off")
-        self._detached = True
-        self.connections.discard(self)
+        self._phase = Phase.DETACHED
+        self._connections.discard(self)
         early, self._early = self._early, b""
         return early
 
-    async def receive(self) -> Any:
-        """Give the endpoint the next event, reading from the client from the first message on."""
-        if self.handshake_complete and not self._reading:
-            self._reading = True
-            self.transport.resume_reading()
-            if self._early:
-                super().data_received(self._early)
-        return await super().receive()
-
-    async def send(self, message: Any) -> None:
-        """Send what the endpoint says, until it has detached."""
-        if self._detached:
-            raise RuntimeError("this WebSocket was handed off: write through the handler's transport")
-        await super().send(message)
+    # Ends
 
     def _end(self, code: int) -> None:
         """Close what the endpoint left open, by a close frame where that is still possible."""
-        if self.disconnected:
-            return
-        if not self.handshake_complete:
-            self.send_500_response()
-        elif not self.close_sent and not self.transport.is_closing():
-            self._send_close(code)
-        if self.close_timer is None:
-            self.transport.close()
-        self._abort_later()
+        if self._phase in {Phase.ASKED, Phase.REFUSING}:
+            self._refuse(500, [], b"Internal Server Error")
+        elif self._phase is Phase.ACCEPTED:
+            self._conversation = PlainConversation(self._transport)
+            self._transport.detach(self._conversation, write_limit=WRITE_LIMIT)
+        if self._conversation is not None:
+            self._transport.close(code)
 
     def shutdown(self) -> None:
         """Let the client go because this process stops: 1012, or 503 if it has not been accepted yet."""
-        if self.transport.is_closing():
-            return
-        if not self.handshake_complete:
-            self._refuse_draining()
-        elif not self.close_sent:
-            super().shutdown()
-        self._abort_later()
-
-    def _refuse_draining(self) -> None:
-        if self.handshake_initiated:
+        if self._phase is Phase.ACCEPTED:
+            self._end(1012)
+        elif self._phase in {Phase.ASKED, Phase.REFUSING}:
             self._on_refused(Refusal.DRAINING)
-            response = self.conn.reject(503, "This server is stopping.\n")
-            response.headers["Retry-After"] = str(random.randint(*RETRY_AFTER_SECONDS))  # noqa: S311 - spreads load
-            self.conn.send_response(response)
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.disconnected = True
+            wait = random.randint(*RETRY_AFTER_SECONDS)  # noqa: S311 - spreads load
+            self._refuse(503, [(b"Retry-After", b"%d" % wait)], b"This server is stopping.\n")
             if self._endpoint is not None:
                 self._endpoint.cancel()
-        self.transport.close()
 
-    def _send_close(self, code: int) -> None:
-        try:
-            self.conn.send_close(code)
-        except InvalidState:  # the client's own close came first
-            return
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-
-    def _abort_later(self) -> None:
-        self.loop.call_later(self._options.close_seconds, self.transport.abort)
+    def _refuse(self, status: int, headers: list[Header], body: bytes = b"") -> None:
+        self._phase = Phase.OVER
+        if not self._socket.is_closing():
+            self._socket.write(refuse_response(status, [*self._headers, *headers], body))
+            self._socket.close()
+        self._transport.abort_later()
 
 
 def _tells_of_disconnect(error: BaseException | None) -> bool:

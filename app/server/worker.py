@@ -98,8 +98,8 @@ def uvicorn_settings(options: ServerOptions, service: Service) -> dict[str, Any]
     """What uvicorn is told beyond what uvicorn-worker hands on from gunicorn."""
     return {
         "loop": "uvloop",
-        "http": partial(StarlingHttp, options=options, on_refused=service.on_refused),
-        "ws": partial(StarlingWebSocket, options=options, on_refused=service.on_refused, flusher=Flusher()),
+        "http": partial(StarlingHttp, options=options, on_refused=service.on_refused, flusher=Flusher()),
+        "ws": StarlingWebSocket,  # StarlingHttp makes them; uvicorn only asks whether there is such a class
         "ws_max_size": options.max_message_bytes,
         "ws_per_message_deflate": False,
         "ws_ping_interval": None,  # the engine's timer wheel pings

@@ -7,9 +7,10 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Literal
 
@@ -21,6 +22,9 @@ LogFormat = Literal["auto", "json", "console"]
 
 # Lines that may wait for stdout; later ones are dropped and counted.
 QUEUE_LINES = 4096
+# Lines are written so many at once, as they gather in this time. Seconds.
+BATCH_LINES = 64
+NAP_SECONDS = 0.01
 FLUSH_SECONDS = 1.0
 
 # Libraries that put addresses with query strings or whole headers into lines below these levels (websockets and
@@ -114,20 +118,33 @@ class LogWriter:
 
     def _run(self) -> None:
         while True:
-            item = self._queue.get()
-            if isinstance(item, threading.Event):
-                item.set()
-                continue
+            first = self._queue.get()
+            if not isinstance(first, threading.Event):
+                # Waking for each line would take the interpreter from the event loop each time.
+                time.sleep(NAP_SECONDS)
+            lines, awaited = self._take_with(first)
             # The reader is gone or the disk is full: there is nowhere left to say so.
             with suppress(OSError):
-                self._put_out(item)
+                if lines:
+                    self._put_out(b"\n".join(lines))
+            for written in awaited:
+                written.set()
             if (dropped := self.dropped) > self._reported:
                 with suppress(OSError):
                     self._put_out(self._describe_drop(dropped - self._reported))
                 self._reported = dropped
 
-    def _put_out(self, line: bytes) -> None:
-        rest = line + b"\n"
+    def _take_with(self, first: bytes | threading.Event) -> tuple[list[bytes], list[threading.Event]]:
+        """Give what is queued, up to BATCH_LINES, and who waits for it to be written."""
+        items = [first]
+        with suppress(Empty):
+            while len(items) < BATCH_LINES:
+                items.append(self._queue.get_nowait())
+        lines = [item for item in items if isinstance(item, bytes)]
+        return lines, [item for item in items if isinstance(item, threading.Event)]
+
+    def _put_out(self, lines: bytes) -> None:
+        rest = lines + b"\n"
         fcntl.lockf(self._turn, fcntl.LOCK_EX)
         try:
             while rest:

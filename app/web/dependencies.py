@@ -35,10 +35,15 @@ class Doors:
     write_limit: int
 
 
-def get_doors(connection: HTTPConnection) -> Doors:
+def doors_of(connection: HTTPConnection) -> Doors:
     """The doors' parts, put there by `main`."""
     doors: Doors = connection.app.state.doors
     return doors
+
+
+async def get_doors(connection: HTTPConnection) -> Doors:
+    """`doors_of` as a dependency: a coroutine, because FastAPI runs plain functions in a thread."""
+    return doors_of(connection)
 
 
 DoorsDependency = Annotated[Doors, Depends(get_doors)]

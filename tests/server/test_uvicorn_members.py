@@ -11,16 +11,14 @@ from typing import Any
 import gunicorn.arbiter
 import gunicorn.glogging
 import gunicorn.workers.base
+import httptools
 import pytest
 import uvicorn
 import uvicorn.server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.utils import ClientDisconnected
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn_worker import UvicornWorker
-from websockets.protocol import State
-from websockets.server import ServerProtocol
 
+from app.server.websocket import StarlingWebSocket
 from tests.server.serving import frame, handshake
 
 
@@ -82,142 +80,9 @@ def state() -> uvicorn.server.ServerState:
     return uvicorn.server.ServerState()
 
 
-async def websocket(endpoint: Any, state: uvicorn.server.ServerState) -> WebSocketsSansIOProtocol:
-    protocol = WebSocketsSansIOProtocol(config=config_for(endpoint), server_state=state, app_state={})
-    protocol.connection_made(Socket())
-    return protocol
-
-
-async def accepted(endpoint: Any, state: uvicorn.server.ServerState) -> WebSocketsSansIOProtocol:
-    protocol = await websocket(endpoint, state)
-    protocol.data_received(handshake("/ws"))
-    while not protocol.handshake_complete:
-        await asyncio.sleep(0)
-    return protocol
-
-
-async def test_websocket_app(state: Any) -> None:
-    endpoint = Endpoint()
-    wrapped: Any = (await websocket(endpoint, state)).app
-    assert wrapped.app is endpoint, "the application within uvicorn's proxy headers"
-
-
-async def test_websocket_conn(state: Any) -> None:
-    protocol = await accepted(Endpoint(ACCEPT, ACCEPT), state)
-    assert isinstance(protocol.conn, ServerProtocol)
-    assert protocol.conn.state is State.OPEN
-
-
-async def test_websocket_connections(state: Any) -> None:
-    protocol = await websocket(Endpoint(), state)
-    assert protocol.connections is state.connections
-    assert protocol in state.connections
-
-
-async def test_websocket_handshake_initiated_and_complete(state: Any) -> None:
-    protocol = await websocket(Endpoint(ACCEPT), state)
-    assert (protocol.handshake_initiated, protocol.handshake_complete) == (False, False)
-    protocol.data_received(handshake("/ws"))
-    assert (protocol.handshake_initiated, protocol.handshake_complete) == (True, False)
-    await asyncio.gather(*state.tasks)
-    assert protocol.handshake_complete
-
-
-async def test_websocket_close_sent_and_close_timer(state: Any) -> None:
-    protocol = await accepted(Endpoint(ACCEPT), state)
-    assert (protocol.close_sent, protocol.close_timer) == (False, None)
-    protocol.transport = Socket()
-    await protocol.send({"type": "websocket.close", "code": 1000})
-    assert protocol.close_sent
-    assert protocol.close_timer is not None
-    protocol.close_timer.cancel()
-
-
-async def test_websocket_disconnected_makes_send_raise(state: Any) -> None:
-    protocol = await accepted(Endpoint(ACCEPT), state)
-    assert not protocol.disconnected
-    protocol.disconnected = True
-    with pytest.raises(ClientDisconnected):
-        await protocol.send({"type": "websocket.send", "text": "x"})
-
-
-async def test_websocket_loop_and_transport(state: Any) -> None:
-    protocol = await websocket(Endpoint(), state)
-    assert protocol.loop is asyncio.get_running_loop()
-    assert isinstance(protocol.transport, Socket)
-
-
-async def test_websocket_response(state: Any) -> None:
-    protocol = await accepted(Endpoint(ACCEPT), state)
-    assert protocol.response.status_code == 101
-
-
-async def test_websocket_scope_is_what_the_application_gets(state: Any) -> None:
-    endpoint = Endpoint(ACCEPT)
-    protocol = await accepted(endpoint, state)
-    assert endpoint.scope is protocol.scope
-    assert isinstance(protocol.scope["extensions"], dict)
-
-
-async def test_websocket_data_received_leaves_a_failed_handshake_to_the_parser(state: Any) -> None:
-    protocol = await websocket(Endpoint(), state)
-    protocol.data_received(handshake("/ws", *(f"X-{number}: 1" for number in range(300))))
-    assert not protocol.handshake_initiated
-    assert protocol.conn.handshake_exc is not None
-    assert b"".join(protocol.conn.data_to_send()).startswith(b"HTTP/1.1 431")
-
-
-async def test_websocket_run_asgi_is_what_the_handshake_starts(state: Any) -> None:
-    started = asyncio.Event()
-
-    class Watched(WebSocketsSansIOProtocol):
-        async def run_asgi(self) -> None:
-            started.set()
-
-    protocol = Watched(config=config_for(Endpoint()), server_state=state, app_state={})
-    protocol.connection_made(Socket())
-    protocol.data_received(handshake("/ws"))
-    await asyncio.wait_for(started.wait(), 1)
-
-
-async def test_websocket_receive_and_send_are_what_the_application_gets(state: Any) -> None:
-    class Watched(WebSocketsSansIOProtocol):
-        async def receive(self) -> Any:
-            await super().receive()
-            return {"type": "watched"}
-
-        async def send(self, message: Any) -> None:
-            sent.append(message)
-
-    sent: list[Any] = []
-    endpoint = Endpoint(ACCEPT)
-    protocol = Watched(config=config_for(endpoint), server_state=state, app_state={})
-    protocol.connection_made(Socket())
-    protocol.data_received(handshake("/ws"))
-    await asyncio.gather(*state.tasks)
-    assert (endpoint.received, sent) == ([{"type": "watched"}], [ACCEPT])
-
-
-async def test_websocket_send_500_response(state: Any) -> None:
-    protocol = await websocket(Endpoint(), state)
-    protocol.data_received(handshake("/ws"))
-    protocol.send_500_response()
-    written: Any = protocol.transport
-    assert written.written.startswith(b"HTTP/1.1 500")
-    await asyncio.gather(*state.tasks, return_exceptions=True)
-
-
-async def test_websocket_shutdown_sends_1012(state: Any) -> None:
-    protocol = await accepted(Endpoint(ACCEPT), state)
-    socket = Socket()
-    protocol.transport = socket
-    protocol.shutdown()
-    assert socket.written == b"\x88\x02\x03\xf4"
-
-
 async def http(endpoint: Any, state: Any, kind: type[HttpToolsProtocol] = HttpToolsProtocol) -> HttpToolsProtocol:
     config = config_for(endpoint)
-    config.ws_protocol_class = WebSocketsSansIOProtocol
+    config.ws_protocol_class = StarlingWebSocket
     protocol = kind(config=config, server_state=state, app_state={})
     protocol.connection_made(Socket())
     return protocol
@@ -290,14 +155,21 @@ async def test_http_unset_keepalive_if_required(state: Any) -> None:
     assert protocol.timeout_keep_alive_task is None
 
 
-async def test_http_should_upgrade_and_handle_websocket_upgrade(state: Any) -> None:
-    protocol = await http(Endpoint(ACCEPT), state)
-    protocol.data_received(handshake("/ws"))
+async def test_http_should_upgrade_and_what_of_the_request_makes_a_scope(state: Any) -> None:
+    endpoint = Endpoint()
+    protocol = await http(endpoint, state)
+    with pytest.raises(httptools.HttpParserUpgrade):
+        protocol.parser.feed_data(handshake("/ws?x=1", "X-Name: value"))
     assert protocol._should_upgrade()
-    socket: Any = protocol.transport
-    assert isinstance(socket.protocol, WebSocketsSansIOProtocol)
-    assert protocol not in state.connections
-    await asyncio.gather(*state.tasks)
+    assert (protocol.url, protocol.parser.get_method()) == (b"/ws?x=1", b"GET")
+    assert protocol.headers[-1] == (b"x-name", b"value")
+    assert (protocol.root_path, protocol.scheme, protocol.client, protocol.server) == ("", "http", None, None)
+    assert (protocol.app_state, protocol.asgi_version) == ({}, "3.0")
+    wrapped: Any = protocol.app
+    assert wrapped.app is endpoint, "the application within uvicorn's proxy headers"
+    assert (protocol.connections, protocol.tasks) == (state.connections, state.tasks)
+    assert protocol.server_state.default_headers == []
+    assert not state.tasks, "nothing was begun"
 
 
 async def test_http_shutdown_closes_what_is_idle(state: Any) -> None:
