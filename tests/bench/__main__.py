@@ -35,6 +35,9 @@ Plan = Sequence[tuple[Part, str]]
 def main() -> None:
     """Run what the command line asks for."""
     asked = parse(sys.argv[1:])
+    if asked.page:
+        write_page()
+        return
     if missing := compiler_missing():
         sys.exit(missing)
     scale = scale_of(asked)
@@ -49,8 +52,9 @@ def main() -> None:
     for name in sorted(asked.only & frozenset(ALONE)):
         run_alone(name, results)
     results.conditions["load average"] += f" before, {load_average()} after"
+    results.whole = is_whole(asked)
     results.save(RESULTS)
-    if is_whole(asked):
+    if results.whole:
         write(results, scale, ROOT / "docs")
         print(markdown(results, scale))
         print("\nThis is docs/benchmarks.md now.")
@@ -60,6 +64,14 @@ def main() -> None:
     faults = [key for key, _ in results.faults()]
     if faults or len(results.failures) > len(workshop.missing):
         sys.exit(f"Not whole: {', '.join(faults) or results.failures[-1]}")
+
+
+def write_page() -> None:
+    """Write the page and its pictures from the last run, which must have been a whole one."""
+    results = Results.load(RESULTS)
+    if not results.whole:
+        sys.exit(f"{RESULTS.relative_to(ROOT)} is of a part only: run `make bench`")
+    write(results, FULL, ROOT / "docs")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -73,6 +85,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--sizes", type=numbers, default=FULL.sizes, help="bytes of a payload")
     parser.add_argument("--most", type=int, default=MOST, help="connections at most in the other scenarios")
     parser.add_argument("--minutes", type=float, default=40.0, help="no round begins that would end after this")
+    parser.add_argument("--page", action="store_true", help="only write the page anew, from the last whole run")
     return parser.parse_args(arguments)
 
 

@@ -75,7 +75,8 @@ class ServerProcess:
         self._directory = directory
         self._is_ready = is_ready or self._takes_connections
         self._process: subprocess.Popen[bytes]
-        self._family: list[int] = []
+        self.family: list[int] = []
+        """Its processes' ids, as they were when it was ready."""
 
     def __enter__(self) -> Self:
         inherited: dict[str, str] = {
@@ -97,7 +98,7 @@ class ServerProcess:
             self._kill()
             raise
         parent = psutil.Process(self._process.pid)
-        self._family = [parent.pid, *(child.pid for child in parent.children(recursive=True))]
+        self.family = [parent.pid, *(child.pid for child in parent.children(recursive=True))]
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -105,11 +106,11 @@ class ServerProcess:
 
     def processor_seconds(self) -> float:
         """Processor time of all its processes so far, user and system."""
-        return sum(processor_seconds(pid) for pid in self._family)
+        return sum(processor_seconds(pid) for pid in self.family)
 
     def proportional_bytes(self) -> int:
         """Memory of all its processes, each shared page divided among those that share it."""
-        return sum(proportional_bytes(pid) for pid in self._family)
+        return sum(proportional_bytes(pid) for pid in self.family)
 
     def _takes_connections(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):

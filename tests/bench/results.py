@@ -43,6 +43,8 @@ class Results:
     conditions: dict[str, str] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
     """By heading, what programs printed that measure by themselves."""
+    whole: bool = False
+    """Whether everything was measured at full size."""
 
     def add(self, place: Place, round_number: int, value: float) -> None:
         """Note a figure."""
@@ -104,4 +106,5 @@ class Results:
             saved["failures"],
             saved["conditions"],
             saved["printed"],
+            saved["whole"],
         )

@@ -1,0 +1,122 @@
+"""What a run is said to have reached, from figures made up here."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench.__main__ import parse
+from tests.bench.goals import goals
+from tests.bench.load_generator import Integrity
+from tests.bench.report import goal_table, markdown, scenario_table
+from tests.bench.results import Place, Results
+from tests.bench.scenarios import KIB, P99, RATE, Scale
+
+FAN_OUT = "1,000 x 128 B"
+
+
+def place(server: str, case: str = FAN_OUT, scenario: str = "fanout", measure: str = RATE) -> Place:
+    """Where a figure stands."""
+    return Place(scenario, server, case, measure)
+
+
+@pytest.fixture
+def results() -> Results:
+    """Three rounds, in the last of which the whole machine was half as fast."""
+    made = Results(conditions={"machine": "made up"})
+    for number, (starling, tutorial, ws) in enumerate(
+        ((300e3, 100e3, 200e3), (310e3, 100e3, 200e3), (150e3, 50e3, 100e3))
+    ):
+        made.add(place("starling"), number, starling)
+        made.add(place("tutorial"), number, tutorial)
+        made.add(place("ws"), number, ws)
+    return made
+
+
+def test_a_ratio_is_taken_within_each_round(results: Results) -> None:
+    results.add(place("starling", "100 x 128 B"), 9, 1e9)
+    assert results.ratio(place("starling"), place("tutorial")) == 3.0
+    assert results.ratio(place("starling"), place("nobody")) is None
+
+
+def test_the_table_of_figures_says_what_was_reached_and_leaves_out_what_was_not_measured(results: Results) -> None:
+    lines = goal_table(results, Scale()).splitlines()
+    assert "| fan-out to 1,000, beside tutorial | \u2265 2.00x | 3.00x | yes |" in lines
+    assert "| fan-out to 1,000, beside ws | \u2265 1.20x | 1.50x | yes |" in lines
+    assert not any("nchan" in line or "5,000" in line for line in lines)
+
+
+def test_a_figure_that_is_not_reached_is_said_aloud(results: Results) -> None:
+    for number in range(3):
+        results.add(place("c-single"), number, 400e3)
+    assert "| fan-out to 1,000, beside c-single | \u2265 0.85x | 0.75x | **no** |" in goal_table(results, Scale())
+
+
+def test_less_memory_and_latency_are_better(results: Results) -> None:
+    results.add(place("starling", "5,000 connections", "memory", KIB), 0, 10.5)
+    for server, value in (("starling", 6.0), ("ws", 5.0)):
+        results.add(place(server, FAN_OUT, "latency", P99), 0, value)
+    table = goal_table(results, Scale())
+    assert "| idle connection: authenticated, one subscription | \u2264 10.0 KiB | 10.5 KiB | **no** |" in table
+    assert "| p99 at half of the own load, beside ws | \u2264 1.20x | 1.20x | yes |" in table
+
+
+def test_metrics_and_logs_cost_what_the_null_recorder_spares() -> None:
+    results = Results()
+    results.add(place("starling", FAN_OUT, "records"), 0, 96.0)
+    results.add(place("starling-null", FAN_OUT, "records"), 0, 100.0)
+    assert "| metrics and logs, fan-out | \u2264 3.0 % | 4.0 % | **no** |" in goal_table(results, Scale())
+
+
+def test_every_goal_is_measured_by_a_whole_run() -> None:
+    """Each goal asks for a place that the scenarios fill: a slip in a case's name would leave it out for ever."""
+    asked: set[Place] = set()
+
+    class Listening(Results):
+        def rounds(self, place: Place) -> dict[int, float]:
+            asked.add(place)
+            return {}
+
+    for goal in goals(Scale()):
+        assert goal.measure(Listening()) is None
+    cases: dict[str, set[str]] = {}
+    for where in asked:
+        cases.setdefault(where.scenario, set()).add(where.case)
+    assert cases == {
+        "fanout": {"100 x 128 B", "1,000 x 128 B", "5,000 x 128 B"},
+        "burst": {"1,000, 16 in flight"},
+        "channels": {"10,000 channels"},
+        "memory": {"5,000 connections"},
+        "connects": {"5,000 connections"},
+        "latency": {"1,000 x 128 B"},
+        "slow": {"nobody", "one slow reader"},
+        "records": {"1,000 x 128 B", "connects"},
+    }
+
+
+def test_what_was_not_delivered_whole_stands_on_the_page(results: Results) -> None:
+    assert "0 lost" not in markdown(results, Scale())
+    results.check("crowd", "starling", Integrity())
+    assert "0 lost, 0 duplicated, 0 out of order, 0 altered in every row." in markdown(results, Scale())
+    results.check("crowd", "starling", Integrity(lost=2, trouble="cut by the server"))
+    page = markdown(results, Scale())
+    assert "- crowd/starling: 2 lost (cut by the server)" in page
+    assert "0 lost" not in page
+
+
+def test_a_table_has_the_medians(results: Results) -> None:
+    table = scenario_table(results, "fanout")
+    assert "| Starling, real-time protocol | 300k |" in table
+    assert "| Node ws | 200k |" in table
+
+
+def test_results_are_read_as_they_were_saved(results: Results, tmp_path: Path) -> None:
+    results.check("crowd", "starling", Integrity(duplicated=1))
+    results.printed["Server API"] = "fast"
+    results.save(tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json") == results
+
+
+def test_a_name_that_is_none_is_answered_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--only", "fanout,brust"])
+    assert "brust: choose from fanout, burst, latency" in capsys.readouterr().err
