@@ -1,0 +1,463 @@
+"""The server API in one process: who may use it, what bad input is told, and that data passes as it came."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fastapi.testclient import TestClient
+from prometheus_client import CollectorRegistry
+
+from app.core.node import Node
+from app.main import create_app
+from app.settings import load_settings
+from app.web.api_docs import EXAMPLES
+from app.web.api_methods import ApiMethods
+from app.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, IDEMPOTENCY_KEY_LENGTH, BatchRequest
+
+SECRET = "a test's own secret, longer than thirty-two bytes"
+KEYS = ("the first key of a test", "the second key of a test")
+CHANNELS = """
+default: {allow_subscribe_for_client: true}
+namespaces:
+  kept: {history_size: 10, history_ttl: 60s}
+  shown: {presence: true}
+  digits: {channel_regex: "^[0-9]+$"}
+"""
+
+
+@pytest.fixture
+def channels_file(tmp_path: Path) -> Path:
+    path = tmp_path / "channels.yaml"
+    path.write_text(CHANNELS)
+    return path
+
+
+def client_with(channels_file: Path, address: str = "192.0.2.7", **environment: str) -> TestClient:
+    variables = {"TOKEN_HMAC_SECRET": SECRET, "CHANNELS_FILE": str(channels_file), "LOG_LEVEL": "error", **environment}
+    settings = load_settings({f"STARLING_{name}": value for name, value in variables.items()})
+    return TestClient(create_app(settings, CollectorRegistry()), client=(address, 50000))
+
+
+@pytest.fixture
+def api(channels_file: Path) -> Iterator[TestClient]:
+    """The API of a running node on memory, opened with a key."""
+    with client_with(channels_file, API_KEYS=",".join(KEYS)) as client:
+        client.headers["X-API-Key"] = KEYS[0]
+        yield client
+
+
+def call(api: TestClient, method: str, body: Any) -> Any:
+    answer = api.post(f"/api/{method}", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def error(api: TestClient, method: str, body: Any) -> tuple[int, str]:
+    told = call(api, method, body)["error"]
+    return told["code"], told["message"]
+
+
+# --- who may use it ---
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"X-API-Key": ""}, {"X-API-Key": "another key altogether"}, {"X-API-Key": KEYS[0][:-1]}]
+)
+def test_without_a_good_key_it_is_401(channels_file: Path, headers: dict[str, str]) -> None:
+    with client_with(channels_file, API_KEYS=",".join(KEYS)) as client:
+        answer = client.post("/api/info", json={}, headers=headers)
+
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == 101
+    assert answer.headers["www-authenticate"] == "apikey"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_of_several_keys_opens_it(channels_file: Path, key: str) -> None:
+    with client_with(channels_file, API_KEYS=",".join(KEYS)) as client:
+        assert client.post("/api/info", json={}, headers={"X-API-Key": key}).status_code == 200
+        assert client.post("/api/info", json={}, headers={"Authorization": f"apikey {key}"}).status_code == 200
+
+
+def test_without_any_key_nobody_gets_in_and_the_answer_says_how_to_set_one(channels_file: Path) -> None:
+    with client_with(channels_file) as client:
+        for key in ("", "dev", "undefined"):
+            answer = client.post("/api/info", json={}, headers={"X-API-Key": key})
+
+            assert answer.status_code == 401
+            assert "STARLING_API_KEYS" in answer.json()["error"]["message"]
+
+
+def test_the_developers_key_opens_it_in_developer_mode_only(channels_file: Path) -> None:
+    with client_with(channels_file, DEV="true") as developer:
+        assert developer.post("/api/info", json={}, headers={"X-API-Key": "dev"}).status_code == 200
+    with client_with(channels_file, API_KEYS=",".join(KEYS)) as production:
+        assert production.post("/api/info", json={}, headers={"X-API-Key": "dev"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [("10.1.2.3", 200), ("192.0.2.7", 200), ("192.0.2.8", 403), ("::ffff:10.1.2.3", 200), ("2001:db8::1", 403)],
+)
+def test_only_allowed_networks_get_in(channels_file: Path, address: str, status: int) -> None:
+    networks = "10.0.0.0/8,192.0.2.7"
+    with client_with(channels_file, address, API_KEYS=KEYS[0], API_ALLOWED_NETWORKS=networks) as client:
+        assert client.post("/api/info", json={}, headers={"X-API-Key": KEYS[0]}).status_code == status
+
+
+def test_an_address_outside_learns_nothing_about_keys(channels_file: Path) -> None:
+    with client_with(channels_file, API_KEYS=KEYS[0], API_ALLOWED_NETWORKS="10.0.0.0/8") as client:
+        answers = [client.post("/api/info", json={}, headers={"X-API-Key": key}) for key in (KEYS[0], "wrong")]
+
+    assert [answer.status_code for answer in answers] == [403, 403]
+    assert answers[0].content == answers[1].content
+
+
+# --- requests that are none ---
+
+
+def test_an_unknown_method_is_404_and_the_answer_names_those_that_are(api: TestClient) -> None:
+    answer = api.post("/api/pubilsh", json={})
+
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == 104
+    assert "publish" in answer.json()["error"]["message"]
+    assert api.post("/api/", json={}).status_code == 404
+
+
+def test_only_post_is_taken(api: TestClient) -> None:
+    for method in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        answer = api.request(method, "/api/info")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+def test_a_body_over_the_limit_is_413_and_names_the_setting(channels_file: Path) -> None:
+    with client_with(channels_file, API_KEYS=KEYS[0], API_MAX_BODY_BYTES="2000") as client:
+        client.headers["X-API-Key"] = KEYS[0]
+        fits = json.dumps({"channel": "a", "data": "x" * 1900}).encode()
+        large = json.dumps({"channel": "a", "data": "x" * 2000}).encode()
+
+        def in_parts() -> Iterator[bytes]:
+            yield large[:1500]
+            yield large[1500:]
+
+        assert client.post("/api/publish", content=fits).json() == {"result": {}}
+        for content in (large, in_parts()):
+            answer = client.post("/api/publish", content=content)
+            assert answer.status_code == 413
+            assert answer.json()["error"]["code"] == 106
+            assert "STARLING_API_MAX_BODY_BYTES" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "named"),
+    [
+        ("publish", {}, "channel: it is missing"),
+        ("publish", {"channel": "a"}, "data: it is missing"),
+        ("publish", {"channel": 7, "data": 1}, "channel: expected str, got int"),
+        ("publish", {"channel": "", "data": 1}, "channel: expected str of length >= 1"),
+        ("publish", {"channel": "x" * 256, "data": 1}, "channel: too long"),
+        ("publish", {"channel": "a{b", "data": 1}, "channel: "),
+        ("publish", {"channel": "digits:x", "data": 1}, "channel_regex"),
+        ("publish", {"channel": "a", "b64data": "!"}, "b64data: it is no base64"),
+        ("publish", {"channel": "a", "data": 1, "tags": {"a": 1}}, "tags[...]: expected str, got int"),
+        (
+            "publish",
+            {"channel": "a", "data": 1, "idempotency_key": "x" * (IDEMPOTENCY_KEY_LENGTH + 1)},
+            "idempotency_key: expected str of length <= 255",
+        ),
+        ("broadcast", {"channels": [], "data": 1}, "channels: expected array of length >= 1"),
+        ("broadcast", {"channels": ["a"] * (BROADCAST_CHANNELS + 1), "data": 1}, "channels: expected array of length"),
+        ("broadcast", {"channels": "a", "data": 1}, "channels: expected array, got str"),
+        ("subscribe", {"channel": "a"}, "user: it is missing"),
+        ("subscribe", {"user": "", "channel": "a"}, "user: name a user"),
+        ("subscribe", {"user": "u", "channel": "a", "override": {"presence": "yes"}}, "override.presence: expected"),
+        ("unsubscribe", {"user": "u"}, "channel: it is missing"),
+        ("disconnect", {}, "user: it is missing"),
+        ("disconnect", {"user": ""}, "user: name a user"),
+        ("disconnect", {"user": "u", "disconnect": {"code": 1000}}, "disconnect.code: expected int >= 3000"),
+        (
+            "disconnect",
+            {"user": "u", "disconnect": {"code": 4000, "reason": "ö" * 80}},
+            "disconnect: disconnect reason",
+        ),
+        ("refresh", {"user": "u", "expire_at": "soon"}, "expire_at: expected"),
+        ("presence", {}, "channel: it is missing"),
+        ("presence_stats", {}, "channel: it is missing"),
+        ("history", {"channel": "kept:a", "since": 7}, "since: expected"),
+        ("history", {"channel": "kept:a", "limit": 2**40}, "limit: expected int <="),
+        ("history_remove", {}, "channel: it is missing"),
+        ("channels", {"pattern": 7}, "pattern: expected str, got int"),
+        ("revoke_token", {}, "uid: it is missing"),
+        ("revoke_token", {"uid": "t", "expire_at": 1}, "expire_at: it is past"),
+        ("revoke_session", {"session": ""}, "session: expected str of length >= 1"),
+        ("invalidate_user_tokens", {"user": ""}, "user: expected str of length >= 1"),
+        ("batch", {}, "commands: it is missing"),
+        ("batch", {"commands": [{}] * (BATCH_COMMANDS + 1)}, "commands: expected array of length <= 1000"),
+        ("batch", {"commands": [{"publish": {"channel": 1}}]}, "commands[0].publish.channel: expected str"),
+    ],
+)
+def test_bad_input_is_107_and_names_the_field(api: TestClient, method: str, body: Any, named: str) -> None:
+    code, message = error(api, method, body)
+
+    assert code == 107
+    assert named in message
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "channel: it is missing"),
+        (b"{", "no JSON"),
+        (b"[]", "expected object, got array"),
+        (b"null", "expected object"),
+        (b'{"channel":"a","data":1}x', "no JSON"),
+        (b'{"channel":"a","data":{"x":}}', "no JSON"),
+        (b'{"channel":"a","data":"\xff"}', "not UTF-8"),
+        (b'{"channel":"a","data":' + b"[" * 300 + b"]" * 300 + b"}", "nested"),
+        (b"\x00\x01", "no JSON"),
+    ],
+)
+def test_a_body_that_is_no_good_json_is_107(api: TestClient, content: bytes, told: str) -> None:
+    answer = api.post("/api/publish", content=content)
+
+    assert answer.status_code == 200
+    assert answer.json()["error"]["code"] == 107
+    assert told in answer.json()["error"]["message"]
+
+
+# --- publishing ---
+
+
+def test_without_history_a_publish_has_no_position(api: TestClient) -> None:
+    assert call(api, "publish", {"channel": "news", "data": {}}) == {"result": {}}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"n": 12345678901234567890123, "f": 1.10, "e": 1E+2}',
+        b'{"twice": 1, "twice": 2}',
+        b"null",
+        b'"\\u00e9 \xc3\xa9"',
+        b"[1,\n 2,\r\n\t3]",
+        b"false",
+        b'""',
+    ],
+)
+def test_data_passes_as_it_came(api: TestClient, data: bytes) -> None:
+    published = api.post("/api/publish", content=b'{"channel":"kept:a","data":' + data + b"}")
+    assert published.json()["result"]["offset"] == 1
+
+    history = api.post("/api/history", json={"channel": "kept:a", "limit": 1}).content
+
+    assert b'"data":' + data + b"," in history
+
+
+def test_half_a_surrogate_pair_is_mended(api: TestClient) -> None:
+    api.post("/api/publish", content=rb'{"channel":"kept:a","data":"cut \ud83d"}')
+
+    assert (
+        api.post("/api/history", json={"channel": "kept:a", "limit": 1}).json()["result"]["publications"][0]["data"]
+        == "cut �"
+    )
+
+
+def test_binary_data_comes_back_as_base64(api: TestClient) -> None:
+    call(api, "publish", {"channel": "kept:a", "b64data": base64.b64encode(b"\x00\xff").decode()})
+
+    (publication,) = call(api, "history", {"channel": "kept:a", "limit": 1})["result"]["publications"]
+
+    assert publication["data"] is None
+    assert base64.b64decode(publication["b64data"]) == b"\x00\xff"
+
+
+def test_tags_travel_with_the_publication(api: TestClient) -> None:
+    call(api, "publish", {"channel": "kept:a", "data": 1, "tags": {"topic": "sport"}})
+
+    (publication,) = call(api, "history", {"channel": "kept:a", "limit": 1})["result"]["publications"]
+
+    assert publication["tags"] == {"topic": "sport"}
+
+
+def test_skip_history_leaves_nothing(api: TestClient) -> None:
+    assert call(api, "publish", {"channel": "kept:a", "data": 1, "skip_history": True}) == {"result": {}}
+
+    assert call(api, "history", {"channel": "kept:a", "limit": -1})["result"]["publications"] == []
+
+
+def test_an_unknown_namespace_is_102(api: TestClient) -> None:
+    for method in ("publish", "history", "presence", "presence_stats", "history_remove"):
+        code, message = error(api, method, {"channel": "nowhere:a", "data": 1})
+        assert code == 102
+        assert "nowhere:a" in message
+
+
+def test_the_same_key_publishes_once(api: TestClient) -> None:
+    first = call(api, "publish", {"channel": "kept:a", "data": 1, "idempotency_key": "k"})
+    again = call(api, "publish", {"channel": "kept:a", "data": 2, "idempotency_key": "k"})
+    other = call(api, "publish", {"channel": "kept:a", "data": 3, "idempotency_key": "l"})
+    elsewhere = call(api, "publish", {"channel": "kept:b", "data": 4, "idempotency_key": "k"})
+
+    assert again == first
+    assert (other["result"]["offset"], elsewhere["result"]["offset"]) == (2, 1)
+    publications = call(api, "history", {"channel": "kept:a", "limit": -1})["result"]["publications"]
+    assert [publication["data"] for publication in publications] == [1, 3]
+
+
+def test_a_broadcast_tells_what_became_of_each_channel(api: TestClient) -> None:
+    responses = call(api, "broadcast", {"channels": ["kept:a", "nowhere:b", "news", "kept:a"], "data": 1})["result"][
+        "responses"
+    ]
+
+    assert responses[0]["result"]["offset"] == 1
+    assert responses[1]["error"]["code"] == 102
+    assert responses[2] == {"result": {}}
+    assert responses[3]["result"]["offset"] == 2
+
+
+# --- reading ---
+
+
+def test_history_is_read_in_pages(api: TestClient) -> None:
+    for number in range(5):
+        call(api, "publish", {"channel": "kept:a", "data": number})
+    position = call(api, "history", {"channel": "kept:a"})["result"]
+    assert (position["publications"], position["offset"]) == ([], 5)
+
+    def page(**wanted: Any) -> list[int]:
+        found = call(api, "history", {"channel": "kept:a", **wanted})["result"]["publications"]
+        return [publication["data"] for publication in found]
+
+    since = {"offset": 2, "epoch": position["epoch"]}
+    assert page(limit=-1) == [0, 1, 2, 3, 4]
+    assert page(limit=2) == [0, 1]
+    assert page(limit=2, since=since) == [2, 3]
+    assert page(limit=2, reverse=True) == [4, 3]
+    assert page(limit=-1, since=since, reverse=True) == [0]
+
+
+def test_history_from_a_lost_position_is_112(api: TestClient) -> None:
+    call(api, "publish", {"channel": "kept:a", "data": 1})
+
+    assert error(api, "history", {"channel": "kept:a", "limit": 1, "since": {"offset": 1, "epoch": "gone"}})[0] == 112
+
+
+def test_removed_history_is_gone_and_the_position_stays(api: TestClient) -> None:
+    call(api, "publish", {"channel": "kept:a", "data": 1})
+    assert call(api, "history_remove", {"channel": "kept:a"}) == {"result": {}}
+
+    found = call(api, "history", {"channel": "kept:a", "limit": -1})["result"]
+
+    assert (found["publications"], found["offset"]) == ([], 1)
+
+
+@pytest.mark.parametrize("method", ["history", "history_remove", "presence", "presence_stats"])
+def test_what_a_channel_does_not_keep_is_108(api: TestClient, method: str) -> None:
+    assert error(api, method, {"channel": "news"})[0] == 108
+
+
+def test_nobody_is_present_in_an_empty_channel(api: TestClient) -> None:
+    assert call(api, "presence", {"channel": "shown:a"}) == {"result": {"presence": {}}}
+    assert call(api, "presence_stats", {"channel": "shown:a"}) == {"result": {"num_clients": 0, "num_users": 0}}
+
+
+# --- batch ---
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_each_command_of_a_batch_has_its_own_reply(api: TestClient, parallel: bool) -> None:
+    commands = [
+        {"publish": {"channel": "kept:a", "data": 1}},
+        {"publish": {"channel": "nowhere:a", "data": 1}},
+        {"broadcast": {"channels": ["kept:b"], "data": 2}},
+        {"presence": {"channel": "shown:a"}},
+        {},
+        {"info": {}, "channels": {}},
+    ]
+
+    replies = call(api, "batch", {"commands": commands, "parallel": parallel})["replies"]
+
+    assert replies[0]["publish"]["offset"] == 1
+    assert replies[1]["error"]["code"] == 102
+    assert replies[2]["broadcast"]["responses"][0]["result"]["offset"] == 1
+    assert replies[3] == {"presence": {"presence": {}}}
+    assert [reply["error"]["code"] for reply in replies[4:]] == [107, 107]
+
+
+def test_one_after_the_other_a_later_command_sees_what_an_earlier_one_did(api: TestClient) -> None:
+    publishes = [{"publish": {"channel": "kept:a", "data": number}} for number in range(5)]
+    look = {"history": {"channel": "kept:a", "limit": -1}}
+
+    replies = call(api, "batch", {"commands": [*publishes, look, {"history_remove": {"channel": "kept:a"}}, look]})[
+        "replies"
+    ]
+
+    assert [publication["data"] for publication in replies[5]["history"]["publications"]] == [0, 1, 2, 3, 4]
+    assert replies[7]["history"]["publications"] == []
+
+
+# --- what is told of it ---
+
+
+def test_openapi_tells_every_method_and_its_examples_are_true(api: TestClient) -> None:
+    document = api.get("/openapi.json").json()
+    node: Node = api.app.state.doors.node  # type: ignore[attr-defined]
+    methods = ApiMethods(node, None, revocation_seconds=1)  # type: ignore[arg-type]
+
+    told = {path.removeprefix("/api/") for path in document["paths"] if path.startswith("/api/")}
+    assert told == {*methods.by_name, "batch"}
+    for name, (request, result) in EXAMPLES.items():
+        method = methods.by_name[name]
+        msgspec.json.decode(json.dumps(request), type=method.request)
+        msgspec.json.decode(json.dumps(result), type=method.result)
+    for name in told:
+        content = document["paths"][f"/api/{name}"]["post"]["requestBody"]["content"]["application/json"]
+        model = BatchRequest if name == "batch" else methods.by_name[name].request
+        msgspec.json.decode(json.dumps(content["example"]), type=model)
+        assert content["schema"]["$ref"].rpartition("/")[2] in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [({"DEV": "true"}, "the key is `dev`"), ({}, "No key is set"), ({"API_KEYS": KEYS[0]}, "X-API-Key")],
+)
+def test_the_documentation_says_how_to_get_in(channels_file: Path, environment: dict[str, str], told: str) -> None:
+    with client_with(channels_file, **environment) as client:
+        assert told in client.get("/openapi.json").json()["info"]["description"]
+
+
+def test_the_documentation_takes_nothing_from_elsewhere(api: TestClient) -> None:
+    page = api.get("/docs")
+
+    assert page.status_code == 200
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "://" not in page.text
+    for asset in ("swagger-ui/swagger-ui-bundle.js", "swagger-ui/swagger-ui.css", "docs.js"):
+        assert f"static/{asset}" in page.text
+        assert api.get(f"/static/{asset}").status_code == 200
+
+
+def test_requests_are_counted_by_method_and_outcome(api: TestClient) -> None:
+    call(api, "publish", {"channel": "a", "data": 1})
+    call(api, "publish", {"channel": "nowhere:a", "data": 1})
+    call(api, "batch", {"commands": [{"publish": {"channel": "a", "data": 1}}]})
+    api.post("/api/nothing", json={})
+    api.post("/api/publish", json={}, headers={"X-API-Key": "wrong"})
+    node: Node = api.app.state.doors.node  # type: ignore[attr-defined]
+    node.metrics.flush()
+
+    def count(method: str, code: str) -> float | None:
+        return node.metrics.registry.get_sample_value("starling_api_requests_total", {"method": method, "code": code})
+
+    assert count("publish", "0") == 2
+    assert count("publish", "102") == 1
+    assert count("publish", "401") == 1
+    assert count("batch", "0") == 1
+    assert count("unknown", "404") == 1
+    observed = node.metrics.registry.get_sample_value("starling_api_request_seconds_count", {"method": "publish"})
+    assert observed == 4
