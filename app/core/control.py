@@ -1,6 +1,7 @@
 """Messages between nodes: who is there, what every node is asked to do, and answers gathered with a deadline."""
 
 import asyncio
+import random
 import re
 import secrets
 import time
@@ -24,6 +25,7 @@ ANNOUNCE_SECONDS = 3.0
 GONE_SECONDS = 10.0
 ANSWER_SECONDS = 2.0
 _GOODBYE_SECONDS = 0.5
+_GREETING_SECONDS = 0.1
 
 _NAME = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -103,6 +105,7 @@ class Control:
         self._orders: dict[str, Callable[[Raw], Struct | None]] = {}
         self._nodes: dict[str, tuple[float, NodeInfo]] = {}
         self._questions: dict[str, _Question] = {}
+        self._met = asyncio.Event()
         self._decoder = msgspec.json.Decoder(ControlMessage)
 
     def on_order(self, kind: type[OrderType], carry_out: Callable[[OrderType], Struct | None]) -> None:
@@ -122,8 +125,13 @@ class Control:
         with suppress(BrokerUnavailable):
             await self._broker.subscribe(CHANNEL)
         while True:
+            self._met.clear()
             await self._say(ControlMessage(uid, node=self._describe()))
-            await asyncio.sleep(ANNOUNCE_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCE_SECONDS):
+                    await self._met.wait()
+                    # Whoever is new hears of many at once; those who came with it are met by one more word too.
+                    await asyncio.sleep(random.uniform(0, _GREETING_SECONDS))  # noqa: S311 - spreads load
 
     async def stop(self) -> None:
         """Tell the others that this node goes, so that none waits for its answers."""
@@ -182,6 +190,9 @@ class Control:
         if message.goodbye:
             self._nodes.pop(message.sender, None)
         elif message.node is not None:
+            if message.node.uid not in self._nodes and message.node.uid != self._uid:
+                # It does not know this node either.
+                self._met.set()
             self._nodes[message.node.uid] = (time.monotonic(), message.node)
         elif message.to:
             self._take_answer(message)

@@ -100,13 +100,14 @@ async def cluster(redis: RedisServer, *uids: str) -> AsyncIterator[list[Member]]
             stack.push_async_callback(member.stop)
             await member.start()
         for member in members:
-            await member.control._say(control_module.ControlMessage(member.uid, node=NodeInfo(member.uid)))
-        for member in members:
             await until(lambda member=member: len(member.control.nodes()) == len(uids))  # type: ignore[misc]
         yield members
 
 
-async def test_nodes_know_each_other(redis_server: RedisServer) -> None:
+async def test_nodes_know_each_other_long_before_the_next_announcement(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_module, "ANNOUNCE_SECONDS", 3600.0)
     async with cluster(redis_server, "a", "b", "c") as members:
         for member in members:
             assert {info.uid for info in member.control.nodes()} == {"a", "b", "c"}
