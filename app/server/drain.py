@@ -1,10 +1,11 @@
 """How a worker ends: routers notice, the listeners close, clients are let go evenly, then whatever is left.
 
 Members of uvicorn's Server that this module uses, each held by a test in tests/server/test_uvicorn_members.py:
-`handle_exit`, `on_tick`, `server_state.connections`, `servers`, `should_exit`, `shutdown`.
+`handle_exit`, `on_tick`, `server_state.connections`, `servers`, `should_exit`, `shutdown`, `startup`.
 """
 
 import asyncio
+import gc
 import math
 import os
 import random
@@ -33,6 +34,9 @@ SHORTEST_GAP = 0.02
 # Ctrl+C on a terminal reaches a worker twice, directly and through its master: that is one request.
 SAME_REQUEST_SECONDS = 1.0
 CHECK_SECONDS = 0.1
+# Connections leave no cycles behind, so the collector may come rarely: each time it looks through all of them, and
+# messages wait.
+COLLECTOR_THRESHOLDS = (50_000, 20, 100)
 # For the application's own end, beyond what requests under way are given.
 LIFESPAN_SECONDS = 5.0
 
@@ -73,6 +77,13 @@ class DrainServer(uvicorn.Server):
         self._master = master
         self._asked_at: float | None = None
         self._hurried = False
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        """Begin to serve; what stands by then is never looked through for garbage again."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End gracefully at the first signal, at once at a later second one."""
