@@ -140,10 +140,11 @@ def make_plan(asked: argparse.Namespace, workshop: Workshop) -> Plan:
 def describe(plan: Plan, asked: argparse.Namespace, workshop: Workshop) -> None:
     """Say what will be done."""
     print(f"{asked.rounds} rounds, {asked.minutes:g} minutes at most; servers on one processor, load on another:")
-    for part in dict.fromkeys(part for part, _ in plan):
-        names = ", ".join(name for other, name in plan if other is part)
-        scenarios = ", ".join(name for name in part.scenarios if name in asked.only)
-        print(f"  {scenarios} ({part.about}): {names}")
+    for part in PARTS:
+        servers = ", ".join(name for other, name in plan if other is part)
+        for scenario, about in part.scenarios.items():
+            if scenario in asked.only and servers:
+                print(f"  {scenario}: {about}: {servers}")
     for name in sorted(asked.only & frozenset(ALONE)):
         print(f"  {name}: tests/bench/{name}.py")
     for what, why in workshop.missing.items():
@@ -202,7 +203,7 @@ def run(plan: Plan, asked: argparse.Namespace, scale: Scale, workshop: Workshop,
                 print(f"Round {number} would end after {asked.minutes:g} minutes: left out.")
                 break
             for part, name in plan:
-                drive(Task(SERVERS[name], number, room, scale, asked.only, results, part.scenarios[0]), part)
+                drive(Task(SERVERS[name], number, room, scale, asked.only, results, next(iter(part.scenarios))), part)
             longest = max(longest, time.monotonic() - round_begun)
             results.conditions["rounds"] = f"{number}, windows of {asked.seconds:g} s"
             results.save(RESULTS)
@@ -214,10 +215,10 @@ def drive(task: Task, part: Part) -> None:
     name = task.server.name
     try:
         part.drive(task)
-        told = "; ".join(progress(task.results, name, part.scenarios, task.round))
+        told = "; ".join(progress(task.results, name, tuple(part.scenarios), task.round))
     except (LoadFailedError, RuntimeError, OSError) as error:
         told = f"failed: {error}"
-        task.results.failures.append(f"{part.scenarios[0]}, {name}, round {task.round}: {error}")
+        task.results.failures.append(f"{task.scenario}, {name}, round {task.round}: {error}")
     print(f"[{task.round}] {name} ({time.monotonic() - begun:.0f} s, load {load_average()}): {told}", flush=True)
 
 

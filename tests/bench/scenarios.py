@@ -1,7 +1,7 @@
 """What is measured: each scenario drives one server for one round and notes its figures."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tests.bench.load_generator import LoadFailedError, LoadGenerator, Window
@@ -49,7 +49,7 @@ class Task:
     wanted: frozenset[str]
     """Names of the scenarios that were asked for."""
     results: Results
-    scenario: str = ""
+    scenario: str
 
     def note(self, case: str, measure: str, value: float, scenario: str = "") -> None:
         """Note a figure."""
@@ -221,10 +221,10 @@ def _check_records(task: Task, running: Running) -> None:
 class Part:
     """Scenarios that share a server's start, with the servers they are for."""
 
-    scenarios: tuple[str, ...]
+    scenarios: Mapping[str, str]
+    """What each is about, by its name."""
     drive: Callable[[Task], None]
     servers: tuple[str, ...]
-    about: str
 
 
 EVERYBODY = (
@@ -248,13 +248,19 @@ EVERYBODY = (
 
 PARTS = (
     Part(
-        ("fanout", "burst", "latency"),
+        {
+            "fanout": "every message to all, two in flight",
+            "burst": "every message to all, 16 in flight and 10 at once",
+            "latency": "from publish to receive, at half of each server's own load",
+        },
         crowd,
         EVERYBODY,
-        "messages to all, 2 and 16 in flight and 10 at once; latency at half of each server's own load",
     ),
     Part(
-        ("connects", "memory"),
+        {
+            "connects": "new connections, Starling's with a different JWT each, 64 on their way at a time",
+            "memory": "growth of the proportional set size over idle connections",
+        },
         connections,
         (
             "starling-echo",
@@ -268,23 +274,20 @@ PARTS = (
             "c-single",
             "centrifugo",
         ),
-        "new connections, Starling's with a different JWT each; memory of idle ones",
     ),
-    Part(("slow",), slow_reader, ("starling", "tutorial", "ws"), "latency of others while one client does not read"),
+    Part({"slow": "latency of the others while one client does not read"}, slow_reader, ("starling", "tutorial", "ws")),
     Part(
-        ("channels",),
+        {"channels": "each client alone in its channel, publishing to itself over Redis"},
         many_channels,
         ("starling-redis", "broadcaster-redis"),
-        "many channels with a subscriber each, over Redis",
     ),
-    Part(("echo",), echo, ("starling-echo", "tutorial-echo", "ws-echo", "c-echo"), "a message there and back"),
+    Part({"echo": "a message there and back"}, echo, ("starling-echo", "tutorial-echo", "ws-echo", "c-echo")),
     Part(
-        ("recovery",),
+        {"recovery": "clients that missed messages come back all at once, while more is published"},
         recovery,
         ("starling", "starling-redis"),
-        "clients that missed messages come back all at once",
     ),
-    Part(("records",), records, ("starling", "starling-null"), "what metrics and logs cost"),
+    Part({"records": "what metrics and logs cost"}, records, ("starling", "starling-null")),
 )
 
 SCENARIOS = tuple(name for part in PARTS for name in part.scenarios)
