@@ -1,6 +1,7 @@
 """The command `starling`."""
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
@@ -16,27 +17,37 @@ from rich.table import Table
 
 from app import __version__
 from app.auth.explain import Explanation, explain
-from app.auth.issue import issue_connection_token
+from app.auth.issue import issue_connection_token, issue_subscription_token
 from app.auth.jwks import Jwks
 from app.auth.jwt import JwtVerifier
+from app.commands import backend, live
+from app.commands.service import EXIT_CODES, EXIT_REFUSED, EXIT_USAGE, JsonOption, fail
 from app.settings import PREFIX, Settings, SettingsError, load_settings
 
-EXIT_SETTINGS = 2
+SERVER = "The service"
+CLIENT = "A running service"
 
 cli = typer.Typer(
     name="starling",
     help="A real-time WebSocket service for Python teams. Settings come from the environment: see `starling settings`.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
 )
 
 
-@cli.command()
-def serve() -> None:
-    """Run the service until SIGTERM, then let its clients go and stop.
+def _epilog(*examples: str) -> str:
+    """Examples and exit codes, for `--help`."""
+    return "\n\n".join(["Examples:", *(f"  {example}" for example in examples), EXIT_CODES])
 
-    Example: STARLING_TOKEN_HMAC_SECRET=$(openssl rand -base64 48) starling serve
-    """
+
+@cli.command(
+    rich_help_panel=SERVER,
+    epilog=_epilog("STARLING_DEV=true starling serve", "STARLING_TOKEN_HMAC_SECRET_FILE=/run/secret starling serve"),
+)
+def serve() -> None:
+    """Run the service until SIGTERM, then let its clients go and stop."""
     settings = _read_settings()
     made = None if settings.runtime_dir else Path(tempfile.mkdtemp(prefix="starling-"))
     runtime_dir = settings.runtime_dir or made or Path()
@@ -44,7 +55,10 @@ def serve() -> None:
     try:
         metrics_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _fail(f"STARLING_RUNTIME_DIR: cannot use {runtime_dir}: {error.strerror}. Name a directory that can be written")
+        fail(
+            f"STARLING_RUNTIME_DIR: cannot use {runtime_dir}: {error.strerror}. Name a directory that can be written",
+            EXIT_USAGE,
+        )
     settings = settings.model_copy(update={"runtime_dir": runtime_dir})
     # prometheus_client chooses at its first import where figures live, so whatever imports it comes after this line.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
@@ -61,24 +75,39 @@ def serve() -> None:
             shutil.rmtree(made, ignore_errors=True)
 
 
-@cli.command()
-def settings() -> None:
+@cli.command(rich_help_panel=SERVER, epilog=_epilog("starling settings", "starling settings --json"))
+def settings(as_json: JsonOption = False) -> None:
     """List every setting with its default and meaning."""
+    if as_json:
+        for name, field in Settings.model_fields.items():
+            print(
+                json.dumps(
+                    {
+                        "variable": PREFIX + name.upper(),
+                        "default": _default(field.default),
+                        "meaning": field.description,
+                    }
+                )
+            )
+        return
     table = Table("environment variable", "default", "meaning", title="Each can be read from a file: NAME_FILE")
     for name, field in Settings.model_fields.items():
-        default = field.default
-        shown = default.get_secret_value() if isinstance(default, SecretStr) else default
-        table.add_row(
-            PREFIX + name.upper(),
-            ",".join(shown) if isinstance(shown, tuple) else "" if shown is None else str(shown),
-            field.description or "",
-        )
+        shown = _default(field.default)
+        table.add_row(PREFIX + name.upper(), "" if shown is None else str(shown), field.description or "")
     Console().print(table)
 
 
-@cli.command()
-def check() -> None:
-    """Validate the configuration without starting; exit code 2 and one line for each problem if it cannot be used."""
+def _default(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+@cli.command(rich_help_panel=SERVER, epilog=_epilog("starling check", "env $(cat production.env) starling check"))
+def check(as_json: JsonOption = False) -> None:
+    """Validate the configuration without starting: one line for each problem, with its mend."""
     settings = _read_settings()
     from app.main import create_app
 
@@ -86,27 +115,54 @@ def check() -> None:
         create_app(settings)
     except SettingsError as error:
         _refuse(error)
-    print(f"The configuration is good: {settings.worker_count} worker(s), broker {settings.broker_scheme}.")
+    if as_json:
+        print(json.dumps({"workers": settings.worker_count, "broker": settings.broker_scheme}))
+    else:
+        print(f"The configuration is good: {settings.worker_count} worker(s), broker {settings.broker_scheme}.")
 
 
-@cli.command()
+@cli.command(
+    rich_help_panel=SERVER,
+    epilog=_epilog(
+        "starling token alice",
+        "starling token alice --ttl 600 --channel news --channel '#alice'",
+        "starling token alice --subscription '$chat:42'",
+    ),
+)
 def token(
     user: Annotated[str, typer.Argument(help="The user that the token is for; an empty one is anonymous.")],
-    ttl: Annotated[int, typer.Option(help="Seconds until the token expires.")] = 3600,
+    ttl: Annotated[int, typer.Option(min=1, help="Seconds until the token expires.")] = 3600,
+    channel: Annotated[list[str] | None, typer.Option(help="A channel that the client is subscribed to.")] = None,
+    subscription: Annotated[
+        str, typer.Option(help="Make a subscription token for this channel instead.", metavar="CHANNEL")
+    ] = "",
+    token_id: Annotated[str, typer.Option("--id", help="The token's id (jti), to revoke it by.")] = "",
+    session: Annotated[str, typer.Option(help="The login session (sid) that it belongs to.")] = "",
+    info: Annotated[str, typer.Option(help="JSON that others may see of the client.", metavar="JSON")] = "",
+    as_json: JsonOption = False,
 ) -> None:
-    """Print a connection token signed with STARLING_TOKEN_HMAC_SECRET.
+    """Print a token signed with STARLING_TOKEN_HMAC_SECRET."""
+    if channel and subscription:
+        fail("--channel and --subscription: the first is for a connection token, the second makes another", EXIT_USAGE)
+    claims: dict[str, Any] = {"jti": token_id, "sid": session, "channels": channel}
+    if info:
+        try:
+            claims["info"] = json.loads(info)
+        except ValueError as error:
+            fail(f"--info: {error}", EXIT_USAGE)
+    given = {name: value for name, value in claims.items() if value}
+    made = _issue(_read_settings(), user, ttl, subscription, **given)
+    print(json.dumps({"token": made}) if as_json else made)
 
-    Example: starling token alice --ttl 600
-    """
-    print(_issue(_read_settings(), user, ttl))
 
-
-@cli.command()
-def verify(token: Annotated[str, typer.Argument(help="The token, or - to read it from standard input.")]) -> None:
-    """Say what a token grants, or why it is refused; exit code 1 if it is.
-
-    Example: starling token alice | starling verify -
-    """
+@cli.command(
+    rich_help_panel=SERVER, epilog=_epilog("starling verify eyJhbGciOi…", "starling token alice | starling verify -")
+)
+def verify(
+    token: Annotated[str, typer.Argument(help="The token, or - to read it from standard input.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a token grants, or why it is refused. What was revoked is known to the running service alone."""
     from app.main import build_verifier
 
     text = sys.stdin.read().strip() if token == "-" else token  # noqa: S105 - the usual name of standard input
@@ -115,9 +171,38 @@ def verify(token: Annotated[str, typer.Argument(help="The token, or - to read it
     except SettingsError as error:
         _refuse(error)
     explanation = asyncio.run(_explain(text, verifier, jwks))
-    print(explanation)
+    if as_json:
+        reason = explanation.reason and explanation.reason.value
+        told = {"accepted": explanation.accepted, "reason": reason, "sentence": explanation.sentence}
+        print(json.dumps({**told, "details": explanation.details}))
+    else:
+        print(explanation)
     if not explanation.accepted:
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_REFUSED)
+
+
+cli.command(
+    rich_help_panel=CLIENT,
+    epilog=_epilog(
+        """starling publish news '{"text": "hi"}'""",
+        "date +%s | starling publish clock -",
+        "starling publish news 1 --url https://realtime.example.com --key $KEY",
+    ),
+)(backend.publish)
+cli.command(
+    rich_help_panel=CLIENT,
+    epilog=_epilog("starling subscribe news", "starling subscribe news weather --json | jq .data"),
+)(live.subscribe)
+cli.command(rich_help_panel=CLIENT, epilog=_epilog("starling info", "starling info --channels 'news:*' --json"))(
+    backend.info
+)
+cli.command(
+    rich_help_panel=CLIENT,
+    epilog=_epilog("starling disconnect alice", "starling disconnect alice --code 4000 --reason 'come back'"),
+)(backend.disconnect)
+cli.command(rich_help_panel=CLIENT, epilog=_epilog("starling ping", "starling ping --url wss://realtime.example.com"))(
+    live.ping
+)
 
 
 @cli.command()
@@ -136,16 +221,19 @@ async def _explain(token: str, verifier: JwtVerifier, jwks: Jwks | None) -> Expl
         await jwks.stop()
 
 
-def _issue(settings: Settings, user: str, ttl: int) -> str:
+def _issue(settings: Settings, user: str, ttl: int, channel: str = "", **claims: Any) -> str:
     secret = settings.token_hmac_secret
     if secret is None:
-        _fail("STARLING_TOKEN_HMAC_SECRET is not set: only tokens of an HMAC secret can be made here")
+        fail("STARLING_TOKEN_HMAC_SECRET is not set: only tokens of an HMAC secret can be made here", EXIT_USAGE)
     wanted = {"aud": settings.token_audience, "iss": settings.token_issuer}
-    claims: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    claims |= {name: value for name, value in wanted.items() if value is not None}
+    value, weak = secret.get_secret_value(), settings.dev
     try:
-        return issue_connection_token(secret.get_secret_value(), user, ttl, allow_weak_secret=settings.dev, **claims)
+        if channel:
+            return issue_subscription_token(value, user, channel, ttl, allow_weak_secret=weak, **claims)
+        return issue_connection_token(value, user, ttl, allow_weak_secret=weak, **claims)
     except ValueError as error:
-        _fail(f"STARLING_TOKEN_HMAC_SECRET: {error}")
+        fail(f"STARLING_TOKEN_HMAC_SECRET: {error}", EXIT_USAGE)
 
 
 def _prepare_developer_mode(settings: Settings) -> Settings:
@@ -176,14 +264,14 @@ def _read_settings() -> Settings:
 def _refuse(error: SettingsError) -> NoReturn:
     for problem in error.problems:
         print(problem, file=sys.stderr)
-    raise typer.Exit(EXIT_SETTINGS)
-
-
-def _fail(problem: str) -> NoReturn:
-    print(problem, file=sys.stderr)
-    raise typer.Exit(EXIT_SETTINGS)
+    raise typer.Exit(EXIT_USAGE)
 
 
 def main() -> None:
     """Entry point of the command."""
-    cli()
+    try:
+        cli()
+    except SettingsError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        sys.exit(EXIT_USAGE)

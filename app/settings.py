@@ -386,6 +386,20 @@ def usable_processors() -> int:
     return max(1, min(available, int(quota) // int(period)))
 
 
+def read_variable(environment: Mapping[str, str], name: str) -> str | None:
+    """One setting as the environment or the file that it names has it, unchecked: for the command's client side."""
+    variable = f"{PREFIX}{name.upper()}"
+    if variable in environment:
+        return environment[variable]
+    path = environment.get(f"{variable}_FILE")
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{variable}_FILE: cannot read {path}: {error}"]) from error
+
+
 def load_settings(environment: Mapping[str, str]) -> Settings:
     """Read the settings from `environment`. Raises SettingsError with all problems at once, each with its mend."""
     values: dict[str, Any] = {}

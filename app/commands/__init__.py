@@ -1,0 +1,1 @@
+"""What `starling` does as a client of a running service."""

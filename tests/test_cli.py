@@ -1,0 +1,341 @@
+"""The command `starling` as a person or a script uses it, against a running service."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import cli
+from tests.running import SECRET, Starling
+from tests.services import RedisServer, free_port
+
+KEY = "a test's own key for the API"
+CHANNELS = """
+default: {}
+namespaces:
+  kept: {history_size: 100, history_ttl: 60s}
+"""
+COMMAND = str(Path(sys.executable).with_name("starling"))
+
+
+@pytest.fixture(scope="module")
+def starling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starling]:
+    """Two workers over Redis, where no client may enter a channel without a token."""
+    channels = tmp_path_factory.mktemp("channels") / "channels.yaml"
+    channels.write_text(CHANNELS)
+    with RedisServer() as redis:
+        environment = {
+            "STARLING_TOKEN_HMAC_SECRET": SECRET,
+            "STARLING_API_KEYS": KEY,
+            "STARLING_BROKER_URL": redis.url,
+            "STARLING_WORKERS": "2",
+            "STARLING_CHANNELS_FILE": str(channels),
+        }
+        with Starling(environment) as running:
+            yield running
+
+
+def environment(**variables: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("STARLING_", "FORCE_"))}
+    return inherited | {f"STARLING_{name}": value for name, value in variables.items()} | {"COLUMNS": "200"}
+
+
+def run(*arguments: str, given: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *arguments], env=environment(**variables), input=given, capture_output=True, text=True, timeout=60
+    )
+
+
+def at(starling: Starling, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command with all that it needs to reach the service."""
+    return run(*arguments, given=given, API_URL=starling.http, API_KEY=KEY, TOKEN_HMAC_SECRET=SECRET)
+
+
+# --- the service's own ---
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["serve", "check", "settings", "token", "verify", "publish", "subscribe", "info", "disconnect", "ping"],
+)
+def test_help_shows_examples_and_exit_codes(command: str) -> None:
+    done = CliRunner().invoke(cli, [command, "--help"], env=environment(), terminal_width=200)
+
+    assert done.exit_code == 0
+    assert f"starling {command}" in done.output.partition("Examples:")[2]
+    assert "Exit codes: 0 done, 1 refused, 2 the command" in done.output
+
+
+def test_completion_is_offered_for_shells() -> None:
+    done = run("--show-completion", "bash")
+
+    assert done.returncode == 0
+    assert "_STARLING_COMPLETE" in done.stdout
+
+
+def test_settings_are_listed_for_people_and_for_programs() -> None:
+    assert "STARLING_BROKER_URL" in run("settings").stdout
+
+    listed = [json.loads(line) for line in run("settings", "--json").stdout.splitlines()]
+
+    by_name = {setting["variable"]: setting for setting in listed}
+    assert by_name["STARLING_BROKER_URL"]["default"] == "memory://"
+    assert by_name["STARLING_TRUSTED_PROXIES"]["default"] == "127.0.0.1,::1"
+    assert by_name["STARLING_PORT"]["default"] == 8000
+
+
+def test_check_tells_every_problem_on_a_line_of_its_own() -> None:
+    done = run("check", PORT="eighty", WROKERS="2")
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 3
+    assert "STARLING_WROKERS is not a setting: did you mean STARLING_WORKERS?" in done.stderr
+    assert json.loads(run("check", "--json", TOKEN_HMAC_SECRET=SECRET).stdout) == {"workers": 1, "broker": "memory"}
+
+
+def test_what_the_client_side_reads_does_not_keep_the_service_from_its_start() -> None:
+    assert run("check", TOKEN_HMAC_SECRET=SECRET, API_URL="http://x", API_KEY="y", TOKEN="z").returncode == 0
+
+
+def test_a_token_holds_what_was_asked_for_and_verify_reads_it() -> None:
+    made = run(
+        *("token", "alice", "--ttl", "600", "--channel", "news", "--channel", "#alice"),
+        *("--id", "t1", "--session", "s1", "--info", '{"name": "Alice"}'),
+        TOKEN_HMAC_SECRET=SECRET,
+    )
+    assert made.returncode == 0, made.stderr
+
+    read = run("verify", "-", given=made.stdout, TOKEN_HMAC_SECRET=SECRET)
+    assert read.returncode == 0
+    assert "Accepted: a connection token of user 'alice'" in read.stdout
+    assert 'jti: "t1"' in read.stdout
+    assert 'channels: ["news", "#alice"]' in read.stdout
+    told = json.loads(run("verify", made.stdout.strip(), "--json", TOKEN_HMAC_SECRET=SECRET).stdout)
+    assert (told["accepted"], told["reason"]) == (True, None)
+
+
+def test_a_subscription_token_is_made_and_told_from_the_other_kind() -> None:
+    made = json.loads(run("token", "alice", "--subscription", "$room", "--json", TOKEN_HMAC_SECRET=SECRET).stdout)
+
+    assert "subscription token" in run("verify", made["token"], TOKEN_HMAC_SECRET=SECRET).stdout
+
+
+def test_verify_says_why_a_token_is_refused_with_exit_code_1() -> None:
+    made = run("token", "alice", TOKEN_HMAC_SECRET="x" * 40).stdout.strip()
+
+    done = run("verify", made, "--json", TOKEN_HMAC_SECRET=SECRET)
+
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["reason"] == "bad_signature"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("token", "a", "--info", "{"), "--info: "),
+        (("token", "a", "--channel", "x", "--subscription", "y"), "--channel and --subscription"),
+        (("publish", "news", "{"), "JSON: "),
+        (("publish", "news", "hello"), "a text needs quotes of its own"),
+        (("publish", "news", "1", "--tag", "x"), "--tag: write it as NAME=VALUE"),
+        (("publish", "news", "1", "--url", "nowhere"), "--url: 'nowhere' is no address"),
+        (("publish", "news", "1"), "No key: give --key or STARLING_API_KEY"),
+        (("subscribe", "news", "--since", "x"), "--since: write it as OFFSET:EPOCH"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_exit_code_2(arguments: tuple[str, ...], told: str) -> None:
+    done = CliRunner().invoke(cli, arguments, env={"STARLING_TOKEN_HMAC_SECRET": SECRET})
+
+    assert done.exit_code == 2
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+# --- over a running service ---
+
+
+def test_publish_tells_the_position(starling: Starling) -> None:
+    first = json.loads(at(starling, "publish", "kept:a", '{"n": 1}', "--json").stdout)
+    done = at(starling, "publish", "kept:a", "-", "--tag", "topic=sport", given='{"n": 2}')
+    live = at(starling, "publish", "live", '"hi"')
+
+    assert first["offset"] == 1
+    assert done.stdout == f"Published to kept:a at offset 2 of epoch {first['epoch']}.\n"
+    assert live.stdout == "Published to live, which keeps no history.\n"
+
+
+def test_publish_with_a_key_of_its_own_publishes_once(starling: Starling) -> None:
+    again = [
+        json.loads(at(starling, "publish", "kept:once", "1", "--idempotency-key", "k", "--json").stdout)
+        for _ in range(2)
+    ]
+
+    assert again[0] == again[1]
+
+
+def test_an_error_of_the_service_is_one_line_with_exit_code_1(starling: Starling) -> None:
+    done = at(starling, "publish", "nowhere:x", "1")
+    wrong_key = run("publish", "live", "1", "--url", starling.http, "--key", "another")
+
+    assert done.returncode == wrong_key.returncode == 1
+    assert done.stderr == "unknown channel: 'nowhere:x': its namespace is not in the channels file (code 102)\n"
+    assert "STARLING_API_KEYS" in wrong_key.stderr
+
+
+def test_where_nobody_answers_the_exit_code_is_3() -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    for arguments in (("publish", "a", "1", "--key", "k"), ("info", "--key", "k"), ("ping",), ("subscribe", "a")):
+        done = run(*arguments, API_URL=address)
+
+        assert done.returncode == 3, (arguments, done.stderr)
+        assert address.removeprefix("http") in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_key_and_the_port_of_the_service_itself_are_taken_too(starling: Starling, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"{KEY},another one of the keys\n")
+
+    done = run("info", "--json", PORT=str(starling.port), API_KEYS_FILE=str(tmp_path / "keys"))
+
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["nodes"]) == 2
+
+
+def test_ping_tells_the_time_or_that_a_token_is_wanted(starling: Starling) -> None:
+    answered = at(starling, "ping", "--json")
+    unknown = run("ping", API_URL=starling.http)
+    refused = run("ping", API_URL=starling.http, TOKEN_HMAC_SECRET="x" * 40)
+
+    assert 0 < json.loads(answered.stdout)["seconds"] < 5
+    assert (unknown.returncode, "wants a token" in unknown.stdout) == (0, True)
+    assert (refused.returncode, "HTTP 401" in refused.stderr) == (1, True)
+
+
+class Listening:
+    """`starling subscribe` in the background."""
+
+    def __init__(self, starling: Starling, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [COMMAND, "subscribe", *arguments],
+            env=environment(API_URL=starling.http, TOKEN_HMAC_SECRET=SECRET),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def until(self, words: str) -> None:
+        """Read its notices until one holds `words`."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if words in line:
+                return
+        raise AssertionError(f"it ended without {words!r}")
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def __enter__(self) -> "Listening":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=10)
+
+
+def test_subscribe_shows_what_is_published_and_stops_at_ctrl_c(starling: Starling) -> None:
+    with Listening(starling, "live", "kept:b") as listening:
+        for _ in range(2):
+            listening.until("subscribed to")
+        for channel in ("live", "kept:b"):
+            at(starling, "publish", channel, '{"text": "hé"}')
+            assert f"{channel}" in (line := listening.line())
+            assert '{"text": "hé"}' in line
+
+        listening.process.send_signal(signal.SIGINT)
+        assert listening.process.wait(10) == 0
+
+
+def test_subscribe_prints_json_and_stops_after_as_many_as_asked(starling: Starling) -> None:
+    with Listening(starling, "kept:c", "--json", "--count", "2") as listening:
+        listening.until("subscribed to")
+        for number in range(2):
+            at(starling, "publish", "kept:c", str(number), "--tag", "a=b")
+
+        lines = [json.loads(listening.line()) for _ in range(2)]
+        assert [(line["channel"], line["offset"], line["data"]) for line in lines] == [
+            ("kept:c", 1, 0),
+            ("kept:c", 2, 1),
+        ]
+        assert lines[0]["tags"] == {"a": "b"}
+        assert listening.process.wait(10) == 0
+
+
+def test_subscribe_resumes_after_a_disconnect_with_what_it_missed(starling: Starling) -> None:
+    with Listening(starling, "kept:d", "--json", "--count", "3") as listening:
+        listening.until("subscribed to")
+        at(starling, "publish", "kept:d", "0")
+        assert json.loads(listening.line())["data"] == 0
+
+        at(starling, "disconnect", "starling-cli", "--code", "4000", "--reason", "try again")
+        at(starling, "publish", "kept:d", "1")
+        listening.until("connection lost (4000 try again)")
+        listening.until("nothing was missed")
+        at(starling, "publish", "kept:d", "2")
+
+        assert [json.loads(listening.line())["data"] for _ in range(2)] == [1, 2]
+
+
+def test_subscribe_begins_where_it_is_told(starling: Starling) -> None:
+    epoch = ""
+    for number in range(3):
+        epoch = json.loads(at(starling, "publish", "kept:e", str(number), "--json").stdout)["epoch"]
+
+    with Listening(starling, "kept:e", "--json", "--count", "2", "--since", f"1:{epoch}") as listening:
+        assert [json.loads(listening.line())["data"] for _ in range(2)] == [1, 2]
+    with Listening(starling, "kept:e", "--since", "1:gone") as lost:
+        assert lost.process.wait(30) == 1
+        lost.until("not kept any more")
+
+
+def test_subscribe_ends_with_the_reason_when_it_may_not_enter(starling: Starling) -> None:
+    without_rights = run("token", "eve", TOKEN_HMAC_SECRET=SECRET).stdout.strip()
+    done = run("subscribe", "live", "--token", without_rights, API_URL=starling.http)
+    anonymous = run("subscribe", "live", API_URL=starling.http)
+
+    assert (done.returncode, "permission denied (code 103)" in done.stderr) == (1, True)
+    assert (anonymous.returncode, "(code 3500)" in anonymous.stderr) == (1, True)
+
+
+def test_info_shows_nodes_and_channels(starling: Starling) -> None:
+    with Listening(starling, "shown") as listening:
+        listening.until("subscribed to")
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            found = json.loads(at(starling, "info", "--json").stdout)
+            if len(found["nodes"]) == 2 and sum(node["num_clients"] for node in found["nodes"]) == 1:
+                break
+        assert found["channels"] == {"shown": {"num_clients": 1}}
+
+        table = at(starling, "info").stdout
+        assert "shown" in table
+        assert all(node["name"] in table for node in found["nodes"])
+        assert at(starling, "info", "--channels", "nothing*").stdout.count("shown") == 0
+
+
+def test_disconnect_ends_a_users_connections(starling: Starling) -> None:
+    with Listening(starling, "live", "--user", "mallory") as listening:
+        listening.until("subscribed to")
+
+        done = at(starling, "disconnect", "mallory", "--code", "4501", "--reason", "signed out")
+
+        assert done.returncode == 0
+        listening.until("signed out (code 4501)")
+        assert listening.process.wait(10) == 1
