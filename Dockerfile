@@ -30,7 +30,8 @@ COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 # The base comes without the standard library's bytecode: compile the part that the service imports.
 RUN /opt/venv/bin/python -c "import encodings.idna, gunicorn.arbiter, importlib, pkgutil, urllib.request, app; \
-    [importlib.import_module(module.name) for module in pkgutil.walk_packages(app.__path__, 'app.')]"
+    [importlib.import_module(module.name) for module in pkgutil.walk_packages(app.__path__, 'app.')]" && \
+    STARLING_DEV=true starling check
 ENV PYTHONDONTWRITEBYTECODE=1
 ARG VERSION
 ARG REVISION

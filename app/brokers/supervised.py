@@ -152,13 +152,15 @@ class SupervisedBackend(LinkBackend):
             try:
                 opened_at = time.monotonic()
                 reason = await self._hold(self.make_link())
-                if self._state is LinkState.UP and time.monotonic() - opened_at > _PROVEN:
+                came_up = self._state is LinkState.UP
+                if came_up and time.monotonic() - opened_at > _PROVEN:
                     failures = -1
                 self.figures.failed_swaps = failures = failures + 1
                 self._link_down(reason)
                 wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(failures, 10))
                 await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
-                deaf = deaf + 1 if failures and self._heard(probe) else 0
+                # A link that heard its canary was cut, however soon: nobody here is deaf.
+                deaf = deaf + 1 if failures and not came_up and self._heard(probe) else 0
                 if deaf == _DEAF:
                     deaf = 0
                     log.error("broker_link_deaf", address=self._address, reason=reason, failed_swaps=failures)
