@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
 from app.commands.service import (
@@ -73,14 +74,15 @@ class _Printer:
             }
             print(json.dumps({name: value for name, value in told.items() if value is not None}), flush=True)
             return
-        line = Text(datetime.now().astimezone().strftime("%H:%M:%S "), style="dim")
+        line = Text()
+        line.append(datetime.now().astimezone().strftime("%H:%M:%S "), style="dim")
         line.append(channel, style="bold cyan")
         if publication.offset:
             line.append(f" #{publication.offset}", style="dim")
         if publisher:
             line.append(f" {publisher}", style="green")
         line.append(" ")
-        line.append(Text(json.dumps(publication.data, ensure_ascii=False)))
+        line.append(JSONHighlighter()(Text(json.dumps(publication.data, ensure_ascii=False))))
         self._out.print(line)
 
     def notice(self, text: str, style: str = "dim") -> None:

@@ -1,0 +1,55 @@
+"""The page on limits says what the code does."""
+
+import re
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from app.auth.compact import MAX_TOKEN_BYTES
+from app.core.channels import ChannelOptions, Channels
+from app.core.orders import CHANNELS_LIMIT
+from app.protocol.codec import COMMANDS_PER_FRAME
+from app.protocol.codec_json import NESTING_LIMIT
+from app.protocol.session import SessionLimits
+from app.settings import PREFIX, Settings
+from app.web.api import BODY_SECONDS
+from app.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, HISTORY_LIMIT, IDEMPOTENCY_KEY_LENGTH
+
+PAGE = (Path(__file__).parents[1] / "docs" / "limits.md").read_text()
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| ")][
+    1:
+]
+FIXED = {
+    "commands in one frame": COMMANDS_PER_FRAME,
+    "errors of a connection's own doing in a minute": SessionLimits().errors_per_minute,
+    "levels of JSON": NESTING_LIMIT,
+    "token": MAX_TOKEN_BYTES,
+    "time for an API request's body": BODY_SECONDS,
+    "channels of a broadcast": BROADCAST_CHANNELS,
+    "commands of a batch": BATCH_COMMANDS,
+    "publications of one history call of the API": HISTORY_LIMIT,
+    "idempotency key": IDEMPOTENCY_KEY_LENGTH,
+    "channels of a node that `channels` tells": CHANNELS_LIMIT,
+    "channel name": Channels(ChannelOptions(), {})._max_length,
+}
+
+
+def test_each_setting_of_the_page_has_the_default_it_tells() -> None:
+    told = {cells[3].strip("`"): cells[1] for cells in ROWS if cells[3].startswith("`")}
+
+    for variable, default in told.items():
+        found = Settings.model_fields[variable.removeprefix(PREFIX).lower()].default
+        assert not isinstance(found, SecretStr)
+        assert float(re.findall(r"[\d.]+", default)[0]) == float(found), variable
+
+
+def test_each_limit_that_no_setting_moves_is_the_codes_own() -> None:
+    told = {cells[0]: float(re.findall(r"\d+", cells[1])[0]) for cells in ROWS if cells[3] == "none"}
+
+    assert told == {name: float(value) for name, value in FIXED.items()}
+
+
+def test_no_setting_that_is_a_limit_is_missing() -> None:
+    limits = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields if re.search(r"^max_|_limit$|_max_", name)}
+
+    assert {variable for variable in limits if f"`{variable}`" not in PAGE} == set()
