@@ -6,7 +6,7 @@ work together, over one Redis and two processes, is the last test.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -24,6 +24,7 @@ from app.core.broker import (
     BrokerUnavailable,
     PublicationTooLarge,
     PublishOptions,
+    PublishOutcome,
     StreamPosition,
 )
 from app.core.channels import ChannelOptions
@@ -84,6 +85,11 @@ class RecordingBroker:
 
     async def unsubscribe(self, channel: str) -> None:
         raise AssertionError("attendance does not unsubscribe")
+
+    async def publish_all(
+        self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
+    ) -> list[PublishOutcome]:
+        raise AssertionError("attendance publishes joins and leaves only")
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         raise AssertionError("attendance does not publish")
