@@ -160,7 +160,7 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
     with Server(tmp_path, workers=2) as server:
         first, second = server.workers()
         os.kill(first, signal.SIGKILL)
-        until(lambda: len(server.workers(ready=True)) == 2 and first not in server.workers(), "another worker")
+        until(lambda: first not in server.workers() and len(server.workers(ready=True)) == 2, "another worker")
         assert second in server.workers()
         assert sorted(int(path.stem) for path in (tmp_path / "run/workers").glob("*.json")) == server.workers()
         metrics = server.get("/metrics")[1].decode()
