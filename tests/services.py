@@ -1,6 +1,8 @@
 """Real Redis and PostgreSQL servers for tests, each on a free loopback port with a directory of its own."""
 
+import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -16,12 +18,17 @@ import pytest
 DEADLINE = 30.0
 
 
+# Under the ports that Linux gives to connections going out: none of them can take a port while its server restarts.
+PORTS = range(10_000, 32_000)
+
+
 def free_port() -> int:
-    """A loopback port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nothing listens on now; drawn, so that tests running side by side hardly meet."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Server:

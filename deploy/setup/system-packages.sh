@@ -23,6 +23,8 @@ need ip iproute2
 need node nodejs
 need npm npm
 need podman podman runc netavark aardvark-dns nftables
+# Debian 12's netavark writes its rules with it.
+need iptables iptables
 need mmdebstrap mmdebstrap
 need gcc gcc libc6-dev
 [ -e /usr/include/zlib.h ] || missing="$missing zlib1g-dev"
