@@ -7,19 +7,32 @@ from collections import deque
 from collections.abc import Callable
 
 import structlog
-from websockets.frames import Close, Opcode, apply_mask  # type: ignore[attr-defined]  # the one in C, if there is one
-from websockets.frames import Frame as PeerFrame
-from websockets.protocol import SERVER, Protocol, State
+from websockets.exceptions import ProtocolError
+from websockets.frames import Close, apply_mask  # type: ignore[attr-defined]  # the one in C, if there is one
 
 from app.core.transport import Batch, Frame, Handler
-from app.server.assembly import MessageAssembler, PeerError
-from app.server.frames import BINARY, HOPELESS, INCOMPLETE, TEXT, frame_end, payload_start
+from app.server.assembly import ControlBudget, FragmentedMessage
+from app.server.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    CONTROL,
+    FINAL,
+    INCOMPLETE,
+    OPCODE,
+    PING,
+    PONG,
+    PeerError,
+    control_frame,
+    frame_end,
+    payload_start,
+)
 from app.server.options import ServerOptions
 from app.server.refusal import Refusal
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
-PING = b"\x89\x00"
+PING_FRAME = control_frame(PING)
 # A loop tick reads at most this much of one client, so that a flood of tiny frames shares the loop.
 READ_BYTES = 16384
 # Writing goes on for so long, looked at after so many sockets, before the loop serves others. Seconds.
@@ -73,26 +86,26 @@ class WebSocketTransport(asyncio.Protocol):
 
     The endpoint accepts, calls `detach` and returns. Frames may be sent before that, and are written after it.
 
-    Whole, plain data frames are read here. Everything else goes to websockets' parser, which is made when such a frame
-    comes and let go when no message is half read: an idle connection has none.
+    An idle connection has no reader: what is half read stands in `_unread`, and a message of which some fragments have
+    come in `_fragmented`.
     """
 
     __slots__ = (
         "_abort_timer",
-        "_assembler",
+        "_budget",
         "_close_code",
         "_connections",
         "_discarded",
         "_fd",
         "_finished",
         "_flusher",
+        "_fragmented",
         "_handler",
         "_held_back",
         "_loop",
         "_on_refused",
         "_options",
         "_overflowed",
-        "_parser",
         "_paused",
         "_pending",
         "_pinged",
@@ -131,8 +144,8 @@ class WebSocketTransport(asyncio.Protocol):
         # What is unread waits for another tick, not for more bytes.
         self._held_back = False
         self._paused = False
-        self._parser: Protocol | None = None
-        self._assembler: MessageAssembler | None = None
+        self._fragmented: FragmentedMessage | None = None
+        self._budget: ControlBudget | None = None
         self._pinged = False
         self._close_code: int | None = None
         self._finished = False
@@ -211,10 +224,10 @@ class WebSocketTransport(asyncio.Protocol):
             return
         self._pinged = True
         if self._pending is None:
-            self._pending = [PING]
+            self._pending = [PING_FRAME]
             self._flusher.add(self, self._loop)
         else:
-            self._pending.append(PING)
+            self._pending.append(PING_FRAME)
 
     def pause_reading(self) -> None:
         """Tell the handler of no more messages, and read no more, until `resume_reading`."""
@@ -235,13 +248,11 @@ class WebSocketTransport(asyncio.Protocol):
         """
         if self._finished or self._close_code is not None:
             return
-        # Else the peer's own close frame or failure is among what is still to be dealt with.
-        parser = self._make_parser()
-        if parser.state is State.OPEN:
-            parser.send_close(code, reason.encode()[:REASON_BYTES].decode(errors="ignore"))
+        reason = reason.encode()[:REASON_BYTES].decode(errors="ignore")
+        self._queue(control_frame(CLOSE, Close(code, reason).serialize()))
         self._close_code = code
+        self._fragmented = None
         self.flush()
-        self._write_answers(parser)
         self._fd = -1
         self.abort_later()
         # The peer's close frame is wanted, whatever the handler wanted.
@@ -348,15 +359,13 @@ class WebSocketTransport(asyncio.Protocol):
                 self._socket.pause_reading()
                 self._loop.call_soon(self._read_on)
                 break
-            end = frame_end(data, at, self._options.max_message_bytes)
+            try:
+                end = self._take_frame(data, at)
+            except PeerError as error:
+                self._fail(error.code, error.reason)
+                break
             if end == INCOMPLETE:
                 break
-            if self._parser is None and end != HOPELESS and (data[at] == TEXT or data[at] == BINARY):
-                start = payload_start(data, at)
-                self._take_message(apply_mask(data[start:end], data[start - 4 : start]), text=data[at] == TEXT)
-            else:
-                end = len(data) if end == HOPELESS else end
-                self._parse(bytes(data[at:end]))
             at = end
         if at == len(data) or self._finished:
             self._unread = None
@@ -365,81 +374,103 @@ class WebSocketTransport(asyncio.Protocol):
         elif at:
             del self._unread[:at]
 
-    def _take_message(self, payload: bytes, *, text: bool) -> None:
-        if self._handler is None:
-            return
+    def _take_frame(self, data: bytes | bytearray, at: int) -> int:
+        """Deal with the frame that begins at `at`, if it is whole; return the index behind it, or INCOMPLETE."""
+        fragmented = self._fragmented
+        end = frame_end(data, at, self._options.max_message_bytes if fragmented is None else fragmented.room)
+        if end == INCOMPLETE:
+            return INCOMPLETE
+        start = payload_start(data, at)
+        first, payload = data[at], apply_mask(data[start:end], data[start - 4 : start])
+        if first & CONTROL:
+            self._take_control(first & OPCODE, payload)
+        elif self._close_code is None and self._handler is not None:
+            message = self._message(first, payload)
+            if message is not None:
+                self._tell(self._handler.on_message, message)
+        return end
+
+    def _message(self, first: int, payload: bytes) -> str | bytes | None:
+        """Give the message that a data frame is, or completes."""
+        if self._fragmented is not None or not first & FINAL or not first & OPCODE:
+            return self._fragment(first, payload)
+        if first & OPCODE == BINARY:
+            return payload
         try:
-            message = payload.decode() if text else payload
+            return payload.decode()
         except UnicodeDecodeError:
-            self._fail(1007, "text is not UTF-8")
+            raise PeerError(1007, "text is not UTF-8") from None
+
+    def _fragment(self, first: int, payload: bytes) -> str | bytes | None:
+        fragmented = self._fragmented
+        if first & OPCODE == CONTINUATION:
+            if fragmented is None:
+                raise PeerError(1002, "unexpected continuation frame")
         else:
-            self._tell(self._handler.on_message, message)
+            if fragmented is not None:
+                raise PeerError(1002, "expected a continuation frame")
+            most, size = self._options.max_fragments, self._options.max_message_bytes
+            self._fragmented = fragmented = FragmentedMessage(first, max_fragments=most, max_bytes=size)
+        message = fragmented.take(first, payload)
+        if message is not None:
+            self._fragmented = None
+        elif not payload:
+            self._spend()
+        return message
 
-    def _make_parser(self) -> Protocol:
-        if self._parser is None:
-            self._parser = Protocol(SERVER, max_size=self._options.max_message_bytes)
-        return self._parser
+    def _take_control(self, opcode: int, payload: bytes) -> None:
+        if opcode == CLOSE:
+            self._answer_close(payload)
+        elif opcode == PONG and self._pinged:
+            # One for each ping of ours: that cannot be a flood.
+            self._pinged = False
+            if self._handler is not None:
+                self._tell(self._handler.on_pong)
+        else:
+            self._spend()
+            if opcode == PING and self._close_code is None:
+                self._queue(control_frame(PONG, payload))
 
-    def _parse(self, data: bytes) -> None:
-        """Deal with one frame that is not plain, or with what cannot become a frame."""
-        parser = self._make_parser()
-        parser.receive_data(data)
-        for frame in parser.events_received():
-            if not self._finished:
-                self._handle(frame)  # type: ignore[arg-type]  # the request came before these
-        if self._finished:
-            return
-        if parser.parser_exc is not None:
-            sent = parser.close_sent
-            self._fail(sent.code if sent else 1011, sent.reason if sent else "")
-            return
-        self._write_answers(parser)
-        if parser.state is State.OPEN and parser.current_size is None:
-            self._parser = None
+    def _spend(self) -> None:
+        if self._budget is None:
+            self._budget = ControlBudget()
+        self._budget.spend(self._loop.time())
 
-    def _handle(self, frame: PeerFrame) -> None:
-        if self._assembler is None:
-            self._assembler = MessageAssembler(self._options.max_fragments)
-        try:
-            if frame.opcode is Opcode.CLOSE:
-                self._answer_close()
-            elif frame.opcode is Opcode.PING:
-                self._assembler.spend_control(self._loop.time())
-            elif frame.opcode is Opcode.PONG:
-                self._assembler.spend_control(self._loop.time())
-                if self._pinged and self._handler is not None:
-                    self._pinged = False
-                    self._tell(self._handler.on_pong)
-            else:
-                message = self._assembler.take_data(frame, self._loop.time())
-                if message is not None and self._close_code is None and self._handler is not None:
-                    self._tell(self._handler.on_message, message)
-        except PeerError as error:
-            self._fail(error.code, error.reason)
+    def _queue(self, wire: bytes) -> None:
+        if self._pending is None:
+            self._pending = [wire]
+            self._flusher.add(self, self._loop)
+        else:
+            self._pending.append(wire)
 
     # Ends
 
-    def _answer_close(self) -> None:
-        parser = self._make_parser()
-        received = parser.close_rcvd or Close(1005, "")
-        self._pending = None
+    def _answer_close(self, payload: bytes) -> None:
+        try:
+            received = Close.parse(payload)
+        except UnicodeDecodeError:
+            raise PeerError(1007, "the reason is not UTF-8") from None
+        except ProtocolError as error:
+            raise PeerError(1002, str(error)) from None
+        code = received.code
+        if self._close_code is None:
+            self._queue(control_frame(CLOSE, payload))
+        elif not payload:
+            code = self._close_code
         self._finish()
-        self._write_answers(parser)
+        self.flush()
         self.abort_later()
         self._socket.close()
-        self._tell_close(received.code, received.reason)
+        self._tell_close(code, received.reason)
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7): a close frame, a grace to read it, and no more input."""
         self._on_refused(REFUSALS.get(code, Refusal.PROTOCOL_ERROR))
         log.debug("client_cut", code=code, reason=reason)
-        parser = self._make_parser()
+        if self._close_code is None:
+            self._queue(control_frame(CLOSE, Close(code, reason).serialize()))
         self._finish()
         self.flush()
-        if parser.parser_exc is None:
-            parser.data_to_send()  # pongs to a flood of pings
-            parser.fail(code, reason)
-        self._write_answers(parser)
         linger(self._socket)
         self.abort_later()
         self._tell_close(code, reason)
@@ -448,13 +479,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._finished = True
         self._fd = -1
         self._unread = None
-        self._parser = None
-
-    def _write_answers(self, parser: Protocol) -> None:
-        """Write the parser's pongs and close frames."""
-        answers = b"".join(parser.data_to_send())
-        if answers and not self._socket.is_closing():
-            self._write(answers)
+        self._fragmented = None
 
     def abort_later(self) -> None:
         """Cut the socket when the peer has had `close_seconds` for its part of the end."""
