@@ -34,6 +34,7 @@ from app.server.options import ServerOptions, Service
 from app.settings import PREFIX, Settings, SettingsError
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import Metrics
+from app.telemetry.top_channels import ChannelMeter
 from app.web import api_docs, chat, connection, echo, health, items, pages, refusals
 from app.web.api import Api, ApiOptions
 from app.web.api_methods import ApiMethods
@@ -54,7 +55,12 @@ def run(settings: Settings) -> None:
     application = create_app(settings)
     node: Node = application.state.doors.node
     node.retire = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    service = Service(asgi=application, readiness=node.readiness, on_refused=node.metrics.refuse)
+    service = Service(
+        asgi=application,
+        readiness=node.readiness,
+        on_refused=node.metrics.refuse,
+        top_channels=node.top_channels.here,
+    )
     serve(server_options(settings), service)
 
 
@@ -76,6 +82,7 @@ def server_options(settings: Settings) -> ServerOptions:
         max_message_bytes=settings.max_message_bytes,
         drain_delay_seconds=settings.drain_delay_seconds,
         drain_seconds=settings.drain_seconds,
+        top_channels=settings.top_channels,
     )
 
 
@@ -157,6 +164,7 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
         broker.revocations,
     )
     node.lifecycle = build_lifecycle(settings, broker.occupancy, metrics)
+    metrics.sources.append(lambda _: _report_overflow(broker.figures, node.hub.traffic))
     return node
 
 
@@ -240,6 +248,11 @@ def _report_link(link: LinkFigures, metrics: Metrics) -> None:
     # The usual reasons are told from the start: what has never been 0 has no rate at its first time.
     for reason, total in {"queue_full": 0, "malformed": 0, "no_receiver": 0, **link.dropped}.items():
         metrics.count("starling_broker_dropped_total", total, reason)
+
+
+def _report_overflow(link: LinkFigures, traffic: ChannelMeter) -> None:
+    for channel, messages in link.take_overflowed().items():
+        traffic.count_dropped(channel, messages)
 
 
 def _build_broker(settings: Settings) -> BroadcastBroker:

@@ -218,6 +218,9 @@ class Settings(BaseModel):
         float, Field(ge=0, le=3600, description="Over how long clients are then let go, at an even pace.")
     ] = 20.0
 
+    top_channels: Annotated[
+        int, Field(ge=0, le=100, description="How many of a pod's busiest channels the metrics name. 0: none.")
+    ] = 10
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log lines that are written.")
     ] = "info"

@@ -293,13 +293,14 @@ class SupervisedBackend(LinkBackend):
                 self._canary_heard.set_result(None)
         elif channel in self._subscriptions.wanted:
             if not self._queue.offer(MessageEvent(channel, message)):
-                self._overflow()
+                self._overflow(channel)
             elif self._overflowed:
                 self._overflowed = False
                 log.info("broker_queue_has_room", dropped=self.figures.dropped["queue_full"])
 
-    def _overflow(self) -> None:
+    def _overflow(self, channel: str) -> None:
         self.figures.dropped["queue_full"] += 1
+        self.figures.overflowed[channel] += 1
         if not self._overflowed:
             self._overflowed = True
             log.warning("broker_queue_full", mend="this process delivers more slowly than messages come: add workers")

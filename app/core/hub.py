@@ -7,6 +7,7 @@ from app.core.fanout import Fanout, Group
 from app.core.transport import Frame
 from app.protocol.codes import Refusal
 from app.protocol.messages import Publication, Push
+from app.telemetry.top_channels import ChannelMeter
 
 Encode = Callable[[Push], Frame]
 
@@ -48,6 +49,10 @@ class Audience:
         """Everyone who listens to a channel."""
         return [connection for group in self.channels.get(channel, {}).values() for connection in group]
 
+    def count(self, channel: str) -> int:
+        """How many listen to a channel."""
+        return sum(len(group) for group in self.channels.get(channel, {}).values())
+
     def encode(self, push: Push) -> list[tuple[Group, Frame]]:
         """Make the frame of each group that listens to the push's channel; who cannot read it is refused."""
         frames = []
@@ -68,6 +73,7 @@ class Hub:
         self.subscribers = Audience()
         self.watchers = Audience()
         self.users: dict[str, set[Connection]] = {}
+        self.traffic = ChannelMeter()
         self._fanout = Fanout()
 
     def identify(self, connection: Connection) -> None:
@@ -84,21 +90,35 @@ class Hub:
 
     def broadcast(self, channel: str, publication: Publication) -> None:
         """Owe a publication to everyone who subscribes here now; it is written when this tick's work is done."""
+        deliveries = size = 0
         for group, frame in self.subscribers.encode(Push(channel, pub=publication)):
-            group.figures.messages_out += len(group)
-            group.figures.bytes_out += len(frame.payload) * len(group)
+            deliveries += (listeners := len(group.connections))
+            size += (sent := len(frame.payload) * listeners)
+            group.figures.messages_out += listeners
+            group.figures.bytes_out += sent
             self._fanout.add(group, frame)
+        if self.traffic.skip:
+            self.traffic.skip -= 1
+        elif deliveries:
+            self.traffic.count(channel, deliveries, size)
 
     def tell_watchers(self, push: Push) -> None:
         """Hand a join or a leave to those who watch its channel, after what was published there before."""
         groups = self.subscribers.channels.get(push.channel, {})
+        deliveries = size = 0
         for group, frame in self.watchers.encode(push):
+            deliveries += len(group)
+            size += len(frame.payload) * len(group)
             group.figures.messages_out += len(group)
             group.figures.bytes_out += len(frame.payload) * len(group)
             for connection in group:
                 if subscribers := groups.get(connection.encode):
                     subscribers.settle(connection)
                 connection.send(frame)
+        if self.traffic.skip:
+            self.traffic.skip -= 1
+        elif deliveries:
+            self.traffic.count(push.channel, deliveries, size)
 
     def settle(self, connection: Connection) -> None:
         """Write at once what a connection is owed: its end comes next."""

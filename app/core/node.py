@@ -38,6 +38,7 @@ from app.core.presence import Presence
 from app.core.readiness import Readiness, Unready
 from app.core.revocation import Revocations, RevocationStore
 from app.core.subscriptions import Subscriptions
+from app.core.top_channels import TopChannels
 from app.core.wheel import Wheel
 from app.protocol.codes import ERROR_NOT_AVAILABLE, ERROR_UNRECOVERABLE_POSITION, Refusal
 from app.protocol.messages import ClientInfo, HistoryRequest, HistoryResult, Join, Leave, Publication, Push
@@ -113,6 +114,7 @@ class Node:
             presence, broker, start_task=self.start_task, leave_delay=options.presence_leave_delay
         )
         self.control = Control(broker, start_task=self.start_task, describe=self.describe)
+        self.top_channels = TopChannels(self.hub, self.control)
         self.revocations = Revocations(revocation_store, self.control, self.hub, start_task=self.start_task)
         self._wheel = Wheel(time.monotonic)
         self._started_at = 0.0
@@ -317,12 +319,13 @@ class Node:
     async def _keep_time(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            worst = 0.0
+            worst, began = 0.0, loop.time()
             for _ in range(LAG_TICKS):
                 before = loop.time()
                 await asyncio.sleep(LAG_INTERVAL)
                 worst = max(worst, loop.time() - before - LAG_INTERVAL)
             self.metrics.set("starling_event_loop_lag_seconds", worst)
+            self.hub.traffic.turn(loop.time() - began)
             try:
                 self._turn()
             except Exception:

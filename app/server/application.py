@@ -83,7 +83,7 @@ class StarlingApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
     def __init__(self, options: ServerOptions, service: Service) -> None:
         self.options = options
         self.service = service
-        self.pod = Pod(options.status_dir, options.heartbeat_seconds)
+        self.pod = Pod(options.status_dir, options.heartbeat_seconds, top_channels=options.top_channels)
         try:
             self.internal = InternalServer(options, self.pod)
         except OSError as error:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import structlog
@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.server.options import ServerOptions
-from app.server.pod import Pod
+from app.server.pod import TOP_CHANNELS, Pod
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
@@ -107,8 +107,12 @@ class Probe(BaseHTTPRequestHandler):
                 self._answer_probe(good=pod.ready)
             case "/metrics":
                 self._answer_metrics()
+            case "/channels/top":
+                self._answer_top_channels()
             case _:
-                self._answer(HTTPStatus.NOT_FOUND, b"Here are /metrics, /livez, /startupz and /readyz.\n")
+                self._answer(
+                    HTTPStatus.NOT_FOUND, b"Here are /metrics, /channels/top, /livez, /startupz and /readyz.\n"
+                )
 
     do_HEAD = do_GET  # noqa: N815 - http.server's naming
 
@@ -124,6 +128,14 @@ class Probe(BaseHTTPRequestHandler):
     def _answer_probe(self, *, good: bool) -> None:
         status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
         self._answer(status, msgspec.json.encode(self.server.pod.report()), [("Content-Type", "application/json")])
+
+    def _answer_top_channels(self) -> None:
+        limit = parse_qs(urlsplit(self.path).query).get("limit", [str(TOP_CHANNELS)])[-1]
+        if not limit.isdecimal() or not 1 <= int(limit) <= TOP_CHANNELS:
+            self._answer(HTTPStatus.BAD_REQUEST, f"limit: give a number from 1 to {TOP_CHANNELS}\n".encode())
+            return
+        body = msgspec.json.encode({"channels": self.server.pod.top_channels(int(limit))})
+        self._answer(HTTPStatus.OK, body, [("Content-Type", "application/json")])
 
     def _answer_metrics(self) -> None:
         environ = {

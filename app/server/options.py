@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from app.core.readiness import Readiness
+from app.telemetry.top_channels import ChannelTraffic
 
 Asgi = Callable[
     [
@@ -54,6 +55,9 @@ class ServerOptions:
     heartbeat_seconds: int = 30
     """A worker whose event loop stands still this long is replaced."""
 
+    top_channels: int = 10
+    """How many of the busiest channels /metrics names."""
+
     @property
     def metrics_dir(self) -> Path:
         """Where PROMETHEUS_MULTIPROC_DIR must point before prometheus_client is first imported."""
@@ -73,3 +77,5 @@ class Service:
     readiness: Readiness
     on_refused: Callable[[str], None] = lambda reason: None
     """Told in the worker why a client was cut before the application heard of it; see app.server.refusal.Refusal."""
+    top_channels: Callable[[int], list[ChannelTraffic]] = lambda limit: []
+    """Tells in the worker its busiest channels, as many as are asked for at most."""

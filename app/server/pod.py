@@ -8,15 +8,31 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.telemetry.top_channels import ChannelTraffic, joined
+
 # A worker that has not shown itself so long gets no new clients; the master replaces it later.
 SILENT_SECONDS = 10.0
+# A worker tells so many of its busiest channels, in a file that ends so.
+TOP_CHANNELS = 100
+CHANNELS_SUFFIX = ".channels.json"
+TRAFFIC = (
+    ("subscribers", "Subscribers of the pod's busiest channels."),
+    ("messages_per_second", "Messages a second of the pod's busiest channels, over about ten seconds."),
+    ("deliveries_per_second", "Messages to single clients a second of the pod's busiest channels."),
+    ("bytes_per_second", "Payload bytes to clients a second of the pod's busiest channels."),
+    ("dropped_per_second", "Broker messages dropped a second of the pod's busiest channels."),
+)
+
+_decode_traffic = msgspec.json.Decoder(list[ChannelTraffic]).decode
 
 
 class Pod(Collector):
     """The workers as their heartbeats and status files show them; read by a thread beside the master's own."""
 
-    def __init__(self, status_dir: Path, heartbeat_seconds: float) -> None:
+    def __init__(self, status_dir: Path, heartbeat_seconds: float, *, top_channels: int = 10) -> None:
+        """At most `top_channels` channels are named to Prometheus."""
         self._status_dir = status_dir
+        self._top_channels = top_channels
         self._heartbeat_seconds = heartbeat_seconds
         self.heartbeats: Callable[[], dict[int, float]] = dict
         """Gives each worker's process id and the seconds since it showed that its event loop turns."""
@@ -25,7 +41,8 @@ class Pod(Collector):
 
     def forget(self, pid: int) -> None:
         """A worker has ended."""
-        (self._status_dir / f"{pid}.json").unlink(missing_ok=True)
+        for suffix in (".json", CHANNELS_SUFFIX):
+            (self._status_dir / f"{pid}{suffix}").unlink(missing_ok=True)
         if not self.stopping:
             self.restarts += 1
 
@@ -69,4 +86,22 @@ class Pod(Collector):
             "starling_worker_restarts", "Workers that ended though no stop was asked for, each replaced by another."
         )
         restarts.add_metric([], self.restarts)
-        return [workers, restarts]
+        busiest = self.top_channels(self._top_channels)
+        return [workers, restarts, *(_traffic(name, meaning, busiest) for name, meaning in TRAFFIC)]
+
+    def top_channels(self, limit: int) -> list[ChannelTraffic]:
+        """Give the `limit` busiest channels over this pod's workers, the busiest first."""
+        return joined((self._traffic_of(pid) for pid in self.heartbeats()), limit)
+
+    def _traffic_of(self, pid: int) -> list[ChannelTraffic]:
+        try:
+            return _decode_traffic((self._status_dir / f"{pid}{CHANNELS_SUFFIX}").read_bytes())
+        except (OSError, msgspec.DecodeError):
+            return []
+
+
+def _traffic(figure: str, meaning: str, busiest: list[ChannelTraffic]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"starling_top_channel_{figure}", meaning, labels=["channel"])
+    for traffic in busiest:
+        family.add_metric([traffic.channel], getattr(traffic, figure))
+    return family

@@ -26,9 +26,11 @@ from app.core.readiness import Readiness
 from app.server.drain import DrainServer
 from app.server.http import StarlingHttp
 from app.server.options import ServerOptions, Service
+from app.server.pod import CHANNELS_SUFFIX, TOP_CHANNELS
 from app.server.transport import Flusher
 from app.server.websocket import StarlingWebSocket
 from app.telemetry.logging import quiet_libraries
+from app.telemetry.top_channels import ChannelTraffic
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
@@ -89,8 +91,13 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     async def _beat(self) -> None:
         """Show the master that the event loop turns: from before the application starts until after it has ended."""
+        told: list[ChannelTraffic] = []
         while True:
             self.notify()
+            busiest = self.service.top_channels(TOP_CHANNELS)
+            if busiest or told:
+                write_status(self.options.status_dir / f"{os.getpid()}{CHANNELS_SUFFIX}", busiest)
+            told = busiest
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
@@ -124,16 +131,20 @@ def publish_status(readiness: Readiness, directory: Path) -> None:
 
     def publish() -> None:
         told_before()
-        report = {"pid": os.getpid(), "started": readiness.started, **readiness.report()}
-        try:
-            unfinished = path.with_suffix(".new")
-            unfinished.write_bytes(msgspec.json.encode(report))
-            unfinished.replace(path)
-        except OSError as error:
-            log.error("status_not_written", path=str(path), error=str(error))  # noqa: TRY400 - the error tells all
+        write_status(path, {"pid": os.getpid(), "started": readiness.started, **readiness.report()})
 
     readiness.on_change = publish
     publish()
+
+
+def write_status(path: Path, status: object) -> None:
+    """Leave `status` as JSON in `path`, whole at every moment."""
+    try:
+        unfinished = path.with_suffix(".new")
+        unfinished.write_bytes(msgspec.json.encode(status))
+        unfinished.replace(path)
+    except OSError as error:
+        log.error("status_not_written", path=str(path), error=str(error))  # noqa: TRY400 - the error tells all
 
 
 def leave_by(sig: signal.Signals) -> None:

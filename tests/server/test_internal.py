@@ -59,6 +59,14 @@ def test_metrics_come_compressed_and_as_openmetrics_where_wanted(server: Server)
     assert body.endswith(b"# EOF\n") > plain.endswith(b"# EOF\n")
 
 
+def test_the_busiest_channels_are_a_list_and_a_bad_limit_is_told(server: Server) -> None:
+    status, body, headers = server.get("/channels/top?limit=5")
+    assert (status, json.loads(body), headers["content-type"]) == (200, {"channels": []}, "application/json")
+    for wrong in ("0", "101", "-1", "many"):
+        status, body, _ = server.get(f"/channels/top?limit={wrong}")
+        assert (status, body) == (400, b"limit: give a number from 1 to 100\n")
+
+
 def test_unknown_paths_are_404_and_other_methods_405(server: Server) -> None:
     assert server.get("/")[0] == 404
     assert server.get("/metrics/x")[0] == 404
