@@ -49,16 +49,8 @@ def _epilog(*examples: str) -> str:
 def serve() -> None:
     """Run the service until SIGTERM, then let its clients go and stop."""
     settings = _read_settings()
-    made = None if settings.runtime_dir else Path(tempfile.mkdtemp(prefix="starling-"))
-    runtime_dir = settings.runtime_dir or made or Path()
-    metrics_dir = runtime_dir / "metrics"
-    try:
-        metrics_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        fail(
-            f"STARLING_RUNTIME_DIR: cannot use {runtime_dir}: {error.strerror}. Name a directory that can be written",
-            EXIT_USAGE,
-        )
+    runtime_dir, metrics_dir = _prepare_runtime_dir(settings.runtime_dir)
+    made = None if settings.runtime_dir else runtime_dir
     settings = settings.model_copy(update={"runtime_dir": runtime_dir})
     # prometheus_client chooses at its first import where figures live, so whatever imports it comes after this line.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
@@ -234,6 +226,18 @@ def _issue(settings: Settings, user: str, ttl: int, channel: str = "", **claims:
         return issue_connection_token(value, user, ttl, allow_weak_secret=weak, **claims)
     except ValueError as error:
         fail(f"STARLING_TOKEN_HMAC_SECRET: {error}", EXIT_USAGE)
+
+
+def _prepare_runtime_dir(wanted: Path | None) -> tuple[Path, Path]:
+    """Give the directory for what the workers tell, a new temporary one where none is wanted, and where figures go."""
+    try:
+        runtime_dir = wanted or Path(tempfile.mkdtemp(prefix="starling-"))
+        metrics_dir = runtime_dir / "metrics"
+        metrics_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"cannot use {wanted}" if wanted else "it is not set, and no temporary directory can be made"
+        fail(f"STARLING_RUNTIME_DIR: {what}: {error.strerror}. Name a directory that can be written", EXIT_USAGE)
+    return runtime_dir, metrics_dir
 
 
 def _prepare_developer_mode(settings: Settings) -> Settings:

@@ -339,3 +339,30 @@ def test_disconnect_ends_a_users_connections(starling: Starling) -> None:
         assert done.returncode == 0
         listening.until("signed out (code 4501)")
         assert listening.process.wait(10) == 1
+
+
+def test_serve_without_a_place_for_temporary_files_says_so_in_one_line() -> None:
+    # A process that may not write a byte to a file: even root finds no directory that can be used then.
+    done = subprocess.run(
+        ["prlimit", "--fsize=0", COMMAND, "serve"],
+        env=environment(DEV="true"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(
+        "STARLING_RUNTIME_DIR: it is not set, and no temporary directory can be made: No usable"
+    )
+
+
+def test_serve_with_a_runtime_directory_that_cannot_be_used_says_so_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    done = run("serve", DEV="true", RUNTIME_DIR=str(tmp_path / "file"))
+
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"STARLING_RUNTIME_DIR: cannot use {tmp_path}/file: ")

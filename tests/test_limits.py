@@ -11,8 +11,8 @@ from app.core.orders import CHANNELS_LIMIT
 from app.protocol.codec import COMMANDS_PER_FRAME
 from app.protocol.codec_json import NESTING_LIMIT
 from app.protocol.session import SessionLimits
+from app.server.options import BODY_SECONDS
 from app.settings import PREFIX, Settings
-from app.web.api import BODY_SECONDS
 from app.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, HISTORY_LIMIT, IDEMPOTENCY_KEY_LENGTH
 
 PAGE = (Path(__file__).parents[1] / "docs" / "limits.md").read_text()
@@ -24,7 +24,7 @@ FIXED = {
     "errors of a connection's own doing in a minute": SessionLimits().errors_per_minute,
     "levels of JSON": NESTING_LIMIT,
     "token": MAX_TOKEN_BYTES,
-    "time for an API request's body": BODY_SECONDS,
+    "time for a request's body": BODY_SECONDS,
     "channels of a broadcast": BROADCAST_CHANNELS,
     "commands of a batch": BATCH_COMMANDS,
     "publications of one history call of the API": HISTORY_LIMIT,

@@ -16,8 +16,15 @@ class BadHandshake(Exception):
     """What was asked is no WebSocket handshake; the message says what is missing."""
 
 
+class WrongVersion(BadHandshake):
+    """The client speaks another version of the WebSocket protocol."""
+
+
 def check_handshake(method: bytes, target: bytes, http_version: str, headers: Sequence[Header]) -> bytes:
-    """Return the client's key. Raises BadHandshake. `headers` have lower-case names; httptools saw the upgrade."""
+    """Return the client's key. Raises BadHandshake, WrongVersion where nothing else is wrong.
+
+    `headers` have lower-case names; httptools saw the upgrade.
+    """
     if not target.isascii():
         raise BadHandshake("The address of a request is ASCII: escape other characters (RFC 3986 section 2.1).")
     if method != b"GET" or http_version != "1.1":
@@ -26,10 +33,10 @@ def check_handshake(method: bytes, target: bytes, http_version: str, headers: Se
     versions = [value for name, value in headers if name == b"sec-websocket-version"]
     if len(keys) != 1 or not _is_key(keys[0]):
         raise BadHandshake("A WebSocket handshake needs one Sec-WebSocket-Key of 16 bytes in base64.")
-    if versions != [b"13"]:
-        raise BadHandshake("A WebSocket handshake needs Sec-WebSocket-Version: 13.")
     if any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers):
         raise BadHandshake("A WebSocket handshake has no body.")
+    if versions != [b"13"]:
+        raise WrongVersion("A WebSocket handshake needs Sec-WebSocket-Version: 13.")
     return keys[0]
 
 

@@ -1,12 +1,13 @@
-"""Requests over HTTP, up to the WebSocket upgrade: a deadline and a size for every head.
+"""Requests over HTTP, up to the WebSocket upgrade: a deadline and a size for every head, a deadline for every body.
 
 Members of uvicorn's HttpToolsProtocol that this module uses, each held by a test in
 tests/server/test_uvicorn_members.py, because most are not public:
 
-- attributes `app`, `app_state`, `asgi_version`, `client`, `connections`, `cycle`, `headers`, `loop`, `parser`,
-  `root_path`, `scheme`, `server`, `server_state.default_headers`, `tasks`, `transport`, `url`;
-- methods `connection_lost`, `connection_made`, `on_headers_complete`, `on_message_begin`, `shutdown`,
-  `_should_upgrade`, `_unset_keepalive_if_required`.
+- attributes `app`, `app_state`, `asgi_version`, `client`, `connections`, `cycle`, `flow.read_paused`, `headers`,
+  `loop`, `parser`, `pipeline`, `root_path`, `scheme`, `server`, `server_state.default_headers`, `tasks`, `transport`,
+  `url`; of a cycle `disconnected`, `message_event`, `response_complete`, `response_started`;
+- methods `connection_lost`, `connection_made`, `on_headers_complete`, `on_message_begin`, `on_message_complete`,
+  `shutdown`, `_should_upgrade`, `_unset_keepalive_if_required`.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.server.handshake import BadHandshake, check_handshake, subprotocols_of
+from app.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
 from app.server.options import Asgi, ServerOptions
 from app.server.refusal import Refusal
 from app.server.transport import DISCARD_BYTES, Flusher, linger
@@ -54,6 +55,7 @@ class StarlingHttp(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._head_too_large = False
+        self._body_left = False
         self._refused = False
         self._discarded = 0
 
@@ -95,8 +97,13 @@ class StarlingHttp(HttpToolsProtocol):
             return
         try:
             key = check_handshake(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+        except WrongVersion as problem:
+            # RFC 6455 section 4.4 wants the version told, RFC 9110 section 15.5.22 what to upgrade to.
+            headers = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            self._refuse(HTTPStatus.UPGRADE_REQUIRED, Refusal.BAD_UPGRADE, f"{problem}\n", headers)
+            return
         except BadHandshake as problem:
-            self._refuse(HTTPStatus.BAD_REQUEST, Refusal.BAD_UPGRADE, f"{problem}\n", "Sec-WebSocket-Version: 13\r\n")
+            self._refuse(HTTPStatus.BAD_REQUEST, Refusal.BAD_UPGRADE, f"{problem}\n")
             return
         self.connections.discard(self)
         websocket = StarlingWebSocket(
@@ -136,9 +143,13 @@ class StarlingHttp(HttpToolsProtocol):
         }
 
     def _check_progress(self) -> None:
-        if self._deadline is not None and self._head_bytes > self._options.max_head_bytes:
-            self._refuse_head()
-        elif self._deadline is None and not self._busy and not self.transport.is_closing():
+        if self._body_left:
+            if self._deadline is None:
+                self._await_body()
+        elif self._deadline is not None:
+            if self._head_bytes > self._options.max_head_bytes:
+                self._refuse_head()
+        elif not self._busy and not self.transport.is_closing():
             # Line ends between requests end uvicorn's own keep-alive timer, but are no request.
             self._await_head()
 
@@ -160,11 +171,21 @@ class StarlingHttp(HttpToolsProtocol):
         if size > self._options.max_head_bytes or len(self.headers) > self._options.max_header_fields:
             self._head_too_large = True
             raise HeadTooLargeError
+        self._body_left = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request's body."""
+        self._body_left = False
+        self._end_deadline()
+        super().on_message_complete()
 
     def _await_head(self) -> None:
         self._head_bytes = 0
         self._deadline = self.loop.call_later(self._options.handshake_seconds, self._give_up)
+
+    def _await_body(self) -> None:
+        self._deadline = self.loop.call_later(self._options.body_seconds, self._give_up_body)
 
     def _end_deadline(self) -> None:
         if self._deadline is not None:
@@ -176,6 +197,20 @@ class StarlingHttp(HttpToolsProtocol):
         self._on_refused(Refusal.HANDSHAKE_TIMEOUT)
         log.debug("handshake_timed_out", client=self.client)
         self.transport.abort()
+
+    def _give_up_body(self) -> None:
+        if self.flow.read_paused:  # the client is not to blame: what it sent waits for the application
+            self._await_body()
+            return
+        cycle: RequestResponseCycle = self.cycle
+        if cycle.response_started or self.pipeline:
+            self._on_refused(Refusal.BODY_TIMEOUT)
+            self.transport.abort()
+            return
+        cycle.disconnected = True
+        cycle.message_event.set()
+        text = f"The request's body did not come within {self._options.body_seconds:g} s.\n"
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, Refusal.BODY_TIMEOUT, text)
 
     def _refuse_head(self) -> None:
         limits = self._options
@@ -190,7 +225,7 @@ class StarlingHttp(HttpToolsProtocol):
         self._end_deadline()
         self._on_refused(refusal)
         log.debug("request_refused", client=self.client, status=status.value, reason=refusal)
-        if self._busy:  # an answer now would be taken for a part of the one under way
+        if self._busy and not self.cycle.disconnected:  # an answer would be taken for a part of the one under way
             self.transport.abort()
             return
         head = (

@@ -17,6 +17,8 @@ Asgi = Callable[
     Awaitable[None],
 ]
 
+BODY_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
@@ -35,6 +37,8 @@ class ServerOptions:
 
     handshake_seconds: float = 10.0
     """From the connection, or the end of the response before, to the end of the request's head."""
+    body_seconds: float = BODY_SECONDS
+    """From the end of a request's head to the end of its body."""
     close_seconds: float = 3.0
     """How long a peer may take over its part of the closing handshake before its socket is cut."""
     unacknowledged_seconds: float = 36.0

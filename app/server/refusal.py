@@ -4,10 +4,11 @@ from enum import StrEnum
 
 
 class Refusal(StrEnum):
-    """Told to `Service.on_refused`; the first five before the upgrade, the others on an open WebSocket."""
+    """Told to `Service.on_refused`; the first six before the upgrade, the others on an open WebSocket."""
 
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     HEAD_TOO_LARGE = "head_too_large"
+    BODY_TIMEOUT = "body_timeout"
     MALFORMED_REQUEST = "malformed_request"
     BAD_UPGRADE = "bad_upgrade"
     DRAINING = "draining"

@@ -31,6 +31,7 @@ REFUSALS = (
     "parameters",
     "handshake_timeout",
     "head_too_large",
+    "body_timeout",
     "malformed_request",
     "bad_upgrade",
     "protocol_error",

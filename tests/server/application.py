@@ -2,7 +2,7 @@
 
 Doors: `/ws` hands off to Speaker; `/plain` echoes by plain ASGI; `/slow` accepts after a minute; `/late` after half a
 second; `/return` accepts and returns; `/crash` accepts and fails; `/refuse` refuses; `/twice` hands off twice. HTTP
-answers `ok`.
+answers `ok`, to a POST once its body has come, and to one at `/early` at once.
 """
 
 import asyncio
@@ -99,10 +99,18 @@ class Application:
         if scope["type"] == "lifespan":
             await self.live(receive, send)
         elif scope["type"] == "http":
+            if scope["method"] == "POST" and scope["path"] != "/early":
+                await self.read_body(receive)
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
             await send({"type": "http.response.body", "body": b"ok"})
         else:
             await self.open(scope, receive, send)
+
+    async def read_body(self, receive: Any) -> None:
+        message = {"type": "http.request", "more_body": True}
+        while message["type"] == "http.request" and message.get("more_body"):
+            message = await receive()
+        log.info("body_read", ended_by=message["type"])
 
     async def live(self, receive: Any, send: Any) -> None:
         await receive()

@@ -8,18 +8,26 @@ import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.server.serving import Client, Server, handshake, until
+from tests.server.serving import DEADLINE, Client, Server, handshake, until
 
 HANDSHAKE_SECONDS = 1.0
+BODY_SECONDS = 1.0
 SYS_PIDFD_GETFD = 438
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("server"), handshake_seconds=HANDSHAKE_SECONDS, close_seconds=1.0) as server:
+    directory = tmp_path_factory.mktemp("server")
+    limits: dict[str, Any] = {
+        "handshake_seconds": HANDSHAKE_SECONDS,
+        "body_seconds": BODY_SECONDS,
+        "close_seconds": 1.0,
+    }
+    with Server(directory, **limits) as server:
         yield server
 
 
@@ -87,7 +95,7 @@ def test_what_is_no_request_is_answered_400(server: Server, request_head: bytes)
 @pytest.mark.parametrize(
     ("request_head", "status"),
     [
-        (handshake("/ws").replace(b"Version: 13", b"Version: 8"), 400),
+        (handshake("/ws").replace(b"Version: 13", b"Version: 8"), 426),
         (handshake("/ws").replace(b"Sec-WebSocket-Key", b"X-Key"), 400),
         (handshake("/ws", "Content-Length: 5") + b"12345", 400),
         (handshake("/ws", "Transfer-Encoding: chunked") + b"0\r\n\r\n", 400),
@@ -100,6 +108,16 @@ def test_a_bad_handshake_is_answered_with_its_status(server: Server, request_hea
         assert client.status == status
         assert client.ended()
     until(lambda: server.refused("bad_upgrade") == before + 1, "counted")
+
+
+@pytest.mark.parametrize("version", ["0", "7", "8", "14", "99", "nonsense", "13, 8"])
+def test_a_client_of_another_version_is_told_which_one_is_spoken(server: Server, version: str) -> None:
+    request = handshake("/ws").replace(b"Version: 13", f"Version: {version}".encode())
+    with ask(server, request) as client:
+        assert client.status == 426
+        assert "Sec-WebSocket-Version: 13" in client.head.splitlines()
+        assert "Upgrade: websocket" in client.head.splitlines()
+        assert client.ended()
 
 
 def test_an_endpoint_that_refuses_gives_403(server: Server) -> None:
@@ -150,6 +168,62 @@ def test_half_open_connections_are_cut_at_the_deadline_while_others_are_served(s
         for client in silent + half + dripping:
             client.socket.close()
     until(lambda: server.refused("handshake_timeout") == before + 300, "each counted")
+
+
+POST = b"POST /%b HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"Content-Length: 1000\r\n\r\n",
+        b"Content-Length: 1000\r\n\r\n{",
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+    ],
+    ids=["nothing", "begun", "chunked"],
+)
+@pytest.mark.parametrize("dripping", [False, True], ids=["silent", "dripping"])
+def test_a_body_that_does_not_come_in_time_is_answered_408_and_the_connection_closed(
+    server: Server, begun: bytes, dripping: bool
+) -> None:
+    before, told_before = server.refused("body_timeout"), len(server.events("body_read"))
+    with Client(server.port) as client:
+        client.socket.sendall(POST % b"" + begun)
+        started = time.monotonic()
+        while dripping and time.monotonic() < started + 0.7 * BODY_SECONDS:
+            client.socket.sendall(b"1\r\n{\r\n")
+            time.sleep(0.05)
+        client.read_head()
+        assert client.status == 408
+        assert BODY_SECONDS * 0.9 < time.monotonic() - started < DEADLINE
+        assert "Connection: close" in client.head.splitlines()
+        assert client.ended()
+    until(lambda: server.refused("body_timeout") == before + 1, "counted")
+    told = until(lambda: server.events("body_read")[told_before:], "the application told")
+    assert [line["ended_by"] for line in told] == ["http.disconnect"]
+
+
+def test_a_body_of_many_parts_is_taken_as_long_as_it_comes_in_time(server: Server) -> None:
+    with Client(server.port) as client:
+        for _ in range(2):  # the second over the same connection, with a deadline of its own
+            client.socket.sendall(POST % b"" + b"Content-Length: 6\r\n\r\n")
+            for _ in range(6):
+                time.sleep(0.1 * BODY_SECONDS)
+                client.socket.sendall(b"x")
+            client.read_head()
+            assert client.status == 200
+            assert client._take(2) == b"ok"
+
+
+def test_the_rest_of_a_body_that_was_answered_early_has_the_same_deadline(server: Server) -> None:
+    with Client(server.port) as client:
+        client.socket.sendall(POST % b"early" + b"Content-Length: 100000\r\n\r\n")
+        client.read_head()
+        assert client.status == 200
+        assert client._take(2) == b"ok"
+        client.socket.sendall(bytes(50_000))  # more than a head may have
+        assert client.cut_while_sending(b"x", every=0.05)
+        assert client._buffer == b"", "no second answer"
 
 
 def test_line_ends_between_requests_do_not_keep_a_connection(server: Server) -> None:

@@ -134,6 +134,36 @@ async def test_http_on_message_begin_and_on_headers_complete_frame_the_head(stat
     protocol._unset_keepalive_if_required()
 
 
+async def test_http_on_message_complete_ends_a_body_and_a_cycle_can_be_told_that_its_client_is_gone(state: Any) -> None:
+    class Watched(HttpToolsProtocol):
+        def on_message_complete(self) -> None:
+            calls.append("complete")
+            super().on_message_complete()
+
+    calls: list[str] = []
+    endpoint = Endpoint(*ANSWER)
+    protocol = await http(endpoint, state, Watched)
+    protocol.data_received(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n")
+    protocol.data_received(b"o")
+    assert calls == []
+    protocol.data_received(b"k")
+    assert calls == ["complete"]
+    protocol.data_received(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n")
+    assert len(protocol.pipeline) == 1
+    assert protocol.flow.read_paused
+    await asyncio.gather(*state.tasks)
+    assert not protocol.pipeline
+    assert not protocol.flow.read_paused
+    assert not protocol.cycle.response_started
+    protocol.cycle.disconnected = True
+    protocol.cycle.message_event.set()
+    await asyncio.gather(*state.tasks)
+    assert endpoint.received[-1]["type"] == "http.disconnect"
+    written: Any = protocol.transport
+    assert written.written.count(b"HTTP/1.1 204") == 1
+    protocol._unset_keepalive_if_required()
+
+
 async def test_http_an_exception_in_on_headers_complete_ends_the_parsing(state: Any) -> None:
     class Watched(HttpToolsProtocol):
         def on_headers_complete(self) -> None:
