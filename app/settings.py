@@ -145,6 +145,18 @@ class Settings(BaseModel):
             ge=128, le=16 * 2**20, description="Largest message a client may send; a larger one is closed with 1009."
         ),
     ] = 65536
+    messages_per_second: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="Messages (on the real-time door commands) a client may send in the long run. 0: any number.",
+        ),
+    ] = 500.0
+    message_burst: Annotated[
+        int,
+        Field(ge=1, le=10_000_000, description="How many of them a client may send at once; the rate gives them back."),
+    ] = 10_000
     write_buffer_bytes: Annotated[
         int,
         Field(ge=4096, description="Bytes that may wait for a client that reads slowly before it is closed as slow."),

@@ -3,14 +3,17 @@
 import asyncio
 import random
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from math import inf
 from typing import Any, Protocol
 
 import structlog
 
 from app.core.token_facts import TokenFacts
 from app.core.transport import Frame, Transport
+from app.protocol.budget import Budget
 from app.protocol.codes import Disconnect, Error
 from app.protocol.messages import Push
 from app.telemetry.metrics import Metrics
@@ -27,6 +30,9 @@ class Owner(Protocol):
     metrics: Metrics
     ping_interval: int
     pong_timeout: int
+    messages_per_second: float
+    message_burst: int
+    message_step: int
 
     def opened(self, connection: "Connection") -> None:
         """The connection is open: count it, keep it, ping it."""
@@ -53,7 +59,9 @@ class Connection:
 
     __slots__ = (
         "_alive",
+        "_budget",
         "_inbox",
+        "_look_at",
         "_pinged",
         "_working",
         "close_code",
@@ -91,6 +99,9 @@ class Connection:
         self.close_code: int | None = None
         self._working = False
         self._inbox: deque[str | bytes] | None = None
+        self._budget: Budget | None = None
+        # How many messages there may be before their rate is looked at: not at each one, which would cost.
+        self._look_at: float = owner.message_step if owner.messages_per_second else inf
 
     # What doors define
 
@@ -186,6 +197,8 @@ class Connection:
     def on_message(self, message: str | bytes) -> None:
         """Deal with a message now, or after those before it."""
         self.count_received(message)
+        if self.received >= self._look_at and self._floods():
+            return
         if not self._working:
             self._run(self.receive(message))
             return
@@ -232,6 +245,18 @@ class Connection:
         self.received += 1
         self.figures.messages_in += 1
         self.figures.bytes_in += len(message) if message.isascii() else _size(message)
+
+    def _floods(self) -> bool:
+        """Whether the last messages were too many; then the client is let go, for these doors have no other answer."""
+        owner = self.owner
+        self._look_at = self.received + owner.message_step
+        if self._budget is None:
+            self._budget = Budget(owner.messages_per_second)
+        if self._budget.spend(time.monotonic(), owner.message_step) <= owner.message_burst:
+            return False
+        self.owner.metrics.refuse("message_rate")
+        self.close(1008, "too many messages")
+        return True
 
     # Work in the order it was caused
 

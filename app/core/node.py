@@ -46,6 +46,8 @@ from app.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.node")
 
+# The rate of a client's messages is looked at after each such part of its burst.
+MESSAGE_STEPS = 100
 LAG_INTERVAL = 0.1
 LAG_TICKS = 10
 POSITION_CHECK_SECONDS = 25.0
@@ -63,13 +65,16 @@ class NodeOptions:
 
     `capacity` connections (0: unbounded). A broker away for over `broker_grace` unreadies this worker (0: never).
     The first contact of all workers with the broker makes `contact_file`; without it a worker is not ready before its
-    own. At most `recovery_limit` publications are recovered or read from history at once. Who leaves is told after
-    `presence_leave_delay`, unless the user is back by then.
+    own. A client of the tutorial's doors may send `messages_per_second` (0: any number) and `message_burst` at once;
+    sessions of the real-time protocol have limits of their own. At most `recovery_limit` publications are recovered or
+    read from history at once. Who leaves is told after `presence_leave_delay`, unless the user is back by then.
     """
 
     ping_interval: int = 25
     pong_timeout: int = 8
     capacity: int = 0
+    messages_per_second: float = 0.0
+    message_burst: int = 1
     broker_grace: float = 0.0
     contact_file: Path | None = None
     recovery_limit: int = 300
@@ -107,6 +112,9 @@ class Node:
         """Is told of clients; what makes the process sets another before the start."""
         self.ping_interval = options.ping_interval
         self.pong_timeout = options.pong_timeout
+        self.messages_per_second = options.messages_per_second
+        self.message_burst = options.message_burst
+        self.message_step = max(1, options.message_burst // MESSAGE_STEPS)
         self.hub = Hub()
         self.subscriptions = Subscriptions(broker, history, self.hub, recovery_limit=options.recovery_limit)
         self.admission = Admission(self.hub, readiness, options.capacity)

@@ -11,7 +11,7 @@ class Budget:
         self._rate = rate
         self._forgiven_at = 0.0
 
-    def spend(self, now: float) -> float:
-        """Spend one at `now`, in seconds; return how many are not forgiven, this one included."""
-        self._forgiven_at = max(self._forgiven_at, now) + 1 / self._rate
+    def spend(self, now: float, count: int = 1) -> float:
+        """Spend `count` at `now`, in seconds; return how many are not forgiven, these included."""
+        self._forgiven_at = max(self._forgiven_at, now) + count / self._rate
         return (self._forgiven_at - now) * self._rate

@@ -38,6 +38,7 @@ REFUSALS = (
     "invalid_utf8",
     "message_too_large",
     "control_flood",
+    "message_rate",
 )
 
 

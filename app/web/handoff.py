@@ -110,7 +110,8 @@ class LoopTransport:
                 self._closing = self._closing or (message.get("code", 1005), message.get("reason") or "")
                 return
             text = message.get("text")
-            self._handler.on_message(message["bytes"] if text is None else text)
+            if self._closing is None:
+                self._handler.on_message(message["bytes"] if text is None else text)
 
     async def _write(self) -> None:
         while True:

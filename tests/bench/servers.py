@@ -120,7 +120,9 @@ def redis_url(store: ServerProcess) -> str:
 def start_starling(
     room: Room, port: int, store: ServerProcess | None, *, workers: int = 1, records: bool = True
 ) -> ServerProcess:
-    """`starling serve` with tokens required and its settings left as they are."""
+    """`starling serve` with tokens required and its settings left as they are, but for the rate of one client: here
+    one publishes for many.
+    """
     internal_port = free_port()
     environment = {
         "STARLING_HOST": "127.0.0.1",
@@ -128,6 +130,7 @@ def start_starling(
         "STARLING_PORT": str(port),
         "STARLING_INTERNAL_PORT": str(internal_port),
         "STARLING_WORKERS": str(workers),
+        "STARLING_MESSAGES_PER_SECOND": "0",
         "STARLING_BROKER_URL": redis_url(store) if store else "memory://",
         "STARLING_TOKEN_HMAC_SECRET": room.secret,
         "STARLING_CHANNELS_FILE": str(room.directory / "channels.yaml"),

@@ -19,6 +19,9 @@ class Owner:
         self.metrics = Metrics(CollectorRegistry())
         self.ping_interval = 25
         self.pong_timeout = 8
+        self.messages_per_second = 0.0
+        self.message_burst = 1
+        self.message_step = 1
         self.closed_with: list[int] = []
         self.settled: list[Connection] = []
         self.tasks: list[asyncio.Task[None]] = []
@@ -165,6 +168,49 @@ async def test_a_door_that_raises_closes_its_own_client(owner: Owner) -> None:
     await settle(owner)
 
     assert transport.closed_with == (1011, "internal server error")
+
+
+async def test_one_message_more_than_the_burst_is_closed_with_1008_and_not_dealt_with(owner: Owner) -> None:
+    owner.messages_per_second, owner.message_burst = 0.001, 3
+    connection = Slow(owner)
+    transport = Transport()
+    connection.open(transport)
+    for number in range(3):
+        connection.on_message(str(number))
+    assert transport.closed_with is None
+
+    connection.on_message("one too many")
+
+    assert transport.closed_with == (1008, "too many messages")
+    await settle(owner)
+    assert connection.done == ["begin", "0", "1", "2"]
+    assert owner.metrics.refused["message_rate"] == 1
+
+
+async def test_what_a_client_did_not_send_for_a_while_it_may_send_again(owner: Owner) -> None:
+    owner.messages_per_second, owner.message_burst = 50, 3
+    connection = Slow(owner)
+    transport = Transport()
+    connection.open(transport)
+    for _ in range(2):
+        for number in range(3):
+            connection.on_message(str(number))
+        await asyncio.sleep(0.1)
+    assert transport.closed_with is None
+    await settle(owner)
+
+
+async def test_a_rate_that_is_looked_at_in_steps_is_passed_by_one_step_at_most(owner: Owner) -> None:
+    owner.messages_per_second, owner.message_burst, owner.message_step = 0.001, 1000, 10
+    connection = Slow(owner)
+    transport = Transport()
+    connection.open(transport)
+    sent = 0
+    while transport.closed_with is None:
+        connection.on_message("m")
+        sent += 1
+    assert 1000 < sent <= 1010
+    await settle(owner)
 
 
 async def test_a_slow_reader_is_closed_with_1013(owner: Owner) -> None:

@@ -21,6 +21,7 @@ PRODUCED = {
     108: "test_history.test_a_channel_without_history_says_so",
     109: "test_connecting.test_an_expired_token_lets_the_sdk_fetch_another",
     110: "test_endings.test_a_connection_whose_time_was_over_before_it_began_is_110",
+    111: "test_limits.test_commands_over_the_rate_are_111_and_far_over_it_3013",
     112: "test_history.test_a_position_of_another_stream_is_unrecoverable",
     2000: "test_backends.test_a_backend_takes_a_client_out_of_a_channel_with_2000_for_good",
     2500: "test_outages.test_a_stream_that_broke_off_is_told_with_2500_and_3010",
@@ -31,6 +32,7 @@ PRODUCED = {
     3010: "test_outages.test_a_stream_that_broke_off_is_told_with_2500_and_3010",
     3011: "test_backends.test_these_codes_of_a_backend_bring_every_sdk_back",
     3012: "test_endings.test_a_client_that_does_not_answer_pings_is_cut_with_3012_and_comes_back",
+    3013: "test_limits.test_commands_over_the_rate_are_111_and_far_over_it_3013",
     3500: "test_connecting.test_no_token_where_one_is_needed_stops_the_sdk",
     3501: "test_endings.test_a_frame_that_is_no_command_is_3501",
     3502: "test_endings.test_silence_instead_of_a_connect_command_is_3502",
@@ -42,12 +44,10 @@ PRODUCED = {
 }
 
 NOT_PRODUCED = {
-    111: "rates are not limited yet",
     3000: "stands in logs only: a connection that is gone cannot be told",
     3004: "nothing that the service cannot tell as an error needs it",
     3006: "nobody can enter a client in a channel for a time yet",
     3009: "stands in logs only: what cannot be written to cannot be told",
-    3013: "rates are not limited yet",
     3504: "the connections of one user are not limited yet",
     3507: "applications refuse with errors, which say more",
 }

@@ -226,6 +226,44 @@ async def test_a_flood_of_frames_that_say_nothing_is_cut(starling: Starling, flo
     assert max(waits) < 2
 
 
+TEXTS = 300_000
+FLOODS = {
+    "/ws": (b"x", 'starling_connections_closed_total{code="1008",transport="echo"}'),
+    "/items/plumbus/ws?token=t": (b"x", 'starling_connections_closed_total{code="1008",transport="items"}'),
+    "/ws/666": (b"x", 'starling_connections_closed_total{code="1008",transport="chat"}'),
+    "/connection/websocket": (
+        b'{"id":1,"ping":{}}',
+        'starling_connections_closed_total{code="3013",transport="json"}',
+    ),
+}
+
+
+@pytest.mark.parametrize("path", FLOODS)
+async def test_a_flood_of_tiny_messages_is_cut_at_the_default_rate(starling: Starling, path: str) -> None:
+    text, name = FLOODS[path]
+    before, memory = figure(starling, name), figure(starling, "starling_worker_resident_memory_bytes")
+    flooder = await asyncio.to_thread(handshake, starling, path)
+    flooder.settimeout(None)
+    reading = asyncio.create_task(asyncio.to_thread(drain, flooder))
+    async with bystander(starling) as waits:
+        first = frame(1, b'{"id":1,"connect":{}}') if "connection" in path else b""
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(flooder.sendall, first + frame(1, text) * TEXTS)
+        # A chat's message goes through the broker, and the sender is held back until it did.
+        await until_at_least(starling, name, before + 1, 30)
+    await reading
+    flooder.close()
+    assert max(waits) < 2
+    assert figure(starling, "starling_worker_resident_memory_bytes") - memory < MOST_GROWTH
+
+
+def drain(client: socket.socket) -> None:
+    """Read until the end: a flooder that does not would be cut as slow."""
+    with contextlib.suppress(OSError):
+        while client.recv(2**16):
+            pass
+
+
 async def test_five_hundred_upgrades_and_resets_leave_nothing_behind(starling: Starling) -> None:
     files = figure(starling, "starling_worker_open_files")
     async with bystander(starling) as waits:

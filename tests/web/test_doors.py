@@ -216,6 +216,32 @@ def test_where_no_origin_is_listed_the_own_host_may_connect(production: TestClie
         pass
 
 
+@pytest.mark.parametrize("path", ["/ws", "/items/foo/ws?token=t", "/ws/1"])
+def test_more_messages_than_the_burst_are_closed_with_1008(path: str) -> None:
+    limits = {"MESSAGES_PER_SECOND": "0.001", "MESSAGE_BURST": "3"}
+    with client_with(DEV="true", TOKEN_HMAC_SECRET=SECRET, **limits) as client:
+        with client.websocket_connect(path) as session:
+            for _ in range(3):
+                answers(session, "within", 2 if path != "/ws" else 1)
+            session.send_text("one too many")
+            with pytest.raises(WebSocketDisconnect) as closed:
+                session.receive_text()
+        assert (closed.value.code, closed.value.reason) == (1008, "too many messages")
+        with client.websocket_connect(path) as session:
+            answers(session, "a new connection has a burst of its own", 1)
+
+
+@pytest.mark.parametrize("path", ["/ws", "/items/foo/ws?token=t", "/ws/1"])
+def test_without_a_rate_nobody_is_closed(path: str) -> None:
+    limits = {"MESSAGES_PER_SECOND": "0", "MESSAGE_BURST": "3"}
+    with (
+        client_with(DEV="true", TOKEN_HMAC_SECRET=SECRET, **limits) as client,
+        client.websocket_connect(path) as session,
+    ):
+        for _ in range(20):
+            answers(session, "more", 2 if path != "/ws" else 1)
+
+
 def test_a_full_worker_refuses_with_503_and_a_time_to_come_back() -> None:
     with client_with(DEV="true", TOKEN_HMAC_SECRET=SECRET, MAX_CONNECTIONS="1") as client:
         with (
