@@ -44,6 +44,6 @@ USER 10001:10001
 EXPOSE 8000 9090
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["/opt/venv/bin/python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('STARLING_INTERNAL_PORT', '9090') + '/livez', timeout=2)"]
+    CMD ["/opt/venv/bin/python", "-c", "import http.client as h, os; c = h.HTTPConnection(os.environ.get('STARLING_INTERNAL_HOST', '127.0.0.1'), int(os.environ.get('STARLING_INTERNAL_PORT', '9090')), timeout=2); c.request('GET', '/livez'); exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["starling"]
 CMD ["serve"]

@@ -29,12 +29,26 @@ CLIENT = "A running service"
 
 cli = typer.Typer(
     name="starling",
-    help="A real-time WebSocket service for Python teams. Settings come from the environment: see `starling settings`.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@cli.callback()
+def starling(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A real-time WebSocket service for Python teams. Settings come from the environment: see `starling settings`."""
 
 
 def _epilog(*examples: str) -> str:

@@ -16,8 +16,12 @@ PREFIX = "STARLING_"
 # Kubernetes puts such names into pods for a Service called "starling" unless enableServiceLinks is false.
 _SERVICE_LINK = re.compile(r"^STARLING_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP))")
 
-# What the command's client side reads (app/commands): where the service is and what opens it.
-CLIENT_VARIABLES = frozenset({"STARLING_API_URL", "STARLING_API_KEY", "STARLING_TOKEN"})
+# What the command's client side reads (app/commands): where the service is and what opens it, each with its meaning.
+CLIENT_VARIABLES = {
+    "STARLING_API_URL": "Where the service is. Default: this machine, at STARLING_PORT or 8000.",
+    "STARLING_API_KEY": "Key of the server API. Default: the first of STARLING_API_KEYS; in developer mode `dev`.",
+    "STARLING_TOKEN": "Connection token. Default: one made with STARLING_TOKEN_HMAC_SECRET, else none.",
+}
 
 CommaSeparated = tuple[str, ...]
 

@@ -26,7 +26,7 @@ class Proxy:
     """Passes connections on to a loopback port.
 
     `refuse` is asked with the beginning of what a client said, each time it says more, and cuts it when true; `swallow`
-    is asked with each piece that the server sends, and keeps it when true.
+    is asked with each piece that the server sends, and keeps it when true. Each piece takes `delay` seconds longer.
     """
 
     def __init__(self, port: int) -> None:
@@ -34,6 +34,7 @@ class Proxy:
         self.away = False
         self.refuse: Callable[[bytes], bool] = lambda said: False
         self.swallow: Callable[[bytes], bool] = lambda piece: False
+        self.delay = 0.0
         self.port = 0
         self._upstream = port
         self._server: asyncio.Server
@@ -95,6 +96,7 @@ class Proxy:
     async def _back(self, passage: Passage, reader: asyncio.StreamReader) -> None:
         while piece := await reader.read(CHUNK):
             if not self.swallow(piece):
+                await asyncio.sleep(self.delay)
                 passage.client.write(piece)
                 await passage.client.drain()
         passage.cut()

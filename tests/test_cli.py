@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
+from app import __version__
 from app.cli import cli
+from app.settings import CLIENT_VARIABLES
 from tests.running import SECRET, Starling
 from tests.services import RedisServer, free_port
 
@@ -71,6 +74,19 @@ def test_help_shows_examples_and_exit_codes(command: str) -> None:
     assert done.exit_code == 0
     assert f"starling {command}" in done.output.partition("Examples:")[2]
     assert "Exit codes: 0 done, 1 refused, 2 the command" in done.output
+
+
+def test_the_version_is_told_by_command_and_by_option() -> None:
+    assert run("--version").stdout == run("version").stdout == f"{__version__}\n"
+
+
+def test_the_variables_of_the_client_side_are_those_that_the_page_of_settings_tells() -> None:
+    options = [option for command in get_command(cli).commands.values() for option in command.params]  # type: ignore[attr-defined]
+    read = {option.envvar: option.help for option in options if option.envvar}
+
+    assert read == CLIENT_VARIABLES
+    page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
+    assert all(f"| `{variable}` |" in page for variable in read)
 
 
 def test_completion_is_offered_for_shells() -> None:
@@ -221,10 +237,11 @@ def test_ping_tells_the_time_or_that_a_token_is_wanted(starling: Starling) -> No
 class Listening:
     """`starling subscribe` in the background."""
 
-    def __init__(self, starling: Starling, *arguments: str) -> None:
+    def __init__(self, starling: Starling, *arguments: str, colours: bool = False) -> None:
+        variables = environment(API_URL=starling.http, TOKEN_HMAC_SECRET=SECRET)
         self.process = subprocess.Popen(
             [COMMAND, "subscribe", *arguments],
-            env=environment(API_URL=starling.http, TOKEN_HMAC_SECRET=SECRET),
+            env=variables | ({"FORCE_COLOR": "1", "TERM": "xterm"} if colours else {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -261,6 +278,16 @@ def test_subscribe_shows_what_is_published_and_stops_at_ctrl_c(starling: Starlin
 
         listening.process.send_signal(signal.SIGINT)
         assert listening.process.wait(10) == 0
+
+
+def test_subscribe_shows_colours_on_a_terminal_and_none_in_a_pipe(starling: Starling) -> None:
+    with Listening(starling, "live", colours=True) as coloured, Listening(starling, "live") as plain:
+        for listening in (coloured, plain):
+            listening.until("subscribed to")
+        at(starling, "publish", "live", '{"number": 7}')
+
+        assert "\x1b[1;36mlive" in coloured.line()
+        assert "\x1b" not in plain.line()
 
 
 def test_subscribe_prints_json_and_stops_after_as_many_as_asked(starling: Starling) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 import typer
 
 from app.auth.issue import issue_connection_token, issue_subscription_token
-from app.settings import read_variable
+from app.settings import CLIENT_VARIABLES, read_variable
 
 # The answer was no: a token is refused, an error was told.
 EXIT_REFUSED = 1
@@ -22,31 +22,15 @@ EXIT_CODES = (
 )
 _TOKEN_SECONDS = 3600
 
-UrlOption = Annotated[
-    str | None,
-    typer.Option(
-        "--url",
-        envvar="STARLING_API_URL",
-        help="Where the service is. Default: this machine, at STARLING_PORT or 8000.",
-    ),
-]
-KeyOption = Annotated[
-    str | None,
-    typer.Option(
-        "--key",
-        envvar="STARLING_API_KEY",
-        show_envvar=True,
-        help="Key of the server API. Default: the first of STARLING_API_KEYS; in developer mode `dev`.",
-    ),
-]
-TokenOption = Annotated[
-    str | None,
-    typer.Option(
-        "--token",
-        envvar="STARLING_TOKEN",
-        help="Connection token. Default: one made with STARLING_TOKEN_HMAC_SECRET, else none.",
-    ),
-]
+
+def _option(name: str, variable: str) -> Any:
+    """An option that an environment variable of the client side can give too."""
+    return typer.Option(name, envvar=variable, help=CLIENT_VARIABLES[variable])
+
+
+UrlOption = Annotated[str | None, _option("--url", "STARLING_API_URL")]
+KeyOption = Annotated[str | None, _option("--key", "STARLING_API_KEY")]
+TokenOption = Annotated[str | None, _option("--token", "STARLING_TOKEN")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for other programs.")]
 
 

@@ -1,5 +1,6 @@
 """docs/settings.md: every setting with its default, its bounds and its place in the chart."""
 
+from app.settings import CLIENT_VARIABLES
 from deploy.docs.setting import Setting, all_settings, number
 
 _INTRODUCTION = """\
@@ -21,10 +22,21 @@ settings of an environment can be used, naming each mistake with its mend.
 |---|---|---|---|
 """
 
+_CLIENT = """
+## Of the command line
+
+Commands that reach a running service ([the command line](command-line.md)) read these; the service itself does not.
+
+| Variable | Meaning |
+|---|---|
+"""
+
 
 def settings_page() -> str:
     """The page's text."""
-    return _INTRODUCTION + "\n".join(_row(setting) for setting in all_settings()) + "\n"
+    settings = "".join(f"{_row(setting)}\n" for setting in all_settings())
+    client = "".join(f"| `{variable}` | {meaning} |\n" for variable, meaning in CLIENT_VARIABLES.items())
+    return _INTRODUCTION + settings + _CLIENT + client
 
 
 def _row(setting: Setting) -> str:

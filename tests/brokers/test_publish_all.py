@@ -1,9 +1,6 @@
 """The same publication into many channels: every one its own outcome, one round trip for all."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 import redis as redis_client
@@ -14,6 +11,7 @@ from app.core.broker import BrokerUnavailable, PublicationTooLarge, PublishOptio
 from app.protocol.messages import Publication
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party, until
+from tests.proxy import Proxy
 from tests.services import RedisServer
 
 KEPT = PublishOptions(history_size=10, history_ttl=60, history_meta_ttl=60)
@@ -108,35 +106,12 @@ async def test_one_that_is_too_large_does_not_keep_the_others_from_theirs(
     assert isinstance(long, PublicationTooLarge)
 
 
-@asynccontextmanager
-async def slow_road(redis: RedisServer, seconds: float) -> AsyncIterator[str]:
-    """The address of a way to Redis on which each answer takes `seconds` longer."""
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
-        while data := await reader.read(2**20):
-            await asyncio.sleep(delay)
-            writer.write(data)
-        writer.close()
-
-    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", redis.port)
-        tasks.add(asyncio.create_task(carry(reader, far_writer, 0)))
-        tasks.add(asyncio.create_task(carry(far_reader, writer, seconds)))
-
-    server = await asyncio.start_server(meet, "127.0.0.1", 0)
-    try:
-        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
-    finally:
-        server.close()
-        await asyncio.wait(tasks, timeout=5)
-
-
 @pytest.mark.parametrize("options", [LIVE, KEPT])
 async def test_a_hundred_channels_take_one_round_trip(options: PublishOptions, redis_server: RedisServer) -> None:
     """Over a road of 0.2 s a trip, a hundred trips would take 20 s."""
-    async with slow_road(redis_server, 0.2) as url:
-        party = Party(open_broker(url, timeout=10))
+    async with Proxy(redis_server.port) as road:
+        road.delay = 0.2
+        party = Party(open_broker(road.url, timeout=10))
         await party.broker.start(party)
         await until(lambda: party.up, "the link comes up")
         await party.broker.publish_all(NEWS, [("warm:up", options)])

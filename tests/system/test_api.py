@@ -17,7 +17,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from app.auth.issue import issue_connection_token, issue_subscription_token
-from tests.running import SECRET, Starling
+from tests.proxy import Proxy
+from tests.running import SECRET, Starling, serving
 from tests.services import RedisServer
 
 KEY = "the first of two keys"
@@ -361,6 +362,36 @@ def test_a_sequential_batch_keeps_its_order(starling: Starling) -> None:
     assert [reply["publish"]["offset"] for reply in replies] == list(range(1, 91))
     found = plain(starling, "history", {"channel": "kept:order", "limit": -1}).json()["result"]["publications"]
     assert [publication["data"] for publication in found] == list(range(90))
+
+
+async def test_a_batch_and_a_broadcast_take_one_round_trip_to_redis(redis: RedisServer, tmp_path: Path) -> None:
+    """Over a road of 0.2 s a trip, a hundred trips would take 20 s."""
+    channels = tmp_path / "channels.yaml"
+    channels.write_text(CHANNELS)
+    publications = [{"publish": {"channel": f"kept:{n}" if n % 2 else f"live{n}", "data": n}} for n in range(100)]
+    names = [command["publish"]["channel"] for command in publications]
+    async with Proxy(redis.port) as road:
+        environment = {
+            "STARLING_DEV": "true",
+            "STARLING_BROKER_URL": road.url,
+            "STARLING_BROKER_TIMEOUT_SECONDS": "10",
+            "STARLING_BROKER_PREFIX": "far",
+            "STARLING_CHANNELS_FILE": str(channels),
+        }
+        async with serving(environment) as far, httpx2.AsyncClient(base_url=f"{far.http}/api", timeout=30) as api:
+            api.headers["X-API-Key"] = "dev"
+            await api.post("/publish", json={"channel": "kept:warm", "data": 0})
+            road.delay = 0.2
+            for method, body in (("batch", {"commands": publications}), ("broadcast", {"channels": names, "data": 1})):
+                began = time.monotonic()
+                answer = (await api.post(f"/{method}", json=body)).json()
+                took = time.monotonic() - began
+
+                # One trip, one more for a canary that was under way, and a great allowance.
+                assert took < 3
+                outcomes = answer["replies"] if method == "batch" else answer["result"]["responses"]
+                assert len(outcomes) == 100
+                assert not any("error" in outcome for outcome in outcomes)
 
 
 # --- revocation ---

@@ -2,7 +2,13 @@
 
 import asyncio
 import json
+import re
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 
 from app import __version__
 from tests.containers import ROOT, Container, ContainersUnavailableError, Podman
+from tests.running import Starling
 
 # The first test of a machine makes the base image, the first of a run builds the image.
 pytestmark = pytest.mark.timeout(600)
@@ -147,6 +154,40 @@ def test_the_probes_answer_on_both_ports(container: Container) -> None:
 def test_the_health_check_passes(container: Container) -> None:
     checked = container.podman.run("healthcheck", "run", container.name)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_health_check_asks_the_address_that_the_internal_port_is_on() -> None:
+    """The command of the Dockerfile, run here: inside a container no other address could be asked from outside."""
+    (line,) = re.findall(r'^    CMD (\["/opt/venv/bin/python".*\])$', (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    starling = Starling({"STARLING_DEV": "true", "STARLING_INTERNAL_HOST": "127.0.0.2"}, wait_ready=False)
+    command = [sys.executable, *json.loads(line)[1:]]
+    with starling:
+        deadline = time.monotonic() + 30
+        while subprocess.run(command, env=starling.environment, capture_output=True, check=False).returncode != 0:
+            assert time.monotonic() < deadline, starling.output
+            time.sleep(0.2)
+        elsewhere = starling.environment | {"STARLING_INTERNAL_HOST": "127.0.0.1"}
+        assert subprocess.run(command, env=elsewhere, capture_output=True, check=False).returncode != 0
+
+
+async def test_the_image_is_extended_with_hooks_as_the_page_says(podman: Podman, image: str, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "hooks.md").read_text()
+    (recipe,) = re.findall(r"```dockerfile\n(.*?)```", page, re.DOTALL)
+    first, _, rest = recipe.partition("\n")
+    assert first == "FROM starling"
+    (tmp_path / "Dockerfile").write_text(f"FROM {image}\n{rest}")
+    shutil.copy(ROOT / "docs" / "examples" / "hooks_example.py", tmp_path / "my_hooks.py")
+    extended = f"{image}-with-hooks"
+    podman("build", "--format", "docker", "--layers=false", "--tag", extended, str(tmp_path), timeout=120)
+    try:
+        with Container(podman, extended, DEVELOPER_MODE) as container:
+            async with connect(f"{container.url}/connection/websocket") as client:
+                await client.send('{"id": 1, "connect": {}}')
+                assert json.loads(await client.recv())["connect"]["data"] == {"greeting": "hello stranger"}
+                await client.send('{"id": 2, "rpc": {"method": "add", "data": {"a": 1, "b": 2}}}')
+                assert json.loads(await client.recv())["rpc"] == {"data": {"sum": 3}}
+    finally:
+        podman.run("image", "rm", "--force", extended)
 
 
 async def test_stopping_lets_clients_go_with_1012_and_ends_with_0(podman: Podman, image: str) -> None:

@@ -1,11 +1,13 @@
 """The server API in one process: who may use it, what bad input is told, and that data passes as it came."""
 
+import asyncio
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import msgspec
 import pytest
 from fastapi.testclient import TestClient
@@ -83,6 +85,23 @@ def test_each_of_several_keys_opens_it(channels_file: Path, key: str) -> None:
         assert client.post("/api/info", json={}, headers={"Authorization": f"apikey {key}"}).status_code == 200
 
 
+@pytest.mark.parametrize("given", [*KEYS, "wrong", ""])
+def test_every_key_is_compared_in_constant_time_whichever_fits(
+    channels_file: Path, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr("app.web.api.hmac.compare_digest", compare)
+    with client_with(channels_file, API_KEYS=",".join(KEYS)) as client:
+        client.post("/api/info", json={}, headers={"X-API-Key": given})
+
+    assert compared == [(given.encode(), key.encode()) for key in KEYS]
+
+
 def test_without_any_key_nobody_gets_in_and_the_answer_says_how_to_set_one(channels_file: Path) -> None:
     with client_with(channels_file) as client:
         for key in ("", "dev", "undefined"):
@@ -151,6 +170,22 @@ def test_a_body_over_the_limit_is_413_and_names_the_setting(channels_file: Path)
             assert answer.status_code == 413
             assert answer.json()["error"]["code"] == 106
             assert "STARLING_API_MAX_BODY_BYTES" in answer.json()["error"]["message"]
+
+
+async def test_a_body_that_does_not_come_is_408(channels_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.web.api.BODY_SECONDS", 0.05)
+
+    async def in_slow_parts() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(5)
+        yield b"}"
+
+    transport = httpx2.ASGITransport(client_with(channels_file, API_KEYS=KEYS[0]).app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://starling") as client:
+        answer = await client.post("/api/info", content=in_slow_parts(), headers={"X-API-Key": KEYS[0]})
+
+    assert answer.status_code == 408
+    assert "did not come within" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
