@@ -250,7 +250,7 @@ def _report_link(link: LinkFigures, metrics: Metrics) -> None:
     for result, total in {"heard": 0, "silent": 0, **link.probes}.items():
         metrics.count("starling_broker_probes_total", total, result)
     # The usual reasons are told from the start: what has never been 0 has no rate at its first time.
-    for reason, total in {"queue_full": 0, "malformed": 0, "no_receiver": 0, **link.dropped}.items():
+    for reason, total in {"queue_full": 0, "malformed": 0, **link.dropped}.items():
         metrics.count("starling_broker_dropped_total", total, reason)
 
 
@@ -266,6 +266,8 @@ def _build_broker(settings: Settings) -> BroadcastBroker:
             prefix=settings.broker_prefix,
             timeout=settings.broker_timeout_seconds,
             ca_file=settings.broker_ca_file,
+            cert_file=settings.broker_cert_file,
+            key_file=settings.broker_key_file,
             presence_ttl=settings.presence_ttl_seconds,
         )
     except ValueError as error:

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from app.brokers.redis_address import SCHEMES as REDIS_SCHEMES
+
 PREFIX = "STARLING_"
 
 # Kubernetes puts such names into pods for a Service called "starling" unless enableServiceLinks is false.
@@ -69,7 +71,8 @@ class Settings(BaseModel):
     broker_url: Annotated[
         SecretStr,
         Field(
-            description="What carries messages between processes: `memory://`, `redis://`, `rediss://` or `postgresql://`."
+            description="What carries messages between processes: `memory://`, `redis://`, `rediss://` or "
+            "`postgresql://`; for `redis+sentinel://` see docs/redis.md."
         ),
     ] = SecretStr("memory://")
     broker_prefix: Annotated[
@@ -81,6 +84,13 @@ class Settings(BaseModel):
     broker_ca_file: Annotated[
         Path | None,
         Field(description="CA certificates that a `rediss://` broker is checked against. Unset: the system's."),
+    ] = None
+    broker_cert_file: Annotated[
+        Path | None,
+        Field(description="Certificate that this service shows a `rediss://` broker; needs `BROKER_KEY_FILE`."),
+    ] = None
+    broker_key_file: Annotated[
+        Path | None, Field(description="Private key of `BROKER_CERT_FILE`, without a passphrase.")
     ] = None
     ready_requires_broker_seconds: Annotated[
         float,
@@ -303,9 +313,12 @@ class Settings(BaseModel):
     @field_validator("broker_url")
     @classmethod
     def _known_broker(cls, value: SecretStr) -> SecretStr:
-        scheme = urlsplit(value.get_secret_value()).scheme
-        if scheme not in {"memory", "redis", "rediss", "postgresql"}:
-            raise ValueError("it must start with memory://, redis://, rediss:// or postgresql://")
+        scheme = value.get_secret_value().partition(":")[0]
+        if scheme not in {"memory", "postgresql", *REDIS_SCHEMES}:
+            raise ValueError(
+                "it must start with memory://, redis://, rediss:// or postgresql://, "
+                "or redis+sentinel:// or rediss+sentinel://"
+            )
         return value
 
     @property
@@ -316,8 +329,8 @@ class Settings(BaseModel):
 
     @property
     def broker_scheme(self) -> str:
-        """The kind of broker: `memory`, `redis`, `rediss` or `postgresql`."""
-        return urlsplit(self.broker_url.get_secret_value()).scheme
+        """The kind of broker: `memory`, `postgresql`, or one of Redis's, such as `rediss` or `redis+sentinel`."""
+        return self.broker_url.get_secret_value().partition(":")[0]
 
     @property
     def worker_count(self) -> int:

@@ -8,7 +8,7 @@ import structlog
 from broadcaster import Event
 
 from app.brokers import envelope
-from app.brokers.envelope import Join, Leave, MalformedEnvelope
+from app.brokers.envelope import Join, MalformedEnvelope
 from app.brokers.link import LinkBackend, LinkEvent, LinkFigures, MessageEvent
 from app.core.broker import (
     BrokerEvents,
@@ -139,10 +139,8 @@ class BroadcastBroker:
                 events.on_publication(event.channel, message)
             elif isinstance(message, Join):
                 events.on_join(event.channel, message.info)
-            elif isinstance(message, Leave):
-                events.on_leave(event.channel, message.info)
             else:
-                self.figures.dropped["no_receiver"] += 1
+                events.on_leave(event.channel, message.info)
         elif isinstance(event, LinkEvent):
             events.on_link(event.state)
 

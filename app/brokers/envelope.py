@@ -1,11 +1,10 @@
-"""The bytes that brokers carry between processes: publications, joins, leaves and control messages.
+"""The bytes that brokers carry between processes: publications, joins and leaves.
 
 Every envelope is a line of text and then bytes that are not looked at:
 
     p <epoch or -> <offset> <previous>   a publication's body
     j                                    a join: JSON of a ClientInfo
     l                                    a leave: the same
-    c                                    a control message: any bytes
 
 The line of a publication comes first, so that a Lua script that has just given out the offset can write it before a
 body that it does not read. The body is what a history stream stores: again a line, `<time in ms> <length of meta>`,
@@ -52,14 +51,7 @@ class Leave:
     info: ClientInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
-    """A message between nodes."""
-
-    data: bytes
-
-
-Envelope = StreamEntry | Join | Leave | Control
+Envelope = StreamEntry | Join | Leave
 
 
 def encode_body(publication: Publication, time: int) -> bytes:
@@ -85,11 +77,6 @@ def encode_leave(info: ClientInfo) -> bytes:
     return b"l\n" + _encode(info)
 
 
-def encode_control(data: bytes) -> bytes:
-    """The envelope of a message between nodes."""
-    return b"c\n" + data
-
-
 def decode(envelope: bytes) -> Envelope:
     """Read an envelope. Raises MalformedEnvelope for anything else, whoever sent it."""
     try:
@@ -100,8 +87,6 @@ def decode(envelope: bytes) -> Envelope:
             return Join(_decode_info(content))
         if kind == b"l":
             return Leave(_decode_info(content))
-        if kind == b"c":
-            return Control(content)
     # RecursionError: msgspec's word for JSON that is nested too deeply.
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise MalformedEnvelope(f"an envelope that does not parse: {type(error).__name__}") from None

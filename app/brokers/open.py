@@ -1,24 +1,21 @@
 """Makes the broker that a URL asks for."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from app.brokers.broadcast import BroadcastBroker
 from app.brokers.memory import MemoryBroker
 from app.brokers.postgres import PostgresBackend, PostgresBroker
 from app.brokers.redis import RedisBroker
+from app.brokers.redis_address import SCHEMES, parse_address
 from app.brokers.redis_backend import RedisBackend
 from app.core.presence import DEFAULT_TTL
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,40}")
-# redis-py would take any of its settings from the URL, also those that this floor depends on.
-_REDIS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"})
-_EXAMPLES = {
-    "redis": "redis://localhost:6379/0",
-    "rediss": "rediss://user:password@redis.example:6379/0",
-    "postgresql": "postgresql://user:password@localhost:5432/database",
-}
+_POSTGRES = "postgresql://user:password@localhost:5432/database"
 
 
 def open_broker(
@@ -27,14 +24,17 @@ def open_broker(
     prefix: str = "starling",
     timeout: float = 2.0,
     ca_file: str | Path | None = None,
+    cert_file: str | Path | None = None,
+    key_file: str | Path | None = None,
     presence_ttl: float = DEFAULT_TTL,
 ) -> BroadcastBroker:
-    """The broker at `url`: `memory://`, `redis://`, `rediss://` or `postgresql://`; it connects when it is started.
+    """The broker at `url`, which connects when it is started.
 
-    `prefix` begins every name in the server, `timeout` in seconds bounds one call to it, `ca_file` holds the
-    certificates that a `rediss://` server is checked against. A client stays in presence for `presence_ttl` seconds
-    unless it is refreshed, and a process that long in occupancy. Raises ValueError, naming the mend, never the
-    password.
+    `memory://`, `postgresql://`, or one of app.brokers.redis_address.SCHEMES. `prefix` begins every name in the server,
+    `timeout` in seconds bounds one call to it. For `rediss` schemes `ca_file` holds the certificates that servers are
+    checked against, `cert_file` and `key_file` what this client shows them. A client stays in presence for
+    `presence_ttl` seconds unless it is refreshed, and a process that long in occupancy. Raises ValueError, naming the
+    mend, never the password.
     """
     if not _PREFIX.fullmatch(prefix):
         raise ValueError("broker prefix: 1 to 40 letters, digits, '_', '.' or '-', such as starling")
@@ -42,38 +42,41 @@ def open_broker(
         raise ValueError("broker timeout: a number of seconds above 0")
     if presence_ttl <= 0:
         raise ValueError("presence ttl: a number of seconds above 0")
+    scheme = url.partition(":")[0] if ":" in url else ""
+    tls = {"CA": ca_file, "certificate": cert_file, "key": key_file}
+    _check_files(tls, wanted=scheme.startswith("rediss"))
+    if scheme in SCHEMES:
+        address = parse_address(url)
+        files = {"ssl_ca_certs": ca_file, "ssl_certfile": cert_file, "ssl_keyfile": key_file}
+        given = {name: str(path) for name, path in files.items() if path is not None}
+        backend = RedisBackend(replace(address, options={**address.options, **given}), prefix=prefix, timeout=timeout)
+        return RedisBroker(backend, presence_ttl=presence_ttl)
+    if scheme == "memory":
+        return MemoryBroker(presence_ttl=presence_ttl)
+    if scheme != "postgresql":
+        raise ValueError(
+            "broker URL: it must start with memory://, redis://, rediss:// or postgresql://, "
+            "or redis+sentinel:// or rediss+sentinel://"
+        )
     try:
         parts = urlsplit(url)
-        port = parts.port
+        place = f"postgresql://{parts.hostname}:{parts.port or 5432}"
     except ValueError:
-        raise ValueError(f"broker URL: host or port cannot be read; write it like {_EXAMPLES['redis']}") from None
-    if ca_file is not None and parts.scheme != "rediss":
-        raise ValueError("broker CA file: it is for rediss:// only; PostgreSQL takes ?sslrootcert=FILE in the URL")
-    if parts.scheme == "memory":
-        return MemoryBroker(presence_ttl=presence_ttl)
-    if parts.scheme not in _EXAMPLES:
-        raise ValueError("broker URL: it must start with memory://, redis://, rediss:// or postgresql://")
+        raise ValueError(f"broker URL: host or port cannot be read; write it like {_POSTGRES}") from None
     if not parts.hostname:
-        raise ValueError(f"broker URL: the host is missing; write it like {_EXAMPLES[parts.scheme]}")
-    if parts.scheme == "postgresql":
-        address = f"postgresql://{parts.hostname}:{port or 5432}"
-        return PostgresBroker(PostgresBackend(url, prefix=prefix, timeout=timeout, address=address))
-    _check_redis(parts)
-    if ca_file is not None and not Path(ca_file).is_file():
-        raise ValueError(f"broker CA file: there is no file {ca_file}")
-    address = f"{parts.scheme}://{parts.hostname}:{port or 6379}"
-    ca_path = None if ca_file is None else str(ca_file)
-    backend = RedisBackend(url, prefix=prefix, timeout=timeout, ca_file=ca_path, address=address)
-    return RedisBroker(backend, presence_ttl=presence_ttl)
+        raise ValueError(f"broker URL: the host is missing; write it like {_POSTGRES}")
+    return PostgresBroker(PostgresBackend(url, prefix=prefix, timeout=timeout, address=place))
 
 
-def _check_redis(parts: SplitResult) -> None:
-    if not re.fullmatch(r"/?\d*", parts.path):
-        raise ValueError(f"broker URL: after the host stands a database number, as in {_EXAMPLES[parts.scheme]}")
-    options = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    if unknown := options - _REDIS_OPTIONS:
-        raise ValueError(
-            f"broker URL: unknown option {', '.join(sorted(unknown))}; known are {', '.join(sorted(_REDIS_OPTIONS))}"
-        )
-    if options and parts.scheme != "rediss":
-        raise ValueError("broker URL: ssl options need rediss://")
+def _check_files(files: Mapping[str, str | Path | None], *, wanted: bool) -> None:
+    for name, path in files.items():
+        if path is None:
+            continue
+        if not wanted:
+            raise ValueError(
+                f"broker {name} file: it is for rediss:// only; PostgreSQL takes ?sslrootcert=FILE in the URL"
+            )
+        if not Path(path).is_file():
+            raise ValueError(f"broker {name} file: there is no file {path}")
+    if (files["certificate"] is None) != (files["key"] is None):
+        raise ValueError("broker certificate and key file: a client certificate needs both")

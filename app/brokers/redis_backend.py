@@ -10,46 +10,40 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ResponseError
 
 from app.brokers.link import MAX_EVENTS
+from app.brokers.redis_address import RedisAddress
 from app.brokers.redis_calls import Command, RedisCalls, Reply
+from app.brokers.redis_connections import make_pool
 from app.brokers.redis_link import RedisLink
+from app.brokers.redis_sentinel import SentinelLink, SentinelPool
 from app.brokers.supervised import SupervisedBackend
 from app.core.broker import BrokerUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
+CALLS_AT_ONCE = 256
 READS_AT_ONCE = 16
 
 _OLDEST = (7, 0)
 
 
 class RedisBackend(SupervisedBackend):
-    """Channels of one Redis server, under one prefix."""
+    """Channels of one Redis server, or of the master that Sentinel names, under one prefix."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        prefix: str,
-        timeout: float,
-        address: str,
-        ca_file: str | None = None,
-        max_events: int = MAX_EVENTS,
-    ) -> None:
-        """`url` is checked by app.brokers.open; `ca_file` holds the certificates that a rediss server is checked by."""
-        super().__init__(address, timeout=timeout, max_events=max_events)
+    def __init__(self, address: RedisAddress, *, prefix: str, timeout: float, max_events: int = MAX_EVENTS) -> None:
+        """`timeout` in seconds bounds one call, `max_events` what may wait to be told."""
+        super().__init__(str(address), timeout=timeout, max_events=max_events)
         self.prefix = prefix
-        options = {"ssl_ca_certs": ca_file} if ca_file else {}
-        # RESP2, because redis-py writes every RESP3 push, payload and all, to a log of its own.
-        self._connections = ConnectionPool.from_url(
-            url, protocol=2, socket_timeout=None, socket_connect_timeout=timeout, driver_info=None, **options
-        )
-        self._calls = RedisCalls(self._make_connection("publisher"), timeout=timeout)
+        self._pool: ConnectionPool = make_pool(address, timeout=timeout)
+        self._calls = self._make_calls("publisher")
         # Answers of reads are great: they go their own way, few at once, so that no canary waits behind them.
-        self.reads = RedisCalls(self._make_connection("reader"), timeout=timeout, max_batch=READS_AT_ONCE)
+        self.reads = self._make_calls("reader", max_batch=READS_AT_ONCE)
 
     def make_link(self) -> RedisLink:
         """A Pub/Sub connection that is not open yet."""
-        return RedisLink(self._make_connection("subscriber"), self.prefix)
+        connection = self._make_connection("subscriber")
+        if isinstance(self._pool, SentinelPool):
+            return SentinelLink(connection, self._pool, self.prefix)
+        return RedisLink(connection, self.prefix)
 
     async def publish(self, channel: str, message: bytes) -> None:
         """Send to every process, after all that was published here before. Raises BrokerUnavailable."""
@@ -60,7 +54,7 @@ class RedisBackend(SupervisedBackend):
 
     async def publish_apart(self, channel: str, message: bytes) -> None:
         """Send over a connection that is opened for it. Raises BrokerUnavailable."""
-        calls = RedisCalls(self._make_connection("probe"), timeout=self.timeout)
+        calls = self._make_calls("probe")
         calls.start()
         try:
             await calls.execute(b"PUBLISH", f"{self.prefix}:{channel}".encode(), message)
@@ -90,6 +84,8 @@ class RedisBackend(SupervisedBackend):
         """End sending."""
         await self._calls.stop()
         await self.reads.stop()
+        if isinstance(self._pool, SentinelPool):
+            await self._pool.sentinels.aclose()
 
     async def first_up(self) -> None:
         """Warn of a server that is too old, or that evicts what it should keep."""
@@ -108,8 +104,14 @@ class RedisBackend(SupervisedBackend):
                 mend="set maxmemory-policy noeviction: under any other policy Redis may delete history and presence",
             )
 
+    def _make_calls(self, purpose: str, *, max_batch: int = CALLS_AT_ONCE) -> RedisCalls:
+        is_outdated = self._pool.is_outdated if isinstance(self._pool, SentinelPool) else None
+        return RedisCalls(
+            self._make_connection(purpose), timeout=self.timeout, max_batch=max_batch, is_outdated=is_outdated
+        )
+
     def _make_connection(self, purpose: str) -> AbstractConnection:
-        connection: AbstractConnection = self._connections.make_connection()  # type: ignore[no-untyped-call]
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())
         connection.client_name = f"starling-{purpose}-{host}-{os.getpid()}"
         return connection

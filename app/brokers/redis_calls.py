@@ -1,12 +1,12 @@
 """Calls to Redis over one connection: what waits goes out together, and answers cannot be mixed up."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import hiredis
 import structlog
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from app.brokers.outbox import Outbox
 from app.brokers.supervised import in_words
@@ -21,9 +21,20 @@ Command = tuple[bytes | str | int | float, ...]
 class RedisCalls:
     """One connection for commands; it is opened by the first of them and again after a loss."""
 
-    def __init__(self, connection: AbstractConnection, *, timeout: float, max_batch: int = 256) -> None:
-        """`timeout` in seconds bounds each call; `max_batch` commands at most are under way at once."""
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        *,
+        timeout: float,
+        max_batch: int = 256,
+        is_outdated: Callable[[AbstractConnection], bool] | None = None,
+    ) -> None:
+        """`timeout` in seconds bounds each call; `max_batch` commands at most are under way at once.
+
+        A connection that `is_outdated` leads to the wrong server by now, and is opened anew before the next batch.
+        """
         self._connection = connection
+        self._is_outdated = is_outdated
         self._outbox: Outbox[Sequence[Command], list[Reply | ResponseError]] = Outbox(
             self._transmit, timeout=timeout, max_batch=max_batch
         )
@@ -55,10 +66,14 @@ class RedisCalls:
     async def _transmit(self, batch: list[Sequence[Command]]) -> list[list[Reply | ResponseError]]:
         connection = self._connection
         replies: list[list[Reply | ResponseError]] = []
+        demoted = False
         try:
             # Between batches nothing is due: bytes, or an end, mean that this connection cannot be used any more.
-            if connection.is_connected and await connection.can_read():
+            if connection.is_connected and await self._is_over(connection):
                 await discard(connection)
+            if not connection.is_connected:
+                # Not left to the sending, which would not ask Sentinel where to.
+                await connection.connect()  # type: ignore[no-untyped-call]
             # In C, where redis-py's own packing costs more than all the rest of a publish.
             packed = b"".join([hiredis.pack_command(command) for commands in batch for command in commands])  # type: ignore[arg-type]
             await connection.send_packed_command(packed, check_health=False)
@@ -69,7 +84,11 @@ class RedisCalls:
                         answers.append(await connection.read_response(timeout=math.inf))
                     except ResponseError as error:
                         answers.append(error)
+                        demoted = demoted or isinstance(error, ReadOnlyError)
                 replies.append(answers)
+            if demoted:
+                # A replica now: the address may lead to the master when it is asked again.
+                await discard(connection)
         except (RedisError, OSError) as error:
             await discard(connection)
             raise BrokerUnavailable(in_words(error)) from None
@@ -79,6 +98,9 @@ class RedisCalls:
             await discard(connection)
             raise
         return replies
+
+    async def _is_over(self, connection: AbstractConnection) -> bool:
+        return (self._is_outdated is not None and self._is_outdated(connection)) or await connection.can_read()
 
 
 async def discard(connection: AbstractConnection) -> None:

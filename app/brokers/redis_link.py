@@ -23,7 +23,7 @@ class RedisLink(Link, asyncio.Protocol):
     batch = 1000
 
     def __init__(self, connection: AbstractConnection, prefix: str) -> None:
-        self._connection = connection
+        self.connection = connection
         self._prefix = prefix.encode() + b":"
         self._channels: dict[bytes, str] = {}
         self._subscribed = 0
@@ -37,11 +37,11 @@ class RedisLink(Link, asyncio.Protocol):
     async def open(self) -> None:
         """Connect and log in."""
         try:
-            await self._connection.connect()  # type: ignore[no-untyped-call]
+            await self.connection.connect()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             raise LinkLost(in_words(error)) from None
         # Nothing is due between the last answer to the login and the first subscription, so no byte is left behind.
-        self._socket = socket_of(self._connection)
+        self._socket = socket_of(self.connection)
         self._socket.set_protocol(self)
 
     async def read(self, receive: Receive) -> None:
@@ -68,7 +68,7 @@ class RedisLink(Link, asyncio.Protocol):
 
     async def close(self) -> None:
         """Give the connection back."""
-        await discard(self._connection)
+        await discard(self.connection)
         if self._socket is not None:
             self._socket.abort()
 
@@ -110,7 +110,7 @@ class RedisLink(Link, asyncio.Protocol):
         # Answers to a request that was given up are still due, before those to this one.
         self._due += len(names)
         self._answered = asyncio.get_running_loop().create_future()
-        self._socket.write(b"".join(self._connection.pack_command(verb, *names)))
+        self._socket.write(b"".join(self.connection.pack_command(verb, *names)))
         await self._answered
         if self._subscribed != len(self._channels):
             raise LinkLost(f"Redis counts {self._subscribed} subscriptions where {len(self._channels)} are")

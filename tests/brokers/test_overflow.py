@@ -15,6 +15,7 @@ from app.brokers.link import EventQueue, LinkEvent, MessageEvent
 from app.brokers.memory import MemoryBackend
 from app.brokers.open import open_broker
 from app.brokers.outbox import Outbox
+from app.brokers.redis_address import parse_address
 from app.brokers.redis_backend import RedisBackend
 from app.core.broker import BrokerUnavailable, LinkState, StreamEntry
 from app.protocol.messages import Publication
@@ -26,7 +27,7 @@ MANY = 2000
 
 
 async def test_a_full_queue_is_a_gap_told_in_its_place(redis_server: RedisServer, opener: Opener) -> None:
-    backend = RedisBackend(redis_server.url, prefix="starling", timeout=2, address="redis://127.0.0.1", max_events=50)
+    backend = RedisBackend(parse_address(redis_server.url), prefix="starling", timeout=2, max_events=50)
     here, there = Party(BroadcastBroker(backend)), await opener(redis_server.url)
     with structlog.testing.capture_logs() as logs:
         await here.broker.start(here)

@@ -29,6 +29,10 @@ CONTRADICTIONS = [
     ({"secrets": {"tokenHmacSecret": {"generate": True}}}, "secrets.tokenHmacSecret: set only one"),
     ({"settings": {"dev": True, "tokenJwksUrl": "https://issuer"}}, "settings.dev lets everyone in"),
     ({"brokerCa": {"existingSecret": "ca"}, "settings": {"brokerCaFile": "/ca"}}, "brokerCa.existingSecret and"),
+    (
+        {"brokerClientCert": {"existingSecret": "client"}, "settings": {"brokerKeyFile": "/key"}},
+        "brokerClientCert.existingSecret and",
+    ),
     ({"channels": {"default": {}}, "settings": {"channelsFile": "/c"}}, "channels and settings.channelsFile"),
     ({"ingress": {"enabled": True}}, "ingress.enabled without ingress.hosts"),
     ({"httpRoute": {"enabled": True}}, "httpRoute.enabled without httpRoute.parentRefs"),

@@ -200,6 +200,16 @@ def test_the_broker_s_certificates_are_mounted_where_the_setting_says() -> None:
     assert objects.environment["STARLING_BROKER_CA_FILE"] == f"{mount['mountPath']}/root.pem"
 
 
+def test_the_certificate_shown_to_the_broker_is_mounted_where_the_settings_say() -> None:
+    objects = render({"brokerClientCert": {"existingSecret": "client"}})
+    (mount,) = [mount for mount in objects.container["volumeMounts"] if mount["name"] == "broker-client-cert"]
+    (volume,) = [volume for volume in objects.pod["volumes"] if volume["name"] == "broker-client-cert"]
+    assert volume["secret"] == {"secretName": "client"}
+    assert objects.environment["STARLING_BROKER_CERT_FILE"] == f"{mount['mountPath']}/tls.crt"
+    assert objects.environment["STARLING_BROKER_KEY_FILE"] == f"{mount['mountPath']}/tls.key"
+    assert "STARLING_BROKER_CERT_FILE" not in render().environment
+
+
 def test_the_redis_for_trying_out_is_the_broker() -> None:
     objects = render_exactly(yaml.safe_load((CHART / "ci" / "try-out-values.yaml").read_text()))
     service = objects.one("Service", f"{RELEASE}-redis")

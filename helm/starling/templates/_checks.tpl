@@ -72,6 +72,9 @@
 {{- if and .Values.brokerCa.existingSecret .Values.settings.brokerCaFile -}}
 {{- print "\n- " "brokerCa.existingSecret and settings.brokerCaFile are both set: unset one of the two" -}}
 {{- end -}}
+{{- if and .Values.brokerClientCert.existingSecret (or .Values.settings.brokerCertFile .Values.settings.brokerKeyFile) -}}
+{{- print "\n- " "brokerClientCert.existingSecret and settings.brokerCertFile or settings.brokerKeyFile are both set: unset one of the two" -}}
+{{- end -}}
 {{- if and .Values.channels .Values.settings.channelsFile -}}
 {{- print "\n- " "channels and settings.channelsFile are both set: unset one of the two" -}}
 {{- end -}}

@@ -54,6 +54,11 @@
       mountPath: /etc/starling/broker-ca
       readOnly: true
     {{- end }}
+    {{- if .Values.brokerClientCert.existingSecret }}
+    - name: broker-client-cert
+      mountPath: /etc/starling/broker-client-cert
+      readOnly: true
+    {{- end }}
     {{- with .Values.extraVolumeMounts }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -75,6 +80,11 @@
 {{- end }}
 {{- with .Values.brokerCa.existingSecret }}
 - name: broker-ca
+  secret:
+    secretName: {{ . }}
+{{- end }}
+{{- with .Values.brokerClientCert.existingSecret }}
+- name: broker-client-cert
   secret:
     secretName: {{ . }}
 {{- end }}

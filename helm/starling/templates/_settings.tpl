@@ -28,6 +28,12 @@ STARLING_{{ . | snakecase | upper }}
 - name: STARLING_BROKER_CA_FILE
   value: /etc/starling/broker-ca/{{ .Values.brokerCa.key }}
 {{- end }}
+{{- if .Values.brokerClientCert.existingSecret }}
+- name: STARLING_BROKER_CERT_FILE
+  value: /etc/starling/broker-client-cert/tls.crt
+- name: STARLING_BROKER_KEY_FILE
+  value: /etc/starling/broker-client-cert/tls.key
+{{- end }}
 {{- if .Values.redis.enabled }}
 - name: STARLING_BROKER_URL
   value: redis://{{ include "starling.fullname" . }}-redis:6379/0

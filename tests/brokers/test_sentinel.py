@@ -1,0 +1,119 @@
+"""Redis behind Sentinel: the master is found, left when it is deposed, and whoever lost something is told."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+import structlog
+
+from app.core.broker import BrokerUnavailable, LinkState
+from tests.brokers.conftest import Opener
+from tests.brokers.party import Party, until
+from tests.redis_sentinels import SERVICE, ConfiguredServer, SentinelGroup
+
+BACK_WITHIN = 5.0
+
+
+@pytest.fixture
+def group() -> Iterator[SentinelGroup]:
+    with SentinelGroup() as made:
+        yield made
+
+
+async def hear_again(here: Party, there: Party, since: float) -> None:
+    """Publish until `here` hears it; the promise is 5 s from the promotion."""
+    before = len(here.heard("room"))
+    while len(here.heard("room")) == before:
+        assert time.monotonic() - since < BACK_WITHIN, f"nothing is heard {BACK_WITHIN:g} s after the promotion"
+        with suppress(BrokerUnavailable):
+            await there.publish("room", b'"again"')
+        await asyncio.sleep(0.05)
+
+
+def connected(server: ConfiguredServer) -> list[str]:
+    """Names of the brokers' connections to `server`."""
+    with server.client() as client:
+        return [entry["name"] for entry in client.client_list() if entry["name"].startswith("starling-")]
+
+
+async def test_the_master_is_found_and_its_death_survived(group: SentinelGroup, opener: Opener) -> None:
+    here, there = await opener(group.url), await opener(group.url)
+    await here.broker.subscribe("room")
+    await there.publish("room", b"1")
+    await until(lambda: here.heard("room") == [b"1"], "the message arrives")
+    former = group.master
+    assert len(connected(former)) == 4
+
+    former.kill()
+    refused = await asyncio.gather(*(there.publish("room", b"2") for _ in range(20)), return_exceptions=True)
+    promoted = await asyncio.to_thread(group.until_promoted, former)
+    await hear_again(here, there, promoted)
+    await until(lambda: here.up and there.up, "the links are up")
+
+    assert {type(outcome) for outcome in refused} == {BrokerUnavailable}
+    assert b"2" not in here.heard("room")
+    assert here.links[-3:] == [LinkState.UP, LinkState.DOWN, LinkState.UP]
+    assert len(connected(group.master)) == 4
+
+
+async def test_a_frozen_master_that_returns_is_left_alone(group: SentinelGroup, opener: Opener) -> None:
+    here, there = await opener(group.url), await opener(group.url)
+    await here.broker.subscribe("room")
+    former = group.master
+    await asyncio.to_thread(former.freeze)
+    promoted = await asyncio.to_thread(group.until_promoted, former)
+    await hear_again(here, there, promoted)
+    await asyncio.to_thread(former.thaw)
+    await hear_again(here, there, time.monotonic())
+    await until(lambda: connected(former) == [], "nobody is connected to the former master")
+    assert len(connected(group.master)) == 4
+
+
+async def test_a_master_that_was_deposed_but_goes_on_serving_is_left(group: SentinelGroup, opener: Opener) -> None:
+    here, there = await opener(group.url), await opener(group.url)
+    await here.broker.subscribe("room")
+    former = group.master
+    with former.client() as client:
+        # So that no sentinel can depose it in fact, nor end its connections.
+        client.acl_setuser("default", enabled=True, commands=["-replicaof", "-slaveof", "-multi"])
+    await asyncio.to_thread(former.freeze)
+    await asyncio.to_thread(group.until_promoted, former)
+    await asyncio.to_thread(former.thaw)
+
+    await until(lambda: connected(former) == [], "the former master is left")
+
+    await hear_again(here, there, time.monotonic())
+    with former.client() as client:
+        assert client.execute_command("ROLE")[0] == "master"
+
+
+async def test_the_word_of_the_latest_election_counts(group: SentinelGroup, opener: Opener) -> None:
+    """A sentinel that was away during the election names the former master until it hears of it."""
+    behind, former = group.sentinels[0], group.master
+    await asyncio.to_thread(behind.freeze)
+    await asyncio.to_thread(former.kill)
+    promoted = await asyncio.to_thread(group.until_promoted, former)
+    here = await opener(group.url)
+    await here.broker.subscribe("room")
+    await hear_again(here, here, promoted + BACK_WITHIN)
+    await asyncio.to_thread(behind.thaw)
+
+
+async def test_sentinels_and_servers_each_have_their_own_password(opener: Opener) -> None:
+    with SentinelGroup(password="sesame", sentinel_password="open") as group:
+        here = await opener(group.url)
+        await here.broker.subscribe("room")
+        await here.publish("room", b"1")
+        await until(lambda: here.heard("room") == [b"1"], "the message arrives")
+        with structlog.testing.capture_logs() as logs:
+            shut_out = await opener(group.url.replace("=open", "=wrong"), up=False)
+            await until(lambda: shut_out.down, "the wrong password is told")
+            lost = await opener(group.url.replace(f"/{SERVICE}", "/other"), up=False)
+            await until(lambda: lost.down, "the unknown name is told")
+        reasons = [line["reason"] for line in logs if line["event"] == "broker_link_down"]
+        assert "password" in reasons[0]
+        assert "'other': it is not among those they watch" in reasons[1]
+        assert "sesame" not in str(logs)
+        await here.broker.stop()

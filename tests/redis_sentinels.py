@@ -1,0 +1,127 @@
+"""A Redis master with replicas and sentinels that watch them, on free loopback ports, for tests of fail-over."""
+
+import subprocess
+import time
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from tests.services import DEADLINE, RedisServer
+
+SERVICE = "main"
+DOWN_AFTER = 1.0
+
+
+class ConfiguredServer(RedisServer):
+    """A redis-server or a sentinel that keeps its settings in a file, which it may rewrite."""
+
+    def __init__(self, lines: list[str], *, sentinel: bool = False, password: str = "") -> None:
+        super().__init__()
+        self._password = password
+        self._sentinel = sentinel
+        self.file = self.directory / "redis.conf"
+        common = ["bind 127.0.0.1", f"port {self.port}", f"dir {self.directory}"]
+        self.file.write_text("\n".join([*common, *lines]) + "\n")
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        command = [self._binary, str(self.file), *(["--sentinel"] if self._sentinel else [])]
+        with (self.directory / "log").open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def client(self) -> "redis.Redis":
+        """A plain client of this server."""
+        return redis.Redis(port=self.port, password=self._password or None, decode_responses=True, socket_timeout=5)
+
+
+class SentinelGroup:
+    """One master, two replicas and three sentinels; a context manager."""
+
+    def __init__(self, *, password: str = "", sentinel_password: str = "") -> None:
+        login = [f"requirepass {password}", f"masterauth {password}"] if password else []
+        common = ['save ""', "repl-diskless-sync-delay 0", "repl-ping-replica-period 1", "repl-timeout 5", *login]
+        self.password = password
+        self.sentinel_password = sentinel_password
+        first = ConfiguredServer(common, password=password)
+        self.servers = [first] + [
+            ConfiguredServer([*common, f"replicaof 127.0.0.1 {first.port}"], password=password) for _ in range(2)
+        ]
+        watch = [
+            f"sentinel monitor {SERVICE} 127.0.0.1 {first.port} 2",
+            f"sentinel down-after-milliseconds {SERVICE} {round(DOWN_AFTER * 1000)}",
+            f"sentinel failover-timeout {SERVICE} 4000",
+        ]
+        if password:
+            watch.append(f"sentinel auth-pass {SERVICE} {password}")
+        if sentinel_password:
+            watch += [f"requirepass {sentinel_password}", f"sentinel sentinel-pass {sentinel_password}"]
+        self.sentinels = [ConfiguredServer(watch, sentinel=True, password=sentinel_password) for _ in range(3)]
+
+    def __enter__(self) -> Self:
+        try:
+            for server in (*self.servers, *self.sentinels):
+                server.start()
+            self._until_known()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """End all of them."""
+        for server in (*self.sentinels, *self.servers):
+            server.remove()
+
+    @property
+    def url(self) -> str:
+        """For a client."""
+        login = f":{self.password}@" if self.password else ""
+        query = f"?sentinel_password={self.sentinel_password}" if self.sentinel_password else ""
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{login}{hosts}/{SERVICE}{query}"
+
+    def master_port(self) -> int:
+        """The port of the master by the word of a sentinel that runs."""
+        sentinel = next(sentinel for sentinel in self.sentinels if sentinel.running)
+        with sentinel.client() as client:
+            return int(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
+
+    @property
+    def master(self) -> ConfiguredServer:
+        """The server that the sentinels hold for the master."""
+        port = self.master_port()
+        return next(server for server in self.servers if server.port == port)
+
+    def until_promoted(self, former: ConfiguredServer) -> float:
+        """Wait until another server is master; returns when that was, on the clock of `time.monotonic`."""
+        others = [server for server in self.servers if server is not former and server.running]
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end:
+            for server in others:
+                with server.client() as client:
+                    if client.execute_command("ROLE")[0] == "master":
+                        return time.monotonic()
+            time.sleep(0.02)
+        raise AssertionError("no replica was promoted")
+
+    def _until_known(self) -> None:
+        """Wait until the sentinels know each other and both replicas, which follow the master."""
+        end = time.monotonic() + DEADLINE
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                while True:
+                    flat = client.execute_command("SENTINEL", "MASTER", SERVICE)
+                    state = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+                    known = (int(state["num-other-sentinels"]), int(state["num-slaves"]))
+                    if known == (len(self.sentinels) - 1, len(self.servers) - 1):
+                        break
+                    assert time.monotonic() < end, f"a sentinel knows {known} others and replicas"
+                    time.sleep(0.05)
+        with self.servers[0].client() as client:
+            while client.execute_command("WAIT", len(self.servers) - 1, 1000) < len(self.servers) - 1:
+                assert time.monotonic() < end, "the replicas do not follow"

@@ -1,0 +1,76 @@
+"""Redis fails over below a service with clients: what is acknowledged is delivered, or whoever lacks it is told."""
+
+import asyncio
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.flow import CHANNELS, Flow, environment, flowing, publishes
+from tests.redis_sentinels import SentinelGroup
+from tests.running import Starling
+
+API_KEY = "a key of these tests alone"
+BACK_WITHIN = 5.0
+
+
+def status_of_publish(starling: Starling) -> int:
+    """Publish by the API to a channel that nobody hears; the status of the answer."""
+    body = json.dumps({"channel": "history:unheard", "data": 1}).encode()
+    headers = {"Content-Type": "application/json", "X-API-Key": API_KEY}
+    request = urllib.request.Request(f"{starling.http}/api/publish", body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=15) as answer:
+            status: int = answer.status
+    except urllib.error.HTTPError as error:
+        status = error.code
+    return status
+
+
+def holds(flow: Flow) -> None:
+    """The promise: no socket closed, and whoever was not told 2500 lacks nothing, twice nothing, in order."""
+    assert flow.closed() == []
+    assert flow.problems() == []
+    assert set(flow.told()) <= {2500}
+    assert set(flow.refused) == {100}
+    assert all(len(flow.acknowledged[channel]) >= 100 for channel in CHANNELS)
+
+
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+async def test_the_master_that_sentinel_names_is_followed(tmp_path: Path, fault: str) -> None:
+    with SentinelGroup() as group:
+        settings = environment(tmp_path, group.url) | {"STARLING_API_KEYS": API_KEY}
+        with Starling(settings) as starling:
+            async with flowing(starling) as flow:
+                await publishes(flow, 50)
+                former = group.master
+
+                await asyncio.to_thread(getattr(former, fault))
+                in_the_gap = await asyncio.to_thread(status_of_publish, starling)
+                promoted = await asyncio.to_thread(group.until_promoted, former)
+                back_after = await flow.until_live(promoted)
+
+                assert back_after < BACK_WITHIN
+                await publishes(flow, 50)
+                if fault == "freeze":
+                    await asyncio.to_thread(former.thaw)
+                    # It is told that it is a replica now, and gives up what it alone had taken.
+                    await asyncio.to_thread(until_replica, group)
+                    await publishes(flow, 50)
+                await flow.stop()
+                assert in_the_gap == 503
+                holds(flow)
+
+
+def until_replica(group: SentinelGroup) -> None:
+    """Wait until every server but the master follows it."""
+    end = time.monotonic() + 30
+    for server in group.servers:
+        if server is not group.master:
+            with server.client() as client:
+                while client.execute_command("ROLE")[0] != "slave":
+                    assert time.monotonic() < end, "the former master is still one"
+                    time.sleep(0.1)
