@@ -22,6 +22,7 @@ from app.auth.jwks import Jwks
 from app.auth.jwt import JwtVerifier
 from app.commands import backend, live
 from app.commands.service import EXIT_CODES, EXIT_REFUSED, EXIT_USAGE, JsonOption, fail
+from app.commands.top import top
 from app.settings import PREFIX, Settings, SettingsError, load_settings
 
 SERVER = "The service"
@@ -206,6 +207,7 @@ cli.command(
     rich_help_panel=CLIENT,
     epilog=_epilog("starling disconnect alice", "starling disconnect alice --code 4000 --reason 'come back'"),
 )(backend.disconnect)
+cli.command(rich_help_panel=CLIENT, epilog=_epilog("starling top", "starling top --once --json | jq .total"))(top)
 cli.command(rich_help_panel=CLIENT, epilog=_epilog("starling ping", "starling ping --url wss://realtime.example.com"))(
     live.ping
 )

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from app import __version__
 from app.cli import cli
+from app.commands.top import snapshot_of
 from app.settings import CLIENT_VARIABLES
 from tests.running import SECRET, Starling
 from tests.services import RedisServer, free_port
@@ -66,7 +67,7 @@ def at(starling: Starling, *arguments: str, given: str | None = None) -> subproc
 
 @pytest.mark.parametrize(
     "command",
-    ["serve", "check", "settings", "token", "verify", "publish", "subscribe", "info", "disconnect", "ping"],
+    ["serve", "check", "settings", "token", "verify", "publish", "subscribe", "info", "top", "disconnect", "ping"],
 )
 def test_help_shows_examples_and_exit_codes(command: str) -> None:
     done = CliRunner().invoke(cli, [command, "--help"], env=environment(), terminal_width=200)
@@ -355,6 +356,60 @@ def test_info_shows_nodes_and_channels(starling: Starling) -> None:
         assert "shown" in table
         assert all(node["name"] in table for node in found["nodes"])
         assert at(starling, "info", "--channels", "nothing*").stdout.count("shown") == 0
+
+
+def test_top_shows_nodes_and_busiest_channels_once(starling: Starling) -> None:
+    with Listening(starling, "kept:busy") as listening:
+        listening.until("subscribed to")
+        for number in range(3):
+            at(starling, "publish", "kept:busy", str(number))
+
+        (line,) = at(starling, "top", "--once", "--json").stdout.splitlines()
+        shown = at(starling, "top", "--once", "--limit", "1").stdout
+
+    snapshot = json.loads(line)
+    assert len(snapshot["nodes"]) == 2
+    assert snapshot["total"]["connections"] == 1
+    assert all(node["cores"] >= 0 and node["sent_per_second"] >= 0 for node in snapshot["nodes"])
+    assert "kept:busy" in [channel["channel"] for channel in snapshot["channels"]]
+    assert "Nodes: 2" in shown
+    assert "Busiest channels" in shown
+
+
+def test_top_goes_on_until_it_is_stopped(starling: Starling) -> None:
+    variables = environment(API_URL=starling.http, API_KEY=KEY)
+    command = [COMMAND, "top", "--json", "--interval", "0.2"]
+    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(10) == 0
+
+    assert lines[0]["time"] < lines[1]["time"]
+
+
+def test_a_snapshot_tells_rates_by_each_nodes_own_clock() -> None:
+    counters = {"messages_in": 0, "bytes_in": 0, "bytes_out": 0, "publications": 0, "cpu_seconds": 1.0}
+    same = {"connections": 5, "users": 4, "subscriptions": 3, "memory_bytes": 10, "lag_seconds": 0.25}
+    before = {"nodes": [{"uid": "a", "uptime": 10.0, "messages_out": 100, **counters, **same}]}
+    now = {
+        "nodes": [
+            {"uid": "a", "uptime": 12.0, "messages_out": 700, **counters, **same, "cpu_seconds": 2.0},
+            {"uid": "b", "uptime": 0.5, "messages_out": 9, **counters, **same, "lag_seconds": 0.5},
+        ],
+        "channels": [],
+        "missing": ["c"],
+    }
+
+    snapshot = snapshot_of(before, now)
+
+    first, second = snapshot["nodes"]
+    assert (first["sent_per_second"], first["cores"]) == (300.0, 0.5)
+    assert second["sent_per_second"] is None, "it was not there before"
+    assert snapshot["total"]["sent_per_second"] == 300.0
+    assert (snapshot["total"]["connections"], snapshot["total"]["lag_seconds"]) == (10, 0.5)
+    assert snapshot["missing"] == ["c"]
 
 
 def test_disconnect_ends_a_users_connections(starling: Starling) -> None:

@@ -13,7 +13,7 @@ from app.protocol.codec_json import NESTING_LIMIT
 from app.protocol.session import SessionLimits
 from app.server.options import BODY_SECONDS
 from app.settings import PREFIX, Settings
-from app.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, HISTORY_LIMIT, IDEMPOTENCY_KEY_LENGTH
+from app.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, HISTORY_LIMIT, IDEMPOTENCY_KEY_LENGTH, TOP_LIMIT
 
 PAGE = (Path(__file__).parents[1] / "docs" / "limits.md").read_text()
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| ")][
@@ -29,6 +29,7 @@ FIXED = {
     "commands of a batch": BATCH_COMMANDS,
     "publications of one history call of the API": HISTORY_LIMIT,
     "idempotency key": IDEMPOTENCY_KEY_LENGTH,
+    "channels that `top` names": TOP_LIMIT,
     "channels of a node that `channels` tells": CHANNELS_LIMIT,
     "channel name": Channels(ChannelOptions(), {})._max_length,
 }

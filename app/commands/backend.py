@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.commands.service import EXIT_USAGE, JsonOption, KeyOption, Service, UrlOption, fail
+from app.commands.service import EXIT_USAGE, JsonOption, KeyOption, Service, UrlOption, duration, fail
 
 INFO_LIMIT = 20
 
@@ -86,7 +86,7 @@ def info(
         column.justify = "right"
     figures = ("num_clients", "num_users", "num_subs", "num_channels")
     for node in nodes:
-        table.add_row(node["name"], node["version"], *(str(node[name]) for name in figures), _duration(node["uptime"]))
+        table.add_row(node["name"], node["version"], *(str(node[name]) for name in figures), duration(node["uptime"]))
     console.print(table)
     busiest = sorted(channels.items(), key=lambda one: (-one[1]["num_clients"], one[0]))
     shown = Table("channel", "clients", title=f"Channels: {len(channels)}")
@@ -96,12 +96,3 @@ def info(
     console.print(shown)
     if len(busiest) > limit:
         console.print(f"and {len(busiest) - limit} more: see --limit and --channels")
-
-
-def _duration(seconds: int) -> str:
-    days, rest = divmod(seconds, 86400)
-    hours, rest = divmod(rest, 3600)
-    minutes, rest = divmod(rest, 60)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

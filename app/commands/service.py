@@ -40,6 +40,16 @@ def fail(problem: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def duration(seconds: int) -> str:
+    """How long, for people."""
+    days, rest = divmod(seconds, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
 class Service:
     """A service at `url`, as options and the environment tell it."""
 

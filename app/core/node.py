@@ -124,6 +124,8 @@ class Node:
         self.control = Control(broker, start_task=self.start_task, describe=self.describe)
         self.top_channels = TopChannels(self.hub, self.control)
         self.revocations = Revocations(revocation_store, self.control, self.hub, start_task=self.start_task)
+        self.lag_seconds = 0.0
+        """The event loop's worst delay of the last second."""
         self._wheel = Wheel(time.monotonic)
         self._started_at = 0.0
         self._broker_lost_at: float | None = None
@@ -186,8 +188,13 @@ class Node:
             num_users=len(self.hub.users),
             num_subs=self.metrics.subscriptions,
             num_channels=len(self.hub.subscribers.channels),
-            uptime=int(time.monotonic() - self._started_at),
+            uptime=int(self.uptime),
         )
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started_at
 
     # Connections
 
@@ -332,6 +339,7 @@ class Node:
                 before = loop.time()
                 await asyncio.sleep(LAG_INTERVAL)
                 worst = max(worst, loop.time() - before - LAG_INTERVAL)
+            self.lag_seconds = worst
             self.metrics.set("starling_event_loop_lag_seconds", worst)
             self.hub.traffic.turn(loop.time() - began)
             try:

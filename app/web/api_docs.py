@@ -81,6 +81,44 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             ]
         },
     ),
+    "top": (
+        {"limit": 1},
+        {
+            "nodes": [
+                {
+                    "uid": "9e815511fb67125d",
+                    "name": "starling-6f7c9_8",
+                    "version": "1.0.0",
+                    "uptime": 3600.5,
+                    "ready": True,
+                    "draining": False,
+                    "connections": 3,
+                    "users": 2,
+                    "subscriptions": 3,
+                    "channels": 1,
+                    "messages_in": 310,
+                    "messages_out": 930,
+                    "bytes_in": 9300,
+                    "bytes_out": 62000,
+                    "publications": 300,
+                    "cpu_seconds": 4.2,
+                    "memory_bytes": 60000000,
+                    "lag_seconds": 0.001,
+                }
+            ],
+            "channels": [
+                {
+                    "channel": "room:7",
+                    "subscribers": 3,
+                    "messages_per_second": 10.0,
+                    "deliveries_per_second": 30.0,
+                    "bytes_per_second": 2000.0,
+                    "dropped_per_second": 0.0,
+                }
+            ],
+            "missing": [],
+        },
+    ),
     "revoke_token": ({"uid": "token-1", "expire_at": 1893456000}, {}),
     "revoke_session": ({"session": "login-1", "expire_at": 1893456000}, {}),
     "invalidate_user_tokens": ({"user": "alice"}, {"issued_before": 1790000000}),

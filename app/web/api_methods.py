@@ -14,6 +14,7 @@ from msgspec import UNSET, Raw, Struct
 from app.core.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions, PublishOutcome, StreamPosition
 from app.core.channels import ChannelOptions
 from app.core.control import OrderRefused
+from app.core.figures import Figures
 from app.core.node import Node
 from app.core.orders import (
     ConnectionOrder,
@@ -56,6 +57,7 @@ class ApiMethods:
     def __init__(self, node: Node, orders: Orders, *, revocation_seconds: float) -> None:
         self._node = node
         self._orders = orders
+        self._figures = Figures(node)
         self._revocation_seconds = revocation_seconds
         self.by_name = {
             "publish": Method(models.PublishRequest, models.PublishResult, self._publish),
@@ -70,6 +72,7 @@ class ApiMethods:
             "history_remove": Method(models.HistoryRemoveRequest, models.EmptyResult, self._history_remove),
             "channels": Method(models.ChannelsRequest, models.ChannelsResult, self._channels),
             "info": Method(models.InfoRequest, models.InfoResult, self._info),
+            "top": Method(models.TopRequest, models.TopResult, self._top),
             "revoke_token": Method(models.RevokeTokenRequest, models.EmptyResult, self._revoke_token),
             "revoke_session": Method(models.RevokeSessionRequest, models.EmptyResult, self._revoke_session),
             "invalidate_user_tokens": Method(
@@ -242,6 +245,15 @@ class ApiMethods:
 
     async def _info(self, request: models.InfoRequest) -> models.InfoResult:
         return models.InfoResult(self._node.control.nodes())
+
+    async def _top(self, request: models.TopRequest) -> models.TopResult:
+        try:
+            (nodes, missing), channels = await asyncio.gather(
+                self._figures.everywhere(), self._node.top_channels.everywhere(request.limit)
+            )
+        except OrderRefused as refused:
+            raise _not_available(str(refused)) from refused
+        return models.TopResult(nodes, channels, missing)
 
     # Revoking
 

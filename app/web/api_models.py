@@ -6,12 +6,15 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from app.core.control import NodeInfo
+from app.core.figures import NodeFigures
+from app.telemetry.top_channels import ChannelTraffic
 
 # One request may not keep the event loop from everyone else.
 BROADCAST_CHANNELS = 10_000
 BATCH_COMMANDS = 1_000
 HISTORY_LIMIT = 10_000
 IDEMPOTENCY_KEY_LENGTH = 255
+TOP_LIMIT = 100
 
 Name = Annotated[str, Meta(description="Name of the channel.", min_length=1, examples=["news:sport"])]
 User = Annotated[
@@ -204,6 +207,12 @@ class InfoRequest(Struct):
     """Ask which nodes there are."""
 
 
+class TopRequest(Struct):
+    """Ask what every node does, and which channels are the busiest over all of them."""
+
+    limit: Annotated[int, Meta(ge=0, le=TOP_LIMIT, description="How many channels.")] = 10
+
+
 class RevokeTokenRequest(Struct):
     """Refuse one token from now on, and end its connections with 3500."""
 
@@ -252,6 +261,7 @@ class BatchCommand(Struct, omit_defaults=True):
     history_remove: HistoryRemoveRequest | None = None
     channels: ChannelsRequest | None = None
     info: InfoRequest | None = None
+    top: TopRequest | None = None
     revoke_token: RevokeTokenRequest | None = None
     revoke_session: RevokeSessionRequest | None = None
     invalidate_user_tokens: InvalidateUserTokensRequest | None = None
@@ -355,6 +365,17 @@ class InfoResult(Struct):
     """Every node: each worker of each pod is one."""
 
     nodes: list[NodeInfo]
+
+
+class TopResult(Struct):
+    """Every node that answered, the busiest channels first, and the names of nodes that did not answer in time.
+
+    Rates of channels are those of about the last ten seconds.
+    """
+
+    nodes: list[NodeFigures]
+    channels: list[ChannelTraffic]
+    missing: list[str]
 
 
 class InvalidateUserTokensResult(Struct):

@@ -316,6 +316,7 @@ def plain(starling: Starling, method: str, body: Any, key: str = KEY) -> httpx2.
         ("history_remove", {"channel": "kept:plain"}),
         ("channels", {}),
         ("info", {}),
+        ("top", {}),
         ("revoke_token", {"uid": "nobody's"}),
         ("revoke_session", {"session": "nobody's"}),
         ("invalidate_user_tokens", {"user": "nobody"}),

@@ -70,10 +70,40 @@ async def test_either_pod_sees_and_steers_the_clients_of_both(pods: tuple[Starli
         assert client.close_code == 3503
 
 
+async def test_top_tells_of_both_pods_and_of_the_busiest_channels(pods: tuple[Starling, Starling]) -> None:
+    clients = [await enter(pod, "carol", "busy") for pod in pods]
+    before = call(pods[0], "top")
+    for _ in range(20):
+        call(pods[0], "publish", channel="busy", data={"text": "hello"})
+    for client in clients:
+        for _ in range(20):
+            await client.recv()
+    await asyncio.sleep(1.2)
+
+    for pod in pods:
+        told = call(pod, "top", limit=1)
+        assert told["missing"] == []
+        assert {node["name"] for node in told["nodes"]} == {node["name"] for node in call(pod, "info")["nodes"]}
+        assert [(node["connections"], node["subscriptions"]) for node in told["nodes"]] == [(1, 1), (1, 1)]
+        (busiest,) = told["channels"]
+        assert (busiest["channel"], busiest["subscribers"]) == ("busy", 2)
+        assert busiest["deliveries_per_second"] > 0
+        earlier = {node["uid"]: node for node in before["nodes"]}
+        assert [node["messages_out"] - earlier[node["uid"]]["messages_out"] for node in told["nodes"]] == [20, 20]
+        assert sum(node["publications"] - earlier[node["uid"]]["publications"] for node in told["nodes"]) == 20
+    for client in clients:
+        await client.close()
+
+
 async def test_a_pod_that_vanished_stalls_no_answer(pods: tuple[Starling, Starling]) -> None:
     """This comes last: the second pod does not come back."""
     client = await enter(pods[0], "bob", "left")
+    pid = pods[1].workers[0]
     await asyncio.to_thread(pods[1].kill)
+
+    began = time.monotonic()
+    assert [name.rpartition("_")[2] for name in call(pods[0], "top")["missing"]] == [str(pid)]
+    assert time.monotonic() - began < 5
 
     for _ in range(3):
         began = time.monotonic()
