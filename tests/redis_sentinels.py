@@ -85,17 +85,17 @@ class SentinelGroup:
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         return f"redis+sentinel://{login}{hosts}/{SERVICE}{query}"
 
-    def master_port(self) -> int:
-        """The port of the master by the word of a sentinel that runs."""
-        sentinel = next(sentinel for sentinel in self.sentinels if sentinel.running)
-        with sentinel.client() as client:
-            return int(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
-
     @property
     def master(self) -> ConfiguredServer:
-        """The server that the sentinels hold for the master."""
-        port = self.master_port()
-        return next(server for server in self.servers if server.port == port)
+        """The server that all sentinels hold for the master; waits until they do."""
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end:
+            ports = {port_of_master(sentinel) for sentinel in self.sentinels if sentinel.running}
+            for server in self.servers:
+                if server.running and ports == {server.port}:
+                    return server
+            time.sleep(0.05)
+        raise AssertionError("the sentinels name no master that runs")
 
     def until_promoted(self, former: ConfiguredServer) -> float:
         """Wait until another server is master; returns when that was, on the clock of `time.monotonic`."""
@@ -125,3 +125,9 @@ class SentinelGroup:
         with self.servers[0].client() as client:
             while client.execute_command("WAIT", len(self.servers) - 1, 1000) < len(self.servers) - 1:
                 assert time.monotonic() < end, "the replicas do not follow"
+
+
+def port_of_master(sentinel: ConfiguredServer) -> int:
+    """The port of the master by the word of a sentinel."""
+    with sentinel.client() as client:
+        return int(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -124,7 +125,10 @@ class Server:
 
 
 class RedisServer(Server):
-    """A redis-server; `options` are lines of its configuration, such as `appendonly="yes"` (`_` stands for `-`)."""
+    """A redis-server; `options` are lines of its configuration, such as `appendonly="yes"` (`_` stands for `-`).
+
+    Beside its default user, who may do everything, it has one with the rights that docs/redis.md gives.
+    """
 
     name = "redis"
 
@@ -141,10 +145,16 @@ class RedisServer(Server):
         """For a client."""
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def limited_url(self) -> str:
+        """For Starling, as the user who may do what docs/redis.md says and nothing else."""
+        return f"redis://starling:PASSWORD@127.0.0.1:{self.port}/0"
+
     def _spawn(self) -> subprocess.Popen[bytes]:
         settings = {"bind": "127.0.0.1", "port": str(self.port), "dir": str(self.directory), "save": ""}
         settings |= {name.replace("_", "-"): value for name, value in self._options.items()}
         arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        arguments += ["--user", *documented_user()]
         with (self.directory / "log").open("ab") as log:
             return subprocess.Popen([self._binary, *arguments], stdout=log, stderr=log, start_new_session=True)
 
@@ -156,6 +166,14 @@ class RedisServer(Server):
                 return probe.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
+
+
+def documented_user() -> list[str]:
+    """The words of the line that docs/redis.md gives for a user of Redis, from the name on."""
+    page = (Path(__file__).parents[1] / "docs" / "redis.md").read_text()
+    line = re.search(r"^ACL SETUSER (starling .*)$", page, re.MULTILINE)
+    assert line is not None
+    return str(line[1]).split()
 
 
 class PostgresServer(Server):

@@ -14,6 +14,7 @@ from app.brokers.redis_address import RedisAddress
 from app.brokers.redis_calls import Command, RedisCalls, Reply
 from app.brokers.redis_connections import make_pool
 from app.brokers.redis_link import RedisLink
+from app.brokers.redis_rights import missing_rights, rule
 from app.brokers.redis_sentinel import SentinelLink, SentinelPool
 from app.brokers.supervised import SupervisedBackend
 from app.core.broker import BrokerUnavailable
@@ -34,6 +35,7 @@ class RedisBackend(SupervisedBackend):
         super().__init__(str(address), timeout=timeout, max_events=max_events)
         self.prefix = prefix
         self._pool: ConnectionPool = make_pool(address, timeout=timeout)
+        self._rights_mend = f"ACL SETUSER {address.username or 'default'} {rule(prefix)}"
         self._calls = self._make_calls("publisher")
         # Answers of reads are great: they go their own way, few at once, so that no canary waits behind them.
         self.reads = self._make_calls("reader", max_batch=READS_AT_ONCE)
@@ -88,7 +90,9 @@ class RedisBackend(SupervisedBackend):
             await self._pool.sentinels.aclose()
 
     async def first_up(self) -> None:
-        """Warn of a server that is too old, or that evicts what it should keep."""
+        """Warn of rights that are missing, of a server that is too old, or that evicts what it should keep."""
+        if missing := await missing_rights(self.execute, self.prefix):
+            log.error("redis_rights_missing", commands=missing, mend=self._rights_mend)
         try:
             version = _field(await self.execute("INFO", "server"), "redis_version")
             policy = _field(await self.execute("INFO", "memory"), "maxmemory_policy")
@@ -103,6 +107,10 @@ class RedisBackend(SupervisedBackend):
                 maxmemory_policy=policy,
                 mend="set maxmemory-policy noeviction: under any other policy Redis may delete history and presence",
             )
+
+    def mend(self, reason: str) -> str:
+        """The rule for the user, where Redis says that something is not allowed."""
+        return self._rights_mend if "permission" in reason else ""
 
     def _make_calls(self, purpose: str, *, max_batch: int = CALLS_AT_ONCE) -> RedisCalls:
         is_outdated = self._pool.is_outdated if isinstance(self._pool, SentinelPool) else None

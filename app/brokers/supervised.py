@@ -105,6 +105,10 @@ class SupervisedBackend(LinkBackend):
     async def first_up(self) -> None:
         """Look at the server once, when the link is up for the first time. May raise BrokerUnavailable."""
 
+    def mend(self, reason: str) -> str:
+        """What helps where a link was lost for `reason`; nothing where the words say it all."""
+        return ""
+
     # What broadcaster asks
 
     async def connect(self) -> None:
@@ -333,4 +337,5 @@ class SupervisedBackend(LinkBackend):
             self._queue.put(LinkEvent(LinkState.DOWN))
         if reason != self._reason:
             self._reason = reason
-            log.warning("broker_link_down", address=self._address, reason=reason)
+            mend = self.mend(reason)
+            log.warning("broker_link_down", address=self._address, reason=reason, **({"mend": mend} if mend else {}))

@@ -54,7 +54,7 @@ class RedisPlace:
 @pytest.fixture
 async def redis_place(redis_server: RedisServer) -> AsyncIterator[RedisPlace]:
     """The store of a started broker over a Redis of this test's own."""
-    party = Party(open_broker(redis_server.url, presence_ttl=TTL))
+    party = Party(open_broker(redis_server.limited_url, presence_ttl=TTL))
     await party.broker.start(party)
     await until(lambda: party.up, "the link comes up")
     client = redis.asyncio.Redis.from_url(redis_server.url)

@@ -81,7 +81,14 @@ async def open_presence(redis_server: RedisServer) -> AsyncIterator[Opener]:
     async with AsyncExitStack() as stack:
 
         async def opened(*, ttl: float = TTL, timeout: float = 2.0, prefix: str = "starling") -> Presence:
-            party = Party(open_broker(redis_server.url, timeout=timeout, prefix=prefix, presence_ttl=ttl))
+            party = Party(
+                open_broker(
+                    redis_server.limited_url if prefix == "starling" else redis_server.url,
+                    timeout=timeout,
+                    prefix=prefix,
+                    presence_ttl=ttl,
+                )
+            )
             await party.broker.start(party)
             stack.push_async_callback(party.broker.stop)
             await until(lambda: party.up, "the link comes up")

@@ -1,36 +1,22 @@
-"""What is particular to Redis: names on the wire, users, TLS, its warnings, and strangers on its channels."""
+"""What is particular to Redis: names on the wire, its warnings, and strangers on its channels."""
 
 import asyncio
-import datetime as dt
-import ipaddress
-from pathlib import Path
 
 import pytest
 import redis.asyncio
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from structlog.typing import EventDict
 
-from app.brokers.open import open_broker
 from app.brokers.redis_address import parse_address
 from app.brokers.redis_backend import RedisBackend
 from app.core.broker import BrokerUnavailable
 from tests.brokers.conftest import Opener
-from tests.brokers.party import Party, until
+from tests.brokers.party import until
 from tests.services import RedisServer, free_port
 
 
 def events(logs: list[EventDict], name: str) -> list[EventDict]:
     return [line for line in logs if line["event"] == name]
-
-
-async def acl(server: RedisServer, *rule: str) -> None:
-    """Make or change a user of the server."""
-    async with redis.asyncio.from_url(server.url) as client:
-        await client.execute_command("ACL", "SETUSER", *rule)  # type: ignore[no-untyped-call]
 
 
 async def test_a_channel_is_its_name_after_the_prefix_on_the_wire(redis_server: RedisServer, opener: Opener) -> None:
@@ -98,45 +84,6 @@ async def test_connections_carry_names_and_the_chosen_database(redis_server: Red
     assert {entry["db"] for entry in ours.values()} == {"3"}
 
 
-async def test_a_user_with_a_password_and_only_these_rights_is_enough(
-    redis_server: RedisServer, opener: Opener
-) -> None:
-    rights = ("+subscribe", "+unsubscribe", "+publish", "+client|setname")
-    await acl(redis_server, "starling", "on", ">p@ss:w/rd", "resetchannels", "&starling:*", *rights)
-    await acl(redis_server, "default", "off")
-    with structlog.testing.capture_logs() as logs:
-        here = await opener(f"redis://starling:p%40ss%3Aw%2Frd@127.0.0.1:{redis_server.port}/0")
-        await here.broker.subscribe("room")
-        await here.publish("room", b"1")
-        await until(lambda: here.heard("room") == [b"1"], "the message arrives")
-        await until(lambda: events(logs, "broker_not_inspected"), "the missing right to INFO is told")
-    assert "p@ss" not in str(logs)
-    assert "p%40ss" not in str(logs)
-
-
-async def test_a_wrong_password_is_told_once_without_it(redis_server: RedisServer, opener: Opener) -> None:
-    with structlog.testing.capture_logs() as logs:
-        here = await opener(f"redis://someone:sesame@127.0.0.1:{redis_server.port}/0", up=False)
-        await until(lambda: here.down, "the refusal is told")
-        await asyncio.sleep(1)
-    (line,) = events(logs, "broker_link_down")
-    assert "password" in line["reason"]
-    assert "sesame" not in str(logs)
-
-
-async def test_a_user_who_may_not_publish_is_never_up_and_the_reason_is_told(
-    redis_server: RedisServer, opener: Opener
-) -> None:
-    await acl(redis_server, "reader", "on", ">pw", "allchannels", "+@all", "-publish")
-    with structlog.testing.capture_logs() as logs:
-        here = await opener(f"redis://reader:pw@127.0.0.1:{redis_server.port}/0", up=False)
-        await until(lambda: here.down, "the missing right is told")
-        with pytest.raises(BrokerUnavailable, match="refused the publish"):
-            await here.publish("room", b"1")
-    assert not here.broker.figures.up
-    assert "no permissions to run the 'publish' command" in events(logs, "broker_link_down")[0]["reason"]
-
-
 async def test_a_server_that_may_evict_is_warned_of_once(opener: Opener) -> None:
     with RedisServer(maxmemory_policy="allkeys-lru") as server, structlog.testing.capture_logs() as logs:
         here = await opener(server.url)
@@ -197,56 +144,6 @@ async def test_an_old_server_is_warned_of(opener: Opener) -> None:
     (line,) = events(logs, "redis_too_old")
     assert line["version"] == "6.2.14"
     assert "7.0" in line["mend"]
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A directory with `server.crt` for 127.0.0.1, its own authority, and `server.key`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (tmp_path / "server.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (tmp_path / "server.key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return tmp_path
-
-
-async def test_rediss_speaks_tls_and_checks_the_server_against_the_ca_file(certificate: Path) -> None:
-    tls_port = free_port()
-    with RedisServer(
-        tls_port=str(tls_port),
-        tls_cert_file=str(certificate / "server.crt"),
-        tls_key_file=str(certificate / "server.key"),
-        tls_auth_clients="no",
-    ):
-        url = f"rediss://127.0.0.1:{tls_port}/0"
-        trusting = Party(open_broker(url, ca_file=certificate / "server.crt"))
-        await trusting.broker.start(trusting)
-        await until(lambda: trusting.up, "the link comes up")
-        await trusting.broker.subscribe("room")
-        await trusting.publish("room", b"1")
-        await until(lambda: trusting.heard("room") == [b"1"], "the message arrives")
-        await trusting.broker.stop()
-
-        doubting = Party(open_broker(url))
-        with structlog.testing.capture_logs() as logs:
-            await doubting.broker.start(doubting)
-            await until(lambda: doubting.down, "the unknown certificate is refused")
-        await doubting.broker.stop()
-        assert "certificate verify failed" in events(logs, "broker_link_down")[0]["reason"].lower()
 
 
 async def test_a_cancelled_command_does_not_cross_replies(redis_server: RedisServer) -> None:

@@ -43,7 +43,7 @@ def starling(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> It
     environment = {
         "STARLING_TOKEN_HMAC_SECRET": SECRET,
         "STARLING_API_KEYS": f"{KEY},the second of the two keys",
-        "STARLING_BROKER_URL": redis.url,
+        "STARLING_BROKER_URL": redis.limited_url,
         "STARLING_BROKER_TIMEOUT_SECONDS": "1",
         "STARLING_WORKERS": "2",
         "STARLING_CHANNELS_FILE": str(channels),

@@ -35,7 +35,7 @@ def starling(redis_server: RedisServer, receiver: WebhookReceiver, tmp_path: Pat
     environment = {
         "STARLING_TOKEN_HMAC_SECRET": SECRET,
         "STARLING_CHANNELS_FILE": str(channels),
-        "STARLING_BROKER_URL": redis_server.url,
+        "STARLING_BROKER_URL": redis_server.limited_url,
         "STARLING_WORKERS": "2",
         "STARLING_PRESENCE_TTL_SECONDS": str(TTL),
         "STARLING_WEBHOOK_URL": receiver.url,

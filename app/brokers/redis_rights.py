@@ -1,0 +1,43 @@
+"""What a Redis user needs to be allowed, and what of it the present one is not."""
+
+from redis.exceptions import NoPermissionError
+
+from app.brokers.redis_script import Execute, Script
+from app.core.broker import BrokerUnavailable
+
+_KEYS = (
+    *("del", "get", "hdel", "hexists", "hget", "hgetall", "hincrby", "hlen", "hmget", "hset", "persist", "pexpire"),
+    *("pttl", "sadd", "set", "spop", "srem", "unlink", "xadd", "xrange", "xrevrange", "zadd", "zrangebyscore", "zrem"),
+    "zscore",
+)
+_PLAIN = ("client|setname", "info", "select", "time")
+_SCRIPTS = ("eval", "evalsha")
+_CHANNELS = ("publish", "subscribe", "unsubscribe")
+
+_CHECK = Script("rights.lua")
+
+# By what is given to the command when it is checked.
+_RIGHTS = {
+    **dict.fromkeys(_CHANNELS, "channel"),
+    **dict.fromkeys(_SCRIPTS, "script"),
+    **dict.fromkeys(_PLAIN, "nothing"),
+    **dict.fromkeys(_KEYS, "key"),
+}
+
+
+def rule(prefix: str) -> str:
+    """The rule that gives a user all that is needed, for `ACL SETUSER` behind the user's name and password."""
+    commands = " ".join(f"+{name}" for name in _RIGHTS)
+    return f"resetkeys ~{prefix}:* resetchannels &{prefix}:* -@all {commands}"
+
+
+async def missing_rights(execute: Execute, prefix: str) -> list[str]:
+    """The commands that this user may not run on this service's keys and channels. Raises BrokerUnavailable."""
+    words = [word for name, given in _RIGHTS.items() for word in (name, given)]
+    try:
+        found = await _CHECK.run(execute, [], f"{prefix}:rights", f"{prefix}::rights", *words)
+    except BrokerUnavailable as refusal:
+        if isinstance(refusal.__context__, NoPermissionError):
+            return list(_SCRIPTS)
+        raise
+    return [name.decode() for name in found if isinstance(name, bytes)] if isinstance(found, list) else []
