@@ -80,6 +80,7 @@ def server_options(settings: Settings) -> ServerOptions:
         close_seconds=CLOSE_SECONDS,
         unacknowledged_seconds=settings.ping_seconds + settings.pong_seconds + CLOSE_SECONDS,
         max_message_bytes=settings.max_message_bytes,
+        compression=settings.compression,
         drain_delay_seconds=settings.drain_delay_seconds,
         drain_seconds=settings.drain_seconds,
         top_channels=settings.top_channels,

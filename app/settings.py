@@ -175,6 +175,13 @@ class Settings(BaseModel):
         int,
         Field(ge=4096, description="Bytes that may wait for a client that reads slowly before it is closed as slow."),
     ] = 2**20
+    compression: Annotated[
+        bool,
+        Field(
+            description="Compress messages of 256 bytes and more for clients that offer it (permessage-deflate): "
+            "see docs/compression.md."
+        ),
+    ] = False
     handshake_seconds: Annotated[
         float, Field(gt=0, le=300, description="Time a new connection has to finish its request's head.")
     ] = 10.0

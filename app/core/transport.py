@@ -7,31 +7,40 @@ from typing import Protocol
 class Frame:
     """One WebSocket message, encoded once and written to any number of sockets (RFC 6455 section 5.2).
 
-    `payload` is UTF-8 when `text` is true. `wire` is the whole unmasked frame, ready for a socket.
+    `payload` is UTF-8 when `text` is true. `wire` is the whole unmasked frame, ready for a socket; `compressed` is kept
+    by transports whose clients read it so: the same by window bits.
     """
 
-    __slots__ = ("payload", "text", "wire")
+    __slots__ = ("compressed", "payload", "text", "wire")
 
     def __init__(self, payload: bytes, *, text: bool) -> None:
         self.payload = payload
         self.text = text
-        length = len(payload)
-        head = 0x81 if text else 0x82
-        if length < 126:
-            self.wire = bytes((head, length)) + payload
-        elif length < 65536:
-            self.wire = bytes((head, 126)) + length.to_bytes(2, "big") + payload
-        else:
-            self.wire = bytes((head, 127)) + length.to_bytes(8, "big") + payload
+        self.wire = wire_of(0x81 if text else 0x82, payload)
+        self.compressed: dict[int, bytes] | None = None
+
+
+def wire_of(first: int, payload: bytes) -> bytes:
+    """Return an unmasked frame whose first byte is `first`."""
+    length = len(payload)
+    if length < 126:
+        return bytes((first, length)) + payload
+    if length < 65536:
+        return bytes((first, 126)) + length.to_bytes(2, "big") + payload
+    return bytes((first, 127)) + length.to_bytes(8, "big") + payload
 
 
 class Batch:
-    """Frames of one loop tick for the same clients: `wire` is all of them in one piece, joined once."""
+    """Frames of one loop tick for the same clients: `wire` is all of them in one piece, joined once.
 
-    __slots__ = ("frames", "wire")
+    `compressed` is the same as a Frame's.
+    """
+
+    __slots__ = ("compressed", "frames", "wire")
 
     def __init__(self, frames: Sequence[Frame]) -> None:
         self.frames = frames
+        self.compressed: dict[int, bytes] | None = None
         self.wire = frames[0].wire if len(frames) == 1 else b"".join([frame.wire for frame in frames])
 
 

@@ -2,7 +2,8 @@
 
 import codecs
 
-from app.server.frames import FINAL, OPCODE, TEXT, PeerError
+from app.server.compression import Inflater
+from app.server.frames import COMPRESSED, FINAL, OPCODE, TEXT, PeerError, compressed_room
 
 # Control frames and empty fragments cost work and carry nothing: a burst of so many, then so many a second.
 CONTROL_BURST = 128.0
@@ -32,32 +33,41 @@ class ControlBudget:
 class FragmentedMessage:
     """One message under way, from its first frame, whose first byte is `first`."""
 
-    __slots__ = ("_count", "_decoder", "_max_fragments", "_pieces", "room")
+    __slots__ = ("_count", "_decoder", "_inflater", "_max_fragments", "_pieces", "_room")
 
     def __init__(self, first: int, *, max_fragments: int, max_bytes: int) -> None:
         self._decoder = _new_decoder() if first & OPCODE == TEXT else None
         self._max_fragments = max_fragments
+        self._inflater = Inflater() if first & COMPRESSED else None
         self._count = 0
         self._pieces: list[bytes] = []
-        self.room = max_bytes
-        """How many bytes the message may still get."""
+        self._room = max_bytes
+
+    @property
+    def room(self) -> int:
+        """How many bytes the next frame may have."""
+        return self._room if self._inflater is None else compressed_room(self._room)
 
     def take(self, first: int, payload: bytes) -> str | bytes | None:
         """Take the next frame; give the whole message when it was the last.
 
-        Raises PeerError: 1007 for text that is not UTF-8, as soon as it is seen, 1009 for too many fragments or bytes.
+        Raises PeerError: 1007 for text that is not UTF-8, as soon as it is seen, 1009 for too many fragments or bytes,
+        1002 for what cannot be inflated.
         """
         self._count += 1
-        self.room -= len(payload)
-        if self.room < 0:
+        last = bool(first & FINAL)
+        if self._inflater is not None:
+            payload = self._inflater.take(payload, self._room, last=last)
+        self._room -= len(payload)
+        if self._room < 0:
             raise PeerError(1009, "message too large")
         if self._decoder is not None:
             try:
-                self._decoder.decode(payload, bool(first & FINAL))
+                self._decoder.decode(payload, last)
             except UnicodeDecodeError:
                 raise PeerError(1007, "text is not UTF-8") from None
         self._pieces.append(payload)
-        if first & FINAL:
+        if last:
             whole = b"".join(self._pieces)
             return whole if self._decoder is None else whole.decode()
         if self._count >= self._max_fragments:

@@ -31,7 +31,7 @@ def frame_end(data: bytes | bytearray, at: int, max_payload: int, *, compression
     """Return the index behind the frame that begins at `at`, or INCOMPLETE.
 
     `compression`: a message may be marked as compressed. Raises PeerError as soon as no more bytes can mend the frame:
-    1002 for what no peer may send, 1009 for a message frame of more than `max_payload` bytes.
+    1002 for what no peer may send, 1009 for a message frame of more than `max_payload` bytes, a few more if compressed.
     """
     have = len(data) - at
     if have < 2:
@@ -46,7 +46,8 @@ def frame_end(data: bytes | bytearray, at: int, max_payload: int, *, compression
         if have < head - 4:
             return INCOMPLETE
         length = int.from_bytes(data[at + 2 : at + head - 4], "big")
-    if length > max_payload and not first & CONTROL:
+    most = compressed_room(max_payload) if first & COMPRESSED else max_payload
+    if length > most and not first & CONTROL:
         raise PeerError(1009, "message too large")
     end = at + head + length
     return end if end <= len(data) else INCOMPLETE
@@ -66,6 +67,11 @@ def _check_head(first: int, second: int, *, compression: bool) -> None:
             raise PeerError(1002, "control frame in fragments")
         if second & 0x7F > 125:
             raise PeerError(1002, "control frame too long")
+
+
+def compressed_room(room: int) -> int:
+    """Return how many bytes a compressed message may have that inflates to `room`: random ones become a few more."""
+    return room + (room >> 10) + 64
 
 
 def payload_start(data: bytes | bytearray, at: int) -> int:

@@ -21,6 +21,7 @@ import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.server.compression import Compression
 from app.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
 from app.server.options import Asgi, ServerOptions
 from app.server.refusal import Refusal
@@ -47,11 +48,13 @@ class StarlingHttp(HttpToolsProtocol):
         options: ServerOptions,
         on_refused: Callable[[str], None],
         flusher: Flusher,
+        compression: Compression | None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._options = options
         self._on_refused = on_refused
         self._flusher = flusher
+        self._compression = compression
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._head_too_large = False
@@ -97,6 +100,7 @@ class StarlingHttp(HttpToolsProtocol):
             return
         try:
             key = check_handshake(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+            agreement = self._compression.agree(self.headers) if self._compression is not None else None
         except WrongVersion as problem:
             # RFC 6455 section 4.4 wants the version told, RFC 9110 section 15.5.22 what to upgrade to.
             headers = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -118,6 +122,7 @@ class StarlingHttp(HttpToolsProtocol):
             options=self._options,
             on_refused=self._on_refused,
             flusher=self._flusher,
+            agreement=agreement,
         )
         # The parser calls this object, and this object the parser: nothing else would let go of the two.
         self.parser = None  # type: ignore[assignment]  # as uvicorn does at the end of a connection

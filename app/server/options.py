@@ -47,6 +47,8 @@ class ServerOptions:
     max_header_fields: int = 128
     max_message_bytes: int = 65536
     max_fragments: int = 128
+    compression: bool = False
+    """Whether to meet clients that offer permessage-deflate."""
     send_buffer_bytes: int = 65536
     """The kernel's part of what may wait for a slow reader (SO_SNDBUF)."""
 

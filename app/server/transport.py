@@ -12,9 +12,11 @@ from websockets.frames import Close, apply_mask  # type: ignore[attr-defined]  #
 
 from app.core.transport import Batch, Frame, Handler
 from app.server.assembly import ControlBudget, FragmentedMessage
+from app.server.compression import Deflater, Inflater
 from app.server.frames import (
     BINARY,
     CLOSE,
+    COMPRESSED,
     CONTINUATION,
     CONTROL,
     FINAL,
@@ -95,6 +97,7 @@ class WebSocketTransport(asyncio.Protocol):
         "_budget",
         "_close_code",
         "_connections",
+        "_deflater",
         "_discarded",
         "_fd",
         "_finished",
@@ -125,8 +128,12 @@ class WebSocketTransport(asyncio.Protocol):
         flusher: Flusher,
         options: ServerOptions,
         on_refused: Callable[[str], None],
+        deflater: Deflater | None = None,
     ) -> None:
-        """`release` is called once by `detach`: it gives the socket up and returns what was read too early."""
+        """`release` is called once by `detach`: it gives the socket up and returns what was read too early.
+
+        `deflater`: the client reads compressed messages, and may send some.
+        """
         self._socket = socket
         self._release: Callable[[], bytes] | None = release
         self._loop = loop
@@ -134,6 +141,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._flusher = flusher
         self._options = options
         self._on_refused = on_refused
+        self._deflater = deflater
         self._handler: Handler | None = None
         self._write_limit = 0
         self._overflowed = False
@@ -188,16 +196,17 @@ class WebSocketTransport(asyncio.Protocol):
         """Queue `frame` for this tick's one write; nothing is sent after a close."""
         if self._finished or self._close_code is not None:
             return
+        wire = frame.wire if self._deflater is None else self._deflater.wire_of_frame(frame)
         if self._pending is None:
-            self._pending = [frame.wire]
+            self._pending = [wire]
             self._flusher.add(self, self._loop)
         else:
-            self._pending.append(frame.wire)
+            self._pending.append(wire)
 
     def send_batch(self, batch: Batch) -> None:
         """Write what is queued, and `batch`, now and in one piece; nothing is sent after a close."""
+        wire = batch.wire if self._deflater is None else self._deflater.wire_of_batch(batch)
         if self._fd >= 0 and self._pending is None:
-            wire = batch.wire
             try:
                 sent = os.write(self._fd, wire)
             except OSError:
@@ -206,28 +215,20 @@ class WebSocketTransport(asyncio.Protocol):
                 self._write_later(wire[sent:])
         elif not self._finished and self._close_code is None:
             pending, self._pending = self._pending or [], None
-            self._write(b"".join((*pending, batch.wire)))
+            self._write(b"".join((*pending, wire)))
 
     def queue_batch(self, batch: Batch) -> None:
         """Queue `batch` for this tick's one write; nothing is sent after a close."""
         if self._finished or self._close_code is not None:
             return
-        if self._pending is None:
-            self._pending = [batch.wire]
-            self._flusher.add(self, self._loop)
-        else:
-            self._pending.append(batch.wire)
+        self._queue(batch.wire if self._deflater is None else self._deflater.wire_of_batch(batch))
 
     def ping(self) -> None:
         """Queue a ping; the next pong is told as its answer."""
         if self._finished or self._close_code is not None:
             return
         self._pinged = True
-        if self._pending is None:
-            self._pending = [PING_FRAME]
-            self._flusher.add(self, self._loop)
-        else:
-            self._pending.append(PING_FRAME)
+        self._queue(PING_FRAME)
 
     def pause_reading(self) -> None:
         """Tell the handler of no more messages, and read no more, until `resume_reading`."""
@@ -377,7 +378,8 @@ class WebSocketTransport(asyncio.Protocol):
     def _take_frame(self, data: bytes | bytearray, at: int) -> int:
         """Deal with the frame that begins at `at`, if it is whole; return the index behind it, or INCOMPLETE."""
         fragmented = self._fragmented
-        end = frame_end(data, at, self._options.max_message_bytes if fragmented is None else fragmented.room)
+        room = self._options.max_message_bytes if fragmented is None else fragmented.room
+        end = frame_end(data, at, room, compression=self._deflater is not None)
         if end == INCOMPLETE:
             return INCOMPLETE
         start = payload_start(data, at)
@@ -394,6 +396,8 @@ class WebSocketTransport(asyncio.Protocol):
         """Give the message that a data frame is, or completes."""
         if self._fragmented is not None or not first & FINAL or not first & OPCODE:
             return self._fragment(first, payload)
+        if first & COMPRESSED:
+            payload = Inflater().take(payload, self._options.max_message_bytes, last=True)
         if first & OPCODE == BINARY:
             return payload
         try:

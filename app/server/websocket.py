@@ -13,6 +13,7 @@ from typing import Any, cast
 import structlog
 from uvicorn.protocols.utils import ClientDisconnected
 
+from app.server.compression import Agreement
 from app.server.handshake import Header, accept_response, refuse_response
 from app.server.options import Asgi, ServerOptions
 from app.server.plain import WRITE_LIMIT, PlainConversation
@@ -44,6 +45,7 @@ class StarlingWebSocket(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_agreement",
         "_app",
         "_connections",
         "_conversation",
@@ -76,14 +78,16 @@ class StarlingWebSocket(asyncio.Protocol):
         options: ServerOptions,
         on_refused: Callable[[str], None],
         flusher: Flusher,
+        agreement: Agreement | None,
     ) -> None:
-        """`early` came behind the request already."""
+        """`early` came behind the request already. What `agreement` says is answered when the client is accepted."""
         self._socket = socket
         self._scope = scope
         self._key = key
         self._early = early
         self._app = app
         self._headers = default_headers
+        self._agreement = agreement
         self._connections = connections
         self._options = options
         self._on_refused = on_refused
@@ -101,6 +105,7 @@ class StarlingWebSocket(asyncio.Protocol):
             flusher=flusher,
             options=options,
             on_refused=on_refused,
+            deflater=agreement.deflater if agreement is not None else None,
         )
 
     def begin(self, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
@@ -171,7 +176,8 @@ class StarlingWebSocket(asyncio.Protocol):
         elif self._phase is Phase.OVER or self._socket.is_closing():
             raise ClientDisconnected
         elif kind == "websocket.accept" and self._phase is Phase.ASKED:
-            headers = [*self._headers, *message.get("headers", ())]
+            agreed = (self._agreement.header,) if self._agreement is not None else ()
+            headers = [*agreed, *self._headers, *message.get("headers", ())]
             self._socket.write(accept_response(self._key, message.get("subprotocol"), headers))
             self._phase = Phase.ACCEPTED
         elif kind == "websocket.close" and self._phase is Phase.ASKED:

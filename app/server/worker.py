@@ -23,6 +23,7 @@ from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
 from app.core.readiness import Readiness
+from app.server.compression import Compression
 from app.server.drain import DrainServer
 from app.server.http import StarlingHttp
 from app.server.options import ServerOptions, Service
@@ -105,7 +106,13 @@ def uvicorn_settings(options: ServerOptions, service: Service) -> dict[str, Any]
     """What uvicorn is told beyond what uvicorn-worker hands on from gunicorn."""
     return {
         "loop": "uvloop",
-        "http": partial(StarlingHttp, options=options, on_refused=service.on_refused, flusher=Flusher()),
+        "http": partial(
+            StarlingHttp,
+            options=options,
+            on_refused=service.on_refused,
+            flusher=Flusher(),
+            compression=Compression() if options.compression else None,
+        ),
         "ws": StarlingWebSocket,  # StarlingHttp makes them; uvicorn only asks whether there is such a class
         "ws_max_size": options.max_message_bytes,
         "ws_per_message_deflate": False,

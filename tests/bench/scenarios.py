@@ -237,6 +237,7 @@ EVERYBODY = (
     "starling-chat",
     "starling-redis",
     "starling-redis-2",
+    "starling-deflate",
     "tutorial-deflate",
     "broadcaster",
     "broadcaster-redis",
@@ -265,6 +266,7 @@ PARTS = (
         (
             "starling-echo",
             "starling",
+            "starling-deflate",
             "tutorial",
             "tutorial-deflate",
             "broadcaster",

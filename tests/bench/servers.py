@@ -118,7 +118,13 @@ def redis_url(store: ServerProcess) -> str:
 
 
 def start_starling(
-    room: Room, port: int, store: ServerProcess | None, *, workers: int = 1, records: bool = True
+    room: Room,
+    port: int,
+    store: ServerProcess | None,
+    *,
+    workers: int = 1,
+    records: bool = True,
+    compression: bool = False,
 ) -> ServerProcess:
     """`starling serve` with tokens required and its settings left as they are, but for the rate of one client: here
     one publishes for many.
@@ -130,6 +136,7 @@ def start_starling(
         "STARLING_PORT": str(port),
         "STARLING_INTERNAL_PORT": str(internal_port),
         "STARLING_WORKERS": str(workers),
+        "STARLING_COMPRESSION": str(compression).lower(),
         "STARLING_MESSAGES_PER_SECOND": "0",
         "STARLING_BROKER_URL": redis_url(store) if store else "memory://",
         "STARLING_TOKEN_HMAC_SECRET": room.secret,
@@ -239,6 +246,13 @@ SERVERS = {
             tokens=True,
         ),
         Server("starling-echo", "Starling, echo door", start_starling, ECHO, tokens=True),
+        Server(
+            "starling-deflate",
+            "Starling, compression on",
+            partial(start_starling, compression=True),
+            {**REALTIME, "deflate": True},
+            tokens=True,
+        ),
         Server(
             "starling-null",
             "Starling without records",

@@ -35,7 +35,9 @@ def room(workshop: Workshop, tmp_path: Path) -> Room:
     return Room.make(workshop, tmp_path, Cores.of_this_machine(), "a bench's own secret, longer than thirty-two bytes")
 
 
-@pytest.mark.parametrize("server", ["starling", "starling-chat", "tutorial", "c-single", "c-joined"])
+@pytest.mark.parametrize(
+    "server", ["starling", "starling-chat", "starling-deflate", "tutorial", "c-single", "c-joined"]
+)
 def test_a_crowd_gets_everything(room: Room, server: str) -> None:
     results = drive(room, server, "burst")
     assert results.servers("burst") == [server]

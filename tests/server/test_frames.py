@@ -5,6 +5,7 @@ socket and for the loop that holds what they are told.
 """
 
 import asyncio
+import zlib
 from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,12 +14,14 @@ from typing import Any, cast
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close, Opcode
 from websockets.frames import Frame as ReferenceFrame
 from websockets.protocol import SERVER, Protocol
 
 from app.server.assembly import CONTROL_BURST
-from app.server.frames import INCOMPLETE, PeerError, frame_end
+from app.server.compression import Deflater
+from app.server.frames import COMPRESSED, INCOMPLETE, PeerError, frame_end
 from app.server.options import ServerOptions
 from app.server.transport import Flusher, WebSocketTransport
 from tests.server.serving import frame
@@ -103,7 +106,7 @@ class Events:
     def on_shutdown(self) -> None: ...
 
 
-def read(pieces: list[bytes]) -> tuple[list[Event], bytes]:
+def read(pieces: list[bytes], *, compression: bool = False) -> tuple[list[Event], bytes]:
     """What the transport tells of input in `pieces`, and what it writes."""
     loop, socket, events = Loop(), Socket(), Events()
     transport = WebSocketTransport(
@@ -123,6 +126,7 @@ def read(pieces: list[bytes]) -> tuple[list[Event], bytes]:
             max_fragments=MAX_FRAGMENTS,
         ),
         on_refused=lambda reason: None,
+        deflater=Deflater(15) if compression else None,
     )
     transport.detach(events, write_limit=1 << 20)
     loop.turn()
@@ -132,9 +136,10 @@ def read(pieces: list[bytes]) -> tuple[list[Event], bytes]:
     return events.seen, bytes(socket.written)
 
 
-def read_by_reference(data: bytes) -> tuple[list[Event], bytes]:
+def read_by_reference(data: bytes, *, compression: bool = False) -> tuple[list[Event], bytes]:
     """What the library's parser makes of `data`; messages joined and decoded here, since it leaves that to others."""
     parser = Protocol(SERVER, max_size=MAX_MESSAGE)
+    parser.extensions = [deflate_extension()] if compression else []
     parser.receive_data(data)
     events: list[Event] = []
     pieces: list[bytes] = []
@@ -165,21 +170,34 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(places)]
 
 
+def deflate_extension() -> PerMessageDeflate:
+    """The library's permessage-deflate as both sides have it."""
+    return PerMessageDeflate(
+        remote_no_context_takeover=True,
+        local_no_context_takeover=True,
+        remote_max_window_bits=15,
+        local_max_window_bits=15,
+    )
+
+
 payloads = st.binary(max_size=130)
 texts = st.text(max_size=40).map(str.encode)
 controls = st.builds(frame, st.sampled_from([9, 10]), st.binary(max_size=125))
 
 
 @st.composite
-def messages(draw: st.DrawFn) -> bytes:
-    """One message in one frame or several, with control frames between them."""
+def messages(draw: st.DrawFn, *, compression: bool = False) -> bytes:
+    """One message in one frame or several, with control frames between them; compressed or not where that may be."""
     text = draw(st.booleans())
     whole = draw(texts if text else payloads)
+    compressed = compression and draw(st.booleans())
+    if compressed:
+        whole = bytes(deflate_extension().encode(ReferenceFrame(Opcode.TEXT, whole)).data)
     cuts = draw(st.lists(st.integers(0, 200), max_size=4))
     pieces = split(whole, cuts) or [b""]
     frames = []
     for number, piece in enumerate(pieces):
-        opcode = 0 if number else 1 if text else 2
+        opcode = 0 if number else (1 if text else 2) | (COMPRESSED if compressed else 0)
         frames += [frame(opcode, piece, fin=number == len(pieces) - 1), *draw(st.lists(controls, max_size=1))]
     return b"".join(frames)
 
@@ -187,9 +205,15 @@ def messages(draw: st.DrawFn) -> bytes:
 closes = st.builds(
     lambda code, reason: frame(8, code.to_bytes(2, "big") + reason), st.sampled_from([1000, 1001, 3000, 4999]), texts
 ) | st.just(frame(8))
-conversations = st.builds(
-    lambda parts, end: b"".join([*parts, end]), st.lists(messages() | controls, max_size=6), closes | st.just(b"")
-)
+
+
+def conversations_of(*, compression: bool) -> st.SearchStrategy[bytes]:
+    """Messages and control frames in a row, with a close at the end or without."""
+    parts = st.lists(messages(compression=compression) | controls, max_size=6)
+    return st.builds(lambda parts, end: b"".join([*parts, end]), parts, closes | st.just(b""))
+
+
+conversations = conversations_of(compression=False)
 cuts = st.lists(st.integers(0, 3000), max_size=12)
 
 
@@ -203,6 +227,12 @@ def test_every_split_of_what_a_peer_may_say_is_read_as_the_library_reads_it(data
     assert written == answers
 
 
+@given(data=conversations_of(compression=True), cuts=cuts)
+@settings(deadline=None)
+def test_so_is_what_a_peer_may_say_that_compresses(data: bytes, cuts: list[int]) -> None:
+    assert read(split(data, cuts), compression=True) == read_by_reference(data, compression=True)
+
+
 heads = st.builds(
     lambda first, length, rest: bytes((first, length)) + rest,
     st.integers(0, 255),
@@ -211,18 +241,22 @@ heads = st.builds(
 )
 
 
-@given(before=conversations, data=heads | st.binary(max_size=400), cuts=cuts)
-@settings(deadline=None, max_examples=300)
-@example(before=b"", data=frame(8, b"\x03"), cuts=[])
-@example(before=b"", data=frame(8, b"\x03\xed"), cuts=[])
-@example(before=b"", data=frame(1, b"x" * 301), cuts=[])
-@example(before=b"", data=frame(1, b"x" * 200, fin=False) + frame(0, b"x" * 200), cuts=[])
-@example(before=b"", data=frame(1, b"\xff"), cuts=[])
-def test_whatever_a_peer_sends_ends_as_the_library_would_end_it(before: bytes, data: bytes, cuts: list[int]) -> None:
-    events, _ = read(split(before + data, cuts))
+@given(before=conversations, data=heads | st.binary(max_size=400), cuts=cuts, compression=st.booleans())
+@settings(deadline=None, max_examples=400)
+@example(before=b"", data=frame(8, b"\x03"), cuts=[], compression=False)
+@example(before=b"", data=frame(8, b"\x03\xed"), cuts=[], compression=False)
+@example(before=b"", data=frame(1, b"x" * 301), cuts=[], compression=False)
+@example(before=b"", data=frame(1, b"x" * 200, fin=False) + frame(0, b"x" * 200), cuts=[], compression=False)
+@example(before=b"", data=frame(1, b"\xff"), cuts=[], compression=False)
+@example(before=b"", data=frame(COMPRESSED | 1, b"\xff"), cuts=[], compression=True)
+@example(before=b"", data=frame(COMPRESSED | 2, zlib.compress(bytes(301), wbits=-15)), cuts=[], compression=True)
+def test_whatever_a_peer_sends_ends_as_the_library_would_end_it(
+    before: bytes, data: bytes, cuts: list[int], compression: bool
+) -> None:
+    events, _ = read(split(before + data, cuts), compression=compression)
     # What the library waits for, it gets: this reader may refuse a frame by its head.
-    expected, _ = read_by_reference(before + data)
-    patient, _ = read_by_reference(before + data + bytes(MAX_MESSAGE + 14))
+    expected, _ = read_by_reference(before + data, compression=compression)
+    patient, _ = read_by_reference(before + data + bytes(MAX_MESSAGE + 14), compression=compression)
     if events == expected:
         return
     assert events[-1][0] == CLOSED

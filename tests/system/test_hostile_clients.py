@@ -50,7 +50,7 @@ def frame(opcode: int, payload: bytes, *, fin: bool = True, length: int | None =
     return head + bytes(4) + payload
 
 
-def handshake(starling: Starling, path: str, *, receive_buffer: int = 0) -> socket.socket:
+def handshake(starling: Starling, path: str, *headers: str, receive_buffer: int = 0) -> socket.socket:
     """An open WebSocket as a bare socket, which does nothing that the test does not do."""
     client = socket.socket()
     if receive_buffer:
@@ -59,6 +59,7 @@ def handshake(starling: Starling, path: str, *, receive_buffer: int = 0) -> sock
     client.connect(("127.0.0.1", starling.port))
     key = base64.b64encode(os.urandom(16)).decode()
     request = f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    request += "".join(f"{header}\r\n" for header in headers)
     client.sendall(f"{request}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
     answer = b""
     while b"\r\n\r\n" not in answer:
