@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from broadcaster import Event
@@ -44,6 +44,7 @@ class BroadcastBroker:
     def __init__(self, backend: LinkBackend) -> None:
         self._backend = backend
         self._pump_task: asyncio.Task[None] | None = None
+        self._publishing: set[asyncio.Task[None]] = set()
         self._malformed_logged_at = -_MALFORMED_LOG_INTERVAL
 
     @property
@@ -79,6 +80,23 @@ class BroadcastBroker:
         self.check_size(channel, len(message), len(publication.data))
         await self._backend.publish(channel, message)
         return StreamPosition(0, "")
+
+    def begin_publish(
+        self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
+    ) -> PublishOutcome | None:
+        """As `publish`; `done` is told later what became of it."""
+
+        async def publish() -> None:
+            try:
+                outcome: PublishOutcome = await self.publish(channel, publication, options)
+            except (BrokerUnavailable, PublicationTooLarge) as failure:
+                outcome = failure
+            done(outcome)
+
+        task = asyncio.get_running_loop().create_task(publish())
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+        return None
 
     async def publish_all(
         self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]

@@ -1,6 +1,7 @@
 """The broker of a single process: what is published here is heard here, through the same bytes as everywhere."""
 
 import time
+from collections.abc import Callable
 
 from broadcaster import Event
 
@@ -11,7 +12,7 @@ from app.brokers.memory_history import MemoryHistory
 from app.brokers.memory_occupancy import MemoryOccupancy
 from app.brokers.memory_presence import MemoryPresence
 from app.brokers.memory_revocations import MemoryRevocations
-from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, StreamPosition
+from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, PublishOutcome, StreamPosition
 from app.core.presence import DEFAULT_TTL
 from app.protocol.messages import Publication
 
@@ -43,6 +44,10 @@ class MemoryBackend(LinkBackend):
         self._channels.discard(group)
 
     async def publish(self, channel: str, message: bytes) -> None:
+        """As `offer`."""
+        self.offer(channel, message)
+
+    def offer(self, channel: str, message: bytes) -> None:
         """Queue for this process. Raises BrokerUnavailable when it is stopped or too far behind to take more."""
         if not self.figures.up:
             raise BrokerUnavailable("the broker is not started")
@@ -63,14 +68,27 @@ class MemoryBroker(BroadcastBroker):
     keeps_history = True
 
     def __init__(self, *, presence_ttl: float = DEFAULT_TTL) -> None:
-        super().__init__(MemoryBackend())
+        self._memory = MemoryBackend()
+        super().__init__(self._memory)
         self.history: MemoryHistory = MemoryHistory()
         self.presence: MemoryPresence = MemoryPresence(presence_ttl)
         self.revocations: MemoryRevocations = MemoryRevocations()
         self.occupancy: MemoryOccupancy = MemoryOccupancy(presence_ttl)
 
+    def begin_publish(
+        self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
+    ) -> PublishOutcome | None:
+        """As `publish`, and it is done when this returns."""
+        try:
+            return self._publish(channel, publication, options)
+        except BrokerUnavailable as unavailable:
+            return unavailable
+
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Keep and send, or only send; returns the position. Raises BrokerUnavailable, and then nothing is kept."""
+        return self._publish(channel, publication, options)
+
+    def _publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         key = options.idempotency_key
         if key and (repeated := self.history.repeated(channel, key)):
             return repeated
@@ -81,10 +99,10 @@ class MemoryBroker(BroadcastBroker):
             entry = self.history.next_entry(channel, publication, now, options)
             position = StreamPosition(entry.offset, entry.epoch)
             message = envelope.encode_publication(body, epoch=entry.epoch, offset=entry.offset, previous=entry.previous)
-            await self._backend.publish(channel, message)
+            self._memory.offer(channel, message)
             self.history.append(channel, entry, options)
         else:
-            await self._backend.publish(channel, envelope.encode_publication(body))
+            self._memory.offer(channel, envelope.encode_publication(body))
         if key:
             self.history.remember(channel, key, position)
         return position

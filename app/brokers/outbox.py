@@ -66,6 +66,10 @@ class Outbox(Generic[Item, Answer]):
 
     async def send(self, item: Item, size: int) -> Answer:
         """Send `item` of `size` bytes after everything that waits; returns its answer. Raises BrokerUnavailable."""
+        return await self.post(item, size)
+
+    def post(self, item: Item, size: int) -> asyncio.Future[Answer]:
+        """As `send`, without waiting. Raises BrokerUnavailable where there is no room, and so may the future."""
         if self._task is None:
             raise BrokerUnavailable("the broker is not started")
         if len(self._waiting) >= self._max_waiting or self._waiting_bytes + size > self._max_waiting_bytes:
@@ -80,7 +84,7 @@ class Outbox(Generic[Item, Answer]):
         waiting.append((loop.time() + self._timeout, answer))
         if self._timer is None:
             self._timer = loop.call_later(self._timeout, self._give_up)
-        return await answer
+        return answer
 
     def _give_up(self) -> None:
         """Fail the calls whose time is over, and come back for the oldest of the others."""

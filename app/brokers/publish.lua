@@ -8,6 +8,11 @@
 --       6 random text without spaces, for a new epoch
 -- Returns { offset, epoch }, both text.
 
+-- Called without keys it does nothing, and Redis knows it from then on.
+if #KEYS == 0 then
+  return
+end
+
 -- Lua itself writes a number of sixteen digits as 1e15.
 local function text(number)
   return string.format('%.0f', number)

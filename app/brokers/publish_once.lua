@@ -4,6 +4,11 @@
 -- ARGV  1 <prefix>:<channel>   2 message
 -- Returns { offset, epoch } of the one that was sent, both text: "0" and nothing, for it has no place in a history.
 
+-- Called without keys it does nothing, and Redis knows it from then on.
+if #KEYS == 0 then
+  return
+end
+
 local known = redis.call('SET', KEYS[1], '0 ', 'NX', 'GET', 'PX', 300000)
 if known then
   local offset, epoch = string.match(known, '^(%d+) (.*)$')

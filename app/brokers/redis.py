@@ -1,15 +1,16 @@
 """The broker over Redis."""
 
+import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from redis.exceptions import NoScriptError, ResponseError
 
 from app.brokers import envelope
 from app.brokers.broadcast import BroadcastBroker
 from app.brokers.redis_backend import RedisBackend
-from app.brokers.redis_calls import Command
+from app.brokers.redis_calls import Command, Reply
 from app.brokers.redis_history import RedisHistory, read_position
 from app.brokers.redis_occupancy import RedisOccupancy
 from app.brokers.redis_presence import RedisPresence
@@ -48,6 +49,26 @@ class RedisBroker(BroadcastBroker):
             return await self.history.publish_once(channel, message, options.idempotency_key)
         await self._backend.publish(channel, message)
         return StreamPosition(0, "")
+
+    def begin_publish(
+        self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
+    ) -> PublishOutcome | None:
+        """As `publish`; `done` is told when Redis has answered."""
+        body = envelope.encode_body(publication, int(time.time() * 1000))
+        command = self._command(body, envelope.encode_publication(body), channel, options, _epoch(options))
+
+        def told(replies: asyncio.Future[list[Reply | ResponseError]]) -> None:
+            if replies.exception() is None and isinstance(replies.result()[0], NoScriptError):
+                # Redis forgets scripts when it restarts.
+                super(RedisBroker, self).begin_publish(channel, publication, options, done)
+            else:
+                done(_outcome(replies))
+
+        try:
+            self._redis.post(command, len(body)).add_done_callback(told)
+        except BrokerUnavailable as unavailable:
+            return unavailable
+        return None
 
     async def publish_all(
         self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
@@ -90,6 +111,17 @@ class RedisBroker(BroadcastBroker):
         if options.idempotency_key:
             return self.history.publish_once_command(channel, message, options.idempotency_key)
         return (b"PUBLISH", f"{self._redis.prefix}:{channel}".encode(), message)
+
+
+def _epoch(options: PublishOptions) -> str:
+    return secrets.token_urlsafe(6) if options.history_size > 0 else ""
+
+
+def _outcome(replies: asyncio.Future[list[Reply | ResponseError]]) -> PublishOutcome:
+    try:
+        return _position(replies.result()[0])
+    except BrokerUnavailable as unavailable:
+        return unavailable
 
 
 def _position(reply: object) -> PublishOutcome:

@@ -1,5 +1,6 @@
 """The link to Redis: Pub/Sub over one connection, everything that is sent in order over another, reads over a third."""
 
+import asyncio
 import os
 import re
 import socket
@@ -13,6 +14,7 @@ from app.brokers.link import MAX_EVENTS
 from app.brokers.redis_address import RedisAddress
 from app.brokers.redis_calls import Command, RedisCalls, Reply
 from app.brokers.redis_connections import make_pool
+from app.brokers.redis_history import PUBLISHING_SCRIPTS
 from app.brokers.redis_link import RedisLink
 from app.brokers.redis_rights import missing_rights, rule
 from app.brokers.redis_sentinel import SentinelLink, SentinelPool
@@ -36,7 +38,9 @@ class RedisBackend(SupervisedBackend):
         self.prefix = prefix
         self._pool: ConnectionPool = make_pool(address, timeout=timeout)
         self._rights_mend = f"ACL SETUSER {address.username or 'default'} {rule(prefix)}"
-        self._calls = self._make_calls("publisher")
+        # Known from the start, so that no publication is sent twice and falls behind the one after it.
+        scripts = [script.introduce() for script in PUBLISHING_SCRIPTS]
+        self._calls = self._make_calls("publisher", first=scripts)
         # Answers of reads are great: they go their own way, few at once, so that no canary waits behind them.
         self.reads = self._make_calls("reader", max_batch=READS_AT_ONCE)
 
@@ -72,6 +76,10 @@ class RedisBackend(SupervisedBackend):
         Nothing is retried: a command whose outcome is unknown may have done its work.
         """
         return await self._calls.execute(*command, size=size)
+
+    def post(self, command: Command, size: int) -> asyncio.Future[list[Reply | ResponseError]]:
+        """Run a command as `execute` does, without waiting for its one reply. Raises BrokerUnavailable."""
+        return self._calls.post(command, size)
 
     async def execute_all(self, commands: Sequence[Command], size: int = 0) -> list[Reply | ResponseError]:
         """Run commands with one round trip, each with a reply of its own; otherwise as `execute`."""
@@ -112,10 +120,13 @@ class RedisBackend(SupervisedBackend):
         """The rule for the user, where Redis says that something is not allowed."""
         return self._rights_mend if "permission" in reason else ""
 
-    def _make_calls(self, purpose: str, *, max_batch: int = CALLS_AT_ONCE) -> RedisCalls:
-        is_outdated = self._pool.is_outdated if isinstance(self._pool, SentinelPool) else None
+    def _make_calls(self, purpose: str, *, max_batch: int = CALLS_AT_ONCE, first: Sequence[Command] = ()) -> RedisCalls:
         return RedisCalls(
-            self._make_connection(purpose), timeout=self.timeout, max_batch=max_batch, is_outdated=is_outdated
+            self._make_connection(purpose),
+            timeout=self.timeout,
+            max_batch=max_batch,
+            is_outdated=self._pool.is_outdated if isinstance(self._pool, SentinelPool) else None,
+            first=first,
         )
 
     def _make_connection(self, purpose: str) -> AbstractConnection:

@@ -1,7 +1,9 @@
 """Calls to Redis over one connection: what waits goes out together, and answers cannot be mixed up."""
 
+import asyncio
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import hiredis
 import structlog
@@ -28,13 +30,16 @@ class RedisCalls:
         timeout: float,
         max_batch: int = 256,
         is_outdated: Callable[[AbstractConnection], bool] | None = None,
+        first: Sequence[Command] = (),
     ) -> None:
         """`timeout` in seconds bounds each call; `max_batch` commands at most are under way at once.
 
         A connection that `is_outdated` leads to the wrong server by now, and is opened anew before the next batch.
+        `first` are commands that every new connection begins with, whatever Redis answers.
         """
         self._connection = connection
         self._is_outdated = is_outdated
+        self._first = first
         self._outbox: Outbox[Sequence[Command], list[Reply | ResponseError]] = Outbox(
             self._transmit, timeout=timeout, max_batch=max_batch
         )
@@ -59,6 +64,10 @@ class RedisCalls:
             raise reply
         return reply
 
+    def post(self, command: Command, size: int) -> asyncio.Future[list[Reply | ResponseError]]:
+        """Run a command after all that wait, without waiting for its one reply. Raises BrokerUnavailable."""
+        return self._outbox.post((command,), size)
+
     async def execute_all(self, commands: Sequence[Command], size: int = 0) -> list[Reply | ResponseError]:
         """Run commands as one, each with a reply of its own; otherwise as `execute`."""
         return await self._outbox.send(commands, size)
@@ -71,12 +80,17 @@ class RedisCalls:
             # Between batches nothing is due: bytes, or an end, mean that this connection cannot be used any more.
             if connection.is_connected and await self._is_over(connection):
                 await discard(connection)
+            first: Sequence[Command] = ()
             if not connection.is_connected:
                 # Not left to the sending, which would not ask Sentinel where to.
                 await connection.connect()  # type: ignore[no-untyped-call]
+                first = self._first
             # In C, where redis-py's own packing costs more than all the rest of a publish.
-            packed = b"".join([hiredis.pack_command(command) for commands in batch for command in commands])  # type: ignore[arg-type]
+            packed = b"".join([hiredis.pack_command(command) for commands in (first, *batch) for command in commands])  # type: ignore[arg-type]
             await connection.send_packed_command(packed, check_health=False)
+            for _ in first:
+                with suppress(ResponseError):
+                    await connection.read_response(timeout=math.inf)
             for commands in batch:
                 answers: list[Reply | ResponseError] = []
                 for _ in commands:

@@ -19,6 +19,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 # Positions asked for at once; the next portion goes when these are answered.
 _POSITIONS = 250
 
+PUBLISHING_SCRIPTS = (Script("publish.lua"), Script("publish_once.lua"))
+
 
 class RedisHistory:
     """Implements app.core.history.History, and the publishing that belongs to it."""
@@ -28,8 +30,7 @@ class RedisHistory:
         self._publishing = publishing
         self._reading = reading
         self._prefix = prefix
-        self._publish = Script("publish.lua")
-        self._publish_once = Script("publish_once.lua")
+        self._publish, self._publish_once = PUBLISHING_SCRIPTS
         self._read = Script("read.lua")
 
     async def publish(self, channel: str, body: bytes, options: PublishOptions) -> StreamPosition:

@@ -25,6 +25,10 @@ class Script:
         self._text = b"\n".join(Path(__file__).with_name(name).read_bytes() for name in names)
         self._digest = hashlib.sha1(self._text, usedforsecurity=False).hexdigest()
 
+    def introduce(self) -> tuple[bytes, bytes, int]:
+        """The command that makes Redis know a script that does nothing without keys; the right to run it is enough."""
+        return (b"EVAL", self._text, 0)
+
     def call(self, keys: Sequence[bytes], *arguments: bytes | str | int) -> tuple[bytes | str | int, ...]:
         """The command that runs it; Redis answers NoScriptError where it does not know it yet."""
         return (b"EVALSHA", self._digest, len(keys), *keys, *arguments)

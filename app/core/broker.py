@@ -1,6 +1,6 @@
 """The broker contract: what carries publications between processes, and what it guarantees."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -125,6 +125,14 @@ class Broker(Protocol):
         """Keep and send in one atomic step; returns the position, (0, "") without history.
 
         Raises BrokerUnavailable when it is not known to be stored, PublicationTooLarge when it never can be.
+        """
+
+    def begin_publish(
+        self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
+    ) -> PublishOutcome | None:
+        """As `publish`, without a task: return what became of it, or None, and then `done` is told later.
+
+        What is begun first is published first.
         """
 
     async def publish_all(

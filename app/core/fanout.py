@@ -14,6 +14,8 @@ LONGEST_WAIT = 0.005
 WRITE_SECONDS = 5e-6
 # For so few the clock would cost more than it saves.
 FEW = 16
+# The least that the event loop can wait. Seconds.
+_SHORTEST_REST = 0.001
 # The event loop is let go after so long, for pings, commands and timers. Seconds.
 SLICE = 0.005
 _BETWEEN_LOOKS = 64
@@ -25,7 +27,17 @@ class Group:
     Whoever enters is owed nothing from before, and whoever leaves gets what was broadcast while it was in.
     """
 
-    __slots__ = ("_batch", "_late", "_remaining", "connections", "figures", "frames")
+    __slots__ = (
+        "_batch",
+        "_late",
+        "_remaining",
+        "came_at",
+        "connections",
+        "crowded",
+        "figures",
+        "frames",
+        "rests_until",
+    )
 
     def __init__(self, figures: TransportFigures) -> None:
         self.figures = figures
@@ -36,6 +48,12 @@ class Group:
         # What is being written, and who has not got it yet.
         self._batch: Batch | None = None
         self._remaining: set[Connection] = set()
+        self.came_at = 0.0
+        """When the newest frame came; this and `rests_until` on the clock of `time.monotonic`."""
+        self.crowded = False
+        """Whether frames come so fast that more of them are to be expected."""
+        self.rests_until = 0.0
+        """What comes before is joined with what comes until then."""
 
     def __len__(self) -> int:
         return len(self.connections)
@@ -87,6 +105,7 @@ class Group:
         if remaining:
             return False
         self._batch = None
+        self.crowded |= count > 1
         return True
 
     def _begin(self) -> Batch:
@@ -109,14 +128,24 @@ def _deliver(connection: Connection, batch: Batch) -> None:
 class Fanout:
     """Groups that are owed frames. They are written when a loop tick brought no more, or when waiting would cost more.
 
-    A great group is written in slices; what is broadcast meanwhile follows behind.
+    A great group is written in slices; what is broadcast meanwhile follows behind. Where frames come faster than they
+    could be written, a group rests after each write, about as long as that took, so that the next write has several.
     """
 
-    def __init__(self, *, longest_wait: float = LONGEST_WAIT, slice_seconds: float = SLICE) -> None:
+    def __init__(
+        self,
+        *,
+        longest_wait: float = LONGEST_WAIT,
+        write_seconds: float = WRITE_SECONDS,
+        slice_seconds: float = SLICE,
+    ) -> None:
         self._longest_wait = longest_wait
+        self._write_seconds = write_seconds
         self._slice = slice_seconds
         self._due: list[Group] = []
         self._owed = 0
+        # Those that were written a moment ago, with more on their heels.
+        self._resting: list[Group] = []
         # Those of this round; the last one is being written.
         self._round: list[Group] = []
         self._alone = False
@@ -127,43 +156,69 @@ class Fanout:
     @property
     def busy(self) -> bool:
         """Whether anything is owed."""
-        return self._scheduled
+        return bool(self._scheduled or self._resting)
 
     def add(self, group: Group, frame: Frame) -> None:
         """Owe `frame` to all of `group`."""
         if not group.frames:
-            if not self._due:
-                self._waiting_since = 0.0
-                self._owed = 0
-            self._due.append(group)
-            self._owed += len(group.connections)
-            if not self._scheduled:
-                self._scheduled = True
-                asyncio.get_running_loop().call_soon(self._run)
+            self._await(group)
+        now = time.monotonic()
+        group.crowded = now - group.came_at < self._rest(group)
+        group.came_at = now
         group.frames.append(frame)
         self._fresh = True
 
+    def _await(self, group: Group) -> None:
+        if not self._due:
+            self._waiting_since = 0.0
+            self._owed = 0
+        self._due.append(group)
+        self._owed += len(group.connections)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._run)
+
     def settle(self, connection: Connection) -> None:
         """Give a connection at once what it is owed by whatever group, as before its last frame."""
-        for group in (*self._round, *self._due):
+        for group in (*self._round, *self._due, *self._resting):
             group.settle(connection)
 
     def _run(self) -> None:
         now = time.monotonic()
         try:
             if not self._round and self._ripe():
-                self._round, self._due = self._due, []
-                self._alone = len(self._round) == 1
+                self._begin_round(now)
             self._fresh = False
             while self._round and self._round[-1].write(now + self._slice, alone=self._alone):
-                self._round.pop()
+                group = self._round.pop()
+                if group.crowded:
+                    group.rests_until = time.monotonic() + self._rest(group)
         finally:
             self._scheduled = bool(self._due or self._round)
             if self._scheduled:
                 asyncio.get_running_loop().call_soon(self._run)
 
+    def _rest(self, group: Group) -> float:
+        count = len(group.connections)
+        return 0.0 if count < FEW else min(self._longest_wait, max(_SHORTEST_REST, count * self._write_seconds))
+
+    def _begin_round(self, now: float) -> None:
+        due, self._due = self._due, []
+        for group in due:
+            if group.rests_until <= now:
+                self._round.append(group)
+            else:
+                self._resting.append(group)
+                asyncio.get_running_loop().call_later(group.rests_until - now, self._wake, group)
+        self._alone = len(self._round) == 1
+
+    def _wake(self, group: Group) -> None:
+        group.rests_until = 0.0
+        self._resting.remove(group)
+        self._await(group)
+
     def _ripe(self) -> bool:
         if not self._waiting_since and self._owed >= FEW:
             self._waiting_since = time.thread_time()
-        longest = min(self._longest_wait, self._owed * WRITE_SECONDS)
+        longest = min(self._longest_wait, self._owed * self._write_seconds)
         return not self._fresh or self._owed < FEW or time.thread_time() - self._waiting_since >= longest

@@ -21,7 +21,12 @@ class Refuse(Exception):
 
 
 class Hooks(Protocol):
-    """Called while a client waits; each may raise Refusal, which is what the client is told. Payloads are raw."""
+    """Called while a client waits; each may raise Refusal, which is what the client is told. Payloads are raw.
+
+    `sees_publications` is whether `publish` does anything: where it does not, nobody waits for it.
+    """
+
+    sees_publications: bool
 
     async def connect(self, client: ClientInfo, data: Raw) -> Raw:
         """A client with good credentials comes; returns what the connect result carries as `data`."""
@@ -41,6 +46,8 @@ class Hooks(Protocol):
 
 class NoHooks:
     """The hooks of a service without an application: everything that is permitted passes, and no method exists."""
+
+    sees_publications = False
 
     async def connect(self, client: ClientInfo, data: Raw) -> Raw:
         """Let it come."""

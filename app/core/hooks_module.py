@@ -90,6 +90,7 @@ class ModuleHooks:
                 f"{', '.join(unknown)}: not a hook; the hooks are {', '.join(HOOKS)} and the mapping {METHODS}"
             )
         self._hooks = {name: Function(name, getattr(module, name), seconds) for name in HOOKS if hasattr(module, name)}
+        self.sees_publications = "on_publish" in self._hooks
         methods = getattr(module, METHODS, {})
         if not isinstance(methods, Mapping):
             raise HooksError(f"{METHODS} must be a mapping of method names to functions")

@@ -226,14 +226,25 @@ class Node:
         """Publish to all processes, this one included. Raises BrokerUnavailable and PublicationTooLarge."""
         try:
             position = await self.broker.publish(channel, publication, options)
-        except BrokerUnavailable:
-            self.metrics.published["failed"] += 1
+        except (BrokerUnavailable, PublicationTooLarge) as failure:
+            self._count_published(failure)
             raise
-        except PublicationTooLarge:
-            self.metrics.published["too_large"] += 1
-            raise
-        self.metrics.published["stored"] += 1
+        self._count_published(position)
         return position
+
+    def begin_publish(
+        self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
+    ) -> PublishOutcome | None:
+        """Publish without waiting: return what became of it, or None, and then `done` is told later."""
+
+        def told(outcome: PublishOutcome) -> None:
+            self._count_published(outcome)
+            done(outcome)
+
+        outcome = self.broker.begin_publish(channel, publication, options, told)
+        if outcome is not None:
+            self._count_published(outcome)
+        return outcome
 
     async def publish_all(
         self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
@@ -241,9 +252,12 @@ class Node:
         """Publish the same in many channels; returns what became of each, in their order."""
         outcomes = await self.broker.publish_all(publication, wishes)
         for outcome in outcomes:
-            failed = "failed" if isinstance(outcome, BrokerUnavailable) else "too_large"
-            self.metrics.published["stored" if isinstance(outcome, StreamPosition) else failed] += 1
+            self._count_published(outcome)
         return outcomes
+
+    def _count_published(self, outcome: PublishOutcome) -> None:
+        failed = "failed" if isinstance(outcome, BrokerUnavailable) else "too_large"
+        self.metrics.published["stored" if isinstance(outcome, StreamPosition) else failed] += 1
 
     async def read_history(
         self, channel: str, options: ChannelOptions, request: HistoryRequest, most: int | None

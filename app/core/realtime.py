@@ -13,7 +13,13 @@ from msgspec import Raw
 
 from app import __version__
 from app.core.authority import Authority, Grant, Identity
-from app.core.broker import BrokerUnavailable, PublicationTooLarge, StreamPosition
+from app.core.broker import (
+    BrokerUnavailable,
+    PublicationTooLarge,
+    PublishOptions,
+    PublishOutcome,
+    StreamPosition,
+)
 from app.core.channels import ChannelOptions
 from app.core.connection import Connection
 from app.core.follower import Joined
@@ -156,7 +162,8 @@ class RealtimeConnection(Connection):
     ) -> None:
         super().__init__(node, "")
         self.identity = Identity()
-        self.session = Session(limits, time.monotonic())
+        # A hook may take longer for one publication than for the next, so the next waits for it.
+        self.session = Session(limits, time.monotonic(), publish_in_turn=node.hooks.sees_publications)
         self.session_id = secrets.token_hex(8)
         self._node = node
         self._authority = authority
@@ -279,20 +286,26 @@ class RealtimeConnection(Connection):
                 case Close(disconnect):
                     self._write(replies)
                     self.close(disconnect.code, disconnect.reason)
-                case EndSubscription(subscription=subscription):
-                    membership = self._memberships.pop(subscription.channel, None)
-                    if membership is not None:
-                        self._node.metrics.subscriptions -= 1
-                        self._node.subscriptions.drop(membership.subscriber)
-                        if self._told and membership.subscriber.answered:
-                            self._node.lifecycle.unsubscribed(self.id, self.user, subscription.channel)
-                    self._node.start_task(self._act(decision, membership))
+                case EndSubscription():
+                    self._end_membership(decision)
+                case Publish() if not self._node.hooks.sees_publications:
+                    # What it leads to comes last in the list that is being gone through.
+                    decisions += self._begin_publish(decision)
                 case Action():
                     self._node.start_task(self._act(decision, None))
         self._write(replies)
         if self.session.deadline < self._deadline and self.close_code is None:
             self._deadline = self.session.deadline
             self._node.schedule(self, self._deadline)
+
+    def _end_membership(self, action: EndSubscription) -> None:
+        membership = self._memberships.pop(action.channel, None)
+        if membership is not None:
+            self._node.metrics.subscriptions -= 1
+            self._node.subscriptions.drop(membership.subscriber)
+            if self._told and membership.subscriber.answered:
+                self._node.lifecycle.unsubscribed(self.id, self.user, action.channel)
+        self._node.start_task(self._act(action, membership))
 
     def _write(self, replies: list[bytes]) -> None:
         if replies:
@@ -314,6 +327,9 @@ class RealtimeConnection(Connection):
             log.exception("command_failed", connection_id=self.id, action=type(action).__name__)
             decisions = self.session.refused(action, codes.ERROR_INTERNAL, time.monotonic())
         self._carry_out(decisions)
+        self._read_on()
+
+    def _read_on(self) -> None:
         if self._paused and not self.session.busy:
             self._paused = False
             self.transport.resume_reading()
@@ -488,14 +504,43 @@ class RealtimeConnection(Connection):
 
     # Publishing and asking
 
+    def _begin_publish(self, action: Publish) -> list[Decision]:
+        """Publish without a task of its own, where no hook has a say."""
+        self._node.metrics.commands["publish"] += 1
+        try:
+            options, info = self._publishing(action)
+        except Refusal as refusal:
+            return self.session.refused(action, refusal.reason, time.monotonic())
+        outcome = self._node.begin_publish(
+            action.channel, Publication(data=action.request.data, info=info), options, partial(self._published, action)
+        )
+        return [] if outcome is None else self._judge(action, outcome)
+
+    def _published(self, action: Publish, outcome: PublishOutcome) -> None:
+        self._carry_out(self._judge(action, outcome))
+        self._read_on()
+
+    def _judge(self, action: Publish, outcome: PublishOutcome) -> list[Decision]:
+        now = time.monotonic()
+        if isinstance(outcome, StreamPosition):
+            return self.session.answered(action, PublishResult(), now)
+        too_large = isinstance(outcome, PublicationTooLarge)
+        return self.session.refused(action, codes.ERROR_LIMIT_EXCEEDED if too_large else codes.ERROR_INTERNAL, now)
+
     async def _publish(self, action: Publish) -> list[Decision]:
-        channel, options = action.channel, self._options(action.channel, action.subscription)
+        options, info = self._publishing(action)
+        data = await self._node.hooks.publish(info, action.channel, action.request.data)
+        await self._node.publish(action.channel, Publication(data=data, info=info), options)
+        return self.session.answered(action, PublishResult(), time.monotonic())
+
+    def _publishing(self, action: Publish) -> tuple[PublishOptions, ClientInfo]:
+        """How the publication is kept and who it is from. Raises Refusal."""
+        options = self._options(action.channel, action.subscription)
         if not options.may_publish(anonymous=not self.user, subscribed=action.subscription is not None):
             raise Refusal(codes.ERROR_PERMISSION_DENIED)
-        info = self.info(action.subscription.chan_info if action.subscription else NO_PAYLOAD)
-        data = await self._node.hooks.publish(info, channel, action.request.data)
-        await self._node.publish(channel, Publication(data=data, info=info), options.publish_options())
-        return self.session.answered(action, PublishResult(), time.monotonic())
+        return options.publish_options(), self.info(
+            action.subscription.chan_info if action.subscription else NO_PAYLOAD
+        )
 
     async def _read_presence(self, action: Presence | PresenceStats) -> list[Decision]:
         options = self._options(action.channel, action.subscription)

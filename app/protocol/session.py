@@ -146,6 +146,7 @@ class Session:
         "_limits",
         "_ping_at",
         "_pong_at",
+        "_publish_in_turn",
         "_requests",
         "_stale_at",
         "_subscribing",
@@ -155,10 +156,12 @@ class Session:
         "subscriptions",
     )
 
-    def __init__(self, limits: SessionLimits, now: float) -> None:
+    def __init__(self, limits: SessionLimits, now: float, *, publish_in_turn: bool = False) -> None:
+        """`publish_in_turn`: a publication waits for the outcome of the one before it, as everything else does."""
         self.state = SessionState.OPENED
         self.subscriptions: dict[str, Subscription] = {}
         self._limits = limits
+        self._publish_in_turn = publish_in_turn
         self._turns: Turns[Callable[[float], list[Decision]]] = Turns()
         self._held: list[tuple[int, Request]] = []
         self._subscribing = 0
@@ -233,7 +236,9 @@ class Session:
             case RefreshRequest():
                 return self._begin(Refresh(command_id, request))
             case _:
-                return self._in_turn(request.channel, partial(self._of_channel, command_id, request), now)
+                step = partial(self._of_channel, command_id, request)
+                companion = isinstance(request, PublishRequest) and not self._publish_in_turn
+                return self._in_turn(request.channel, step, now, companion=companion)
 
     def _of_channel(self, command_id: int, request: ChannelRequest, now: float) -> list[Decision]:
         subscription = self.subscriptions.get(request.channel)
@@ -481,20 +486,25 @@ class Session:
     # --- turns ---
 
     def _begin(self, action: Action) -> list[Decision]:
-        self._turns.begin(action.channel)
+        self._turns.begin(action.channel, companion=self._is_companion(action))
         return [action]
 
     def _finish(self, action: Action, now: float) -> list[Decision]:
         if self.state is not SessionState.CONNECTED:
             return []
-        self._turns.finish(action.channel)
+        self._turns.finish(action.channel, companion=self._is_companion(action))
         decisions: list[Decision] = []
         while action.channel is not None and (step := self._turns.next(action.channel)) is not None:
             decisions += step(now)
         return decisions
 
-    def _in_turn(self, channel: str, step: Callable[[float], list[Decision]], now: float) -> list[Decision]:
-        if not self._turns.taken(channel):
+    def _is_companion(self, action: Action) -> bool:
+        return isinstance(action, Publish) and not self._publish_in_turn
+
+    def _in_turn(
+        self, channel: str, step: Callable[[float], list[Decision]], now: float, *, companion: bool = False
+    ) -> list[Decision]:
+        if not self._turns.taken(channel, companion=companion):
             return step(now)
         self._turns.wait(channel, step)
         return []

@@ -9,7 +9,7 @@ import structlog
 from msgspec import Raw
 
 from app.brokers.open import open_broker
-from app.core.broker import BrokerUnavailable, LinkState, StreamEntry, StreamPosition
+from app.core.broker import BrokerUnavailable, LinkState, PublishOutcome, StreamEntry, StreamPosition
 from app.protocol.messages import ClientInfo, Publication
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party, until
@@ -71,6 +71,28 @@ async def test_publishes_started_in_one_tick_keep_their_order(pair: Pair) -> Non
     await asyncio.gather(*(there.publish("room", b"%d" % number) for number in range(700)))
     await until(lambda: len(here.heard("room")) >= 700, "all messages arrive")
     assert here.heard("room") == [b"%d" % number for number in range(700)]
+
+
+async def test_what_is_begun_first_is_published_first_and_every_outcome_is_told(url: str, opener: Opener) -> None:
+    party = await opener(url)
+    await party.broker.subscribe("room")
+    told: list[PublishOutcome | None] = []
+    for number in range(700):
+        told.append(party.broker.begin_publish("room", Publication(Raw(b"%d" % number)), LIVE, told.append))
+    await until(lambda: len([outcome for outcome in told if outcome]) >= 700, "all outcomes are told")
+    await until(lambda: len(party.heard("room")) >= 700, "all messages arrive")
+
+    assert [outcome for outcome in told if outcome] == [StreamPosition(0, "")] * 700
+    assert party.heard("room") == [b"%d" % number for number in range(700)]
+
+
+async def test_a_publish_that_is_begun_while_the_broker_is_stopped_is_told_so(url: str, opener: Opener) -> None:
+    party = await opener(url)
+    await party.broker.stop()
+    told: list[PublishOutcome | None] = []
+    told.append(party.broker.begin_publish("room", Publication(Raw(b"1")), LIVE, told.append))
+    await until(lambda: [outcome for outcome in told if outcome], "the outcome is told")
+    assert isinstance(told[-1], BrokerUnavailable)
 
 
 async def test_equal_messages_published_at_once_are_all_delivered(pair: Pair) -> None:

@@ -1,6 +1,7 @@
 """What is particular to history in Redis: keys and their times, restarts, promotion, and strangers."""
 
 import asyncio
+import hashlib
 import itertools
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +16,7 @@ from redis.crc import key_slot
 
 import app.brokers
 from app.brokers.open import open_broker
-from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, StreamEntry, StreamPosition
+from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, PublishOutcome, StreamEntry, StreamPosition
 from app.core.follower import Joined
 from app.core.history import missed
 from app.core.recent import MemoryBudget
@@ -185,6 +186,33 @@ async def test_a_user_who_may_not_ask_for_the_replication_id_keeps_no_history(
     with pytest.raises(BrokerUnavailable, match="Redis refused"):
         await publish(here, b"1")
     assert await redis.keys() == []
+
+
+async def test_publications_that_redis_has_forgotten_the_script_of_are_published_all_the_same(
+    redis_server: RedisServer, opener: Opener, redis: "Redis"
+) -> None:
+    here = await opener(redis_server.url)
+    await here.broker.subscribe(CHANNEL)
+    await redis.script_flush()
+    told: list[PublishOutcome | None] = []
+    for number in range(100):
+        told.append(here.broker.begin_publish(CHANNEL, Publication(Raw(b"%d" % number)), KEPT, told.append))
+    await until(lambda: len(here.entries) >= 100, "all are heard")
+
+    assert here.heard(CHANNEL) == [b"%d" % number for number in range(100)]
+    await until(lambda: len([outcome for outcome in told if outcome]) >= 100, "all outcomes are told")
+    assert {type(outcome) for outcome in told} - {type(None)} == {StreamPosition}
+
+
+async def test_a_new_connection_to_redis_knows_the_scripts_before_the_first_publication(
+    redis_server: RedisServer, opener: Opener, redis: "Redis"
+) -> None:
+    await redis.script_flush()
+    await opener(redis_server.limited_url)
+
+    names = ("publish.lua", "publish_once.lua")
+    digests = [hashlib.sha1(Path(app.brokers.__file__).with_name(name).read_bytes()).hexdigest() for name in names]
+    assert await redis.script_exists(*digests) == [True, True]
 
 
 async def test_a_backend_publishes_with_eval_alone(redis_server: RedisServer, opener: Opener) -> None:

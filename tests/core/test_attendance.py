@@ -86,6 +86,11 @@ class RecordingBroker:
     async def unsubscribe(self, channel: str) -> None:
         raise AssertionError("attendance does not unsubscribe")
 
+    def begin_publish(
+        self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
+    ) -> PublishOutcome | None:
+        raise AssertionError("attendance publishes joins and leaves only")
+
     async def publish_all(
         self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
     ) -> list[PublishOutcome]:

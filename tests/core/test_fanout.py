@@ -109,7 +109,8 @@ def test_everyone_gets_what_was_broadcast_while_it_was_in(
 
 
 async def until_written(fanout: Fanout) -> None:
-    for _ in range(500):
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
         if not fanout.busy:
             return
         await asyncio.sleep(0)
@@ -139,6 +140,57 @@ async def test_frames_without_a_pause_between_them_wait_no_longer_than_they_may(
         await asyncio.sleep(0)
 
     assert listener.socket.written
+
+
+async def test_where_frames_come_fast_the_next_write_waits_for_several_of_them() -> None:
+    fanout, listeners = Fanout(longest_wait=0.5, write_seconds=0.01), [Listener() for _ in range(100)]
+    group = group_of(listeners)
+    fanout.add(group, frame(0))
+    await asyncio.sleep(0)
+    fanout.add(group, frame(1))
+    await until_written(fanout)
+    writes = listeners[0].socket.writes
+
+    fanout.add(group, frame(2))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    fanout.add(group, frame(3))
+    await until_written(fanout)
+
+    assert [listener.socket.got for listener in listeners] == [[b"0", b"1", b"2", b"3"]] * 100
+    assert listeners[0].socket.writes == writes + 1, "a hundred turns of the loop are shorter than the rest"
+
+
+async def test_a_listener_that_goes_while_its_group_rests_has_all_it_is_owed() -> None:
+    fanout, listeners = Fanout(longest_wait=0.5, write_seconds=0.01), [Listener() for _ in range(100)]
+    group = group_of(listeners)
+    fanout.add(group, frame(0))
+    fanout.add(group, frame(1))
+    await until_written(fanout)
+
+    fanout.add(group, frame(2))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert fanout.busy
+    fanout.settle(listeners[0])
+    group.remove(listeners[1])
+
+    assert listeners[0].socket.got == listeners[1].socket.got == [b"0", b"1", b"2"]
+    await until_written(fanout)
+    assert {tuple(listener.socket.got) for listener in listeners} == {(b"0", b"1", b"2")}
+
+
+async def test_a_frame_that_comes_alone_waits_for_no_other() -> None:
+    fanout, listeners = Fanout(longest_wait=60.0), [Listener() for _ in range(100)]
+    group = group_of(listeners)
+    for number in range(3):
+        fanout.add(group, frame(number))
+        begun = time.monotonic()
+        await until_written(fanout)
+        assert time.monotonic() - begun < 10
+        await asyncio.sleep(0.05)
+
+    assert [listener.socket.writes for listener in listeners] == [3] * 100
 
 
 async def test_the_loop_serves_others_while_a_great_group_is_written() -> None:

@@ -35,9 +35,9 @@ def plain(decision: Decision) -> Any:
 class Talk:
     """One session and its clock. `said` is what the last step led to, as plain values; `decisions` are the same."""
 
-    def __init__(self, limits: SessionLimits | None = None) -> None:
+    def __init__(self, limits: SessionLimits | None = None, *, publish_in_turn: bool = False) -> None:
         self.now = START
-        self.session = Session(limits or SessionLimits(), self.now)
+        self.session = Session(limits or SessionLimits(), self.now, publish_in_turn=publish_in_turn)
         self.decisions: list[Decision] = []
 
     @property

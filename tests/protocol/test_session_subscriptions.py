@@ -4,8 +4,8 @@ import pytest
 from msgspec import Raw
 
 from app.protocol import codes
-from app.protocol.decisions import EndSubscription, Publish, Subscribe
-from app.protocol.messages import Publication, PublishResult, SubscribeRequest, SubscribeResult
+from app.protocol.decisions import EndSubscription, Presence, Publish, Subscribe
+from app.protocol.messages import PresenceResult, Publication, PublishResult, SubscribeRequest, SubscribeResult
 from app.protocol.session import SessionLimits
 from tests.protocol.talk import Talk
 
@@ -140,8 +140,46 @@ def test_channels_do_not_wait_for_each_other() -> None:
     ]
 
 
-def test_publications_of_one_client_in_one_channel_keep_their_order() -> None:
-    talk = Talk().connect()
+def test_publications_of_one_client_set_out_in_their_order_and_wait_for_nothing_but_its_other_commands() -> None:
+    talk = Talk().connect().subscribe("news")
+    assert talk.send(
+        {"id": 3, "publish": {"channel": "news", "data": 1}},
+        {"id": 4, "publish": {"channel": "news", "data": 2}},
+        {"id": 5, "presence": {"channel": "news"}},
+        {"id": 6, "publish": {"channel": "news", "data": 3}},
+    ) == ["Publish", "Publish"]
+    first, second = talk.decisions
+    assert isinstance(first, Publish)
+    assert isinstance(second, Publish)
+    assert [bytes(first.request.data), bytes(second.request.data)] == [b"1", b"2"]
+
+    assert talk.then(talk.session.answered(second, PublishResult(), talk.now)) == [{"id": 4, "publish": {}}]
+    assert talk.then(talk.session.answered(first, PublishResult(), talk.now)) == [{"id": 3, "publish": {}}, "Presence"]
+    presence = talk.action(Presence)
+    assert talk.then(talk.session.answered(presence, PresenceResult({}), talk.now))[1:] == ["Publish"]
+
+
+def test_a_channel_is_not_left_before_what_was_published_there_has_its_outcome() -> None:
+    talk = Talk().connect().subscribe("news")
+    assert talk.send(
+        {"id": 3, "publish": {"channel": "news", "data": 1}},
+        {"id": 4, "publish": {"channel": "news", "data": 2}},
+        {"id": 5, "unsubscribe": {"channel": "news"}},
+    ) == ["Publish", "Publish"]
+    first, second = talk.decisions
+    assert isinstance(first, Publish)
+    assert isinstance(second, Publish)
+
+    talk.then(talk.session.answered(first, PublishResult(), talk.now))
+    assert talk.then(talk.session.answered(second, PublishResult(), talk.now)) == [
+        {"id": 4, "publish": {}},
+        "end news",
+        {"id": 5, "unsubscribe": {}},
+    ]
+
+
+def test_where_a_hook_sees_them_publications_of_one_client_in_one_channel_take_turns() -> None:
+    talk = Talk(publish_in_turn=True).connect()
     assert talk.send(
         {"id": 2, "publish": {"channel": "news", "data": 1}},
         {"id": 3, "publish": {"channel": "news", "data": 2}},
