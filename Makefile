@@ -15,7 +15,7 @@ IMAGE ?= starling:$(VERSION)
 IMAGE_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench fmt docs dashboard-preview lock image chart clean node-packages
+.PHONY: help run test check bench soak fmt docs dashboard-preview lock image chart clean node-packages
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ bench: $(VENV)/.dev  ## Measure beside others (ONLY=fanout,burst SERVERS=starlin
 	@deploy/setup/system-packages.sh bench
 	$(BIN)/python -m tests.bench $(foreach name,$(BENCH_VARIABLES),\
 		$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z)=$($(name))))
+
+soak: $(VENV)/.dev  ## Chaos over two pods and one Redis, with a ledger of every publication (MINUTES=10 SEED=1)
+	@deploy/setup/system-packages.sh
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 fmt: $(VENV)/.dev  ## Format, and mend what the linter can mend
 	$(BIN)/ruff format
