@@ -20,6 +20,7 @@ from app.auth.keys import VerificationKey
 from app.brokers.broadcast import BroadcastBroker
 from app.brokers.link import LinkFigures
 from app.brokers.open import open_broker
+from app.core.admission import AdmissionLimits
 from app.core.channels import Channels, ChannelsError, parse_channels
 from app.core.hooks import Hooks, NoHooks
 from app.core.hooks_module import HooksError, load_hooks
@@ -59,6 +60,7 @@ def run(settings: Settings) -> None:
         asgi=application,
         readiness=node.readiness,
         on_refused=node.metrics.refuse,
+        admit=node.admission.refusal,
         top_channels=node.top_channels.here,
     )
     serve(server_options(settings), service)
@@ -149,7 +151,12 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
     options = NodeOptions(
         ping_interval=settings.ping_seconds,
         pong_timeout=settings.pong_seconds,
-        capacity=settings.max_connections,
+        admission=AdmissionLimits(
+            connections=settings.max_connections,
+            connects_per_second=settings.connects_per_second,
+            lag=settings.max_lag_seconds,
+            memory=settings.max_memory_share,
+        ),
         messages_per_second=settings.messages_per_second,
         message_burst=settings.message_burst,
         broker_grace=settings.ready_requires_broker_seconds,

@@ -153,6 +153,30 @@ class Settings(BaseModel):
             ge=0, description="Connections a worker holds; more are refused with 503. 0: bounded by open files only."
         ),
     ] = 0
+    connects_per_second: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=100_000,
+            description="New connections a worker takes in a second, as many at once; more get 503. 0: any number.",
+        ),
+    ] = 0.0
+    max_lag_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=60,
+            description="Delay of a worker's event loop beyond which it refuses new connections with 503. 0: never.",
+        ),
+    ] = 1.0
+    max_memory_share: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Share of the pod's memory limit beyond which new connections are refused with 503. 0: never.",
+        ),
+    ] = 0.9
     max_message_bytes: Annotated[
         int,
         Field(

@@ -7,14 +7,14 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from app import __version__
-from app.core.admission import Admission
+from app.core.admission import Admission, AdmissionLimits
 from app.core.attendance import Attendance
 from app.core.broker import (
     Broker,
@@ -34,6 +34,7 @@ from app.core.history import History, continues
 from app.core.hooks import Hooks
 from app.core.hub import Hub
 from app.core.lifecycle import Lifecycle, NoLifecycle
+from app.core.memory import MemoryLimit
 from app.core.presence import Presence
 from app.core.readiness import Readiness, Unready
 from app.core.revocation import Revocations, RevocationStore
@@ -63,16 +64,17 @@ CATCH_UP_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 class NodeOptions:
     """How a node behaves. Times in seconds.
 
-    `capacity` connections (0: unbounded). A broker away for over `broker_grace` unreadies this worker (0: never).
-    The first contact of all workers with the broker makes `contact_file`; without it a worker is not ready before its
-    own. A client of the tutorial's doors may send `messages_per_second` (0: any number) and `message_burst` at once;
-    sessions of the real-time protocol have limits of their own. At most `recovery_limit` publications are recovered or
-    read from history at once. Who leaves is told after `presence_leave_delay`, unless the user is back by then.
+    Beyond the limits of `admission` new clients are turned away. A client of the tutorial's doors may send
+    `messages_per_second` (0: any number) and `message_burst` at once; sessions of the real-time protocol have limits of
+    their own. A broker away for over `broker_grace` unreadies this worker (0: never). The first contact of all workers
+    with the broker makes `contact_file`; without it a worker is not ready before its own. At most `recovery_limit`
+    publications are recovered or read from history at once. Who leaves is told after `presence_leave_delay`, unless the
+    user is back by then.
     """
 
     ping_interval: int = 25
     pong_timeout: int = 8
-    capacity: int = 0
+    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
     messages_per_second: float = 0.0
     message_burst: int = 1
     broker_grace: float = 0.0
@@ -117,7 +119,7 @@ class Node:
         self.message_step = max(1, options.message_burst // MESSAGE_STEPS)
         self.hub = Hub()
         self.subscriptions = Subscriptions(broker, history, self.hub, recovery_limit=options.recovery_limit)
-        self.admission = Admission(self.hub, readiness, options.capacity)
+        self.admission = Admission(self.hub, readiness, options.admission, MemoryLimit().share)
         self.attendance = Attendance(
             presence, broker, start_task=self.start_task, leave_delay=options.presence_leave_delay
         )
@@ -357,13 +359,13 @@ class Node:
             self.metrics.set("starling_event_loop_lag_seconds", worst)
             self.hub.traffic.turn(loop.time() - began)
             try:
-                self._turn()
+                self._turn(worst)
             except Exception:
                 log.exception("clock_failed")
 
-    def _turn(self) -> None:
+    def _turn(self, lag: float) -> None:
         self._wheel.turn()
-        self.admission.update()
+        self.admission.observe(lag)
         grace, lost_at = self.options.broker_grace, self._broker_lost_at
         if grace and lost_at is not None and time.monotonic() - lost_at > grace:
             self.readiness.hold(Unready.BROKER_AWAY)
@@ -405,6 +407,7 @@ class Node:
         metrics.set("starling_channels", len(self.hub.subscribers.channels))
         metrics.set("starling_worker_ready", int(self.readiness.ready))
         metrics.set("starling_worker_draining", int(self.readiness.draining))
+        metrics.set("starling_memory_used_ratio", self.admission.memory_share)
         streams = self.subscriptions.figures
         metrics.count("starling_stream_heals_total", streams.heals)
         metrics.count("starling_stream_resets_total", streams.resets)

@@ -11,6 +11,8 @@ class Unready(Enum):
     BROKER_NEVER_REACHED = "broker_never_reached"
     BROKER_AWAY = "broker_away"
     AT_CAPACITY = "at_capacity"
+    LAGGING = "lagging"
+    SHORT_OF_MEMORY = "short_of_memory"
     DRAINING = "draining"
 
 

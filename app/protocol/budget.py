@@ -15,3 +15,10 @@ class Budget:
         """Spend `count` at `now`, in seconds; return how many are not forgiven, these included."""
         self._forgiven_at = max(self._forgiven_at, now) + count / self._rate
         return (self._forgiven_at - now) * self._rate
+
+    def afford(self, now: float, most: float) -> bool:
+        """Spend one, unless `most` are spent and not forgiven; what is not afforded is not counted."""
+        if (max(self._forgiven_at, now) - now) * self._rate + 1 > most + 1e-9:
+            return False
+        self.spend(now)
+        return True

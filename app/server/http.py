@@ -21,6 +21,7 @@ import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.core.turned_away import TurnedAway
 from app.server.compression import Compression
 from app.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
 from app.server.options import Asgi, ServerOptions
@@ -46,12 +47,14 @@ class StarlingHttp(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         options: ServerOptions,
+        admit: Callable[[], TurnedAway | None],
         on_refused: Callable[[str], None],
         flusher: Flusher,
         compression: Compression | None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._options = options
+        self._admit = admit
         self._on_refused = on_refused
         self._flusher = flusher
         self._compression = compression
@@ -97,6 +100,10 @@ class StarlingHttp(HttpToolsProtocol):
     def _upgrade(self, early: bytes) -> None:
         # An upgrade to anything else is served as the plain request that it also is.
         if not self._should_upgrade():
+            return
+        if (turned_away := self._admit()) is not None:
+            headers = f"Retry-After: {turned_away.retry_after}\r\n"
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, turned_away.reason, f"{turned_away.message}\n", headers)
             return
         try:
             key = check_handshake(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
@@ -225,7 +232,7 @@ class StarlingHttp(HttpToolsProtocol):
             f"The request's head may have {limits.max_head_bytes} bytes in {limits.max_header_fields} fields.\n",
         )
 
-    def _refuse(self, status: HTTPStatus, refusal: Refusal, text: str, headers: str = "") -> None:
+    def _refuse(self, status: HTTPStatus, refusal: str, text: str, headers: str = "") -> None:
         self._refused = True
         self._end_deadline()
         self._on_refused(refusal)

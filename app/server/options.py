@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from app.core.readiness import Readiness
+from app.core.turned_away import TurnedAway
 from app.telemetry.top_channels import ChannelTraffic
 
 Asgi = Callable[
@@ -85,3 +86,5 @@ class Service:
     """Told in the worker why a client was cut before the application heard of it; see app.server.refusal.Refusal."""
     top_channels: Callable[[int], list[ChannelTraffic]] = lambda limit: []
     """Tells in the worker its busiest channels, as many as are asked for at most."""
+    admit: Callable[[], TurnedAway | None] = lambda: None
+    """Asked in the worker once for each WebSocket, before any work is done for it: None, or why it is turned away."""

@@ -109,6 +109,7 @@ def uvicorn_settings(options: ServerOptions, service: Service) -> dict[str, Any]
         "http": partial(
             StarlingHttp,
             options=options,
+            admit=service.admit,
             on_refused=service.on_refused,
             flusher=Flusher(),
             compression=Compression() if options.compression else None,

@@ -24,6 +24,9 @@ REVOCATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 1
 REFUSALS = (
     "draining",
     "capacity",
+    "lag",
+    "memory",
+    "connect_rate",
     "origin",
     "no_token",
     "bad_token",
@@ -147,6 +150,12 @@ METRICS = (
     Metric("starling_worker_ready", "gauge", "Workers that want new clients."),
     Metric("starling_worker_draining", "gauge", "Workers that let their clients go."),
     Metric("starling_worker_resident_memory_bytes", "gauge", "Resident memory of the workers."),
+    Metric(
+        "starling_memory_used_ratio",
+        "gauge",
+        "Share of the pod's memory limit in use, without pages of files; 0 without a limit.",
+        mode="livemax",
+    ),
     Metric("starling_worker_cpu_seconds_total", "counter", "Processor time of the workers."),
     Metric("starling_worker_open_files", "gauge", "Open files of the worker with the most.", mode="livemax"),
     Metric("starling_worker_open_files_limit", "gauge", "Open files a worker may have.", mode="livemin"),

@@ -79,4 +79,4 @@ async def chat(
 ) -> None:
     """The chat door."""
     user = credentials.user if credentials else ""
-    await hand_off(websocket, identify(ChatConnection(doors.node, user, client_id), credentials), doors.write_limit)
+    await hand_off(websocket, identify(ChatConnection(doors.node, user, client_id), credentials), doors)

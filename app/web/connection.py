@@ -49,4 +49,4 @@ async def connection(
     """The real-time door."""
     kind, subprotocol = choose_format(websocket)
     client = kind(doors.node, doors.authority, doors.session_limits, identity)
-    await hand_off(websocket, client, doors.write_limit, subprotocol)
+    await hand_off(websocket, client, doors, subprotocol)

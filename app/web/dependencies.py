@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -14,9 +14,12 @@ from app.auth.handshake import PresentedToken, find_token
 from app.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
 from app.core.connection import Connection
 from app.core.node import Node
+from app.core.turned_away import TurnedAway
 from app.protocol.session import SessionLimits
 from app.web.authority import TokenAuthority
 from app.web.revocation import connection_facts
+
+EXTENSION = "starling.websocket"
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.doors")
 
@@ -50,12 +53,12 @@ DoorsDependency = Annotated[Doors, Depends(get_doors)]
 
 
 async def admit(websocket: WebSocket, doors: DoorsDependency) -> None:
-    """Turn the client away with 503 while this worker drains or is full, with 403 when its page is foreign."""
-    if refusal := doors.node.admission.refusal():
-        doors.node.metrics.refuse(refusal.reason)
-        raise HTTPException(
-            status.HTTP_503_SERVICE_UNAVAILABLE, refusal.message, {"Retry-After": str(refusal.retry_after)}
-        )
+    """Turn the client away with 503 where this worker wants no new ones, with 403 when its page is foreign.
+
+    Our own server has asked admission before it came to this.
+    """
+    if own_socket(websocket) is None and (refusal := doors.node.admission.refusal()):
+        raise turn_away(doors, refusal)
     origin = websocket.headers.get("origin")
     if doors.developer or origin is None:
         return
@@ -64,6 +67,19 @@ async def admit(websocket: WebSocket, doors: DoorsDependency) -> None:
         raise HTTPException(
             status.HTTP_403_FORBIDDEN, "pages of this origin may not connect: see STARLING_ALLOWED_ORIGINS"
         )
+
+
+def own_socket(websocket: WebSocket) -> Any:
+    """What our own server offers in the ASGI scope to take the socket over by; None on any other."""
+    return (websocket.scope.get("extensions") or {}).get(EXTENSION)
+
+
+def turn_away(doors: Doors, refusal: TurnedAway) -> HTTPException:
+    """Count a client that admission refuses; returns its answer."""
+    doors.node.metrics.refuse(refusal.reason)
+    return HTTPException(
+        status.HTTP_503_SERVICE_UNAVAILABLE, refusal.message, {"Retry-After": str(refusal.retry_after)}
+    )
 
 
 def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:

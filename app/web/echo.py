@@ -29,4 +29,4 @@ class EchoConnection(Connection):
 async def echo(websocket: WebSocket, doors: DoorsDependency, credentials: CredentialsDependency) -> None:
     """The echo door."""
     user = credentials.user if credentials else ""
-    await hand_off(websocket, identify(EchoConnection(doors.node, user), credentials), doors.write_limit)
+    await hand_off(websocket, identify(EchoConnection(doors.node, user), credentials), doors)

@@ -9,26 +9,27 @@ from starlette.websockets import WebSocketState
 from app.auth.handshake import select_subprotocol
 from app.core.connection import Connection
 from app.core.transport import Batch, Frame, Handler
+from app.web.dependencies import Doors, own_socket, turn_away
 
-EXTENSION = "starling.websocket"
 
-
-async def hand_off(
-    websocket: WebSocket, connection: Connection, write_limit: int, subprotocol: str | None = None
-) -> None:
+async def hand_off(websocket: WebSocket, connection: Connection, doors: Doors, subprotocol: str | None = None) -> None:
     """Accept, and let `connection` have the socket. `subprotocol` is answered, or `starling.v1` where it was offered.
+
+    Others may have taken the last places since this client was let in: then it is turned away here.
 
     On our own server this returns at once, and nothing of the request stays alive; elsewhere it returns when the
     conversation has ended.
     """
+    if doors.node.admission.full:
+        raise turn_away(doors, doors.node.admission.no_room())
     await websocket.accept(subprotocol or select_subprotocol(websocket.scope["subprotocols"]))
     address = websocket.client.host if websocket.client else ""
-    own = (websocket.scope.get("extensions") or {}).get(EXTENSION)
+    own = own_socket(websocket)
     if own is not None:
         connection.open(own, address)
-        own.detach(connection, write_limit=write_limit)
+        own.detach(connection, write_limit=doors.write_limit)
         return
-    transport = LoopTransport(websocket, connection, write_limit)
+    transport = LoopTransport(websocket, connection, doors.write_limit)
     connection.open(transport, address)
     await transport.run()
 

@@ -68,4 +68,4 @@ async def items(
     """The items door."""
     user = credentials.user if credentials else ""
     connection = ItemsConnection(doors.node, user, cookie_or_token, item_id, q)
-    await hand_off(websocket, identify(connection, credentials), doors.write_limit)
+    await hand_off(websocket, identify(connection, credentials), doors)

@@ -35,6 +35,7 @@ CHOSEN: dict[str, Any] = {
     "webhook_url": "https://backend.example.com/webhooks",
     "webhook_secret": "a test's own secret of thirty or more bytes",
     "webhook_events": ["connect", "disconnect"],
+    "max_memory_share": 0.75,
     "ping_seconds": 30,
     "pong_seconds": 9,
     # With a JWKS address developer mode is refused, so this one keeps its default.

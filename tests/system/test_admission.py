@@ -1,0 +1,206 @@
+"""Who is turned away with 503 by the running service, how early, and that those inside are served on."""
+
+import asyncio
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
+
+from tests.cgroup import MemoryGroup
+from tests.history_clients import HistoryClient
+from tests.running import SECRET, Starling, serving
+
+HOOKS = """
+import time
+
+
+async def block(client, data):
+    time.sleep(data)
+
+
+rpc = {"block": block}
+"""
+
+
+async def knock(url: str, opened: list[ClientConnection]) -> tuple[int, int]:
+    """Ask for a connection: the status and the time to come back."""
+    try:
+        opened.append(await connect(url, open_timeout=30))
+    except InvalidStatus as refusal:
+        return refusal.response.status_code, int(refusal.response.headers.get("Retry-After", "0"))
+    return 101, 0
+
+
+async def leave(opened: list[ClientConnection]) -> None:
+    await asyncio.gather(*(client.close() for client in opened))
+    opened.clear()
+
+
+def refused(starling: Starling, reason: str) -> float:
+    return starling.metrics()[f'starling_connections_refused_total{{reason="{reason}"}}']
+
+
+async def until(starling: Starling, *, ready: bool, reasons: list[str], seconds: float = 20) -> None:
+    """Wait until the worker tells so of itself."""
+    end = time.monotonic() + seconds
+    while True:
+        _, report = await asyncio.to_thread(starling.get, f"{starling.internal}/readyz")
+        (worker,) = report["workers"]
+        if (worker["ready"], worker["reasons"]) == (ready, reasons):
+            return
+        assert time.monotonic() < end, report
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("path", ["/ws", "/ws/7", "/items/plumbus/ws?token=t", "/connection/websocket"])
+async def test_of_a_crowd_at_once_as_many_come_in_as_there_are_places(path: str, small: Starling) -> None:
+    opened: list[ClientConnection] = []
+    found = Counter(
+        [status for status, _ in await asyncio.gather(*(knock(small.url + path, opened) for _ in range(30)))]
+    )
+    assert found == {101: 5, 503: 25}
+
+    await opened.pop().close()
+    await until_free(small)
+    assert (await knock(small.url + path, opened))[0] == 101
+    status, retry_after = await knock(small.url + path, opened)
+    assert status == 503
+    assert 5 <= retry_after <= 30
+    await leave(opened)
+    await until_free(small, 5)
+
+
+async def until_free(small: Starling, places: int = 1) -> None:
+    for _ in range(100):
+        metrics = await asyncio.to_thread(small.metrics)
+        if sum(value for name, value in metrics.items() if name.startswith("starling_connections{")) <= 5 - places:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("nobody left")
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Starling]:
+    """One worker with five places."""
+    with Starling({"STARLING_DEV": "true", "STARLING_MAX_CONNECTIONS": "5"}) as running:
+        yield running
+
+
+async def test_a_full_worker_looks_at_no_token_and_answers_requests_that_are_no_websocket() -> None:
+    async with serving({"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_CONNECTS_PER_SECOND": "0.0001"}) as starling:
+        opened: list[ClientConnection] = []
+        assert (await knock(f"{starling.url}/ws", opened))[0] == 403
+        assert (await knock(f"{starling.url}/ws", opened))[0] == 503
+        assert (await asyncio.to_thread(starling.get, f"{starling.http}/livez")) == (200, {"alive": True})
+        assert (await asyncio.to_thread(starling.get, f"{starling.http}/readyz"))[0] == 200
+
+
+async def test_a_storm_is_let_in_at_the_rate_while_those_inside_are_served_on() -> None:
+    rate, crowd = 20, 400
+    async with serving({"STARLING_DEV": "true", "STARLING_CONNECTS_PER_SECOND": str(rate)}) as starling:
+        opened: list[ClientConnection] = []
+        waits: list[float] = []
+
+        async def ask(client: ClientConnection) -> None:
+            while True:
+                asked = time.monotonic()
+                await client.send("still here")
+                assert await client.recv() == "Message text was: still here"
+                waits.append(time.monotonic() - asked)
+                await asyncio.sleep(0.05)
+
+        async with connect(f"{starling.url}/ws") as inside:
+            asking = asyncio.create_task(ask(inside))
+            began = time.monotonic()
+            found = await asyncio.gather(*(knock(f"{starling.url}/ws", opened) for _ in range(crowd)))
+            took = time.monotonic() - began
+            assert not asking.done()
+            asking.cancel()
+
+        let_in = [status for status, _ in found].count(101)
+        # One of the first second's connects went to the client inside.
+        assert rate - 1 <= let_in <= rate * (1 + took)
+        times = [retry_after for status, retry_after in found if status == 503]
+        assert len(times) == crowd - let_in
+        assert len(set(times)) >= 5
+        assert min(times) >= 1
+        assert max(waits) < 2
+        await leave(opened)
+        for _ in range(50):
+            if await asyncio.to_thread(refused, starling, "connect_rate") == len(times):
+                break
+            await asyncio.sleep(0.1)
+        assert await asyncio.to_thread(refused, starling, "connect_rate") == len(times)
+        lines = [line for line in starling.lines if line["event"] == "clients_refused"]
+        assert 1 <= len(lines) <= 1 + took / 10 + 1
+        assert sum(line["connect_rate"] for line in lines) <= len(times)
+
+
+async def test_a_worker_that_lags_turns_new_clients_away_and_serves_the_others(tmp_path: Path) -> None:
+    (tmp_path / "blocking_hooks.py").write_text(HOOKS)
+    settings = {
+        "STARLING_DEV": "true",
+        "STARLING_HOOKS": "blocking_hooks",
+        "STARLING_HOOKS_PATH": str(tmp_path),
+        "STARLING_MAX_LAG_SECONDS": "0.3",
+    }
+    async with serving(settings) as starling:
+        opened: list[ClientConnection] = []
+        stopped = False
+
+        async def block() -> None:
+            async with HistoryClient(starling.url) as client:
+                while not stopped:
+                    await client.call("rpc", {"method": "block", "data": 0.7})
+
+        async with connect(f"{starling.url}/ws") as inside:
+            blocking = asyncio.create_task(block())
+            await until(starling, ready=False, reasons=["lagging"])
+            for path in ("/ws", "/ws/7", "/connection/websocket"):
+                status, retry_after = await knock(starling.url + path, opened)
+                assert status == 503
+                assert 5 <= retry_after <= 30
+            await inside.send("late, and answered")
+            assert await inside.recv() == "Message text was: late, and answered"
+            stopped = True
+            await blocking
+            await until(starling, ready=True, reasons=[])
+            assert (await knock(f"{starling.url}/ws", opened))[0] == 101
+            await leave(opened)
+        assert await asyncio.to_thread(refused, starling, "lag") == 3
+        changes = [line["refuses"] for line in starling.lines if line["event"] == "admission_changed"]
+        assert changes == [True, False]
+
+
+async def test_a_pod_near_its_memory_limit_turns_new_clients_away_and_serves_the_others() -> None:
+    starling = Starling({"STARLING_DEV": "true", "STARLING_MAX_MEMORY_SHARE": "0.5"}, wait_ready=False)
+    with MemoryGroup(f"starling-test-{os.getpid()}-{secrets.token_hex(4)}") as group:
+        group.limit(2**30)
+        await asyncio.to_thread(starling.__enter__)
+        try:
+            group.take(starling.process.pid)
+            await asyncio.to_thread(starling.until_ready)
+            opened: list[ClientConnection] = []
+            async with connect(f"{starling.url}/ws") as inside:
+                # What of the use is pages of files may go; what is left is well over half of the new limit.
+                group.limit(int(group.used * 1.05))
+                await until(starling, ready=False, reasons=["short_of_memory"])
+                status, retry_after = await knock(f"{starling.url}/ws", opened)
+                assert status == 503
+                assert 5 <= retry_after <= 30
+                await inside.send("served on")
+                assert await inside.recv() == "Message text was: served on"
+                assert 0.5 < (await asyncio.to_thread(starling.metrics))["starling_memory_used_ratio"] <= 1
+
+                group.limit(2**30)
+                await until(starling, ready=True, reasons=[])
+                assert (await knock(f"{starling.url}/ws", opened))[0] == 101
+                await leave(opened)
+        finally:
+            await asyncio.to_thread(starling.__exit__, None, None, None)
