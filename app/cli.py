@@ -23,6 +23,7 @@ from app.auth.jwt import JwtVerifier
 from app.commands import backend, live
 from app.commands.service import EXIT_CODES, EXIT_REFUSED, EXIT_USAGE, JsonOption, fail
 from app.commands.top import top
+from app.commands.trace import trace
 from app.settings import PREFIX, Settings, SettingsError, load_settings
 
 SERVER = "The service"
@@ -208,6 +209,14 @@ cli.command(
     epilog=_epilog("starling disconnect alice", "starling disconnect alice --code 4000 --reason 'come back'"),
 )(backend.disconnect)
 cli.command(rich_help_panel=CLIENT, epilog=_epilog("starling top", "starling top --once --json | jq .total"))(top)
+cli.command(
+    rich_help_panel=CLIENT,
+    epilog=_epilog(
+        "starling trace user alice",
+        "starling trace channel news --seconds 300 --payload",
+        "starling trace user alice --json | jq .frame",
+    ),
+)(trace)
 cli.command(rich_help_panel=CLIENT, epilog=_epilog("starling ping", "starling ping --url wss://realtime.example.com"))(
     live.ping
 )

@@ -39,6 +39,7 @@ from app.telemetry.top_channels import ChannelMeter
 from app.web import api_docs, chat, connection, echo, health, items, pages, refusals
 from app.web.api import Api, ApiOptions
 from app.web.api_methods import ApiMethods
+from app.web.api_trace import Tracing
 from app.web.authority import TokenAuthority
 from app.web.dependencies import Doors
 from app.web.request_id import RequestId
@@ -118,7 +119,7 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Fa
     )
 
     methods = ApiMethods(node, Orders(node), revocation_seconds=settings.revocation_seconds)
-    api = Api(methods, build_api_options(settings), node.metrics)
+    api = Api(methods, Tracing(node), build_api_options(settings), node.metrics)
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:

@@ -67,7 +67,10 @@ def at(starling: Starling, *arguments: str, given: str | None = None) -> subproc
 
 @pytest.mark.parametrize(
     "command",
-    ["serve", "check", "settings", "token", "verify", "publish", "subscribe", "info", "top", "disconnect", "ping"],
+    [
+        *("serve", "check", "settings", "token", "verify"),
+        *("publish", "subscribe", "info", "top", "trace", "disconnect", "ping"),
+    ],
 )
 def test_help_shows_examples_and_exit_codes(command: str) -> None:
     done = CliRunner().invoke(cli, [command, "--help"], env=environment(), terminal_width=200)
@@ -410,6 +413,42 @@ def test_a_snapshot_tells_rates_by_each_nodes_own_clock() -> None:
     assert snapshot["total"]["sent_per_second"] == 300.0
     assert (snapshot["total"]["connections"], snapshot["total"]["lag_seconds"]) == (10, 0.5)
     assert snapshot["missing"] == ["c"]
+
+
+def test_trace_shows_the_frames_of_a_user_and_never_a_token(starling: Starling) -> None:
+    def watch(*options: str) -> subprocess.Popen[str]:
+        variables = environment(API_URL=starling.http, API_KEY=KEY)
+        command = [COMMAND, "trace", "user", "traced", "--seconds", "12", *options]
+        return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    with watch() as shown, watch("--json") as told:
+        assert shown.stderr is not None
+        assert told.stdout is not None
+        assert "on 2 node(s)" in shown.stderr.readline()
+        assert "trace" in json.loads(told.stdout.readline())
+        time.sleep(0.5)
+        with Listening(starling, "live", "--user", "traced") as listening:
+            listening.until("subscribed to")
+        assert json.loads(told.stdout.readline())["frame"]["connect"]["token"] == "[redacted]"
+        told.send_signal(signal.SIGINT)
+        assert told.wait(10) == 0
+        out, err = shown.communicate(timeout=30)
+
+    assert shown.returncode == 0
+    assert '"token": "[redacted]"' in out
+    assert "traced/" in out
+    assert "eyJ" not in out
+    assert "time is over:" in err
+
+
+def test_a_trace_that_is_refused_is_one_line(starling: Starling) -> None:
+    refused = at(starling, "trace", "channel", "nowhere:x")
+    unknown = run("trace", "room", "x", API_URL=starling.http, API_KEY=KEY)
+    away = run("trace", "user", "x", API_URL=f"http://127.0.0.1:{free_port()}", API_KEY=KEY)
+
+    assert (refused.returncode, "code 102" in refused.stderr) == (1, True)
+    assert (unknown.returncode, away.returncode) == (2, 3)
+    assert len(refused.stderr.splitlines()) == len(away.stderr.splitlines()) == 1
 
 
 def test_disconnect_ends_a_users_connections(starling: Starling) -> None:

@@ -8,9 +8,12 @@ from pydantic import SecretStr
 from app.auth.compact import MAX_TOKEN_BYTES
 from app.core.channels import ChannelOptions, Channels
 from app.core.orders import CHANNELS_LIMIT
+from app.core.tap import EVENTS_WAITING
+from app.core.trace import FRAMES_WAITING, TRACE_SECONDS, TRACES_LIMIT
 from app.protocol.codec import COMMANDS_PER_FRAME
 from app.protocol.codec_json import NESTING_LIMIT
 from app.protocol.session import SessionLimits
+from app.protocol.shown import PAYLOAD_BYTES
 from app.server.options import BODY_SECONDS
 from app.settings import PREFIX, Settings
 from app.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, HISTORY_LIMIT, IDEMPOTENCY_KEY_LENGTH, TOP_LIMIT
@@ -29,6 +32,11 @@ FIXED = {
     "commands of a batch": BATCH_COMMANDS,
     "publications of one history call of the API": HISTORY_LIMIT,
     "idempotency key": IDEMPOTENCY_KEY_LENGTH,
+    "traces at one time, over all nodes": TRACES_LIMIT,
+    "seconds of a trace": TRACE_SECONDS,
+    "frames of a trace that wait for who reads it": FRAMES_WAITING,
+    "frames of a trace that a node tells in a tenth of a second": EVENTS_WAITING,
+    "payload that a trace shows": PAYLOAD_BYTES,
     "channels that `top` names": TOP_LIMIT,
     "channels of a node that `channels` tells": CHANNELS_LIMIT,
     "channel name": Channels(ChannelOptions(), {})._max_length,

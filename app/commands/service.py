@@ -1,7 +1,8 @@
 """A running service as a command sees it: where it is, what opens it, and how a failure is told."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Annotated, Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
@@ -92,16 +93,36 @@ class Service:
         address = f"{self.http}/api/{method}"
         try:
             answer = httpx2.post(address, json=body, headers={"X-API-Key": self.key}, timeout=15)
-            told = answer.json()
         except httpx2.HTTPError as error:
             fail(f"{address}: {str(error) or type(error).__name__}: is the service there? See --url", EXIT_UNREACHABLE)
+        return self._result(address, answer)
+
+    def _result(self, address: str, answer: Any) -> dict[str, Any]:
+        try:
+            told = answer.json()
         except ValueError:
             fail(f"{address} answered {answer.status_code} and no JSON: is this Starling? See --url", EXIT_UNREACHABLE)
         if "error" in told:
-            code = EXIT_UNREACHABLE if answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE else EXIT_REFUSED
+            code = EXIT_UNREACHABLE if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else EXIT_REFUSED
             fail(f"{told['error']['message']} (code {told['error']['code']})", code)
         result: dict[str, Any] = told.get("result", {})
         return result
+
+    def stream(self, method: str, body: Mapping[str, Any]) -> Iterator[str]:
+        """The lines that a method answers with, as they come. Ends the command where there are none."""
+        import httpx2
+
+        address = f"{self.http}/api/{method}"
+        try:
+            # The service says something every ten seconds.
+            with httpx2.stream("POST", address, json=body, headers={"X-API-Key": self.key}, timeout=30) as answer:
+                if answer.headers.get("content-type") == "application/x-ndjson":
+                    yield from filter(None, answer.iter_lines())
+                    return
+                answer.read()
+                self._result(address, answer)
+        except httpx2.HTTPError as error:
+            fail(f"{address}: {str(error) or type(error).__name__}: is the service there? See --url", EXIT_UNREACHABLE)
 
     def connection_token(self, user: str) -> str:
         """A token for `user`, where there is a secret to make one with; else none."""

@@ -1,12 +1,13 @@
 """This process's connections and who of them listens to what: the local half of every fan-out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from app.core.connection import Connection
 from app.core.fanout import Fanout, Group
 from app.core.transport import Frame
 from app.protocol.codes import Refusal
-from app.protocol.messages import Publication, Push
+from app.protocol.messages import Command, Publication, Push, Reply
 from app.telemetry.top_channels import ChannelMeter
 
 Encode = Callable[[Push], Frame]
@@ -65,6 +66,22 @@ class Audience:
         return frames
 
 
+class Tap(Protocol):
+    """Looks at frames while somebody traces them."""
+
+    def received(self, connection: Connection, commands: Iterable[Command]) -> None:
+        """Commands came from a client."""
+
+    def replied(self, connection: Connection, reply: Reply) -> None:
+        """A reply, a push or a ping goes to one client."""
+
+    def pushed(self, push: Push, audience: Audience) -> None:
+        """A push goes to everybody in `audience` who listens to its channel."""
+
+    def closed(self, connection: Connection, code: int, reason: str) -> None:
+        """A client has gone."""
+
+
 class Hub:
     """All connections of this process, the subscribers of channels, and those who are told who comes and goes."""
 
@@ -74,6 +91,7 @@ class Hub:
         self.watchers = Audience()
         self.users: dict[str, set[Connection]] = {}
         self.traffic = ChannelMeter()
+        self.tap: Tap | None = None
         self._fanout = Fanout()
 
     def identify(self, connection: Connection) -> None:
@@ -90,8 +108,11 @@ class Hub:
 
     def broadcast(self, channel: str, publication: Publication) -> None:
         """Owe a publication to everyone who subscribes here now; it is written when this tick's work is done."""
+        push = Push(channel, pub=publication)
+        if self.tap is not None:
+            self.tap.pushed(push, self.subscribers)
         deliveries = size = 0
-        for group, frame in self.subscribers.encode(Push(channel, pub=publication)):
+        for group, frame in self.subscribers.encode(push):
             deliveries += (listeners := len(group.connections))
             size += (sent := len(frame.payload) * listeners)
             group.figures.messages_out += listeners
@@ -104,6 +125,8 @@ class Hub:
 
     def tell_watchers(self, push: Push) -> None:
         """Hand a join or a leave to those who watch its channel, after what was published there before."""
+        if self.tap is not None:
+            self.tap.pushed(push, self.watchers)
         groups = self.subscribers.channels.get(push.channel, {})
         deliveries = size = 0
         for group, frame in self.watchers.encode(push):

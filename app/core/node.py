@@ -125,6 +125,8 @@ class Node:
         )
         self.control = Control(broker, start_task=self.start_task, describe=self.describe)
         self.top_channels = TopChannels(self.hub, self.control)
+        self.listeners = {CONTROL_CHANNEL: self.control.on_publication}
+        """Who takes what is published in channels that are no client's."""
         self.revocations = Revocations(revocation_store, self.control, self.hub, start_task=self.start_task)
         self.lag_seconds = 0.0
         """The event loop's worst delay of the last second."""
@@ -295,8 +297,8 @@ class Node:
 
     def on_publication(self, channel: str, entry: StreamEntry) -> None:
         """Deliver a publication to this process's subscribers."""
-        if channel == CONTROL_CHANNEL:
-            self.control.on_publication(entry.publication)
+        if (listener := self.listeners.get(channel)) is not None:
+            listener(entry.publication)
             return
         self.subscriptions.on(channel, entry)
         if not self._taken:

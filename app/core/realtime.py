@@ -187,6 +187,8 @@ class RealtimeConnection(Connection):
         if isinstance(commands, Disconnect):
             self._carry_out(self.session.close(commands))
             return
+        if self._node.hub.tap is not None:
+            self._node.hub.tap.received(self, commands)
         now = time.monotonic()
         decisions: list[Decision] = []
         for command in commands:
@@ -217,6 +219,8 @@ class RealtimeConnection(Connection):
 
     def on_close(self, code: int, reason: str) -> None:
         """The conversation has ended: leave every channel."""
+        if self._node.hub.tap is not None:
+            self._node.hub.tap.closed(self, code, reason)
         super().on_close(code, reason)
         self._carry_out(self.session.lost())
         if self._told:
@@ -273,16 +277,14 @@ class RealtimeConnection(Connection):
         for decision in decisions:
             match decision:
                 case Write(reply):
-                    if reply.error is not None:
-                        self._node.metrics.errors[reply.error.code] += 1
                     try:
-                        replies.append(self.codec.encode(reply))
+                        replies.append(self._encode_reply(reply))
                     except Refusal as refusal:
                         self._write(replies)
                         self.refuse(refusal.reason)
                         return
                 case Ping():
-                    replies.append(self.codec.encode(Reply()))
+                    replies.append(self._encode_reply(Reply()))
                 case Close(disconnect):
                     self._write(replies)
                     self.close(disconnect.code, disconnect.reason)
@@ -306,6 +308,14 @@ class RealtimeConnection(Connection):
             if self._told and membership.subscriber.answered:
                 self._node.lifecycle.unsubscribed(self.id, self.user, action.channel)
         self._node.start_task(self._act(action, membership))
+
+    def _encode_reply(self, reply: Reply) -> bytes:
+        """Encode what goes to this client alone. Raises Refusal for what it cannot read."""
+        if reply.error is not None:
+            self._node.metrics.errors[reply.error.code] += 1
+        if self._node.hub.tap is not None:
+            self._node.hub.tap.replied(self, reply)
+        return self.codec.encode(reply)
 
     def _write(self, replies: list[bytes]) -> None:
         if replies:

@@ -22,7 +22,8 @@ from app.protocol.codes import Error
 from app.telemetry.metrics import Metrics
 from app.web.api_errors import describe
 from app.web.api_methods import UNAVAILABLE, ApiMethods
-from app.web.api_models import BatchRequest
+from app.web.api_models import BatchRequest, TraceRequest
+from app.web.api_trace import Tracing
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
 
@@ -35,6 +36,7 @@ _BROKEN_OFF = Error(codes.ERROR_BAD_REQUEST.code, "bad request: the body breaks 
 
 _encode = msgspec.json.Encoder().encode
 _decode_batch = msgspec.json.Decoder(BatchRequest).decode
+_decode_trace = msgspec.json.Decoder(TraceRequest).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,10 @@ class _BodyError(Exception):
 class Api:
     """The ASGI application of `/api/{method}`."""
 
-    def __init__(self, methods: ApiMethods, options: ApiOptions, metrics: Metrics) -> None:
+    def __init__(self, methods: ApiMethods, tracing: Tracing, options: ApiOptions, metrics: Metrics) -> None:
         self._methods = methods
+        self._known = frozenset({*methods.by_name, "batch", "trace"})
+        self._tracing = tracing
         self._keys = [key.encode() for key in options.keys]
         self._networks = options.networks
         self._max_body_bytes = options.max_body_bytes
@@ -80,7 +84,7 @@ class Api:
         refusal = self._refusal(name, scope)
         if refusal is not None:
             status, error = refusal
-            known = name if name in self._methods.by_name or name == "batch" else "unknown"
+            known = name if name in self._known else "unknown"
             self._metrics.answered(known, status, 0.0)
             log.debug("api_request_refused", method=known, status=status.value)
             await _send(send, status, _encode({"error": error}), _HEADERS.get(status, ()))
@@ -93,6 +97,8 @@ class Api:
             return
         if name == "batch":
             await self._answer_batch(body, send)
+        elif name == "trace":
+            await self._answer_trace(body, scope, receive, send)
         else:
             await self._answer(name, body, send)
 
@@ -124,6 +130,19 @@ class Api:
         away = bool(replies) and all(reply.get("error") is UNAVAILABLE for reply in replies)
         await _send(send, HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"replies": replies}))
 
+    async def _answer_trace(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            request = read_json(body or b"{}", _decode_trace)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            await self._answer_bad_request("trace", error, send)
+            return
+        address = scope["client"][0] if scope.get("client") else ""
+        refused = await self._tracing.answer(request, address, self._key_number(scope), receive, send)
+        self._metrics.answered("trace", refused.code if refused is not None else 0, 0.0)
+        if refused is not None:
+            away = refused is UNAVAILABLE
+            await _send(send, HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"error": refused}))
+
     async def _answer_bad_request(self, name: str, problem: Exception, send: Send) -> None:
         self._metrics.answered(name, codes.ERROR_BAD_REQUEST.code, 0.0)
         error = Error(codes.ERROR_BAD_REQUEST.code, f"bad request: {describe(problem)}")
@@ -137,15 +156,15 @@ class Api:
                 codes.ERROR_PERMISSION_DENIED.code,
                 "permission denied: this address may not use the API, see STARLING_API_ALLOWED_NETWORKS",
             )
-        if not self._is_open_to(scope):
+        if not self._key_number(scope):
             return HTTPStatus.UNAUTHORIZED, Error(
                 codes.ERROR_UNAUTHORIZED.code,
                 "unauthorized: send one of STARLING_API_KEYS in the header X-API-Key"
                 if self._keys
                 else "unauthorized: no key opens this API until STARLING_API_KEYS holds one",
             )
-        if name not in self._methods.by_name and name != "batch":
-            known = ", ".join(sorted([*self._methods.by_name, "batch"]))
+        if name not in self._known:
+            known = ", ".join(sorted(self._known))
             return HTTPStatus.NOT_FOUND, Error(
                 codes.ERROR_METHOD_NOT_FOUND.code, f"method not found: the methods are {known}"
             )
@@ -164,7 +183,8 @@ class Api:
         mapped = getattr(address, "ipv4_mapped", None)
         return any((mapped or address) in network for network in self._networks)
 
-    def _is_open_to(self, scope: Scope) -> bool:
+    def _key_number(self, scope: Scope) -> int:
+        """Which of the keys opens it, counted from 1; 0: none does."""
         given = b""
         for header, value in scope["headers"]:
             if header == b"x-api-key":
@@ -174,7 +194,7 @@ class Api:
                 given = value[7:].strip()
         # Every key is compared, so that the time tells nothing.
         fits = [hmac.compare_digest(given, key) for key in self._keys]
-        return any(fits)
+        return fits.index(True) + 1 if any(fits) else 0
 
     async def _read_body(self, receive: Receive) -> bytes:
         """The whole body; the server bounds its time. Raises _BodyError."""

@@ -1,5 +1,6 @@
 """What OpenAPI and `/docs` tell of the server API, and the page that shows it, without anything from elsewhere."""
 
+import json
 from importlib.resources import files
 from typing import Any
 
@@ -128,6 +129,20 @@ _BATCH_EXAMPLE = (
     {"replies": [{"publish": {"offset": 42, "epoch": "xtZk3bqA"}}, {"info": {"nodes": []}}]},
 )
 
+_TRACE_LINES: list[dict[str, Any]] = [
+    {"trace": "3f1c9d0e7f2a4c68", "seconds": 10, "nodes": ["starling-6f7c9_8"]},
+    {
+        "time": 1790000000000,
+        "node": "starling-6f7c9_8",
+        "direction": "in",
+        "user": "alice",
+        "client": "5b1c9d0e7f2a4c68",
+        "frame": {"id": 1, "connect": {"token": "[redacted]"}},
+    },
+    {"dropped": 12, "node": "starling-6f7c9_8"},
+    {"ended": "time is over", "frames": 1, "dropped": 12},
+]
+
 router = APIRouter(include_in_schema=False)
 
 
@@ -155,7 +170,7 @@ def install(application: FastAPI, methods: ApiMethods, *, developer: bool, keyed
 
 
 def _add_methods(document: dict[str, Any], methods: ApiMethods) -> None:
-    wanted: list[type[Any]] = [models.BatchRequest, models.ApiError]
+    wanted: list[type[Any]] = [models.BatchRequest, models.ApiError, models.TraceRequest]
     for method in methods.by_name.values():
         wanted += [method.request, method.result]
     _, schemas = msgspec.json.schema_components(wanted, ref_template=_SCHEMA)
@@ -169,6 +184,7 @@ def _add_methods(document: dict[str, Any], methods: ApiMethods) -> None:
         )
     replies = {"replies": {"type": "array", "items": {"type": "object"}}}
     document["paths"]["/api/batch"] = _path("batch", models.BatchRequest, replies, *_BATCH_EXAMPLE)
+    document["paths"]["/api/trace"] = _trace_path()
 
 
 def _path(
@@ -207,6 +223,21 @@ def _path(
             },
         }
     }
+
+
+def _trace_path() -> dict[str, Any]:
+    """As the others, but the answer is a line of JSON for each frame."""
+    path = _path("trace", models.TraceRequest, {}, {"user": "alice", "seconds": 10}, {})
+    lines = "".join(f"{json.dumps(line)}\n" for line in _TRACE_LINES)
+    failed = path["post"]["responses"]["401"]["content"]["application/json"]
+    path["post"]["responses"]["200"] = {
+        "description": "A line of JSON for each frame; an empty one now and then means that nothing happened.",
+        "content": {
+            "application/x-ndjson": {"schema": {"type": "string"}, "example": lines},
+            "application/json": failed,
+        },
+    }
+    return path
 
 
 def _ref(model: type[Any]) -> dict[str, str]:

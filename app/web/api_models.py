@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from app.core.control import NodeInfo
 from app.core.figures import NodeFigures
+from app.core.trace import TRACE_SECONDS
 from app.telemetry.top_channels import ChannelTraffic
 
 # One request may not keep the event loop from everyone else.
@@ -15,6 +16,7 @@ BATCH_COMMANDS = 1_000
 HISTORY_LIMIT = 10_000
 IDEMPOTENCY_KEY_LENGTH = 255
 TOP_LIMIT = 100
+ASKER_LENGTH = 255
 
 Name = Annotated[str, Meta(description="Name of the channel.", min_length=1, examples=["news:sport"])]
 User = Annotated[
@@ -211,6 +213,19 @@ class TopRequest(Struct):
     """Ask what every node does, and which channels are the busiest over all of them."""
 
     limit: Annotated[int, Meta(ge=0, le=TOP_LIMIT, description="How many channels.")] = 10
+
+
+class TraceRequest(Struct):
+    """Watch the frames of a user's connections, or those about a channel, on every node, for a bounded time.
+
+    Tokens and headers are never told, payloads on request only. Each trace is logged with all of this.
+    """
+
+    user: Annotated[str, Meta(max_length=255, description="Id of the user; or name a channel.")] = ""
+    channel: Annotated[str, Meta(description="Name of the channel; or name a user.")] = ""
+    seconds: Annotated[float, Meta(gt=0, le=TRACE_SECONDS, description="How long.")] = 30.0
+    payload: Annotated[bool, Meta(description="Tell the data too, of each the beginning.")] = False
+    by: Annotated[str, Meta(max_length=ASKER_LENGTH, description="Who asks, for the log.")] = ""
 
 
 class RevokeTokenRequest(Struct):

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -12,6 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from app.auth.issue import issue_connection_token
+from app.core.trace import TRACES_LIMIT
 from tests.running import SECRET, Starling
 from tests.services import RedisServer
 
@@ -93,6 +94,167 @@ async def test_top_tells_of_both_pods_and_of_the_busiest_channels(pods: tuple[St
         assert sum(node["publications"] - earlier[node["uid"]]["publications"] for node in told["nodes"]) == 20
     for client in clients:
         await client.close()
+
+
+class Watching:
+    """A trace over one pod, from its first line until it has ended."""
+
+    def __init__(self, starling: Starling, **asked: Any) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self._starling = starling
+        self._asked = asked
+        self._task: asyncio.Task[None]
+
+    async def _read(self) -> None:
+        url, headers = f"{self._starling.http}/api/trace", {"X-API-Key": KEY}
+        async with (
+            httpx2.AsyncClient(timeout=30) as http,
+            http.stream("POST", url, json=self._asked, headers=headers) as answer,
+        ):
+            assert answer.headers["content-type"] == "application/x-ndjson"
+            async for line in answer.aiter_lines():
+                if line:
+                    self.lines.append(json.loads(line))
+
+    @property
+    def frames(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines if "frame" in line]
+
+    async def __aenter__(self) -> "Watching":
+        self._task = asyncio.create_task(self._read())
+        await until(lambda: self.lines)
+        # The order to trace passes through the broker like any other.
+        await asyncio.sleep(0.3)
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self._task
+
+
+async def until(holds: Callable[[], object]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("payload", [False, True])
+async def test_a_user_is_traced_on_both_pods_without_a_token(pods: tuple[Starling, Starling], payload: bool) -> None:
+    async with Watching(pods[0], user="dora", seconds=2.5, payload=payload, by="the test") as watching:
+        others = await enter(pods[1], "somebody else", "watched")
+        clients = [await enter(pod, "dora", "watched") for pod in pods]
+        call(pods[0], "publish", channel="watched", data={"secret": "of the payload"})
+        for client in clients:
+            await client.recv()
+            await client.close()
+        await others.close()
+
+    assert {line["user"] for line in watching.frames} == {"dora"}
+    by_node: dict[str, list[Any]] = {}
+    for line in watching.frames:
+        by_node.setdefault(line["node"], []).append((line["direction"], line["frame"]))
+    assert len(by_node) == 2
+    for frames in by_node.values():
+        assert frames[0] == ("in", {"id": 1, "connect": {"token": "[redacted]"}})
+        assert [direction for direction, _ in frames] == ["in", "out", "in", "out", "out", "end"]
+        assert frames[2] == ("in", {"id": 2, "subscribe": {"channel": "watched"}})
+        data = frames[4][1]["push"]["pub"]["data"]
+        assert data == ({"secret": "of the payload"} if payload else {"bytes": 27})
+        assert frames[5][1]["close"]["code"] == 1000
+    assert watching.lines[-1] == {"ended": "time is over", "frames": 12, "dropped": 0}
+    assert len(watching.lines[0]["nodes"]) == 2
+    for pod in pods:
+        assert "eyJ" not in json.dumps([line for line in pod.lines if line["event"].startswith("trace")])
+    await until(lambda: pods[0].lines[-1]["event"] == "trace_ended")
+    started, ended = [line for line in pods[0].lines if line["event"].startswith("trace")][-2:]
+    asked = {"user": "dora", "asked_by": "the test", "address": "127.0.0.1", "key": 1, "payload": payload}
+    assert asked.items() <= started.items()
+    assert (started["event"], started["seconds"]) == ("trace_started", 2.5)
+    assert asked.items() <= ended.items()
+    assert (ended["frames"], ended["reason"]) == (12, "time is over")
+
+
+async def test_a_channel_is_traced_with_what_was_asked_of_it(pods: tuple[Starling, Starling]) -> None:
+    async with Watching(pods[1], channel="traced", seconds=2) as watching:
+        client = await enter(pods[0], "emil", "traced")
+        await client.send(json.dumps({"id": 3, "subscribe": {"channel": "another"}}))
+        await client.recv()
+        for channel in ("another", "traced"):
+            call(pods[1], "publish", channel=channel, data=1)
+            await client.recv()
+        await client.send(json.dumps({"id": 4, "unsubscribe": {"channel": "traced"}}))
+        await client.recv()
+        await client.close()
+
+    told = [(line["direction"], next(iter(set(line["frame"]) - {"id"}))) for line in watching.frames]
+    expected = ["in subscribe", "out subscribe", "out push", "in unsubscribe", "out unsubscribe"]
+    assert [" ".join(one) for one in told] == expected
+    assert watching.frames[2]["clients"] == 1
+    assert "client" not in watching.frames[2]
+
+
+async def test_too_many_frames_are_dropped_counted_and_told(pods: tuple[Starling, Starling]) -> None:
+    client = await enter(pods[0], "flo", "flooded")
+    async with Watching(pods[1], channel="flooded", seconds=2) as watching:
+        for _ in range(3):
+            commands = [{"publish": {"channel": "flooded", "data": n}} for n in range(1000)]
+            await asyncio.to_thread(call_batch, pods[0], commands)
+    await client.close()
+
+    dropped = sum(line.get("dropped", 0) for line in watching.lines if "node" in line)
+    assert dropped > 0
+    assert watching.lines[-1] == {"ended": "time is over", "frames": len(watching.frames), "dropped": dropped}
+    assert len(watching.frames) + dropped == 3000
+
+
+def call_batch(starling: Starling, commands: list[dict[str, Any]]) -> None:
+    body = {"commands": commands}
+    httpx2.post(f"{starling.http}/api/batch", json=body, headers={"X-API-Key": KEY}, timeout=10).raise_for_status()
+
+
+async def test_an_asker_who_goes_ends_the_trace(pods: tuple[Starling, Starling]) -> None:
+    async with httpx2.AsyncClient(timeout=10) as http:
+        body = {"user": "nobody", "seconds": 600}
+        async with http.stream("POST", f"{pods[0].http}/api/trace", json=body, headers={"X-API-Key": KEY}) as answer:
+            assert "trace" in json.loads(await anext(answer.aiter_lines()))
+
+    await until(lambda: pods[0].lines[-1]["event"] == "trace_ended")
+    assert pods[0].lines[-1]["reason"] == "the asker went"
+    assert pods[0].lines[-1]["seconds"] < 10
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({}, 107),
+        ({"user": "a", "channel": "b"}, 107),
+        ({"channel": "nowhere:b"}, 102),
+        ({"channel": "a{b"}, 107),
+        ({"user": "a", "seconds": 601}, 107),
+        ({"user": "a", "seconds": 0}, 107),
+    ],
+)
+def test_a_trace_that_cannot_be_is_refused(pods: tuple[Starling, Starling], asked: dict[str, Any], code: int) -> None:
+    answer = httpx2.post(f"{pods[0].http}/api/trace", json=asked, headers={"X-API-Key": KEY}, timeout=10)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (200, code)
+
+
+def test_a_trace_needs_the_key(pods: tuple[Starling, Starling]) -> None:
+    answer = httpx2.post(f"{pods[0].http}/api/trace", json={"user": "a"}, headers={"X-API-Key": "another"}, timeout=10)
+
+    assert answer.status_code == 401
+
+
+async def test_more_traces_than_there_may_be_are_refused(pods: tuple[Starling, Starling]) -> None:
+    traces = [Watching(pods[number % 2], user=f"u{number}", seconds=2) for number in range(TRACES_LIMIT)]
+    await asyncio.gather(*(trace.__aenter__() for trace in traces))
+
+    refused = httpx2.post(f"{pods[0].http}/api/trace", json={"user": "a"}, headers={"X-API-Key": KEY}, timeout=10)
+
+    assert refused.json()["error"]["code"] == 106
+    for trace in traces:
+        await trace.__aexit__()
 
 
 async def test_a_pod_that_vanished_stalls_no_answer(pods: tuple[Starling, Starling]) -> None:

@@ -51,11 +51,20 @@ def _send_all(cases: SearchStrategy[Any], starling: Starling, sent: Counter[str]
     @given(case=cases)
     @BOUNDED
     def send(case: schemathesis.Case[Any]) -> None:
+        if case.path == "/api/trace" and isinstance(case.body, dict):
+            _shorten(case.body)
         answer = case.call(base_url=starling.http, headers={"X-API-Key": "dev"})
         sent[case.path] += 1
         case.validate_response(answer, checks=[not_a_server_error])
 
     send()
+
+
+def _shorten(trace: dict[str, Any]) -> None:
+    """A trace that is asked for rightly answers as long as it says."""
+    seconds = trace.get("seconds", 30)
+    if isinstance(seconds, int | float) and 0 < seconds <= 600:
+        trace["seconds"] = 0.02
 
 
 def test_it_logged_no_failure(starling: Starling) -> None:

@@ -18,7 +18,7 @@ from app.main import create_app
 from app.settings import load_settings
 from app.web.api_docs import EXAMPLES
 from app.web.api_methods import ApiMethods
-from app.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, IDEMPOTENCY_KEY_LENGTH, BatchRequest
+from app.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, IDEMPOTENCY_KEY_LENGTH, BatchRequest, TraceRequest
 
 SECRET = "a test's own secret, longer than thirty-two bytes"
 KEYS = ("the first key of a test", "the second key of a test")
@@ -445,14 +445,15 @@ def test_openapi_tells_every_method_and_its_examples_are_true(api: TestClient) -
     methods = ApiMethods(node, None, revocation_seconds=1)  # type: ignore[arg-type]
 
     told = {path.removeprefix("/api/") for path in document["paths"] if path.startswith("/api/")}
-    assert told == {*methods.by_name, "batch"}
+    assert told == {*methods.by_name, "batch", "trace"}
     for name, (request, result) in EXAMPLES.items():
         method = methods.by_name[name]
         msgspec.json.decode(json.dumps(request), type=method.request)
         msgspec.json.decode(json.dumps(result), type=method.result)
     for name in told:
         content = document["paths"][f"/api/{name}"]["post"]["requestBody"]["content"]["application/json"]
-        model = BatchRequest if name == "batch" else methods.by_name[name].request
+        apart = {"batch": BatchRequest, "trace": TraceRequest}
+        model = apart[name] if name in apart else methods.by_name[name].request
         msgspec.json.decode(json.dumps(content["example"]), type=model)
         assert content["schema"]["$ref"].rpartition("/")[2] in document["components"]["schemas"]
 
