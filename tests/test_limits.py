@@ -19,9 +19,8 @@ from app.settings import PREFIX, Settings
 from app.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, HISTORY_LIMIT, IDEMPOTENCY_KEY_LENGTH, TOP_LIMIT
 
 PAGE = (Path(__file__).parents[1] / "docs" / "limits.md").read_text()
-ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| ")][
-    1:
-]
+TABLE = [line for line in PAGE.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLE[1:]]
 FIXED = {
     "commands in one frame": COMMANDS_PER_FRAME,
     "errors of a connection's own doing in a minute": SessionLimits().errors_per_minute,
