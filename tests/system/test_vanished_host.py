@@ -1,0 +1,156 @@
+"""A host that vanishes without a word, idle or in the middle of a stream, is gone in bounded time and holds nobody up.
+
+Twenty clients live in a network namespace of the test's own, whose cable is cut: no FIN, no RST, no acknowledgement.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.history_clients import HistoryClient
+from tests.running import Starling
+
+PING, PONG, CLOSE = 3, 1, 3
+GONE_WITHIN = PING + PONG + CLOSE + 3
+VANISHING = 20
+OTHERS = 20
+PAYLOAD = "x" * 1024
+
+# What runs at the other end of the cable: clients that read and answer until they are cut off, every other one idle.
+PROGRAM = """
+import asyncio, sys
+from tests.history_clients import HistoryClient
+
+async def main(url, count):
+    clients = [await HistoryClient(url).__aenter__() for _ in range(count)]
+    for client in clients[::2]:
+        await client.subscribe("stream")
+    print("all are in", flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+@dataclass(frozen=True)
+class Cable:
+    """A link between this machine and a namespace; `address` is this machine's end."""
+
+    namespace: str
+    device: str
+    address: str
+
+    def cut(self) -> None:
+        """Let nothing through any more, in either direction."""
+        run("ip", "link", "set", self.device, "down")
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=20)
+
+
+@pytest.fixture
+def cable() -> Iterator[Cable]:
+    name = secrets.token_hex(3)
+    # Documentation addresses (RFC 5737): no network that this machine is in.
+    third = secrets.randbelow(64) * 4
+    cable = Cable(f"starling-{name}", f"st-{name}", f"192.0.2.{third + 1}")
+    try:
+        run("ip", "netns", "add", cable.namespace)
+        run("ip", "link", "add", cable.device, "type", "veth", "peer", "name", "far", "netns", cable.namespace)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"network namespaces cannot be made here: {error}")
+    try:
+        run("ip", "address", "add", f"{cable.address}/30", "dev", cable.device)
+        run("ip", "link", "set", cable.device, "up")
+        run("ip", "-n", cable.namespace, "address", "add", f"192.0.2.{third + 2}/30", "dev", "far")
+        run("ip", "-n", cable.namespace, "link", "set", "far", "up")
+        yield cable
+    finally:
+        run("ip", "netns", "delete", cable.namespace)
+
+
+@pytest.fixture
+def starling(cable: Cable) -> Iterator[Starling]:
+    settings = {
+        "STARLING_DEV": "true",
+        "STARLING_HOST": "0.0.0.0",
+        "STARLING_PING_SECONDS": str(PING),
+        "STARLING_PONG_SECONDS": str(PONG),
+        "STARLING_WRITE_BUFFER_BYTES": str(256 * 1024),
+    }
+    with Starling(settings) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def far_clients(cable: Cable, starling: Starling) -> Iterator[None]:
+    """Clients beyond the cable."""
+    url = f"ws://{cable.address}:{starling.port}"
+    process = subprocess.Popen(
+        ["ip", "netns", "exec", cable.namespace, sys.executable, "-c", PROGRAM, url, str(VANISHING)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": "."},
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "all are in\n"
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def test_a_vanished_host_is_gone_in_bounded_time_and_holds_nobody_up(cable: Cable, starling: Starling) -> None:
+    open_now = 'starling_connections{transport="json"}'
+    async with contextlib.AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(HistoryClient(starling.url)) for _ in range(OTHERS)]
+        for client in others:
+            await client.subscribe("stream")
+        stack.enter_context(far_clients(cable, starling))
+        sent = 0
+        waits: list[float] = []
+
+        async def publish() -> None:
+            """One kibibyte, fifty times a second, each as soon as everybody has the one before."""
+            nonlocal sent
+            while True:
+                began = time.monotonic()
+                await others[0].publish("stream", [sent, PAYLOAD])
+                sent += 1
+                while min(len(client.ledgers["stream"].data) for client in others) < sent:
+                    await asyncio.sleep(0.002)
+                waits.append(time.monotonic() - began)
+                await asyncio.sleep(0.02)
+
+        publishing = asyncio.create_task(publish())
+        async with asyncio.timeout(5):
+            while (await asyncio.to_thread(starling.metrics))[open_now] != OTHERS + VANISHING:
+                await asyncio.sleep(0.1)
+
+        cable.cut()
+        cut_at = time.monotonic()
+        while (now := (await asyncio.to_thread(starling.metrics))[open_now]) > OTHERS:
+            assert time.monotonic() - cut_at < GONE_WITHIN, f"{now - OTHERS} of {VANISHING} are still held"
+            await asyncio.sleep(0.1)
+        assert not publishing.done(), publishing
+        publishing.cancel()
+        await asyncio.gather(publishing, return_exceptions=True)
+
+        assert [number for number, _ in others[-1].ledgers["stream"].data] == list(range(sent))
+        assert [client.ledgers["stream"].closed for client in others] == [[]] * OTHERS
+        # Bounded, not fast: the machine that runs this may be slow, a room that waits for a dead host stands for ever.
+        assert max(waits) < 3
+    ends = [line["code"] for line in starling.lines if line.get("event") == "client_disconnected"]
+    assert len([code for code in ends if code in (3012, 3008, 1006)]) >= VANISHING
