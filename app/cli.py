@@ -115,7 +115,10 @@ def _default(value: Any) -> Any:
 
 @cli.command(rich_help_panel=SERVER, epilog=_epilog("starling check", "env $(cat production.env) starling check"))
 def check(as_json: JsonOption = False) -> None:
-    """Validate the configuration without starting: one line for each problem, with its mend."""
+    """Validate the configuration without starting: one line for each problem, with its mend.
+
+    What can be used but may surprise is told too, and changes nothing about the exit code.
+    """
     settings = _read_settings()
     from app.main import create_app
 
@@ -123,9 +126,13 @@ def check(as_json: JsonOption = False) -> None:
         create_app(settings)
     except SettingsError as error:
         _refuse(error)
+    warnings = settings.warnings()
     if as_json:
-        print(json.dumps({"workers": settings.worker_count, "broker": settings.broker_scheme}))
+        told = {"workers": settings.worker_count, "broker": settings.broker_scheme, "warnings": warnings}
+        print(json.dumps(told))
     else:
+        for warning in warnings:
+            print(f"Warning: {warning}", file=sys.stderr)
         print(f"The configuration is good: {settings.worker_count} worker(s), broker {settings.broker_scheme}.")
 
 

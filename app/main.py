@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_network
 
+import structlog
 import yaml
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -32,6 +33,7 @@ from app.core.readiness import Readiness
 from app.protocol.session import SessionLimits
 from app.server.application import serve
 from app.server.options import ServerOptions, Service
+from app.server.pace import DrainFigures
 from app.settings import PREFIX, Settings, SettingsError
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import Metrics
@@ -45,6 +47,8 @@ from app.web.dependencies import Doors
 from app.web.request_id import RequestId
 from app.web.revocation import RevocableVerifier
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling")
+
 DEVELOPER_KEY = "dev"
 CONTACT_FILE = "broker-contact"
 # How long a peer may take over its part of the closing handshake before its socket is cut.
@@ -54,6 +58,8 @@ CLOSE_SECONDS = 3.0
 def run(settings: Settings) -> None:
     """Serve until told to stop; ends by SystemExit with the exit code. Raises SettingsError."""
     configure_logging(settings.log_level, settings.log_format)
+    for warning in settings.warnings():
+        log.warning("settings_may_surprise", warning=warning)
     application = create_app(settings)
     node: Node = application.state.doors.node
     node.retire = lambda: os.kill(os.getpid(), signal.SIGTERM)
@@ -63,7 +69,9 @@ def run(settings: Settings) -> None:
         on_refused=node.metrics.refuse,
         admit=node.admission.refusal,
         top_channels=node.top_channels.here,
+        pace_store=node.pace_store,
     )
+    node.metrics.sources.append(lambda metrics: _report_drain(service.drain, metrics))
     serve(server_options(settings), service)
 
 
@@ -85,7 +93,8 @@ def server_options(settings: Settings) -> ServerOptions:
         max_message_bytes=settings.max_message_bytes,
         compression=settings.compression,
         drain_delay_seconds=settings.drain_delay_seconds,
-        drain_seconds=settings.drain_seconds,
+        drain_seconds=settings.drain_time,
+        drain_pace=settings.drain_pace,
         top_channels=settings.top_channels,
     )
 
@@ -177,6 +186,7 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
         broker.revocations,
     )
     node.lifecycle = build_lifecycle(settings, broker.occupancy, metrics)
+    node.pace_store = broker.pace
     metrics.sources.append(lambda _: _report_overflow(broker.figures, node.hub.traffic))
     return node
 
@@ -266,6 +276,12 @@ def _report_link(link: LinkFigures, metrics: Metrics) -> None:
 def _report_overflow(link: LinkFigures, traffic: ChannelMeter) -> None:
     for channel, messages in link.take_overflowed().items():
         traffic.count_dropped(channel, messages)
+
+
+def _report_drain(drain: DrainFigures, metrics: Metrics) -> None:
+    metrics.set("starling_drain_left", drain.left)
+    for grant, total in drain.gone.items():
+        metrics.count("starling_drain_closes_total", total, grant)
 
 
 def _build_broker(settings: Settings) -> BroadcastBroker:

@@ -1,6 +1,7 @@
 """Every setting of Starling, read from the environment by `main` and `cli` alone."""
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -26,6 +27,9 @@ CLIENT_VARIABLES = {
 }
 
 CommaSeparated = tuple[str, ...]
+
+SHORTEST_DRAIN_SECONDS = 20.0
+LONGEST_DRAIN_SECONDS = 3600.0
 
 WEBHOOK_EVENTS = ("connect", "disconnect", "subscribe", "unsubscribe", "occupied", "vacated")
 
@@ -272,9 +276,23 @@ class Settings(BaseModel):
         Field(ge=0, le=600, description="After SIGTERM: how long the listeners stay, until routers have noticed."),
     ] = 5.0
     drain_seconds: Annotated[
-        float, Field(ge=0, le=3600, description="Over how long clients are then let go, at an even pace.")
-    ] = 20.0
-
+        float | None,
+        Field(
+            ge=0,
+            le=LONGEST_DRAIN_SECONDS,
+            description="Within how long clients are then let go, whatever the pace. Unset: 20, or what "
+            "`STARLING_MAX_CONNECTIONS` of each worker take at `STARLING_DRAIN_PACE` if that is longer.",
+        ),
+    ] = None
+    drain_pace: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=100_000,
+            description="Clients that all pods on one Redis let go a second together, faster only where "
+            "`STARLING_DRAIN_SECONDS` would not do. 0: each worker for itself, evenly over that time.",
+        ),
+    ] = 500.0
     top_channels: Annotated[
         int, Field(ge=0, le=100, description="How many of a pod's busiest channels the metrics name. 0: none.")
     ] = 10
@@ -369,6 +387,38 @@ class Settings(BaseModel):
         if self.workers is not None:
             return self.workers
         return 1 if self.broker_scheme == "memory" else usable_processors()
+
+    @property
+    def capacity(self) -> int:
+        """Connections that this pod holds at most; 0 where only its open files bound them."""
+        return self.max_connections * self.worker_count
+
+    @property
+    def drain_time(self) -> float:
+        """Seconds within which clients are let go: as set, else what a full pod takes at the pace, 20 at least."""
+        if self.drain_seconds is not None:
+            return self.drain_seconds
+        at_pace = math.ceil(self.capacity / self.drain_pace) if self.drain_pace else 0
+        return float(min(max(SHORTEST_DRAIN_SECONDS, at_pace), LONGEST_DRAIN_SECONDS))
+
+    def warnings(self) -> list[str]:
+        """What can be used but may surprise, each with its mend."""
+        if not self.drain_pace:
+            return []
+        told = []
+        needed = math.ceil(self.capacity / self.drain_pace)
+        if needed > self.drain_time:
+            told.append(
+                f"a full pod ({self.capacity} connections) needs {needed} s at STARLING_DRAIN_PACE={self.drain_pace:g} "
+                f"but drains within {self.drain_time:g} s, and so faster than the pace: set STARLING_DRAIN_SECONDS to "
+                f"{needed} or more (and the pod's grace with it), or STARLING_MAX_CONNECTIONS to less"
+            )
+        if self.broker_scheme == "postgresql" and "drain_pace" in self.model_fields_set:
+            told.append(
+                "STARLING_DRAIN_PACE is shared through redis:// only: on postgresql:// each worker lets its clients go "
+                "evenly over STARLING_DRAIN_SECONDS; set it to 0"
+            )
+        return told
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

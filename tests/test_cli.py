@@ -117,7 +117,8 @@ def test_check_tells_every_problem_on_a_line_of_its_own() -> None:
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 3
     assert "STARLING_WROKERS is not a setting: did you mean STARLING_WORKERS?" in done.stderr
-    assert json.loads(run("check", "--json", TOKEN_HMAC_SECRET=SECRET).stdout) == {"workers": 1, "broker": "memory"}
+    told = json.loads(run("check", "--json", TOKEN_HMAC_SECRET=SECRET).stdout)
+    assert told == {"workers": 1, "broker": "memory", "warnings": []}
 
 
 def test_what_the_client_side_reads_does_not_keep_the_service_from_its_start() -> None:
@@ -460,6 +461,19 @@ def test_disconnect_ends_a_users_connections(starling: Starling) -> None:
         assert done.returncode == 0
         listening.until("signed out (code 4501)")
         assert listening.process.wait(10) == 1
+
+
+def test_check_warns_of_a_drain_that_is_too_short_for_the_pace_and_ends_with_0() -> None:
+    given = {"DEV": "true", "MAX_CONNECTIONS": "30000", "DRAIN_SECONDS": "20"}
+
+    done = run("check", **given)
+    as_json = run("check", "--json", **given)
+
+    assert done.returncode == as_json.returncode == 0
+    assert done.stdout.startswith("The configuration is good")
+    (warning,) = json.loads(as_json.stdout)["warnings"]
+    assert done.stderr == f"Warning: {warning}\n"
+    assert "needs 60 s at STARLING_DRAIN_PACE=500" in warning
 
 
 def test_serve_without_a_place_for_temporary_files_says_so_in_one_line() -> None:

@@ -21,6 +21,7 @@ from app.core.broker import (
 )
 from app.core.history import History
 from app.core.occupancy import Occupancy
+from app.core.pace import PaceStore
 from app.core.presence import Presence
 from app.core.revocation import RevocationStore
 from app.protocol.messages import ClientInfo, Publication
@@ -40,6 +41,7 @@ class BroadcastBroker:
     presence: Presence | None = None
     revocations: RevocationStore | None = None
     occupancy: Occupancy | None = None
+    pace: PaceStore | None = None
 
     def __init__(self, backend: LinkBackend) -> None:
         self._backend = backend

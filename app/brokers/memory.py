@@ -10,6 +10,7 @@ from app.brokers.broadcast import BroadcastBroker
 from app.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
 from app.brokers.memory_history import MemoryHistory
 from app.brokers.memory_occupancy import MemoryOccupancy
+from app.brokers.memory_pace import MemoryPace
 from app.brokers.memory_presence import MemoryPresence
 from app.brokers.memory_revocations import MemoryRevocations
 from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, PublishOutcome, StreamPosition
@@ -74,6 +75,7 @@ class MemoryBroker(BroadcastBroker):
         self.presence: MemoryPresence = MemoryPresence(presence_ttl)
         self.revocations: MemoryRevocations = MemoryRevocations()
         self.occupancy: MemoryOccupancy = MemoryOccupancy(presence_ttl)
+        self.pace: MemoryPace = MemoryPace()
 
     def begin_publish(
         self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]

@@ -13,6 +13,7 @@ from app.brokers.redis_backend import RedisBackend
 from app.brokers.redis_calls import Command, Reply
 from app.brokers.redis_history import RedisHistory, read_position
 from app.brokers.redis_occupancy import RedisOccupancy
+from app.brokers.redis_pace import RedisPace
 from app.brokers.redis_presence import RedisPresence
 from app.brokers.redis_revocations import RedisRevocations
 from app.core.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
@@ -38,6 +39,7 @@ class RedisBroker(BroadcastBroker):
         )
         self.revocations: RedisRevocations = RedisRevocations(backend.execute, backend.reads.execute, backend.prefix)
         self.occupancy: RedisOccupancy = RedisOccupancy(backend.execute, backend.prefix, presence_ttl)
+        self.pace: RedisPace = RedisPace(backend.execute, backend.prefix)
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Keep and send in one atomic step, or only send; returns the position. Raises BrokerUnavailable."""

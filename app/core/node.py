@@ -35,6 +35,7 @@ from app.core.hooks import Hooks
 from app.core.hub import Hub
 from app.core.lifecycle import Lifecycle, NoLifecycle
 from app.core.memory import MemoryLimit
+from app.core.pace import PaceStore
 from app.core.presence import Presence
 from app.core.readiness import Readiness, Unready
 from app.core.revocation import Revocations, RevocationStore
@@ -112,6 +113,8 @@ class Node:
         """Ends this worker as SIGTERM does; what makes the process sets it."""
         self.lifecycle: Lifecycle = NoLifecycle()
         """Is told of clients; what makes the process sets another before the start."""
+        self.pace_store: PaceStore | None = None
+        """Where workers that drain take turns; what makes the process sets it."""
         self.ping_interval = options.ping_interval
         self.pong_timeout = options.pong_timeout
         self.messages_per_second = options.messages_per_second

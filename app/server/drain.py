@@ -6,55 +6,33 @@ Members of uvicorn's Server that this module uses, each held by a test in tests/
 
 import asyncio
 import gc
-import math
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from types import FrameType
 from typing import Any, cast
 
 import structlog
 import uvicorn
 
-from app.core.readiness import Readiness, Unready
-from app.server.options import ServerOptions
+from app.core.readiness import Unready
+from app.server.options import ServerOptions, Service
+from app.server.pace import DrainPace
 from app.server.transport import WebSocketTransport
 from app.server.websocket import StarlingWebSocket
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
-Pace = Callable[[int], Awaitable[int]]
-"""Told how many clients are left; waits; tells how many of them may go now."""
-
-# So few clients that they could leave further apart than this are no storm, and need not wait.
-LONGEST_GAP = 1.0
-# Shorter gaps are made up for by letting several go at once.
-SHORTEST_GAP = 0.02
 # Ctrl+C on a terminal reaches a worker twice, directly and through its master: that is one request.
 SAME_REQUEST_SECONDS = 1.0
 CHECK_SECONDS = 0.1
+PROGRESS_SECONDS = 5.0
 # Connections leave no cycles behind, so the collector may come rarely: each time it looks through all of them, and
 # messages wait.
 COLLECTOR_THRESHOLDS = (50_000, 20, 100)
 # For the application's own end, beyond what requests under way are given.
 LIFESPAN_SECONDS = 5.0
-
-
-def even_pace(seconds: float) -> Pace:
-    """Let clients go evenly over `seconds` from now, with some jitter, faster where they are few."""
-    end = time.monotonic() + seconds
-
-    async def pace(left: int) -> int:
-        remaining = end - time.monotonic()
-        if remaining <= 0:
-            return left
-        gap = min(remaining / left, LONGEST_GAP)
-        wait = max(gap, SHORTEST_GAP)
-        await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
-        return math.ceil(wait / gap)
-
-    return pace
 
 
 class DrainServer(uvicorn.Server):
@@ -65,15 +43,15 @@ class DrainServer(uvicorn.Server):
         config: uvicorn.Config,
         *,
         options: ServerOptions,
-        readiness: Readiness,
+        service: Service,
         master: int,
-        pace: Callable[[float], Pace] = even_pace,
     ) -> None:
         """`master` is the process without which this one must not live."""
         super().__init__(config)
         self._options = options
-        self._readiness = readiness
-        self._pace = pace
+        self._readiness = service.readiness
+        self._pace_store = service.pace_store
+        self._figures = service.drain
         self._master = master
         self._asked_at: float | None = None
         self._hurried = False
@@ -109,7 +87,12 @@ class DrainServer(uvicorn.Server):
         """Drain: see the module. Nobody is waited for who is gone, and a second signal ends the waiting."""
         started = time.monotonic()
         self._readiness.hold(Unready.DRAINING)
-        log.info("drain_started", connections=len(self.server_state.connections))
+        log.info(
+            "drain_started",
+            connections=len(self.server_state.connections),
+            seconds=self._options.drain_seconds,
+            pace=self._options.drain_pace,
+        )
         await self._unless_hurried(asyncio.sleep(self._options.drain_delay_seconds))
         self._close_listeners(sockets or [])
         await self._unless_hurried(self._let_go())
@@ -119,7 +102,7 @@ class DrainServer(uvicorn.Server):
                 await super().shutdown(sockets)
         except TimeoutError:
             log.error("shutdown_incomplete", seconds=limit)  # noqa: TRY400 - the limit tells all
-        log.info("drain_ended", seconds=round(time.monotonic() - started, 3))
+        log.info("drain_ended", seconds=round(time.monotonic() - started, 3), **self._figures.gone)
 
     async def _unless_hurried(self, step: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(step)
@@ -147,11 +130,27 @@ class DrainServer(uvicorn.Server):
             else:
                 connection.shutdown()
         random.shuffle(waiting)
-        pace = self._pace(self._options.drain_seconds)
+        pace = DrainPace(self._options.drain_seconds, self._pace_store, self._options.drain_pace)
+        try:
+            await self._let_go_at(pace, waiting, connections)
+        finally:
+            pace.close()
+            self._figures.left = 0
+
+    async def _let_go_at(
+        self, pace: DrainPace, waiting: list[WebSocketTransport | StarlingWebSocket], connections: set[Any]
+    ) -> None:
+        figures, told_at = self._figures, time.monotonic()
         while True:
             while waiting and waiting[-1] not in connections:
                 waiting.pop()
+            figures.left = len(waiting)
             if not waiting:
                 return
-            for _ in range(min(await pace(len(waiting)), len(waiting))):
+            if time.monotonic() - told_at > PROGRESS_SECONDS:
+                told_at = time.monotonic()
+                log.info("drain_progress", left=figures.left, **figures.gone)
+            going = await pace(len(waiting))
+            figures.gone[pace.grant] += going
+            for _ in range(going):
                 waiting.pop().shutdown()

@@ -1,12 +1,14 @@
 """What the server floor is told: how to serve, and what."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.core.pace import PaceStore
 from app.core.readiness import Readiness
 from app.core.turned_away import TurnedAway
+from app.server.pace import DrainFigures
 from app.telemetry.top_channels import ChannelTraffic
 
 Asgi = Callable[
@@ -56,7 +58,9 @@ class ServerOptions:
     drain_delay_seconds: float = 5.0
     """From SIGTERM to the closing of the listeners, for routers to notice."""
     drain_seconds: float = 20.0
-    """Over how long clients are then let go."""
+    """Within how long clients are then let go."""
+    drain_pace: float = 0.0
+    """Clients a second that all processes with one `Service.pace_store` let go together; 0: each for itself."""
     shutdown_seconds: int = 5
     """For what then remains: requests under way, and the application's own end."""
     heartbeat_seconds: int = 30
@@ -84,6 +88,10 @@ class Service:
     readiness: Readiness
     on_refused: Callable[[str], None] = lambda reason: None
     """Told in the worker why a client was cut before the application heard of it; see app.server.refusal.Refusal."""
+    pace_store: PaceStore | None = None
+    """Where the processes that drain take turns; None: each for itself."""
+    drain: DrainFigures = field(default_factory=DrainFigures)
+    """How the drain of the worker goes, kept up by it."""
     top_channels: Callable[[int], list[ChannelTraffic]] = lambda limit: []
     """Tells in the worker its busiest channels, as many as are asked for at most."""
     admit: Callable[[], TurnedAway | None] = lambda: None

@@ -80,7 +80,7 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        server = DrainServer(self.config, options=self.options, readiness=self.service.readiness, master=self.ppid)
+        server = DrainServer(self.config, options=self.options, service=self.service, master=self.ppid)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
         heartbeat = asyncio.create_task(self._beat())
         try:

@@ -149,6 +149,13 @@ METRICS = (
     Metric("starling_event_loop_lag_seconds", "gauge", "Worst delay of a timer in the last seconds.", mode="livemax"),
     Metric("starling_worker_ready", "gauge", "Workers that want new clients."),
     Metric("starling_worker_draining", "gauge", "Workers that let their clients go."),
+    Metric("starling_drain_left", "gauge", "Clients that draining workers have still to let go."),
+    Metric(
+        "starling_drain_closes_total",
+        "counter",
+        "Clients let go by a drain: at a turn of the shared pace, faster for the deadline, or at a local pace.",
+        ("reason",),
+    ),
     Metric("starling_worker_resident_memory_bytes", "gauge", "Resident memory of the workers."),
     Metric(
         "starling_memory_used_ratio",

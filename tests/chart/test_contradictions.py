@@ -13,6 +13,7 @@ OWN_BROKER: dict[str, Any] = {"secrets": {"brokerUrl": {"existingSecret": "broke
 CONTRADICTIONS = [
     ({"terminationGracePeriodSeconds": 59}, "terminationGracePeriodSeconds is 59, but .* need 60"),
     ({"settings": {"drainSeconds": 100}, "terminationGracePeriodSeconds": 60}, "need 140"),
+    ({"settings": {"maxConnections": 50000}, "terminationGracePeriodSeconds": 60}, "need 140"),
     ({"settings": {"drainDelaySeconds": 5.2}, "terminationGracePeriodSeconds": 60}, "need 61"),
     ({"replicaCount": 10, "progressDeadlineSeconds": 700}, "progressDeadlineSeconds is 700, .* may take 700 seconds"),
     ({"replicaCount": 1, "minReadySeconds": 900, "progressDeadlineSeconds": 900}, "progressDeadlineSeconds"),

@@ -3,6 +3,7 @@
 import pytest
 
 from app.server.application import BEYOND_DRAIN_SECONDS
+from app.settings import load_settings
 from tests.chart.rendering import render
 
 
@@ -10,6 +11,34 @@ def test_the_grace_is_computed_from_the_drain() -> None:
     assert render().pod["terminationGracePeriodSeconds"] == 60
     slower = render({"settings": {"drainDelaySeconds": 15.5, "drainSeconds": 120}})
     assert slower.pod["terminationGracePeriodSeconds"] == 171
+
+
+@pytest.mark.parametrize(
+    ("settings", "drain", "grace"),
+    [
+        ({}, 20, 60),
+        ({"maxConnections": 10_000}, 20, 60),
+        ({"maxConnections": 10_001}, 21, 61),
+        ({"maxConnections": 10_000, "workers": 4}, 80, 120),
+        ({"maxConnections": 10_000, "workers": 4, "drainPace": 300}, 134, 174),
+        ({"maxConnections": 10_000, "drainPace": 0.5}, 3600, 3640),
+        ({"maxConnections": 10_000, "workers": 4, "drainPace": 0}, 20, 60),
+        ({"maxConnections": 10_000, "workers": 4, "drainSeconds": 30}, 30, 70),
+        ({"drainPace": 1}, 20, 60),
+    ],
+)
+def test_drain_and_grace_are_computed_from_what_a_pod_holds_and_the_pace(
+    settings: dict[str, float], drain: int, grace: int
+) -> None:
+    objects = render({"settings": settings})
+
+    assert objects.environment["STARLING_DRAIN_SECONDS"] == str(drain)
+    assert objects.pod["terminationGracePeriodSeconds"] == grace
+    if "drainSeconds" not in settings:
+        names = ("STARLING_MAX_CONNECTIONS", "STARLING_WORKERS", "STARLING_DRAIN_PACE")
+        told = {name: objects.environment[name] for name in names if name in objects.environment}
+        told |= {"STARLING_DEV": "true", "STARLING_BROKER_URL": "redis://localhost"}
+        assert load_settings(told).drain_time == drain, "the application computes the same by itself"
 
 
 def test_a_longer_grace_is_taken_as_given() -> None:

@@ -38,6 +38,7 @@ CHOSEN: dict[str, Any] = {
     "max_memory_share": 0.75,
     "ping_seconds": 30,
     "pong_seconds": 9,
+    "drain_seconds": 21,
     # With a JWKS address developer mode is refused, so this one keeps its default.
     "dev": False,
 }

@@ -20,6 +20,10 @@ STARLING_{{ . | snakecase | upper }}
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if kindIs "invalid" .Values.settings.drainSeconds }}
+- name: STARLING_DRAIN_SECONDS
+  value: {{ include "starling.drainSeconds" . | quote }}
+{{- end }}
 {{- if .Values.channels }}
 - name: STARLING_CHANNELS_FILE
   value: /etc/starling/channels/channels.yaml

@@ -1,8 +1,25 @@
 {{/* The times of a pod's end, which must fit into one another, and the numbers of pods that they are multiplied by. */}}
 
+{{/* Connections that a pod holds at most; 0 where only its open files bound them. */}}
+{{- define "starling.capacity" -}}
+{{- mul (default 0 .Values.settings.maxConnections | int) (default 1 .Values.settings.workers | int) -}}
+{{- end -}}
+
+{{/* Seconds within which a pod lets its clients go: as set, else what a full one takes at the pace, 20 to 3600. */}}
+{{- define "starling.drainSeconds" -}}
+{{- if kindIs "invalid" .Values.settings.drainSeconds -}}
+{{- $pace := .Values.settings.drainPace | float64 -}}
+{{- $atPace := 0 -}}
+{{- if gt $pace 0.0 }}{{ $atPace = divf (include "starling.capacity" . | int) $pace | ceil | int }}{{ end -}}
+{{- min 3600 (max 20 $atPace) -}}
+{{- else -}}
+{{- .Values.settings.drainSeconds -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Seconds within which gunicorn is done: the delay, the drain, and 15 for closing. The application computes the same. */}}
 {{- define "starling.gracefulTimeout" -}}
-{{- add (addf .Values.settings.drainDelaySeconds .Values.settings.drainSeconds | ceil | int) 15 -}}
+{{- add (addf .Values.settings.drainDelaySeconds (include "starling.drainSeconds" . | float64) | ceil | int) 15 -}}
 {{- end -}}
 
 {{/* Seconds from SIGTERM to SIGKILL that are enough: gunicorn's and 20 more. */}}
@@ -41,10 +58,9 @@
 
 {{/* Connections that a pod should hold: as set, else 70 % of what its workers may hold; empty where neither is known. */}}
 {{- define "starling.targetConnections" -}}
-{{- $workers := default 1 .Values.settings.workers | int -}}
 {{- if .Values.autoscaling.targetConnections -}}
 {{- .Values.autoscaling.targetConnections | int -}}
 {{- else if .Values.settings.maxConnections -}}
-{{- max 1 (div (mul (int .Values.settings.maxConnections) $workers 7) 10) -}}
+{{- max 1 (div (mul (include "starling.capacity" . | int) 7) 10) -}}
 {{- end -}}
 {{- end -}}

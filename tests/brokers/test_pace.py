@@ -1,0 +1,94 @@
+"""Both stores of a shared pace give turns one after the other, whoever asks."""
+
+import asyncio
+import time
+from itertools import pairwise
+
+import pytest
+import redis as redis_client
+
+from app.brokers.memory_pace import MemoryPace
+from app.core.broker import BrokerUnavailable
+from app.core.pace import PaceStore
+from tests.brokers.conftest import Opener
+from tests.services import RedisServer
+
+# What may pass between two questions on a machine that is busy.
+LATE = 0.5
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def stores(request: pytest.FixtureRequest, opener: Opener) -> list[PaceStore]:
+    """The same pace as four processes see it."""
+    if request.param == "memory":
+        return [MemoryPace()] * 4
+    url = request.getfixturevalue("redis_server").url
+    brokers = [(await opener(url)).broker for _ in range(4)]
+    return [broker.pace for broker in brokers if broker.pace is not None]
+
+
+async def test_the_first_turn_begins_at_once(stores: list[PaceStore]) -> None:
+    assert await stores[0].reserve(10, 100.0) == 0.0
+
+
+async def test_turns_follow_each_other_without_a_gap_whoever_asks(stores: list[PaceStore]) -> None:
+    waits = [await store.reserve(10, 1.0) for store in stores]
+    for place, wait in enumerate(waits):
+        assert 10.0 * place - LATE < wait <= 10.0 * place
+
+
+async def test_questions_at_the_same_time_get_turns_of_their_own(stores: list[PaceStore]) -> None:
+    started = time.monotonic()
+    waits = sorted(await asyncio.gather(*(store.reserve(10, 2.0) for store in stores for _ in range(25))))
+    late = time.monotonic() - started
+
+    assert len(waits) == 100
+    for before, after in pairwise(waits):
+        assert 5.0 - late <= after - before <= 5.0 + late
+
+
+async def test_turns_may_be_of_different_lengths(stores: list[PaceStore]) -> None:
+    await stores[0].reserve(30, 2.0)
+    assert 15.0 - LATE < await stores[1].reserve(5, 0.5) <= 15.0
+    assert 25.0 - LATE < await stores[2].reserve(1, 100_000.0) <= 25.0
+
+
+async def test_time_without_a_question_saves_nothing_up(stores: list[PaceStore]) -> None:
+    await stores[0].reserve(10, 1000.0)
+    await asyncio.sleep(0.1)
+    assert await stores[1].reserve(10, 1.0) == 0.0
+    assert await stores[2].reserve(10, 1.0) > 10.0 - LATE
+
+
+async def test_only_one_prefix_shares(opener: Opener, redis_server: RedisServer) -> None:
+    ours = (await opener(redis_server.url, prefix="ours")).broker.pace
+    theirs = (await opener(redis_server.url, prefix="theirs")).broker.pace
+    assert ours is not None
+    assert theirs is not None
+    await ours.reserve(10, 1.0)
+    assert await theirs.reserve(10, 1.0) == 0.0
+
+
+async def test_redis_keeps_one_key_and_only_while_turns_are_taken(opener: Opener, redis_server: RedisServer) -> None:
+    pace = (await opener(redis_server.url)).broker.pace
+    assert pace is not None
+    with redis_client.Redis.from_url(redis_server.url) as plain:
+        await pace.reserve(10, 1.0)
+        assert plain.keys("*drain*") == [b"starling:{drain}:pace"]
+        assert 9000 < plain.pttl("starling:{drain}:pace") <= 10_001
+        plain.delete("starling:{drain}:pace")
+        await pace.reserve(10, 1000.0)
+        await asyncio.sleep(0.1)
+        assert plain.keys("*drain*") == []
+
+
+async def test_a_redis_that_is_away_is_told_in_bounded_time(opener: Opener, redis_server: RedisServer) -> None:
+    pace = (await opener(redis_server.url, timeout=0.3)).broker.pace
+    assert pace is not None
+    redis_server.freeze()
+    with pytest.raises(BrokerUnavailable):
+        await pace.reserve(10, 100.0)
+
+
+async def test_postgresql_shares_no_pace(opener: Opener, postgres_server: RedisServer) -> None:
+    assert (await opener(postgres_server.url)).broker.pace is None
