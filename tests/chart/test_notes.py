@@ -17,6 +17,7 @@ def talking_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The chart with its notes as an object, for rendering alone shows none."""
     chart = tmp_path_factory.mktemp("chart") / "starling"
     shutil.copytree(CHART, chart)
+    (chart / "files").mkdir(exist_ok=True)
     shutil.copy(chart / "templates" / "NOTES.txt", chart / "files" / "NOTES.txt")
     template = 'kind: Notes\nmetadata: {name: notes}\ntext: {{ tpl (.Files.Get "files/NOTES.txt") . | toJson }}\n'
     (chart / "templates" / "notes.yaml").write_text(template)
