@@ -51,7 +51,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.node")
 # The rate of a client's messages is looked at after each such part of its burst.
 MESSAGE_STEPS = 100
 LAG_INTERVAL = 0.1
-LAG_TICKS = 10
+TURN_SECONDS = 1.0
 POSITION_CHECK_SECONDS = 25.0
 # A worker that no new link makes hear again ends within so many seconds, so that those of a pod do not end as one.
 RETIRE_SECONDS = 10.0
@@ -356,8 +356,7 @@ class Node:
         loop = asyncio.get_running_loop()
         while True:
             worst, began = 0.0, loop.time()
-            for _ in range(LAG_TICKS):
-                before = loop.time()
+            while (before := loop.time()) < began + TURN_SECONDS - LAG_INTERVAL / 2:
                 await asyncio.sleep(LAG_INTERVAL)
                 worst = max(worst, loop.time() - before - LAG_INTERVAL)
             self.lag_seconds = worst

@@ -16,6 +16,8 @@ from app.telemetry.metrics import Metrics
 class Owner:
     """The part of a node that a connection touches."""
 
+    messages_per_second = 0.0
+
     def __init__(self) -> None:
         self.metrics = Metrics(CollectorRegistry())
         self.encoded = 0
