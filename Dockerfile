@@ -2,7 +2,7 @@
 #
 # A build behind a private index or an intercepting certificate gives pip's configuration as secrets, which stay in no layer:
 #   --secret id=pip.conf,src=pip.conf --secret id=ca.pem,src=ca.pem     # with `cert = /run/secrets/ca.pem` in pip.conf
-# For a release give BASE_IMAGE with its digest.
+# For a release give BASE_IMAGE with its digest. The extra otel is in it, so that tracing only has to be turned on.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
@@ -10,11 +10,11 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_CONFIG_FILE=
 WORKDIR /src
 # pip and the build back-end live in an environment of their own and stay behind.
 RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/venv
-COPY requirements.txt requirements-build.txt ./
+COPY requirements-otel.txt requirements-build.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf --mount=type=secret,id=ca.pem,target=/run/secrets/ca.pem \
     /opt/build/bin/pip install --require-hashes -r requirements-build.txt && \
-    /opt/build/bin/pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: --no-compile -r requirements.txt
+    /opt/build/bin/pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: --no-compile -r requirements-otel.txt
 # Compiled here, since nothing can be written later; by content, since copies may change the times of files.
 RUN /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
 COPY pyproject.toml README.md LICENSE ./

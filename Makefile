@@ -60,7 +60,8 @@ dashboard-preview: $(VENV)/.dev  ## Draw the dashboard's panels from a service u
 
 lock: $(VENV)/.dev  ## Lock what pyproject.toml asks for (LOCK_OPTIONS=--upgrade: to today's versions)
 	$(UV_COMPILE) pyproject.toml -o requirements.txt
-	$(UV_COMPILE) pyproject.toml --extra dev -c requirements.txt -o requirements-dev.txt
+	$(UV_COMPILE) pyproject.toml --extra otel -c requirements.txt -o requirements-otel.txt
+	$(UV_COMPILE) pyproject.toml --extra otel --extra dev -c requirements-otel.txt -o requirements-dev.txt
 	$(UV_COMPILE) --group build -c requirements-dev.txt -o requirements-build.txt
 
 image:  ## Build the container image with podman or docker

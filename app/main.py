@@ -11,6 +11,7 @@ from ipaddress import ip_network
 import structlog
 import yaml
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from app import __version__
@@ -38,6 +39,7 @@ from app.settings import PREFIX, Settings, SettingsError
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import Metrics
 from app.telemetry.top_channels import ChannelMeter
+from app.telemetry.tracing import NoTracer, Tracer
 from app.web import api_docs, chat, connection, echo, health, items, pages, refusals
 from app.web.api import Api, ApiOptions
 from app.web.api_methods import ApiMethods
@@ -53,14 +55,17 @@ DEVELOPER_KEY = "dev"
 CONTACT_FILE = "broker-contact"
 # How long a peer may take over its part of the closing handshake before its socket is cut.
 CLOSE_SECONDS = 3.0
+# FastAPI's own spans would be one for each connection, and would hold addresses with their queries.
+NO_FASTAPI_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
 
 
 def run(settings: Settings) -> None:
     """Serve until told to stop; ends by SystemExit with the exit code. Raises SettingsError."""
-    configure_logging(settings.log_level, settings.log_format)
+    tracer = build_tracer(settings)
+    configure_logging(settings.log_level, settings.log_format, tracer.log_processors)
     for warning in settings.warnings():
         log.warning("settings_may_surprise", warning=warning)
-    application = create_app(settings)
+    application = create_app(settings, tracer=tracer)
     node: Node = application.state.doors.node
     node.retire = lambda: os.kill(os.getpid(), signal.SIGTERM)
     service = Service(
@@ -99,9 +104,12 @@ def server_options(settings: Settings) -> ServerOptions:
     )
 
 
-def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> FastAPI:
-    """Build the application; `app.state.doors.node` is its engine. Raises SettingsError for keys that are none."""
-    node = build_node(settings, registry)
+def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, tracer: Tracer | None = None) -> FastAPI:
+    """Build the application; `app.state.doors.node` is its engine. Raises SettingsError for keys that are none.
+
+    `tracer` None: as the settings say.
+    """
+    node = build_node(settings, registry, tracer or build_tracer(settings))
     unrevoked, jwks = build_verifier(settings)
     verifier = RevocableVerifier(unrevoked, node.revocations)
     doors = Doors(
@@ -128,7 +136,7 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Fa
     )
 
     methods = ApiMethods(node, Orders(node), revocation_seconds=settings.revocation_seconds)
-    api = Api(methods, Tracing(node), build_api_options(settings), node.metrics)
+    api = Api(methods, Tracing(node), build_api_options(settings), node.metrics, node.tracer)
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
@@ -140,7 +148,14 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Fa
             await node.start()
             yield
 
-    application = FastAPI(title="Starling", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    application = FastAPI(
+        title="Starling",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=NO_FASTAPI_TELEMETRY,
+    )
     application.state.doors = doors
     application.add_middleware(RequestId)
     refusals.install(application)
@@ -153,7 +168,7 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY) -> Fa
     return application
 
 
-def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
+def build_node(settings: Settings, registry: CollectorRegistry, tracer: Tracer) -> Node:
     """Build a worker's engine and its link to the others. Raises SettingsError for a broker that cannot be."""
     metrics = Metrics(registry)
     broker = _build_broker(settings)
@@ -184,6 +199,7 @@ def build_node(settings: Settings, registry: CollectorRegistry) -> Node:
         Readiness(),
         options,
         broker.revocations,
+        tracer,
     )
     node.lifecycle = build_lifecycle(settings, broker.occupancy, metrics)
     node.pace_store = broker.pace
@@ -235,6 +251,23 @@ def build_hooks(settings: Settings) -> Hooks:
         return load_hooks(settings.hooks, settings.hooks_path, seconds=settings.hook_seconds)
     except HooksError as error:
         raise SettingsError([f"{PREFIX}HOOKS: {error}"]) from error
+
+
+def build_tracer(settings: Settings) -> Tracer:
+    """Build what makes spans, if there are to be any. Raises SettingsError."""
+    if not settings.tracing:
+        return NoTracer()
+    try:
+        # Memory and time that only tracing is worth, and an extra that need not be installed.
+        from app.telemetry.open_telemetry import OpenTelemetry, environment_problems
+    except ModuleNotFoundError as error:
+        mend = (
+            "install Starling with its extra (`pip install 'starling-realtime[otel]'`; the image has it), or unset it"
+        )
+        raise SettingsError([f"{PREFIX}TRACING: no module {error.name}: {mend}"]) from error
+    if problems := environment_problems():
+        raise SettingsError(problems)
+    return OpenTelemetry()
 
 
 def build_lifecycle(settings: Settings, occupancy: Occupancy | None, metrics: Metrics) -> Lifecycle:

@@ -303,6 +303,10 @@ class Settings(BaseModel):
         Literal["auto", "json", "console"],
         Field(description="`json`: one object a line. `auto`: `console` on a terminal."),
     ] = "auto"
+    tracing: Annotated[
+        bool,
+        Field(description="Send spans to an OpenTelemetry collector, as `OTEL_…` variables say: see docs/tracing.md."),
+    ] = False
     dev: Annotated[
         bool, Field(description="Developer mode: everyone may do everything. Never where others can reach the port.")
     ] = False

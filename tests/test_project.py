@@ -15,9 +15,12 @@ from app import __version__
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+RUNTIME = PROJECT["project"]["dependencies"]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
 LOCKS = {
-    "requirements.txt": PROJECT["project"]["dependencies"],
-    "requirements-dev.txt": PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"],
+    "requirements.txt": RUNTIME,
+    "requirements-otel.txt": RUNTIME + EXTRAS["otel"],
+    "requirements-dev.txt": RUNTIME + EXTRAS["otel"] + EXTRAS["dev"],
     "requirements-build.txt": PROJECT["dependency-groups"]["build"] + PROJECT["build-system"]["requires"],
 }
 PIN = re.compile(

@@ -77,9 +77,14 @@ class BroadcastBroker:
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Send to all processes. Raises BrokerUnavailable, PublicationTooLarge, and ValueError for kept history."""
         self.refuse_keeping(options)
-        body = envelope.encode_body(publication, int(time.time() * 1000))
-        message = envelope.encode_publication(body)
-        self.check_size(channel, len(message), len(publication.data))
+        now = int(time.time() * 1000)
+        message = envelope.encode_publication(envelope.encode_body(publication, now, options.trace))
+        try:
+            self.check_size(channel, len(message), len(publication.data))
+        except PublicationTooLarge:
+            # What is too large with its trace goes without, and if that is too large too, its sender is told so.
+            message = envelope.encode_publication(envelope.encode_body(publication, now))
+            self.check_size(channel, len(message), len(publication.data))
         await self._backend.publish(channel, message)
         return StreamPosition(0, "")
 

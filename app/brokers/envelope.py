@@ -8,7 +8,8 @@ Every envelope is a line of text and then bytes that are not looked at:
 
 The line of a publication comes first, so that a Lua script that has just given out the offset can write it before a
 body that it does not read. The body is what a history stream stores: again a line, `<time in ms> <length of meta>`,
-then meta, which is JSON of the info and the tags or nothing, then the data.
+then meta, which is JSON of the info and the tags or nothing, then the data. A publication of a sampled trace has the
+trace in its meta too, but not in what is stored: processes that know nothing of traces pass over it.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import msgspec
 
 from app.core.broker import StreamEntry
 from app.protocol.messages import ClientInfo, Publication
+from app.telemetry.tracing import TraceContext
 
 # What JSON and JavaScript hold exactly; offsets of streams stay below it by design.
 _GREATEST = 2**53
@@ -27,6 +29,8 @@ _encode = msgspec.json.Encoder().encode
 class _Meta(msgspec.Struct, omit_defaults=True):
     info: ClientInfo | None = None
     tags: dict[str, str] | None = None
+    traceparent: str = ""
+    tracestate: str = ""
 
 
 _decode_meta = msgspec.json.Decoder(_Meta).decode
@@ -54,11 +58,14 @@ class Leave:
 Envelope = StreamEntry | Join | Leave
 
 
-def encode_body(publication: Publication, time: int) -> bytes:
-    """The part of a publication's envelope that a history stream stores; `time` in milliseconds since 1970."""
-    if publication.info is None and not publication.tags:
+def encode_body(publication: Publication, time: int, trace: TraceContext | None = None) -> bytes:
+    """The part of a publication's envelope that a history stream stores; `time` in milliseconds since 1970.
+
+    With `trace` it is for those who are there now.
+    """
+    if publication.info is None and not publication.tags and trace is None:
         return b"%d 0\n%b" % (time, publication.data)
-    meta = _encode(_Meta(publication.info, publication.tags or None))
+    meta = _encode(_Meta(publication.info, publication.tags or None, *(trace or ())))
     return b"%d %d\n%b%b" % (time, len(meta), meta, publication.data)
 
 
@@ -97,7 +104,7 @@ def decode_body(body: bytes, offset: int) -> Publication:
     """Read what a history stream stored at `offset`. Raises MalformedEnvelope."""
     try:
         line, rest = body.split(b"\n", 1)
-        return _publication(line, rest, offset)
+        return _publication(line, rest, offset)[0]
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise MalformedEnvelope(f"a stored publication that does not parse: {type(error).__name__}") from None
 
@@ -108,19 +115,17 @@ def _decode_publication(envelope: bytes) -> StreamEntry:
     position, before = int(offset), int(previous)
     if kind != b"p" or not epoch or not 0 <= position < _GREATEST or not 0 <= before < _GREATEST:
         raise MalformedEnvelope
-    return StreamEntry(
-        publication=_publication(line, rest, position),
-        previous=before,
-        epoch="" if epoch == b"-" else epoch.decode("ascii"),
-    )
+    publication, trace = _publication(line, rest, position)
+    return StreamEntry(publication, before, "" if epoch == b"-" else epoch.decode("ascii"), trace)
 
 
-def _publication(line: bytes, rest: bytes, offset: int) -> Publication:
+def _publication(line: bytes, rest: bytes, offset: int) -> tuple[Publication, TraceContext | None]:
     stamp, length = line.split(b" ")
     time, end = int(stamp), int(length)
     if not 0 <= time < _GREATEST or not 0 <= end <= len(rest):
         raise MalformedEnvelope
     if end == 0:
-        return Publication(msgspec.Raw(rest), offset=offset, time=time)
+        return Publication(msgspec.Raw(rest), offset=offset, time=time), None
     meta = _decode_meta(rest[:end])
-    return Publication(msgspec.Raw(rest[end:]), info=meta.info, offset=offset, tags=meta.tags, time=time)
+    publication = Publication(msgspec.Raw(rest[end:]), info=meta.info, offset=offset, tags=meta.tags, time=time)
+    return publication, TraceContext(meta.traceparent, meta.tracestate) if meta.traceparent else None

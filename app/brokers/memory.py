@@ -96,7 +96,7 @@ class MemoryBroker(BroadcastBroker):
             return repeated
         position = StreamPosition(0, "")
         now = int(time.time() * 1000)
-        body = envelope.encode_body(publication, now)
+        body = envelope.encode_body(publication, now, options.trace)
         if options.history_size > 0:
             entry = self.history.next_entry(channel, publication, now, options)
             position = StreamPosition(entry.offset, entry.epoch)

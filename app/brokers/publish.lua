@@ -5,7 +5,7 @@
 -- ARGV  1 <prefix>:<channel>
 --       2 body: "<time in ms> <length of meta>\n<meta><data>"; without meta "<time in ms> 0\n<data>"
 --       3 entries to keep   4 ms to keep them (0: for ever)   5 ms to keep the position (0: for ever)
---       6 random text without spaces, for a new epoch
+--       6 random text without spaces, for a new epoch   7 what is sent in place of the body, or left out
 -- Returns { offset, epoch }, both text.
 
 -- Called without keys it does nothing, and Redis knows it from then on.
@@ -65,5 +65,5 @@ expire(meta, ARGV[5])
 if idempotency then
   redis.call('SET', idempotency, text(offset) .. ' ' .. epoch, 'PX', 300000)
 end
-redis.call('PUBLISH', ARGV[1], 'p ' .. epoch .. ' ' .. text(offset) .. ' ' .. text(previous) .. '\n' .. ARGV[2])
+redis.call('PUBLISH', ARGV[1], 'p ' .. epoch .. ' ' .. text(offset) .. ' ' .. text(previous) .. '\n' .. (ARGV[7] or ARGV[2]))
 return { text(offset), epoch }

@@ -19,6 +19,7 @@ from app.brokers.redis_revocations import RedisRevocations
 from app.core.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
 from app.core.presence import DEFAULT_TTL
 from app.protocol.messages import Publication
+from app.telemetry.tracing import TraceContext
 
 # What one round trip carries of a publication in many channels.
 _AT_ONCE = 256
@@ -43,10 +44,10 @@ class RedisBroker(BroadcastBroker):
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Keep and send in one atomic step, or only send; returns the position. Raises BrokerUnavailable."""
-        body = envelope.encode_body(publication, int(time.time() * 1000))
+        body, live = _bodies(publication, options.trace)
         if options.history_size > 0:
-            return await self.history.publish(channel, body, options)
-        message = envelope.encode_publication(body)
+            return await self.history.publish(channel, body, options, live)
+        message = envelope.encode_publication(live)
         if options.idempotency_key:
             return await self.history.publish_once(channel, message, options.idempotency_key)
         await self._backend.publish(channel, message)
@@ -56,8 +57,8 @@ class RedisBroker(BroadcastBroker):
         self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
     ) -> PublishOutcome | None:
         """As `publish`; `done` is told when Redis has answered."""
-        body = envelope.encode_body(publication, int(time.time() * 1000))
-        command = self._command(body, envelope.encode_publication(body), channel, options, _epoch(options))
+        body, live = _bodies(publication, options.trace)
+        command = self._command(body, live, envelope.encode_publication(live), channel, options, _epoch(options))
 
         def told(replies: asyncio.Future[list[Reply | ResponseError]]) -> None:
             if replies.exception() is None and isinstance(replies.result()[0], NoScriptError):
@@ -76,20 +77,21 @@ class RedisBroker(BroadcastBroker):
         self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
     ) -> list[PublishOutcome]:
         """Publish the same in many channels with one round trip for hundreds of them."""
-        body = envelope.encode_body(publication, int(time.time() * 1000))
-        message = envelope.encode_publication(body)
+        body, live = _bodies(publication, wishes[0][1].trace if wishes else None)
+        message = envelope.encode_publication(live)
         portion = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // len(message)))
         outcomes: list[PublishOutcome] = []
         for start in range(0, len(wishes), portion):
-            outcomes += await self._publish_portion(body, message, publication, wishes[start : start + portion])
+            outcomes += await self._publish_portion(body, live, publication, wishes[start : start + portion])
         return outcomes
 
     async def _publish_portion(
-        self, body: bytes, message: bytes, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
+        self, body: bytes, live: bytes, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
     ) -> list[PublishOutcome]:
         epoch = secrets.token_urlsafe(6)
+        message = envelope.encode_publication(live)
         commands = [
-            self._command(body, message, channel, options, f"{epoch}{number:x}")
+            self._command(body, live, message, channel, options, f"{epoch}{number:x}")
             for number, (channel, options) in enumerate(wishes)
         ]
         try:
@@ -107,12 +109,21 @@ class RedisBroker(BroadcastBroker):
             outcomes.append(outcome)
         return outcomes
 
-    def _command(self, body: bytes, message: bytes, channel: str, options: PublishOptions, epoch: str) -> Command:
+    def _command(
+        self, body: bytes, live: bytes, message: bytes, channel: str, options: PublishOptions, epoch: str
+    ) -> Command:
         if options.history_size > 0:
-            return self.history.publish_command(channel, body, options, epoch)
+            return self.history.publish_command(channel, body, options, epoch, live)
         if options.idempotency_key:
             return self.history.publish_once_command(channel, message, options.idempotency_key)
         return (b"PUBLISH", f"{self._redis.prefix}:{channel}".encode(), message)
+
+
+def _bodies(publication: Publication, trace: TraceContext | None) -> tuple[bytes, bytes]:
+    """What is kept of a publication, and what those get who are there now."""
+    now = int(time.time() * 1000)
+    body = envelope.encode_body(publication, now)
+    return body, body if trace is None else envelope.encode_body(publication, now, trace)
 
 
 def _epoch(options: PublishOptions) -> str:

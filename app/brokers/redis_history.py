@@ -33,21 +33,28 @@ class RedisHistory:
         self._publish, self._publish_once = PUBLISHING_SCRIPTS
         self._read = Script("read.lua")
 
-    async def publish(self, channel: str, body: bytes, options: PublishOptions) -> StreamPosition:
-        """Keep `body` and send it to every process, in one atomic step. Raises BrokerUnavailable."""
-        keys, arguments = self._publishing_of(channel, body, options, _new_epoch())
+    async def publish(
+        self, channel: str, body: bytes, options: PublishOptions, live: bytes | None = None
+    ) -> StreamPosition:
+        """Keep `body` and send it, or `live` in its place, to every process, in one atomic step.
+
+        Raises BrokerUnavailable.
+        """
+        keys, arguments = self._publishing_of(channel, body, options, _new_epoch(), live)
         return read_position(await self._publish.run(self._publishing, keys, *arguments, size=len(body)))
 
-    def publish_command(self, channel: str, body: bytes, options: PublishOptions, epoch: str) -> Command:
+    def publish_command(
+        self, channel: str, body: bytes, options: PublishOptions, epoch: str, live: bytes | None = None
+    ) -> Command:
         """The command that does what `publish` does; `read_position` reads its reply.
 
         `epoch` names the channel's stream if it is new: a text that was not used for it before.
         """
-        keys, arguments = self._publishing_of(channel, body, options, epoch)
+        keys, arguments = self._publishing_of(channel, body, options, epoch, live)
         return self._publish.call(keys, *arguments)
 
     def _publishing_of(
-        self, channel: str, body: bytes, options: PublishOptions, epoch: str
+        self, channel: str, body: bytes, options: PublishOptions, epoch: str, live: bytes | None
     ) -> tuple[list[bytes], tuple[bytes | str | int, ...]]:
         keys = self._keys(channel)
         if options.idempotency_key:
@@ -59,6 +66,7 @@ class RedisHistory:
             _milliseconds(options.history_ttl),
             _milliseconds(options.history_meta_ttl),
             epoch,
+            *(() if live is None or live is body else (live,)),
         )
 
     async def publish_once(self, channel: str, message: bytes, idempotency_key: str) -> StreamPosition:

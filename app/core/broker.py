@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Protocol
 
 from app.protocol.messages import ClientInfo, Publication
+from app.telemetry.tracing import TraceContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +19,15 @@ class StreamPosition:
 
 @dataclass(frozen=True, slots=True)
 class StreamEntry:
-    """One publication as a stream holds it; `previous` is the offset of the entry before it (0 for the first)."""
+    """One publication as a stream holds it; `previous` is the offset of the entry before it (0 for the first).
+
+    `trace` is only there when the broker tells it, and the publication belongs to a trace that is sampled.
+    """
 
     publication: Publication
     previous: int
     epoch: str
+    trace: TraceContext | None = None
 
     @property
     def offset(self) -> int:
@@ -49,13 +54,14 @@ class PublishOptions:
     """How a publication is kept. `history_size` 0 keeps nothing; times are in seconds.
 
     Two publishes with the same `idempotency_key` in one channel within 5 minutes are one: the second returns the
-    position of the first and reaches nobody.
+    position of the first and reaches nobody. `trace` travels with what is sent, and is not kept.
     """
 
     history_size: int = 0
     history_ttl: float = 0
     history_meta_ttl: float = 0
     idempotency_key: str = ""
+    trace: TraceContext | None = None
 
 
 class BrokerUnavailable(Exception):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from app.core.connection import Connection
 from app.core.transport import Batch, Frame
 from app.telemetry.metrics import TransportFigures
+from app.telemetry.tracing import Delivery, SocketWrite
 
 # Frames wait for others on their heels, because joined they cost one write: as long as writing them would take, about,
 # and never longer than this. Seconds of this thread's work, so that a busy machine does not cut bunches short.
@@ -29,8 +30,10 @@ class Group:
 
     __slots__ = (
         "_batch",
+        "_deliveries",
         "_late",
         "_remaining",
+        "_writes",
         "came_at",
         "connections",
         "crowded",
@@ -48,6 +51,9 @@ class Group:
         # What is being written, and who has not got it yet.
         self._batch: Batch | None = None
         self._remaining: set[Connection] = set()
+        # Those of `frames` that are traced, and those of what is being written.
+        self._deliveries: tuple[Delivery, ...] = ()
+        self._writes: tuple[SocketWrite, ...] = ()
         self.came_at = 0.0
         """When the newest frame came; this and `rests_until` on the clock of `time.monotonic`."""
         self.crowded = False
@@ -73,6 +79,11 @@ class Group:
         self.settle(connection)
         self.connections.discard(connection)
         self._late.pop(connection, None)
+
+    def trace(self, delivery: Delivery) -> None:
+        """The last frame belongs to a trace: note there how it is written."""
+        delivery.owe(len(self.connections))
+        self._deliveries += (delivery,)
 
     def settle(self, connection: Connection) -> None:
         """Give a listener at once what it is owed."""
@@ -106,18 +117,38 @@ class Group:
             return False
         self._batch = None
         self.crowded |= count > 1
+        if self._writes:
+            self._end_writes(alone=alone)
         return True
 
     def _begin(self) -> Batch:
         frames, late = self.frames, self._late
         self.frames, self._late = [], {}
         self._batch = Batch(frames)
+        if self._deliveries:
+            self._begin_writes(self._batch)
         self._remaining = set(self.connections)
         self._remaining.difference_update(late)
         for connection, missed in late.items():
             if missed < len(frames):
                 _deliver(connection, Batch(frames[missed:]))
         return self._batch
+
+    def _begin_writes(self, batch: Batch) -> None:
+        deliveries, self._deliveries = self._deliveries, ()
+        connections, frames, size = len(self.connections), len(batch.frames), len(batch.wire)
+        self._writes = tuple(
+            delivery.write(connections=connections, frames=frames, size=size) for delivery in deliveries
+        )
+
+    def _end_writes(self, *, alone: bool) -> None:
+        writes, self._writes = self._writes, ()
+        for write in writes:
+            if alone:
+                write.end()
+            else:
+                # What was queued is written when this tick's callbacks have run.
+                asyncio.get_running_loop().call_soon(write.end)
 
 
 def _deliver(connection: Connection, batch: Batch) -> None:

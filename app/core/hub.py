@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from app.core.channels import namespace_of
 from app.core.connection import Connection
 from app.core.fanout import Fanout, Group
 from app.core.transport import Frame
 from app.protocol.codes import Refusal
 from app.protocol.messages import Command, Publication, Push, Reply
 from app.telemetry.top_channels import ChannelMeter
+from app.telemetry.tracing import Delivery, NoTracer, TraceContext, Tracer
 
 Encode = Callable[[Push], Frame]
 
@@ -85,7 +87,8 @@ class Tap(Protocol):
 class Hub:
     """All connections of this process, the subscribers of channels, and those who are told who comes and goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracer: Tracer | None = None) -> None:
+        self._tracer = tracer or NoTracer()
         self.connections: set[Connection] = set()
         self.subscribers = Audience()
         self.watchers = Audience()
@@ -106,11 +109,12 @@ class Hub:
             if not of_user:
                 del self.users[connection.user]
 
-    def broadcast(self, channel: str, publication: Publication) -> None:
+    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
         """Owe a publication to everyone who subscribes here now; it is written when this tick's work is done."""
         push = Push(channel, pub=publication)
         if self.tap is not None:
             self.tap.pushed(push, self.subscribers)
+        traced = None if trace is None else self._begin_delivery(channel, publication, trace)
         deliveries = size = 0
         for group, frame in self.subscribers.encode(push):
             deliveries += (listeners := len(group.connections))
@@ -118,10 +122,17 @@ class Hub:
             group.figures.messages_out += listeners
             group.figures.bytes_out += sent
             self._fanout.add(group, frame)
+            if traced is not None:
+                group.trace(traced)
+        if traced is not None:
+            traced.end()
         if self.traffic.skip:
             self.traffic.skip -= 1
         elif deliveries:
             self.traffic.count(channel, deliveries, size)
+
+    def _begin_delivery(self, channel: str, publication: Publication, trace: TraceContext) -> Delivery | None:
+        return self._tracer.fan_out(channel, namespace_of(channel), offset=publication.offset, trace=trace)
 
     def tell_watchers(self, push: Push) -> None:
         """Hand a join or a leave to those who watch its channel, after what was published there before."""

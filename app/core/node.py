@@ -7,7 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from app.core.broker import (
     StreamEntry,
     StreamPosition,
 )
-from app.core.channels import ChannelOptions, Channels
+from app.core.channels import ChannelOptions, Channels, namespace_of
 from app.core.connection import Connection
 from app.core.control import CHANNEL as CONTROL_CHANNEL
 from app.core.control import Control, NodeInfo
@@ -45,6 +45,7 @@ from app.core.wheel import Wheel
 from app.protocol.codes import ERROR_NOT_AVAILABLE, ERROR_UNRECOVERABLE_POSITION, Refusal
 from app.protocol.messages import ClientInfo, HistoryRequest, HistoryResult, Join, Leave, Publication, Push
 from app.telemetry.metrics import Metrics
+from app.telemetry.tracing import NoTracer, Tracer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.node")
 
@@ -98,8 +99,9 @@ class Node:
         readiness: Readiness,
         options: NodeOptions,
         revocation_store: RevocationStore | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        """`history`, `presence` and `revocation_store` are None where the broker keeps none."""
+        """`history`, `presence` and `revocation_store` are None where the broker keeps none, and `tracer` where it is off."""
         self.id = ""
         self.broker = broker
         self.history = history
@@ -120,7 +122,8 @@ class Node:
         self.messages_per_second = options.messages_per_second
         self.message_burst = options.message_burst
         self.message_step = max(1, options.message_burst // MESSAGE_STEPS)
-        self.hub = Hub()
+        self.tracer = tracer or NoTracer()
+        self.hub = Hub(self.tracer)
         self.subscriptions = Subscriptions(broker, history, self.hub, recovery_limit=options.recovery_limit)
         self.admission = Admission(self.hub, readiness, options.admission, MemoryLimit().share)
         self.attendance = Attendance(
@@ -148,6 +151,7 @@ class Node:
         # Made here and not before the fork, where all workers would share it.
         self.id = secrets.token_hex(8)
         self._started_at = time.monotonic()
+        self.tracer.start(self.id)
         self.metrics.sources.append(self._report)
         contact_file = self.options.contact_file
         if contact_file is None or not contact_file.exists():
@@ -177,6 +181,7 @@ class Node:
         await self.lifecycle.stop()
         self.subscriptions.close()
         await self.broker.stop()
+        await self.tracer.stop()
         self.metrics.flush()
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> None:
@@ -229,8 +234,19 @@ class Node:
 
     # Publishing and reading
 
-    async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
+    def publish(
+        self, channel: str, publication: Publication, options: PublishOptions
+    ) -> Coroutine[Any, Any, StreamPosition]:
         """Publish to all processes, this one included. Raises BrokerUnavailable and PublicationTooLarge."""
+        publish = self._publish_traced if self.tracer.on else self._publish
+        return publish(channel, publication, options)
+
+    async def _publish_traced(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
+        size = len(publication.data)
+        with self.tracer.publish(channel, namespace_of(channel), size=size, channels=1) as publishing:
+            return await self._publish(channel, publication, replace(options, trace=publishing.trace))
+
+    async def _publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         try:
             position = await self.broker.publish(channel, publication, options)
         except (BrokerUnavailable, PublicationTooLarge) as failure:
@@ -257,6 +273,19 @@ class Node:
         self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
     ) -> list[PublishOutcome]:
         """Publish the same in many channels; returns what became of each, in their order."""
+        if not self.tracer.on:
+            return await self._publish_all(publication, wishes)
+        with self.tracer.publish("", "", size=len(publication.data), channels=len(wishes)) as publishing:
+            if publishing.trace is not None:
+                wishes = [(channel, replace(options, trace=publishing.trace)) for channel, options in wishes]
+            outcomes = await self._publish_all(publication, wishes)
+            if failed := [outcome for outcome in outcomes if not isinstance(outcome, StreamPosition)]:
+                publishing.fail(type(failed[0]).__name__, len(failed))
+            return outcomes
+
+    async def _publish_all(
+        self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
+    ) -> list[PublishOutcome]:
         outcomes = await self.broker.publish_all(publication, wishes)
         for outcome in outcomes:
             self._count_published(outcome)

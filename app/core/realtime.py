@@ -85,6 +85,10 @@ METHODS: dict[type[Action], str] = {
 }
 
 
+# Commands that may lead to a publication, by themselves or through a hook; each may begin a trace.
+TRACED_COMMANDS = frozenset({"publish", "rpc", "send"})
+
+
 @dataclass(frozen=True, slots=True)
 class Membership:
     """A channel that the client is in, or on its way into."""
@@ -290,7 +294,7 @@ class RealtimeConnection(Connection):
                     self.close(disconnect.code, disconnect.reason)
                 case EndSubscription():
                     self._end_membership(decision)
-                case Publish() if not self._node.hooks.sees_publications:
+                case Publish() if not (self._node.hooks.sees_publications or self._node.tracer.on):
                     # What it leads to comes last in the list that is being gone through.
                     decisions += self._begin_publish(decision)
                 case Action():
@@ -325,17 +329,11 @@ class RealtimeConnection(Connection):
     async def _act(self, action: Action, leaving: Membership | None) -> None:
         if (method := METHODS.get(type(action))) is not None:
             self._node.metrics.commands[method] += 1
-        try:
-            decisions = await self._perform(action, leaving)
-        except Refusal as refusal:
-            decisions = self.session.refused(action, refusal.reason, time.monotonic())
-        except BrokerUnavailable:
-            decisions = self.session.refused(action, codes.ERROR_INTERNAL, time.monotonic())
-        except PublicationTooLarge:
-            decisions = self.session.refused(action, codes.ERROR_LIMIT_EXCEEDED, time.monotonic())
-        except Exception:
-            log.exception("command_failed", connection_id=self.id, action=type(action).__name__)
-            decisions = self.session.refused(action, codes.ERROR_INTERNAL, time.monotonic())
+        if self._node.tracer.on and method in TRACED_COMMANDS:
+            with self._node.tracer.command(method, self.id):
+                decisions = await self._attempt(action, leaving)
+        else:
+            decisions = await self._attempt(action, leaving)
         self._carry_out(decisions)
         self._read_on()
 
@@ -343,6 +341,20 @@ class RealtimeConnection(Connection):
         if self._paused and not self.session.busy:
             self._paused = False
             self.transport.resume_reading()
+
+    async def _attempt(self, action: Action, leaving: Membership | None) -> list[Decision]:
+        """What comes of it, be it a refusal."""
+        try:
+            return await self._perform(action, leaving)
+        except Refusal as refusal:
+            return self.session.refused(action, refusal.reason, time.monotonic())
+        except BrokerUnavailable:
+            return self.session.refused(action, codes.ERROR_INTERNAL, time.monotonic())
+        except PublicationTooLarge:
+            return self.session.refused(action, codes.ERROR_LIMIT_EXCEEDED, time.monotonic())
+        except Exception:
+            log.exception("command_failed", connection_id=self.id, action=type(action).__name__)
+            return self.session.refused(action, codes.ERROR_INTERNAL, time.monotonic())
 
     async def _perform(self, action: Action, leaving: Membership | None) -> list[Decision]:
         match action:
@@ -515,7 +527,7 @@ class RealtimeConnection(Connection):
     # Publishing and asking
 
     def _begin_publish(self, action: Publish) -> list[Decision]:
-        """Publish without a task of its own, where no hook has a say."""
+        """Publish without a task of its own, where no hook has a say and no span is made."""
         self._node.metrics.commands["publish"] += 1
         try:
             options, info = self._publishing(action)

@@ -14,6 +14,7 @@ from app.core.history import History
 from app.core.recent import MemoryBudget, Recent
 from app.core.shared_read import SharedRead
 from app.protocol.messages import Publication
+from app.telemetry.tracing import TraceContext
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.stream")
 
@@ -43,7 +44,7 @@ S_contra = TypeVar("S_contra", bound=Joining, contravariant=True)
 class Live(Protocol[S_contra]):
     """What a stream needs of the hub: the subscribers that get every publication at once."""
 
-    def broadcast(self, channel: str, publication: Publication) -> None:
+    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
         """Hand a publication to every live subscriber of the channel."""
 
     def enter(self, channel: str, subscriber: S_contra) -> None:
@@ -164,7 +165,7 @@ class Stream(Generic[S]):
             return
         if not entry.epoch:
             # Published past the history: it has no place in the stream.
-            self._live.broadcast(self.channel, entry.publication)
+            self._live.broadcast(self.channel, entry.publication, entry.trace)
             return
         step = self._follower.on(entry)
         if step is Step.DELIVER:
@@ -336,7 +337,7 @@ class Stream(Generic[S]):
 
     def _deliver(self, entry: StreamEntry) -> None:
         try:
-            self._live.broadcast(self.channel, entry.publication)
+            self._live.broadcast(self.channel, entry.publication, entry.trace)
         except Exception:
             # Nobody knows who got it, and the position has moved on: who did not must be told.
             log.exception("stream_delivery_failed", channel=self.channel, offset=entry.offset)

@@ -13,6 +13,7 @@ from app.core.hub import Hub
 from app.core.recent import MemoryBudget
 from app.core.stream import Stream, StreamFigures, StreamOptions, check_positions
 from app.protocol.messages import Publication
+from app.telemetry.tracing import TraceContext
 
 RECENT_BYTES = 64 * 2**20
 
@@ -168,9 +169,9 @@ class Subscriptions:
 
     # What streams do with the live subscribers
 
-    def broadcast(self, channel: str, publication: Publication) -> None:
+    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
         """Hand a publication to every live subscriber."""
-        self._hub.broadcast(channel, publication)
+        self._hub.broadcast(channel, publication, trace)
 
     def enter(self, channel: str, subscriber: Subscriber) -> None:
         """Make a subscriber live."""
@@ -187,7 +188,7 @@ class Subscriptions:
         """Deliver a publication, in its place in the stream where there is one."""
         stream = self._streams.get(channel)
         if stream is None:
-            self._hub.broadcast(channel, entry.publication)
+            self._hub.broadcast(channel, entry.publication, entry.trace)
         else:
             stream.on(entry)
 

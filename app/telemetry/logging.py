@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -153,10 +153,13 @@ class LogWriter:
             fcntl.lockf(self._turn, fcntl.LOCK_UN)
 
 
-def configure_logging(level: str, log_format: LogFormat = "auto") -> LogWriter:
+def configure_logging(
+    level: str, log_format: LogFormat = "auto", more_processors: Sequence[Processor] = ()
+) -> LogWriter:
     """Send the lines of structlog and of the standard library's loggers to stdout, in one form.
 
     `level` is `debug`, `info`, `warning` or `error`. `log_format` `auto` means `console` on a terminal, else `json`.
+    `more_processors` see each line where it is said, and may add to it.
     Call it once, before the workers are forked; the returned writer knows how many lines were dropped.
     """
     threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -180,6 +183,7 @@ def configure_logging(level: str, log_format: LogFormat = "auto") -> LogWriter:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             _add_origin,
+            *more_processors,
             *shared,
             render,
         ],
@@ -187,7 +191,7 @@ def configure_logging(level: str, log_format: LogFormat = "auto") -> LogWriter:
         logger_factory=lambda *name: _LineLogger(writer, *name),
         cache_logger_on_first_use=True,
     )
-    handler = _LineHandler(writer, [_describe_record, *shared, render])
+    handler = _LineHandler(writer, [_describe_record, *more_processors, *shared, render])
     handler.setLevel(threshold)
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.INFO), force=True)
     logging.captureWarnings(capture=True)

@@ -20,6 +20,7 @@ from app.protocol import codes
 from app.protocol.codec_json import read_json
 from app.protocol.codes import Error
 from app.telemetry.metrics import Metrics
+from app.telemetry.tracing import Tracer
 from app.web.api_errors import describe
 from app.web.api_methods import UNAVAILABLE, ApiMethods
 from app.web.api_models import BatchRequest, TraceRequest
@@ -60,9 +61,12 @@ class _BodyError(Exception):
 class Api:
     """The ASGI application of `/api/{method}`."""
 
-    def __init__(self, methods: ApiMethods, tracing: Tracing, options: ApiOptions, metrics: Metrics) -> None:
+    def __init__(
+        self, methods: ApiMethods, tracing: Tracing, options: ApiOptions, metrics: Metrics, tracer: Tracer
+    ) -> None:
         self._methods = methods
         self._known = frozenset({*methods.by_name, "batch", "trace"})
+        self._tracer = tracer
         self._tracing = tracing
         self._keys = [key.encode() for key in options.keys]
         self._networks = options.networks
@@ -95,14 +99,21 @@ class Api:
             self._metrics.answered(name, failed.status, 0.0)
             await _send(send, failed.status, _encode({"error": failed.error}))
             return
-        if name == "batch":
-            await self._answer_batch(body, send)
-        elif name == "trace":
+        if name == "trace":
             await self._answer_trace(body, scope, receive, send)
+        elif self._tracer.on:
+            with self._tracer.received(_header(scope, b"traceparent"), _header(scope, b"tracestate")):
+                await self._answer(name, body, send)
         else:
             await self._answer(name, body, send)
 
     async def _answer(self, name: str, body: bytes, send: Send) -> None:
+        if name == "batch":
+            await self._answer_batch(body, send)
+        else:
+            await self._answer_one(name, body, send)
+
+    async def _answer_one(self, name: str, body: bytes, send: Send) -> None:
         try:
             request = read_json(body or b"{}", self._methods.by_name[name].decode)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -211,6 +222,11 @@ class Api:
             if not message.get("more_body", False):
                 return b"".join([*parts, part]) if parts else part
             parts.append(part)
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    """A header's values, joined as RFC 9110 section 5.3 has it."""
+    return ",".join(value.decode("latin-1") for header, value in scope["headers"] if header == name)
 
 
 async def _send(send: Send, status: HTTPStatus, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:

@@ -142,6 +142,18 @@ _TRACE_LINES: list[dict[str, Any]] = [
     {"dropped": 12, "node": "starling-6f7c9_8"},
     {"ended": "time is over", "frames": 1, "dropped": 12},
 ]
+# Methods whose publications continue the trace that a request's headers name.
+TRACED = ("publish", "broadcast", "batch")
+_TRACE_HEADERS = [
+    {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string"},
+        "description": f"{meaning} (W3C Trace Context); ignored where tracing is off.",
+    }
+    for name, meaning in {"traceparent": "The trace to continue", "tracestate": "What goes with it"}.items()
+]
 
 router = APIRouter(include_in_schema=False)
 
@@ -210,6 +222,7 @@ def _path(
             "summary": summary.rstrip(".").replace("`", ""),
             "description": " ".join(more.split()),
             "security": [{"apiKey": []}],
+            "parameters": _TRACE_HEADERS if name in TRACED else [],
             "requestBody": {
                 "required": True,
                 "content": {"application/json": {"schema": _ref(request), "example": request_example}},

@@ -82,6 +82,12 @@ class ApiMethods:
 
     async def call(self, name: str, request: Any) -> Answer | Error:
         """Do it; whatever goes wrong is told as an error."""
+        if self._node.tracer.on and (traceparent := getattr(request, "traceparent", "")):
+            with self._node.tracer.received(traceparent, request.tracestate):
+                return await self._call(name, request)
+        return await self._call(name, request)
+
+    async def _call(self, name: str, request: Any) -> Answer | Error:
         started = time.perf_counter()
         outcome: Answer | Error
         try:

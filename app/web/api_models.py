@@ -36,6 +36,15 @@ IdempotencyKey = Annotated[
         "the first one's. Give each publication one of its own, and a retry is harmless.",
     ),
 ]
+TraceParent = Annotated[
+    str,
+    Meta(
+        description="The trace that this publication belongs to, as in the header of the same name (W3C Trace "
+        "Context), which it goes before. What is malformed, and all of it where tracing is off, is ignored.",
+        examples=["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"],
+    ),
+]
+TraceState = Annotated[str, Meta(description="What goes with `traceparent`, as in the header of the same name.")]
 SkipHistory = Annotated[bool, Meta(description="Only to those who are there now, even where history is kept.")]
 ExpireAt = Annotated[
     float,
@@ -60,6 +69,8 @@ class PublishRequest(Struct):
     skip_history: SkipHistory = False
     tags: Tags | None = None
     idempotency_key: IdempotencyKey = ""
+    traceparent: TraceParent = ""
+    tracestate: TraceState = ""
 
 
 class BroadcastRequest(Struct):
@@ -73,6 +84,8 @@ class BroadcastRequest(Struct):
     skip_history: SkipHistory = False
     tags: Tags | None = None
     idempotency_key: IdempotencyKey = ""
+    traceparent: TraceParent = ""
+    tracestate: TraceState = ""
 
 
 class Position(Struct):

@@ -9,8 +9,16 @@ import structlog
 from msgspec import Raw
 
 from app.brokers.open import open_broker
-from app.core.broker import BrokerUnavailable, LinkState, PublishOutcome, StreamEntry, StreamPosition
+from app.core.broker import (
+    BrokerUnavailable,
+    LinkState,
+    PublishOptions,
+    PublishOutcome,
+    StreamEntry,
+    StreamPosition,
+)
 from app.protocol.messages import ClientInfo, Publication
+from app.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party, until
 from tests.services import Server
@@ -184,6 +192,21 @@ async def test_info_tags_and_time_travel_and_no_position_is_made_up(pair: Pair) 
     assert heard.tags == {"kind": "naïve"}
     assert before <= heard.time <= after
     assert sent.time == 0
+
+
+async def test_a_trace_travels_with_what_is_sent(pair: Pair) -> None:
+    here, there = pair
+    trace = TraceContext("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "vendor=1")
+    await here.broker.subscribe("room")
+    await there.broker.publish("room", Publication(Raw(b"1")), PublishOptions(trace=trace))
+    wish = ("room", PublishOptions(trace=trace))
+    assert await there.broker.publish_all(Publication(Raw(b"2")), [wish]) == [StreamPosition(0, "")]
+    outcomes: list[PublishOutcome | None] = []
+    outcomes.append(there.broker.begin_publish("room", Publication(Raw(b"3")), wish[1], outcomes.append))
+    await until(lambda: outcomes[-1] == StreamPosition(0, ""), "the third is taken")
+    await there.publish("room", b"4")
+    await until(lambda: here.heard("room") == [b"1", b"2", b"3", b"4"], "all arrive")
+    assert [entry.trace for _, entry in here.entries] == [trace, trace, trace, None]
 
 
 async def test_joins_and_leaves_are_told(pair: Pair) -> None:

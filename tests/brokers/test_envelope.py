@@ -12,6 +12,7 @@ from app.brokers import envelope
 from app.brokers.envelope import Join, Leave, MalformedEnvelope
 from app.core.broker import StreamEntry
 from app.protocol.messages import ClientInfo, Publication
+from app.telemetry.tracing import TraceContext
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 raw_json = st.recursive(
@@ -66,6 +67,44 @@ def test_a_publication_comes_back_byte_for_byte(
     assert bytes(stored.data) == bytes(publication.data)
     assert parts(stored.info) == parts(publication.info)
     assert (stored.tags, stored.time, stored.offset) == (publication.tags, time, offset)
+
+
+@given(publications, epochs, offsets, st.builds(TraceContext, text.filter(bool), text))
+def test_a_trace_travels_and_changes_nothing_else(
+    publication: Publication, epoch: str, offset: int, trace: TraceContext
+) -> None:
+    plain = envelope.encode_publication(envelope.encode_body(publication, 5), epoch=epoch, offset=offset)
+    traced = envelope.encode_publication(envelope.encode_body(publication, 5, trace), epoch=epoch, offset=offset)
+    told, traced_told = envelope.decode(plain), envelope.decode(traced)
+    assert isinstance(told, StreamEntry)
+    assert isinstance(traced_told, StreamEntry)
+    assert (told.trace, traced_told.trace) == (None, trace)
+    assert bytes(told.publication.data) == bytes(traced_told.publication.data)
+    assert parts(told.publication.info) == parts(traced_told.publication.info)
+    assert told.publication.tags == traced_told.publication.tags
+
+
+def test_a_publication_of_a_trace_looks_as_documented() -> None:
+    trace = TraceContext("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "vendor=1")
+    meta = b'{"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","tracestate":"vendor=1"}'
+    assert envelope.encode_body(Publication(Raw(b"1")), 5, trace) == b"5 %d\n%b1" % (len(meta), meta)
+
+
+def test_a_process_from_before_there_were_traces_reads_a_publication_with_one() -> None:
+    class Meta(msgspec.Struct, omit_defaults=True):
+        """What such a process knows, as it stands in version 0.1."""
+
+        info: ClientInfo | None = None
+        tags: dict[str, str] | None = None
+
+    trace = TraceContext("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "vendor=1")
+    publication = Publication(Raw(b'{"n":1}'), info=ClientInfo(user="u"), tags={"k": "v"})
+    head, line, rest = envelope.encode_publication(envelope.encode_body(publication, 5, trace)).split(b"\n", 2)
+    assert head == b"p - 0 0"
+    time, length = map(int, line.split(b" "))
+    assert time == 5
+    assert msgspec.json.decode(rest[:length], type=Meta) == Meta(ClientInfo(user="u"), {"k": "v"})
+    assert rest[length:] == b'{"n":1}'
 
 
 @given(infos)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ from app.brokers.open import open_broker
 from app.core.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamEntry, StreamPosition, StreamRead
 from app.core.history import History
 from app.protocol.messages import ClientInfo, Publication
+from app.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party, until
 from tests.services import RedisServer
 
 KEPT = PublishOptions(history_size=100, history_ttl=60, history_meta_ttl=3600)
 CHANNEL = "news:ü"
+TRACE = TraceContext("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "vendor=1")
 
 
 class Place:
@@ -76,6 +79,17 @@ async def test_positions_count_up_within_one_epoch(place: Place) -> None:
     assert [position.offset for position in positions] == [1, 2, 3]
     assert len({position.epoch for position in positions}) == 1
     assert positions[0].epoch
+
+
+async def test_a_trace_is_told_and_not_kept(place: Place) -> None:
+    await place.broker.subscribe(CHANNEL)
+    traced = replace(KEPT, trace=TRACE)
+    await place.broker.publish(CHANNEL, Publication(Raw(b"1"), tags={"k": "v"}), traced)
+    await place.broker.publish_all(Publication(Raw(b"2")), [(CHANNEL, traced)])
+    await until(lambda: len(place.party.entries) == 2, "both are heard")
+    heard = [entry for _, entry in place.party.entries]
+    assert [entry.trace for entry in heard] == [TRACE, TRACE]
+    assert (await place.read()).entries == [replace(entry, trace=None) for entry in heard]
 
 
 async def test_what_is_heard_is_what_is_read(place: Place) -> None:

@@ -32,6 +32,7 @@ from app.core.history import History
 from app.core.recent import MemoryBudget
 from app.core.stream import Stream, StreamFigures, StreamOptions, check_positions
 from app.protocol.messages import Publication
+from app.telemetry.tracing import TraceContext
 from tests.services import RedisServer
 
 SEED = int(os.environ.get("STARLING_MODEL_SEED", "7"))
@@ -332,7 +333,7 @@ class Process:
 
     # The hub
 
-    def broadcast(self, channel: str, publication: Publication) -> None:
+    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
         for client in self.live[channel]:
             client.push(publication)
 

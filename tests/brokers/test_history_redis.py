@@ -22,6 +22,7 @@ from app.core.history import missed
 from app.core.recent import MemoryBudget
 from app.core.stream import Stream, StreamFigures, StreamOptions, check_positions
 from app.protocol.messages import Publication
+from app.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party, until
 from tests.services import RedisServer
@@ -62,6 +63,13 @@ async def test_the_keys_of_a_channel_share_a_slot(redis_server: RedisServer, ope
     keys = await redis.keys()
     assert set(keys) == {META.encode(), STREAM.encode(), b"starling:idem:{news:a}:key"}
     assert len({key_slot(key) for key in keys if isinstance(key, bytes)}) == 1
+
+
+async def test_of_a_trace_nothing_is_stored(redis_server: RedisServer, opener: Opener, redis: "Redis") -> None:
+    trace = TraceContext("00-" + "1" * 32 + "-" + "2" * 16 + "-01")
+    await publish(await opener(redis_server.url), b"1", options=PublishOptions(10, 60, 60, trace=trace))
+    stored: Any = await redis.xrange(STREAM)
+    assert [fields[b"d"].partition(b" ")[2] for _, fields in stored] == [b"0\n1"]
 
 
 async def test_each_publication_renews_the_times_of_entries_and_position(
@@ -307,7 +315,7 @@ class Process(Party):
         if state is LinkState.UP and len(self.links) > 2:
             self.checks.add(asyncio.ensure_future(check_positions(self.history, [self.stream], in_flight=0)))
 
-    def broadcast(self, channel: str, publication: Publication) -> None:
+    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
         for subscriber in self.live:
             subscriber.got.append(bytes(publication.data))
 

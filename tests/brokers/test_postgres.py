@@ -11,6 +11,7 @@ from msgspec import Raw
 from app.brokers import postgres
 from app.core.broker import PublicationTooLarge, PublishOptions
 from app.protocol.messages import ClientInfo, Publication
+from app.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, until
 from tests.services import PostgresServer
@@ -44,6 +45,18 @@ async def test_the_limit_that_the_error_names_is_the_limit(
     await asyncio.gather(*sends, here.broker.publish(channel, Publication(Raw(greatest[:limit]), info=info), LIVE))
     await until(lambda: len(here.entries) >= 256, "all messages arrive")
     assert here.heard(channel)[-1] == greatest[:limit]
+
+
+async def test_what_is_too_large_with_its_trace_goes_without(postgres_server: PostgresServer, opener: Opener) -> None:
+    here = await opener(postgres_server.url)
+    await here.broker.subscribe("room")
+    traced = PublishOptions(trace=TraceContext("00-" + "1" * 32 + "-" + "2" * 16 + "-01", "x" * 400))
+    for size in (5_000, 5_900):
+        await here.broker.publish("room", Publication(Raw(b"1" * size)), traced)
+    await until(lambda: len(here.entries) == 2, "both arrive")
+    assert [entry.trace for _, entry in here.entries] == [traced.trace, None]
+    with pytest.raises(PublicationTooLarge):
+        await here.broker.publish("room", Publication(Raw(b"1" * 6_100)), traced)
 
 
 async def test_an_info_that_is_too_large_is_refused_in_words(postgres_server: PostgresServer, opener: Opener) -> None:

@@ -35,6 +35,8 @@ CONTRADICTIONS = [
         "brokerClientCert.existingSecret and",
     ),
     ({"channels": {"default": {}}, "settings": {"channelsFile": "/c"}}, "channels and settings.channelsFile"),
+    ({"tracing": {"enabled": True, "endpoint": "http://c"}, "settings": {"tracing": True}}, "unset settings.tracing"),
+    ({"tracing": {"enabled": True}}, "tracing.enabled without tracing.endpoint"),
     ({"ingress": {"enabled": True}}, "ingress.enabled without ingress.hosts"),
     ({"httpRoute": {"enabled": True}}, "httpRoute.enabled without httpRoute.parentRefs"),
     ({"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}, "scraped twice"),

@@ -127,6 +127,16 @@ def test_the_policy_lets_the_issuer_s_keys_be_fetched_and_webhooks_out(values: A
     assert 443 in out
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [("http://collector:4318", 4318), ("https://collector/otlp", 443), ("http://collector", 80), ("http://[::1]:5", 5)],
+)
+def test_the_policy_lets_spans_out_to_the_collector(endpoint: str, port: int) -> None:
+    objects = render({"networkPolicy": {"enabled": True}, "tracing": {"enabled": True, "endpoint": endpoint}})
+    out = [port["port"] for rule in objects.one("NetworkPolicy")["spec"]["egress"] for port in rule["ports"]]
+    assert out == [53, 53, 6379, port]
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_redis_for_trying_out_is_reached_by_the_server_only(enabled: bool) -> None:
     objects = render(

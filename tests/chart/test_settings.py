@@ -223,3 +223,24 @@ def test_the_redis_for_trying_out_is_the_broker() -> None:
 
 def test_redis_is_off_by_default() -> None:
     assert [name for name in render().names if "redis" in name] == []
+
+
+def test_tracing_is_turned_on_with_what_the_sdk_reads_itself() -> None:
+    values = {"enabled": True, "endpoint": "http://collector.monitoring:4318", "sampleRatio": 0.25}
+    more = {"OTEL_BSP_SCHEDULE_DELAY": 1000, "OTEL_SERVICE_NAME": "birds"}
+    objects = render({"tracing": {**values, "env": more}})
+    told = {name: value for name, value in objects.environment.items() if name.startswith("OTEL_")}
+    assert told == {
+        "OTEL_BSP_SCHEDULE_DELAY": "1000",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.monitoring:4318",
+        "OTEL_RESOURCE_ATTRIBUTES": f"k8s.namespace.name={NAMESPACE},k8s.deployment.name={RELEASE},"
+        "k8s.pod.name=$(POD_NAME)",
+        "OTEL_SERVICE_NAME": "birds",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.25",
+    }
+    assert load_settings({"STARLING_TRACING": objects.environment["STARLING_TRACING"], "STARLING_DEV": "1"}).tracing
+    names = [variable["name"] for variable in objects.container["env"]]
+    # Kubernetes fills in only what stands before.
+    assert names.index("POD_NAME") < names.index("OTEL_RESOURCE_ATTRIBUTES")
+    assert not any(name.startswith("OTEL_") for name in render().environment)

@@ -14,6 +14,7 @@ from app.core.follower import Joined
 from app.core.recent import MemoryBudget
 from app.core.stream import HEAL_ENTRIES, Stream, StreamFigures, StreamOptions, check_positions
 from app.protocol.messages import Publication
+from app.telemetry.tracing import TraceContext
 
 DEADLINE = 10.0
 CHANNEL = "news"
@@ -80,7 +81,7 @@ class Hub:
         self.live: list[Subscriber] = []
         self.failing = False
 
-    def broadcast(self, channel: str, publication: Publication) -> None:
+    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
         if self.failing:
             raise RuntimeError("so the test wants it")
         for subscriber in self.live:

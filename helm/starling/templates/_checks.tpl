@@ -75,6 +75,14 @@
 {{- if and .Values.brokerClientCert.existingSecret (or .Values.settings.brokerCertFile .Values.settings.brokerKeyFile) -}}
 {{- print "\n- " "brokerClientCert.existingSecret and settings.brokerCertFile or settings.brokerKeyFile are both set: unset one of the two" -}}
 {{- end -}}
+{{- $tracing := .Values.tracing -}}
+{{- if and $tracing.enabled .Values.settings.tracing -}}
+{{- print "\n- " "tracing.enabled and settings.tracing are both set: unset settings.tracing" -}}
+{{- end -}}
+{{- $endpoint := or $tracing.endpoint $tracing.env.OTEL_EXPORTER_OTLP_ENDPOINT $tracing.env.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT -}}
+{{- if and $tracing.enabled (not (or $endpoint (include "starling.mayComeFromOutside" (list . "OTEL_EXPORTER_OTLP_")))) -}}
+{{- print "\n- " "tracing.enabled without tracing.endpoint: name the collector, as in http://collector.monitoring:4318" -}}
+{{- end -}}
 {{- if and .Values.channels .Values.settings.channelsFile -}}
 {{- print "\n- " "channels and settings.channelsFile are both set: unset one of the two" -}}
 {{- end -}}

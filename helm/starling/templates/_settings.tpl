@@ -57,9 +57,39 @@ STARLING_{{ . | snakecase | upper }}
       key: {{ $secret.key }}
 {{- end }}
 {{- end }}
+{{- if .Values.tracing.enabled }}
+{{- include "starling.tracing" . }}
+{{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{/* What turns tracing on, and what OpenTelemetry's SDK reads by itself. */}}
+{{- define "starling.tracing" -}}
+{{- $name := include "starling.fullname" . -}}
+{{- $variables := dict
+  "OTEL_SERVICE_NAME" $name
+  "OTEL_RESOURCE_ATTRIBUTES" (printf "k8s.namespace.name=%s,k8s.deployment.name=%s,k8s.pod.name=$(POD_NAME)" .Release.Namespace $name)
+  "OTEL_TRACES_SAMPLER" "parentbased_traceidratio"
+  "OTEL_TRACES_SAMPLER_ARG" .Values.tracing.sampleRatio -}}
+{{- with .Values.tracing.endpoint }}{{ $_ := set $variables "OTEL_EXPORTER_OTLP_ENDPOINT" . }}{{ end }}
+- name: STARLING_TRACING
+  value: "true"
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+{{- range $variable, $value := mustMergeOverwrite $variables .Values.tracing.env }}
+- name: {{ $variable }}
+  value: {{ $value | toString | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* The port that spans go to. */}}
+{{- define "starling.collectorPort" -}}
+{{- $address := urlParse .Values.tracing.endpoint -}}
+{{- regexFind ":[0-9]+$" $address.host | trimPrefix ":" | default (ternary "443" "80" (eq $address.scheme "https")) -}}
 {{- end -}}
 
 {{/* "true" where the chart makes a Secret of its own. */}}

@@ -1,0 +1,313 @@
+"""One message, one trace: two workers over a real Redis, and a collector in this process."""
+
+import asyncio
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.collector import Collector
+from tests.running import Starling
+from tests.services import RedisServer
+
+KEY = {"X-API-Key": "dev"}
+PAYLOAD = "what-was-said-is-in-no-span"
+CHANNELS = "default: {}\nnamespaces:\n  kept: {history_size: 10, history_ttl: 60s}\n  plain: {}\n"
+# Publishes what it is told through the server API, with the trace that it finds itself in.
+HOOKS = """
+import os
+
+import httpx2
+import structlog
+from opentelemetry import propagate, trace
+
+log = structlog.get_logger("hooks")
+
+
+async def on_publish(client, channel):
+    with trace.get_tracer("hooks").start_as_current_span("a hook's own"):
+        log.info("hook_was_here")
+
+
+async def tell(client, data: str):
+    headers = {"X-API-Key": "dev"}
+    propagate.inject(headers)
+    async with httpx2.AsyncClient() as http:
+        url = f"http://127.0.0.1:{os.environ['STARLING_PORT']}/api/publish"
+        await http.post(url, json={"channel": "plain:told", "data": data}, headers=headers)
+
+
+rpc = {"tell": tell}
+"""
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def starling(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starling]:
+    directory = tmp_path_factory.mktemp("tracing")
+    (directory / "channels.yaml").write_text(CHANNELS)
+    (directory / "tracing_hooks.py").write_text(HOOKS)
+    with RedisServer() as redis:
+        environment = {
+            "STARLING_DEV": "true",
+            "STARLING_BROKER_URL": redis.url,
+            "STARLING_WORKERS": "2",
+            "STARLING_CHANNELS_FILE": str(directory / "channels.yaml"),
+            "STARLING_HOOKS": "tracing_hooks",
+            "STARLING_HOOKS_PATH": str(directory),
+            "STARLING_LOG_LEVEL": "debug",
+            "STARLING_TRACING": "true",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+            "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
+        }
+        with Starling(environment) as running:
+            yield running
+
+
+async def ask(client: ClientConnection, number: int, **command: Any) -> dict[str, Any]:
+    await client.send(json.dumps({"id": number, **command}))
+    while True:
+        for line in str(await client.recv()).splitlines():
+            reply: dict[str, Any] = json.loads(line)
+            if reply.get("id") == number:
+                return reply
+
+
+async def next_push(client: ClientConnection) -> Any:
+    while True:
+        for line in str(await client.recv()).splitlines():
+            if "push" in (told := json.loads(line)):
+                return told["push"]["pub"]["data"]
+
+
+async def enter_both_workers(stack: AsyncExitStack, starling: Starling, channel: str) -> list[ClientConnection]:
+    """Connect subscribers until each worker has two; which worker takes a connection is the kernel's choice."""
+    clients: dict[str, list[ClientConnection]] = {}
+    for _ in range(100):
+        client = await stack.enter_async_context(connect(f"{starling.url}/connection/websocket"))
+        node = (await ask(client, 1, connect={}))["connect"]["node"]
+        if len(clients.setdefault(node, [])) < 2:
+            clients[node].append(client)
+            await ask(client, 2, subscribe={"channel": channel})
+        if len(clients) == 2 and all(len(two) == 2 for two in clients.values()):
+            return [client for two in clients.values() for client in two]
+    raise AssertionError("all connections went to one worker")
+
+
+async def post(starling: Starling, method: str, body: Any, **headers: str) -> Any:
+    async with httpx2.AsyncClient() as http:
+        answer = await http.post(f"{starling.http}/api/{method}", json=body, headers={**KEY, **headers})
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def a_trace(flags: str = "01") -> tuple[str, str, str]:
+    """Trace id, span id and traceparent of a caller's own."""
+    trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
+    return trace_id, span_id, f"00-{trace_id}-{span_id}-{flags}"
+
+
+def of_trace(starling: Starling, trace_id: str) -> list[dict[str, Any]]:
+    return [line for line in starling.lines if line.get("trace_id") == trace_id]
+
+
+@pytest.mark.parametrize("namespace", ["kept", "plain"])
+async def test_one_publication_is_one_trace_over_both_workers_and_their_logs(
+    starling: Starling, collector: Collector, namespace: str
+) -> None:
+    trace_id, caller, traceparent = a_trace()
+    channel = f"{namespace}:room"
+    async with AsyncExitStack() as stack:
+        clients = await enter_both_workers(stack, starling, channel)
+        body = {"channel": channel, "data": PAYLOAD}
+        await post(starling, "publish", body, traceparent=traceparent, tracestate="vendor=1")
+        assert [await next_push(client) for client in clients] == [PAYLOAD] * 4
+
+    await asyncio.to_thread(collector.until, lambda: len(collector.of(trace_id)) == 5, "five spans")
+    (publish,) = collector.of(trace_id, "publish")
+    assert (publish.kind, publish.parent, publish.state) == ("PRODUCER", caller, "vendor=1")
+    assert publish.attributes == {
+        "messaging.system": "starling",
+        "messaging.operation.name": "publish",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": namespace,
+        "messaging.message.body.size": len(PAYLOAD) + 2,
+        "starling.channel": channel,
+    }
+    assert publish.process in starling.workers
+    assert publish.resource["service.name"] == "starling"
+    assert publish.resource["deployment.environment.name"] == "test"
+
+    fan_outs = collector.of(trace_id, "fan-out")
+    assert sorted(one.process for one in fan_outs) == starling.workers
+    for fan_out in fan_outs:
+        assert (fan_out.kind, fan_out.parent) == ("CONSUMER", publish.span_id)
+        assert fan_out.attributes["starling.receivers"] == 2
+        assert fan_out.attributes["starling.channel"] == channel
+        (write,) = [one for one in collector.of(trace_id, "socket write") if one.parent == fan_out.span_id]
+        assert write.process == fan_out.process
+        assert write.attributes["starling.write.connections"] == 2
+        assert write.attributes["starling.write.frames"] == 1
+        assert write.attributes["starling.write.bytes"] > 2 * len(PAYLOAD)
+        assert publish.begin <= fan_out.begin <= write.begin <= write.end
+
+    assert not any(PAYLOAD.encode() in body for body in collector.bodies)
+    told = {(line["event"], line["pid"], line["span_id"]) for line in of_trace(starling, trace_id)}
+    assert told == {
+        ("publication_traced", publish.process, publish.span_id),
+        *(("delivery_traced", one.process, one.span_id) for one in fan_outs),
+    }
+
+
+async def test_a_clients_own_publication_begins_a_trace_and_its_hook_is_in_it(
+    starling: Starling, collector: Collector
+) -> None:
+    channel = f"plain:{secrets.token_hex(4)}"
+    async with AsyncExitStack() as stack:
+        clients = await enter_both_workers(stack, starling, channel)
+        await clients[0].send(json.dumps({"id": 3, "publish": {"channel": channel, "data": PAYLOAD}}))
+        await next_push(clients[-1])
+
+    def here() -> list[str]:
+        return [one.trace_id for one in collector.spans if one.attributes.get("starling.channel") == channel]
+
+    await asyncio.to_thread(collector.until, lambda: len(here()) == 3, "publish and two fan-outs")
+    (trace_id,) = set(here())
+    await asyncio.to_thread(collector.until, lambda: len(collector.of(trace_id)) == 7, "seven spans")
+    (command,) = collector.of(trace_id, "command publish")
+    (hook,) = collector.of(trace_id, "a hook's own")
+    (publish,) = collector.of(trace_id, "publish")
+    assert (command.kind, command.parent) == ("SERVER", "")
+    assert hook.parent == publish.parent == command.span_id
+    (line,) = [line for line in of_trace(starling, trace_id) if line["event"] == "hook_was_here"]
+    assert (line["span_id"], line["pid"]) == (hook.span_id, command.process)
+
+
+async def test_what_a_hook_publishes_over_the_api_continues_its_trace(starling: Starling, collector: Collector) -> None:
+    async with AsyncExitStack() as stack:
+        clients = await enter_both_workers(stack, starling, "plain:told")
+        await ask(clients[0], 3, rpc={"method": "tell", "data": "hello"})
+        await next_push(clients[-1])
+
+    def told() -> list[str]:
+        return [one.trace_id for one in collector.spans if one.attributes.get("starling.channel") == "plain:told"]
+
+    await asyncio.to_thread(collector.until, lambda: len(told()) == 3, "publish and two fan-outs")
+    (trace_id,) = set(told())
+    await asyncio.to_thread(collector.until, lambda: collector.of(trace_id, "command rpc"), "the call")
+    (command,), (publish,) = collector.of(trace_id, "command rpc"), collector.of(trace_id, "publish")
+    assert publish.parent == command.span_id
+
+
+async def test_a_trace_that_is_not_sampled_makes_no_spans_and_a_malformed_one_no_error(
+    starling: Starling, collector: Collector
+) -> None:
+    unsampled, _, traceparent = a_trace(flags="00")
+    channel = f"plain:{secrets.token_hex(4)}"
+    async with AsyncExitStack() as stack:
+        clients = await enter_both_workers(stack, starling, channel)
+        assert "result" in await post(starling, "publish", {"channel": channel, "data": 1}, traceparent=traceparent)
+        assert "result" in await post(starling, "publish", {"channel": channel, "data": 2}, traceparent="00-nonsense")
+        for client in clients:
+            assert [await next_push(client) for _ in range(2)] == [1, 2]
+
+    def here() -> list[Any]:
+        return [one for one in collector.spans if one.attributes.get("starling.channel") == channel]
+
+    await asyncio.to_thread(collector.until, lambda: len(here()) == 3, "the second publication's trace")
+    (publish,) = [one for one in here() if one.name == "publish"]
+    assert publish.parent == ""
+    assert collector.of(unsampled) == []
+
+
+def a_worker(collector: Collector) -> Starling:
+    """One that would not send its spans for an hour."""
+    return Starling(
+        {
+            "STARLING_DEV": "true",
+            "STARLING_TRACING": "true",
+            "OTEL_SERVICE_NAME": "chat-of-birds",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "3600000",
+        }
+    )
+
+
+async def test_what_is_not_sent_yet_is_sent_before_the_worker_ends() -> None:
+    trace_id, _, traceparent = a_trace()
+    with Collector() as collector, a_worker(collector) as starling:
+        await post(starling, "publish", {"channel": "room", "data": 1}, traceparent=traceparent)
+        assert collector.spans == []
+        assert await asyncio.to_thread(starling.stop) == 0
+        (publish,) = collector.of(trace_id)
+        assert publish.resource["service.name"] == "chat-of-birds"
+
+
+async def test_a_collector_that_hangs_delays_the_end_by_seconds_at_most() -> None:
+    with Collector(silent=True) as collector, a_worker(collector) as starling:
+        await post(starling, "publish", {"channel": "room", "data": 1})
+        assert await asyncio.to_thread(starling.stop) == 0
+        assert "spans_not_sent" in [line["event"] for line in starling.lines]
+
+
+def test_off_nothing_that_makes_or_sends_spans_is_loaded() -> None:
+    """FastAPI imports OpenTelemetry's interface by itself, and redis-py the SDK's metrics where it finds them."""
+    code = (
+        "import sys; from app.main import create_app; from app.settings import load_settings; "
+        "create_app(load_settings({'STARLING_DEV': 'true'})); "
+        "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk.trace', 'opentelemetry.exporter', "
+        "'opentelemetry.proto', 'app.telemetry.open_telemetry', 'requests'))])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def check(environment: dict[str, str], *, without: str = "") -> subprocess.CompletedProcess[str]:
+    """Run `starling check`, as if the module `without` were not installed: uninstalling it would end other tests."""
+    code = "import sys; from app.cli import main; sys.argv = ['starling', 'check']; "
+    code += f"sys.modules[{without!r}] = None; " if without else ""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("STARLING_", "OTEL_"))}
+    return subprocess.run(
+        [sys.executable, "-c", code + "main()"],
+        capture_output=True,
+        text=True,
+        env={**inherited, "STARLING_DEV": "true", "STARLING_TRACING": "true", **environment},
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def test_without_the_extra_the_check_says_what_to_install() -> None:
+    done = check({}, without="opentelemetry.sdk.resources")
+    assert done.returncode != 0
+    assert "STARLING_TRACING: no module opentelemetry.sdk" in done.stderr
+    assert "pip install 'starling-realtime[otel]'" in done.stderr
+
+
+def test_what_the_environment_asks_for_in_vain_is_named_with_its_mend() -> None:
+    asked = {
+        "OTEL_TRACES_EXPORTER": ("zipkin", "over OTLP"),
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": ("http/json", "http/protobuf"),
+        "OTEL_EXPORTER_OTLP_PROTOCOL": ("grpc", "http/protobuf"),
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("http://[collector", "http://collector:4318"),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": ("collector:4318", "http://collector:4318"),
+    }
+    done = check({name: value for name, (value, _) in asked.items()})
+    assert done.returncode != 0
+    problems = done.stderr.splitlines()
+    assert [problem.split()[0] for problem in problems] == list(asked)
+    assert all(mend in problem for problem, (_, mend) in zip(problems, asked.values(), strict=True))

@@ -1,0 +1,198 @@
+"""Tracing in one process on memory: which trace a publication continues, and what is noted of its way."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from msgspec import Raw
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import format_span_id, format_trace_id
+from prometheus_client import CollectorRegistry
+
+from app.core.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
+from app.core.fanout import Fanout
+from app.core.node import Node
+from app.core.transport import Frame
+from app.main import create_app
+from app.protocol.messages import Publication
+from app.settings import load_settings
+from app.telemetry.open_telemetry import LONGEST_HEADER, OpenTelemetry
+from app.telemetry.tracing import TraceContext
+from tests.core.test_fanout import Listener, group_of, until_written
+
+ONE, TWO = "1" * 32, "2" * 32
+
+
+def parent(trace_id: str, flags: str = "01") -> str:
+    return f"00-{trace_id}-{'a' * 16}-{flags}"
+
+
+def of_trace(span: ReadableSpan) -> tuple[str, str]:
+    """The trace and the parent of a span."""
+    context = span.get_span_context()
+    assert context is not None
+    return format_trace_id(context.trace_id), format_span_id(span.parent.span_id) if span.parent else ""
+
+
+def spans_of(use: Callable[[TestClient], None], *, tracing: bool = True) -> list[ReadableSpan]:
+    """What `use` of the running application leaves in the exporter."""
+    exporter = InMemorySpanExporter()
+    settings = load_settings({"STARLING_DEV": "true"})
+    traced = OpenTelemetry(exporter) if tracing else None
+    with TestClient(create_app(settings, CollectorRegistry(), traced), headers={"X-API-Key": "dev"}) as client:
+        use(client)
+    return list(exporter.get_finished_spans())
+
+
+def test_the_header_the_field_and_neither() -> None:
+    def use(client: TestClient) -> None:
+        header = {"traceparent": parent(ONE)}
+        client.post("/api/publish", json={"channel": "a", "data": 1}, headers=header)
+        client.post("/api/publish", json={"channel": "b", "data": 1, "traceparent": parent(TWO)}, headers=header)
+        client.post("/api/publish", json={"channel": "c", "data": 1})
+
+    header, field, neither = spans_of(use)
+    assert of_trace(header) == (ONE, "a" * 16)
+    assert of_trace(field) == (TWO, "a" * 16)
+    assert of_trace(neither)[1] == ""
+    assert of_trace(neither)[0] not in {ONE, TWO}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_each_command_of_a_batch_has_its_own_trace_or_the_requests(parallel: bool) -> None:
+    def use(client: TestClient) -> None:
+        commands = [
+            {"publish": {"channel": "a", "data": 1, "traceparent": parent(TWO)}},
+            {"publish": {"channel": "b", "data": 1}},
+            {"broadcast": {"channels": ["c", "d"], "data": 1}},
+        ]
+        client.post(
+            "/api/batch", json={"commands": commands, "parallel": parallel}, headers={"traceparent": parent(ONE)}
+        )
+
+    by_place = {(span.attributes or {}).get("starling.channel", "many"): span for span in spans_of(use)}
+    assert {place: of_trace(span)[0] for place, span in by_place.items()} == {"a": TWO, "b": ONE, "many": ONE}
+    assert (by_place["many"].attributes or {})["messaging.batch.message_count"] == 2
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        "nonsense",
+        parent(ONE)[:-1],
+        parent("0" * 32),
+        parent("G" * 32),
+        "ff" + parent(ONE)[2:],
+        parent(ONE) + "-more",
+        "01" + parent(ONE)[2:] + "-" + "x" * LONGEST_HEADER,
+        "\u00e9" * 55,
+    ],
+)
+def test_a_malformed_trace_is_no_trace_and_no_error(malformed: str) -> None:
+    def use(client: TestClient) -> None:
+        body = {"channel": "a", "data": 1, "traceparent": malformed}
+        assert client.post("/api/publish", json=body).json() == {"result": {}}
+        headers = {b"traceparent": malformed.encode("latin-1"), b"X-API-Key": b"dev"}
+        assert client.post("/api/publish", json={"channel": "a", "data": 1}, headers=headers).json() == {"result": {}}
+
+    spans = spans_of(use)
+    assert [of_trace(span)[1] for span in spans] == ["", ""]
+    assert ONE not in {of_trace(span)[0] for span in spans}
+
+
+def test_a_field_that_is_malformed_leaves_the_headers_trace() -> None:
+    def use(client: TestClient) -> None:
+        body = {"channel": "a", "data": 1, "traceparent": "nonsense"}
+        client.post("/api/publish", json=body, headers={"traceparent": parent(ONE)})
+
+    (span,) = spans_of(use)
+    assert of_trace(span)[0] == ONE
+
+
+def test_off_all_of_it_is_ignored() -> None:
+    def use(client: TestClient) -> None:
+        body = {"channel": "a", "data": 1, "traceparent": parent(TWO), "tracestate": "vendor=1"}
+        answer = client.post("/api/publish", json=body, headers={"traceparent": parent(ONE)})
+        assert answer.json() == {"result": {}}
+
+    assert spans_of(use, tracing=False) == []
+
+
+class Broker:
+    """Takes nothing or, of many at once, all but the first: a real one fails as a whole."""
+
+    def __init__(self) -> None:
+        self.traces: list[TraceContext | None] = []
+
+    async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
+        self.traces.append(options.trace)
+        raise BrokerUnavailable("so the test wants it")
+
+    async def publish_all(self, publication: Publication, wishes: Any) -> list[PublishOutcome]:
+        self.traces += [options.trace for _, options in wishes]
+        return [BrokerUnavailable("so the test wants it"), *[StreamPosition(0, "")] * (len(wishes) - 1)]
+
+
+async def test_what_the_broker_did_not_take_is_a_failed_span() -> None:
+    exporter = InMemorySpanExporter()
+    tracing = OpenTelemetry(exporter)
+    node: Node = create_app(load_settings({"STARLING_DEV": "true"}), CollectorRegistry(), tracing).state.doors.node
+    broker = Broker()
+    node.broker = broker  # type: ignore[assignment]
+    tracing.start("a node")
+    with pytest.raises(BrokerUnavailable):
+        await node.publish("kept:a", Publication(Raw(b"1")), PublishOptions())
+    outcomes = await node.publish_all(Publication(Raw(b"1")), [("a", PublishOptions()), ("b", PublishOptions())])
+    await tracing.stop()
+
+    assert [type(outcome) for outcome in outcomes] == [BrokerUnavailable, StreamPosition]
+    one, many = exporter.get_finished_spans()
+    for span in (one, many):
+        assert not span.status.is_ok
+        assert (span.attributes or {})["error.type"] == "BrokerUnavailable"
+    assert many.status.description == "1 not stored"
+    assert [trace and trace.traceparent.split("-")[1] for trace in broker.traces] == [
+        of_trace(one)[0],
+        of_trace(many)[0],
+        of_trace(many)[0],
+    ]
+
+
+async def test_a_joined_write_is_noted_in_each_trace_once_and_says_what_was_joined() -> None:
+    exporter = InMemorySpanExporter()
+    tracing = OpenTelemetry(exporter)
+    tracing.start("a node")
+    fanout, group = Fanout(), group_of([Listener() for _ in range(3)])
+    frames = [Frame(b"12345", text=True) for _ in range(3)]
+    for frame, trace_id in zip(frames, (ONE, None, TWO), strict=True):
+        fanout.add(group, frame)
+        if trace_id is not None:
+            delivery = tracing.fan_out("room", "", offset=0, trace=TraceContext(parent(trace_id)))
+            assert delivery is not None
+            group.trace(delivery)
+            delivery.end()
+    await until_written(fanout)
+    fanout.add(group, frames[0])
+    await until_written(fanout)
+    await asyncio.sleep(0)
+    await tracing.stop()
+
+    writes = [span for span in exporter.get_finished_spans() if span.name == "socket write"]
+    assert sorted(of_trace(span)[0] for span in writes) == [ONE, TWO]
+    for write in writes:
+        assert dict(write.attributes or {}) == {
+            "starling.write.connections": 3,
+            "starling.write.frames": 3,
+            "starling.write.bytes": 3 * 3 * len(frames[0].wire),
+        }
+
+
+async def test_what_carries_no_trace_that_can_be_read_is_delivered_without_a_span() -> None:
+    tracing = OpenTelemetry(InMemorySpanExporter())
+    tracing.start("a node")
+    for trace in (TraceContext("nonsense"), TraceContext(parent(ONE, flags="00"))):
+        assert tracing.fan_out("room", "", offset=0, trace=trace) is None
+    await tracing.stop()
