@@ -101,7 +101,7 @@ class Node:
         revocation_store: RevocationStore | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        """`history`, `presence` and `revocation_store` are None where the broker keeps none, and `tracer` where it is off."""
+        """`history`, `presence`, `revocation_store` are None where the broker keeps none, `tracer` where it is off."""
         self.id = ""
         self.broker = broker
         self.history = history

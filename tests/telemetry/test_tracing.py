@@ -18,7 +18,7 @@ from app.core.node import Node
 from app.core.transport import Frame
 from app.main import create_app
 from app.protocol.messages import Publication
-from app.settings import load_settings
+from app.settings import SettingsError, load_settings
 from app.telemetry.open_telemetry import LONGEST_HEADER, OpenTelemetry
 from app.telemetry.tracing import TraceContext
 from tests.core.test_fanout import Listener, group_of, until_written
@@ -196,3 +196,21 @@ async def test_what_carries_no_trace_that_can_be_read_is_delivered_without_a_spa
     for trace in (TraceContext("nonsense"), TraceContext(parent(ONE, flags="00"))):
         assert tracing.fan_out("room", "", offset=0, trace=trace) is None
     await tracing.stop()
+
+
+def test_what_the_environment_asks_for_in_vain_is_named_with_its_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {
+        "OTEL_TRACES_EXPORTER": ("zipkin", "over OTLP"),
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": ("http/json", "http/protobuf"),
+        "OTEL_EXPORTER_OTLP_PROTOCOL": ("grpc", "http/protobuf"),
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("http://[collector", "http://collector:4318"),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": ("collector:4318", "http://collector:4318"),
+    }
+    for name, (value, _) in asked.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings({"STARLING_DEV": "true", "STARLING_TRACING": "true"})
+    with pytest.raises(SettingsError) as refused:
+        create_app(settings, CollectorRegistry())
+    problems = refused.value.problems
+    assert [problem.split()[0] for problem in problems] == list(asked)
+    assert all(mend in problem for problem, (_, mend) in zip(problems, asked.values(), strict=True))
