@@ -278,10 +278,14 @@ async def test_what_is_not_sent_yet_is_sent_before_the_worker_ends() -> None:
     trace_id, _, traceparent = a_trace()
     with Collector() as collector, a_worker(collector) as starling:
         await post(starling, "publish", {"channel": "room", "data": 1}, traceparent=traceparent)
+        async with connect(f"{starling.url}/connection/websocket") as client:
+            await ask(client, 1, connect={})
+            assert "publish" in await ask(client, 2, publish={"channel": "room", "data": 2})
         assert collector.spans == []
         assert await asyncio.to_thread(starling.stop) == 0
         (publish,) = collector.of(trace_id)
         assert publish.resource["service.name"] == "chat-of-birds"
+        assert sorted(span.name for span in collector.spans) == ["command publish", "publish", "publish"]
 
 
 async def test_a_collector_that_hangs_delays_the_end_by_seconds_at_most() -> None:
