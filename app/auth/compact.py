@@ -4,11 +4,14 @@ import base64
 import json
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from app.auth.tokens import RefusalReason, TokenRefused
 
 MAX_TOKEN_BYTES = 8192
+# More than issuers and their keys: a stranger's headers may push them out, which costs a few microseconds a token.
+HEADERS_KEPT = 64
 
 # RFC 8725 section 3.11: tokens made for another purpose, say `refresh+jwt`, carry another type. RFC 9068's access
 # tokens are what identity providers issue for services like this one.
@@ -43,16 +46,7 @@ def parse_compact(token: str) -> CompactToken:
         raise malformed("it is encrypted (JWE), and this service takes signed ones (JWS)")
     if len(segments) != 3 or not segments[0] or not segments[1]:
         raise malformed("a signed token has three parts with dots between")
-    header = parse_strict_object(_decode(segments[0], "header"), "header")
-    algorithm = header.get("alg")
-    if not isinstance(algorithm, str):
-        raise malformed("its header names no algorithm (alg)")
-    key_id = header.get("kid")
-    if key_id is not None and not isinstance(key_id, str):
-        raise malformed("the key id (kid) in its header is not a string")
-    if "crit" in header or "b64" in header:
-        raise malformed("its header asks for extensions (crit, b64), and this service has none")
-    _check_type(header.get("typ"))
+    algorithm, key_id = _read_header(segments[0])
     return CompactToken(
         algorithm=algorithm,
         key_id=key_id,
@@ -62,13 +56,29 @@ def parse_compact(token: str) -> CompactToken:
     )
 
 
+@lru_cache(HEADERS_KEPT)
+def _read_header(segment: str) -> tuple[str, str | None]:
+    """Return the algorithm and the key id that a header names. An issuer's headers are all the same."""
+    header = parse_strict_object(_decode(segment, "header"), "header")
+    algorithm = header.get("alg")
+    if not isinstance(algorithm, str):
+        raise malformed("its header names no algorithm (alg)")
+    key_id = header.get("kid")
+    if key_id is not None and not isinstance(key_id, str):
+        raise malformed("the key id (kid) in its header is not a string")
+    if "crit" in header or "b64" in header:
+        raise malformed("its header asks for extensions (crit, b64), and this service has none")
+    _check_type(header.get("typ"))
+    return algorithm, key_id
+
+
 def parse_strict_object(data: bytes, part: str) -> dict[str, Any]:
     """Parse a JSON object in which no member comes twice, at any depth (RFC 8259 leaves it open which would count).
 
     Raises TokenRefused (MALFORMED), naming `part`.
     """
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = _STRICT_JSON.decode(data.decode())
     except (ValueError, RecursionError):
         raise malformed(f"its {part} is not a JSON object with each member once") from None
     if not isinstance(value, dict):
@@ -109,3 +119,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -1,5 +1,6 @@
 """The keys that verify tokens, each pinned to the algorithms it may be used with (RFC 8725 section 3.1)."""
 
+import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ MIN_SECRET_BYTES = 32
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192
 
-_HMAC = frozenset({"HS256", "HS384", "HS512"})
+_DIGESTS: Mapping[str, str] = MappingProxyType({"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"})
+_HMAC = frozenset(_DIGESTS)
 _RSA = frozenset({"RS256", "RS384", "RS512"})
 _RSA_PSS = frozenset({"PS256", "PS384", "PS512"})
 _CURVES: Mapping[str, str] = MappingProxyType({"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"})
@@ -137,7 +139,12 @@ class VerificationKey:
 
     def verifies(self, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
         """Tell whether `signature` over `signing_input` was made for this key with `algorithm`, one of its own."""
-        return algorithm in self.algorithms and _ALGORITHMS[algorithm].verify(signing_input, self.material, signature)
+        if algorithm not in self.algorithms:
+            return False
+        if (digest := _DIGESTS.get(algorithm)) is not None:
+            # In one call of C, where PyJWT's own way is through the hmac module's Python.
+            return hmac.compare_digest(hmac.digest(self.material, signing_input, digest), signature)
+        return _ALGORITHMS[algorithm].verify(signing_input, self.material, signature)
 
 
 def _algorithms_of(material: Any) -> tuple[frozenset[str], str]:

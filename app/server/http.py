@@ -11,7 +11,6 @@ tests/server/test_uvicorn_members.py, because most are not public:
 """
 
 import asyncio
-import socket
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
@@ -66,9 +65,8 @@ class StarlingHttp(HttpToolsProtocol):
         self._discarded = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Bound what the kernel does for this client, and the time until it has said what it wants."""
+        """Bound the time until the client has said what it wants."""
         super().connection_made(transport)
-        set_socket_options(transport, self._options)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -247,13 +245,3 @@ class StarlingHttp(HttpToolsProtocol):
         self.transport.write((head + text).encode())
         linger(self.transport)
         self._deadline = self.loop.call_later(self._options.close_seconds, self.transport.abort)
-
-
-def set_socket_options(transport: asyncio.Transport, options: ServerOptions) -> None:
-    """Bound what the kernel keeps for a peer that does not read, and for how long it tries."""
-    tcp: socket.socket | None = transport.get_extra_info("socket")
-    if tcp is None or tcp.family not in {socket.AF_INET, socket.AF_INET6}:
-        return
-    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(options.unacknowledged_seconds * 1000))
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer_bytes)

@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import traceback
 from functools import partial
@@ -59,7 +60,9 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
         quiet_libraries()
 
     def init_process(self) -> None:
-        """Begin the process, just after the fork."""
+        """Begin the process, just after the fork, when its listeners have been made."""
+        for listener in self.sockets:
+            set_socket_options(listener, self.options)
         self.notify()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:
@@ -100,6 +103,18 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
                 write_status(self.options.status_dir / f"{os.getpid()}{CHANNELS_SUFFIX}", busiest)
             told = busiest
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+
+def set_socket_options(listener: socket.socket, options: ServerOptions) -> None:
+    """Bound what the kernel keeps for a peer that does not read, and for how long it tries.
+
+    What `listener` accepts inherits it, and so one call at the start saves three for each client.
+    """
+    if listener.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(options.unacknowledged_seconds * 1000))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer_bytes)
 
 
 def uvicorn_settings(options: ServerOptions, service: Service) -> dict[str, Any]:

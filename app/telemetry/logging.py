@@ -223,6 +223,8 @@ def redact(_: object, __: str, event: EventDict) -> EventDict:
 
 
 def _clean(value: object) -> object:
+    if isinstance(value, str):
+        return _clean_text(value)
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
@@ -233,7 +235,10 @@ def _clean(value: object) -> object:
         return redact(None, "", {str(key): inner for key, inner in value.items()})
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean(inner) for inner in value]
-    text = str(value)
+    return _clean_text(str(value))
+
+
+def _clean_text(text: str) -> str:
     if SUSPECT_TEXT.search(text):
         text = SECRET_TEXT.sub(REDACTED, text)
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()

@@ -119,7 +119,7 @@ def presented_token(websocket: WebSocket, doors: Doors) -> PresentedToken | None
         authorization=websocket.headers.get("authorization"),
         subprotocols=websocket.scope["subprotocols"],
         cookie=websocket.cookies.get("session"),
-        query=websocket.query_params.get("token"),
+        query=websocket.query_params.get("token") if doors.token_in_query else None,
         allow_query=doors.token_in_query,
     )
 

@@ -9,26 +9,27 @@ from starlette.testclient import WebSocketDenialResponse, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
 from app.auth.issue import issue_connection_token
-from app.main import create_app
+from app.main import create_app, direct_doors
 from app.settings import load_settings
 
 SECRET = "a test's own secret, longer than thirty-two bytes"
 
 
-def client_with(**environment: str) -> TestClient:
+def client_with(direct: bool = False, /, **environment: str) -> TestClient:
     settings = load_settings({f"STARLING_{name}": value for name, value in environment.items()})
-    return TestClient(create_app(settings, CollectorRegistry()))
+    application = create_app(settings, CollectorRegistry())
+    return TestClient(direct_doors(application) if direct else application)
 
 
-@pytest.fixture
-def developer() -> Iterator[TestClient]:
-    with client_with(DEV="true", TOKEN_HMAC_SECRET=SECRET) as client:
+@pytest.fixture(params=[False, True], ids=["through FastAPI", "direct"])
+def developer(request: pytest.FixtureRequest) -> Iterator[TestClient]:
+    with client_with(request.param, DEV="true", TOKEN_HMAC_SECRET=SECRET) as client:
         yield client
 
 
-@pytest.fixture
-def production() -> Iterator[TestClient]:
-    with client_with(TOKEN_HMAC_SECRET=SECRET) as client:
+@pytest.fixture(params=[False, True], ids=["through FastAPI", "direct"])
+def production(request: pytest.FixtureRequest) -> Iterator[TestClient]:
+    with client_with(request.param, TOKEN_HMAC_SECRET=SECRET) as client:
         yield client
 
 

@@ -1,0 +1,147 @@
+"""The short way through a door asks what FastAPI asks, in its order, and refuses as it does."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, WebSocket, WebSocketException
+from fastapi.requests import HTTPConnection
+from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketDenialResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
+
+from app.web import chat, connection, echo, items
+from app.web.direct import DirectDoors
+
+Calls = list[str]
+
+
+async def calls(connection: HTTPConnection) -> Calls:
+    found: Calls = connection.app.state.calls
+    found.append("calls")
+    return found
+
+
+CallsDependency = Annotated[Calls, Depends(calls)]
+
+
+async def first(connection: HTTPConnection, calls: CallsDependency) -> None:
+    calls.append(f"first of {connection.url.path}")
+
+
+async def name(websocket: WebSocket, calls: CallsDependency) -> str:
+    calls.append("name")
+    return websocket.headers.get("x-name", "nobody")
+
+
+async def greeting(calls: CallsDependency, name: Annotated[str, Depends(name)]) -> str:
+    calls.append("greeting")
+    match name:
+        case "full":
+            raise HTTPException(503, "full", {"Retry-After": "7"})
+        case "nameless":
+            raise WebSocketException(1008, "say your name")
+        case "broken":
+            raise ValueError("broken")
+    return f"Hello, {name}"
+
+
+router = APIRouter(dependencies=[Depends(first)])
+
+
+@router.websocket("/door")
+async def door(
+    websocket: WebSocket, greeting: Annotated[str, Depends(greeting)], name: Annotated[str, Depends(name)]
+) -> None:
+    await websocket.accept()
+    await websocket.send_text(f"{greeting}! ({name})")
+    await websocket.close()
+
+
+def make() -> FastAPI:
+    application = FastAPI()
+    application.state.calls = []
+    application.include_router(router)
+    return application
+
+
+def visit(asgi: ASGIApp, who: str) -> Any:
+    """What a visitor of the door is told, or how it is refused."""
+    with TestClient(asgi) as client:
+        try:
+            with client.websocket_connect("/door", headers={"x-name": who}) as session:
+                return session.receive_text()
+        except WebSocketDenialResponse as denial:
+            return denial.status_code, denial.headers.get("retry-after"), denial.json()
+        except WebSocketDisconnect as disconnect:
+            return disconnect.code, disconnect.reason
+        except ValueError as error:
+            return repr(error)
+
+
+@pytest.mark.parametrize("who", ["alice", "full", "nameless", "broken"])
+def test_the_same_is_called_and_told_as_through_fastapi(who: str) -> None:
+    application, short = make(), make()
+    told = visit(application, who)
+    assert visit(DirectDoors(short, [router]), who) == told
+    assert short.state.calls == application.state.calls
+    assert application.state.calls[:4] == ["calls", "first of /door", "name", "greeting"]
+
+
+def test_a_dependency_that_is_overridden_is_the_one_that_is_asked() -> None:
+    application = make()
+    direct = DirectDoors(application, [router])
+    application.dependency_overrides[name] = lambda: "somebody else"
+    assert "Hello, somebody else" in visit(direct, "alice")
+
+
+def test_middleware_sees_who_comes() -> None:
+    seen: list[str] = []
+
+    class Witness:
+        def __init__(self, app: ASGIApp, word: str) -> None:
+            self._app, self._word = app, word
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                seen.append(self._word)
+            await self._app(scope, receive, send)
+
+    application = make()
+    direct = DirectDoors(application, [router])
+    application.add_middleware(Witness, word="inner")
+    application.add_middleware(Witness, word="outer")
+    visit(direct, "alice")
+    assert seen == ["outer", "inner"]
+
+
+def test_what_asks_for_more_is_left_to_fastapi() -> None:
+    more = APIRouter()
+
+    async def with_header(x_name: Annotated[str, Header()]) -> str:
+        return x_name
+
+    def in_a_thread() -> None: ...
+
+    async def that_ends() -> AsyncIterator[None]:
+        yield
+
+    asking: list[Callable[..., Any]] = [with_header, in_a_thread, that_ends]
+    for number, dependency in enumerate(asking):
+
+        @more.websocket(f"/{number}", dependencies=[Depends(dependency)])
+        async def endpoint(websocket: WebSocket) -> None: ...
+
+    @more.websocket("/anew")
+    async def anew(websocket: WebSocket, calls: Annotated[Calls, Depends(calls, use_cache=False)]) -> None: ...
+
+    @more.websocket("/{number}/{word}")
+    async def with_path(websocket: WebSocket, number: int) -> None: ...
+
+    assert DirectDoors(FastAPI(), [more, router]).paths == {"/door"}
+
+
+def test_these_doors_have_a_short_way() -> None:
+    routers = [echo.router, connection.router, items.router, chat.router]
+    assert DirectDoors(FastAPI(), routers).paths == {"/ws", "/connection/websocket"}
