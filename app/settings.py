@@ -76,7 +76,7 @@ class Settings(BaseModel):
         SecretStr,
         Field(
             description="What carries messages between processes: `memory://`, `redis://`, `rediss://` or "
-            "`postgresql://`; for `redis+sentinel://` see docs/redis.md."
+            "`postgresql://`; for `redis+sentinel://` and `redis+cluster://` see docs/redis.md."
         ),
     ] = SecretStr("memory://")
     broker_prefix: Annotated[
@@ -370,7 +370,7 @@ class Settings(BaseModel):
         if scheme not in {"memory", "postgresql", *REDIS_SCHEMES}:
             raise ValueError(
                 "it must start with memory://, redis://, rediss:// or postgresql://, "
-                "or redis+sentinel:// or rediss+sentinel://"
+                "or redis+sentinel:// or redis+cluster://"
             )
         return value
 

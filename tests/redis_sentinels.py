@@ -1,37 +1,14 @@
 """A Redis master with replicas and sentinels that watch them, on free loopback ports, for tests of fail-over."""
 
-import subprocess
 import time
 from types import TracebackType
 from typing import Self
 
-import redis
-
-from tests.services import DEADLINE, RedisServer
+from tests.configured_redis import ConfiguredServer
+from tests.services import DEADLINE
 
 SERVICE = "main"
 DOWN_AFTER = 1.0
-
-
-class ConfiguredServer(RedisServer):
-    """A redis-server or a sentinel that keeps its settings in a file, which it may rewrite."""
-
-    def __init__(self, lines: list[str], *, sentinel: bool = False, password: str = "") -> None:
-        super().__init__()
-        self._password = password
-        self._sentinel = sentinel
-        self.file = self.directory / "redis.conf"
-        common = ["bind 127.0.0.1", f"port {self.port}", f"dir {self.directory}"]
-        self.file.write_text("\n".join([*common, *lines]) + "\n")
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [self._binary, str(self.file), *(["--sentinel"] if self._sentinel else [])]
-        with (self.directory / "log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-
-    def client(self) -> "redis.Redis":
-        """A plain client of this server."""
-        return redis.Redis(port=self.port, password=self._password or None, decode_responses=True, socket_timeout=5)
 
 
 class SentinelGroup:

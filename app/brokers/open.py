@@ -7,10 +7,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from app.brokers.broadcast import BroadcastBroker
+from app.brokers.cluster_backend import ClusterBackend
 from app.brokers.memory import MemoryBroker
 from app.brokers.postgres import PostgresBackend, PostgresBroker
 from app.brokers.redis import RedisBroker
-from app.brokers.redis_address import SCHEMES, parse_address
+from app.brokers.redis_address import SCHEMES, Topology, parse_address
 from app.brokers.redis_backend import RedisBackend
 from app.core.presence import DEFAULT_TTL
 
@@ -49,14 +50,15 @@ def open_broker(
         address = parse_address(url)
         files = {"ssl_ca_certs": ca_file, "ssl_certfile": cert_file, "ssl_keyfile": key_file}
         given = {name: str(path) for name, path in files.items() if path is not None}
-        backend = RedisBackend(replace(address, options={**address.options, **given}), prefix=prefix, timeout=timeout)
-        return RedisBroker(backend, presence_ttl=presence_ttl)
+        address = replace(address, options={**address.options, **given})
+        kind = ClusterBackend if address.topology is Topology.CLUSTER else RedisBackend
+        return RedisBroker(kind(address, prefix=prefix, timeout=timeout), presence_ttl=presence_ttl)
     if scheme == "memory":
         return MemoryBroker(presence_ttl=presence_ttl)
     if scheme != "postgresql":
         raise ValueError(
             "broker URL: it must start with memory://, redis://, rediss:// or postgresql://, "
-            "or redis+sentinel:// or rediss+sentinel://"
+            "or redis+sentinel:// or redis+cluster://"
         )
     try:
         parts = urlsplit(url)

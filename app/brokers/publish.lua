@@ -2,7 +2,7 @@
 --
 -- KEYS  1 <prefix>:meta:{<channel>}   2 <prefix>:stream:{<channel>}
 --       3 <prefix>:idem:{<channel>}:<key>, or left out
--- ARGV  1 <prefix>:<channel>
+-- ARGV  1 <prefix>:<channel>, in a cluster <prefix>:{<channel>}
 --       2 body: "<time in ms> <length of meta>\n<meta><data>"; without meta "<time in ms> 0\n<data>"
 --       3 entries to keep   4 ms to keep them (0: for ever)   5 ms to keep the position (0: for ever)
 --       6 random text without spaces, for a new epoch   7 what is sent in place of the body, or left out
@@ -65,5 +65,7 @@ expire(meta, ARGV[5])
 if idempotency then
   redis.call('SET', idempotency, text(offset) .. ' ' .. epoch, 'PX', 300000)
 end
-redis.call('PUBLISH', ARGV[1], 'p ' .. epoch .. ' ' .. text(offset) .. ' ' .. text(previous) .. '\n' .. (ARGV[7] or ARGV[2]))
+-- No channel has a brace in its name. In a cluster a message stays within the shard that has the channel's slot.
+local publish = string.find(ARGV[1], '{', 1, true) and 'SPUBLISH' or 'PUBLISH'
+redis.call(publish, ARGV[1], 'p ' .. epoch .. ' ' .. text(offset) .. ' ' .. text(previous) .. '\n' .. (ARGV[7] or ARGV[2]))
 return { text(offset), epoch }

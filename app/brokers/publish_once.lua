@@ -1,7 +1,7 @@
 -- Sends a message to every process, unless one with the same idempotency key was sent within 5 minutes.
 --
 -- KEYS  1 <prefix>:idem:{<channel>}:<key>
--- ARGV  1 <prefix>:<channel>   2 message
+-- ARGV  1 <prefix>:<channel>, in a cluster <prefix>:{<channel>}   2 message
 -- Returns { offset, epoch } of the one that was sent, both text: "0" and nothing, for it has no place in a history.
 
 -- Called without keys it does nothing, and Redis knows it from then on.
@@ -14,5 +14,7 @@ if known then
   local offset, epoch = string.match(known, '^(%d+) (.*)$')
   return { offset, epoch }
 end
-redis.call('PUBLISH', ARGV[1], ARGV[2])
+-- No channel has a brace in its name. In a cluster a message stays within the shard that has the channel's slot.
+local publish = string.find(ARGV[1], '{', 1, true) and 'SPUBLISH' or 'PUBLISH'
+redis.call(publish, ARGV[1], ARGV[2])
 return { '0', '' }

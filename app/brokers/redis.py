@@ -9,6 +9,8 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from app.brokers import envelope
 from app.brokers.broadcast import BroadcastBroker
+from app.brokers.cluster_backend import ClusterBackend
+from app.brokers.cluster_calls import Answer
 from app.brokers.redis_backend import RedisBackend
 from app.brokers.redis_calls import Command, Reply
 from app.brokers.redis_history import RedisHistory, read_position
@@ -21,6 +23,8 @@ from app.core.presence import DEFAULT_TTL
 from app.protocol.messages import Publication
 from app.telemetry.tracing import TraceContext
 
+Replies = asyncio.Future[list[Reply | ResponseError]] | asyncio.Future[list[Answer]]
+
 # What one round trip carries of a publication in many channels.
 _AT_ONCE = 256
 _BYTES_AT_ONCE = 8 * 2**20
@@ -31,10 +35,12 @@ class RedisBroker(BroadcastBroker):
 
     keeps_history = True
 
-    def __init__(self, backend: RedisBackend, *, presence_ttl: float = DEFAULT_TTL) -> None:
+    def __init__(self, backend: RedisBackend | ClusterBackend, *, presence_ttl: float = DEFAULT_TTL) -> None:
         super().__init__(backend)
         self._redis = backend
-        self.history: RedisHistory = RedisHistory(backend.execute, backend.reads.execute, backend.prefix)
+        self.history: RedisHistory = RedisHistory(
+            backend.execute, backend.reads.execute, backend.prefix, backend.wire_name
+        )
         self.presence: RedisPresence = RedisPresence(
             backend.execute, backend.reads.execute, backend.prefix, presence_ttl
         )
@@ -60,7 +66,7 @@ class RedisBroker(BroadcastBroker):
         body, live = _bodies(publication, options.trace)
         command = self._command(body, live, envelope.encode_publication(live), channel, options, _epoch(options))
 
-        def told(replies: asyncio.Future[list[Reply | ResponseError]]) -> None:
+        def told(replies: Replies) -> None:
             if replies.exception() is None and isinstance(replies.result()[0], NoScriptError):
                 # Redis forgets scripts when it restarts.
                 super(RedisBroker, self).begin_publish(channel, publication, options, done)
@@ -116,7 +122,7 @@ class RedisBroker(BroadcastBroker):
             return self.history.publish_command(channel, body, options, epoch, live)
         if options.idempotency_key:
             return self.history.publish_once_command(channel, message, options.idempotency_key)
-        return (b"PUBLISH", f"{self._redis.prefix}:{channel}".encode(), message)
+        return self._redis.publish_command(channel, message)
 
 
 def _bodies(publication: Publication, trace: TraceContext | None) -> tuple[bytes, bytes]:
@@ -130,7 +136,7 @@ def _epoch(options: PublishOptions) -> str:
     return secrets.token_urlsafe(6) if options.history_size > 0 else ""
 
 
-def _outcome(replies: asyncio.Future[list[Reply | ResponseError]]) -> PublishOutcome:
+def _outcome(replies: Replies) -> PublishOutcome:
     try:
         return _position(replies.result()[0])
     except BrokerUnavailable as unavailable:
@@ -138,7 +144,9 @@ def _outcome(replies: asyncio.Future[list[Reply | ResponseError]]) -> PublishOut
 
 
 def _position(reply: object) -> PublishOutcome:
+    if isinstance(reply, BrokerUnavailable):
+        return reply
     if isinstance(reply, ResponseError):
         return BrokerUnavailable(f"Redis refused the publish: {reply}")
-    # PUBLISH answers with the number of processes that it reached.
+    # PUBLISH and SPUBLISH answer with the number of processes that it reached.
     return StreamPosition(0, "") if isinstance(reply, int) else read_position(reply)

@@ -33,7 +33,7 @@ class Topology(Enum):
 
 SCHEMES = {
     f"{scheme}{topology.suffix}": (scheme == "rediss", topology)
-    for topology in (Topology.SERVER, Topology.SENTINEL)
+    for topology in Topology
     for scheme in ("redis", "rediss")
 }
 EXAMPLES = {
@@ -82,7 +82,9 @@ def parse_address(url: str) -> RedisAddress:
     if not hosts or not all(host for host, _ in hosts):
         raise ValueError(f"broker URL: the host is missing; {example}")
     if topology is Topology.SERVER and len(hosts) > 1:
-        raise ValueError(f"broker URL: {scheme}:// names one server; for several write {scheme}+sentinel://")
+        raise ValueError(
+            f"broker URL: {scheme}:// names one server; for several write {scheme}+sentinel:// or {scheme}+cluster://"
+        )
     username, _, password = login.partition(":")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     _check_query(query, topology, tls=tls, scheme=scheme)

@@ -1,32 +1,25 @@
 """The link to Redis: Pub/Sub over one connection, everything that is sent in order over another, reads over a third."""
 
 import asyncio
-import os
-import re
-import socket
 from collections.abc import Sequence
 
-import structlog
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ResponseError
 
 from app.brokers.link import MAX_EVENTS
 from app.brokers.redis_address import RedisAddress
 from app.brokers.redis_calls import Command, RedisCalls, Reply
-from app.brokers.redis_connections import make_pool
+from app.brokers.redis_connections import client_name, make_pool
 from app.brokers.redis_history import PUBLISHING_SCRIPTS
+from app.brokers.redis_inspection import inspect
 from app.brokers.redis_link import RedisLink
-from app.brokers.redis_rights import missing_rights, rule
+from app.brokers.redis_rights import rule
 from app.brokers.redis_sentinel import SentinelLink, SentinelPool
 from app.brokers.supervised import SupervisedBackend
 from app.core.broker import BrokerUnavailable
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
-
 CALLS_AT_ONCE = 256
 READS_AT_ONCE = 16
-
-_OLDEST = (7, 0)
 
 
 class RedisBackend(SupervisedBackend):
@@ -44,6 +37,14 @@ class RedisBackend(SupervisedBackend):
         # Answers of reads are great: they go their own way, few at once, so that no canary waits behind them.
         self.reads = self._make_calls("reader", max_batch=READS_AT_ONCE)
 
+    def wire_name(self, channel: str) -> str:
+        """What `channel` is called in Redis."""
+        return f"{self.prefix}:{channel}"
+
+    def publish_command(self, channel: str, message: bytes) -> Command:
+        """The command that sends `message` to every process."""
+        return (b"PUBLISH", self.wire_name(channel).encode(), message)
+
     def make_link(self) -> RedisLink:
         """A Pub/Sub connection that is not open yet."""
         connection = self._make_connection("subscriber")
@@ -54,7 +55,7 @@ class RedisBackend(SupervisedBackend):
     async def publish(self, channel: str, message: bytes) -> None:
         """Send to every process, after all that was published here before. Raises BrokerUnavailable."""
         try:
-            await self.execute(b"PUBLISH", f"{self.prefix}:{channel}".encode(), message, size=len(message))
+            await self.execute(*self.publish_command(channel, message), size=len(message))
         except ResponseError as error:
             raise BrokerUnavailable(f"Redis refused the publish: {error}") from None
 
@@ -63,7 +64,7 @@ class RedisBackend(SupervisedBackend):
         calls = self._make_calls("probe")
         calls.start()
         try:
-            await calls.execute(b"PUBLISH", f"{self.prefix}:{channel}".encode(), message)
+            await calls.execute(*self.publish_command(channel, message))
         except ResponseError as error:
             raise BrokerUnavailable(f"Redis refused the publish: {error}") from None
         finally:
@@ -98,23 +99,8 @@ class RedisBackend(SupervisedBackend):
             await self._pool.sentinels.aclose()
 
     async def first_up(self) -> None:
-        """Warn of rights that are missing, of a server that is too old, or that evicts what it should keep."""
-        if missing := await missing_rights(self.execute, self.prefix):
-            log.error("redis_rights_missing", commands=missing, mend=self._rights_mend)
-        try:
-            version = _field(await self.execute("INFO", "server"), "redis_version")
-            policy = _field(await self.execute("INFO", "memory"), "maxmemory_policy")
-        except ResponseError as error:
-            raise BrokerUnavailable(f"Redis refused to tell its version and settings: {error}") from None
-        numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-        if numbers < _OLDEST:
-            log.warning("redis_too_old", version=version, mend="run Redis 7.0 or newer")
-        if policy != "noeviction":
-            log.warning(
-                "redis_may_evict",
-                maxmemory_policy=policy,
-                mend="set maxmemory-policy noeviction: under any other policy Redis may delete history and presence",
-            )
+        """Say what of the server or its user is not as it should be."""
+        await inspect(self.execute, self.prefix, cluster=False, rights_mend=self._rights_mend)
 
     def mend(self, reason: str) -> str:
         """The rule for the user, where Redis says that something is not allowed."""
@@ -131,12 +117,5 @@ class RedisBackend(SupervisedBackend):
 
     def _make_connection(self, purpose: str) -> AbstractConnection:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())
-        connection.client_name = f"starling-{purpose}-{host}-{os.getpid()}"
+        connection.client_name = client_name(purpose)
         return connection
-
-
-def _field(info: Reply, name: str) -> str:
-    text = info.decode() if isinstance(info, bytes) else ""
-    found = re.search(rf"^{name}:(.*?)\r?$", text, re.MULTILINE)
-    return found.group(1) if found else ""

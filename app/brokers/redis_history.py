@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from itertools import islice
 
@@ -25,11 +25,15 @@ PUBLISHING_SCRIPTS = (Script("publish.lua"), Script("publish_once.lua"))
 class RedisHistory:
     """Implements app.core.history.History, and the publishing that belongs to it."""
 
-    def __init__(self, publishing: Execute, reading: Execute, prefix: str) -> None:
-        """Reads are great and go their own way, so that publications and canaries do not wait behind them."""
+    def __init__(self, publishing: Execute, reading: Execute, prefix: str, wire_name: Callable[[str], str]) -> None:
+        """Reads are great and go their own way, so that publications and canaries do not wait behind them.
+
+        `wire_name` gives what a channel is called in Redis.
+        """
         self._publishing = publishing
         self._reading = reading
         self._prefix = prefix
+        self._wire_name = wire_name
         self._publish, self._publish_once = PUBLISHING_SCRIPTS
         self._read = Script("read.lua")
 
@@ -60,7 +64,7 @@ class RedisHistory:
         if options.idempotency_key:
             keys.append(self._idempotency(channel, options.idempotency_key))
         return keys, (
-            f"{self._prefix}:{channel}",
+            self._wire_name(channel),
             body,
             options.history_size,
             _milliseconds(options.history_ttl),
@@ -73,16 +77,12 @@ class RedisHistory:
         """Send `message`, which nothing keeps, unless its key was seen within 5 minutes. Raises BrokerUnavailable."""
         key = self._idempotency(channel, idempotency_key)
         return read_position(
-            await self._publish_once.run(
-                self._publishing, [key], f"{self._prefix}:{channel}", message, size=len(message)
-            )
+            await self._publish_once.run(self._publishing, [key], self._wire_name(channel), message, size=len(message))
         )
 
     def publish_once_command(self, channel: str, message: bytes, idempotency_key: str) -> Command:
         """The command that does what `publish_once` does; `read_position` reads its reply."""
-        return self._publish_once.call(
-            [self._idempotency(channel, idempotency_key)], f"{self._prefix}:{channel}", message
-        )
+        return self._publish_once.call([self._idempotency(channel, idempotency_key)], self._wire_name(channel), message)
 
     async def read(
         self,

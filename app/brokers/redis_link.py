@@ -34,6 +34,10 @@ class RedisLink(Link, asyncio.Protocol):
         self._receive: Receive | None = None
         self._lost: asyncio.Future[LinkLost] = asyncio.get_running_loop().create_future()
 
+    def wire_name(self, channel: str) -> bytes:
+        """What `channel` is called in Redis."""
+        return self._prefix + channel.encode()
+
     async def open(self) -> None:
         """Connect and log in."""
         try:
@@ -51,13 +55,13 @@ class RedisLink(Link, asyncio.Protocol):
 
     async def subscribe(self, channels: Sequence[str]) -> None:
         """Return when Redis has acknowledged all of them."""
-        names = {self._prefix + channel.encode(): channel for channel in channels}
+        names = {self.wire_name(channel): channel for channel in channels}
         self._channels.update(names)
         await self._request(b"SUBSCRIBE", list(names))
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         """Return when Redis has acknowledged all of them."""
-        names = [self._prefix + channel.encode() for channel in channels]
+        names = [self.wire_name(channel) for channel in channels]
         for name in names:
             self._channels.pop(name, None)
         await self._request(b"UNSUBSCRIBE", names)
@@ -110,16 +114,23 @@ class RedisLink(Link, asyncio.Protocol):
         # Answers to a request that was given up are still due, before those to this one.
         self._due += len(names)
         self._answered = asyncio.get_running_loop().create_future()
-        self._socket.write(b"".join(self.connection.pack_command(verb, *names)))
+        self._socket.write(self.pack(verb, names))
         await self._answered
         if self._subscribed != len(self._channels):
             raise LinkLost(f"Redis counts {self._subscribed} subscriptions where {len(self._channels)} are")
+
+    def pack(self, verb: bytes, names: Sequence[bytes]) -> bytes:
+        """The request in bytes."""
+        return b"".join(self.connection.pack_command(verb, *names))
 
     def _acknowledge(self, subscribed: Any) -> None:
         if self._due == 0:
             raise LinkLost("Redis changed a subscription that it was not asked to change")
         self._subscribed = subscribed
         self._due -= 1
+        self._settle()
+
+    def _settle(self) -> None:
         if self._due == 0 and self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
 

@@ -25,15 +25,22 @@ _RIGHTS = {
 }
 
 
-def rule(prefix: str) -> str:
+# What a cluster needs beside.
+_CLUSTER = {
+    **dict.fromkeys(("spublish", "ssubscribe", "sunsubscribe"), "channel"),
+    **dict.fromkeys(("asking", "cluster|slots"), "nothing"),
+}
+
+
+def rule(prefix: str, *, cluster: bool = False) -> str:
     """The rule that gives a user all that is needed, for `ACL SETUSER` behind the user's name and password."""
-    commands = " ".join(f"+{name}" for name in _RIGHTS)
+    commands = " ".join(f"+{name}" for name in _rights(cluster))
     return f"resetkeys ~{prefix}:* resetchannels &{prefix}:* -@all {commands}"
 
 
-async def missing_rights(execute: Execute, prefix: str) -> list[str]:
+async def missing_rights(execute: Execute, prefix: str, *, cluster: bool = False) -> list[str]:
     """The commands that this user may not run on this service's keys and channels. Raises BrokerUnavailable."""
-    words = [word for name, given in _RIGHTS.items() for word in (name, given)]
+    words = [word for name, given in _rights(cluster).items() for word in (name, given)]
     try:
         found = await _CHECK.run(execute, [], f"{prefix}:rights", f"{prefix}::rights", *words)
     except BrokerUnavailable as refusal:
@@ -41,3 +48,7 @@ async def missing_rights(execute: Execute, prefix: str) -> list[str]:
             return list(_SCRIPTS)
         raise
     return [name.decode() for name in found if isinstance(name, bytes)] if isinstance(found, list) else []
+
+
+def _rights(cluster: bool) -> dict[str, str]:
+    return _RIGHTS | _CLUSTER if cluster else _RIGHTS

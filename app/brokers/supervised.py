@@ -58,23 +58,24 @@ class SupervisedBackend(LinkBackend):
         *,
         timeout: float,
         max_events: int = MAX_EVENTS,
+        queue: EventQueue | None = None,
     ) -> None:
         """`address` is for the log, without credentials; `timeout` in seconds bounds one call to the server.
 
         `max_events` bounds what may wait to be told; beyond it messages are dropped and counted, and a loss of the link
-        is told, so that whoever can heal does.
+        is told, so that whoever can heal does. Several that share a `queue` are told as one.
         """
         self.figures = LinkFigures()
         self.identity = uuid4().hex[:12]
         self.timeout = timeout
         self._address = address
         self._subscriptions = Subscriptions()
-        self._queue = EventQueue(max_events)
+        self._queue = queue or EventQueue(max_events)
         self._overflowed = False
         self._state = LinkState.CONNECTING
         self._reason = ""
         self._ever_up = False
-        self._canary_channel = f":canary:{self.identity}"
+        self._canary_channel = ""
         self._canary_number = 0
         self._canary_payload = b""
         self._canary_heard: asyncio.Future[None] | None = None
@@ -105,6 +106,15 @@ class SupervisedBackend(LinkBackend):
     async def first_up(self) -> None:
         """Look at the server once, when the link is up for the first time. May raise BrokerUnavailable."""
 
+    def own_channel(self, purpose: str) -> str:
+        """A channel that this process alone listens to, over the server that the link leads to."""
+        return f":{purpose}:{self.identity}"
+
+    def tell(self, *states: LinkState) -> None:
+        """Tell changes of the link, in their order among the messages."""
+        for state in states:
+            self._queue.put(LinkEvent(state))
+
     def mend(self, reason: str) -> str:
         """What helps where a link was lost for `reason`; nothing where the words say it all."""
         return ""
@@ -113,7 +123,7 @@ class SupervisedBackend(LinkBackend):
 
     async def connect(self) -> None:
         """Begin to connect, and return at once."""
-        self._queue.put(LinkEvent(LinkState.CONNECTING))
+        self.tell(LinkState.CONNECTING)
         await self.open_publishing()
         self._supervisor = asyncio.create_task(self._supervise(), name="broker-link")
 
@@ -168,14 +178,14 @@ class SupervisedBackend(LinkBackend):
                 if deaf == _DEAF:
                     deaf = 0
                     log.error("broker_link_deaf", address=self._address, reason=reason, failed_swaps=failures)
-                    self._queue.put(LinkEvent(LinkState.DEAF))
+                    self.tell(LinkState.DEAF)
             finally:
                 if probe is not None:
                     probe.cancel()
                     await asyncio.wait((probe,))
 
     async def _probe(self) -> bool:
-        channel = f":probe:{self.identity}"
+        channel = self.own_channel("probe")
         try:
             return await hears_itself(self.make_link(), self.publish_apart, channel, seconds=_CANARY_TIMEOUT)
         except Exception:
@@ -193,6 +203,7 @@ class SupervisedBackend(LinkBackend):
     async def _hold(self, link: Link) -> str:
         """Use `link` until it fails; returns why."""
         tasks: list[asyncio.Task[None]] = []
+        self._canary_channel = self.own_channel("canary")
         try:
             await self._in_time(link.open(), "connecting")
             subscribed = asyncio.Event()
@@ -311,15 +322,14 @@ class SupervisedBackend(LinkBackend):
             # The gap begins here. Nothing else is queued before half of the queue is taken, so whoever heals on the
             # word of these two reads the history after the last message that was dropped.
             if self._state is LinkState.UP:
-                self._queue.put(LinkEvent(LinkState.DOWN))
-                self._queue.put(LinkEvent(LinkState.UP))
+                self.tell(LinkState.DOWN, LinkState.UP)
 
     async def _link_up(self) -> None:
         self._state = LinkState.UP
         self._reason = ""
         self.figures.up = True
         self.figures.failed_swaps = 0
-        self._queue.put(LinkEvent(LinkState.UP))
+        self.tell(LinkState.UP)
         log.info("broker_link_up", address=self._address, channels=len(self._subscriptions.wanted))
         if self._ever_up:
             self.figures.reconnects += 1
@@ -334,7 +344,7 @@ class SupervisedBackend(LinkBackend):
         self.figures.up = False
         if self._state is not LinkState.DOWN:
             self._state = LinkState.DOWN
-            self._queue.put(LinkEvent(LinkState.DOWN))
+            self.tell(LinkState.DOWN)
         if reason != self._reason:
             self._reason = reason
             mend = self.mend(reason)

@@ -1,13 +1,14 @@
 """Started brokers over real servers, stopped again whatever the test did, and no task left behind."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
 from app.brokers.open import open_broker
 from tests.brokers.party import Party, until
+from tests.redis_cluster import RedisCluster
 from tests.services import Server
 
 Opener = Callable[..., Awaitable[Party]]
@@ -46,13 +47,37 @@ def server(request: pytest.FixtureRequest) -> Server:
     return made
 
 
-@pytest.fixture(params=["memory", "redis", "postgres"])
+@pytest.fixture(scope="session")
+def cluster_installation() -> Iterator[RedisCluster]:
+    """One cluster for all tests that harm none; use `redis_cluster` instead."""
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(cluster_installation: RedisCluster) -> RedisCluster:
+    """A cluster of three masters without a key; the test must leave it as it is."""
+    cluster_installation.flush()
+    return cluster_installation
+
+
+@pytest.fixture(params=["memory", "redis", "cluster", "postgres"])
 def url(request: pytest.FixtureRequest) -> str:
     """Where a broker of each kind connects to."""
     if request.param == "memory":
         return "memory://"
+    if request.param == "cluster":
+        cluster: RedisCluster = request.getfixturevalue("redis_cluster")
+        return cluster.url
     server: Server = request.getfixturevalue(f"{request.param}_server")
     return server.url
+
+
+@pytest.fixture(params=["memory", "redis_server", "redis_cluster"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """Where a broker that keeps history connects to."""
+    found: str = "memory://" if request.param == "memory" else request.getfixturevalue(request.param).url
+    return found
 
 
 @pytest.fixture

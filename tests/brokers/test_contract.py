@@ -326,6 +326,6 @@ async def test_two_prefixes_on_one_server_do_not_meet(server: Server, opener: Op
 
 
 async def test_a_broker_that_was_never_started_takes_nothing() -> None:
-    for url in ("memory://", "redis://127.0.0.1:1", "postgresql://127.0.0.1:1"):
+    for url in ("memory://", "redis://127.0.0.1:1", "redis+cluster://127.0.0.1:1", "postgresql://127.0.0.1:1"):
         with pytest.raises(BrokerUnavailable, match="not started"):
             await open_broker(url).publish("room", Publication(Raw(b"1")), LIVE)

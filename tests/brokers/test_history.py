@@ -17,7 +17,6 @@ from app.protocol.messages import ClientInfo, Publication
 from app.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party, until
-from tests.services import RedisServer
 
 KEPT = PublishOptions(history_size=100, history_ttl=60, history_meta_ttl=3600)
 CHANNEL = "news:ü"
@@ -41,13 +40,9 @@ class Place:
         return await self.history.read(CHANNEL, meta_ttl=3600, **wish)
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def place(request: pytest.FixtureRequest, opener: Opener) -> Place:
-    url = "memory://"
-    if request.param == "redis":
-        server: RedisServer = request.getfixturevalue("redis_server")
-        url = server.url
-    return Place(await opener(url))
+@pytest.fixture
+async def place(store_url: str, opener: Opener) -> Place:
+    return Place(await opener(store_url))
 
 
 def data(read: StreamRead) -> list[bytes]:

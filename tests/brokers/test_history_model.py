@@ -150,7 +150,7 @@ class RedisStore:
     def __init__(self, redis: "Redis", told: Told) -> None:
         self._redis = redis
         self.size = SIZE
-        self.history = RedisHistory(self._execute, self._execute, "starling")
+        self.history = RedisHistory(self._execute, self._execute, "starling", "starling:{}".format)
         self._told = told
         self._published = 0
         self._snapshot: dict[bytes, bytes] = {}

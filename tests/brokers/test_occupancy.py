@@ -13,6 +13,7 @@ from app.brokers.open import open_broker
 from app.core.broker import BrokerUnavailable
 from app.core.occupancy import Occupancy, OccupancyChange, OccupiedChannels
 from tests.brokers.party import Party, until
+from tests.redis_cluster import RedisCluster
 from tests.services import RedisServer
 
 TTL = 60.0
@@ -64,10 +65,23 @@ async def redis_place(redis_server: RedisServer) -> AsyncIterator[RedisPlace]:
     await party.broker.stop()
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture
+async def cluster_place(redis_cluster: RedisCluster) -> AsyncIterator[RedisPlace]:
+    """The store of a started broker over a cluster."""
+    party = Party(open_broker(redis_cluster.url, presence_ttl=TTL))
+    await party.broker.start(party)
+    await until(lambda: party.up, "the links come up")
+    client = redis.asyncio.Redis(port=redis_cluster.owner("starling:{occupancy}:leases").port)
+    assert party.broker.occupancy is not None
+    yield RedisPlace(party.broker.occupancy, client)
+    await client.aclose()
+    await party.broker.stop()
+
+
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def place(request: pytest.FixtureRequest) -> Place:
     """A store of each kind."""
-    made: Place = MemoryPlace() if request.param == "memory" else request.getfixturevalue("redis_place")
+    made: Place = MemoryPlace() if request.param == "memory" else request.getfixturevalue(f"{request.param}_place")
     return made
 
 

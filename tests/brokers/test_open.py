@@ -48,7 +48,7 @@ def test_the_scheme_chooses_the_broker(url: str, kind: type) -> None:
         ("redis://localhost/0/1", "after the host stands a database number"),
         ("redis://localhost/0?decode_responses=true", "unknown option decode_responses; known are ssl_ca_certs"),
         ("redis://localhost/0?ssl_cert_reqs=none", "ssl options need rediss://"),
-        ("redis://one,two/0", "names one server; for several write redis+sentinel://"),
+        ("redis://one,two/0", "names one server; for several write redis+sentinel:// or redis+cluster://"),
         ("redis+sentinel://:sesame@one:26379", "after the hosts stands the name that Sentinel knows the master by"),
         (
             "redis+sentinel:///main",

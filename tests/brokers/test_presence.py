@@ -16,6 +16,7 @@ from app.core.broker import BrokerUnavailable
 from app.core.presence import Presence, PresenceStats
 from app.protocol.messages import ClientInfo
 from tests.brokers.party import Party, until
+from tests.redis_cluster import RedisCluster
 from tests.services import RedisServer
 
 TTL = 60.0
@@ -109,11 +110,36 @@ async def redis_place(open_presence: Opener, client: "redis.asyncio.Redis") -> R
     return RedisPlace(await open_presence(), client)
 
 
-@pytest.fixture(params=["memory", "redis"])
+class ClusterPlace:
+    """Moves the deadlines back on every node."""
+
+    def __init__(self, presence: Presence, cluster: RedisCluster) -> None:
+        self.presence = presence
+        self.cluster = cluster
+
+    async def make_older(self, seconds: float) -> None:
+        for node in self.cluster.masters():
+            with node.client() as client:
+                for key in client.keys("*presence-deadlines*"):
+                    for name in client.zrange(key, 0, -1):
+                        client.zincrby(key, -round(seconds * 1000), name)
+
+
+@pytest.fixture
+async def cluster_place(redis_cluster: RedisCluster) -> AsyncIterator[ClusterPlace]:
+    party = Party(open_broker(redis_cluster.url, presence_ttl=TTL))
+    await party.broker.start(party)
+    await until(lambda: party.up, "the links come up")
+    assert party.broker.presence is not None
+    yield ClusterPlace(party.broker.presence, redis_cluster)
+    await party.broker.stop()
+
+
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def place(request: pytest.FixtureRequest) -> Place:
     if request.param == "memory":
         return MemoryPlace()
-    made: RedisPlace = request.getfixturevalue("redis_place")
+    made: Place = request.getfixturevalue(f"{request.param}_place")
     return made
 
 

@@ -30,11 +30,8 @@ async def test_every_channel_hears_it_and_none_has_a_position_without_history(pa
     assert {bytes(entry.publication.data) for _, entry in here.entries} == {b'{"text":"news"}'}
 
 
-@pytest.mark.parametrize("kind", ["memory", "redis"])
-async def test_each_channel_with_history_gives_its_own_position(
-    kind: str, opener: Opener, redis_server: RedisServer
-) -> None:
-    party = await opener("memory://" if kind == "memory" else redis_server.url)
+async def test_each_channel_with_history_gives_its_own_position(opener: Opener, store_url: str) -> None:
+    party = await opener(store_url)
     await party.broker.publish("b", NEWS, KEPT)
 
     first, second, live = await party.broker.publish_all(NEWS, [("a", KEPT), ("b", KEPT), ("c", LIVE)])
@@ -51,12 +48,11 @@ async def test_each_channel_with_history_gives_its_own_position(
     ]
 
 
-@pytest.mark.parametrize("kind", ["memory", "redis"])
 @pytest.mark.parametrize("options", [LIVE, KEPT])
 async def test_a_key_seen_before_publishes_nothing_and_answers_the_first_position(
-    kind: str, options: PublishOptions, opener: Opener, redis_server: RedisServer
+    options: PublishOptions, opener: Opener, store_url: str
 ) -> None:
-    party = await opener("memory://" if kind == "memory" else redis_server.url)
+    party = await opener(store_url)
     once = PublishOptions(options.history_size, options.history_ttl, options.history_meta_ttl, "k1")
     for channel in ("a", "b"):
         await party.broker.subscribe(channel)

@@ -16,11 +16,11 @@ def until(seconds: float, kind: str = "token", name: str = "t") -> Revocation:
     return Revocation(kind, name, time.time() + seconds)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis_server", "redis_cluster"])
 async def store(request: pytest.FixtureRequest, opener: Opener) -> RevocationStore:
     if request.param == "memory":
         return MemoryRevocations()
-    party = await opener(request.getfixturevalue("redis_server").url)
+    party = await opener(request.getfixturevalue(request.param).url)
     assert party.broker.revocations is not None
     return party.broker.revocations
 

@@ -11,7 +11,8 @@ import structlog
 from app.core.broker import BrokerUnavailable, LinkState
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party, until
-from tests.redis_sentinels import SERVICE, ConfiguredServer, SentinelGroup
+from tests.configured_redis import ConfiguredServer
+from tests.redis_sentinels import SERVICE, SentinelGroup
 
 BACK_WITHIN = 5.0
 
