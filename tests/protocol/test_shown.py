@@ -63,9 +63,7 @@ def test_every_field_that_may_hold_a_secret_is_among_those_above() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "message", [vector.command for vector in COMMANDS] + [vector.reply for vector in REPLIES], ids=str
-)
+@pytest.mark.parametrize("message", [vector.command for vector in COMMANDS] + [vector.reply for vector in REPLIES])
 def test_every_message_can_be_shown(message: Command | Reply) -> None:
     told(message, payload=False)
     told(message, payload=True)
