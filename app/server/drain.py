@@ -152,5 +152,6 @@ class DrainServer(uvicorn.Server):
                 log.info("drain_progress", left=figures.left, **figures.gone)
             going = await pace(len(waiting))
             figures.gone[pace.grant] += going
+            log.debug("clients_let_go", clients=going, reason=pace.grant)
             for _ in range(going):
                 waiting.pop().shutdown()

@@ -55,8 +55,8 @@ def start_nginx(starling: Starling, certificates: Path, directory: Path, port: i
         (DEPLOY / "nginx" / "starling.conf").read_text(),
         {
             "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
-            "server starling-1:8000;": f"server 127.0.0.1:{starling.port};",
-            "server starling-2:8000;": f"server 127.0.0.2:{starling.port} down;",
+            "server starling-1:8000 ": f"server 127.0.0.1:{starling.port} ",
+            "server starling-2:8000 ": f"server 127.0.0.2:{starling.port} down ",
             "/etc/nginx/certs": str(certificates),
             "timeout 60s": f"timeout {PROXY_TIMEOUT}s",
         },
