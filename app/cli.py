@@ -20,7 +20,7 @@ from app.auth.explain import Explanation, explain
 from app.auth.issue import issue_connection_token, issue_subscription_token
 from app.auth.jwks import Jwks
 from app.auth.jwt import JwtVerifier
-from app.commands import backend, live
+from app.commands import backend, live, pod
 from app.commands.service import EXIT_CODES, EXIT_REFUSED, EXIT_USAGE, JsonOption, fail
 from app.commands.top import top
 from app.commands.trace import trace
@@ -227,6 +227,11 @@ cli.command(
 cli.command(rich_help_panel=CLIENT, epilog=_epilog("starling ping", "starling ping --url wss://realtime.example.com"))(
     live.ping
 )
+
+cli.command(rich_help_panel=CLIENT, epilog=_epilog("starling metrics broker lag", "starling metrics 'code=\"3008\"'"))(
+    pod.metrics
+)
+cli.command(rich_help_panel=CLIENT, epilog=_epilog("starling probe", "starling probe livez"))(pod.probe)
 
 
 @cli.command()

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from ipaddress import ip_network
 
 import structlog
@@ -74,6 +75,7 @@ def run(settings: Settings) -> None:
         readiness=node.readiness,
         on_refused=node.metrics.refuse,
         admit=node.admission.refusal,
+        on_waiting=node.metrics.waiting,
         top_channels=node.top_channels.here,
         pace_store=node.pace_store,
     )
@@ -117,6 +119,8 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, trace
     """
     node = build_node(settings, registry, tracer or build_tracer(settings))
     unrevoked, jwks = build_verifier(settings)
+    if jwks is not None:
+        node.metrics.sources.append(partial(_report_jwks, jwks, time.monotonic()))
     verifier = RevocableVerifier(unrevoked, node.revocations)
     doors = Doors(
         node=node,
@@ -310,6 +314,11 @@ def _report_link(link: LinkFigures, metrics: Metrics) -> None:
     # The usual reasons are told from the start: what has never been 0 has no rate at its first time.
     for reason, total in {"queue_full": 0, "malformed": 0, **link.dropped}.items():
         metrics.count("starling_broker_dropped_total", total, reason)
+
+
+def _report_jwks(jwks: Jwks, made_at: float, metrics: Metrics) -> None:
+    age = jwks.age_seconds
+    metrics.set("starling_jwks_age_seconds", time.monotonic() - made_at if age is None else age)
 
 
 def _report_overflow(link: LinkFigures, traffic: ChannelMeter) -> None:

@@ -1,9 +1,11 @@
-"""A small load on a running Starling, through every door, so that every figure moves."""
+"""A small load on a running Starling, through every door and the server API, so that every figure moves."""
 
 import asyncio
 import json
 import random
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -30,7 +32,7 @@ def load(url: str, *, talkers: int = 6, guests: int = 3, pause: float = 0.2) -> 
     `url` is the public port's (ws://host:port) of a Starling in developer mode with CHANNELS; each step takes about
     `pause` seconds. What fails is tried again, for tests make it fail. It runs in a thread of its own.
     """
-    visits: list[Callable[[], Awaitable[None]]] = []
+    visits: list[Callable[[], Awaitable[None]]] = [partial(_backend, url.replace("ws", "http", 1), pause)]
     for number in range(talkers):
         visits.append(partial(_chat, f"{url}/ws/{number}", pause))
         visits.append(partial(_subscribe, f"{url}/connection/websocket", pause))
@@ -121,6 +123,29 @@ async def _subscribe(url: str, pause: float) -> None:
                 await _ask(client, number, publish={"channel": "news", "data": {"text": TEXT}})
                 await asyncio.sleep(_about(pause))
         await asyncio.sleep(_about(pause))
+
+
+async def _backend(url: str, pause: float) -> None:
+    """Publish, ask, revoke a token, and ask for what there is not, as a backend does."""
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("publish", {"channel": "news", "data": {"text": TEXT}}),
+        ("info", {}),
+        ("revoke_token", {"uid": f"nobody's-{random.randrange(1000)}"}),
+        ("publish", {"channel": "no such namespace:x", "data": 1}),
+    ]
+    for method, body in requests:
+        await asyncio.to_thread(_call, f"{url}/api/{method}", body)
+        await asyncio.sleep(_about(pause))
+
+
+def _call(url: str, body: dict[str, Any]) -> None:
+    headers = {"X-API-Key": "dev", "Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            answer.read()
+    except urllib.error.HTTPError as error:
+        error.close()
 
 
 async def _ask(client: ClientConnection, number: int, **request: Any) -> dict[str, Any]:

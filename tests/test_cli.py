@@ -501,3 +501,28 @@ def test_serve_with_a_runtime_directory_that_cannot_be_used_says_so_in_one_line(
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"STARLING_RUNTIME_DIR: cannot use {tmp_path}/file: ")
+
+
+def test_metrics_prints_the_samples_that_are_asked_for(starling: Starling) -> None:
+    port = {"INTERNAL_PORT": str(starling.internal_port)}
+    done = run("metrics", "starling_broker_up", "starling_workers", **port)
+    assert done.stdout.splitlines() == ["starling_workers 2.0", "starling_broker_up 1.0"]
+    everything = run("metrics", "--url", starling.internal).stdout
+    assert "starling_connections{" in everything
+    assert "#" not in everything
+
+
+def test_probe_tells_each_worker_and_its_exit_code_the_answer(starling: Starling) -> None:
+    done = run("probe", INTERNAL_PORT=str(starling.internal_port), INTERNAL_HOST="0.0.0.0")
+    *workers, whole = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, whole) == (0, {"readyz": True, "ready": True, "stopping": False})
+    assert [worker["ready"] for worker in workers] == [True, True]
+    assert json.loads(run("probe", "livez", "--url", starling.internal).stdout.splitlines()[-1])["livez"]
+
+
+@pytest.mark.parametrize("command", ["metrics", "probe"])
+def test_where_no_internal_port_answers_it_is_said(command: str) -> None:
+    done = run(command, INTERNAL_PORT=str(free_port()))
+    assert (done.returncode, len(done.stderr.splitlines())) == (3, 1)
+    assert "is the service there? See --url" in done.stderr
+    assert run(command, "--url", "localhost:9090").returncode == 2

@@ -84,6 +84,11 @@ class Attendance:
         self._lock = asyncio.Lock()
         self._away = False
 
+    @property
+    def clients(self) -> int:
+        """How many are here, each once a channel."""
+        return len(self._here)
+
     async def arrive(self, channel: str, info: ClientInfo, options: ChannelOptions) -> None:
         """Show a client in presence before it is answered, so that it finds itself there."""
         counted = options.presence or (options.join_leave and self._leave_delay > 0)

@@ -15,6 +15,8 @@ _FORBIDDEN = re.compile(r"[{}\x00-\x1f\x7f]")
 
 TOKEN_MARK = "$"  # noqa: S105 - the first character of a channel that needs a subscription token
 USERS_MARK = "#"
+# In metrics, where an empty label would be none; no namespace can have this name.
+DEFAULT_NAMESPACE = "(default)"
 
 
 def parse_duration(value: object) -> object:
@@ -168,8 +170,8 @@ class Channels:
 
 
 def namespace_of(channel: str) -> str:
-    """The namespace's name as metrics show it; empty for the default namespace."""
-    return channel.removeprefix(TOKEN_MARK).partition(":")[0] if ":" in channel else ""
+    """The namespace's name as metrics show it."""
+    return (":" in channel and channel.removeprefix(TOKEN_MARK).partition(":")[0]) or DEFAULT_NAMESPACE
 
 
 def parse_channels(document: object, *, developer: bool) -> Channels:

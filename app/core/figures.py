@@ -68,7 +68,7 @@ class Figures:
             messages_out=sum(figures.messages_out for figures in transports),
             bytes_in=sum(figures.bytes_in for figures in transports),
             bytes_out=sum(figures.bytes_out for figures in transports),
-            publications=node.metrics.published["stored"],
+            publications=sum(total for (_, result), total in node.metrics.published.items() if result == "stored"),
             cpu_seconds=used.ru_utime + used.ru_stime,
             memory_bytes=int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
             lag_seconds=node.lag_seconds,

@@ -26,7 +26,7 @@ from app.core.broker import (
     StreamEntry,
     StreamPosition,
 )
-from app.core.channels import ChannelOptions, Channels, namespace_of
+from app.core.channels import DEFAULT_NAMESPACE, ChannelOptions, Channels, namespace_of
 from app.core.connection import Connection
 from app.core.control import CHANNEL as CONTROL_CHANNEL
 from app.core.control import Control, NodeInfo
@@ -44,7 +44,8 @@ from app.core.top_channels import TopChannels
 from app.core.wheel import Wheel
 from app.protocol.codes import ERROR_NOT_AVAILABLE, ERROR_UNRECOVERABLE_POSITION, Refusal
 from app.protocol.messages import ClientInfo, HistoryRequest, HistoryResult, Join, Leave, Publication, Push
-from app.telemetry.metrics import Metrics
+from app.telemetry.garbage import GarbageFigures
+from app.telemetry.metrics import Metrics, open_files_limit
 from app.telemetry.tracing import NoTracer, Tracer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.node")
@@ -137,6 +138,7 @@ class Node:
         self.lag_seconds = 0.0
         """The event loop's worst delay of the last second."""
         self._wheel = Wheel(time.monotonic)
+        self._garbage = GarbageFigures()
         self._started_at = 0.0
         self._broker_lost_at: float | None = None
         self._retiring: asyncio.Task[None] | None = None
@@ -152,7 +154,9 @@ class Node:
         self.id = secrets.token_hex(8)
         self._started_at = time.monotonic()
         self.tracer.start(self.id)
-        self.metrics.sources.append(self._report)
+        self.metrics.sources += [self._report, self._garbage.report]
+        self.metrics.name_namespaces((DEFAULT_NAMESPACE, *self.channels.namespaces))
+        self._garbage.start()
         contact_file = self.options.contact_file
         if contact_file is None or not contact_file.exists():
             self.readiness.hold(Unready.BROKER_NEVER_REACHED)
@@ -182,6 +186,7 @@ class Node:
         self.subscriptions.close()
         await self.broker.stop()
         await self.tracer.stop()
+        self._garbage.stop()
         self.metrics.flush()
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> None:
@@ -198,7 +203,7 @@ class Node:
             version=__version__,
             num_clients=len(self.hub.connections),
             num_users=len(self.hub.users),
-            num_subs=self.metrics.subscriptions,
+            num_subs=self.metrics.subscriptions.total(),
             num_channels=len(self.hub.subscribers.channels),
             uptime=int(self.uptime),
         )
@@ -250,9 +255,9 @@ class Node:
         try:
             position = await self.broker.publish(channel, publication, options)
         except (BrokerUnavailable, PublicationTooLarge) as failure:
-            self._count_published(failure)
+            self._count_published(channel, failure)
             raise
-        self._count_published(position)
+        self._count_published(channel, position)
         return position
 
     def begin_publish(
@@ -261,12 +266,12 @@ class Node:
         """Publish without waiting: return what became of it, or None, and then `done` is told later."""
 
         def told(outcome: PublishOutcome) -> None:
-            self._count_published(outcome)
+            self._count_published(channel, outcome)
             done(outcome)
 
         outcome = self.broker.begin_publish(channel, publication, options, told)
         if outcome is not None:
-            self._count_published(outcome)
+            self._count_published(channel, outcome)
         return outcome
 
     async def publish_all(
@@ -287,13 +292,14 @@ class Node:
         self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
     ) -> list[PublishOutcome]:
         outcomes = await self.broker.publish_all(publication, wishes)
-        for outcome in outcomes:
-            self._count_published(outcome)
+        for (channel, _), outcome in zip(wishes, outcomes, strict=True):
+            self._count_published(channel, outcome)
         return outcomes
 
-    def _count_published(self, outcome: PublishOutcome) -> None:
+    def _count_published(self, channel: str, outcome: PublishOutcome) -> None:
         failed = "failed" if isinstance(outcome, BrokerUnavailable) else "too_large"
-        self.metrics.published["stored" if isinstance(outcome, StreamPosition) else failed] += 1
+        result = "stored" if isinstance(outcome, StreamPosition) else failed
+        self.metrics.published[namespace_of(channel), result] += 1
 
     async def read_history(
         self, channel: str, options: ChannelOptions, request: HistoryRequest, most: int | None
@@ -441,11 +447,9 @@ class Node:
         metrics.set("starling_worker_ready", int(self.readiness.ready))
         metrics.set("starling_worker_draining", int(self.readiness.draining))
         metrics.set("starling_memory_used_ratio", self.admission.memory_share)
-        streams = self.subscriptions.figures
-        metrics.count("starling_stream_heals_total", streams.heals)
-        metrics.count("starling_stream_resets_total", streams.resets)
-        metrics.count("starling_recoveries_total", streams.recovered, "recovered")
-        metrics.count("starling_recoveries_total", streams.unrecovered, "refused")
+        metrics.set("starling_presence_clients", self.attendance.clients)
+        metrics.set("starling_connections_capacity", self.options.admission.connections or open_files_limit())
+        self._report_streams(metrics)
         metrics.set("starling_revocations_in_force", len(self.revocations))
         revoked = self.revocations.figures
         for kind, total in revoked.ordered.items():
@@ -453,3 +457,18 @@ class Node:
         metrics.count("starling_revoked_connections_total", revoked.ended)
         for delay in revoked.take_delays():
             metrics.observe("starling_revocation_seconds", delay)
+
+    def _report_streams(self, metrics: Metrics) -> None:
+        metrics.set("starling_stream_recent_bytes", self.subscriptions.recent_bytes)
+        figures = self.subscriptions.figures
+        for namespace in (DEFAULT_NAMESPACE, *self.channels.namespaces):
+            streams = figures[namespace]
+            metrics.count("starling_stream_heals_total", streams.heals, namespace)
+            metrics.count("starling_stream_healed_total", streams.healed, namespace)
+            metrics.count("starling_stream_resets_total", streams.resets, namespace)
+            metrics.count("starling_recoveries_total", streams.recovered, namespace, "recovered")
+            metrics.count("starling_recoveries_total", streams.unrecovered, namespace, "refused")
+            for delay in streams.take_healed_delays():
+                metrics.delivery.observe(delay)
+        metrics.count("starling_stream_join_reads_total", sum(each.join_reads for each in figures.values()))
+        metrics.count("starling_recoveries_from_memory_total", sum(each.from_memory for each in figures.values()))

@@ -20,7 +20,7 @@ from app.core.broker import (
     PublishOutcome,
     StreamPosition,
 )
-from app.core.channels import ChannelOptions
+from app.core.channels import ChannelOptions, namespace_of
 from app.core.connection import Connection
 from app.core.follower import Joined
 from app.core.node import Node
@@ -307,7 +307,7 @@ class RealtimeConnection(Connection):
     def _end_membership(self, action: EndSubscription) -> None:
         membership = self._memberships.pop(action.channel, None)
         if membership is not None:
-            self._node.metrics.subscriptions -= 1
+            self._node.metrics.subscriptions[namespace_of(action.channel)] -= 1
             self._node.subscriptions.drop(membership.subscriber)
             if self._told and membership.subscriber.answered:
                 self._node.lifecycle.unsubscribed(self.id, self.user, action.channel)
@@ -458,7 +458,7 @@ class RealtimeConnection(Connection):
         except BaseException:
             for membership in self._memberships.values():
                 self._node.subscriptions.drop(membership.subscriber)
-                self._node.metrics.subscriptions -= 1
+                self._node.metrics.subscriptions[namespace_of(membership.subscriber.channel)] -= 1
                 self._node.attendance.depart(membership.subscriber.channel, self.id)
                 self._node.start_task(self._node.subscriptions.leave(self, membership.subscriber.channel))
             self._memberships.clear()
@@ -484,7 +484,7 @@ class RealtimeConnection(Connection):
         latest = grant.options.force_recovery_mode == "cache"
         membership = Membership(subscriber, grant)
         self._memberships[channel] = membership
-        self._node.metrics.subscriptions += 1
+        self._node.metrics.subscriptions[namespace_of(channel)] += 1
         try:
             await self._node.attendance.arrive(channel, self.info(grant.info), grant.options)
             await self._node.subscriptions.join(subscriber, grant.options, since, latest=latest)
@@ -493,7 +493,7 @@ class RealtimeConnection(Connection):
             if not subscriber.answered and self._memberships.get(channel) is membership:
                 del self._memberships[channel]
                 self._node.attendance.depart(channel, self.id)
-                self._node.metrics.subscriptions -= 1
+                self._node.metrics.subscriptions[namespace_of(channel)] -= 1
 
     def _answer(self, action: Subscribe, grant: Grant, joined: Joined) -> bool:
         if self.session.state is not SessionState.CONNECTED:

@@ -1,11 +1,12 @@
 """Who enters and leaves which channel in this process, and what the broker and the streams are told of it."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from app.core.broker import Broker, BrokerUnavailable, StreamEntry, StreamPosition
-from app.core.channels import ChannelOptions
+from app.core.channels import ChannelOptions, namespace_of
 from app.core.connection import Connection
 from app.core.follower import Joined
 from app.core.history import History
@@ -48,7 +49,8 @@ class Subscriptions:
 
     def __init__(self, broker: Broker, history: History | None, hub: Hub, *, recovery_limit: int) -> None:
         """`history` None: this broker keeps none. `recovery_limit` publications are recovered at most."""
-        self.figures = StreamFigures()
+        self.figures: defaultdict[str, StreamFigures] = defaultdict(StreamFigures)
+        """By namespace."""
         self._broker = broker
         self._history = history
         self._hub = hub
@@ -56,6 +58,11 @@ class Subscriptions:
         self._budget = MemoryBudget(RECENT_BYTES)
         self._streams: dict[str, Stream[Subscriber]] = {}
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    @property
+    def recent_bytes(self) -> int:
+        """Memory of the publications that are kept for who comes back."""
+        return self._budget.used
 
     # Entering and leaving
 
@@ -141,7 +148,9 @@ class Subscriptions:
     async def _follow(self, channel: str, options: ChannelOptions, history: History) -> Stream[Subscriber]:
         await self._listen(channel)
         stream_options = StreamOptions(options.history_size, options.history_meta_ttl, self._recovery_limit)
-        stream: Stream[Subscriber] = Stream(channel, history, self, stream_options, self._budget, self.figures)
+        stream: Stream[Subscriber] = Stream(
+            channel, history, self, stream_options, self._budget, self.figures[namespace_of(channel)]
+        )
         self._streams[channel] = stream
         try:
             await stream.start()

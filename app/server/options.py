@@ -92,6 +92,8 @@ class Service:
     """Where the processes that drain take turns; None: each for itself."""
     drain: DrainFigures = field(default_factory=DrainFigures)
     """How the drain of the worker goes, kept up by it."""
+    on_waiting: Callable[[int, int], None] = lambda clients, size: None
+    """Told in the worker about each second for how many clients how many bytes wait."""
     top_channels: Callable[[int], list[ChannelTraffic]] = lambda limit: []
     """Tells in the worker its busiest channels, as many as are asked for at most."""
     admit: Callable[[], TurnedAway | None] = lambda: None

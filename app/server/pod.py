@@ -86,8 +86,14 @@ class Pod(Collector):
             "starling_worker_restarts", "Workers that ended though no stop was asked for, each replaced by another."
         )
         restarts.add_metric([], self.restarts)
+        silent = GaugeMetricFamily(
+            "starling_worker_silent_seconds", "Since a worker showed that its event loop turns.", labels=["worker"]
+        )
+        # Numbered from 1, for process ids would make a new series at each restart.
+        for number, (_, age) in enumerate(sorted(self.heartbeats().items()), start=1):
+            silent.add_metric([str(number)], max(age, 0.0))
         busiest = self.top_channels(self._top_channels)
-        return [workers, restarts, *(_traffic(name, meaning, busiest) for name, meaning in TRAFFIC)]
+        return [workers, restarts, silent, *(_traffic(name, meaning, busiest) for name, meaning in TRAFFIC)]
 
     def top_channels(self, limit: int) -> list[ChannelTraffic]:
         """Give the `limit` busiest channels over this pod's workers, the busiest first."""

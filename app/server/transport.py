@@ -55,13 +55,22 @@ REFUSALS = {
 
 
 class Flusher:
-    """The sockets of one worker that have frames to write in this loop tick, or the next if there are very many."""
+    """The sockets of one worker that have frames to write in this loop tick, or the next if there are very many.
 
-    __slots__ = ("_dirty", "_scheduled")
+    `waiting` are those whose kernel takes no more at the moment.
+    """
+
+    __slots__ = ("_dirty", "_scheduled", "waiting")
 
     def __init__(self) -> None:
+        self.waiting: set[WebSocketTransport] = set()
         self._dirty: deque[WebSocketTransport] = deque()
         self._scheduled = False
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that wait in this process for clients that read slowly."""
+        return sum(transport.waiting_bytes for transport in self.waiting)
 
     def add(self, transport: "WebSocketTransport", loop: asyncio.AbstractEventLoop) -> None:
         """Write what `transport` has queued when this tick's callbacks have run."""
@@ -325,9 +334,16 @@ class WebSocketTransport(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Bytes wait in the socket's buffer: what comes must line up behind them."""
         self._fd = -1
+        self._flusher.waiting.add(self)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self._socket.get_write_buffer_size()
 
     def resume_writing(self) -> None:
         """Nothing waits any more."""
+        self._flusher.waiting.discard(self)
         if self._finished or self._close_code is not None or self._socket.get_extra_info("sslcontext") is not None:
             return
         tcp = self._socket.get_extra_info("socket")
@@ -338,6 +354,7 @@ class WebSocketTransport(asyncio.Protocol):
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         self._connections.discard(self)
+        self._flusher.waiting.discard(self)
         self._finish()
         self._tell_close(self._close_code or 1006, "")
 

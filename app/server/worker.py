@@ -54,7 +54,8 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
     ) -> None:
         self.options = app.options
         self.service = app.service
-        self.CONFIG_KWARGS = uvicorn_settings(self.options, self.service)
+        self.flusher = Flusher()
+        self.CONFIG_KWARGS = uvicorn_settings(self.options, self.service, self.flusher)
         super().__init__(age, ppid, sockets, app, timeout, cfg, log)
         # uvicorn-worker has just given uvicorn's loggers gunicorn's handlers.
         quiet_libraries()
@@ -98,6 +99,7 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
         told: list[ChannelTraffic] = []
         while True:
             self.notify()
+            self.service.on_waiting(len(self.flusher.waiting), self.flusher.waiting_bytes)
             busiest = self.service.top_channels(TOP_CHANNELS)
             if busiest or told:
                 write_status(self.options.status_dir / f"{os.getpid()}{CHANNELS_SUFFIX}", busiest)
@@ -117,7 +119,7 @@ def set_socket_options(listener: socket.socket, options: ServerOptions) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer_bytes)
 
 
-def uvicorn_settings(options: ServerOptions, service: Service) -> dict[str, Any]:
+def uvicorn_settings(options: ServerOptions, service: Service, flusher: Flusher) -> dict[str, Any]:
     """What uvicorn is told beyond what uvicorn-worker hands on from gunicorn."""
     return {
         "loop": "uvloop",
@@ -126,7 +128,7 @@ def uvicorn_settings(options: ServerOptions, service: Service) -> dict[str, Any]
             options=options,
             admit=service.admit,
             on_refused=service.on_refused,
-            flusher=Flusher(),
+            flusher=flusher,
             compression=Compression() if options.compression else None,
         ),
         "ws": StarlingWebSocket,  # StarlingHttp makes them; uvicorn only asks whether there is such a class

@@ -8,7 +8,7 @@ import platform
 import resource
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,10 +17,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from app import __version__
 
-TRANSPORTS = ("echo", "items", "chat", "json", "protobuf")
+# What each door closes with where a client reads too slowly.
+TRANSPORTS = {"echo": 1013, "items": 1013, "chat": 1013, "json": 3008, "protobuf": 3008}
 DELIVERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 API_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 REVOCATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+PUBLISHED = ("stored", "failed", "too_large")
 REFUSALS = (
     "draining",
     "capacity",
@@ -47,13 +49,16 @@ REFUSALS = (
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric as Prometheus sees it; `mode` is how the workers' gauges of one pod become one figure."""
+    """One metric as Prometheus sees it; `mode` is how the workers' gauges of one pod become one figure.
+
+    With `liveall` they do not: each has its worker's process id as the label `pid`.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
-    mode: Literal["livesum", "livemax", "livemin", "max"] = "livesum"
+    mode: Literal["livesum", "livemax", "livemin", "liveall", "max"] = "livesum"
     buckets: tuple[float, ...] = ()
 
 
@@ -82,17 +87,51 @@ METRICS = (
         "From the broker's taking a publication to its frames' being handed to the sockets, once a worker.",
         buckets=DELIVERY_BUCKETS,
     ),
+    Metric("starling_write_buffer_bytes", "gauge", "Bytes that wait for clients that read slowly."),
+    Metric("starling_write_buffer_clients", "gauge", "Clients for which bytes wait."),
     Metric(
-        "starling_publications_total", "counter", "Publications by this pod's clients and API, by result.", ("result",)
+        "starling_publications_total",
+        "counter",
+        "Publications by this pod's clients and API, by result.",
+        ("channel_namespace", "result"),
     ),
-    Metric("starling_subscriptions", "gauge", "Subscriptions of real-time clients."),
+    Metric("starling_subscriptions", "gauge", "Subscriptions of real-time clients.", ("channel_namespace",)),
+    Metric(
+        "starling_presence_clients", "gauge", "Clients that this pod shows in presence, or tells of; one a channel."
+    ),
     Metric("starling_commands_total", "counter", "Commands of real-time clients that were carried out.", ("method",)),
     Metric("starling_command_errors_total", "counter", "Errors that answered a command, by code.", ("code",)),
-    Metric("starling_stream_heals_total", "counter", "Reads of a stream to fill a gap in what the broker told."),
     Metric(
-        "starling_stream_resets_total", "counter", "Gaps the stream could not fill; the subscribers were told 2500."
+        "starling_stream_heals_total",
+        "counter",
+        "Reads of a stream to fill a gap in what the broker told.",
+        ("channel_namespace",),
     ),
-    Metric("starling_recoveries_total", "counter", "Clients back with a position, by result.", ("result",)),
+    Metric(
+        "starling_stream_healed_total",
+        "counter",
+        "Publications that the broker did not tell and the stream had, delivered late.",
+        ("channel_namespace",),
+    ),
+    Metric(
+        "starling_stream_resets_total",
+        "counter",
+        "Gaps the stream could not fill; the subscribers were told 2500.",
+        ("channel_namespace",),
+    ),
+    Metric("starling_stream_join_reads_total", "counter", "Reads of a stream for clients that enter its channel."),
+    Metric("starling_stream_recent_bytes", "gauge", "Memory of the publications kept for clients that come back."),
+    Metric(
+        "starling_recoveries_total",
+        "counter",
+        "Clients back with a position, by result.",
+        ("channel_namespace", "result"),
+    ),
+    Metric(
+        "starling_recoveries_from_memory_total",
+        "counter",
+        "Clients back with a position that needed no entries of the broker's.",
+    ),
     Metric(
         "starling_api_requests_total",
         "counter",
@@ -122,13 +161,13 @@ METRICS = (
         "starling_broker_up", "gauge", "1 while every worker hears its own canary through the broker.", mode="livemin"
     ),
     Metric(
-        "starling_broker_canary_seconds", "gauge", "Last round trip of the canary, the worst worker's.", mode="livemax"
+        "starling_broker_canary_seconds", "gauge", "Last round trip of a worker's canary, by worker.", mode="liveall"
     ),
     Metric(
         "starling_broker_canary_age_seconds",
         "gauge",
-        "Time since a canary was heard, the worst worker's.",
-        mode="livemax",
+        "Time since a worker's canary was heard, by worker.",
+        mode="liveall",
     ),
     Metric("starling_broker_reconnects_total", "counter", "Times the broker link was lost and found."),
     Metric(
@@ -146,7 +185,25 @@ METRICS = (
     Metric("starling_broker_dropped_total", "counter", "Broker messages not delivered, by reason.", ("reason",)),
     Metric("starling_webhook_events_total", "counter", "Webhook events, by what became of them.", ("result",)),
     Metric("starling_webhook_queue", "gauge", "Webhook events that wait or are on their way."),
-    Metric("starling_event_loop_lag_seconds", "gauge", "Worst delay of a timer in the last seconds.", mode="livemax"),
+    Metric(
+        "starling_jwks_age_seconds",
+        "gauge",
+        "Since the issuer's keys were fetched, or asked for in vain; 0 where none are.",
+        mode="livemax",
+    ),
+    Metric(
+        "starling_event_loop_lag_seconds",
+        "gauge",
+        "Worst delay of a timer in the last second, by worker.",
+        mode="liveall",
+    ),
+    Metric("starling_worker_gc_seconds_total", "counter", "Time the garbage collector took; nothing else ran then."),
+    Metric("starling_worker_gc_collections_total", "counter", "Runs of the garbage collector.", ("generation",)),
+    Metric(
+        "starling_connections_capacity",
+        "gauge",
+        "Connections that the workers may hold: STARLING_MAX_CONNECTIONS, or as many as files may be open.",
+    ),
     Metric("starling_worker_ready", "gauge", "Workers that want new clients."),
     Metric("starling_worker_draining", "gauge", "Workers that let their clients go."),
     Metric("starling_drain_left", "gauge", "Clients that draining workers have still to let go."),
@@ -175,14 +232,15 @@ class TransportFigures:
 
     __slots__ = ("bytes_in", "bytes_out", "closed", "messages_in", "messages_out", "now", "opened")
 
-    def __init__(self) -> None:
+    def __init__(self, slow_code: int) -> None:
         self.now = 0
         self.opened = 0
         self.messages_in = 0
         self.messages_out = 0
         self.bytes_in = 0
         self.bytes_out = 0
-        self.closed: Tally[int] = Tally()
+        # What has never been 0 has no rate at its first time.
+        self.closed: Tally[int] = Tally({slow_code: 0})
 
 
 class Distribution:
@@ -211,12 +269,12 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.transports = {name: TransportFigures() for name in TRANSPORTS}
+        self.transports = {name: TransportFigures(slow_code) for name, slow_code in TRANSPORTS.items()}
         self.refused: Tally[str] = Tally(dict.fromkeys(REFUSALS, 0))
-        self.published: Tally[str] = Tally(stored=0, failed=0, too_large=0)
+        self.published: Tally[tuple[str, str]] = Tally()
         self.commands: Tally[str] = Tally()
         self.errors: Tally[int] = Tally()
-        self.subscriptions = 0
+        self.subscriptions: Tally[str] = Tally()
         self.webhook_events: Tally[str] = Tally(delivered=0, failed=0, dropped=0)
         self.webhook_queue = 0
         self.delivery = Distribution(DELIVERY_BUCKETS)
@@ -245,6 +303,18 @@ class Metrics:
     def refuse(self, reason: str) -> None:
         """Count a client that was refused before the upgrade."""
         self.refused[reason] += 1
+
+    def name_namespaces(self, names: Iterable[str]) -> None:
+        """Tell what belongs to these namespaces from the start: what has never been 0 has no rate at its first time."""
+        for name in names:
+            self.subscriptions[name] += 0
+            for result in PUBLISHED:
+                self.published[name, result] += 0
+
+    def waiting(self, clients: int, size: int) -> None:
+        """Note how many clients have bytes waiting for them, and how many bytes."""
+        self.set("starling_write_buffer_clients", clients)
+        self.set("starling_write_buffer_bytes", size)
 
     def set(self, name: str, value: float, *labels: str) -> None:
         """Set gauge `name`."""
@@ -278,13 +348,14 @@ class Metrics:
             self._flush_transport(name, figures)
         for reason, total in self.refused.items():
             self.count("starling_connections_refused_total", total, reason)
-        for result, total in self.published.items():
-            self.count("starling_publications_total", total, result)
+        for (namespace, result), total in self.published.items():
+            self.count("starling_publications_total", total, namespace, result)
         for method, total in self.commands.items():
             self.count("starling_commands_total", total, method)
         for code, total in self.errors.items():
             self.count("starling_command_errors_total", total, str(code))
-        self.set("starling_subscriptions", self.subscriptions)
+        for namespace, subscriptions in self.subscriptions.items():
+            self.set("starling_subscriptions", subscriptions, namespace)
         for result, total in self.webhook_events.items():
             self.count("starling_webhook_events_total", total, result)
         self.set("starling_webhook_queue", self.webhook_queue)
@@ -323,4 +394,9 @@ class Metrics:
         resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
         self.set("starling_worker_resident_memory_bytes", resident_pages * resource.getpagesize())
         self.set("starling_worker_open_files", sum(1 for _ in Path("/proc/self/fd").iterdir()))
-        self.set("starling_worker_open_files_limit", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self.set("starling_worker_open_files_limit", open_files_limit())
+
+
+def open_files_limit() -> int:
+    """Files, sockets among them, that this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from deploy.dashboards.dashboard import Panel
+from deploy.dashboards.internals import internals
 from deploy.dashboards.overview import overview
 from deploy.dashboards.picture import Line, draw
 from tests.load import CHANNELS, load
@@ -44,7 +45,7 @@ def main() -> None:
                 time.sleep(OUTAGE_SECONDS)
                 redis.start()
                 time.sleep(began + LOAD_SECONDS - time.time())
-                for panel in overview().panels:
+                for panel in (*overview().panels, *internals().panels):
                     draw(panel, lines(panel, prometheus, began), PICTURES / panel.picture)
                     print(f"drew {panel.title}")
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from deploy.dashboards.dashboard import dashboard_file
+from deploy.dashboards.internals import internals
 from deploy.dashboards.overview import overview
 from deploy.docs.alerts_table import alerts_table
 from deploy.docs.chart_files import chart_file, schema_file, values_file
@@ -22,13 +23,14 @@ def written_files() -> dict[Path, str]:
     values = values_file((CHART / "values.yaml").read_text())
     return {
         ROOT / "docs" / "settings.md": settings_page(),
-        ROOT / "docs" / "dashboards.md": dashboards_page([overview()]),
+        ROOT / "docs" / "dashboards.md": dashboards_page([overview(), internals()]),
         ROOT / "docs" / "alerts.md": _marked(ROOT / "docs" / "alerts.md", "alerts", alerts_table(rules)),
         CHART / "values.yaml": values,
         CHART / "values.schema.json": schema_file((CHART / "values.schema.json").read_text(), rules),
         CHART / "Chart.yaml": chart_file((CHART / "Chart.yaml").read_text()),
         CHART / "README.md": _marked(CHART / "README.md", "values", values_tables(values)),
         CHART / "dashboards" / "overview.json": dashboard_file(overview()),
+        CHART / "dashboards" / "internals.json": dashboard_file(internals()),
     }
 
 

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.dashboards.internals import internals
+from deploy.dashboards.overview import overview
 from tests.chart.exposition import exposed_names, names_in
 from tests.chart.rendering import CHART, NAMESPACE, RELEASE, render
 
 ROOT = CHART.parents[1]
 RULES = CHART / "rules" / "starling.yaml"
-CASES = Path(__file__).parent / "rules" / "cases.yaml"
+PAGES = sorted((ROOT / "docs" / "runbooks").iterdir())
+CASES = sorted((Path(__file__).parent / "rules").glob("*.yaml"))
 ALERTS: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
 ]
@@ -43,13 +46,13 @@ def test_prometheus_finds_nothing_to_say_about_the_rules() -> None:
 
 
 def test_every_alert_fires_when_it_should_and_stays_silent_when_it_should_not(tmp_path: Path) -> None:
-    shutil.copy(RULES, tmp_path)
-    shutil.copy(CASES, tmp_path)
-    promtool("test", "rules", CASES.name, directory=tmp_path)
+    for path in (RULES, *CASES):
+        shutil.copy(path, tmp_path)
+    promtool("test", "rules", *(path.name for path in CASES), directory=tmp_path)
 
 
 def test_every_alert_has_a_firing_and_a_silent_case() -> None:
-    cases = yaml.safe_load(CASES.read_text())["tests"]
+    cases = [case for path in CASES for case in yaml.safe_load(path.read_text())["tests"]]
     firing: set[str] = set()
     silent: set[str] = set()
     for case in cases:
@@ -66,15 +69,28 @@ def test_every_alert_has_a_firing_and_a_silent_case() -> None:
 def test_an_alert_says_what_is_wrong_how_bad_it_is_and_where_to_read_on(alert: dict[str, Any]) -> None:
     assert re.fullmatch(r"Starling[A-Z][A-Za-z]+", alert["alert"])
     assert alert["labels"]["severity"] in {"critical", "warning", "info"}
-    assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
+    assert set(alert["annotations"]) == {"summary", "description", "runbook_url", "dashboard", "panel"}
     assert alert["for"]
-    page = ROOT / alert["annotations"]["runbook_url"]
-    assert page.read_text().splitlines()[0] == f"# {alert['alert']}"
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_an_alert_names_a_panel_that_is_there(alert: dict[str, Any]) -> None:
+    dashboards = {dashboard.uid: dashboard for dashboard in (overview(), internals())}
+    titles = [panel.title for panel in dashboards[alert["annotations"]["dashboard"]].panels]
+    assert alert["annotations"]["panel"] in titles
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.stem))
+def test_a_page_is_headed_by_its_alerts_and_has_what_a_sleepy_reader_looks_for(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    named = [alert["alert"] for alert in ALERTS if alert["annotations"]["runbook_url"] == f"docs/runbooks/{page.name}"]
+    assert lines[0] == "# " + ", ".join(named)
+    headings = [line for line in lines if line.startswith("#")]
+    assert headings[1:] == ["## Clients feel", "## Look", "## Mend"]
 
 
 def test_every_page_belongs_to_an_alert() -> None:
-    pages = {f"docs/runbooks/{path.name}" for path in (ROOT / "docs" / "runbooks").iterdir()}
-    assert pages == {alert["annotations"]["runbook_url"] for alert in ALERTS}
+    assert {f"docs/runbooks/{page.name}" for page in PAGES} == {alert["annotations"]["runbook_url"] for alert in ALERTS}
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from app import __version__
+from deploy.dashboards.internals import internals
 from deploy.dashboards.overview import overview
 from deploy.docs.marked import replace_marked
 from deploy.docs.values_table import values_of
@@ -57,7 +58,9 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_every_panel_has_its_picture_and_every_picture_its_panel() -> None:
     pictures = {path.name for path in (ROOT / "docs" / "pictures").glob("*.png")}
-    assert pictures == {panel.picture for panel in overview().panels}, "run `make dashboard-preview`"
+    assert pictures == {panel.picture for panel in (*overview().panels, *internals().panels)}, (
+        "run `make dashboard-preview`"
+    )
 
 
 def test_every_value_that_a_page_names_exists() -> None:

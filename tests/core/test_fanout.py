@@ -50,7 +50,7 @@ class Listener(Connection):
 
 
 def group_of(listeners: list[Listener]) -> Group:
-    group = Group(TransportFigures())
+    group = Group(TransportFigures(slow_code=1013))
     for listener in listeners:
         group.add(listener)
     return group

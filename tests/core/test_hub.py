@@ -21,6 +21,7 @@ class Owner:
     def __init__(self) -> None:
         self.metrics = Metrics(CollectorRegistry())
         self.encoded = 0
+        self.messages_per_second = 0.0
 
 
 class Transport:

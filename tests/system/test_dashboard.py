@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.dashboards.dashboard import Panel
+from deploy.dashboards.internals import internals
 from deploy.dashboards.overview import overview
 from tests.load import CHANNELS, load
 from tests.prometheus import PrometheusServer
@@ -53,7 +54,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
                 yield running
 
 
-@pytest.mark.parametrize("panel", overview().panels, ids=lambda panel: str(panel.title))
+@pytest.mark.parametrize("panel", [*overview().panels, *internals().panels], ids=lambda panel: str(panel.title))
 def test_a_panel_shows_something(monitored: Monitored, panel: Panel) -> None:
     for query in panel.queries:
         found = monitored.prometheus.range(query.expression, monitored.began, time.time())

@@ -1,7 +1,10 @@
 """Metrics: every one is listed, the plain figures arrive in Prometheus once, and distributions keep their shape."""
 
+import gc
+
 from prometheus_client import CollectorRegistry
 
+from app.telemetry.garbage import GarbageFigures
 from app.telemetry.metrics import METRICS, Distribution, Metrics
 
 
@@ -76,3 +79,33 @@ def test_a_value_on_a_bound_belongs_to_its_bucket() -> None:
     distribution.observe(0.3)
 
     assert distribution.counts == [1, 1, 1]
+
+
+def test_namespaces_are_there_from_the_start() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.name_namespaces(["(default)", "news"])
+    metrics.published["news", "failed"] += 2
+    metrics.subscriptions["(default)"] += 3
+
+    metrics.flush()
+
+    assert sample(registry, "starling_publications_total", channel_namespace="news", result="failed") == 2
+    assert sample(registry, "starling_publications_total", channel_namespace="news", result="stored") == 0
+    assert sample(registry, "starling_publications_total", channel_namespace="(default)", result="stored") == 0
+    assert sample(registry, "starling_subscriptions", channel_namespace="(default)") == 3
+    assert sample(registry, "starling_subscriptions", channel_namespace="news") == 0
+
+
+def test_a_collection_is_counted_and_takes_time() -> None:
+    registry = CollectorRegistry()
+    metrics, garbage = Metrics(registry), GarbageFigures()
+    garbage.start()
+    gc.collect()
+    garbage.stop()
+    gc.collect()
+
+    garbage.report(metrics)
+
+    assert sample(registry, "starling_worker_gc_collections_total", generation="2") == 1
+    assert (sample(registry, "starling_worker_gc_seconds_total") or 0) > 0
