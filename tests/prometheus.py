@@ -2,13 +2,14 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,16 @@ class Series:
 
 
 class PrometheusServer(Server):
-    """Scrapes `targets` (pod name to host:port) and evaluates the alerts, with `wait` in the place of each `for`."""
+    """Scrapes `targets` (pod name to host:port) and evaluates the alerts, with `wait` in the place of each `for`.
+
+    `thresholds` change those of alerts by name, as the chart's values can.
+    """
 
     name = "prometheus"
 
-    def __init__(self, targets: dict[str, str], *, wait: str = "1s") -> None:
+    def __init__(
+        self, targets: dict[str, str], *, wait: str = "1s", thresholds: Mapping[str, float] | None = None
+    ) -> None:
         binary = shutil.which("prometheus")
         if binary is None:
             pytest.skip("prometheus is not installed; on Debian: apt-get install prometheus")
@@ -51,6 +57,8 @@ class PrometheusServer(Server):
         rules = yaml.safe_load(RULES.read_text())
         for rule in (rule for group in rules["groups"] for rule in group["rules"]):
             rule["for"] = wait
+            if (threshold := (thresholds or {}).get(rule["alert"])) is not None:
+                rule["expr"] = re.sub(r"[0-9.]+$", str(threshold), rule["expr"])
         configuration = {
             "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"},
             "rule_files": ["rules.yaml"],
@@ -81,8 +89,11 @@ class PrometheusServer(Server):
 
     def firing(self) -> set[str]:
         """The names of the alerts that fire now."""
-        alerts = self._ask("alerts")["alerts"]
-        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+        return {alert["labels"]["alertname"] for alert in self.alerts()}
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """The alerts that fire now, each with its `labels` and `annotations`."""
+        return [alert for alert in self._ask("alerts")["alerts"] if alert["state"] == "firing"]
 
     def until(self, condition: Callable[[set[str]], bool], what: str, timeout: float = 30) -> None:
         """Wait until `condition` holds for the names of the alerts that fire."""

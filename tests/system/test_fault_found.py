@@ -1,0 +1,227 @@
+"""From a fault to the page that tells what to do: of each kind one, in two pods over Redis under a real Prometheus.
+
+The alert fires, the panel that it names shows the fault, and so does the first command of its runbook. Times (`for`)
+are shortened and some thresholds lowered, as the chart's values can, so that a test need not last an hour. kubectl is
+a stand-in, as in test_runbooks.py.
+"""
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from deploy.dashboards.internals import internals
+from deploy.dashboards.overview import overview
+from tests.cgroup import MemoryGroup
+from tests.prometheus import PrometheusServer
+from tests.runbooks import RUNBOOKS, commands, install
+from tests.running import Starling
+from tests.services import RedisServer, free_port
+
+CHANNELS = "default: {allow_subscribe_for_client: true, allow_publish_for_client: true}\n"
+LEAK_BYTES = 8 * 2**20
+LEAKING_HOOK = f"""
+from app.protocol.messages import ClientInfo
+
+hoard = []
+
+
+async def remember(client: ClientInfo) -> dict[str, int]:
+    hoard.append(b"x" * {LEAK_BYTES})
+    return {{}}
+
+
+rpc = {{"remember": remember}}
+"""
+THRESHOLDS = {"StarlingSlowClients": 0.001, "StarlingConnectionStorm": 0.5}
+CROWD = 120
+GENEROUS = 2**30
+SLOW_CLIENTS = 3
+
+
+@dataclass
+class Pods:
+    """Two pods, and a third that nobody has started yet."""
+
+    pods: dict[str, Starling]
+    redis: RedisServer
+    prometheus: PrometheusServer
+    shell: dict[str, str]
+    memory: MemoryGroup | None
+    """Of the second pod, where one can be made."""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
+    directory: Path = tmp_path_factory.mktemp("pods")
+    (directory / "channels.yaml").write_text(CHANNELS)
+    (directory / "leaking_hook.py").write_text(LEAKING_HOOK)
+    with ExitStack() as stack:
+        redis = stack.enter_context(RedisServer())
+        environment = {
+            "STARLING_DEV": "true",
+            "STARLING_BROKER_URL": redis.url,
+            "STARLING_WORKERS": "1",
+            "STARLING_CHANNELS_FILE": str(directory / "channels.yaml"),
+            "STARLING_WRITE_BUFFER_BYTES": "65536",
+            "STARLING_HOOKS": "leaking_hook",
+            "STARLING_HOOKS_PATH": str(directory),
+        }
+        new_version = {**environment, "STARLING_BROKER_URL": f"redis://127.0.0.1:{free_port()}/0"}
+        memory = _memory_group(stack)
+        pods = {
+            "starling-0": stack.enter_context(Starling(environment)),
+            "starling-1": stack.enter_context(Starling(environment, wait_ready=False)),
+            "starling-new": Starling(new_version, wait_ready=False),
+        }
+        if memory is not None:
+            # It asks for its limit only when it has loaded its modules.
+            memory.take(pods["starling-1"].process.pid)
+        pods["starling-1"].until_ready()
+        targets = {name: f"127.0.0.1:{pod.internal_port}" for name, pod in pods.items()}
+        prometheus = stack.enter_context(PrometheusServer(targets, thresholds=THRESHOLDS))
+        shell = install(directory, pods) | {"REDIS_URL": redis.url}
+        yield Pods(pods, redis, prometheus, shell, memory)
+
+
+def _memory_group(stack: ExitStack) -> MemoryGroup | None:
+    try:
+        group = stack.enter_context(MemoryGroup(f"starling-test-{os.getpid()}-{secrets.token_hex(4)}"))
+    except pytest.skip.Exception:
+        return None
+    group.limit(GENEROUS)
+    return group
+
+
+def find(running: Pods, alert: str, pod: str, *, shown: float, said: str, below: bool = False) -> None:
+    """Wait for the alert, and follow it.
+
+    Its panel must show a value over `shown` (or `below` it), and the first command of its runbook, asked of `pod`, must
+    print what `said` matches.
+    """
+    running.prometheus.until(lambda firing: alert in firing, f"{alert} fires", timeout=60)
+    told = next(each for each in running.prometheus.alerts() if each["labels"]["alertname"] == alert)
+    annotations = told["annotations"]
+    assert told["labels"].get("pod", pod) == pod
+    dashboard = {each.uid: each for each in (overview(), internals())}[annotations["dashboard"]]
+    panel = next(each for each in dashboard.panels if each.title == annotations["panel"])
+    values = [
+        value
+        for query in panel.queries
+        for series in running.prometheus.range(query.expression, time.time() - 10, time.time())
+        if series.labels.get("pod", pod) == pod
+        for value in series.values
+    ]
+    assert any(value < shown if below else value > shown for value in values), (panel.title, values)
+    first = commands(RUNBOOKS / Path(annotations["runbook_url"]).name)[0]
+    done = subprocess.run(
+        ["bash", "-c", first.line], env=running.shell | {"POD": pod}, capture_output=True, text=True, timeout=60
+    )
+    assert re.search(said, done.stdout), f"{first.line}\n{done.stdout}{done.stderr}"
+
+
+def call(pod: Starling, method: str, body: dict[str, object]) -> None:
+    request = urllib.request.Request(f"{pod.http}/api/{method}", json.dumps(body).encode(), {"X-API-Key": "dev"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert "error" not in json.load(answer)
+
+
+async def enter(pod: Starling, channel: str, **options: object) -> ClientConnection:
+    """A subscriber of `channel`."""
+    client = await connect(f"{pod.url}/connection/websocket", **options)  # type: ignore[arg-type]
+    await client.send('{"id":1,"connect":{}}\n' + json.dumps({"id": 2, "subscribe": {"channel": channel}}))
+    while '"id":2' not in str(await client.recv()):
+        pass
+    return client
+
+
+def test_without_a_fault_only_the_pod_that_is_not_there_is_missed(running: Pods) -> None:
+    running.prometheus.until(lambda firing: "StarlingTargetDown" in firing, "the third pod is missed")
+    assert running.prometheus.firing() == {"StarlingTargetDown"}
+
+
+def test_a_bad_deploy_is_found(running: Pods) -> None:
+    new = running.pods["starling-new"]
+    new.start()
+    try:
+        find(running, "StarlingNotReady", "starling-new", shown=0.5, below=True, said='"broker_never_reached"')
+        # The others serve on.
+        assert new.get(f"{running.pods['starling-0'].internal}/readyz")[0] == 200
+    finally:
+        new.stop()
+
+
+def test_clients_that_do_not_read_are_found(running: Pods) -> None:
+    pod = running.pods["starling-0"]
+
+    async def stall() -> None:
+        clients = []
+        for _ in range(SLOW_CLIENTS):
+            reader = socket.create_connection(("127.0.0.1", pod.port))
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            clients.append(await enter(pod, "film", sock=reader, max_queue=1, ping_interval=None))
+        for _ in range(60):
+            await asyncio.to_thread(call, pod, "publish", {"channel": "film", "data": "x" * 32_000})
+        closed = 'starling_connections_closed_total{code="3008",transport="json"}'
+        deadline = time.monotonic() + 30
+        while (await asyncio.to_thread(pod.metrics)).get(closed, 0) < SLOW_CLIENTS:
+            assert time.monotonic() < deadline, "they were not cut"
+            await asyncio.sleep(0.1)
+        for client in clients:
+            client.transport.abort()
+
+    asyncio.run(stall())
+    find(running, "StarlingSlowClients", "starling-0", shown=0, said=rf'code="3008",transport="json"}} {SLOW_CLIENTS}')
+
+
+def test_a_crowd_that_connects_at_once_is_found(running: Pods) -> None:
+    async def crowd() -> None:
+        urls = [f"{running.pods[f'starling-{number % 2}'].url}/ws" for number in range(CROWD)]
+        for client in await asyncio.gather(*(connect(url, open_timeout=60) for url in urls)):
+            await client.close()
+
+    asyncio.run(crowd())
+    find(running, "StarlingConnectionStorm", "starling-1", shown=1, said=r'opened_total\{transport="echo"\} \d{2}')
+
+
+def test_a_leak_is_found(running: Pods) -> None:
+    pod = running.pods["starling-1"]
+
+    async def leak(times: int) -> None:
+        async with connect(f"{pod.url}/connection/websocket") as client:
+            await client.send('{"id":1,"connect":{}}')
+            await client.recv()
+            for number in range(2, 2 + times):
+                await client.send(json.dumps({"id": number, "rpc": {"method": "remember", "data": 1}}))
+                while f'"id":{number}' not in str(await client.recv()):
+                    pass
+
+    if running.memory is None:
+        pytest.skip("no memory control group can be made here: it takes root on a machine of one's own")
+    asyncio.run(leak(8))
+    # What the pod tells is up to a second old.
+    time.sleep(1.5)
+    used = pod.metrics()["starling_memory_used_ratio"] * GENEROUS
+    running.memory.limit(int(used / 0.95))
+    try:
+        find(running, "StarlingMemoryNearLimit", "starling-1", shown=0.9, said=r"starling_memory_used_ratio 0\.9")
+    finally:
+        running.memory.limit(GENEROUS)
+
+
+def test_redis_that_is_away_is_found(running: Pods) -> None:
+    assert "StarlingBrokerDown" not in running.prometheus.firing()
+    running.redis.stop()
+    find(running, "StarlingBrokerDown", "starling-0", shown=0.5, below=True, said=r"starling_broker_up 0\.0")
