@@ -120,7 +120,7 @@ async def _subscribe(url: str, pause: float) -> None:
             found = answer.get("subscribe", {})
             position = {"recover": True, "epoch": found.get("epoch", ""), "offset": found.get("offset", 0)}
             for number in range(4, random.randint(8, 20)):
-                await _ask(client, number, publish={"channel": "news", "data": {"text": TEXT}})
+                await _ask(client, number, position, publish={"channel": "news", "data": {"text": TEXT}})
                 await asyncio.sleep(_about(pause))
         await asyncio.sleep(_about(pause))
 
@@ -148,8 +148,10 @@ def _call(url: str, body: dict[str, Any]) -> None:
         error.close()
 
 
-async def _ask(client: ClientConnection, number: int, **request: Any) -> dict[str, Any]:
-    """The reply to a command; pushes and pings that come before it are passed over, pings answered."""
+async def _ask(
+    client: ClientConnection, number: int, position: dict[str, Any] | None = None, **request: Any
+) -> dict[str, Any]:
+    """The reply to a command; pings that come before it are answered, and publications move `position`."""
     await client.send(json.dumps({"id": number, **request}))
     while True:
         for line in str(await client.recv()).splitlines():
@@ -158,3 +160,5 @@ async def _ask(client: ClientConnection, number: int, **request: Any) -> dict[st
                 await client.send("{}")
             elif reply.get("id") == number:
                 return reply
+            elif position is not None and (offset := reply.get("push", {}).get("pub", {}).get("offset")):
+                position["offset"] = offset
