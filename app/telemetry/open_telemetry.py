@@ -1,6 +1,7 @@
 """Tracing with OpenTelemetry: its SDK makes the spans and sends them over OTLP. Nothing else imports it."""
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,36 @@ def environment_problems() -> list[str]:
         endpoint = os.environ.get(name)
         if endpoint and not _is_web_address(endpoint):
             problems.append(f"{name} is no address of a web server: write it like http://collector:4318")
-    return problems
+    return problems or [
+        f"an OTEL_… variable cannot be used: {complaint}" for complaint in dict.fromkeys(_complaints_of_the_sdk())
+    ]
+
+
+class _Complaints(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def _complaints_of_the_sdk() -> list[str]:
+    """What the SDK says of its variables: it logs it and takes a default, such as to sample everything."""
+    logger, complaints = logging.getLogger("opentelemetry"), _Complaints()
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(complaints)
+    try:
+        TracerProvider(resource=_resource(""), shutdown_on_exit=False)
+        BatchSpanProcessor(OTLPSpanExporter()).shutdown()  # type: ignore[no-untyped-call]
+    except (ValueError, OSError) as error:
+        complaints.messages.append(str(error))
+    finally:
+        logger.removeHandler(complaints)
+        logger.propagate = propagated
+    return complaints.messages
 
 
 def _is_web_address(endpoint: str) -> bool:

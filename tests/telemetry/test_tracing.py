@@ -214,3 +214,41 @@ def test_what_the_environment_asks_for_in_vain_is_named_with_its_mend(monkeypatc
     problems = refused.value.problems
     assert [problem.split()[0] for problem in problems] == list(asked)
     assert all(mend in problem for problem, (_, mend) in zip(problems, asked.values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("OTEL_TRACES_SAMPLER", "bogus", "recognize sampler bogus"),
+        ("OTEL_TRACES_SAMPLER_ARG", "all", "TRACES_SAMPLER_ARG"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "bogus", "compression type: bogus"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "abc", "timeout value 'abc'"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "0", "schedule_delay_millis must be positive"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "10", "less than or equal to max_queue_size"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "x", "attribute pair x"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "abc", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be"),
+    ],
+)
+def test_what_the_sdk_would_pass_over_is_told_before_the_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.5")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as refused:
+        create_app(load_settings({"STARLING_DEV": "true", "STARLING_TRACING": "true"}), CollectorRegistry())
+    assert [words in problem for problem in refused.value.problems] == [True]
+
+
+def test_good_variables_pass_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20abc",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.01",
+        "OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=starling-0",
+        "OTEL_BSP_SCHEDULE_DELAY": "1000",
+    }
+    for name, value in good.items():
+        monkeypatch.setenv(name, value)
+    create_app(load_settings({"STARLING_DEV": "true", "STARLING_TRACING": "true"}), CollectorRegistry())
