@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from msgspec import Struct
+
 from app.protocol.messages import ClientInfo, Publication
 from app.telemetry.tracing import TraceContext
 
@@ -17,8 +19,8 @@ class StreamPosition:
     epoch: str
 
 
-@dataclass(frozen=True, slots=True)
-class StreamEntry:
+# A struct, since one is made for each message: a frozen dataclass takes half a microsecond longer.
+class StreamEntry(Struct, frozen=True):
     """One publication as a stream holds it; `previous` is the offset of the entry before it (0 for the first).
 
     `trace` is only there when the broker tells it, and the publication belongs to a trace that is sampled.
