@@ -1,13 +1,11 @@
 """The server API in one process: who may use it, what bad input is told, and that data passes as it came."""
 
-import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import msgspec
 import pytest
 from fastapi.testclient import TestClient
@@ -170,22 +168,6 @@ def test_a_body_over_the_limit_is_413_and_names_the_setting(channels_file: Path)
             assert answer.status_code == 413
             assert answer.json()["error"]["code"] == 106
             assert "STARLING_API_MAX_BODY_BYTES" in answer.json()["error"]["message"]
-
-
-async def test_a_body_that_does_not_come_is_408(channels_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.web.api.BODY_SECONDS", 0.05)
-
-    async def in_slow_parts() -> AsyncIterator[bytes]:
-        yield b"{"
-        await asyncio.sleep(5)
-        yield b"}"
-
-    transport = httpx2.ASGITransport(client_with(channels_file, API_KEYS=KEYS[0]).app)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://starling") as client:
-        answer = await client.post("/api/info", content=in_slow_parts(), headers={"X-API-Key": KEYS[0]})
-
-    assert answer.status_code == 408
-    assert "did not come within" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
