@@ -412,10 +412,13 @@ class Settings(BaseModel):
         told = []
         needed = math.ceil(self.capacity / self.drain_pace)
         if needed > self.drain_time:
+            mend = f"set STARLING_DRAIN_SECONDS to {needed} or more (and the pod's grace with it)"
+            if needed > LONGEST_DRAIN_SECONDS:
+                mend = f"set STARLING_DRAIN_PACE to {math.ceil(self.capacity / LONGEST_DRAIN_SECONDS)} or more"
             told.append(
                 f"a full pod ({self.capacity} connections) needs {needed} s at STARLING_DRAIN_PACE={self.drain_pace:g} "
-                f"but drains within {self.drain_time:g} s, and so faster than the pace: set STARLING_DRAIN_SECONDS to "
-                f"{needed} or more (and the pod's grace with it), or STARLING_MAX_CONNECTIONS to less"
+                f"but drains within {self.drain_time:g} s, and so faster than the pace: {mend}, or "
+                "STARLING_MAX_CONNECTIONS to less"
             )
         if self.broker_scheme == "postgresql" and "drain_pace" in self.model_fields_set:
             told.append(

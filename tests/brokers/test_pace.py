@@ -1,4 +1,4 @@
-"""Both stores of a shared pace give turns one after the other, whoever asks."""
+"""Every store of a shared pace gives turns one after the other, whoever asks."""
 
 import asyncio
 import time
@@ -17,13 +17,12 @@ from tests.services import RedisServer
 LATE = 0.5
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def stores(request: pytest.FixtureRequest, opener: Opener) -> list[PaceStore]:
+@pytest.fixture
+async def stores(store_url: str, opener: Opener) -> list[PaceStore]:
     """The same pace as four processes see it."""
-    if request.param == "memory":
+    if store_url == "memory://":
         return [MemoryPace()] * 4
-    url = request.getfixturevalue("redis_server").url
-    brokers = [(await opener(url)).broker for _ in range(4)]
+    brokers = [(await opener(store_url)).broker for _ in range(4)]
     return [broker.pace for broker in brokers if broker.pace is not None]
 
 
