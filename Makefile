@@ -15,7 +15,7 @@ IMAGE ?= starling:$(VERSION)
 IMAGE_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench soak fmt docs dashboard-preview lock image chart clean node-packages
+.PHONY: help run test check bench soak fmt docs dashboard-preview lock image chart capacity clean node-packages
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ bench: $(VENV)/.dev  ## Measure beside others (ONLY=fanout,burst SERVERS=starlin
 soak: $(VENV)/.dev  ## Chaos over two pods and one Redis, with a ledger of every publication (MINUTES=10 SEED=1)
 	@deploy/setup/system-packages.sh
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+capacity: $(VENV)/.dev  ## Measure what `starling size` computes with, on a quiet machine, and write it down
+	@deploy/setup/system-packages.sh bench
+	$(BIN)/python -m tests.bench.size --write; status=$$?; $(MAKE) --no-print-directory docs; exit $$status
 
 fmt: $(VENV)/.dev  ## Format, and mend what the linter can mend
 	$(BIN)/ruff format

@@ -22,6 +22,7 @@ from app.auth.jwks import Jwks
 from app.auth.jwt import JwtVerifier
 from app.commands import backend, live, pod
 from app.commands.service import EXIT_CODES, EXIT_REFUSED, EXIT_USAGE, JsonOption, fail
+from app.commands.size import size
 from app.commands.top import top
 from app.commands.trace import trace
 from app.settings import PREFIX, Settings, SettingsError, load_settings
@@ -196,6 +197,13 @@ def verify(
         raise typer.Exit(EXIT_REFUSED)
 
 
+cli.command(
+    rich_help_panel=SERVER,
+    epilog=_epilog(
+        "starling size --connections 50000 --rate 100 --channels 500",
+        "starling size --connections 50000 --rate 100 --channels 500 --history 100 --tls --json | jq .values",
+    ),
+)(size)
 cli.command(
     rich_help_panel=CLIENT,
     epilog=_epilog(

@@ -68,7 +68,7 @@ def at(starling: Starling, *arguments: str, given: str | None = None) -> subproc
 @pytest.mark.parametrize(
     "command",
     [
-        *("serve", "check", "settings", "token", "verify"),
+        *("serve", "check", "settings", "token", "verify", "size"),
         *("publish", "subscribe", "info", "top", "trace", "disconnect", "ping"),
     ],
 )

@@ -6,6 +6,7 @@ from deploy.dashboards.dashboard import dashboard_file
 from deploy.dashboards.internals import internals
 from deploy.dashboards.overview import overview
 from deploy.docs.alerts_table import alerts_table
+from deploy.docs.capacity_tables import capacity_tables
 from deploy.docs.chart_files import chart_file, schema_file, values_file
 from deploy.docs.dashboards_page import dashboards_page
 from deploy.docs.marked import replace_marked
@@ -25,6 +26,7 @@ def written_files() -> dict[Path, str]:
         ROOT / "docs" / "settings.md": settings_page(),
         ROOT / "docs" / "dashboards.md": dashboards_page([overview(), internals()]),
         ROOT / "docs" / "alerts.md": _marked(ROOT / "docs" / "alerts.md", "alerts", alerts_table(rules)),
+        ROOT / "docs" / "capacity.md": _marked(ROOT / "docs" / "capacity.md", "capacity", capacity_tables()),
         CHART / "values.yaml": values,
         CHART / "values.schema.json": schema_file((CHART / "values.schema.json").read_text(), rules),
         CHART / "Chart.yaml": chart_file((CHART / "Chart.yaml").read_text()),

@@ -25,7 +25,12 @@ RESULTS = BUILD / "results.json"
 FULL = Scale()
 MOST = 10_000
 # Programs of this directory that measure by themselves, and print what goes into the page as it is.
-ALONE = {"api": "Server API", "compression": "Compression", "footprint": "Start-up and rest"}
+ALONE = {
+    "api": "Server API",
+    "compression": "Compression",
+    "footprint": "Start-up and rest",
+    "size": "What a load costs",
+}
 ALONE_SECONDS = 1200
 NAMES = (*SCENARIOS, *ALONE)
 

@@ -139,6 +139,16 @@ def processor_seconds(pid: int) -> float:
     return total / 1e9
 
 
+def anonymous_bytes(pid: int) -> int:
+    """Of the proportional set size what is no file's, so that the kernel cannot give it up; 0 when it has ended."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
 def proportional_bytes(pid: int) -> int:
     """Proportional set size of a process in bytes; 0 when it has ended."""
     with contextlib.suppress(OSError):

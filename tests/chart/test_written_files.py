@@ -18,6 +18,7 @@ PAGES = [
     ROOT / "docs" / "deploy-on-kubernetes.md",
     ROOT / "docs" / "settings.md",
     ROOT / "docs" / "alerts.md",
+    ROOT / "docs" / "capacity.md",
     ROOT / "docs" / "dashboards.md",
     CHART / "README.md",
     *sorted((ROOT / "docs" / "runbooks").glob("*.md")),
