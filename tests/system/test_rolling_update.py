@@ -70,16 +70,26 @@ class Host:
 
     def stop(self) -> list[dict[str, Any]]:
         """SIGTERM; returns what it logged, once it has ended in order."""
-        running, self._running = self._running, None
+        running = self._running
         assert running is not None
         try:
             code = running.stop()
             lines = running.lines
         finally:
+            self._running = None
             running.log_path.unlink(missing_ok=True)
         assert code == 0
         assert not [line for line in lines if line["level"] in {"error", "critical"}]
         return lines
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of it; none where nobody answers."""
+        if self._running is None:
+            return {}
+        try:
+            return self._running.metrics()
+        except OSError:
+            return {}
 
     def kill(self) -> None:
         """End it if it runs, as a test does that failed."""
@@ -340,7 +350,12 @@ async def connected(hosts: list[Host], clients: int) -> list[ClientConnection]:
 async def test_hosts_that_drain_at_once_share_one_pace(hosts: list[Host]) -> None:
     clients = await connected(hosts, 120)
 
-    logs = await asyncio.gather(*(asyncio.to_thread(host.stop) for host in hosts))
+    stopping = asyncio.gather(*(asyncio.to_thread(host.stop) for host in hosts))
+    told: list[dict[str, float]] = []
+    while not stopping.done():
+        told.append(await asyncio.to_thread(hosts[0].metrics))
+        await asyncio.sleep(0.2)
+    logs = await stopping
 
     gone = [moment for lines in logs for moment in let_go(lines)]
     moments = sorted(moment for moment, _ in gone)
@@ -349,6 +364,11 @@ async def test_hosts_that_drain_at_once_share_one_pace(hosts: list[Host]) -> Non
     assert most_in_a_second(moments) <= 1.2 * PACE
     assert moments[-1] - moments[0] > 0.9 * 240 / PACE
     assert moments[-1] - moments[0] < 1.5 * 240 / PACE
+    left = [figures["starling_drain_left"] for figures in told if "starling_drain_left" in figures]
+    assert 60 < max(left) <= 120, "told once a second"
+    assert left[left.index(max(left)) :] == sorted(left[left.index(max(left)) :], reverse=True), "it counts down"
+    shared = [figures.get('starling_drain_closes_total{reason="shared"}', 0) for figures in told]
+    assert 60 < max(shared) <= 120
     for host_log in logs:
         ended = [line for line in host_log if line["event"] == "drain_ended"]
         assert len(ended) == 2
