@@ -135,6 +135,7 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, trace
             connect_timeout=settings.connect_seconds,
             ping_interval=settings.ping_seconds,
             pong_timeout=settings.pong_seconds,
+            expiry_grace=settings.expiry_grace_seconds,
             channels=settings.max_channels,
             requests_per_second=settings.messages_per_second,
             request_burst=settings.message_burst,
@@ -373,7 +374,12 @@ def _build_keys(settings: Settings) -> list[VerificationKey]:
 
 def _build_rules(settings: Settings) -> TokenRules:
     try:
-        return TokenRules(audience=settings.token_audience, issuer=settings.token_issuer)
+        return TokenRules(
+            audience=settings.token_audience,
+            issuer=settings.token_issuer,
+            require_expiry=settings.token_require_expiry,
+            max_lifetime_seconds=settings.token_max_lifetime_seconds or None,
+        )
     except ValueError as error:
         raise SettingsError([f"{PREFIX}TOKEN_AUDIENCE, {PREFIX}TOKEN_ISSUER: {error}"]) from error
 

@@ -116,6 +116,13 @@ class Settings(BaseModel):
     ] = None
     token_audience: Annotated[str | None, Field(description="Audience (`aud`) that every token must name.")] = None
     token_issuer: Annotated[str | None, Field(description="Issuer (`iss`) that every token must name.")] = None
+    token_require_expiry: Annotated[bool, Field(description="Refuse tokens without an end (`exp`).")] = False
+    token_max_lifetime_seconds: Annotated[
+        float,
+        Field(
+            ge=0, description="Refuse tokens that end later than this from now, or never. 0: they may live for ever."
+        ),
+    ] = 0.0
     token_in_query: Annotated[
         bool, Field(description="Accept the token as `?token=` too. Proxies log query strings: prefer the other ways.")
     ] = False
@@ -241,6 +248,12 @@ class Settings(BaseModel):
     connect_seconds: Annotated[
         float, Field(gt=0, le=300, description="Time a real-time client has to send its connect command.")
     ] = 10.0
+    expiry_grace_seconds: Annotated[
+        float,
+        Field(
+            ge=0, le=3600, description="Time a client has to renew a token that has expired, before what it gave ends."
+        ),
+    ] = 25.0
     presence_ttl_seconds: Annotated[
         float, Field(ge=3, le=86400, description="How long who was in a channel is still shown after a crash.")
     ] = 60.0

@@ -4,7 +4,7 @@ were told instead."""
 import asyncio
 import contextlib
 import json
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -62,8 +62,11 @@ class Ledger:
 class HistoryClient:
     """One connection to the protocol door; a context manager. Told 2500, it subscribes again, as the SDKs do."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, request: Mapping[str, Any] | None = None) -> None:
+        """`request` is that of the connect command; its result will be `connected`."""
         self.url = f"{url}/connection/websocket"
+        self.connected: dict[str, Any] = {}
+        self._request = dict(request or {})
         self.ledgers: dict[str, Ledger] = {}
         self.epochs: dict[str, str] = {}
         self._connection: ClientConnection
@@ -76,7 +79,7 @@ class HistoryClient:
     async def __aenter__(self) -> Self:
         self._connection = await connect(self.url, max_queue=None, ping_interval=None)
         self._reading = asyncio.create_task(self._read())
-        await self.call("connect", {})
+        self.connected = await self.call("connect", self._request)
         return self
 
     async def __aexit__(

@@ -74,6 +74,7 @@ class _Options(Struct):
     info: Raw = Raw()
     data: Raw = Raw()
     override: _Overrides | UnsetType = UNSET
+    expire_at: float | UnsetType = UNSET
 
 
 class _Registered(Struct):
@@ -125,7 +126,7 @@ def read_connection_claims(payload: bytes, rules: TokenRules, now: float) -> Cre
         issued_at=_time(claims.iat),
         info=_one_line(claims.info),
         meta=_one_line(claims.meta),
-        subs=_subscriptions(claims),
+        subs=_subscriptions(claims, now),
     )
 
 
@@ -225,7 +226,7 @@ def _end(claims: _Registered, now: float) -> float | None:
     return claims.expire_at
 
 
-def _subscriptions(claims: _ConnectionClaims) -> Mapping[str, SubscriptionOptions]:
+def _subscriptions(claims: _ConnectionClaims, now: float) -> Mapping[str, SubscriptionOptions]:
     if "" in claims.channels:
         raise _wrong("channels", "it holds an empty name")
     if "" in claims.subs:
@@ -235,9 +236,22 @@ def _subscriptions(claims: _ConnectionClaims) -> Mapping[str, SubscriptionOption
     options = dict.fromkeys(claims.channels, SubscriptionOptions())
     for channel, given in claims.subs.items():
         options[channel] = SubscriptionOptions(
-            info=_one_line(given.info), data=_one_line(given.data), override=_override(given.override)
+            info=_one_line(given.info),
+            data=_one_line(given.data),
+            override=_override(given.override),
+            expires_at=_subscription_end(given.expire_at, now),
         )
     return MappingProxyType(options)
+
+
+def _subscription_end(expire_at: float | UnsetType, now: float) -> float | None:
+    if expire_at is UNSET or expire_at == 0:
+        return None
+    if not 0 <= expire_at <= _LAST_TIME:
+        raise _wrong("subs", "an expire_at in it must be a time in seconds since 1970, not milliseconds")
+    if expire_at <= now:
+        raise _expired("subs", f"A subscription in it ended (expire_at) {now - expire_at:.0f} s ago.")
+    return expire_at
 
 
 def _override(given: _Overrides | UnsetType) -> ChannelOverride:

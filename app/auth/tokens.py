@@ -71,12 +71,13 @@ class SubscriptionOptions:
     """How a subscription made by the server is set up.
 
     `info` (shown to others in the channel) and `data` (sent to the client with the subscription) are JSON on one
-    line, empty when the token has none.
+    line, empty when the token has none. `expires_at` is its end in seconds since 1970, None for the connection's.
     """
 
     info: bytes = b""
     data: bytes = b""
     override: ChannelOverride = NO_OVERRIDE
+    expires_at: float | None = None
 
 
 NO_SUBSCRIPTIONS: Mapping[str, SubscriptionOptions] = MappingProxyType({})

@@ -15,10 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.core.hooks import Refuse
 from app.protocol.codes import (
+    DISCONNECT_CODES,
     DISCONNECT_NOT_AVAILABLE,
     ERROR_BAD_REQUEST,
     ERROR_INTERNAL,
     ERROR_METHOD_NOT_FOUND,
+    REASON_BYTES,
+    Disconnect,
     Error,
     Refusal,
 )
@@ -60,7 +63,7 @@ class Function:
             async with asyncio.timeout(self._seconds):
                 return await self._function(*arguments)
         except Refuse as refuse:
-            raise Refusal(Error(refuse.code, refuse.message)) from refuse
+            raise Refusal(_told(refuse)) from refuse
         except TimeoutError as late:
             log.warning("hook_too_slow", hook=self.name, seconds=self._seconds)
             raise Refusal(ERROR_INTERNAL) from late
@@ -144,6 +147,13 @@ def load_hooks(name: str, path: Path | None, *, seconds: float) -> ModuleHooks:
     except Exception as error:
         raise HooksError(f"importing {name} failed: {type(error).__name__}: {error}") from error
     return ModuleHooks(module, seconds=seconds)
+
+
+def _told(refuse: Refuse) -> Error | Disconnect:
+    if refuse.code in DISCONNECT_CODES:
+        # As much of the message as a close frame holds.
+        return Disconnect(refuse.code, refuse.message.encode()[:REASON_BYTES].decode(errors="ignore"))
+    return Error(refuse.code, refuse.message)
 
 
 def _written(result: Any) -> Raw:

@@ -40,7 +40,7 @@ class SubscribeOrder(ConnectionOrder):
     """Enter them in `channel`, from `since` on where that is given.
 
     `info` is shown to others in the channel, `data` goes to the client, `override` sets options of the channel for
-    these subscriptions (app.core.channels.OVERRIDES).
+    these subscriptions (app.core.channels.OVERRIDES). `expire_at` is their end in seconds since 1970; None never ends.
     """
 
     channel: str = ""
@@ -48,6 +48,7 @@ class SubscribeOrder(ConnectionOrder):
     data: bytes = b""
     override: dict[str, bool] = msgspec.field(default_factory=dict)
     since: StreamPosition | None = None
+    expire_at: float | None = None
 
 
 class UnsubscribeOrder(ConnectionOrder):
@@ -119,7 +120,13 @@ class Orders:
 
     def _subscribe(self, order: SubscribeOrder) -> None:
         options = self._node.channels.options(order.channel).overridden(order.override)
-        grant = Grant(options, info=_payload(order.info), data=_payload(order.data), recover=order.since is not None)
+        grant = Grant(
+            options,
+            info=_payload(order.info),
+            data=_payload(order.data),
+            expires_at=order.expire_at,
+            recover=order.since is not None,
+        )
         for connection in self._chosen(order):
             request = SubscribeRequest(order.channel)
             if order.since is not None:

@@ -26,7 +26,7 @@ from app.core.follower import Joined
 from app.core.node import Node
 from app.core.subscriptions import Subscriber
 from app.core.token_facts import TokenFacts
-from app.core.transport import Batch, Frame, Transport
+from app.core.transport import WRITE_ERROR, Batch, Frame, Transport
 from app.protocol import codes
 from app.protocol.codec import Codec
 from app.protocol.codec_json import JsonCodec
@@ -87,6 +87,9 @@ METHODS: dict[type[Action], str] = {
 
 # Commands that may lead to a publication, by themselves or through a hook; each may begin a trace.
 TRACED_COMMANDS = frozenset({"publish", "rpc", "send"})
+
+# RFC 6455 section 7.1.5: the code of a connection that ended without one.
+VANISHED = 1006
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,13 @@ class RealtimeConnection(Connection):
     def on_message(self, message: str | bytes) -> None:
         """Take the commands of one frame."""
         self.count_received(message)
+        try:
+            self._take(message)
+        except Exception:
+            log.exception("client_failed", connection_id=self.id)
+            self._fail()
+
+    def _take(self, message: str | bytes) -> None:
         commands = self.codec.decode(message)
         if isinstance(commands, Disconnect):
             self._carry_out(self.session.close(commands))
@@ -209,7 +219,11 @@ class RealtimeConnection(Connection):
     def tick(self, now: float) -> float:
         """Let the session do what is due."""
         self._deadline = 0.0
-        self._carry_out(self.session.tick(now))
+        try:
+            self._carry_out(self.session.tick(now))
+        except Exception:
+            log.exception("client_failed", connection_id=self.id)
+            self._fail()
         self._deadline = self.session.deadline
         return self._deadline
 
@@ -222,7 +236,13 @@ class RealtimeConnection(Connection):
         self._carry_out(self.session.close(codes.DISCONNECT_SHUTDOWN))
 
     def on_close(self, code: int, reason: str) -> None:
-        """The conversation has ended: leave every channel."""
+        """The conversation has ended: leave every channel.
+
+        A client that vanished cannot be told why, but those who look after it can: with the protocol's own codes.
+        """
+        if code == VANISHED:
+            gone = codes.DISCONNECT_WRITE_ERROR if reason == WRITE_ERROR else codes.DISCONNECT_CONNECTION_CLOSED
+            code, reason = gone.code, gone.reason
         if self._node.hub.tap is not None:
             self._node.hub.tap.closed(self, code, reason)
         super().on_close(code, reason)
@@ -334,8 +354,22 @@ class RealtimeConnection(Connection):
                 decisions = await self._attempt(action, leaving)
         else:
             decisions = await self._attempt(action, leaving)
-        self._carry_out(decisions)
+        try:
+            self._carry_out(decisions)
+        except Exception:
+            log.exception("client_failed", connection_id=self.id)
+            self._fail()
         self._read_on()
+
+    def _answered(self, action: Action) -> bool:
+        """Whether the client has its answer already, so that a fault cannot be told as an error any more."""
+        if isinstance(action, Authenticate):
+            return self.session.state is SessionState.CONNECTED
+        return isinstance(action, Subscribe) and action.channel in self.session.subscriptions
+
+    def _fail(self) -> None:
+        """End the conversation after a fault of this service: what its state is worth is not known, a new one's is."""
+        self.close(codes.DISCONNECT_INTERNAL.code, codes.DISCONNECT_INTERNAL.reason)
 
     def _read_on(self) -> None:
         if self._paused and not self.session.busy:
@@ -354,6 +388,8 @@ class RealtimeConnection(Connection):
             return self.session.refused(action, codes.ERROR_LIMIT_EXCEEDED, time.monotonic())
         except Exception:
             log.exception("command_failed", connection_id=self.id, action=type(action).__name__)
+            if self._answered(action):
+                return self.session.close(codes.DISCONNECT_INTERNAL)
             return self.session.refused(action, codes.ERROR_INTERNAL, time.monotonic())
 
     async def _perform(self, action: Action, leaving: Membership | None) -> list[Decision]:
@@ -410,6 +446,7 @@ class RealtimeConnection(Connection):
                 result,
                 time.monotonic(),
                 ttl=_ttl(self.identity.expires_at),
+                sub_ttls={channel: _ttl(grant.expires_at) for channel, grant in self.identity.subscriptions.items()},
                 first_ping=random.uniform(1, self._node.ping_interval),  # noqa: S311 - spreads pings
             )
         finally:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+WRITE_ERROR = "write error"
+
 
 class Frame:
     """One WebSocket message, encoded once and written to any number of sockets (RFC 6455 section 5.2).
@@ -88,4 +90,7 @@ class Handler(Protocol):
         """This process stops: say goodbye with the door's own code (1012, or 3001 on the protocol door)."""
 
     def on_close(self, code: int, reason: str) -> None:
-        """The connection has ended; told exactly once. 1005: the peer gave no code, 1006: it vanished."""
+        """The connection has ended; told exactly once. 1005: the peer gave no code, 1006: it vanished.
+
+        With 1006 the reason is WRITE_ERROR where that showed when it was written to.
+        """

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 # RFC 6455 section 5.5: a control frame carries 125 bytes, two of them the code.
 REASON_BYTES = 123
+DISCONNECT_CODES = range(3000, 5000)
 
 
 class Error(Struct, frozen=True, omit_defaults=True):
@@ -55,7 +56,7 @@ class Disconnect(Struct, frozen=True):
     reason: str
 
     def __post_init__(self) -> None:
-        if not 3000 <= self.code <= 4999:
+        if self.code not in DISCONNECT_CODES:
             raise ValueError(f"disconnect code {self.code}: give one from 3000 to 4999")
         if len(self.reason.encode()) > REASON_BYTES:
             raise ValueError(f"disconnect reason: shorten it to {REASON_BYTES} bytes, the room in a close frame")

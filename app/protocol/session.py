@@ -16,11 +16,12 @@ channels, calls and refreshes do not wait for each other. While the session is `
 Times are seconds on one clock of the caller's choice that never goes back; a `ttl` is in seconds from now.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from math import ceil, inf
+from types import MappingProxyType
 from typing import Any
 
 from msgspec import Raw, Struct
@@ -91,6 +92,7 @@ ChannelRequest = (
     | HistoryRequest
     | SubRefreshRequest
 )
+NO_ENDS: Mapping[str, float | None] = MappingProxyType({})
 QueryResult = PublishResult | PresenceResult | PresenceStatsResult | HistoryResult | RPCResult
 
 _REQUIRED: dict[type[Struct], tuple[str, ...]] = {
@@ -282,14 +284,16 @@ class Session:
         now: float,
         *,
         ttl: float | None = None,
+        sub_ttls: Mapping[str, float | None] = NO_ENDS,
         refreshable: bool = True,
         first_ping: float | None = None,
     ) -> list[Decision]:
         """The client is known and stands in the channels of `result.subs`; the session adds expiry and pings.
 
-        `ttl` None never ends. A connection that the client cannot refresh is not told of its end and gets no grace.
-        `first_ping` spreads the pings of clients that came together: seconds from now, at most the interval. What
-        others see of the client in those channels is set on `subscriptions` afterwards.
+        `ttl` None never ends; `sub_ttls` are the same of channels that end before the connection. A connection that
+        the client cannot refresh is not told of its end and gets no grace. `first_ping` spreads the pings of clients
+        that came together: seconds from now, at most the interval. What others see of the client in those channels is
+        set on `subscriptions` afterwards.
         """
         entered = {
             channel: _subscription(channel, sub, NO_PAYLOAD, server_side=True) for channel, sub in result.subs.items()
@@ -302,6 +306,8 @@ class Session:
         if _is_over(ttl):
             return [*self._end_all(), *self.refused(action, codes.ERROR_EXPIRED, now)]
         self.state = SessionState.CONNECTED
+        for channel, subscription in entered.items():
+            self._set_end(subscription, sub_ttls.get(channel), now)
         self._connection_ends_at = self._end_time(ttl, now, grace=refreshable)
         self._ping_at = now + (self._limits.ping_interval if first_ping is None else first_ping)
         result.expires, result.ttl = (True, _whole_seconds(ttl)) if refreshable and ttl is not None else (False, 0)

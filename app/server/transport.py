@@ -10,7 +10,7 @@ import structlog
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close, apply_mask  # type: ignore[attr-defined]  # the one in C, if there is one
 
-from app.core.transport import Batch, Frame, Handler
+from app.core.transport import WRITE_ERROR, Batch, Frame, Handler
 from app.server.assembly import ControlBudget, FragmentedMessage
 from app.server.compression import Deflater, Inflater
 from app.server.frames import (
@@ -124,6 +124,7 @@ class WebSocketTransport(asyncio.Protocol):
         "_release",
         "_socket",
         "_unread",
+        "_write_failed",
         "_write_limit",
     )
 
@@ -153,6 +154,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._deflater = deflater
         self._handler: Handler | None = None
         self._write_limit = 0
+        self._write_failed = False
         self._overflowed = False
         # The socket's descriptor while it may be written to directly: nothing waits before it, and no TLS is between.
         self._fd = -1
@@ -218,8 +220,8 @@ class WebSocketTransport(asyncio.Protocol):
         if self._fd >= 0 and self._pending is None:
             try:
                 sent = os.write(self._fd, wire)
-            except OSError:
-                sent = 0
+            except OSError as error:
+                sent = self._note_failure(error)
             if sent != len(wire):
                 self._write_later(wire[sent:])
         elif not self._finished and self._close_code is None:
@@ -280,11 +282,16 @@ class WebSocketTransport(asyncio.Protocol):
         if self._fd >= 0:
             try:
                 sent = os.write(self._fd, data)
-            except OSError:  # a full buffer, or a loss, of which the socket will tell
-                sent = 0
+            except OSError as error:
+                sent = self._note_failure(error)
             if sent == len(data):
                 return
         self._write_later(data[sent:])
+
+    def _note_failure(self, error: OSError) -> int:
+        """Nothing was written: for want of room, or because the peer is gone, of which the socket will tell."""
+        self._write_failed = not isinstance(error, BlockingIOError)
+        return 0
 
     def _write_later(self, data: bytes) -> None:
         if self._socket.is_closing():
@@ -356,7 +363,12 @@ class WebSocketTransport(asyncio.Protocol):
         self._connections.discard(self)
         self._flusher.waiting.discard(self)
         self._finish()
-        self._tell_close(self._close_code or 1006, "")
+        if self._close_code is not None:
+            self._tell_close(self._close_code, "")
+        else:
+            # The kernel tells of what it could not deliver in time as a timeout.
+            failed = self._write_failed or isinstance(exc, BrokenPipeError | TimeoutError)
+            self._tell_close(1006, WRITE_ERROR if failed else "")
 
     # Input
 

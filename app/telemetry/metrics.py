@@ -68,7 +68,7 @@ METRICS = (
     Metric(
         "starling_connections_closed_total",
         "counter",
-        "WebSocket connections ended, by close code (1006: vanished).",
+        "WebSocket connections ended, by close code (vanished: 1006, of the real-time door 3000 or 3009).",
         ("transport", "code"),
     ),
     Metric(

@@ -175,6 +175,8 @@ class ApiMethods:
         since = request.recover_since
         if since is not None and not options.keeps_history:
             raise _not_available(f"recover_since: {request.channel} keeps no history")
+        if request.expire_at is not None and request.expire_at <= time.time():
+            raise Refusal(_bad_request("expire_at: it is past, so there is nothing to subscribe to"))
         override = {
             name: value if isinstance(value, bool) else value.value
             for name, value in msgspec.structs.asdict(request.override or models.Overrides()).items()
@@ -186,6 +188,7 @@ class ApiMethods:
             data=bytes(_payload(request.data, request.b64data, needed=False)),
             override=override,
             since=None if since is None else StreamPosition(since.offset, since.epoch),
+            expire_at=request.expire_at,
         )
         return await self._give(order, request)
 

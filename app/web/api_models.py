@@ -125,6 +125,10 @@ class SubscribeRequest(Struct):
     )
     b64data: Binary = ""
     recover_since: Annotated[Position | None, Meta(description="Deliver what was published since then first.")] = None
+    expire_at: Annotated[
+        Seconds | None,
+        Meta(description="The subscription's end, in seconds since 1970; then the connection ends too, with 3006."),
+    ] = None
     override: Overrides | None = None
 
 

@@ -70,7 +70,10 @@ class TokenAuthority:
         """What verified credentials say, with the channels they enter. Raises Refusal for a channel that cannot be."""
         subscriptions = {
             channel: Grant(
-                _overridden(self._channels.options(channel), options.override), Raw(options.info), Raw(options.data)
+                _overridden(self._channels.options(channel), options.override),
+                Raw(options.info),
+                Raw(options.data),
+                options.expires_at,
             )
             for channel, options in credentials.subs.items()
         }

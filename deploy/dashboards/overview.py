@@ -65,7 +65,7 @@ def _connections() -> tuple[Panel, ...]:
         Panel("Opened", "Accepted a second.", "ops", by("transport", rate("starling_connections_opened_total"))),
         Panel(
             "Closed by code",
-            "Ended a second. 1000, 1001: the client's own wish; 1006: vanished; 1012: drain; 3008: slow.",
+            "Ended a second. 1000, 1001: the client's own wish; 1006, 3000: vanished; 1012: drain; 3008: slow.",
             "ops",
             by("code", rate("starling_connections_closed_total")),
         ),

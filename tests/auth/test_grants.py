@@ -120,6 +120,36 @@ async def test_the_end_of_a_connection_is_expire_at_or_else_exp(
     assert (await subscription({**claims, "channel": "news"})).expires_at == expires_at
 
 
+async def test_a_channel_of_a_token_may_end_before_the_connection() -> None:
+    claims = {"exp": NOW + 600, "subs": {"timed": {"expire_at": NOW + 60}, "lasting": {"expire_at": 0}, "open": {}}}
+
+    subs = (await connection(claims)).subs
+
+    assert {channel: options.expires_at for channel, options in subs.items()} == {
+        "timed": NOW + 60,
+        "lasting": None,
+        "open": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("expire_at", "reason"),
+    [
+        (NOW, RefusalReason.EXPIRED),
+        (NOW - 1, RefusalReason.EXPIRED),
+        (NOW * 1000, RefusalReason.MALFORMED_CLAIM),
+        (-1, RefusalReason.MALFORMED_CLAIM),
+        ("soon", RefusalReason.MALFORMED_CLAIM),
+    ],
+)
+async def test_a_channel_whose_end_is_past_or_no_time_refuses_the_token(expire_at: Any, reason: RefusalReason) -> None:
+    with pytest.raises(TokenRefused) as refused:
+        await connection({"exp": NOW + 600, "subs": {"timed": {"expire_at": expire_at}}})
+
+    assert refused.value.reason is reason
+    assert refused.value.claim.startswith("subs")
+
+
 async def test_an_expired_token_is_refused_even_if_the_connection_may_last() -> None:
     with pytest.raises(TokenRefused) as refused:
         await connection({"exp": NOW - 1, "expire_at": 0})

@@ -64,11 +64,22 @@ async def test_a_payload_of_another_shape_is_107_and_names_the_field() -> None:
 
 async def test_a_hook_may_refuse_with_a_code_of_its_own() -> None:
     async def on_subscribe(client: ClientInfo, channel: str) -> None:
-        raise Refuse("not on weekends", 4000)
+        raise Refuse("not on weekends", 400)
 
     reason = await refusal(hooks(on_subscribe=on_subscribe).subscribe(ALICE, "room", Raw()))
 
-    assert reason == Error(4000, "not on weekends")
+    assert reason == Error(400, "not on weekends")
+
+
+@pytest.mark.parametrize("code", [3000, 3507, 4000, 4999])
+async def test_a_hook_may_disconnect_with_a_code_of_that_range(code: int) -> None:
+    async def on_connect(client: ClientInfo) -> None:
+        raise Refuse("ü" * 100, code)
+
+    reason = await refusal(hooks(on_connect=on_connect).connect(ALICE, Raw()))
+
+    # A close frame holds 123 bytes.
+    assert reason == Disconnect(code, "ü" * 61)
 
 
 async def test_a_hook_that_raises_is_100() -> None:

@@ -63,6 +63,10 @@ from app.core.hooks import Refuse
 
 
 async def on_connect(client, data):
+    if client.user == "banned":
+        raise Refuse("permission denied", 3507)
+    if client.user == "moved":
+        raise Refuse("to another region", 4100)
     return {"user": client.user, "sent": data}
 
 

@@ -1,13 +1,14 @@
 """Services that a test starts and ends while its clients live on in the same event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import uvicorn
 from prometheus_client import CollectorRegistry
 
+from app.core.node import Node
 from app.main import create_app
 from app.settings import load_settings
 from tests.running import SECRET, Starling
@@ -44,12 +45,11 @@ class Place:
 
 
 @asynccontextmanager
-async def impatient(channels_file: str, *, expiry_grace: float) -> AsyncIterator[Place]:
-    """The service in this event loop and on an ordinary ASGI server, with another grace than everybody's 25 seconds."""
+async def serving_here(channels_file: str, alter: Callable[[Node], None]) -> AsyncIterator[Place]:
+    """The service in this event loop and on an ordinary ASGI server, with a node that the test has altered."""
     settings = load_settings({"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_CHANNELS_FILE": channels_file})
     application = create_app(settings, CollectorRegistry())
-    doors = application.state.doors
-    application.state.doors = replace(doors, session_limits=replace(doors.session_limits, expiry_grace=expiry_grace))
+    alter(application.state.doors.node)
     server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=0, log_config=None))
     serving = asyncio.create_task(server.serve())
     async with asyncio.timeout(10):

@@ -1,11 +1,15 @@
 """What clients and an application that is hooked into the service say to each other, over every SDK."""
 
+import asyncio
+
 import pytest
 
 from tests.running import Starling
 from tests.sdk.client import ClientOptions, Refused
 from tests.sdk.conftest import OpenClient
 from tests.sdk.tokens import connection_token, user
+
+CLOSED = "starling_connections_closed_total{"
 
 
 async def test_connect_data_goes_to_the_application_and_comes_back(open_client: OpenClient, narrow: Starling) -> None:
@@ -62,3 +66,29 @@ async def test_a_fault_of_the_application_is_temporary_for_its_clients(
     await client.error(100, channel="open:broken")
     await client.error(100, channel="open:broken")
     assert await client.subscription_state("open:broken") == "subscribing"
+
+
+async def test_an_application_turns_a_client_away_with_3507_for_good(open_client: OpenClient, narrow: Starling) -> None:
+    client = await open_client(user("banned"), of=narrow)
+    await client.connect()
+    disconnected = await client.event("disconnected")
+    assert (disconnected["code"], disconnected["reason"]) == (3507, "permission denied")
+    await asyncio.sleep(0.7)
+    assert await client.state() == "disconnected"
+
+
+async def test_an_application_turns_a_client_away_with_a_code_that_brings_it_back(
+    open_client: OpenClient, narrow: Starling
+) -> None:
+    def closes() -> float:
+        metrics = narrow.metrics()
+        return sum(value for name, value in metrics.items() if name.startswith(CLOSED) and 'code="4100"' in name)
+
+    before = await asyncio.to_thread(closes)
+    client = await open_client(user("moved"), of=narrow)
+    await client.connect()
+    async with asyncio.timeout(15):
+        while await asyncio.to_thread(closes) < before + 2:
+            await asyncio.sleep(0.1)
+    assert await client.state() == "connecting"
+    await client.disconnect()

@@ -130,3 +130,18 @@ async def test_these_codes_of_a_backend_stop_every_sdk(open_sdk: OpenSdk, servic
     for clients in stopped.values():
         for client in clients:
             assert await client.state() == "disconnected"
+
+
+async def test_a_subscription_that_a_backend_made_for_a_time_ends_with_3006(
+    open_client: OpenClient, service: Starling, room: str
+) -> None:
+    name = f"timed-{room}"
+    client = await open_client(user(name))
+    await client.connected()
+    await order(service, "subscribe", user=name, channel=f"open:{room}", expire_at=time.time() + 1.2)
+    await client.event("subscribed", channel=f"open:{room}")
+
+    assert (await client.event("connecting", code=3006))["reason"] == "subscription expired"
+    await client.event("connected")
+    # It was the backend's, so nobody subscribes again.
+    await client.event("unsubscribed", channel=f"open:{room}")

@@ -3,15 +3,21 @@
 import asyncio
 import json
 import secrets
+import time
 
 import pytest
 from websockets.asyncio.client import connect
 
+from app.core.lifecycle import NoLifecycle
+from app.core.node import Node
+from app.protocol.decisions import Decision
+from app.protocol.messages import Command
+from app.protocol.session import Session
 from tests.running import Starling
 from tests.sdk.client import Client, ClientOptions, Refused, SubscriptionOptions
-from tests.sdk.conftest import SDKS, OpenClient, OpenJavaScript, OpenSdk
+from tests.sdk.conftest import SDKS, OpenClient, OpenJavaScript, OpenSdk, with_every_sdk
 from tests.sdk.javascript_sdk import JavaScriptClient
-from tests.sdk.serving import impatient, serving
+from tests.sdk.serving import serving, serving_here
 from tests.sdk.tokens import connection_token, subscription_token, user
 
 JAVASCRIPT = pytest.mark.parametrize("sdk", ["javascript-json", "javascript-protobuf"], indirect=True)
@@ -185,7 +191,7 @@ async def test_what_is_never_renewed_ends_connections_with_3005_and_subscription
     async def none_for_a_channel(channel: str) -> str:
         raise RuntimeError("the backend is away")
 
-    async with impatient(channels_file, expiry_grace=1) as service:
+    async with serving(channels_file, {"STARLING_EXPIRY_GRACE_SECONDS": "1"}) as service:
         connections, subscribers = [], []
         for sdk in SDKS:
             options = ClientOptions(token=connection_token(ttl=1, expire_at=0), get_token=renewal_fails)
@@ -211,7 +217,93 @@ async def test_what_is_never_renewed_ends_connections_with_3005_and_subscription
             await client.disconnect()
 
 
-# Ends that no SDK can be brought into
+async def test_a_subscription_of_the_token_whose_end_comes_ends_the_connection_with_3006(
+    open_sdk: OpenSdk, service: Starling, room: str
+) -> None:
+    async def play(sdk: str) -> None:
+        ends = iter((time.time() + 1.5, time.time() + 600))
+
+        async def get_token() -> str:
+            return connection_token(subs={f"open:{room}": {"expire_at": next(ends)}})
+
+        client = await open_sdk(sdk, service, ClientOptions(get_token=get_token))
+        await client.connected()
+        await client.event("subscribed", channel=f"open:{room}")
+        assert (await client.event("connecting", code=3006))["reason"] == "subscription expired"
+        # With the token of before it is told that this one is expired, and fetches the next.
+        await client.event("subscribed", channel=f"open:{room}")
+        await asyncio.sleep(1.5)
+        assert await client.state() == "connected"
+
+    await with_every_sdk(play)
+
+
+async def test_a_fault_of_the_service_itself_is_3004_and_the_client_comes_back(
+    open_sdk: OpenSdk, channels_file: str
+) -> None:
+    # No input is known that brings a fault about, so a part of the service is broken here, for one call of each client.
+    faults = dict.fromkeys(SDKS, "lifecycle")
+
+    class Faulty(NoLifecycle):
+        def connected(self, client: str, user: str) -> None:
+            if faults.pop(user, None):
+                raise RuntimeError("a fault of the service")
+
+    def break_lifecycle(node: Node) -> None:
+        node.lifecycle = Faulty()
+
+    async with serving_here(channels_file, break_lifecycle) as service:
+
+        async def play(sdk: str) -> None:
+            client = await open_sdk(sdk, service, user(sdk))
+            await client.connect()
+            assert await returned(client) == (3004, "internal server error")
+            await client.disconnect()
+
+        await with_every_sdk(play)
+    assert faults == {}
+
+
+async def test_a_fault_while_a_command_is_read_is_3004_too(
+    open_sdk: OpenSdk, channels_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = Session.receive
+
+    def receive_or_fail(session: Session, command: Command, now: float) -> list[Decision]:
+        if command.rpc is not None:
+            raise RuntimeError("a fault of the service")
+        return receive(session, command, now)
+
+    monkeypatch.setattr(Session, "receive", receive_or_fail)
+    async with serving_here(channels_file, lambda node: None) as service:
+
+        async def play(sdk: str) -> None:
+            client = await open_sdk(sdk, service, user(sdk))
+            await client.connected()
+            calling = asyncio.create_task(client.rpc("double", {}))
+            assert await returned(client) == (3004, "internal server error")
+            await asyncio.gather(calling, return_exceptions=True)
+            await client.disconnect()
+
+        await with_every_sdk(play)
+
+
+# Ends that no SDK can be brought into, or told
+
+
+async def test_a_client_that_vanishes_is_3000_in_the_figures_and_in_the_log(service: Starling) -> None:
+    name = 'starling_connections_closed_total{code="3000",transport="json"}'
+    before = (await asyncio.to_thread(service.metrics)).get(name, 0)
+    async with connect(f"{service.url}/connection/websocket") as socket:
+        await socket.send(json.dumps({"id": 1, "connect": {"token": connection_token("vanishing")}}))
+        await asyncio.wait_for(socket.recv(), 10)
+        socket.transport.abort()
+
+    async with asyncio.timeout(10):
+        while (await asyncio.to_thread(service.metrics)).get(name, 0) < before + 1:
+            await asyncio.sleep(0.1)
+    (line,) = [line for line in service.lines if line["event"] == "client_disconnected" and line["user"] == "vanishing"]
+    assert (line["code"], line["reason"]) == (3000, "connection closed")
 
 
 async def test_a_connection_whose_time_was_over_before_it_began_is_110(service: Starling) -> None:

@@ -211,6 +211,7 @@ def test_a_body_over_the_limit_is_413_and_names_the_setting(channels_file: Path)
         ("channels", {"pattern": 7}, "pattern: expected str, got int"),
         ("revoke_token", {}, "uid: it is missing"),
         ("revoke_token", {"uid": "t", "expire_at": 1}, "expire_at: it is past"),
+        ("subscribe", {"user": "u", "channel": "a", "expire_at": 1}, "expire_at: it is past"),
         ("revoke_session", {"session": ""}, "session: expected str of length >= 1"),
         ("invalidate_user_tokens", {"user": ""}, "user: expected str of length >= 1"),
         ("batch", {}, "commands: it is missing"),

@@ -179,6 +179,27 @@ class TestOutsideDeveloperMode:
         assert refusal(production, path, headers) == 403
 
 
+@pytest.mark.parametrize(
+    ("rule", "ttl", "status"),
+    [
+        ({"TOKEN_REQUIRE_EXPIRY": "true"}, None, 401),
+        ({"TOKEN_REQUIRE_EXPIRY": "true"}, 60, 101),
+        ({"TOKEN_MAX_LIFETIME_SECONDS": "60"}, None, 401),
+        ({"TOKEN_MAX_LIFETIME_SECONDS": "60"}, 600, 401),
+        ({"TOKEN_MAX_LIFETIME_SECONDS": "60"}, 60, 101),
+        ({}, None, 101),
+    ],
+)
+def test_a_token_may_have_to_end_and_soon(rule: dict[str, str], ttl: int | None, status: int) -> None:
+    headers = {"authorization": f"Bearer {issue_connection_token(SECRET, 'alice', ttl)}"}
+    with client_with(TOKEN_HMAC_SECRET=SECRET, **rule) as client:
+        if status == 101:
+            with client.websocket_connect("/ws", headers=headers):
+                pass
+        else:
+            assert refusal(client, "/ws", headers) == status
+
+
 def test_items_answers_with_the_user_and_never_with_the_cookie(production: TestClient, token: str) -> None:
     with production.websocket_connect("/items/foo/ws", headers={"cookie": f"session={token}"}) as session:
         assert answers(session, "hi", 2)[0] == "Session cookie or query token value is: alice"

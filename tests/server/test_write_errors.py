@@ -1,0 +1,96 @@
+"""A peer that is gone when something is written to it: what the socket tells, and what figures and log make of it."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from app.core.realtime import JsonConnection
+from app.core.transport import Frame
+from app.main import create_app
+from app.server.options import ServerOptions
+from app.server.transport import Flusher, WebSocketTransport
+from app.settings import load_settings
+
+
+class Client:
+    """A peer as a bare socket, and this side of it: a real-time client on the server's transport."""
+
+    def __init__(self, connection: JsonConnection, transport: WebSocketTransport, peer: socket.socket) -> None:
+        self.connection = connection
+        self.transport = transport
+        self.peer = peer
+
+    def reset(self) -> None:
+        """The peer's kernel answers with a RST, which is here at once: both are on this machine."""
+        self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.peer.close()
+
+    async def ended(self) -> None:
+        async with asyncio.timeout(10):
+            while self.connection.close_code is None:
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    doors = create_app(load_settings({"STARLING_DEV": "true"}), CollectorRegistry()).state.doors
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+    accepted.settimeout(0)
+    raw, _ = await loop.connect_accepted_socket(asyncio.Protocol, accepted)
+    options = ServerOptions(
+        host="", port=0, internal_host="", internal_port=0, workers=1, runtime_dir=Path("/nowhere"), close_seconds=1
+    )
+    transport = WebSocketTransport(
+        raw,
+        lambda: b"",
+        loop=loop,
+        connections=set(),
+        flusher=Flusher(),
+        options=options,
+        on_refused=lambda reason: None,
+        deflater=None,
+    )
+    connection = JsonConnection(doors.node, doors.authority, doors.session_limits, None)
+    connection.open(transport, "127.0.0.1")
+    transport.detach(connection, write_limit=2**20)
+    await asyncio.sleep(0)
+    yield Client(connection, transport, peer)
+    peer.close()
+    raw.abort()
+    await asyncio.sleep(0)
+
+
+async def test_a_client_gone_when_written_to_is_3009_in_figures_and_log(client: Client) -> None:
+    with capture_logs() as lines:
+        client.reset()
+        # Before the loop has looked at the socket, which would tell of the loss first.
+        client.connection.send(Frame(b"news", text=True))
+        client.transport.flush()
+        await client.ended()
+
+    assert client.connection.figures.closed == {3009: 1}
+    (line,) = [line for line in lines if line["event"] == "client_disconnected"]
+    assert (line["code"], line["reason"]) == (3009, "write error")
+
+
+async def test_a_client_that_is_gone_when_nothing_was_written_is_3000(client: Client) -> None:
+    client.reset()
+    await client.ended()
+
+    assert client.connection.figures.closed == {3000: 1}
+
+
+async def test_a_client_that_says_goodbye_keeps_its_own_code(client: Client) -> None:
+    client.peer.sendall(b"\x88\x82" + bytes(4) + struct.pack("!H", 1001))
+    await client.ended()
+
+    assert client.connection.figures.closed == {1001: 1}
