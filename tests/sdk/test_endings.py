@@ -194,14 +194,14 @@ async def test_what_is_never_renewed_ends_connections_with_3005_and_subscription
     async with serving(channels_file, {"STARLING_EXPIRY_GRACE_SECONDS": "1"}) as service:
         connections, subscribers = [], []
         for sdk in SDKS:
-            options = ClientOptions(token=connection_token(ttl=1, expire_at=0), get_token=renewal_fails)
+            options = ClientOptions(token=connection_token(ttl=4, expire_at=0), get_token=renewal_fails)
             subscribers.append(await open_sdk(sdk, service, options))
-            options = ClientOptions(token=connection_token(ttl=1), get_token=renewal_fails)
+            options = ClientOptions(token=connection_token(ttl=4), get_token=renewal_fails)
             connections.append(await open_sdk(sdk, service, options))
         for client in (*connections, *subscribers):
             await client.connected()
         for client in subscribers:
-            token = subscription_token("token:brief", ttl=1)
+            token = subscription_token("token:brief", ttl=4)
             await client.subscribed("token:brief", SubscriptionOptions(token=token, get_token=none_for_a_channel))
 
         for client in connections:
@@ -221,7 +221,7 @@ async def test_a_subscription_of_the_token_whose_end_comes_ends_the_connection_w
     open_sdk: OpenSdk, service: Starling, room: str
 ) -> None:
     async def play(sdk: str) -> None:
-        ends = iter((time.time() + 1.5, time.time() + 600))
+        ends = iter((time.time() + 4, time.time() + 600))
 
         async def get_token() -> str:
             return connection_token(subs={f"open:{room}": {"expire_at": next(ends)}})

@@ -77,7 +77,7 @@ async def test_a_client_gone_when_written_to_is_3009_in_figures_and_log(client: 
         client.transport.flush()
         await client.ended()
 
-    assert client.connection.figures.closed == {3009: 1}
+    assert +client.connection.figures.closed == {3009: 1}
     (line,) = [line for line in lines if line["event"] == "client_disconnected"]
     assert (line["code"], line["reason"]) == (3009, "write error")
 
@@ -86,11 +86,11 @@ async def test_a_client_that_is_gone_when_nothing_was_written_is_3000(client: Cl
     client.reset()
     await client.ended()
 
-    assert client.connection.figures.closed == {3000: 1}
+    assert +client.connection.figures.closed == {3000: 1}
 
 
 async def test_a_client_that_says_goodbye_keeps_its_own_code(client: Client) -> None:
     client.peer.sendall(b"\x88\x82" + bytes(4) + struct.pack("!H", 1001))
     await client.ended()
 
-    assert client.connection.figures.closed == {1001: 1}
+    assert +client.connection.figures.closed == {1001: 1}
