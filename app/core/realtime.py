@@ -167,7 +167,7 @@ class RealtimeConnection(Connection):
     def __init__(
         self, node: Node, authority: Authority, limits: SessionLimits, handshake: Identity | Refusal | None
     ) -> None:
-        super().__init__(node, "")
+        super().__init__(node, handshake.user if isinstance(handshake, Identity) else "")
         self.identity = Identity()
         # A hook may take longer for one publication than for the next, so the next waits for it.
         self.session = Session(limits, time.monotonic(), publish_in_turn=node.hooks.sees_publications)
@@ -429,7 +429,7 @@ class RealtimeConnection(Connection):
     async def _authenticate(self, action: Authenticate) -> list[Decision]:
         self._adopt(await self._authority.identify(action.request, self._handshake))
         self._handshake = None
-        self.user = self.identity.user
+        told, self.user = self.user, self.identity.user
         if self.close_code is None:
             self._node.hub.identify(self)
         data = await self._node.hooks.connect(self.info(), action.request.data)
@@ -458,7 +458,8 @@ class RealtimeConnection(Connection):
         for channel in self._memberships:
             self._node.attendance.announce(channel, self.id)
         self._tell_connected()
-        log.info("client_authenticated", connection_id=self.id, user=self.user, channels=len(subs))
+        if self.user != told:
+            log.info("client_authenticated", connection_id=self.id, user=self.user, channels=len(subs))
         return []
 
     def _tell_connected(self) -> None:

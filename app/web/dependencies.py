@@ -115,8 +115,8 @@ async def authenticate(websocket: WebSocket, doors: DoorsDependency) -> Credenti
 
 def presented_token(websocket: WebSocket, doors: Doors) -> PresentedToken | None:
     """The token that the handshake brings, not verified yet."""
-    return find_token(
-        authorization=websocket.headers.get("authorization"),
+    presented = find_token(authorization=websocket.headers.get("authorization"))
+    return presented or find_token(
         subprotocols=websocket.scope["subprotocols"],
         cookie=websocket.cookies.get("session"),
         query=websocket.query_params.get("token") if doors.token_in_query else None,
