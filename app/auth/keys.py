@@ -41,6 +41,24 @@ _JWK_READER: Mapping[str, str] = MappingProxyType({"RSA": "RS256", "EC": "ES256"
 _PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z ]+)-----.*?-----END \1-----", re.DOTALL)
 
 
+class Secret:
+    """An HMAC secret that has been taken in once for all tokens; PyJWT and `hmac.digest` do so for each.
+
+    `hmac.digest` also lets other threads run meanwhile, which takes longer than the digest.
+    """
+
+    __slots__ = ("_keyed",)
+
+    def __init__(self, secret: bytes) -> None:
+        self._keyed = {algorithm: hmac.new(secret, digestmod=digest) for algorithm, digest in _DIGESTS.items()}
+
+    def verifies(self, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
+        """Tell whether `signature` was made with this secret, in a time that says nothing of how near it is."""
+        keyed = self._keyed[algorithm].copy()
+        keyed.update(signing_input)
+        return hmac.compare_digest(keyed.digest(), signature)
+
+
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
     """One key: a token is checked with it only if it names one of `algorithms`, and `key_id` if it names a key at all.
@@ -74,7 +92,7 @@ class VerificationKey:
         except jwt.InvalidKeyError:
             # Whoever can read a public key could sign with it, were it taken as a secret.
             raise ValueError("the secret is a public key, a certificate or a JWK: give it as a public key") from None
-        return cls(algorithms, material, key_id)
+        return cls(algorithms, Secret(material), key_id)
 
     @classmethod
     def from_pem(cls, pem: str, *, algorithm: str | None = None, key_id: str | None = None) -> tuple[Self, ...]:
@@ -141,9 +159,8 @@ class VerificationKey:
         """Tell whether `signature` over `signing_input` was made for this key with `algorithm`, one of its own."""
         if algorithm not in self.algorithms:
             return False
-        if (digest := _DIGESTS.get(algorithm)) is not None:
-            # In one call of C, where PyJWT's own way is through the hmac module's Python.
-            return hmac.compare_digest(hmac.digest(self.material, signing_input, digest), signature)
+        if isinstance(self.material, Secret):
+            return self.material.verifies(algorithm, signing_input, signature)
         return _ALGORITHMS[algorithm].verify(signing_input, self.material, signature)
 
 

@@ -29,11 +29,17 @@ def check_handshake(method: bytes, target: bytes, http_version: str, headers: Se
         raise BadHandshake("The address of a request is ASCII: escape other characters (RFC 3986 section 2.1).")
     if method != b"GET" or http_version != "1.1":
         raise BadHandshake("A WebSocket handshake is a GET request of HTTP/1.1.")
-    keys = [value for name, value in headers if name == b"sec-websocket-key"]
-    versions = [value for name, value in headers if name == b"sec-websocket-version"]
+    keys, versions, has_body = [], [], False
+    for name, value in headers:
+        if name == b"sec-websocket-key":
+            keys.append(value)
+        elif name == b"sec-websocket-version":
+            versions.append(value)
+        elif name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+            has_body = True
     if len(keys) != 1 or not _is_key(keys[0]):
         raise BadHandshake("A WebSocket handshake needs one Sec-WebSocket-Key of 16 bytes in base64.")
-    if any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers):
+    if has_body:
         raise BadHandshake("A WebSocket handshake has no body.")
     if versions != [b"13"]:
         raise WrongVersion("A WebSocket handshake needs Sec-WebSocket-Version: 13.")

@@ -59,6 +59,7 @@ class StarlingHttp(HttpToolsProtocol):
         self._compression = compression
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._upgrades: bool | None = None
         self._head_too_large = False
         self._body_left = False
         self._refused = False
@@ -94,6 +95,12 @@ class StarlingHttp(HttpToolsProtocol):
                 self._refuse(HTTPStatus.BAD_REQUEST, Refusal.MALFORMED_REQUEST, "This is not an HTTP/1.1 request.\n")
         else:
             self._check_progress()
+
+    def _should_upgrade(self) -> bool:
+        # Asked three times of one request.
+        if self._upgrades is None:
+            self._upgrades = super()._should_upgrade()
+        return self._upgrades
 
     def _upgrade(self, early: bytes) -> None:
         # An upgrade to anything else is served as the plain request that it also is.
@@ -171,6 +178,7 @@ class StarlingHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
+        self._upgrades = None
         if self._deadline is None:
             self._await_head()
 
