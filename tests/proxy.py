@@ -23,7 +23,7 @@ class Passage:
 
 
 class Proxy:
-    """Passes connections on to a loopback port.
+    """Passes connections on to a loopback port, `upstream`, which may change for those that come.
 
     `refuse` is asked with the beginning of what a client said, each time it says more, and cuts it when true; `swallow`
     is asked with each piece that the server sends, and keeps it when true. Each piece takes `delay` seconds longer.
@@ -36,7 +36,7 @@ class Proxy:
         self.swallow: Callable[[bytes], bool] = lambda piece: False
         self.delay = 0.0
         self.port = 0
-        self._upstream = port
+        self.upstream = port
         self._server: asyncio.Server
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -70,7 +70,7 @@ class Proxy:
         try:
             if self.away:
                 raise ConnectionRefusedError
-            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._upstream)
+            from_server, to_server = await asyncio.open_connection("127.0.0.1", self.upstream)
         except OSError:
             writer.transport.abort()
             return

@@ -196,6 +196,7 @@ class ClusterBackend(LinkBackend):
         for node in self._shards.keys() - masters:
             await self._shards.pop(node).disconnect()
         await self._calls.keep(masters)
+        await self.reads.keep(self._map.nodes)
         if moves and self._state is LinkState.UP:
             log.info("cluster_slots_moved", address=str(self._address), channels=len(moves))
             self._queue.put(LinkEvent(LinkState.DOWN))

@@ -70,6 +70,8 @@ class ClusterCalls:
 
     async def execute_all(self, commands: Sequence[Command], size: int = 0) -> list[Answer]:
         """Run commands with one round trip to each node, each with a reply of its own; otherwise as `execute`."""
+        if self._started and not self._map.known.is_set():
+            await self._wait_for_map()
         portions: dict[Node, list[int]] = {}
         answers: list[Answer] = [None] * len(commands)
         for number, command in enumerate(commands):
@@ -85,6 +87,14 @@ class ClusterCalls:
             for number, answer in zip(numbers, portion, strict=True):
                 answers[number] = answer
         return answers
+
+    async def _wait_for_map(self) -> None:
+        """Let a call at the start wait as it would for a connection."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._map.known.wait()
+        except TimeoutError:
+            raise BrokerUnavailable(f"no node of the cluster answered within {self._timeout:g} s") from None
 
     def post(self, command: Command, size: int) -> asyncio.Future[list[Answer]]:
         """Run a command as `execute` does, without waiting for its one reply. Raises BrokerUnavailable at once."""

@@ -16,10 +16,14 @@ Ask = Callable[[Node], Awaitable[object]]
 
 
 class ClusterMap:
-    """The slots and their masters. `outdated` is set when something said that they are others by now."""
+    """The slots and their masters.
+
+    `known` is set once they were read first, `outdated` when something said that they are others by now.
+    """
 
     def __init__(self, seeds: Sequence[Node]) -> None:
         self.outdated = asyncio.Event()
+        self.known = asyncio.Event()
         self.masters: frozenset[Node] = frozenset()
         self._seeds = seeds
         self._others: frozenset[Node] = frozenset()
@@ -33,6 +37,11 @@ class ClusterMap:
     def is_whole(self) -> bool:
         """Whether every slot has a master."""
         return None not in self._slots
+
+    @property
+    def nodes(self) -> frozenset[Node]:
+        """All nodes that may be asked, masters or not."""
+        return self.masters | self._others | frozenset(self._seeds)
 
     def moved(self, slot: int, node: Node) -> None:
         """Note what a node answered: `slot` is at `node`."""
@@ -71,6 +80,7 @@ class ClusterMap:
         if not masters:
             raise BrokerUnavailable(f"{asked[0]}:{asked[1]} knows no node that serves a slot")
         self._slots = slots
+        self.known.set()
         self.masters, self._others = frozenset(masters), frozenset(others)
 
 

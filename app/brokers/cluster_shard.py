@@ -50,7 +50,6 @@ class ShardBackend(SupervisedBackend):
         self._rights_mend = rights_mend
         self._told = told
         self._moved = moved
-        self._link: ShardLink | None = None
 
     @property
     def is_up(self) -> bool:
@@ -103,10 +102,6 @@ class ShardBackend(SupervisedBackend):
     def mend(self, reason: str) -> str:
         """The rule for the user, where Redis says that something is not allowed."""
         return self._rights_mend if "permission" in reason else ""
-
-    def want(self, channel: str) -> None:
-        """Subscribe `channel` without waiting."""
-        self._subscriptions.want(channel)
 
     def drop(self, channel: str) -> None:
         """Listen to `channel` no more."""

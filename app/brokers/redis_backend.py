@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ResponseError
 
-from app.brokers.link import MAX_EVENTS
+from app.brokers.link import MAX_EVENTS, LinkLost
 from app.brokers.redis_address import RedisAddress
 from app.brokers.redis_calls import Command, RedisCalls, Reply
 from app.brokers.redis_connections import client_name, make_pool
@@ -101,6 +101,18 @@ class RedisBackend(SupervisedBackend):
     async def first_up(self) -> None:
         """Say what of the server or its user is not as it should be."""
         await inspect(self.execute, self.prefix, cluster=False, rights_mend=self._rights_mend)
+
+    async def check_server(self) -> None:
+        """Leave a server that became a replica: it takes a PUBLISH all the same, but its master does not hear of it."""
+        try:
+            replication = await self.execute("INFO", "replication")
+        except (BrokerUnavailable, ResponseError):
+            # The canary knows better whether the server serves.
+            return
+        if isinstance(replication, bytes) and b"role:slave" in replication:
+            self._calls.renew()
+            self.reads.renew()
+            raise LinkLost("the server is a replica, its master is elsewhere")
 
     def mend(self, reason: str) -> str:
         """The rule for the user, where Redis says that something is not allowed."""

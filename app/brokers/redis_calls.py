@@ -39,6 +39,7 @@ class RedisCalls:
         """
         self._connection = connection
         self._is_outdated = is_outdated
+        self._renew = False
         self._first = first
         self._outbox: Outbox[Sequence[Command], list[Reply | ResponseError]] = Outbox(
             self._transmit, timeout=timeout, max_batch=max_batch
@@ -52,6 +53,10 @@ class RedisCalls:
         """End sending, and give the connection back."""
         await self._outbox.stop()
         await discard(self._connection)
+
+    def renew(self) -> None:
+        """Open the connection anew before the next batch."""
+        self._renew = True
 
     async def execute(self, *command: bytes | str | int | float, size: int = 0) -> Reply:
         """Run a command after all that wait; `size` is about its bytes.
@@ -102,7 +107,7 @@ class RedisCalls:
                 replies.append(answers)
             if demoted:
                 # A replica now: the address may lead to the master when it is asked again.
-                await discard(connection)
+                self.renew()
         except (RedisError, OSError) as error:
             await discard(connection)
             raise BrokerUnavailable(in_words(error)) from None
@@ -114,7 +119,9 @@ class RedisCalls:
         return replies
 
     async def _is_over(self, connection: AbstractConnection) -> bool:
-        return (self._is_outdated is not None and self._is_outdated(connection)) or await connection.can_read()
+        wanted, self._renew = self._renew, False
+        outdated = self._is_outdated is not None and self._is_outdated(connection)
+        return wanted or outdated or await connection.can_read()
 
 
 async def discard(connection: AbstractConnection) -> None:

@@ -106,6 +106,9 @@ class SupervisedBackend(LinkBackend):
     async def first_up(self) -> None:
         """Look at the server once, when the link is up for the first time. May raise BrokerUnavailable."""
 
+    async def check_server(self) -> None:
+        """Look at the server now and then while the link stands. Raises LinkLost where it is the wrong one by now."""
+
     def own_channel(self, purpose: str) -> str:
         """A channel that this process alone listens to, over the server that the link leads to."""
         return f":{purpose}:{self.identity}"
@@ -251,6 +254,7 @@ class SupervisedBackend(LinkBackend):
         deadline = time.monotonic() + _CANARY_TIMEOUT
         try:
             await self._in_time(link.check_count(), "counting subscriptions")
+            await self._in_time(self.check_server(), "looking at the server")
         except LinkLost:
             if not time.monotonic() - deadline > _STANDSTILL:
                 raise

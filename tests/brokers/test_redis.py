@@ -5,13 +5,16 @@ import asyncio
 import pytest
 import redis.asyncio
 import structlog
+from msgspec import Raw
 from structlog.typing import EventDict
 
 from app.brokers.redis_address import parse_address
 from app.brokers.redis_backend import RedisBackend
-from app.core.broker import BrokerUnavailable
+from app.core.broker import BrokerUnavailable, LinkState, PublishOptions
+from app.protocol.messages import Publication
 from tests.brokers.conftest import Opener
 from tests.brokers.party import until
+from tests.proxy import Proxy
 from tests.services import RedisServer, free_port
 
 
@@ -190,3 +193,28 @@ async def test_a_refused_command_fails_alone(redis_server: RedisServer) -> None:
         await backend.close_publishing()
     assert (outcomes[0], outcomes[2]) == (b"before", b"after")
     assert isinstance(outcomes[1], redis.exceptions.ResponseError)
+
+
+async def test_a_server_that_became_a_replica_is_left_for_what_its_address_leads_to(
+    redis_server: RedisServer, opener: Opener
+) -> None:
+    """As behind the one name of a managed Redis, whose old connections may live on."""
+    kept = PublishOptions(history_size=10, history_ttl=60, history_meta_ttl=60)
+    with RedisServer() as other:
+        async with Proxy(redis_server.port) as proxy, redis.asyncio.from_url(redis_server.url) as admin:
+            here, elsewhere = await opener(proxy.url), await opener(other.url)
+            await here.broker.subscribe("room")
+            proxy.upstream = other.port
+            await admin.replicaof("127.0.0.1", other.port)
+            with pytest.raises(BrokerUnavailable, match="read only replica"):
+                await here.broker.publish("room", Publication(Raw(b"1")), kept)
+            await here.broker.publish("room", Publication(Raw(b"2")), kept)
+
+            await until(lambda: here.links[-2:] == [LinkState.DOWN, LinkState.UP], "the link is swapped")
+
+            await elsewhere.publish("room", b"3")
+            await until(lambda: b"3" in here.heard("room"), "the master is heard")
+            async with redis.asyncio.from_url(other.url) as client:
+                names = {entry["name"].split("-")[1] for entry in await client.client_list() if entry["name"]}
+            assert {"publisher", "subscriber"} <= names
+            await here.broker.stop()

@@ -22,6 +22,7 @@ from app.brokers.redis_rights import rule
 from app.core.broker import BrokerUnavailable
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party, until
+from tests.configured_redis import ConfiguredServer
 from tests.services import RedisServer, documented_user, free_port
 
 SOURCES = Path(app.brokers.__file__).parent
@@ -169,8 +170,10 @@ class Authority:
 HERE = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
 
 
-def tls_server(authority: Authority, *places: x509.GeneralName, clients: str = "no") -> tuple[RedisServer, str]:
-    """A server that speaks TLS, and its URL."""
+def tls_server(
+    authority: Authority, *places: x509.GeneralName, clients: str = "no", **options: str
+) -> tuple[RedisServer, str]:
+    """A server that speaks TLS beside its plain port, and its URL."""
     certificate, key = authority.issue("server", *places)
     port = free_port()
     server = RedisServer(
@@ -179,6 +182,7 @@ def tls_server(authority: Authority, *places: x509.GeneralName, clients: str = "
         tls_key_file=str(key),
         tls_ca_cert_file=str(authority.file),
         tls_auth_clients=clients,
+        **options,
     )
     return server, f"rediss://starling:PASSWORD@127.0.0.1:{port}/0"
 
@@ -228,3 +232,35 @@ async def test_a_server_that_asks_for_a_certificate_is_shown_one(tmp_path: Path)
         await hears(url, ca_file=authority.file, cert_file=certificate, key_file=key)
         # TLS 1.3 has no words for it that always arrive before the end.
         assert await reason_of_refusal(url, ca_file=authority.file)
+
+
+async def test_behind_sentinel_everything_speaks_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    server, url = tls_server(authority, HERE)
+    certificate, key = authority.issue("sentinel", HERE)
+    port = free_port()
+    sentinel = ConfiguredServer(
+        [
+            *(f"tls-port {port}", f"tls-cert-file {certificate}", f"tls-key-file {key}"),
+            *(f"tls-ca-cert-file {authority.file}", "tls-auth-clients no", "tls-replication yes"),
+            f"sentinel monitor main 127.0.0.1 {url.rpartition(':')[2].removesuffix('/0')} 1",
+        ],
+        sentinel=True,
+    )
+    with server, sentinel:
+        named = f"rediss+sentinel://starling:PASSWORD@127.0.0.1:{port}/main"
+        await hears(named, ca_file=authority.file)
+        assert "certificate verify failed" in await reason_of_refusal(named)
+
+
+async def test_a_cluster_speaks_tls(tmp_path: Path) -> None:
+    """A cluster of one node, which has all slots."""
+    authority = Authority(tmp_path)
+    options = {"cluster_enabled": "yes", "tls_cluster": "yes", "cluster_port": str(free_port())}
+    server, url = tls_server(authority, HERE, **options)
+    with server:
+        async with redis.asyncio.from_url(server.url) as client:
+            await client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)  # type: ignore[no-untyped-call]
+        named = url.replace("rediss://starling:PASSWORD@", "rediss+cluster://").removesuffix("/0")
+        await hears(named, ca_file=authority.file)
+        assert "certificate verify failed" in await reason_of_refusal(named)
