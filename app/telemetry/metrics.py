@@ -22,6 +22,8 @@ TRANSPORTS = {"echo": 1013, "items": 1013, "chat": 1013, "json": 3008, "protobuf
 DELIVERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 API_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 REVOCATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# The code of a request to the server API that could not be done though nothing was wrong with it.
+FAILED = 100
 PUBLISHED = ("stored", "failed", "too_large")
 REFUSALS = (
     "draining",
@@ -310,6 +312,12 @@ class Metrics:
             self.subscriptions[name] += 0
             for result in PUBLISHED:
                 self.published[name, result] += 0
+
+    def name_methods(self, names: Iterable[str]) -> None:
+        """Tell of these methods of the server API from the start, done and not done."""
+        for name in names:
+            for code in (0, FAILED):
+                self.api[name, code] += 0
 
     def waiting(self, clients: int, size: int) -> None:
         """Note how many clients have bytes waiting for them, and how many bytes."""

@@ -79,6 +79,7 @@ class ApiMethods:
                 models.InvalidateUserTokensRequest, models.InvalidateUserTokensResult, self._invalidate_user_tokens
             ),
         }
+        node.metrics.name_methods(self.by_name)
 
     async def call(self, name: str, request: Any) -> Answer | Error:
         """Do it; whatever goes wrong is told as an error."""

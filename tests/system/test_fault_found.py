@@ -9,10 +9,13 @@ import asyncio
 import json
 import os
 import re
+import resource
 import secrets
+import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,6 +24,7 @@ from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
 from deploy.dashboards.internals import internals
 from deploy.dashboards.overview import overview
@@ -30,7 +34,11 @@ from tests.runbooks import RUNBOOKS, commands, install
 from tests.running import Starling
 from tests.services import RedisServer, free_port
 
-CHANNELS = "default: {allow_subscribe_for_client: true, allow_publish_for_client: true}\n"
+CHANNELS = """
+default: {allow_subscribe_for_client: true, allow_publish_for_client: true}
+namespaces:
+  kept: {history_size: 10, history_ttl: 60s, allow_subscribe_for_client: true, allow_publish_for_client: true}
+"""
 LEAK_BYTES = 8 * 2**20
 LEAKING_HOOK = f"""
 from app.protocol.messages import ClientInfo
@@ -45,8 +53,15 @@ async def remember(client: ClientInfo) -> dict[str, int]:
 
 rpc = {{"remember": remember}}
 """
-THRESHOLDS = {"StarlingSlowClients": 0.001, "StarlingConnectionStorm": 0.5}
+THRESHOLDS = {
+    "StarlingSlowClients": 0.001,
+    "StarlingConnectionStorm": 0.5,
+    "StarlingWorkerSilent": 2,
+    "StarlingJwksOld": 1,
+}
 CROWD = 120
+CAPACITY = 70
+FREEZE_SECONDS = 5
 GENEROUS = 2**30
 SLOW_CLIENTS = 3
 
@@ -76,10 +91,18 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
             "STARLING_WORKERS": "1",
             "STARLING_CHANNELS_FILE": str(directory / "channels.yaml"),
             "STARLING_WRITE_BUFFER_BYTES": "65536",
+            "STARLING_MAX_CONNECTIONS": str(CAPACITY),
+            "STARLING_DRAIN_SECONDS": "8",
+            "STARLING_DRAIN_PACE": "1",
             "STARLING_HOOKS": "leaking_hook",
             "STARLING_HOOKS_PATH": str(directory),
         }
-        new_version = {**environment, "STARLING_BROKER_URL": f"redis://127.0.0.1:{free_port()}/0"}
+        # It can reach neither its Redis nor its issuer.
+        new_version = {
+            "STARLING_BROKER_URL": f"redis://127.0.0.1:{free_port()}/0",
+            "STARLING_TOKEN_JWKS_URL": f"http://127.0.0.1:{free_port()}/keys",
+            "STARLING_WORKERS": "1",
+        }
         memory = _memory_group(stack)
         pods = {
             "starling-0": stack.enter_context(Starling(environment)),
@@ -105,31 +128,41 @@ def _memory_group(stack: ExitStack) -> MemoryGroup | None:
     return group
 
 
-def find(running: Pods, alert: str, pod: str, *, shown: float, said: str, below: bool = False) -> None:
+def find(running: Pods, alert: str, pod: str, *, shown: float, said: str | None = None, below: bool = False) -> None:
     """Wait for the alert, and follow it.
 
     Its panel must show a value over `shown` (or `below` it), and the first command of its runbook, asked of `pod`, must
     print what `said` matches.
     """
-    running.prometheus.until(lambda firing: alert in firing, f"{alert} fires", timeout=60)
-    told = next(each for each in running.prometheus.alerts() if each["labels"]["alertname"] == alert)
-    annotations = told["annotations"]
-    assert told["labels"].get("pod", pod) == pod
+    annotations = firing_for(running, alert, pod)
     dashboard = {each.uid: each for each in (overview(), internals())}[annotations["dashboard"]]
     panel = next(each for each in dashboard.panels if each.title == annotations["panel"])
     values = [
         value
         for query in panel.queries
-        for series in running.prometheus.range(query.expression, time.time() - 10, time.time())
+        for series in running.prometheus.range(query.expression, time.time() - 20, time.time())
         if series.labels.get("pod", pod) == pod
         for value in series.values
     ]
     assert any(value < shown if below else value > shown for value in values), (panel.title, values)
-    first = commands(RUNBOOKS / Path(annotations["runbook_url"]).name)[0]
-    done = subprocess.run(
-        ["bash", "-c", first.line], env=running.shell | {"POD": pod}, capture_output=True, text=True, timeout=60
-    )
-    assert re.search(said, done.stdout), f"{first.line}\n{done.stdout}{done.stderr}"
+    if said is not None:
+        first = commands(RUNBOOKS / Path(annotations["runbook_url"]).name)[0]
+        printed = subprocess.run(
+            ["bash", "-c", first.line], env=running.shell | {"POD": pod}, capture_output=True, text=True, timeout=60
+        )
+        assert re.search(said, printed.stdout), f"{first.line}\n{printed.stdout}{printed.stderr}"
+
+
+def firing_for(running: Pods, alert: str, pod: str) -> dict[str, str]:
+    """Wait until the alert fires for `pod`, or for all pods together, and return its annotations."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for told in running.prometheus.alerts():
+            if told["labels"]["alertname"] == alert and told["labels"].get("pod", pod) == pod:
+                annotations: dict[str, str] = told["annotations"]
+                return annotations
+        time.sleep(0.2)
+    raise AssertionError(f"{alert} did not fire for {pod}; firing: {sorted(running.prometheus.firing())}")
 
 
 def call(pod: Starling, method: str, body: dict[str, object]) -> None:
@@ -157,6 +190,7 @@ def test_a_bad_deploy_is_found(running: Pods) -> None:
     new.start()
     try:
         find(running, "StarlingNotReady", "starling-new", shown=0.5, below=True, said='"broker_never_reached"')
+        find(running, "StarlingJwksOld", "starling-new", shown=1)
         # The others serve on.
         assert new.get(f"{running.pods['starling-0'].internal}/readyz")[0] == 200
     finally:
@@ -181,19 +215,79 @@ def test_clients_that_do_not_read_are_found(running: Pods) -> None:
             await asyncio.sleep(0.1)
         for client in clients:
             client.transport.abort()
+            await client.wait_closed()
 
     asyncio.run(stall())
     find(running, "StarlingSlowClients", "starling-0", shown=0, said=rf'code="3008",transport="json"}} {SLOW_CLIENTS}')
 
 
-def test_a_crowd_that_connects_at_once_is_found(running: Pods) -> None:
-    async def crowd() -> None:
-        urls = [f"{running.pods[f'starling-{number % 2}'].url}/ws" for number in range(CROWD)]
-        for client in await asyncio.gather(*(connect(url, open_timeout=60) for url in urls)):
-            await client.close()
+async def test_a_crowd_that_connects_at_once_is_found(running: Pods) -> None:
+    pods = [running.pods["starling-0"], running.pods["starling-1"]]
+    clients = await asyncio.gather(
+        *(connect(f"{pods[number % 2].url}/ws", open_timeout=60, ping_interval=None) for number in range(CROWD))
+    )
+    opened = r'opened_total\{transport="echo"\} \d{2}'
+    await asyncio.to_thread(find, running, "StarlingConnectionStorm", "starling-1", shown=1, said=opened)
+    await asyncio.to_thread(find, running, "StarlingCapacityNear", "starling-1", shown=0.8)
+    more = [connect(f"{pods[1].url}/ws", open_timeout=60, ping_interval=None) for _ in range(20)]
+    answers = await asyncio.gather(*more, return_exceptions=True)
+    assert sum(isinstance(answer, InvalidStatus) for answer in answers) == 20 - (CAPACITY - CROWD // 2)
+    await asyncio.to_thread(find, running, "StarlingAtCapacity", "starling-1", shown=0)
+    entered = [answer for answer in answers if isinstance(answer, ClientConnection)]
+    await asyncio.gather(*(client.close() for client in (*clients, *entered)))
 
-    asyncio.run(crowd())
-    find(running, "StarlingConnectionStorm", "starling-1", shown=1, said=r'opened_total\{transport="echo"\} \d{2}')
+
+async def test_a_worker_that_stands_still_is_found(running: Pods) -> None:
+    still, other = running.pods["starling-0"], running.pods["starling-1"]
+    (worker,) = still.workers
+    client = await enter(still, "kept:news")
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        for number in range(20):
+            await asyncio.to_thread(call, other, "publish", {"channel": "kept:news", "data": number})
+        await asyncio.sleep(FREEZE_SECONDS)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    for alert, shown in {"StarlingWorkerSilent": 2, "StarlingEventLoopLag": 1}.items():
+        await asyncio.to_thread(find, running, alert, "starling-0", shown=shown)
+    for alert in ("StarlingLatencyFastBurn", "StarlingLatencyBurn", "StarlingLatencySlowBurn"):
+        await asyncio.to_thread(find, running, alert, "starling-0", shown=0.1)
+    await client.close()
+    # It turns new clients away for some seconds after such a lag.
+    await asyncio.to_thread(still.until_ready)
+
+
+async def test_clients_that_come_back_too_late_are_found(running: Pods) -> None:
+    async with connect(f"{running.pods['starling-0'].url}/connection/websocket") as client:
+        await client.send('{"id":1,"connect":{}}')
+        for number in range(2, 42):
+            position = {"recover": True, "epoch": "of another life", "offset": 7}
+            ask = {"id": number, "subscribe": {"channel": f"kept:{number}", **position}}
+            await client.send(json.dumps(ask))
+        while '"id":41' not in str(await client.recv()):
+            pass
+        await asyncio.to_thread(find, running, "StarlingRecoveriesRefused", "starling-0", shown=0)
+
+
+def test_a_worker_that_may_open_hardly_any_more_files_is_found(running: Pods) -> None:
+    (worker,) = running.pods["starling-0"].workers
+    before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+    now = len(list(Path(f"/proc/{worker}/fd").iterdir()))
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (now + 4, before[1]))
+    try:
+        find(running, "StarlingOpenFilesNearLimit", "starling-0", shown=0.8)
+    finally:
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
+
+
+async def test_a_drain_that_takes_too_long_is_found(running: Pods) -> None:
+    pod = running.pods["starling-0"]
+    (worker,) = pod.workers
+    clients = [await connect(f"{pod.url}/ws", ping_interval=None) for _ in range(10)]
+    os.kill(worker, signal.SIGTERM)
+    await asyncio.to_thread(find, running, "StarlingDrainOverdue", "starling-0", shown=0)
+    await asyncio.gather(*(client.close() for client in clients))
+    await asyncio.to_thread(pod.until_ready)
 
 
 def test_a_leak_is_found(running: Pods) -> None:
@@ -221,7 +315,23 @@ def test_a_leak_is_found(running: Pods) -> None:
         running.memory.limit(GENEROUS)
 
 
-def test_redis_that_is_away_is_found(running: Pods) -> None:
+async def test_redis_that_is_away_and_comes_back_empty_is_found(running: Pods) -> None:
+    pod = running.pods["starling-0"]
+    client = await enter(pod, "kept:news")
+    await asyncio.to_thread(call, pod, "publish", {"channel": "kept:news", "data": "the last word"})
     assert "StarlingBrokerDown" not in running.prometheus.firing()
+    assert "StarlingLossFastBurn" not in running.prometheus.firing()
+
     running.redis.stop()
-    find(running, "StarlingBrokerDown", "starling-0", shown=0.5, below=True, said=r"starling_broker_up 0\.0")
+    for _ in range(5):
+        with pytest.raises(urllib.error.HTTPError):
+            await asyncio.to_thread(call, pod, "publish", {"channel": "kept:news", "data": "unheard"})
+    said = r"starling_broker_up 0\.0"
+    await asyncio.to_thread(find, running, "StarlingBrokerDown", "starling-0", shown=0.5, below=True, said=said)
+    await asyncio.to_thread(find, running, "StarlingPublicationsFailing", "starling-0", shown=0)
+    await asyncio.to_thread(find, running, "StarlingApiErrors", "starling-0", shown=0)
+
+    running.redis.start()
+    for alert in ("StarlingLossFastBurn", "StarlingLossBurn", "StarlingLossSlowBurn"):
+        await asyncio.to_thread(find, running, alert, "starling-0", shown=0)
+    await client.close()

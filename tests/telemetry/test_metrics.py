@@ -109,3 +109,15 @@ def test_a_collection_is_counted_and_takes_time() -> None:
 
     assert sample(registry, "starling_worker_gc_collections_total", generation="2") == 1
     assert (sample(registry, "starling_worker_gc_seconds_total") or 0) > 0
+
+
+def test_methods_of_the_api_are_there_from_the_start() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.name_methods(["publish"])
+    metrics.answered("publish", 100, 0.1)
+
+    metrics.flush()
+
+    assert sample(registry, "starling_api_requests_total", method="publish", code="0") == 0
+    assert sample(registry, "starling_api_requests_total", method="publish", code="100") == 1
