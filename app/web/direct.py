@@ -98,7 +98,7 @@ class DirectDoors:
         if (
             scope["type"] != "websocket"
             or scope["path"] not in self._doors
-            or scope["root_path"]
+            or scope.get("root_path")
             or application.dependency_overrides
         ):
             await application(scope, receive, send)

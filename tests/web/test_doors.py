@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 from starlette.testclient import WebSocketDenialResponse, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
+from structlog.testing import capture_logs
 
 from app.auth.issue import issue_connection_token
 from app.main import create_app, direct_doors
@@ -282,3 +283,16 @@ def test_probes_tell_this_workers_state(developer: TestClient) -> None:
     assert developer.get("/livez").json() == {"alive": True}
     assert developer.get("/startupz").status_code == 200
     assert developer.get("/readyz").json() == {"ready": True, "reasons": [], "broker": "up"}
+
+
+@pytest.mark.parametrize("bearer", [True, False], ids=["in the handshake", "in the command"])
+def test_a_clients_lines_name_its_user_as_soon_as_it_is_known(production: TestClient, token: str, bearer: bool) -> None:
+    headers = {"Authorization": f"Bearer {token}"} if bearer else {}
+    command = '{"id":1,"connect":{}}' if bearer else f'{{"id":1,"connect":{{"token":"{token}"}}}}'
+    with capture_logs() as lines, production.websocket_connect("/connection/websocket", headers=headers) as session:
+        session.send_text(command)
+        session.receive_text()
+    told = [(line["event"], line["user"]) for line in lines if line["event"].startswith("client_")]
+    between = [] if bearer else [("client_authenticated", "alice")]
+    first = ("client_connected", "alice" if bearer else "")
+    assert told == [first, *between, ("client_disconnected", "alice")]
