@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Literal
@@ -60,6 +61,8 @@ SECRET_KEYS = frozenset(
         "token",
     }
 )
+# Names, numbers and IP addresses, in which no SECRET_TEXT has room.
+HARMLESS_TEXT = re.compile(r"[A-Za-z0-9_/-]*|[0-9A-Fa-f.:]*")
 # Every SECRET_TEXT has one of these; most texts have none, and are spared the longer search.
 SUSPECT_TEXT = re.compile(r"[=?@:,]|bearer", re.IGNORECASE)
 SECRET_TEXT = re.compile(
@@ -168,7 +171,7 @@ def configure_logging(
     shared: list[Processor] = [
         structlog.processors.format_exc_info,
         redact,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _Timestamp(),
     ]
 
     def describe_drop(lines: int) -> bytes:
@@ -181,10 +184,11 @@ def configure_logging(
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            *shared,
+            # Behind the search for secrets, for there are none in these.
             structlog.processors.add_log_level,
             _add_origin,
             *more_processors,
-            *shared,
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -217,9 +221,13 @@ def quiet_libraries() -> None:
 
 def redact(_: object, __: str, event: EventDict) -> EventDict:
     """Replace what may be secret: values of SECRET_KEYS, what SECRET_TEXT finds in texts, and bytes by their number."""
-    return {
-        key: REDACTED if key.lower().replace("-", "_") in SECRET_KEYS else _clean(value) for key, value in event.items()
-    }
+    return {key: REDACTED if _is_secret(key) else _clean(value) for key, value in event.items()}
+
+
+# Keys are words of the code, but for mappings that are logged whole.
+@lru_cache(maxsize=1024)
+def _is_secret(key: str) -> bool:
+    return key.lower().replace("-", "_") in SECRET_KEYS
 
 
 def _clean(value: object) -> object:
@@ -239,6 +247,8 @@ def _clean(value: object) -> object:
 
 
 def _clean_text(text: str) -> str:
+    if HARMLESS_TEXT.fullmatch(text):
+        return text
     if SUSPECT_TEXT.search(text):
         text = SECRET_TEXT.sub(REDACTED, text)
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
@@ -262,6 +272,24 @@ def _choose_renderer(log_format: LogFormat, *, terminal: bool) -> Callable[[obje
 def _render_json(_: object, __: str, event: EventDict) -> bytes:
     head = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
     return _encode({**head, **event})
+
+
+class _Timestamp:
+    """Adds the time in UTC, to the microsecond; what changes once a second is formatted once a second."""
+
+    def __init__(self) -> None:
+        self._second = (0, "")
+
+    def __call__(self, _: object, __: str, event: EventDict) -> EventDict:
+        now = time.time_ns()
+        second, text = self._second
+        if second != now // 1_000_000_000:
+            second = now // 1_000_000_000
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            # One assignment of both, because threads log too.
+            self._second = (second, text)
+        event["timestamp"] = f"{text}.{now // 1000 % 1_000_000:06}Z"
+        return event
 
 
 def _add_origin(logger: Any, _: str, event: EventDict) -> EventDict:

@@ -4,6 +4,7 @@ An `inc` in prometheus_client's multiprocess mode costs 1.2 microseconds, an int
 to integers, and `flush` carries the differences over once a second.
 """
 
+import os
 import platform
 import resource
 from bisect import bisect_left
@@ -401,10 +402,16 @@ class Metrics:
         self.count("starling_worker_cpu_seconds_total", used.ru_utime + used.ru_stime)
         resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
         self.set("starling_worker_resident_memory_bytes", resident_pages * resource.getpagesize())
-        self.set("starling_worker_open_files", sum(1 for _ in Path("/proc/self/fd").iterdir()))
+        self.set("starling_worker_open_files", _count_open_files())
         self.set("starling_worker_open_files_limit", open_files_limit())
 
 
 def open_files_limit() -> int:
     """Files, sockets among them, that this process may have open."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _count_open_files() -> int:
+    # Since Linux 6.2 the size of the directory is their number; to list them takes milliseconds where there are many.
+    directory = "/proc/self/fd"
+    return Path(directory).stat().st_size or len(os.listdir(directory))  # noqa: PTH208 - their names are not wanted
