@@ -189,7 +189,7 @@ def recovery(task: Task) -> None:
         load.open(clients)
         load.drop(1)
         load.publish(task.scale.sizes[0], missed)
-        window, unrecovered = load.come_back(task.scale.sizes[0], per_second=10, concurrency=ALL_AT_ONCE)
+        window, unrecovered = load.come_back(task.scale.sizes[0], per_second=5, concurrency=ALL_AT_ONCE)
         case = f"{clients:,} x {missed} missed"
         task.note(case, "seconds until all are back", window.seconds)
         task.note(case, "recovered clients per CPU-second", (clients - 1) / window.server_seconds)
@@ -245,6 +245,20 @@ EVERYBODY = (
     "socketio-redis",
     "python-socketio",
     "centrifugo",
+)
+
+# Beside these nothing is promised, so they run in the first round alone.
+ONCE = frozenset(
+    {
+        "broadcaster",
+        "centrifugo",
+        "python-socketio",
+        "socketio",
+        "socketio-redis",
+        "starling-chat",
+        "starling-deflate",
+        "tutorial-deflate",
+    }
 )
 
 PARTS = (
