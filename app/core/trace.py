@@ -70,7 +70,7 @@ class Traces:
     async def watch(self, *, user: str = "", channel: str = "", payload: bool) -> AsyncIterator["Watching"]:
         """Have every node tell what it sees of `user` or `channel`, until the context ends.
 
-        Raises TraceRefused and BrokerUnavailable.
+        Raises TraceRefused, BrokerUnavailable, and OrderRefused where a node of another version knows no traces.
         """
         if self._tap is not None and len(self._tap.traces) >= TRACES_LIMIT:
             raise TraceRefused(f"{TRACES_LIMIT} traces are on already: wait until one has ended")
@@ -82,7 +82,8 @@ class Traces:
         renewing = asyncio.get_running_loop().create_task(self._renew(order))
         try:
             await node.broker.subscribe(place)
-            await node.control.tell(order)
+            # Asked and not told: from here on every node that answers sees each frame.
+            await node.control.ask(order)
             yield watching
         finally:
             renewing.cancel()

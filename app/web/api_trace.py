@@ -8,6 +8,7 @@ import structlog
 from starlette.types import Receive, Send
 
 from app.core.broker import BrokerUnavailable
+from app.core.control import OrderRefused
 from app.core.node import Node
 from app.core.trace import TraceRefused, Traces, Watching
 from app.protocol import codes
@@ -63,6 +64,8 @@ class Tracing:
                     )
         except TraceRefused as refused:
             return _refused(codes.ERROR_LIMIT_EXCEEDED, str(refused))
+        except OrderRefused as refused:
+            return _refused(codes.ERROR_NOT_AVAILABLE, str(refused))
         except BrokerUnavailable:
             return UNAVAILABLE
         return None

@@ -122,9 +122,8 @@ class Watching:
 
     async def __aenter__(self) -> "Watching":
         self._task = asyncio.create_task(self._read())
+        # From the first line on every node sees each frame.
         await until(lambda: self.lines)
-        # The order to trace passes through the broker like any other.
-        await asyncio.sleep(0.3)
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
