@@ -85,7 +85,7 @@ def run(settings: Settings) -> None:
 
 def direct_doors(application: FastAPI) -> DirectDoors:
     """The application, with a short way through the doors that most clients take."""
-    return DirectDoors(application, [echo.router, connection.router])
+    return DirectDoors(application, [echo.router, connection.router, chat.router])
 
 
 def server_options(settings: Settings) -> ServerOptions:

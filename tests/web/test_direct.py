@@ -136,12 +136,36 @@ def test_what_asks_for_more_is_left_to_fastapi() -> None:
     @more.websocket("/anew")
     async def anew(websocket: WebSocket, calls: Annotated[Calls, Depends(calls, use_cache=False)]) -> None: ...
 
-    @more.websocket("/{number}/{word}")
-    async def with_path(websocket: WebSocket, number: int) -> None: ...
+    @more.websocket("/{word}/with_query")
+    async def with_query(websocket: WebSocket, word: str, number: int) -> None: ...
 
     assert DirectDoors(FastAPI(), [more, router]).paths == {"/door"}
 
 
 def test_these_doors_have_a_short_way() -> None:
     routers = [echo.router, connection.router, items.router, chat.router]
-    assert DirectDoors(FastAPI(), routers).paths == {"/ws", "/connection/websocket"}
+    assert DirectDoors(FastAPI(), routers).paths == {"/ws", "/connection/websocket", "/ws/{client_id}"}
+
+
+def test_what_a_path_tells_is_read_as_fastapi_reads_it() -> None:
+    numbered = APIRouter()
+
+    @numbered.websocket("/rooms/{room}/{rest:path}")
+    async def enter(websocket: WebSocket, room: int, rest: str, name: Annotated[str, Depends(name)]) -> None:
+        await websocket.accept()
+        await websocket.send_text(f"{name} in {room + 1} at {rest}, {websocket.path_params}")
+        await websocket.close()
+
+    def visit(*, direct: bool, path: str) -> Any:
+        application = make()
+        application.include_router(numbered)
+        with TestClient(DirectDoors(application, [numbered]) if direct else application) as client:
+            try:
+                with client.websocket_connect(path, headers={"x-name": "alice"}) as session:
+                    return session.receive_text(), application.state.calls
+            except WebSocketDisconnect as disconnect:
+                return disconnect.code, application.state.calls
+
+    for path in ("/rooms/7/left/door", "/rooms/x/left", "/rooms/7", "/rooms/%37/a%20b/", "/rooms/{room}/{rest:path}"):
+        assert visit(direct=True, path=path) == visit(direct=False, path=path)
+    assert visit(direct=True, path="/rooms/7/left/door")[0].startswith("alice in 8 at left/door")
