@@ -198,6 +198,7 @@ def build_node(settings: Settings, registry: CollectorRegistry, tracer: Tracer) 
         broker_grace=settings.ready_requires_broker_seconds,
         contact_file=settings.runtime_dir / CONTACT_FILE if settings.runtime_dir else None,
         recovery_limit=settings.recovery_limit,
+        connections_per_user=settings.max_connections_per_user,
         presence_leave_delay=settings.presence_leave_delay_seconds,
     )
     node = Node(

@@ -164,6 +164,14 @@ class Settings(BaseModel):
             ge=0, description="Connections a worker holds; more are refused with 503. 0: bounded by open files only."
         ),
     ] = 0
+    max_connections_per_user: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="Real-time connections of one user, in all pods; the next is closed with 3504. 0: any number.",
+        ),
+    ] = 0
     connects_per_second: Annotated[
         float,
         Field(
@@ -453,6 +461,11 @@ class Settings(BaseModel):
             problems.append(
                 f"STARLING_WORKERS is {self.worker_count}, but memory:// joins nothing beyond one process: "
                 "set STARLING_WORKERS=1, or STARLING_BROKER_URL=redis://HOST:6379"
+            )
+        if self.broker_scheme == "postgresql" and self.max_connections_per_user:
+            problems.append(
+                "STARLING_MAX_CONNECTIONS_PER_USER counts over all processes, which postgresql:// does not keep: "
+                "use a redis:// broker, or unset it"
             )
         if self.port == self.internal_port:
             problems.append(

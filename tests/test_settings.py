@@ -219,3 +219,12 @@ def test_a_pace_that_postgresql_cannot_share_is_warned_of_only_where_it_was_set(
     assert drain(BROKER_URL="postgresql://p").warnings() == []
     (warning,) = drain(BROKER_URL="postgresql://p", DRAIN_PACE="100").warnings()
     assert "STARLING_DRAIN_PACE is shared through redis:// only" in warning
+
+
+def test_connections_of_a_user_are_not_counted_on_postgresql() -> None:
+    environment = {"STARLING_DEV": "true", "STARLING_BROKER_URL": "postgresql://db/x"}
+    (problem,) = problems_of(environment | {"STARLING_MAX_CONNECTIONS_PER_USER": "5"})
+
+    assert "STARLING_MAX_CONNECTIONS_PER_USER" in problem
+    assert "redis://" in problem
+    assert load_settings(environment).max_connections_per_user == 0

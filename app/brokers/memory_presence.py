@@ -29,6 +29,16 @@ class MemoryPresence:
         """Add a client; True when its user was not in the channel before."""
         return self._keep(channel, info, self._sweep())
 
+    async def enter(self, channel: str, info: ClientInfo, most: int) -> bool:
+        """Add a client where fewer than `most` others are; False, and nothing done, where there are as many."""
+        now = self._sweep()
+        attendees = self._channels.get(channel)
+        others = attendees.clients.keys() - {info.client} if attendees else set()
+        if len(others) >= most:
+            return False
+        self._keep(channel, info, now)
+        return True
+
     async def refresh(self, entries: Mapping[str, Collection[ClientInfo]]) -> None:
         """Keep the clients of many channels alive; an entry that is gone is made again."""
         now = self._sweep()

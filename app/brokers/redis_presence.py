@@ -46,10 +46,12 @@ class RedisPresence:
     def __init__(self, writing: Execute, reading: Execute, prefix: str, ttl: float = DEFAULT_TTL) -> None:
         """`ttl` in seconds. Reads are great and go their own way, so that publications do not wait behind them."""
         self.ttl = ttl
+        self._lives = max(1, round(ttl * 1000))
         self._writing = writing
         self._reading = reading
         self._prefix = prefix
         self._keep = Script("presence_sweep.lua", "presence_keep.lua")
+        self._enter = Script("presence_sweep.lua", "presence_enter.lua", "presence_keep.lua")
         self._remove = Script("presence_sweep.lua", "presence_remove.lua")
         self._get = Script("presence_sweep.lua", "presence_get.lua")
         self._stats = Script("presence_sweep.lua", "presence_stats.lua")
@@ -59,6 +61,16 @@ class RedisPresence:
         call = next(_calls({channel: [info]}, _encode_entry))
         call.take(await self._keep_alive(call))
         return call.flags[0]
+
+    async def enter(self, channel: str, info: ClientInfo, most: int) -> bool:
+        """Add a client where fewer than `most` others are; False where there are as many. Raises BrokerUnavailable."""
+        call = next(_calls({channel: [info]}, _encode_entry))
+        keys = self._keys(channel)
+        found = await self._enter.run(self._writing, keys, self._lives, *call.arguments, most, size=call.size)
+        match found:
+            case [int(flag)]:
+                return flag >= 0
+        raise BrokerUnavailable(_STRANGE)
 
     async def refresh(self, entries: Mapping[str, Collection[ClientInfo]]) -> None:
         """Keep the clients of many channels alive; an entry that is gone is made again. Raises BrokerUnavailable."""
@@ -87,9 +99,8 @@ class RedisPresence:
         raise BrokerUnavailable(_STRANGE)
 
     async def _keep_alive(self, call: _Call) -> object:
-        lives = max(1, round(self.ttl * 1000))
         keys = self._keys(call.channel)
-        return await self._keep.run(self._writing, keys, lives, *call.arguments, size=call.size)
+        return await self._keep.run(self._writing, keys, self._lives, *call.arguments, size=call.size)
 
     async def _take_out(self, call: _Call) -> object:
         return await self._remove.run(self._writing, self._keys(call.channel), *call.arguments, size=call.size)

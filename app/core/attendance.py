@@ -111,6 +111,22 @@ class Attendance:
             else:
                 stay.came = came if back_from is None else back_from.came
 
+    async def enter(self, channel: str, info: ClientInfo, most: int) -> bool:
+        """Count a client where fewer than `most` others are, of all processes; False where there are as many.
+
+        Nobody is told. While the broker is away, and where there is no presence store, everyone gets in.
+        """
+        if self._presence is None:
+            return True
+        stay = _Stay(channel, info, listed=True, tells=False)
+        try:
+            if not await self._presence.enter(channel, info, most):
+                return False
+        except BrokerUnavailable as error:
+            self._note_away(error)
+        self._here[stay.key] = stay
+        return True
+
     def announce(self, channel: str, client: str) -> None:
         """Tell others that a client entered, now that it is there to hear it too."""
         stay = self._here.get((channel, client))

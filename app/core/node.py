@@ -71,8 +71,8 @@ class NodeOptions:
     `messages_per_second` (0: any number) and `message_burst` at once; sessions of the real-time protocol have limits of
     their own. A broker away for over `broker_grace` unreadies this worker (0: never). The first contact of all workers
     with the broker makes `contact_file`; without it a worker is not ready before its own. At most `recovery_limit`
-    publications are recovered or read from history at once. Who leaves is told after `presence_leave_delay`, unless the
-    user is back by then.
+    publications are recovered or read from history at once. A user may have `connections_per_user` on the real-time
+    door (0: any number). Who leaves is told after `presence_leave_delay`, unless the user is back by then.
     """
 
     ping_interval: int = 25
@@ -83,6 +83,7 @@ class NodeOptions:
     broker_grace: float = 0.0
     contact_file: Path | None = None
     recovery_limit: int = 300
+    connections_per_user: int = 0
     presence_leave_delay: float = 0.0
 
 

@@ -30,6 +30,9 @@ class Presence(Protocol):
     async def add(self, channel: str, info: ClientInfo) -> bool:
         """Add a client; True when its user was not in the channel before."""
 
+    async def enter(self, channel: str, info: ClientInfo, most: int) -> bool:
+        """Add a client where fewer than `most` others are; False, and nothing done, where there are as many."""
+
     async def refresh(self, entries: Mapping[str, Collection[ClientInfo]]) -> None:
         """Keep the clients of many channels alive, in batches; an entry that is gone is made again."""
 

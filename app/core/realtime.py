@@ -88,6 +88,8 @@ METHODS: dict[type[Action], str] = {
 # Commands that may lead to a publication, by themselves or through a hook; each may begin a trace.
 TRACED_COMMANDS = frozenset({"publish", "rpc", "send"})
 
+# In the empty namespace, which no client can name: a channel for each user, whose members are its connections.
+USER_PLACES = ":user:"
 # RFC 6455 section 7.1.5: the code of a connection that ended without one.
 VANISHED = 1006
 
@@ -156,6 +158,7 @@ class RealtimeConnection(Connection):
         "_memberships",
         "_node",
         "_paused",
+        "_place",
         "_told",
         "identity",
         "session",
@@ -178,6 +181,8 @@ class RealtimeConnection(Connection):
         self._memberships: dict[str, Membership] = {}
         self._deadline = self.session.deadline
         self._paused = False
+        # Where its user's connections are counted, once it is one of them.
+        self._place = ""
         # Whether others outside know of this client; then they hear of its end, and of every channel it leaves.
         self._told = False
 
@@ -247,6 +252,8 @@ class RealtimeConnection(Connection):
             self._node.hub.tap.closed(self, code, reason)
         super().on_close(code, reason)
         self._carry_out(self.session.lost())
+        if self._place:
+            self._node.attendance.depart(self._place, self.id)
         if self._told:
             self._node.lifecycle.disconnected(self.id, self.user, code, reason)
 
@@ -432,6 +439,7 @@ class RealtimeConnection(Connection):
         told, self.user = self.user, self.identity.user
         if self.close_code is None:
             self._node.hub.identify(self)
+        await self._take_place()
         data = await self._node.hooks.connect(self.info(), action.request.data)
         transport = self.transport
         held = HeldTransport(transport)
@@ -461,6 +469,20 @@ class RealtimeConnection(Connection):
         if self.user != told:
             log.info("client_authenticated", connection_id=self.id, user=self.user, channels=len(subs))
         return []
+
+    async def _take_place(self) -> None:
+        """Count this connection as one of its user's. Raises Refusal when the user has as many as it may."""
+        most = self._node.options.connections_per_user
+        if not most or not self.user:
+            return
+        # What this process knows holds too while the broker is away.
+        here = sum(1 for other in self._node.hub.users.get(self.user, ()) if getattr(other, "_place", ""))
+        place = USER_PLACES + self.user
+        if here >= most or not await self._node.attendance.enter(place, self.info(), most):
+            raise Refusal(codes.DISCONNECT_CONNECTION_LIMIT)
+        self._place = place
+        if self.close_code is not None:
+            self._node.attendance.depart(place, self.id)
 
     def _tell_connected(self) -> None:
         if self.session.state is not SessionState.CONNECTED:

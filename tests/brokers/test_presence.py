@@ -174,6 +174,32 @@ async def test_users_are_counted_once_however_many_clients_they_have(presence: P
     assert set(await presence.get(CHANNEL)) == {"c1", "c2", "c3", "c4", "c5"}
 
 
+async def test_where_only_so_many_may_enter_the_last_place_is_given_and_none_beyond_it(presence: Presence) -> None:
+    entered = [await presence.enter(CHANNEL, someone(f"c{number}", "ann"), 3) for number in range(5)]
+    assert entered == [True, True, True, False, False]
+    assert set(await presence.get(CHANNEL)) == {"c0", "c1", "c2"}
+    # Who is inside may say so again, and who leaves makes room.
+    assert await presence.enter(CHANNEL, someone("c1", "ann"), 3) is True
+    await presence.remove({CHANNEL: [someone("c1", "ann")]})
+    assert await presence.enter(CHANNEL, someone("c3", "ann"), 3) is True
+    assert await presence.enter(CHANNEL, someone("c4", "ann"), 3) is False
+    assert await presence.stats(CHANNEL) == PresenceStats(3, 1)
+
+
+async def test_of_many_who_enter_at_once_exactly_as_many_get_in_as_may(presence: Presence) -> None:
+    crowd = [presence.enter(CHANNEL, someone(f"c{number}", "ann"), 10) for number in range(50)]
+    assert sum(await asyncio.gather(*crowd)) == 10
+    assert await presence.stats(CHANNEL) == PresenceStats(10, 1)
+
+
+async def test_who_crashed_takes_no_place_after_the_ttl(place: Place) -> None:
+    assert await place.presence.enter(CHANNEL, someone("c1", "ann"), 1) is True
+    await place.make_older(TTL - 1)
+    assert await place.presence.enter(CHANNEL, someone("c2", "ann"), 1) is False
+    await place.make_older(2)
+    assert await place.presence.enter(CHANNEL, someone("c2", "ann"), 1) is True
+
+
 async def test_adding_tells_whether_the_user_is_new(presence: Presence) -> None:
     assert await presence.add(CHANNEL, someone("c1", "ann")) is True
     assert await presence.add(CHANNEL, someone("c1", "ann")) is False

@@ -118,6 +118,10 @@ class SwitchedPresence(MemoryPresence):
         self._answer()
         return await super().add(channel, info)
 
+    async def enter(self, channel: str, info: ClientInfo, most: int) -> bool:
+        self._answer()
+        return await super().enter(channel, info, most)
+
     async def refresh(self, entries: Mapping[str, Collection[ClientInfo]]) -> None:
         self._answer()
         await super().refresh(entries)
@@ -257,6 +261,42 @@ async def test_who_departs_is_shown_no_more_and_others_are_told(
     await tasks.finish()
     assert set(await presence.get(CHANNEL)) == {"c2"}
     assert broker.of() == ["join c1", "join c2", "leave c1"]
+
+
+async def test_where_only_so_many_may_be_nobody_is_told_and_who_departs_makes_room_at_once(
+    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+) -> None:
+    one, other = worker(presence, leave_delay=NEVER), worker(presence, leave_delay=NEVER)
+    assert await one.enter(CHANNEL, someone("c1", "ann"), 2)
+    assert await other.enter(CHANNEL, someone("c2", "ann"), 2)
+    assert not await one.enter(CHANNEL, someone("c3", "ann"), 2)
+    one.depart(CHANNEL, "c3")
+    await tasks.finish()
+    assert set(await presence.get(CHANNEL)) == {"c1", "c2"}
+
+    other.depart(CHANNEL, "c2")
+    await tasks.finish()
+    assert await one.enter(CHANNEL, someone("c3", "ann"), 2)
+    await one.close()
+    assert await presence.get(CHANNEL) == {}
+    assert broker.told == []
+
+
+async def test_while_the_broker_is_away_everyone_may_enter_and_a_refresh_makes_it_good(worker: Worker) -> None:
+    presence = SwitchedPresence()
+    attendance = worker(presence)
+    presence.away = True
+    assert await attendance.enter(CHANNEL, someone("c1", "ann"), 1)
+    presence.away = False
+    await attendance.refresh()
+    assert set(await presence.get(CHANNEL)) == {"c1"}
+    assert not await attendance.enter(CHANNEL, someone("c2", "ann"), 1)
+
+
+async def test_without_a_store_everyone_may_enter(worker: Worker) -> None:
+    attendance = worker(None)
+    assert await attendance.enter(CHANNEL, someone("c1", "ann"), 1)
+    assert await attendance.enter(CHANNEL, someone("c2", "ann"), 1)
 
 
 async def test_each_is_told_once_and_only_who_came(

@@ -1,6 +1,7 @@
 """Who is turned away with 503 by the running service, how early, and that those inside are served on."""
 
 import asyncio
+import json
 import os
 import secrets
 import time
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from app.auth.issue import issue_connection_token
 from tests.cgroup import MemoryGroup
 from tests.history_clients import HistoryClient
 from tests.running import SECRET, Starling, serving
+from tests.services import RedisServer
 
 HOOKS = """
 import time
@@ -204,3 +207,58 @@ async def test_a_pod_near_its_memory_limit_turns_new_clients_away_and_serves_the
                 await leave(opened)
         finally:
             await asyncio.to_thread(starling.__exit__, None, None, None)
+
+
+async def enter(starling: Starling, user: str, inside: list[ClientConnection]) -> int:
+    """Connect to the real-time door as `user`: 0 when the client is in, else the code that it was closed with."""
+    client = await connect(f"{starling.url}/connection/websocket")
+    await client.send(json.dumps({"id": 1, "connect": {"token": issue_connection_token(SECRET, user, 300)}}))
+    try:
+        assert "connect" in json.loads(await client.recv())
+    except ConnectionClosed as closed:
+        return closed.rcvd.code if closed.rcvd is not None else 1006
+    inside.append(client)
+    return 0
+
+
+@pytest.mark.parametrize("broker", ["memory", "redis"])
+async def test_of_a_users_connections_at_once_exactly_as_many_stay_as_may(
+    broker: str, redis_server: RedisServer
+) -> None:
+    settings = {"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_MAX_CONNECTIONS_PER_USER": "5"}
+    if broker == "redis":
+        settings |= {"STARLING_BROKER_URL": redis_server.url, "STARLING_WORKERS": "2"}
+    async with serving(settings) as starling:
+        inside: list[ClientConnection] = []
+        found = Counter(await asyncio.gather(*(enter(starling, "ann", inside) for _ in range(20))))
+        assert found == {0: 5, 3504: 15}
+        assert await enter(starling, "bob", inside) == 0
+        await inside.pop().close()
+
+        # One place more than before, and no more.
+        await inside.pop().close()
+        async with asyncio.timeout(10):
+            while await enter(starling, "ann", inside) == 3504:
+                await asyncio.sleep(0.05)
+        assert await enter(starling, "ann", inside) == 3504
+        assert len(inside) == 5
+        await leave(inside)
+
+
+async def test_while_redis_is_away_each_worker_counts_the_connections_of_a_user_by_itself(
+    redis_server: RedisServer,
+) -> None:
+    settings = {
+        "STARLING_TOKEN_HMAC_SECRET": SECRET,
+        "STARLING_MAX_CONNECTIONS_PER_USER": "2",
+        "STARLING_BROKER_URL": redis_server.url,
+        "STARLING_WORKERS": "1",
+        "STARLING_BROKER_TIMEOUT_SECONDS": "0.5",
+    }
+    async with serving(settings) as starling:
+        inside: list[ClientConnection] = []
+        redis_server.freeze()
+        found = [await enter(starling, "ann", inside) for _ in range(4)]
+        redis_server.thaw()
+        assert found == [0, 0, 3504, 3504]
+        await leave(inside)
