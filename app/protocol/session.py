@@ -512,7 +512,7 @@ class Session:
     ) -> list[Decision]:
         if not self._turns.taken(channel, companion=companion):
             return step(now)
-        self._turns.wait(channel, step)
+        self._turns.wait(channel, step, companion=companion)
         return []
 
     def _forget_pending(self) -> None:

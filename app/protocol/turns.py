@@ -13,7 +13,12 @@ class _Lane(Generic[Step]):
     def __init__(self) -> None:
         self.running = 0
         self.companions = 0
-        self.waiting: deque[Step] = deque()
+        # Each with whether it is a companion.
+        self.waiting: deque[tuple[Step, bool]] = deque()
+
+    def lets_in(self, *, companion: bool) -> bool:
+        """Whether a step need not wait for those that run."""
+        return not self.running or (companion and self.companions == self.running)
 
 
 class Turns(Generic[Step]):
@@ -31,11 +36,11 @@ class Turns(Generic[Step]):
     def taken(self, channel: str, *, companion: bool = False) -> bool:
         """Whether a step of this channel has to wait; a companion goes beside other companions."""
         lane = self._lanes.get(channel)
-        return lane is not None and (not companion or bool(lane.waiting) or lane.companions < lane.running)
+        return lane is not None and (bool(lane.waiting) or not lane.lets_in(companion=companion))
 
-    def wait(self, channel: str, step: Step) -> None:
+    def wait(self, channel: str, step: Step, *, companion: bool = False) -> None:
         """Line up behind the channel's actions; the lane must be taken."""
-        self._lanes[channel].waiting.append(step)
+        self._lanes[channel].waiting.append((step, companion))
         self.pending += 1
 
     def begin(self, channel: str | None, *, companion: bool = False) -> None:
@@ -57,15 +62,20 @@ class Turns(Generic[Step]):
             lane.companions -= companion
 
     def next(self, channel: str) -> Step | None:
-        """The channel's next step, if no action is on its way; the lane is given up when nothing waits."""
+        """The channel's next step, if those on their way let it in; the lane is given up when it is empty."""
         lane = self._lanes.get(channel)
-        if lane is None or lane.running:
+        if lane is None:
             return None
         if not lane.waiting:
-            del self._lanes[channel]
+            if not lane.running:
+                del self._lanes[channel]
+            return None
+        step, companion = lane.waiting[0]
+        if not lane.lets_in(companion=companion):
             return None
         self.pending -= 1
-        return lane.waiting.popleft()
+        lane.waiting.popleft()
+        return step
 
     def clear(self) -> None:
         """Forget everything."""

@@ -147,6 +147,7 @@ def test_publications_of_one_client_set_out_in_their_order_and_wait_for_nothing_
         {"id": 4, "publish": {"channel": "news", "data": 2}},
         {"id": 5, "presence": {"channel": "news"}},
         {"id": 6, "publish": {"channel": "news", "data": 3}},
+        {"id": 7, "publish": {"channel": "news", "data": 4}},
     ) == ["Publish", "Publish"]
     first, second = talk.decisions
     assert isinstance(first, Publish)
@@ -156,7 +157,13 @@ def test_publications_of_one_client_set_out_in_their_order_and_wait_for_nothing_
     assert talk.then(talk.session.answered(second, PublishResult(), talk.now)) == [{"id": 4, "publish": {}}]
     assert talk.then(talk.session.answered(first, PublishResult(), talk.now)) == [{"id": 3, "publish": {}}, "Presence"]
     presence = talk.action(Presence)
-    assert talk.then(talk.session.answered(presence, PresenceResult({}), talk.now))[1:] == ["Publish"]
+    assert talk.then(talk.session.answered(presence, PresenceResult({}), talk.now))[1:] == ["Publish", "Publish"]
+    third, fourth = (decision for decision in talk.decisions if isinstance(decision, Publish))
+    assert [bytes(third.request.data), bytes(fourth.request.data)] == [b"3", b"4"]
+    # Nothing is left behind that a later command would wait for.
+    for publish in (third, fourth):
+        talk.then(talk.session.answered(publish, PublishResult(), talk.now))
+    assert talk.send({"id": 8, "presence": {"channel": "news"}}) == ["Presence"]
 
 
 def test_a_channel_is_not_left_before_what_was_published_there_has_its_outcome() -> None:
