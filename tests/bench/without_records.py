@@ -16,7 +16,7 @@ import structlog
 from app.settings import load_settings
 
 
-def log_nothing(_level: str, _log_format: str = "") -> None:
+def log_nothing(*_arguments: object) -> None:
     """Stands in for `configure_logging`."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=True
