@@ -346,7 +346,9 @@ def _build_broker(settings: Settings) -> BroadcastBroker:
             presence_ttl=settings.presence_ttl_seconds,
         )
     except ValueError as error:
-        raise SettingsError([f"{PREFIX}BROKER_URL: {error}"]) from error
+        # "broker CA file: there is no file x" is about STARLING_BROKER_CA_FILE.
+        field, _, words = str(error).partition(": ")
+        raise SettingsError([f"{PREFIX}{field.replace(' ', '_').upper()}: {words}"]) from error
 
 
 def _build_keys(settings: Settings) -> list[VerificationKey]:

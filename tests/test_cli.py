@@ -121,6 +121,27 @@ def test_check_tells_every_problem_on_a_line_of_its_own() -> None:
     assert told == {"workers": 1, "broker": "memory", "warnings": []}
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"BROKER_URL": "redis+sentinel://:sesame@one:26379"},
+            "STARLING_BROKER_URL: after the hosts stands the name that Sentinel knows the master by",
+        ),
+        (
+            {"BROKER_URL": "rediss://one", "BROKER_KEY_FILE": "/etc/hosts"},
+            "STARLING_BROKER_CERT_FILE: it is missing beside the key file",
+        ),
+    ],
+)
+def test_check_names_the_setting_of_the_broker_that_is_wrong(given: dict[str, str], words: str) -> None:
+    done = run("check", DEV="true", **given)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(words)
+    assert "sesame" not in done.stderr
+
+
 def test_what_the_client_side_reads_does_not_keep_the_service_from_its_start() -> None:
     assert run("check", TOKEN_HMAC_SECRET=SECRET, API_URL="http://x", API_KEY="y", TOKEN="z").returncode == 0
 

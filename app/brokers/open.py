@@ -44,7 +44,7 @@ def open_broker(
     if presence_ttl <= 0:
         raise ValueError("presence ttl: a number of seconds above 0")
     scheme = url.partition(":")[0] if ":" in url else ""
-    tls = {"CA": ca_file, "certificate": cert_file, "key": key_file}
+    tls = {"CA": ca_file, "cert": cert_file, "key": key_file}
     _check_files(tls, wanted=scheme.startswith("rediss"))
     if scheme in SCHEMES:
         address = parse_address(url)
@@ -80,5 +80,8 @@ def _check_files(files: Mapping[str, str | Path | None], *, wanted: bool) -> Non
             )
         if not Path(path).is_file():
             raise ValueError(f"broker {name} file: there is no file {path}")
-    if (files["certificate"] is None) != (files["key"] is None):
-        raise ValueError("broker certificate and key file: a client certificate needs both")
+    for name, other in (("cert", "key"), ("key", "cert")):
+        if files[name] is None and files[other] is not None:
+            raise ValueError(
+                f"broker {name} file: it is missing beside the {other} file; a client certificate needs both"
+            )
