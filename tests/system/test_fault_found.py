@@ -94,6 +94,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
             "STARLING_MAX_CONNECTIONS": str(CAPACITY),
             "STARLING_DRAIN_SECONDS": "8",
             "STARLING_DRAIN_PACE": "1",
+            "STARLING_WEBHOOK_URL": f"http://127.0.0.1:{free_port()}/nobody",
             "STARLING_HOOKS": "leaking_hook",
             "STARLING_HOOKS_PATH": str(directory),
         }
@@ -280,13 +281,15 @@ def test_a_worker_that_may_open_hardly_any_more_files_is_found(running: Pods) ->
         resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
 
 
-async def test_a_drain_that_takes_too_long_is_found(running: Pods) -> None:
+async def test_a_drain_that_takes_too_long_is_found_and_so_is_what_nobody_was_told(running: Pods) -> None:
     pod = running.pods["starling-0"]
     (worker,) = pod.workers
     clients = [await connect(f"{pod.url}/ws", ping_interval=None) for _ in range(10)]
     os.kill(worker, signal.SIGTERM)
     await asyncio.to_thread(find, running, "StarlingDrainOverdue", "starling-0", shown=0)
     await asyncio.gather(*(client.close() for client in clients))
+    # The worker takes with it what the receiver of webhooks never got.
+    await asyncio.to_thread(find, running, "StarlingWebhookEventsLost", "starling-0", shown=0)
     await asyncio.to_thread(pod.until_ready)
 
 
@@ -313,6 +316,23 @@ def test_a_leak_is_found(running: Pods) -> None:
         find(running, "StarlingMemoryNearLimit", "starling-1", shown=0.9, said=r"starling_memory_used_ratio 0\.9")
     finally:
         running.memory.limit(GENEROUS)
+
+
+async def test_redis_that_stops_again_and_again_is_found(running: Pods) -> None:
+    async def stutter() -> None:
+        while True:
+            # Out of step with the canary, which comes a second after the one before was heard.
+            running.redis.freeze()
+            await asyncio.sleep(1.4)
+            running.redis.thaw()
+            await asyncio.sleep(0.3)
+
+    stuttering = asyncio.create_task(stutter())
+    try:
+        await asyncio.to_thread(find, running, "StarlingCanaryLate", "starling-0", shown=0.25)
+    finally:
+        stuttering.cancel()
+        running.redis.thaw()
 
 
 async def test_redis_that_is_away_and_comes_back_empty_is_found(running: Pods) -> None:
