@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from redis.crc import key_slot
 
-from tests.flow import CHANNELS, Flow, environment, flowing, publishes
+from tests.configured_redis import ConfiguredServer
+from tests.flow import CHANNELS, CLIENTS, Flow, environment, flowing, publishes
 from tests.redis_cluster import RedisCluster
-from tests.redis_sentinels import SentinelGroup
+from tests.redis_sentinels import SERVICE, SentinelGroup
 from tests.running import Starling
 
 API_KEY = "a key of these tests alone"
@@ -79,6 +80,32 @@ def until_replica(group: SentinelGroup) -> None:
                     time.sleep(0.1)
 
 
+async def test_whoever_heard_a_deposed_master_that_went_on_serving_is_told(tmp_path: Path) -> None:
+    with SentinelGroup() as group, Starling(environment(tmp_path, group.url)) as starling:
+        async with flowing(starling) as flow:
+            await publishes(flow, 50)
+            former = group.master
+            with former.client() as client:
+                # So that no sentinel can tell it that it is deposed, nor end its connections.
+                client.acl_setuser("default", enabled=True, commands=["-replicaof", "-slaveof", "-multi"])
+
+            # The workers learn of it within two seconds; until then it acknowledges what the new master never sees.
+            with group.sentinels[0].client() as client:
+                client.execute_command("SENTINEL", "FAILOVER", SERVICE)
+            await asyncio.to_thread(group.until_promoted, former)
+            await asyncio.to_thread(until_left, former)
+            await publishes(flow, 50)
+            await flow.stop()
+
+            holds(flow)
+            lost = [
+                channel for channel in CHANNELS if last_entry(former, channel) not in entries(group.master, channel)
+            ]
+            # A worker that asked at the very moment of the election has heard nothing that is lost.
+            assert len(flow.told()) >= len(lost) * CLIENTS / 2
+            assert lost or not flow.told()
+
+
 async def test_slots_of_a_cluster_move_and_nobody_notices(tmp_path: Path) -> None:
     with RedisCluster() as cluster, Starling(environment(tmp_path, cluster.url)) as starling:
         async with flowing(starling) as flow:
@@ -120,3 +147,23 @@ async def test_a_master_of_a_cluster_is_replaced_by_its_replica(tmp_path: Path, 
             await flow.stop()
             assert 100 in flow.refused
             holds(flow)
+
+
+def until_left(server: ConfiguredServer) -> None:
+    """Wait until no worker is connected to `server`."""
+    end = time.monotonic() + 30
+    with server.client() as client:
+        while any(entry["name"].startswith("starling-") for entry in client.client_list()):
+            assert time.monotonic() < end, "the deposed master is not left"
+            time.sleep(0.05)
+
+
+def entries(server: ConfiguredServer, channel: str) -> set[str]:
+    """The ids of all that the history of `channel` holds there."""
+    with server.client() as client:
+        return {name for name, _ in client.xrange(f"starling:stream:{{{channel}}}")}
+
+
+def last_entry(server: ConfiguredServer, channel: str) -> str:
+    """The id of the last publication of `channel` there."""
+    return max(entries(server, channel), key=lambda name: int(name.partition("-")[0]))
