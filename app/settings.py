@@ -209,11 +209,11 @@ class Settings(BaseModel):
             le=1_000_000,
             description="Messages (on the real-time door commands) a client may send in the long run. 0: any number.",
         ),
-    ] = 500.0
+    ] = 20_000.0
     message_burst: Annotated[
         int,
         Field(ge=1, le=10_000_000, description="How many of them a client may send at once; the rate gives them back."),
-    ] = 10_000
+    ] = 100_000
     write_buffer_bytes: Annotated[
         int,
         Field(ge=4096, description="Bytes that may wait for a client that reads slowly before it is closed as slow."),

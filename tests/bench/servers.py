@@ -137,7 +137,6 @@ def start_starling(
         "STARLING_INTERNAL_PORT": str(internal_port),
         "STARLING_WORKERS": str(workers),
         "STARLING_COMPRESSION": str(compression).lower(),
-        "STARLING_MESSAGES_PER_SECOND": "0",
         "STARLING_BROKER_URL": redis_url(store) if store else "memory://",
         "STARLING_TOKEN_HMAC_SECRET": room.secret,
         "STARLING_CHANNELS_FILE": str(room.directory / "channels.yaml"),
