@@ -112,6 +112,39 @@ def test_the_changelog_begins_with_what_is_unreleased_and_its_newest_release_is_
     assert not releases or releases[0] <= Version(__version__)
 
 
+def pages() -> list[Path]:
+    """Every page for readers."""
+    return [path for path in tracked_files() if path.suffix == ".md"]
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name within `page`: its headings as GitHub and others make anchors of them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    links = [
+        (page, *link.partition("#")[::2])
+        for page in pages()
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+        if not re.match(r"https?:", link)
+    ]
+    lost = [
+        f"{page.relative_to(ROOT)}: {path}#{anchor}"
+        for page, path, anchor in links
+        if not (target := (page.parent / path) if path else page).exists() or (anchor and anchor not in anchors(target))
+    ]
+    assert len(links) > 100
+    assert not lost
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    missing = [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name})" not in readme]
+    assert not missing
+
+
 def test_the_version_stands_in_one_place() -> None:
     """The chart, which must bear it too, is held to it by tests/chart."""
     written = re.compile(rf"version[_\W]+v?{re.escape(__version__)}\b", re.IGNORECASE)

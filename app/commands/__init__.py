@@ -1,1 +1,1 @@
-"""What `starling` does as a client of a running service."""
+"""The commands of `starling` that reach a running service, or compute what one needs."""

@@ -1,1 +1,1 @@
-"""What the service tells about itself: logs and metrics."""
+"""What the service tells about itself: logs, metrics and traces."""
