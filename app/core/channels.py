@@ -163,11 +163,6 @@ class Channels:
             return bool(user) and user in channel.rpartition(USERS_MARK)[2].split(",")
         return options.allow_subscribe_for_client and (bool(user) or options.allow_subscribe_for_anonymous)
 
-    @property
-    def any_history(self) -> bool:
-        """Whether some namespace keeps history."""
-        return any(options.keeps_history for options in (self.default, *self.namespaces.values()))
-
 
 def namespace_of(channel: str) -> str:
     """The namespace's name as metrics show it."""
