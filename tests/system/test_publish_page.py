@@ -94,6 +94,8 @@ def test_fastapi_publishes(starling: Starling) -> None:
 
     with TestClient(names["app"]) as client:
         assert client.post("/orders/7").json() == {"order": 7}
+        assert client.portal is not None
+        client.portal.call(names["starling"].aclose)
 
     assert {"order": 7} in published(starling, "news")
 
