@@ -25,7 +25,7 @@ from app.commands.service import EXIT_CODES, EXIT_REFUSED, EXIT_USAGE, JsonOptio
 from app.commands.size import size
 from app.commands.top import top
 from app.commands.trace import trace
-from app.settings import PREFIX, Settings, SettingsError, load_settings
+from app.settings import PREFIX, SECTIONS, Settings, SettingsError, load_settings
 
 SERVER = "The service"
 CLIENT = "A running service"
@@ -101,6 +101,9 @@ def settings(as_json: JsonOption = False) -> None:
         return
     table = Table("environment variable", "default", "meaning", title="Each can be read from a file: NAME_FILE")
     for name, field in Settings.model_fields.items():
+        if name in SECTIONS:
+            table.add_section()
+            table.add_row(SECTIONS[name], style="bold")
         shown = _default(field.default)
         table.add_row(PREFIX + name.upper(), "" if shown is None else str(shown), field.description or "")
     Console().print(table)

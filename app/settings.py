@@ -26,6 +26,21 @@ CLIENT_VARIABLES = {
     "STARLING_TOKEN": "Connection token. Default: one made with STARLING_TOKEN_HMAC_SECRET, else none.",
 }
 
+# The sections of the list, each by the setting that it begins with.
+SECTIONS = {
+    "host": "Ports and processes",
+    "broker_url": "Broker",
+    "token_hmac_secret": "Tokens, and who may connect",
+    "api_keys": "Server API",
+    "max_connections": "Connections and their limits",
+    "channels_file": "Real-time door",
+    "hooks": "Hooks",
+    "webhook_url": "Webhooks",
+    "drain_delay_seconds": "Stop",
+    "top_channels": "Logs, metrics and traces",
+    "dev": "Developer mode",
+}
+
 CommaSeparated = tuple[str, ...]
 
 SHORTEST_DRAIN_SECONDS = 20.0
@@ -137,7 +152,6 @@ class Settings(BaseModel):
         CommaSeparated,
         Field(description="Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."),
     ] = ("127.0.0.1", "::1")
-
     revocation_seconds: Annotated[
         float,
         Field(
@@ -314,6 +328,7 @@ class Settings(BaseModel):
             "`STARLING_DRAIN_SECONDS` would not do. 0: each worker for itself, evenly over that time.",
         ),
     ] = 500.0
+
     top_channels: Annotated[
         int, Field(ge=0, le=100, description="How many of a pod's busiest channels the metrics name. 0: none.")
     ] = 10
@@ -328,6 +343,7 @@ class Settings(BaseModel):
         bool,
         Field(description="Send spans to an OpenTelemetry collector, as `OTEL_…` variables say: see docs/tracing.md."),
     ] = False
+
     dev: Annotated[
         bool, Field(description="Developer mode: everyone may do everything. Never where others can reach the port.")
     ] = False

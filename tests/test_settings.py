@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings, SettingsError, load_settings
+from app.settings import SECTIONS, Settings, SettingsError, load_settings
 
 SECRET = "x" * 32
 
@@ -13,6 +13,13 @@ def problems_of(environment: dict[str, str]) -> list[str]:
     with pytest.raises(SettingsError) as caught:
         load_settings(environment)
     return caught.value.problems
+
+
+def test_every_section_begins_with_a_setting() -> None:
+    names = list(Settings.model_fields)
+
+    assert [name for name in names if name in SECTIONS] == list(SECTIONS)
+    assert names[0] in SECTIONS
 
 
 def test_a_secret_is_enough_to_start_on_memory() -> None:

@@ -19,8 +19,12 @@ WIDTH = 118
 def settings_values() -> str:
     """The part `settings` of values.yaml."""
     lines = ["settings:"]
+    section = ""
     for setting in all_settings():
         if not setting.secret:
+            if setting.section != section:
+                section = setting.section
+                lines += ([""] if lines[1:] else []) + [f"  # {section}"]
             lines += _comment(_meaning(setting), 2)
             lines.append(f"  {setting.value}: {json.dumps(_chart_default(setting))}")
     return "\n".join(lines) + "\n"

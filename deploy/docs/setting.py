@@ -8,13 +8,14 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from app.settings import PREFIX, Settings
+from app.settings import PREFIX, SECTIONS, Settings
 
 
 @dataclass(frozen=True)
 class Setting:
     """A field of Settings; `schema` is its JSON schema without title, default and description."""
 
+    section: str
     field: str
     meaning: str
     default: Any
@@ -52,16 +53,21 @@ class Setting:
 def all_settings() -> list[Setting]:
     """Every setting, in the order of the class."""
     schemas = Settings.model_json_schema()["properties"]
-    return [
-        Setting(
-            field=name,
-            meaning=field.description or "",
-            default=field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default,
-            secret=SecretStr in set(_types(field.annotation)),
-            schema=_plain(schemas[name]),
+    section = ""
+    found = []
+    for name, field in Settings.model_fields.items():
+        section = SECTIONS.get(name, section)
+        found.append(
+            Setting(
+                section=section,
+                field=name,
+                meaning=field.description or "",
+                default=field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default,
+                secret=SecretStr in set(_types(field.annotation)),
+                schema=_plain(schemas[name]),
+            )
         )
-        for name, field in Settings.model_fields.items()
-    ]
+    return found
 
 
 def _types(annotation: Any) -> Iterator[Any]:

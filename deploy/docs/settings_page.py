@@ -1,5 +1,8 @@
 """docs/settings.md: every setting with its default, its bounds and its place in the chart."""
 
+from itertools import groupby
+from operator import attrgetter
+
 from app.settings import CLIENT_VARIABLES
 from deploy.docs.setting import Setting, all_settings, number
 
@@ -17,13 +20,18 @@ settings of an environment can be used, naming each mistake with its mend.
 - A variable that begins with `STARLING_` and is no setting is refused, so that a slip of the pen is noticed.
 - In the [chart](deploy-on-kubernetes.md) a setting is a value: `STARLING_DRAIN_SECONDS` is `settings.drainSeconds`.
   Secret settings are under `secrets`, and are read from a Secret.
+- What happens beyond a limit is told in [limits](limits.md).
+"""
+
+_HEAD = """
+## {}
 
 | Variable | Default | Meaning | Chart |
 |---|---|---|---|
 """
 
 _CLIENT = """
-## Of the command line
+## Command line
 
 Commands that reach a running service ([the command line](command-line.md)) read these; the service itself does not.
 
@@ -34,7 +42,10 @@ Commands that reach a running service ([the command line](command-line.md)) read
 
 def settings_page() -> str:
     """The page's text."""
-    settings = "".join(f"{_row(setting)}\n" for setting in all_settings())
+    settings = "".join(
+        _HEAD.format(section) + "".join(f"{_row(setting)}\n" for setting in part)
+        for section, part in groupby(all_settings(), attrgetter("section"))
+    )
     client = "".join(f"| `{variable}` | {meaning} |\n" for variable, meaning in CLIENT_VARIABLES.items())
     return _INTRODUCTION + settings + _CLIENT + client
 
