@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Literal
@@ -24,8 +24,8 @@ LogFormat = Literal["auto", "json", "console"]
 # Lines that may wait for stdout; later ones are dropped and counted.
 QUEUE_LINES = 4096
 # Lines are written so many at once, as they gather in this time. Seconds.
-BATCH_LINES = 64
-NAP_SECONDS = 0.01
+BATCH_LINES = 1024
+NAP_SECONDS = 0.05
 FLUSH_SECONDS = 1.0
 
 # Libraries that put addresses with query strings or whole headers into lines below these levels (websockets and
@@ -42,6 +42,8 @@ LIBRARY_LEVELS = {
 }
 ACCESS_LOGS = ("gunicorn.access", "uvicorn.access")
 
+# When a line was said, in nanoseconds since 1970, until it has its timestamp.
+SAID_AT = "_said_at"
 REDACTED = "[redacted]"
 SECRET_KEYS = frozenset(
     {
@@ -77,14 +79,21 @@ SECRET_TEXT = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
+# Values of these types never change, so a line of them may be made later than it was said.
+LASTING_TYPES = frozenset({bool, float, int, str, type(None)})
+
 _encode = msgspec.json.Encoder().encode
+
+Line = bytes | Callable[[], bytes]
+"""A line without its end, or what makes it."""
 
 
 class LogWriter:
     """Writes lines to a file descriptor from a thread of its own, one thread in each process that logs.
 
     A reader that stalls delays nobody: beyond QUEUE_LINES lines are dropped, counted in `dropped`, and reported by a
-    line of their own (made by `describe_drop`) once the reader goes on. Lines of several processes do not mix.
+    line of their own (made by `describe_drop`) once the reader goes on. Lines of several processes do not mix. Who is
+    killed takes the lines of the last NAP_SECONDS along; a process that ends in any other way writes them.
     """
 
     def __init__(self, fd: int, describe_drop: Callable[[int], bytes]) -> None:
@@ -99,11 +108,12 @@ class LogWriter:
     def _begin_process(self) -> None:
         self._reported = self.dropped
         # put() of this queue may be interrupted by a signal handler that logs too.
-        self._queue: SimpleQueue[bytes | threading.Event] = SimpleQueue()
+        self._queue: SimpleQueue[Line | threading.Event] = SimpleQueue()
+        self._awaited = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def write(self, line: bytes) -> None:
-        """Queue `line`, without its end, or drop it; never waits."""
+    def write(self, line: Line) -> None:
+        """Queue `line` or drop it; never waits."""
         if self._queue.qsize() >= QUEUE_LINES:
             self.dropped += 1
             return
@@ -117,14 +127,16 @@ class LogWriter:
         if self._thread is not None:
             written = threading.Event()
             self._queue.put(written)
+            self._awaited.set()
             written.wait(timeout)
 
     def _run(self) -> None:
         while True:
             first = self._queue.get()
-            if not isinstance(first, threading.Event):
+            if self._queue.qsize() < BATCH_LINES:
                 # Waking for each line would take the interpreter from the event loop each time.
-                time.sleep(NAP_SECONDS)
+                self._awaited.wait(NAP_SECONDS)
+                self._awaited.clear()
             lines, awaited = self._take_with(first)
             # The reader is gone or the disk is full: there is nowhere left to say so.
             with suppress(OSError):
@@ -137,13 +149,13 @@ class LogWriter:
                     self._put_out(self._describe_drop(dropped - self._reported))
                 self._reported = dropped
 
-    def _take_with(self, first: bytes | threading.Event) -> tuple[list[bytes], list[threading.Event]]:
+    def _take_with(self, first: Line | threading.Event) -> tuple[list[bytes], list[threading.Event]]:
         """Give what is queued, up to BATCH_LINES, and who waits for it to be written."""
         items = [first]
         with suppress(Empty):
             while len(items) < BATCH_LINES:
                 items.append(self._queue.get_nowait())
-        lines = [item for item in items if isinstance(item, bytes)]
+        lines = [_made(item) for item in items if not isinstance(item, threading.Event)]
         return lines, [item for item in items if isinstance(item, threading.Event)]
 
     def _put_out(self, lines: bytes) -> None:
@@ -154,6 +166,15 @@ class LogWriter:
                 rest = rest[os.write(self._fd, rest) :]
         finally:
             fcntl.lockf(self._turn, fcntl.LOCK_UN)
+
+
+def _made(line: Line) -> bytes:
+    if isinstance(line, bytes):
+        return line
+    try:
+        return line()
+    except Exception:  # noqa: BLE001 - later lines must not be lost with one that cannot be made
+        return _encode({"level": "error", "event": "log_line_failed"})
 
 
 def configure_logging(
@@ -173,6 +194,8 @@ def configure_logging(
         redact,
         _Timestamp(),
     ]
+    # Behind the search for secrets, for there are none in these.
+    finishing = [*shared, structlog.processors.add_log_level, _add_origin, render]
 
     def describe_drop(lines: int) -> bytes:
         event: EventDict = {"event": "log_lines_dropped", "level": "warning", "pid": os.getpid(), "lines": lines}
@@ -184,12 +207,8 @@ def configure_logging(
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            *shared,
-            # Behind the search for secrets, for there are none in these.
-            structlog.processors.add_log_level,
-            _add_origin,
             *more_processors,
-            render,
+            _Finish(finishing),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=lambda *name: _LineLogger(writer, *name),
@@ -221,7 +240,15 @@ def quiet_libraries() -> None:
 
 def redact(_: object, __: str, event: EventDict) -> EventDict:
     """Replace what may be secret: values of SECRET_KEYS, what SECRET_TEXT finds in texts, and bytes by their number."""
-    return {key: REDACTED if _is_secret(key) else _clean(value) for key, value in event.items()}
+    return {
+        key: REDACTED
+        if _is_secret(key)
+        # Most texts are as simple as this, and need no call of their own.
+        else value
+        if type(value) is str and HARMLESS_TEXT.fullmatch(value)
+        else _clean(value)
+        for key, value in event.items()
+    }
 
 
 # Keys are words of the code, but for mappings that are logged whole.
@@ -274,6 +301,25 @@ def _render_json(_: object, __: str, event: EventDict) -> bytes:
     return _encode({**head, **event})
 
 
+class _Finish:
+    """Ends structlog's chain: `finishing` makes the line, in the writer's thread wherever that comes to the same."""
+
+    def __init__(self, finishing: Sequence[Any]) -> None:
+        self._finishing = finishing
+
+    def __call__(self, logger: object, method: str, event: EventDict) -> tuple[tuple[Line], dict[str, Any]]:
+        lasting = LASTING_TYPES.issuperset(map(type, event.values())) and "exc_info" not in event
+        event[SAID_AT] = time.time_ns()
+        line = partial(self._make, logger, method, event)
+        return (line if lasting else line(),), {}
+
+    def _make(self, logger: object, method: str, event: Any) -> bytes:
+        for processor in self._finishing:
+            event = processor(logger, method, event)
+        line: bytes = event
+        return line
+
+
 class _Timestamp:
     """Adds the time in UTC, to the microsecond; what changes once a second is formatted once a second."""
 
@@ -281,7 +327,7 @@ class _Timestamp:
         self._second = (0, "")
 
     def __call__(self, _: object, __: str, event: EventDict) -> EventDict:
-        now = time.time_ns()
+        now = event.pop(SAID_AT, None) or time.time_ns()
         second, text = self._second
         if second != now // 1_000_000_000:
             second = now // 1_000_000_000
