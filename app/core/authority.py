@@ -61,6 +61,9 @@ class Authority(Protocol):
     async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
         """What the client gets in a channel that it asks to enter."""
 
+    def grant_by_options(self, identity: Identity, channel: str) -> Grant:
+        """What the client gets in a channel that it asks to enter without a token."""
+
     async def renew(self, identity: Identity, token: str) -> Identity:
         """The same client with the end and the token that it has now."""
 

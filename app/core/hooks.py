@@ -25,9 +25,12 @@ class Refuse(Exception):
 class Hooks(Protocol):
     """Called while a client waits; each may raise Refusal, which is what the client is told. Payloads are raw.
 
-    `sees_publications` is whether `publish` does anything: where it does not, nobody waits for it.
+    `sees_clients`, `sees_subscriptions` and `sees_publications` are whether `connect`, `subscribe` and `publish` do
+    anything: where one does not, nobody waits for it.
     """
 
+    sees_clients: bool
+    sees_subscriptions: bool
     sees_publications: bool
 
     async def connect(self, client: ClientInfo, data: Raw) -> Raw:
@@ -49,6 +52,8 @@ class Hooks(Protocol):
 class NoHooks:
     """The hooks of a service without an application: everything that is permitted passes, and no method exists."""
 
+    sees_clients = False
+    sees_subscriptions = False
     sees_publications = False
 
     async def connect(self, client: ClientInfo, data: Raw) -> Raw:

@@ -93,6 +93,8 @@ class ModuleHooks:
                 f"{', '.join(unknown)}: not a hook; the hooks are {', '.join(HOOKS)} and the mapping {METHODS}"
             )
         self._hooks = {name: Function(name, getattr(module, name), seconds) for name in HOOKS if hasattr(module, name)}
+        self.sees_clients = "on_connect" in self._hooks
+        self.sees_subscriptions = "on_subscribe" in self._hooks
         self.sees_publications = "on_publish" in self._hooks
         methods = getattr(module, METHODS, {})
         if not isinstance(methods, Mapping):

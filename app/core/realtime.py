@@ -148,7 +148,8 @@ class HeldTransport:
 class RealtimeConnection(Connection):
     """A client with its session, its identity and its channels; subclasses name the wire format.
 
-    Every action of the session runs in a task of its own; the session sees to the order within a channel.
+    An action of the session runs in a task of its own, unless it can be carried out at once; the session sees to the
+    order within a channel.
     """
 
     __slots__ = (
@@ -324,6 +325,10 @@ class RealtimeConnection(Connection):
                 case Publish() if not (self._node.hooks.sees_publications or self._node.tracer.on):
                     # What it leads to comes last in the list that is being gone through.
                     decisions += self._begin_publish(decision)
+                case Authenticate() if (connected := self._connect_at_once(decision)) is not None:
+                    decisions += connected
+                case Subscribe() if (entered := self._enter_at_once(decision)) is not None:
+                    decisions += entered
                 case Action():
                     self._node.start_task(self._act(decision, None))
         self._write(replies)
@@ -446,17 +451,7 @@ class RealtimeConnection(Connection):
         self.transport = held
         try:
             subs = await self._enter_all(self.identity.subscriptions, action.request.subs)
-            result = ConnectResult(
-                client=self.id, version=__version__, data=data, subs=subs, node=self._node.id, session=self.session_id
-            )
-            decisions = self.session.connected(
-                action,
-                result,
-                time.monotonic(),
-                ttl=_ttl(self.identity.expires_at),
-                sub_ttls={channel: _ttl(grant.expires_at) for channel, grant in self.identity.subscriptions.items()},
-                first_ping=random.uniform(1, self._node.ping_interval),  # noqa: S311 - spreads pings
-            )
+            decisions = self._connected(action, data, subs)
         finally:
             self.transport = transport
         for channel, subscription in self.session.subscriptions.items():
@@ -469,6 +464,36 @@ class RealtimeConnection(Connection):
         if self.user != told:
             log.info("client_authenticated", connection_id=self.id, user=self.user, channels=len(subs))
         return []
+
+    def _connect_at_once(self, action: Authenticate) -> list[Decision] | None:
+        """Let in without a task who is known by the handshake and enters no channel, if nobody is asked; None else."""
+        identity, request, node = self._handshake, action.request, self._node
+        if not isinstance(identity, Identity) or identity.subscriptions or request.token or request.headers:
+            return None
+        if node.hooks.sees_clients or node.options.connections_per_user:
+            return None
+        self._handshake = None
+        node.metrics.commands["connect"] += 1
+        if identity.token is not None and node.revocations.refuses(identity.token):
+            return self.session.refused(action, codes.DISCONNECT_INVALID_TOKEN, time.monotonic())
+        self._adopt(identity)
+        node.hub.identify(self)
+        decisions = self._connected(action, NO_PAYLOAD, {})
+        self._tell_connected()
+        return decisions
+
+    def _connected(self, action: Authenticate, data: Raw, subs: dict[str, SubscribeResult]) -> list[Decision]:
+        result = ConnectResult(
+            client=self.id, version=__version__, data=data, subs=subs, node=self._node.id, session=self.session_id
+        )
+        return self.session.connected(
+            action,
+            result,
+            time.monotonic(),
+            ttl=_ttl(self.identity.expires_at),
+            sub_ttls={channel: _ttl(grant.expires_at) for channel, grant in self.identity.subscriptions.items()},
+            first_ping=random.uniform(1, self._node.ping_interval),  # noqa: S311 - spreads pings
+        )
 
     async def _take_place(self) -> None:
         """Count this connection as one of its user's. Raises Refusal when the user has as many as it may."""
@@ -537,6 +562,32 @@ class RealtimeConnection(Connection):
         if subscriber.answered:
             self._node.attendance.announce(request.channel, self.id)
         return []
+
+    def _enter_at_once(self, action: Subscribe) -> list[Decision] | None:
+        """Enter without a task a channel that this process hears, where nothing is asked of others; None elsewhere."""
+        request, channel, node = action.request, action.channel, self._node
+        # Until others know of this client, they cannot be told of its channels.
+        if not self._told or action.server_side or request.token or node.hooks.sees_subscriptions:
+            return None
+        if not node.subscriptions.hears(channel) or self.session.state is not SessionState.CONNECTED:
+            return None
+        now = time.monotonic()
+        try:
+            grant = self._authority.grant_by_options(self.identity, channel)
+        except Refusal as refusal:
+            node.metrics.commands["subscribe"] += 1
+            return self.session.refused(action, refusal.reason, now)
+        options = grant.options
+        if options.keeps_history or options.presence or options.join_leave:
+            return None
+        node.metrics.commands["subscribe"] += 1
+        node.metrics.subscriptions[namespace_of(channel)] += 1
+        subscriber = Subscriber(self, channel, _answered_already)
+        self._memberships[channel] = Membership(subscriber, grant)
+        decisions = self.session.subscribed(action, SubscribeResult(data=grant.data or NO_PAYLOAD), now)
+        node.subscriptions.join_heard(subscriber)
+        node.lifecycle.subscribed(self.id, self.user, channel)
+        return decisions
 
     async def _enter(self, channel: str, request: SubscribeRequest, grant: Grant, subscriber: Subscriber) -> None:
         recovering = request.recover and _recoverable(request, grant, self.identity)
@@ -679,6 +730,10 @@ class ProtobufConnection(RealtimeConnection):
     def encode(push: Push) -> Frame:
         """One push as a binary frame."""
         return Frame(ProtobufConnection.codec.encode(Reply(push=push)), text=False)
+
+
+def _answered_already(_: Joined) -> bool:
+    return True
 
 
 def _recoverable(request: SubscribeRequest, grant: Grant, identity: Identity) -> bool:

@@ -76,6 +76,15 @@ class Subscriptions:
             if self._hub.subscribers.add(channel, connection):
                 await self._broker.subscribe(channel)
 
+    def hears(self, channel: str) -> bool:
+        """Whether this process is in a channel already, and nothing is being changed about that."""
+        return channel in self._hub.subscribers.channels and channel not in self._locks
+
+    def join_heard(self, subscriber: Subscriber) -> None:
+        """Let a subscriber into a channel without history that this process `hears`: it has been answered."""
+        subscriber.answered = True
+        self._hub.subscribers.add(subscriber.channel, subscriber.connection)
+
     async def join(
         self, subscriber: Subscriber, options: ChannelOptions, since: StreamPosition | None, *, latest: bool
     ) -> None:

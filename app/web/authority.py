@@ -91,11 +91,16 @@ class TokenAuthority:
 
     async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
         """By the subscription token of the command, else by the channel's options."""
+        if not request.token:
+            return self.grant_by_options(identity, request.channel)
         options = self._channels.options(request.channel)
-        if request.token:
-            granted = await self._subscription(identity, request.channel, request.token)
-            return _grant(options, granted)
-        if not self._channels.may_subscribe(request.channel, identity.user):
+        granted = await self._subscription(identity, request.channel, request.token)
+        return _grant(options, granted)
+
+    def grant_by_options(self, identity: Identity, channel: str) -> Grant:
+        """By the channel's options."""
+        options = self._channels.options(channel)
+        if not self._channels.may_subscribe(channel, identity.user):
             raise Refusal(codes.ERROR_PERMISSION_DENIED)
         return Grant(options)
 

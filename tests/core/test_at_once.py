@@ -1,0 +1,195 @@
+"""What is answered without a task: who is known by the handshake, and channels that this process hears already."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Raw
+from prometheus_client import CollectorRegistry
+
+from app.core.authority import Identity
+from app.core.broker import PublishOptions
+from app.core.lifecycle import NoLifecycle
+from app.core.realtime import JsonConnection
+from app.core.token_facts import TokenFacts
+from app.main import create_app
+from app.protocol.messages import Publication
+from app.settings import load_settings
+from app.web.dependencies import Doors
+
+CHANNELS = {
+    "default": {"allow_subscribe_for_client": True, "allow_publish_for_subscriber": True},
+    "namespaces": {"closed": {}, "shown": {"allow_subscribe_for_client": True, "presence": True}},
+}
+
+
+class Transport:
+    """Keeps what a socket would be told."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.closed_with: tuple[int, str] | None = None
+
+    def send_frame(self, frame: Any) -> None:
+        self.lines += [json.loads(line) for line in frame.payload.splitlines()]
+
+    def send_batch(self, batch: Any) -> None:
+        for frame in batch.frames:
+            self.send_frame(frame)
+
+    def ping(self) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close(self, code: int, reason: str = "") -> None:
+        self.closed_with = self.closed_with or (code, reason)
+
+    @property
+    def pushed(self) -> list[Any]:
+        return [line["push"]["pub"]["data"] for line in self.lines if "push" in line]
+
+
+class Told(NoLifecycle):
+    """Keeps what those outside hear of one client."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, ...]] = []
+
+    def connected(self, client: str, user: str) -> None:
+        self.events.append(("connected", user))
+
+    def subscribed(self, client: str, user: str, channel: str) -> None:
+        self.events.append(("subscribed", user, channel))
+
+    def unsubscribed(self, client: str, user: str, channel: str) -> None:
+        self.events.append(("unsubscribed", user, channel))
+
+
+@pytest.fixture
+async def doors(tmp_path: Path) -> AsyncIterator[Doors]:
+    channels = tmp_path / "channels.json"
+    channels.write_text(json.dumps(CHANNELS))
+    environment = {"STARLING_TOKEN_HMAC_SECRET": "x" * 32, "STARLING_CHANNELS_FILE": str(channels)}
+    doors: Doors = create_app(load_settings(environment), CollectorRegistry()).state.doors
+    doors.node.lifecycle = Told()
+    await doors.node.start()
+    async with asyncio.timeout(10):
+        while not doors.node.readiness.ready:
+            await asyncio.sleep(0.005)
+    yield doors
+    await doors.node.stop()
+
+
+def opened(doors: Doors, user: str) -> tuple[JsonConnection, Transport]:
+    """A client that has said nothing yet."""
+    client = JsonConnection(doors.node, doors.authority, doors.session_limits, Identity(user, token=TokenFacts(user)))
+    transport = Transport()
+    client.open(transport)  # type: ignore[arg-type]
+    return client, transport
+
+
+def commands(*bodies: dict[str, Any]) -> str:
+    """One frame of commands, numbered from 1."""
+    return "\n".join(json.dumps({"id": number, **body}) for number, body in enumerate(bodies, 1))
+
+
+async def first_in(doors: Doors, channel: str) -> None:
+    """Have this process hear a channel."""
+    client, transport = opened(doors, "first")
+    client.on_message(commands({"connect": {}}, {"subscribe": {"channel": channel}}))
+    async with asyncio.timeout(10):
+        while len(transport.lines) < 2:
+            await asyncio.sleep(0.005)
+
+
+async def published(doors: Doors, channel: str, data: bytes) -> None:
+    await doors.node.publish(channel, Publication(data=Raw(data)), PublishOptions())
+    await asyncio.sleep(0.05)
+
+
+async def test_a_whole_frame_is_answered_in_its_order_before_anything_else_runs(doors: Doors) -> None:
+    await first_in(doors, "news")
+    client, transport = opened(doors, "alice")
+
+    client.on_message(
+        commands(
+            {"connect": {}},
+            {"subscribe": {"channel": "news"}},
+            {"subscribe": {"channel": "closed:a"}},
+            {"subscribe": {"channel": "news"}},
+        )
+    )
+
+    assert [line["id"] for line in transport.lines[:2]] == [1, 2]
+    assert "connect" in transport.lines[0]
+    assert "subscribe" in transport.lines[1]
+    await asyncio.sleep(0.05)
+    errors = {line["id"]: line["error"]["code"] for line in transport.lines[2:]}
+    assert errors == {3: 103, 4: 105}
+    await published(doors, "news", b'"hello"')
+    assert transport.pushed == ["hello"]
+
+
+async def test_those_outside_hear_of_the_client_before_its_channels(doors: Doors) -> None:
+    await first_in(doors, "news")
+    told: Told = doors.node.lifecycle  # type: ignore[assignment]
+    told.events.clear()
+    client, _ = opened(doors, "alice")
+
+    client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "news"}}))
+    client.on_close(1000, "")
+
+    assert told.events == [("connected", "alice"), ("subscribed", "alice", "news"), ("unsubscribed", "alice", "news")]
+
+
+async def test_who_enters_and_leaves_in_one_frame_gets_nothing_and_is_not_counted(doors: Doors) -> None:
+    await first_in(doors, "news")
+    client, transport = opened(doors, "alice")
+
+    news = {"channel": "news"}
+    client.on_message(commands({"connect": {}}, {"subscribe": news}, {"unsubscribe": news}))
+    await asyncio.sleep(0.05)
+    await published(doors, "news", b'"hello"')
+
+    assert [line["id"] for line in transport.lines] == [1, 2, 3]
+    assert doors.node.metrics.subscriptions.total() == 1
+
+
+async def test_a_publication_that_is_owed_already_is_not_for_who_enters_after_it(doors: Doors) -> None:
+    await first_in(doors, "news")
+    client, transport = opened(doors, "alice")
+    client.on_message(commands({"connect": {}}))
+
+    doors.node.hub.broadcast("news", Publication(data=Raw(b'"before"')))
+    client.on_message(commands({"ping": {}}, {"subscribe": {"channel": "news"}}))
+    doors.node.hub.broadcast("news", Publication(data=Raw(b'"after"')))
+    await asyncio.sleep(0.05)
+
+    assert transport.lines[-2]["id"] == 2
+    assert transport.pushed == ["after"]
+
+
+async def test_presence_is_kept_of_channels_that_are_heard(doors: Doors) -> None:
+    await first_in(doors, "shown:a")
+    client, transport = opened(doors, "alice")
+    client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "shown:a"}}))
+    await asyncio.sleep(0.05)
+
+    assert [line["id"] for line in transport.lines] == [1, 2]
+    assert doors.node.presence is not None
+    assert {info.user for info in (await doors.node.presence.get("shown:a")).values()} == {"first", "alice"}
+
+
+async def test_a_revoked_handshake_is_disconnected(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, transport = opened(doors, "alice")
+    monkeypatch.setattr(doors.node.revocations, "refuses", lambda token: token.user == "alice")
+
+    client.on_message(commands({"connect": {}}))
+
+    assert transport.closed_with == (3500, "invalid token")
+    assert transport.lines == []
