@@ -16,7 +16,15 @@ from app.protocol.session import SessionLimits
 from app.protocol.shown import PAYLOAD_BYTES
 from app.server.options import BODY_SECONDS
 from app.settings import PREFIX, Settings
-from app.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, HISTORY_LIMIT, IDEMPOTENCY_KEY_LENGTH, TOP_LIMIT
+from app.web.api_models import (
+    BATCH_COMMANDS,
+    BROADCAST_CHANNELS,
+    HISTORY_LIMIT,
+    IDEMPOTENCY_KEY_LENGTH,
+    TOP_LIMIT,
+    WAIT_SECONDS,
+)
+from app.web.api_waiting import WAITING_LIMIT
 
 PAGE = (Path(__file__).parents[1] / "docs" / "limits.md").read_text()
 TABLE = [line for line in PAGE.partition("\n## ")[0].splitlines() if line.startswith("| ")]
@@ -30,6 +38,8 @@ FIXED = {
     "channels of a broadcast": BROADCAST_CHANNELS,
     "commands of a batch": BATCH_COMMANDS,
     "publications of one history call of the API": HISTORY_LIMIT,
+    "seconds that a publication may wait for the broker": WAIT_SECONDS,
+    "publications of a worker that wait for the broker": WAITING_LIMIT,
     "idempotency key": IDEMPOTENCY_KEY_LENGTH,
     "traces at one time, over all nodes": TRACES_LIMIT,
     "seconds of a trace": TRACE_SECONDS,

@@ -31,6 +31,7 @@ from app.protocol.codes import Disconnect, Error, Refusal
 from app.protocol.messages import NO_PAYLOAD, ClientInfo, HistoryRequest, Publication
 from app.protocol.messages import StreamPosition as Since
 from app.web import api_models as models
+from app.web.api_waiting import Waiting, waiting_key
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
 
@@ -58,6 +59,7 @@ class ApiMethods:
         self._node = node
         self._orders = orders
         self._figures = Figures(node)
+        self._waiting = Waiting()
         self._revocation_seconds = revocation_seconds
         self.by_name = {
             "publish": Method(models.PublishRequest, models.PublishResult, self._publish),
@@ -140,7 +142,9 @@ class ApiMethods:
         publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
         options = _publish_options(self._options(request.channel), request)
         try:
-            position = await self._node.publish(request.channel, publication, options)
+            position = await self._waiting.until_stored(
+                lambda: self._node.publish(request.channel, publication, options), request.wait_seconds
+            )
         except ValueError as error:
             raise _not_available(str(error)) from error
         return models.PublishResult(position.offset, position.epoch)
@@ -160,12 +164,22 @@ class ApiMethods:
                 answers.append(None)
             except Refusal as refusal:
                 answers.append(models.PublishAnswer(error=_api_error(refusal.reason)))
+        outcomes: list[PublishOutcome] = []
+
+        async def publish_all() -> None:
+            outcomes[:] = await self._node.publish_all(publication, wishes)
+            away = [isinstance(outcome, BrokerUnavailable) for outcome in outcomes]
+            # Some stored and some not is an answer, unless the rest may wait.
+            if away and (all(away) or (request.wait_seconds and any(away))):
+                raise BrokerUnavailable
+
         try:
-            outcomes = await self._node.publish_all(publication, wishes)
+            await self._waiting.until_stored(publish_all, request.wait_seconds)
         except ValueError as error:
             raise _not_available(str(error)) from error
-        if outcomes and all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes):
-            raise BrokerUnavailable
+        except BrokerUnavailable:
+            if all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes):
+                raise
         published = iter(outcomes)
         return models.BroadcastResult([_publish_answer(next(published)) if one is None else one for one in answers])
 
@@ -331,9 +345,10 @@ def _payload(data: Raw, b64: str, field: str = "data", *, needed: bool = True) -
 def _publish_options(
     options: ChannelOptions, request: models.PublishRequest | models.BroadcastRequest
 ) -> PublishOptions:
+    key = request.idempotency_key or (waiting_key() if request.wait_seconds else "")
     if request.skip_history:
-        return PublishOptions(idempotency_key=request.idempotency_key)
-    return options.publish_options(request.idempotency_key)
+        return PublishOptions(idempotency_key=key)
+    return options.publish_options(key)
 
 
 def _publish_answer(outcome: PublishOutcome) -> models.PublishAnswer:

@@ -17,6 +17,7 @@ HISTORY_LIMIT = 10_000
 IDEMPOTENCY_KEY_LENGTH = 255
 TOP_LIMIT = 100
 ASKER_LENGTH = 255
+WAIT_SECONDS = 60
 
 Name = Annotated[str, Meta(description="Name of the channel.", min_length=1, examples=["news:sport"])]
 User = Annotated[
@@ -34,6 +35,15 @@ IdempotencyKey = Annotated[
         max_length=IDEMPOTENCY_KEY_LENGTH,
         description="A second publication into a channel with the same key within 5 minutes is not sent; its answer is "
         "the first one's. Give each publication one of its own, and a retry is harmless.",
+    ),
+]
+WaitSeconds = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=WAIT_SECONDS,
+        description="How long this may wait for a broker that is away, instead of being refused. The answer comes once "
+        "it is stored; until then it is held by this process alone.",
     ),
 ]
 TraceParent = Annotated[
@@ -69,6 +79,7 @@ class PublishRequest(Struct):
     skip_history: SkipHistory = False
     tags: Tags | None = None
     idempotency_key: IdempotencyKey = ""
+    wait_seconds: WaitSeconds = 0
     traceparent: TraceParent = ""
     tracestate: TraceState = ""
 
@@ -84,6 +95,7 @@ class BroadcastRequest(Struct):
     skip_history: SkipHistory = False
     tags: Tags | None = None
     idempotency_key: IdempotencyKey = ""
+    wait_seconds: WaitSeconds = 0
     traceparent: TraceParent = ""
     tracestate: TraceState = ""
 

@@ -24,11 +24,15 @@ PUBLISHERS = 10
 
 def publish(starling: Starling, number: int, key: str = "") -> tuple[int, dict[str, Any]]:
     """Publish by the API; returns the status and the body."""
-    body = json.dumps({"channel": CHANNEL, "data": number, "idempotency_key": key}).encode()
+    return call(starling, "publish", {"channel": CHANNEL, "data": number, "idempotency_key": key})
+
+
+def call(starling: Starling, method: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Ask the API; returns the status and the body."""
     headers = {"Content-Type": "application/json", "X-API-Key": API_KEY}
-    request = urllib.request.Request(f"{starling.http}/api/publish", body, headers)
+    request = urllib.request.Request(f"{starling.http}/api/{method}", json.dumps(asked).encode(), headers)
     try:
-        with urllib.request.urlopen(request, timeout=15) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -103,3 +107,47 @@ async def test_retries_with_an_idempotency_key_over_outages_publish_once(tmp_pat
                 assert len(ledger.numbers) == len(set(ledger.numbers))
                 assert set(acknowledged) <= set(ledger.numbers)
                 assert len(set(ledger.numbers) - set(acknowledged)) <= PUBLISHERS
+
+
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+async def test_publications_that_may_wait_are_stored_once_when_redis_is_back(tmp_path: Path, fault: str) -> None:
+    with RedisServer(appendonly="yes", appendfsync="always") as server:
+        settings = environment(tmp_path, server.url) | {"STARLING_API_KEYS": API_KEY}
+        with Starling(settings) as starling:
+            async with HistoryClient(starling.url) as client:
+                await client.subscribe(CHANNEL)
+                await client.subscribe("history:1")
+                await asyncio.to_thread(getattr(server, fault))
+
+                one = {"channel": CHANNEL, "data": 1, "wait_seconds": 20}
+                both = {"channels": [CHANNEL, "history:1"], "data": 2, "wait_seconds": 20}
+                asked = [
+                    asyncio.create_task(asyncio.to_thread(call, starling, "publish", one)),
+                    asyncio.create_task(asyncio.to_thread(call, starling, "broadcast", both)),
+                ]
+                # Longer than the broker's own time, after which it would be refused.
+                await asyncio.sleep(4)
+                assert not any(task.done() for task in asked)
+                await asyncio.to_thread(server.thaw if fault == "freeze" else server.start)
+                (status, published), (status_of_both, broadcast) = await asyncio.gather(*asked)
+
+                assert (status, status_of_both) == (200, 200)
+                assert published["result"]["epoch"] == broadcast["result"]["responses"][0]["result"]["epoch"]
+                end = time.monotonic() + 10
+                while time.monotonic() < end and len(client.ledgers[CHANNEL].numbers) < 2:
+                    await asyncio.sleep(0.05)
+                await asyncio.sleep(1)
+                assert sorted(client.ledgers[CHANNEL].numbers) == [1, 2]
+                assert client.ledgers["history:1"].numbers == [2]
+
+
+async def test_a_publication_waits_no_longer_than_it_may(redis_server: RedisServer, tmp_path: Path) -> None:
+    settings = environment(tmp_path, redis_server.url) | {"STARLING_API_KEYS": API_KEY}
+    with Starling(settings) as starling:
+        redis_server.kill()
+        began = time.monotonic()
+        asked = {"channel": CHANNEL, "data": 1, "wait_seconds": 4}
+        status, body = await asyncio.to_thread(call, starling, "publish", asked)
+
+        assert (status, body["error"]["code"]) == (503, 100)
+        assert 4 <= time.monotonic() - began < 4 + ANSWER_WITHIN
