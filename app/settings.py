@@ -223,7 +223,7 @@ class Settings(BaseModel):
             le=1_000_000,
             description="Messages (on the real-time door commands) a client may send in the long run. 0: any number.",
         ),
-    ] = 20_000.0
+    ] = 5_000.0
     message_burst: Annotated[
         int,
         Field(ge=1, le=10_000_000, description="How many of them a client may send at once; the rate gives them back."),

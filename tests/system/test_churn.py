@@ -27,10 +27,10 @@ def starling() -> Iterator[Starling]:
         yield running
 
 
-async def churn(starling: Starling, number: int) -> None:
+async def churn(starling: Starling, number: int, stopping: asyncio.Event) -> None:
     """Come, say something, and go: by a close, by a reset, by a half-closed socket, in turns."""
     dice = random.Random(number)
-    while True:
+    while not stopping.is_set():
         how = dice.randrange(3)
         if how == 0:
             async with connect(f"{starling.url}/ws/{number}") as client:
@@ -59,7 +59,8 @@ async def test_thirty_who_stay_in_the_chat_miss_nothing_while_others_come_and_go
         ]
         speaker = await stack.enter_async_context(connect(f"{starling.url}/ws/{SPEAKER}", max_queue=None))
         hearing = [asyncio.create_task(hear(*pair)) for pair in zip(stayers, heard, strict=True)]
-        churning = [asyncio.create_task(churn(starling, 2000 + number)) for number in range(CHURNERS)]
+        stopping = asyncio.Event()
+        churning = [asyncio.create_task(churn(starling, 2000 + number, stopping)) for number in range(CHURNERS)]
         try:
             for number in range(MESSAGES):
                 await speaker.send(str(number))
@@ -70,7 +71,8 @@ async def test_thirty_who_stay_in_the_chat_miss_nothing_while_others_come_and_go
             assert not [task for task in churning if task.done()]
             assert not [task for task in hearing if task.done()], "one who stayed was cut"
         finally:
-            for task in (*churning, *hearing):
+            stopping.set()
+            for task in hearing:
                 task.cancel()
             await asyncio.gather(*churning, *hearing, return_exceptions=True)
 
