@@ -197,9 +197,13 @@ class PythonClient(Client):
         await self._websocket.send(text)
 
     async def close(self) -> None:
-        await self.sdk.disconnect()
-        # The SDK closes its sockets in the background, and the test's event loop is to outlive that.
-        await asyncio.wait_for(asyncio.gather(*self.sdk._background_tasks, return_exceptions=True), DEADLINE)
+        await disconnect(self.sdk)
+
+
+async def disconnect(client: centrifuge.Client) -> None:
+    """Disconnect, and wait for the socket, which the SDK closes in the background: the loop is to outlive that."""
+    await client.disconnect()
+    await asyncio.wait_for(asyncio.gather(*client._background_tasks, return_exceptions=True), DEADLINE)
 
 
 def _positions(get_state: GetState) -> Callable[[str], Coroutine[Any, Any, centrifuge.StreamPosition]]:

@@ -24,6 +24,7 @@ from app.auth.claims import TokenRules
 from app.auth.jwt import JwtVerifier
 from app.auth.keys import VerificationKey
 from tests.running import Starling
+from tests.sdk.python_sdk import disconnect
 from tests.services import RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -150,7 +151,7 @@ async def test_state_and_what_is_published_meanwhile_have_no_gap(
     while len(names["orders"]) < count:
         assert time.monotonic() < end, sorted(set(range(1, count + 1)) - names["orders"])
         await asyncio.sleep(0.02)
-    await client.disconnect()
+    await disconnect(client)
 
     assert count > 20
     assert names["orders"] == set(range(1, count + 1))
@@ -200,7 +201,7 @@ async def test_straight_into_redis_reaches_clients(starling: Starling, redis: Re
     while len(live.data) < 1 or len(kept.data) < 4:
         assert time.monotonic() < end, (live.data, kept.data)
         await asyncio.sleep(0.02)
-    await client.disconnect()
+    await disconnect(client)
     assert live.data == [{"text": "straight"}]
     assert kept.data == [{"number": number} for number in range(4)]
     assert published(starling, "kept:direct") == kept.data
