@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,33 @@ def test_a_line_of_ours_has_its_time_level_event_and_values() -> None:
         line | {"level": "info", "event": "client_connected", "user": "7", "seconds": 1.5, "logger": "starling.x"}
         == line
     )
+
+
+def test_lines_tell_what_was_so_when_they_were_said_in_their_order() -> None:
+    said = lines(
+        "import structlog, time\n"
+        "log, seen = structlog.get_logger('starling.x'), ['a']\n"
+        "log.info('first', user='7'); log.info('second', seen=seen); seen.append('b')\n"
+        "try: 1 / 0\n"
+        "except ZeroDivisionError: log.exception('third')\n"
+        "log.info('fourth', user='7'); time.sleep(0.1); log.warning('fifth', user='7')"
+    )
+    assert [line["event"] for line in said] == ["first", "second", "third", "fourth", "fifth"]
+    assert said[1]["seen"] == ["a"]
+    assert "ZeroDivisionError" in said[2]["exception"]
+    stamps = [datetime.fromisoformat(line["timestamp"]) for line in said]
+    assert stamps == sorted(stamps)
+    assert (stamps[4] - stamps[3]).total_seconds() >= 0.1
+
+
+def test_an_order_to_write_out_cuts_the_gathering_short() -> None:
+    code = (
+        "import structlog, time\n"
+        "from app.telemetry import logging as told\n"
+        "told.NAP_SECONDS = 600\n"
+        "structlog.get_logger('starling.x').info('said')"
+    )
+    assert [line["event"] for line in lines(code)] == ["said"]
 
 
 def test_lines_of_libraries_have_the_same_form() -> None:
