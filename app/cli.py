@@ -21,7 +21,7 @@ from app.auth.issue import issue_connection_token, issue_subscription_token
 from app.auth.jwks import Jwks
 from app.auth.jwt import JwtVerifier
 from app.commands import backend, live, pod
-from app.commands.service import EXIT_CODES, EXIT_REFUSED, EXIT_USAGE, JsonOption, fail
+from app.commands.service import EXIT_CODES, EXIT_REFUSED, EXIT_USAGE, SERVE_EXIT_CODES, JsonOption, fail
 from app.commands.size import size
 from app.commands.top import top
 from app.commands.trace import trace
@@ -54,14 +54,18 @@ def starling(
     """A real-time WebSocket service for Python teams. Settings come from the environment: see `starling settings`."""
 
 
-def _epilog(*examples: str) -> str:
+def _epilog(*examples: str, exit_codes: str = EXIT_CODES) -> str:
     """Examples and exit codes, for `--help`."""
-    return "\n\n".join(["Examples:", *(f"  {example}" for example in examples), EXIT_CODES])
+    return "\n\n".join(["Examples:", *(f"  {example}" for example in examples), exit_codes])
 
 
 @cli.command(
     rich_help_panel=SERVER,
-    epilog=_epilog("STARLING_DEV=true starling serve", "STARLING_TOKEN_HMAC_SECRET_FILE=/run/secret starling serve"),
+    epilog=_epilog(
+        "STARLING_DEV=true starling serve",
+        "STARLING_TOKEN_HMAC_SECRET_FILE=/run/secret starling serve",
+        exit_codes=SERVE_EXIT_CODES,
+    ),
 )
 def serve() -> None:
     """Run the service until SIGTERM, then let its clients go and stop."""

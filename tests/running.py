@@ -72,6 +72,15 @@ class Starling:
         """The log lines written so far."""
         return [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
 
+    def told(self, event: str, count: int = 1) -> list[dict[str, Any]]:
+        """Log lines of an event, once there are so many: they are written a moment after they are said."""
+        deadline = time.monotonic() + 5
+        while len(lines := [line for line in self.lines if line.get("event") == event]) < count:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{len(lines)} lines tell of {event}, not {count}")
+            time.sleep(0.02)
+        return lines
+
     @property
     def workers(self) -> list[int]:
         """Process ids of the workers, from the pod's own readiness report."""

@@ -21,6 +21,11 @@ EXIT_CODES = (
     f"Exit codes: 0 done, {EXIT_REFUSED} refused, {EXIT_USAGE} the command or a setting cannot be used, "
     f"{EXIT_UNREACHABLE} no service answers."
 )
+# What gunicorn ends with, too.
+SERVE_EXIT_CODES = (
+    f"Exit codes: 0 stopped as asked, 1 a port is taken, {EXIT_USAGE} a setting cannot be used, "
+    "3 the application did not start."
+)
 _TOKEN_SECONDS = 3600
 
 

@@ -23,10 +23,11 @@ from app.core.broker import (
 from app.core.channels import ChannelOptions, namespace_of
 from app.core.connection import Connection
 from app.core.follower import Joined
+from app.core.held_transport import HeldTransport
 from app.core.node import Node
 from app.core.subscriptions import Subscriber
 from app.core.token_facts import TokenFacts
-from app.core.transport import WRITE_ERROR, Batch, Frame, Transport
+from app.core.transport import WRITE_ERROR, Frame
 from app.protocol import codes
 from app.protocol.codec import Codec
 from app.protocol.codec_json import JsonCodec
@@ -100,49 +101,6 @@ class Membership:
 
     subscriber: Subscriber
     grant: Grant
-
-
-class HeldTransport:
-    """Holds frames back until the reply to `connect` is written, which must be the first that a client gets."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._held: list[Frame] = []
-        self._transport = transport
-
-    def send_frame(self, frame: Frame) -> None:
-        """Hold a frame back."""
-        self._held.append(frame)
-
-    def send_batch(self, batch: Batch) -> None:
-        """Hold frames back."""
-        self._held += batch.frames
-
-    def queue_batch(self, batch: Batch) -> None:
-        """Hold frames back."""
-        self._held += batch.frames
-
-    def release(self) -> Transport:
-        """Send what was held, and give the transport back."""
-        for frame in self._held:
-            self._transport.send_frame(frame)
-        return self._transport
-
-    def ping(self) -> None:
-        """As the transport does."""
-        self._transport.ping()
-
-    def pause_reading(self) -> None:
-        """As the transport does."""
-        self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """As the transport does."""
-        self._transport.resume_reading()
-
-    def close(self, code: int, reason: str = "") -> None:
-        """As the transport does; what is held is not for a client that never connected."""
-        self._held.clear()
-        self._transport.close(code, reason)
 
 
 class RealtimeConnection(Connection):

@@ -140,7 +140,7 @@ async def test_a_storm_is_let_in_at_the_rate_while_those_inside_are_served_on() 
                 break
             await asyncio.sleep(0.1)
         assert await asyncio.to_thread(refused, starling, "connect_rate") == len(times)
-        lines = [line for line in starling.lines if line["event"] == "clients_refused"]
+        lines = starling.told("clients_refused")
         assert 1 <= len(lines) <= 1 + took / 10 + 1
         assert sum(line["connect_rate"] for line in lines) <= len(times)
 
@@ -177,7 +177,7 @@ async def test_a_worker_that_lags_turns_new_clients_away_and_serves_the_others(t
             assert (await knock(f"{starling.url}/ws", opened))[0] == 101
             await leave(opened)
         assert await asyncio.to_thread(refused, starling, "lag") == 3
-        changes = [line["refuses"] for line in starling.lines if line["event"] == "admission_changed"]
+        changes = [line["refuses"] for line in starling.told("admission_changed", 2)]
         assert changes == [True, False]
 
 

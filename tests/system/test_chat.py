@@ -67,7 +67,7 @@ async def test_every_client_on_both_workers_hears_every_message_once_in_one_orde
 async def test_the_clients_of_that_room_are_spread_over_both_workers(starling: Starling) -> None:
     clients = await enter(starling, 0, 40)
 
-    served = {line["pid"] for line in starling.lines if line.get("event") == "client_connected"}
+    served = {line["pid"] for line in starling.told("client_connected", 40)}
 
     assert served == set(starling.workers)
     await asyncio.gather(*(client.close() for client in clients))
@@ -161,7 +161,7 @@ async def test_without_redis_at_the_start_it_serves_says_so_and_gets_ready_when_
         async with connect(f"{starling.url}/ws") as echo:
             await echo.send("alive")
             assert await echo.recv() == "Message text was: alive"
-        assert any(line["event"] == "broker_link_down" for line in starling.lines)
+        assert starling.told("broker_link_down")
 
         redis_server.start()
 

@@ -77,8 +77,7 @@ async def test_thirty_who_stay_in_the_chat_miss_nothing_while_others_come_and_go
             await asyncio.gather(*churning, *hearing, return_exceptions=True)
 
     assert heard == [list(range(MESSAGES))] * STAYERS
-    came = [line for line in starling.lines if line.get("event") == "client_connected"]
-    assert len(came) > STAYERS + 10 * CHURNERS
+    assert len(starling.told("client_connected")) > STAYERS + 10 * CHURNERS
     assert "Traceback" not in starling.output
 
 

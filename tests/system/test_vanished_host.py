@@ -152,5 +152,5 @@ async def test_a_vanished_host_is_gone_in_bounded_time_and_holds_nobody_up(cable
         assert [client.ledgers["stream"].closed for client in others] == [[]] * OTHERS
         # Bounded, not fast: the machine that runs this may be slow, a room that waits for a dead host stands for ever.
         assert max(waits) < 3
-    ends = [line["code"] for line in starling.lines if line.get("event") == "client_disconnected"]
+    ends = [line["code"] for line in starling.told("client_disconnected", VANISHING)]
     assert len([code for code in ends if code in (3012, 3008, 1006)]) >= VANISHING
