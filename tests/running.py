@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -122,7 +123,8 @@ class Starling:
         except urllib.error.HTTPError as error:
             body = error.read()
             return error.code, json.loads(body) if body.startswith(b"{") else {}
-        except OSError:
+        except (OSError, http.client.HTTPException):
+            # Nobody is there, or the answerer ended in the middle of its answer.
             return 0, {}
 
     def metrics(self) -> dict[str, float]:

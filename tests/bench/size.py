@@ -349,9 +349,8 @@ def write(found: dict[str, float], console: Console) -> None:
     text = path.read_text()
     for name, value in found.items():
         if value <= 0:
-            console.print(f"{name}: lost in the noise of this machine, so the model keeps what it has")
-            continue
-        rounded = float(f"{value:.2g}")
+            console.print(f"{name}: lost in the noise of this machine, so the model counts nothing for it")
+        rounded = max(0.0, float(f"{value:.2g}"))
         text, count = re.subn(rf"^{name} = .*$", f"{name} = {rounded!r}", text, flags=re.MULTILINE)
         if count != 1:
             raise RuntimeError(f"{path.name} has no {name}")

@@ -1,6 +1,7 @@
 """A server process of tests/server/application.py, its clients over raw sockets, and what it wrote."""
 
 import base64
+import http.client
 import json
 import os
 import re
@@ -133,7 +134,8 @@ class Server:
                 return answer.status, answer.read(), answer.headers
         except urllib.error.HTTPError as error:
             return error.code, error.read(), error.headers
-        except OSError:
+        except (OSError, http.client.HTTPException):
+            # Nobody is there, or the answerer ended in the middle of its answer.
             return 0, b"", {}
 
     def workers(self, *, ready: bool = False) -> list[int]:
