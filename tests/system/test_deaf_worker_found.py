@@ -1,0 +1,32 @@
+"""A worker that no new link makes hear, from the fault to the page that tells what to do; as in test_fault_found.py."""
+
+import asyncio
+from pathlib import Path
+
+from tests.flow import environment
+from tests.prometheus import PrometheusServer
+from tests.proxy import Proxy
+from tests.runbooks import install
+from tests.running import serving
+from tests.services import RedisServer
+from tests.system.test_fault_found import Pods, find
+
+
+async def test_a_deaf_worker_is_found(redis_server: RedisServer, tmp_path: Path) -> None:
+    async with Proxy(redis_server.port) as proxy, serving(environment(tmp_path, proxy.url)) as pod:
+        targets = {"starling-0": f"127.0.0.1:{pod.internal_port}"}
+        prometheus = await asyncio.to_thread(PrometheusServer(targets).__enter__)
+        try:
+            shell = install(tmp_path, {"starling-0": pod}) | {"REDIS_URL": redis_server.url}
+            running = Pods({"starling-0": pod}, redis_server, prometheus, shell, None)
+            assert prometheus.firing() == set()
+            _, well = await asyncio.to_thread(lambda: pod.workers)
+            # What stands between lets one worker listen, and neither the other nor whoever takes its place; their
+            # probes listen elsewhere.
+            proxy.refuse = lambda said: b":canary:" in said and b"SUBSCRIBE" in said and b"-%d\r" % well not in said
+            proxy.cut()
+
+            said = r'starling_broker_probes_total\{result="heard"\} ([3-9]|[1-9]\d)'
+            await asyncio.to_thread(find, running, "StarlingDeafWorker", "starling-0", shown=0, said=said)
+        finally:
+            await asyncio.to_thread(prometheus.__exit__, None, None, None)
