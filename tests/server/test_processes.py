@@ -180,7 +180,7 @@ def test_a_stuck_event_loop_is_replaced_and_told_of_while_the_internal_port_answ
             return server.workers(ready=True) not in ([], [stuck])
 
         until(replaced, "another worker")
-        # For how long the only loop stood still and was not yet replaced is the machine's to say: a busy one may miss it.
+        # How long the only loop is seen to stand still before it is replaced is the machine's to say.
         assert set(lives) <= {200, 503}
         assert server.get("/livez")[0] == 200
         [line] = server.events("worker_stuck")
