@@ -26,7 +26,7 @@ run: $(VENV)/.runtime  ## Start the service in developer mode on http://localhos
 test: $(VENV)/.dev  ## Check, then run every test
 	@deploy/setup/system-packages.sh
 	@$(MAKE) --no-print-directory node-packages check
-	$(BIN)/pytest --numprocesses=3 --dist=loadfile
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
 check: $(VENV)/.dev  ## Format, lint, types, and the rules of the floors
 	$(BIN)/ruff format --check --quiet
