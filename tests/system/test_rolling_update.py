@@ -339,7 +339,7 @@ async def test_a_rolling_update_loses_and_doubles_nothing_and_keeps_the_pace(hos
         )
 
     # nginx finds the other host before anything is sent; only what a host has under way as it ends may fail.
-    assert sum(publisher.refused for publisher in publishers.values()) <= 0.1 * PUBLICATIONS / BATCH
+    assert sum(publisher.refused for publisher in publishers.values()) <= 0.02 * PUBLICATIONS / BATCH
     assert sum(len(publisher.acknowledged) for publisher in publishers.values()) == PUBLICATIONS
     for client in clients:
         expected = [number for _, number in sorted(publishers[client.channel].acknowledged.items())]
