@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Literal
@@ -42,8 +42,6 @@ LIBRARY_LEVELS = {
 }
 ACCESS_LOGS = ("gunicorn.access", "uvicorn.access")
 
-# When a line was said, in nanoseconds since 1970, until it has its timestamp.
-SAID_AT = "_said_at"
 REDACTED = "[redacted]"
 SECRET_KEYS = frozenset(
     {
@@ -84,22 +82,23 @@ LASTING_TYPES = frozenset({bool, float, int, str, type(None)})
 
 _encode = msgspec.json.Encoder().encode
 
-Line = bytes | Callable[[], bytes]
-"""A line without its end, or what makes it."""
+
+Said = tuple[str, EventDict, str | None, int]
+"""What a line is made of: its level, event and values, whose it is, and when it was said, in ns since 1970."""
 
 
 class LogWriter:
     """Writes lines to a file descriptor from a thread of its own, one thread in each process that logs.
 
     A reader that stalls delays nobody: beyond QUEUE_LINES lines are dropped, counted in `dropped`, and reported by a
-    line of their own (made by `describe_drop`) once the reader goes on. Lines of several processes do not mix. Who is
-    killed takes the lines of the last NAP_SECONDS along; a process that ends in any other way writes them.
+    line of their own once the reader goes on. Lines of several processes do not mix. Who is killed takes the lines of
+    the last NAP_SECONDS along; a process that ends in any other way writes them.
     """
 
-    def __init__(self, fd: int, describe_drop: Callable[[int], bytes]) -> None:
+    def __init__(self, fd: int, make: Callable[[Said], bytes]) -> None:
         self.dropped = 0
         self._fd = fd
-        self._describe_drop = describe_drop
+        self._make = make
         # A pipe keeps only short writes whole, so processes take turns; the lock of a process ends with it.
         self._turn = os.memfd_create("starling-log-turn")
         self._begin_process()
@@ -108,12 +107,12 @@ class LogWriter:
     def _begin_process(self) -> None:
         self._reported = self.dropped
         # put() of this queue may be interrupted by a signal handler that logs too.
-        self._queue: SimpleQueue[Line | threading.Event] = SimpleQueue()
+        self._queue: SimpleQueue[bytes | Said | threading.Event] = SimpleQueue()
         self._awaited = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def write(self, line: Line) -> None:
-        """Queue `line` or drop it; never waits."""
+    def write(self, line: bytes | Said) -> None:
+        """Queue `line`, ready or as it was said, or drop it; never waits."""
         if self._queue.qsize() >= QUEUE_LINES:
             self.dropped += 1
             return
@@ -146,17 +145,25 @@ class LogWriter:
                 written.set()
             if (dropped := self.dropped) > self._reported:
                 with suppress(OSError):
-                    self._put_out(self._describe_drop(dropped - self._reported))
+                    self._put_out(self._make(_drop(dropped - self._reported)))
                 self._reported = dropped
 
-    def _take_with(self, first: Line | threading.Event) -> tuple[list[bytes], list[threading.Event]]:
+    def _take_with(self, first: bytes | Said | threading.Event) -> tuple[list[bytes], list[threading.Event]]:
         """Give what is queued, up to BATCH_LINES, and who waits for it to be written."""
         items = [first]
         with suppress(Empty):
             while len(items) < BATCH_LINES:
                 items.append(self._queue.get_nowait())
-        lines = [_made(item) for item in items if not isinstance(item, threading.Event)]
+        lines = [self._made(item) for item in items if not isinstance(item, threading.Event)]
         return lines, [item for item in items if isinstance(item, threading.Event)]
+
+    def _made(self, line: bytes | Said) -> bytes:
+        if isinstance(line, bytes):
+            return line
+        try:
+            return self._make(line)
+        except Exception:  # noqa: BLE001 - later lines must not be lost with one that cannot be made
+            return _encode({"level": "error", "event": "log_line_failed"})
 
     def _put_out(self, lines: bytes) -> None:
         rest = lines + b"\n"
@@ -168,13 +175,8 @@ class LogWriter:
             fcntl.lockf(self._turn, fcntl.LOCK_UN)
 
 
-def _made(line: Line) -> bytes:
-    if isinstance(line, bytes):
-        return line
-    try:
-        return line()
-    except Exception:  # noqa: BLE001 - later lines must not be lost with one that cannot be made
-        return _encode({"level": "error", "event": "log_line_failed"})
+def _drop(lines: int) -> Said:
+    return "warning", {"event": "log_lines_dropped", "lines": lines}, None, time.time_ns()
 
 
 def configure_logging(
@@ -188,33 +190,15 @@ def configure_logging(
     """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     fd = sys.stdout.fileno()
-    render = _choose_renderer(log_format, terminal=os.isatty(fd))
-    shared: list[Processor] = [
-        structlog.processors.format_exc_info,
-        redact,
-        _Timestamp(),
-    ]
-    # Behind the search for secrets, for there are none in these.
-    finishing = [*shared, structlog.processors.add_log_level, _add_origin, render]
-
-    def describe_drop(lines: int) -> bytes:
-        event: EventDict = {"event": "log_lines_dropped", "level": "warning", "pid": os.getpid(), "lines": lines}
-        for processor in shared:
-            event = processor(None, "warning", event)  # type: ignore[assignment]  # none of ours ends the chain
-        return render(None, "warning", event)
-
-    writer = LogWriter(fd, describe_drop)
+    make = _LineMaker(_choose_renderer(log_format, terminal=os.isatty(fd))).make
+    writer = LogWriter(fd, make)
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            *more_processors,
-            _Finish(finishing),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=lambda *name: _LineLogger(writer, *name),
+        processors=[structlog.contextvars.merge_contextvars, *more_processors],
+        wrapper_class=_wrapper_class(threshold),
+        logger_factory=lambda *name: _Teller(writer, make, *name),
         cache_logger_on_first_use=True,
     )
-    handler = _LineHandler(writer, [_describe_record, *more_processors, *shared, render])
+    handler = _LineHandler(writer, make, more_processors)
     handler.setLevel(threshold)
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.INFO), force=True)
     logging.captureWarnings(capture=True)
@@ -238,7 +222,7 @@ def quiet_libraries() -> None:
         logger.propagate = False
 
 
-def redact(_: object, __: str, event: EventDict) -> EventDict:
+def redact(said: Mapping[str, object]) -> dict[str, object]:
     """Replace what may be secret: values of SECRET_KEYS, what SECRET_TEXT finds in texts, and bytes by their number."""
     return {
         key: REDACTED
@@ -247,7 +231,7 @@ def redact(_: object, __: str, event: EventDict) -> EventDict:
         else value
         if type(value) is str and HARMLESS_TEXT.fullmatch(value)
         else _clean(value)
-        for key, value in event.items()
+        for key, value in said.items()
     }
 
 
@@ -267,7 +251,7 @@ def _clean(value: object) -> object:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{len(value)} bytes"
     if isinstance(value, Mapping):
-        return redact(None, "", {str(key): inner for key, inner in value.items()})
+        return redact({str(key): inner for key, inner in value.items()})
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean(inner) for inner in value]
     return _clean_text(str(value))
@@ -281,83 +265,88 @@ def _clean_text(text: str) -> str:
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
-def _choose_renderer(log_format: LogFormat, *, terminal: bool) -> Callable[[object, str, EventDict], bytes]:
+def _choose_renderer(log_format: LogFormat, *, terminal: bool) -> Callable[[EventDict], bytes]:
     if log_format == "json" or (log_format == "auto" and not terminal):
-        return _render_json
+        return _encode
     console = structlog.dev.ConsoleRenderer(
         colors=terminal, exception_formatter=structlog.dev.plain_traceback, pad_event_to=24
     )
 
-    def render_console(logger: object, method: str, event: EventDict) -> bytes:
-        event.pop("pid", None)
-        line = console(logger, method, event)
-        return str(line).encode()
+    def render_console(line: EventDict) -> bytes:
+        del line["pid"]
+        return str(console(None, "", line)).encode()
 
     return render_console
 
 
-def _render_json(_: object, __: str, event: EventDict) -> bytes:
-    head = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
-    return _encode({**head, **event})
+class _LineMaker:
+    """Makes a line of what was said: nothing secret, the time, the level and the event first, and last whose it is."""
 
-
-class _Finish:
-    """Ends structlog's chain: `finishing` makes the line, in the writer's thread wherever that comes to the same."""
-
-    def __init__(self, finishing: Sequence[Any]) -> None:
-        self._finishing = finishing
-
-    def __call__(self, logger: object, method: str, event: EventDict) -> tuple[tuple[Line], dict[str, Any]]:
-        lasting = LASTING_TYPES.issuperset(map(type, event.values())) and "exc_info" not in event
-        event[SAID_AT] = time.time_ns()
-        line = partial(self._make, logger, method, event)
-        return (line if lasting else line(),), {}
-
-    def _make(self, logger: object, method: str, event: Any) -> bytes:
-        for processor in self._finishing:
-            event = processor(logger, method, event)
-        line: bytes = event
-        return line
-
-
-class _Timestamp:
-    """Adds the time in UTC, to the microsecond; what changes once a second is formatted once a second."""
-
-    def __init__(self) -> None:
+    def __init__(self, render: Callable[[EventDict], bytes]) -> None:
+        self._render = render
         self._second = (0, "")
 
-    def __call__(self, _: object, __: str, event: EventDict) -> EventDict:
-        now = event.pop(SAID_AT, None) or time.time_ns()
+    def make(self, said: Said) -> bytes:
+        """Make the line."""
+        level, values, logger, at = said
+        if "exc_info" in values:
+            values = structlog.processors.format_exc_info(None, level, values)
+        line = {"timestamp": self._timestamp(at), "level": level, "event": "", **redact(values)}
+        if logger is not None:
+            line["logger"] = logger
+        line["pid"] = os.getpid()
+        return self._render(line)
+
+    def _timestamp(self, now: int) -> str:
+        """The time in UTC, to the microsecond; what changes once a second is formatted once a second."""
         second, text = self._second
         if second != now // 1_000_000_000:
             second = now // 1_000_000_000
             text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
             # One assignment of both, because threads log too.
             self._second = (second, text)
-        event["timestamp"] = f"{text}.{now // 1000 % 1_000_000:06}Z"
-        return event
+        return f"{text}.{now // 1000 % 1_000_000:06}Z"
 
 
-def _add_origin(logger: Any, _: str, event: EventDict) -> EventDict:
-    if logger.name is not None:
-        event["logger"] = logger.name
-    event["pid"] = os.getpid()
-    return event
+class _Teller:
+    """What structlog wraps: a logger by its name. Its lines are made in the writer's thread where that is the same."""
+
+    def __init__(self, writer: LogWriter, make: Callable[[Said], bytes], name: str | None = None) -> None:
+        self._writer = writer
+        self._make = make
+        self._name = name
+
+    def tell(self, level: str, values: EventDict) -> None:
+        """Queue a line."""
+        said = (level, values, self._name, time.time_ns())
+        lasting = LASTING_TYPES.issuperset(map(type, values.values())) and "exc_info" not in values
+        self._writer.write(said if lasting else self._make(said))
 
 
-def _describe_record(_: object, __: str, event: EventDict) -> EventDict:
-    """Make a line of a library: the event says whose, the text is its message."""
-    record: logging.LogRecord = event.pop("_record")
-    event.pop("_from_structlog")
-    whose = re.sub(r"\W", "_", record.name.partition(".")[0]) or "root"
-    return {
-        **event,
-        "event": "python_warning" if record.name == "py.warnings" else f"{whose}_message",
-        "message": event["event"],
-        "level": record.levelname.lower(),
-        "logger": record.name,
-        "pid": record.process,
-    }
+def _wrapper_class(threshold: int) -> type[structlog.typing.FilteringBoundLogger]:
+    """Make structlog's wrapper with a shorter way to a line: its own copies what was said three times."""
+    filtering: Any = structlog.make_filtering_bound_logger(threshold)
+
+    class LineLogger(filtering):  # type: ignore[misc]  # a class made by a function
+        def _proxy_to_logger(self, method_name: str, event: str | None = None, **values: Any) -> None:
+            said: Any = {**self._context, **values, "event": event}
+            for processor in self._processors:
+                said = processor(self._logger, method_name, said)
+            self._logger.tell(method_name, said)
+
+    class LineLoggerOfInfo(LineLogger):
+        # Every client's lines are said here.
+        def info(self, event: str, *args: Any, **values: Any) -> None:
+            if args or self._context:
+                super().info(event, *args, **values)
+                return
+            said: Any = values
+            said["event"] = event
+            for processor in self._processors:
+                said = processor(self._logger, "info", said)
+            self._logger.tell("info", said)
+
+    return LineLoggerOfInfo if threshold <= logging.INFO else LineLogger
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
@@ -367,33 +356,35 @@ def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace:
     structlog.get_logger("starling").critical("uncaught_exception", exc_info=exc_info)
 
 
-class _LineLogger:
-    """The end of structlog's chain: every level's rendered line goes to the writer."""
-
-    def __init__(self, writer: LogWriter, name: str | None = None) -> None:
-        self.name = name
-        self.debug = self.info = self.warning = self.error = self.critical = self.exception = writer.write
-        self.msg = self.log = self.warn = self.fatal = self.failure = self.err = writer.write
-
-
 class _LineHandler(logging.Handler):
     """Lines of the standard library's loggers, through the same chain to the same writer."""
 
-    def __init__(self, writer: LogWriter, processors: list[Any]) -> None:
+    def __init__(self, writer: LogWriter, make: Callable[[Said], bytes], processors: Sequence[Processor]) -> None:
         super().__init__()
         self._writer = writer
-        *chain, render = processors
-        # The formatter wants text from its last processor, the writer bytes.
-        chain.append(lambda *args: render(*args).decode())
-        self.setFormatter(structlog.stdlib.ProcessorFormatter(processors=chain))
+        self._make = make
+        self._processors = processors
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = logging.makeLogRecord(record.__dict__)
-        line.args = _cut_queries(record.args)
         try:
-            self._writer.write(self.format(line).encode())
+            self._writer.write(self._line(record))
         except Exception:  # noqa: BLE001 - a line that cannot be made must not end what it tells of
             self._writer.write(_encode({"level": "error", "event": "log_line_failed", "logger": record.name}))
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        """Make the line: the event says whose it is, the text is its message."""
+        whose = re.sub(r"\W", "_", record.name.partition(".")[0]) or "root"
+        event = "python_warning" if record.name == "py.warnings" else f"{whose}_message"
+        copy = logging.makeLogRecord({**record.__dict__, "args": _cut_queries(record.args)})
+        said: Any = {"event": event, "message": copy.getMessage()}
+        if record.exc_info:
+            said["exc_info"] = record.exc_info
+        if record.stack_info:
+            said["stack"] = record.stack_info
+        level = record.levelname.lower()
+        for processor in self._processors:
+            said = processor(None, level, said)
+        return self._make((level, said, record.name, time.time_ns()))
 
     def flush(self) -> None:
         self._writer.flush()

@@ -139,7 +139,7 @@ def test_any_value_stays_one_line_of_json() -> None:
     ids=lambda event: next(iter(event)),
 )
 def test_secrets_are_redacted_wherever_they_stand(event: dict[str, Any]) -> None:
-    assert SECRET not in str(redact(None, "info", event))
+    assert SECRET not in str(redact(event))
 
 
 def test_what_is_not_secret_stays() -> None:
@@ -151,7 +151,7 @@ def test_what_is_not_secret_stays() -> None:
         "path": "/ws",
         "none": None,
     }
-    assert redact(None, "info", dict(event)) == event
+    assert redact(event) == event
 
 
 def test_queries_of_libraries_are_cut_even_when_they_look_harmless() -> None:
