@@ -1,8 +1,9 @@
 """Where a token may come from in the request that opens a WebSocket, and in which order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct
 
 SUBPROTOCOL = "starling.v1"
 _BEARER_SUBPROTOCOL = "bearer."
@@ -17,12 +18,14 @@ class TokenSource(StrEnum):
     QUERY = "query"
 
 
-@dataclass(frozen=True, slots=True)
-class PresentedToken:
+class PresentedToken(Struct, frozen=True):
     """A token as a client presented it, not verified yet. Its `repr` does not show it."""
 
-    token: str = field(repr=False)
+    token: str
     source: TokenSource
+
+    def __repr__(self) -> str:
+        return f"PresentedToken(source={self.source.value!r})"
 
 
 def find_token(

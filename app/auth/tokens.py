@@ -1,10 +1,12 @@
 """The contract of authentication: what a token grants, why one is refused, and who verifies it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Protocol
+
+from msgspec import Struct
 
 
 class RefusalReason(StrEnum):
@@ -83,8 +85,7 @@ class SubscriptionOptions:
 NO_SUBSCRIPTIONS: Mapping[str, SubscriptionOptions] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(Struct, frozen=True):
     """Who a connection belongs to and what its token grants.
 
     `user` is empty for an anonymous connection. Times are in seconds since 1970. `expires_at` is when the connection
@@ -99,9 +100,12 @@ class Credentials:
     token_id: str = ""
     session: str = ""
     issued_at: float | None = None
-    info: bytes = field(default=b"", repr=False)
-    meta: bytes = field(default=b"", repr=False)
-    subs: Mapping[str, SubscriptionOptions] = field(default_factory=lambda: NO_SUBSCRIPTIONS)
+    info: bytes = b""
+    meta: bytes = b""
+    subs: Mapping[str, SubscriptionOptions] = NO_SUBSCRIPTIONS
+
+    def __repr__(self) -> str:
+        return f"Credentials(user={self.user!r}, expires_at={self.expires_at}, token_id={self.token_id!r})"
 
     @property
     def anonymous(self) -> bool:
@@ -114,8 +118,7 @@ class Credentials:
         return tuple(self.subs)
 
 
-@dataclass(frozen=True, slots=True)
-class SubscriptionGrant:
+class SubscriptionGrant(Struct, frozen=True):
     """What a subscription token allows: `user` may subscribe to `channel` until `expires_at` (None: without end).
 
     Whoever uses it compares `user` and `channel` with those of the connection and the request. `info`, `data` and
@@ -125,12 +128,15 @@ class SubscriptionGrant:
     user: str
     channel: str
     expires_at: float | None = None
-    info: bytes = field(default=b"", repr=False)
-    data: bytes = field(default=b"", repr=False)
+    info: bytes = b""
+    data: bytes = b""
     override: ChannelOverride = NO_OVERRIDE
     token_id: str = ""
     session: str = ""
     issued_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"SubscriptionGrant(user={self.user!r}, channel={self.channel!r}, expires_at={self.expires_at})"
 
 
 class TokenVerifier(Protocol):

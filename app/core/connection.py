@@ -1,8 +1,8 @@
 """One client of this process: its transport, its figures and the work its messages cause."""
 
 import asyncio
+import os
 import random
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -87,7 +87,7 @@ class Connection:
     def __init__(self, owner: Owner, user: str) -> None:
         self.owner = owner
         self.figures = owner.metrics.transports[self.kind]
-        self.id = secrets.token_hex(8)
+        self.id = os.urandom(8).hex()
         self.user = user
         self.token: TokenFacts | None = None
         self.received = 0

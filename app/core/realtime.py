@@ -1,15 +1,15 @@
 """One client of the real-time protocol: carries out what its session decides."""
 
+import os
 import random
-import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
 import structlog
-from msgspec import Raw
+from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from app import __version__
 from app.core.authority import Authority, Grant, Identity
@@ -95,8 +95,7 @@ USER_PLACES = ":user:"
 VANISHED = 1006
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(Struct, frozen=True):
     """A channel that the client is in, or on its way into."""
 
     subscriber: Subscriber
@@ -133,7 +132,7 @@ class RealtimeConnection(Connection):
         self.identity = Identity()
         # A hook may take longer for one publication than for the next, so the next waits for it.
         self.session = Session(limits, time.monotonic(), publish_in_turn=node.hooks.sees_publications)
-        self.session_id = secrets.token_hex(8)
+        self.session_id = os.urandom(8).hex()
         self._node = node
         self._authority = authority
         self._handshake = handshake
@@ -479,7 +478,7 @@ class RealtimeConnection(Connection):
         """Be `identity` from now on, in the session that its token names, or in one of this connection's own."""
         token = identity.token or TokenFacts(identity.user)
         self.session_id = token.session or self.session_id
-        self.identity = replace(identity, token=token._replace(session=self.session_id))
+        self.identity = replace(identity, token=replace(token, session=self.session_id))
 
     async def _enter_all(
         self, grants: Mapping[str, Grant], wishes: Mapping[str, SubscribeRequest]

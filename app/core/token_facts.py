@@ -1,9 +1,9 @@
 """What a token is known by once it has been verified: enough to find whom its revocation concerns."""
 
-from typing import NamedTuple
+from msgspec import Struct
 
 
-class TokenFacts(NamedTuple):
+class TokenFacts(Struct, frozen=True):
     """A verified token. `channel` is empty for a connection token, `issued_at` in seconds since 1970."""
 
     user: str

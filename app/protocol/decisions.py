@@ -4,10 +4,9 @@
 the connection tells its one outcome back to the session, through the method that the action names or `refused`.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from app.protocol.codes import Disconnect, Unsubscribe
 from app.protocol.messages import (
@@ -25,8 +24,7 @@ from app.protocol.messages import (
 )
 
 
-@dataclass(eq=False, slots=True)
-class Subscription:
+class Subscription(Struct, eq=False):
     """One channel of one client.
 
     (`epoch`, `offset`) is the position the client was told on entering; whoever delivers to it may move it on.
@@ -43,27 +41,23 @@ class Subscription:
     expires_at: float = float("inf")
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Struct, frozen=True):
     """Send this reply or push."""
 
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(Struct, frozen=True):
     """Send the empty reply."""
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Struct, frozen=True):
     """Close the connection; the session is over."""
 
     disconnect: Disconnect
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Action:
+class Action(Struct, frozen=True, eq=False):
     """Something to carry out for the command `id`; 0 where nobody waits for an answer."""
 
     id: int
@@ -74,15 +68,13 @@ class Action:
         return None
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Authenticate(Action):
+class Authenticate(Action, frozen=True, eq=False):
     """Find out who the client is and subscribe it to its channels. Then `connected`."""
 
     request: ConnectRequest
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Subscribe(Action):
+class Subscribe(Action, frozen=True, eq=False):
     """Ask for permission, unless `server_side`, and enter the channel. Then `subscribed`.
 
     `terms` are what the server gives in the channel on its own, opaque here.
@@ -98,8 +90,7 @@ class Subscribe(Action):
         return self.request.channel
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class EndSubscription(Action):
+class EndSubscription(Action, frozen=True, eq=False):
     """Leave the channel: before anything else happens the client must get no more of it. Then `ended`.
 
     `reason` is None where the client asked for it or the connection ends.
@@ -114,23 +105,20 @@ class EndSubscription(Action):
         return self.subscription.channel
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Query(Action):
+class Query(Action, frozen=True, eq=False):
     """What has a result and changes nothing in the session. Then `answered`."""
 
     reply_field: ClassVar[str]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Call(Query):
+class Call(Query, frozen=True, eq=False):
     """Call the application's method."""
 
     reply_field = "rpc"
     request: RPCRequest
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class ChannelQuery(Query):
+class ChannelQuery(Query, frozen=True, eq=False):
     """A query about a channel; `subscription` is None where the client is not in it."""
 
     request: PublishRequest | PresenceRequest | PresenceStatsRequest | HistoryRequest
@@ -142,54 +130,47 @@ class ChannelQuery(Query):
         return self.request.channel
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Publish(ChannelQuery):
+class Publish(ChannelQuery, frozen=True, eq=False):
     """Publish to the channel."""
 
     reply_field = "publish"
     request: PublishRequest
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Presence(ChannelQuery):
+class Presence(ChannelQuery, frozen=True, eq=False):
     """Read who is in the channel."""
 
     reply_field = "presence"
     request: PresenceRequest
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class PresenceStats(ChannelQuery):
+class PresenceStats(ChannelQuery, frozen=True, eq=False):
     """Count who is in the channel."""
 
     reply_field = "presence_stats"
     request: PresenceStatsRequest
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class History(ChannelQuery):
+class History(ChannelQuery, frozen=True, eq=False):
     """Read the channel's stream."""
 
     reply_field = "history"
     request: HistoryRequest
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Deliver(Action):
+class Deliver(Action, frozen=True, eq=False):
     """Give the application what the client sent; no answer is expected. Then `delivered`."""
 
     request: SendRequest
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Refresh(Action):
+class Refresh(Action, frozen=True, eq=False):
     """Check the new connection token. Then `refreshed`."""
 
     request: RefreshRequest
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class SubRefresh(Action):
+class SubRefresh(Action, frozen=True, eq=False):
     """Check the new token of the subscription. Then `sub_refreshed`."""
 
     request: SubRefreshRequest

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import structlog
 from msgspec import Raw
+from msgspec.structs import replace
 
 from app.auth.handshake import find_token
 from app.auth.tokens import (

@@ -36,7 +36,8 @@ def choose_format(websocket: WebSocket) -> tuple[type[RealtimeConnection], str |
     for subprotocol, kind in SUBPROTOCOLS.items():
         if subprotocol in offered:
             return kind, subprotocol
-    protobuf = websocket.query_params.get("format") == "protobuf"
+    query: bytes = websocket.scope["query_string"]
+    protobuf = query and websocket.query_params.get("format") == "protobuf"
     return ProtobufConnection if protobuf else JsonConnection, None
 
 

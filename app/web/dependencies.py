@@ -59,14 +59,22 @@ async def admit(websocket: WebSocket, doors: DoorsDependency) -> None:
     """
     if own_socket(websocket) is None and (refusal := doors.node.admission.refusal()):
         raise turn_away(doors, refusal)
-    origin = websocket.headers.get("origin")
+    origin = header_of(websocket, b"origin")
     if doors.developer or origin is None:
         return
-    if not origin_allowed(origin, websocket.headers.get("host", ""), doors.allowed_origins):
+    if not origin_allowed(origin, header_of(websocket, b"host") or "", doors.allowed_origins):
         doors.node.metrics.refuse("origin")
         raise HTTPException(
             status.HTTP_403_FORBIDDEN, "pages of this origin may not connect: see STARLING_ALLOWED_ORIGINS"
         )
+
+
+def header_of(websocket: WebSocket, name: bytes) -> str | None:
+    """The first header field of a lower-case `name`, as `websocket.headers` has it, which each client would pay for."""
+    for key, value in websocket.scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
 
 
 def own_socket(websocket: WebSocket) -> Any:
@@ -115,7 +123,7 @@ async def authenticate(websocket: WebSocket, doors: DoorsDependency) -> Credenti
 
 def presented_token(websocket: WebSocket, doors: Doors) -> PresentedToken | None:
     """The token that the handshake brings, not verified yet."""
-    presented = find_token(authorization=websocket.headers.get("authorization"))
+    presented = find_token(authorization=header_of(websocket, b"authorization"))
     return presented or find_token(
         subprotocols=websocket.scope["subprotocols"],
         cookie=websocket.cookies.get("session"),
