@@ -145,7 +145,8 @@ class Hub:
             size += len(frame.payload) * len(group)
             group.figures.messages_out += len(group)
             group.figures.bytes_out += len(frame.payload) * len(group)
-            for connection in group:
+            # Whoever reads too slowly leaves as it is written to.
+            for connection in tuple(group):
                 if subscribers := groups.get(connection.encode):
                     subscribers.settle(connection)
                 connection.send(frame)

@@ -1,6 +1,9 @@
 """The local half of a fan-out: who hears what, and how often a frame is made."""
 
 import asyncio
+import random
+from collections.abc import Callable
+from functools import partial
 
 from msgspec import Raw
 from prometheus_client import CollectorRegistry
@@ -20,6 +23,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.metrics = Metrics(CollectorRegistry())
+        self.names = random.Random()
         self.encoded = 0
         self.messages_per_second = 0.0
 
@@ -188,6 +192,36 @@ async def test_a_leave_is_told_after_what_was_published_before_it() -> None:
     await written()
 
     assert [frame.payload for frame in client.frames] == [b"hello", b"left", b"hello"]
+
+
+class SlowTransport(Transport):
+    """Is full with the first batch: its client is cut, and leaves at once, as a socket over its limit has it."""
+
+    def __init__(self, leave: Callable[[], object]) -> None:
+        super().__init__()
+        self._leave = leave
+
+    def send_batch(self, batch: Batch) -> None:
+        super().send_batch(batch)
+        self._leave()
+
+
+async def test_a_leave_reaches_everybody_though_slow_readers_are_cut_as_it_is_told() -> None:
+    hub, owner = Hub(), Owner()
+    clients = [Client(owner) for _ in range(5)]
+    for client in clients:
+        hub.subscribers.add("room", client)
+        hub.watchers.add("room", client)
+    for slow in clients[:3]:
+        slow.transport = SlowTransport(partial(hub.watchers.remove, "room", slow))  # type: ignore[assignment]
+
+    hub.broadcast("room", HELLO)
+    hub.tell_watchers(Push("room", leave=Leave(ClientInfo("user", "client"))))
+    await written()
+
+    assert hub.watchers.count("room") == 2
+    for client in clients[3:]:
+        assert [frame.payload for frame in client.frames] == [b"hello", b"left"]
 
 
 async def test_what_was_broadcast_is_written_before_a_connection_closes() -> None:
