@@ -9,6 +9,8 @@ from msgspec import Struct
 
 # Counts fade, so that rates are those of about so many seconds.
 WINDOW_SECONDS = 10.0
+# After a standstill nothing is left that has a rate, and at last not even a number to divide by.
+STANDSTILL_SECONDS = 10 * WINDOW_SECONDS
 # Up to so many messages a second each one is counted; of more, about so many, each for several.
 COUNTED_PER_SECOND = 1000
 CAPACITY = 1024
@@ -135,7 +137,7 @@ class ChannelMeter:
         kept = math.exp(-seconds / WINDOW_SECONDS)
         self._hitters.fade(kept)
         # Of a steady stream, what is left of its count by this makes its rate.
-        self._per_second = (1 - kept) / (kept * seconds)
+        self._per_second = (1 - kept) / (kept * seconds) if seconds < STANDSTILL_SECONDS else 0.0
         self._each = max(1, math.ceil(self._counted * self._each / seconds / COUNTED_PER_SECOND))
         self._counted = 0
         self.skip = min(self.skip, 2 * self._each - 2)

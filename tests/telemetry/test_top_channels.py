@@ -110,6 +110,18 @@ def test_a_channel_that_fell_silent_fades_and_is_forgotten() -> None:
     assert meter.busiest(1) == []
 
 
+@pytest.mark.parametrize("seconds", [200.0, 3600.0, 10_000.0, 1e9])
+def test_a_process_that_stood_still_for_long_counts_on(seconds: float) -> None:
+    meter = ChannelMeter()
+    second_of(meter, [("news", 10, 100)])
+
+    meter.turn(seconds)
+    assert meter.busiest(1) == []
+    second_of(meter, [("news", 10, 100)])
+
+    assert meter.busiest(1)[0].channel == "news"
+
+
 def test_of_very_many_messages_some_are_counted_and_the_rates_are_still_right() -> None:
     meter, chance = ChannelMeter(seed=7), random.Random(7)
     offered = COUNTED_PER_SECOND * 4
