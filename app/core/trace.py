@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
-import structlog
 from msgspec import Raw, Struct
 
 from app.core.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions
@@ -16,8 +15,6 @@ from app.core.control import Order
 from app.core.node import Node
 from app.core.tap import Tap, Trace
 from app.protocol.messages import Publication
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.trace")
 
 TRACE_SECONDS = 600.0
 # Over all nodes at one time.
@@ -105,9 +102,9 @@ class Traces:
                 self._let_go()
             return
         if self._tap is None:
-            self._tap = Tap(self._node.hub, self._node.describe().name)
-            self._node.hub.tap = self._tap
-            self._node.start_task(self._tell())
+            self._tap = tap = Tap(self._node.hub, self._node.describe().name)
+            self._node.hub.tap = tap
+            self._node.start_task(self._tell(tap))
         trace = self._tap.traces.setdefault(order.id, Trace(order.user, order.channel, payload=order.payload))
         trace.ends_at = time.monotonic() + _LEASE_SECONDS
 
@@ -115,14 +112,15 @@ class Traces:
         if self._tap is not None and not self._tap.traces:
             self._tap = self._node.hub.tap = None
 
-    async def _tell(self) -> None:
-        """Tell what the tap has seen, until there are no traces."""
-        while (tap := self._tap) is not None:
+    async def _tell(self, tap: Tap) -> None:
+        """Tell what `tap` has seen, until it has no traces."""
+        while self._tap is tap:
             await asyncio.sleep(_FLUSH_SECONDS)
             now = time.monotonic()
             for number, trace in tuple(tap.traces.items()):
                 if trace.ends_at < now:
-                    del tap.traces[number]
+                    # Its own end may have come while the one before it was told.
+                    tap.traces.pop(number, None)
                 else:
                     await self._report(number, trace)
             self._let_go()
