@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -89,7 +89,7 @@ class Refused:
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Revocation]:
         return iter(self._by_key.values())
 
     def add(self, revocation: Revocation) -> bool:
@@ -190,16 +190,19 @@ class Revocations:
                     await self._load(self._store)
             except BrokerUnavailable:
                 log.debug("revocations_not_read")
-                await asyncio.sleep(RETRY_SECONDS)
+            except Exception:
+                # Whatever it was, what is revoked from now on must be known too.
+                log.exception("revocations_failed")
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CHECK_SECONDS):
+                        await self._reload.wait()
+                self._refused.forget_expired(time.time())
                 continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_SECONDS):
-                    await self._reload.wait()
-            self._refused.forget_expired(time.time())
+            await asyncio.sleep(RETRY_SECONDS)
 
     def catch_up(self) -> None:
         """Orders may have been missed: read the store again."""
-        self.loaded = self._store is None or self.loaded
         self._version = -1
         self._reload.set()
 
@@ -250,12 +253,18 @@ class Revocations:
         connections = list(self._hub.connections)
         for start in range(0, len(connections), _PORTION):
             for connection in connections[start : start + _PORTION]:
-                if (token := connection.drop_revoked(refused)) is not None:
+                try:
+                    token = connection.drop_revoked(refused)
+                except Exception:
+                    # The others have to end all the same, and so have those of later orders.
+                    log.exception("revocation_failed", connection_id=connection.id)
+                    continue
+                if token is not None:
                     self.figures.ended += 1
                     self._follow_up(token, refused)
             await asyncio.sleep(0)
 
-    def _follow_up(self, token: TokenFacts, refused: "Refused") -> None:
+    def _follow_up(self, token: TokenFacts, refused: Refused) -> None:
         """Refuse the very token of a session that was revoked: it need not name the session, only we knew of it."""
         session = refused.session(token.session)
         if session is not None and token.token_id and not self.refuses(TokenFacts("", token.token_id)):

@@ -198,3 +198,50 @@ async def test_where_nothing_is_kept_nothing_is_revoked_and_everything_judged() 
     assert not member.revocations.available
     with pytest.raises(ValueError, match="keeps no revocations"):
         await member.revocations.revoke(Revocation("token", "t", LATER))
+
+
+async def test_a_store_that_talks_nonsense_is_asked_again(redis_server: RedisServer) -> None:
+    with redis_client.Redis.from_url(redis_server.url) as plain:
+        plain.hset("starling:{revoked}:entries", "", "no number")
+        async with members(redis_server, 1, up=False) as (one,):
+            await until(one.up.is_set)
+            await asyncio.sleep(0.3)
+            assert not one.revocations.loaded
+
+            plain.delete("starling:{revoked}:entries")
+            await until(lambda: one.revocations.loaded)
+
+
+class Client:
+    """A connection as far as revocation goes; none of ours fails at this, so the faulty one has to be made."""
+
+    def __init__(self, *, faulty: bool) -> None:
+        self.id = "faulty" if faulty else "sound"
+        self.ended = 0
+        self._faulty = faulty
+
+    def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> TokenFacts | None:
+        if self._faulty:
+            raise RuntimeError("this connection cannot be ended")
+        token = TokenFacts("alice", "t1")
+        self.ended += refuses(token)
+        return token
+
+
+async def test_a_connection_that_cannot_be_ended_saves_no_other_and_stops_no_later_order() -> None:
+    member = Member(open_broker("memory://"), "a")
+    hub: Any = member.revocations._hub
+    sound = [Client(faulty=False) for _ in range(5)]
+    hub.connections |= {*sound, Client(faulty=True)}
+    await member.start()
+    await until(lambda: member.up.is_set() and member.revocations.loaded)
+    # What it reads of the store by itself is read by now.
+    await asyncio.sleep(0.1)
+
+    for _ in range(2):
+        await member.revocations.revoke(Revocation("token", "t1", LATER))
+        await until(lambda: member.revocations.figures.delays)
+        member.revocations.figures.take_delays()
+
+    assert [client.ended for client in sound] == [2] * 5
+    await member.stop()
