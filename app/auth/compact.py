@@ -53,13 +53,8 @@ def parse_compact(token: str) -> CompactToken:
     if len(segments) != 3 or not segments[0] or not segments[1]:
         raise malformed("a signed token has three parts with dots between")
     algorithm, key_id = _read_header(segments[0])
-    return CompactToken(
-        algorithm=algorithm,
-        key_id=key_id,
-        signing_input=f"{segments[0]}.{segments[1]}".encode(),
-        payload=_decode(segments[1], "payload"),
-        signature=_decode(segments[2], "signature"),
-    )
+    payload, signature = _decode(segments[1], "payload"), _decode(segments[2], "signature")
+    return CompactToken(algorithm, key_id, f"{segments[0]}.{segments[1]}".encode(), payload, signature)
 
 
 @lru_cache(HEADERS_KEPT)

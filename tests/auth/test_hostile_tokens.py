@@ -202,6 +202,7 @@ HOSTILE: dict[str, tuple[Callable[[], str], RefusalReason]] = {
     "an empty channel": (lambda: claims(channels=["news", ""]), R.MALFORMED_CLAIM),
     "subs a list": (lambda: claims(subs=["news"]), R.MALFORMED_CLAIM),
     "subs of strings": (lambda: claims(subs={"news": "yes"}), R.MALFORMED_CLAIM),
+    "half a character in its base64": (lambda: claims().replace(".", ".\ud800", 1), R.MALFORMED),
     "subs with an empty channel": (lambda: claims(subs={"": {}}), R.MALFORMED_CLAIM),
     "an override nobody knows": (
         lambda: claims(subs={"news": {"override": {"precense": {"value": True}}}}),
