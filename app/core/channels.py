@@ -202,7 +202,7 @@ def _parse_options(path: str, options: Any, rights: Mapping[str, bool], problems
         problems.append(f"{path}: must be a mapping of options to values")
         options = None
     try:
-        return ChannelOptions(**{**(options or {}), **rights})
+        return ChannelOptions.model_validate({**(options or {}), **rights})
     except ValidationError as error:
         problems += [_describe(path, problem) for problem in error.errors(include_url=False)]
         return ChannelOptions()

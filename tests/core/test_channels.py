@@ -119,7 +119,11 @@ def test_durations_are_written_with_a_unit() -> None:
 def test_every_mistake_is_named_by_its_path() -> None:
     document = {
         "default": {"presense": True, "history_size": -1},
-        "namespaces": {"news": {"history_ttl": "5 minutes", "presence": "yes"}, "a b": {}, "x": {"history_size": 3}},
+        "namespaces": {
+            "news": {"history_ttl": "5 minutes", "presence": "yes", True: 1},
+            "a b": {},
+            "x": {"history_size": 3},
+        },
         "extra": {},
     }
 
