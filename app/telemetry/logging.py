@@ -145,7 +145,7 @@ class LogWriter:
                 written.set()
             if (dropped := self.dropped) > self._reported:
                 with suppress(OSError):
-                    self._put_out(self._make(_drop(dropped - self._reported)))
+                    self._put_out(self.made(_drop(dropped - self._reported)))
                 self._reported = dropped
 
     def _take_with(self, first: bytes | Said | threading.Event) -> tuple[list[bytes], list[threading.Event]]:
@@ -154,16 +154,17 @@ class LogWriter:
         with suppress(Empty):
             while len(items) < BATCH_LINES:
                 items.append(self._queue.get_nowait())
-        lines = [self._made(item) for item in items if not isinstance(item, threading.Event)]
+        lines = [self.made(item) for item in items if not isinstance(item, threading.Event)]
         return lines, [item for item in items if isinstance(item, threading.Event)]
 
-    def _made(self, line: bytes | Said) -> bytes:
+    def made(self, line: bytes | Said) -> bytes:
+        """Make the line, unless it is ready; one that cannot be made says so, and ends nothing that it tells of."""
         if isinstance(line, bytes):
             return line
         try:
             return self._make(line)
-        except Exception:  # noqa: BLE001 - later lines must not be lost with one that cannot be made
-            return _encode({"level": "error", "event": "log_line_failed"})
+        except Exception:  # noqa: BLE001 - whatever a value may raise
+            return _failed(line[2])
 
     def _put_out(self, lines: bytes) -> None:
         rest = lines + b"\n"
@@ -173,6 +174,10 @@ class LogWriter:
                 rest = rest[os.write(self._fd, rest) :]
         finally:
             fcntl.lockf(self._turn, fcntl.LOCK_UN)
+
+
+def _failed(logger: str | None) -> bytes:
+    return _encode({"level": "error", "event": "log_line_failed", "logger": logger})
 
 
 def _drop(lines: int) -> Said:
@@ -190,15 +195,14 @@ def configure_logging(
     """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     fd = sys.stdout.fileno()
-    make = _LineMaker(_choose_renderer(log_format, terminal=os.isatty(fd))).make
-    writer = LogWriter(fd, make)
+    writer = LogWriter(fd, _LineMaker(_choose_renderer(log_format, terminal=os.isatty(fd))).make)
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, *more_processors],
         wrapper_class=_wrapper_class(threshold),
-        logger_factory=lambda *name: _Teller(writer, make, *name),
+        logger_factory=lambda *name: _Teller(writer, *name),
         cache_logger_on_first_use=True,
     )
-    handler = _LineHandler(writer, make, more_processors)
+    handler = _LineHandler(writer, more_processors)
     handler.setLevel(threshold)
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.INFO), force=True)
     logging.captureWarnings(capture=True)
@@ -311,16 +315,15 @@ class _LineMaker:
 class _Teller:
     """What structlog wraps: a logger by its name. Its lines are made in the writer's thread where that is the same."""
 
-    def __init__(self, writer: LogWriter, make: Callable[[Said], bytes], name: str | None = None) -> None:
+    def __init__(self, writer: LogWriter, name: str | None = None) -> None:
         self._writer = writer
-        self._make = make
         self._name = name
 
     def tell(self, level: str, values: EventDict) -> None:
         """Queue a line."""
         said = (level, values, self._name, time.time_ns())
         lasting = LASTING_TYPES.issuperset(map(type, values.values())) and "exc_info" not in values
-        self._writer.write(said if lasting else self._make(said))
+        self._writer.write(said if lasting else self._writer.made(said))
 
 
 def _wrapper_class(threshold: int) -> type[structlog.typing.FilteringBoundLogger]:
@@ -359,20 +362,20 @@ def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace:
 class _LineHandler(logging.Handler):
     """Lines of the standard library's loggers, through the same chain to the same writer."""
 
-    def __init__(self, writer: LogWriter, make: Callable[[Said], bytes], processors: Sequence[Processor]) -> None:
+    def __init__(self, writer: LogWriter, processors: Sequence[Processor]) -> None:
         super().__init__()
         self._writer = writer
-        self._make = make
         self._processors = processors
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._writer.write(self._line(record))
-        except Exception:  # noqa: BLE001 - a line that cannot be made must not end what it tells of
-            self._writer.write(_encode({"level": "error", "event": "log_line_failed", "logger": record.name}))
+            line = self._writer.made(self._said(record))
+        except Exception:  # noqa: BLE001 - whatever a text and its arguments may raise
+            line = _failed(record.name)
+        self._writer.write(line)
 
-    def _line(self, record: logging.LogRecord) -> bytes:
-        """Make the line: the event says whose it is, the text is its message."""
+    def _said(self, record: logging.LogRecord) -> Said:
+        """What a record says: the event tells whose it is, the text is its message."""
         whose = re.sub(r"\W", "_", record.name.partition(".")[0]) or "root"
         event = "python_warning" if record.name == "py.warnings" else f"{whose}_message"
         copy = logging.makeLogRecord({**record.__dict__, "args": _cut_queries(record.args)})
@@ -384,7 +387,7 @@ class _LineHandler(logging.Handler):
         level = record.levelname.lower()
         for processor in self._processors:
             said = processor(None, level, said)
-        return self._make((level, said, record.name, time.time_ns()))
+        return level, said, record.name, time.time_ns()
 
     def flush(self) -> None:
         self._writer.flush()

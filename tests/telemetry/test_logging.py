@@ -154,6 +154,23 @@ def test_what_is_not_secret_stays() -> None:
     assert redact(event) == event
 
 
+def test_what_cannot_be_said_ends_neither_its_teller_nor_later_lines() -> None:
+    code = """
+import logging, structlog
+class Unsayable:
+    def __str__(self):
+        raise RuntimeError
+structlog.get_logger("starling.x").info("first", value=Unsayable())
+logging.getLogger("lib").warning("%s", Unsayable())
+structlog.get_logger("starling.x").info("last")
+"""
+    assert [(line["event"], line["logger"]) for line in lines(code)] == [
+        ("log_line_failed", "starling.x"),
+        ("log_line_failed", "lib"),
+        ("last", "starling.x"),
+    ]
+
+
 def test_queries_of_libraries_are_cut_even_when_they_look_harmless() -> None:
     [line] = lines(f"import logging; logging.getLogger('x').error('%s refused', '/ws?a={SECRET} b')")
     assert line["message"] == "/ws refused"
