@@ -11,12 +11,14 @@ from app.protocol.messages import NO_PAYLOAD, ClientInfo
 class Refuse(Exception):
     """Raised by a hook to refuse what a client asks; the client gets `code` and `message` as the error's.
 
-    103, permission denied, is usual. Codes of the application's own begin at 400; those under 100 are the SDKs'. With
-    a code from 3000 to 4999 the client is disconnected: 3507 is permission denied for good; from 4000 on the codes are
-    the application's own, up to 4499 to come back, from 4500 on for good.
+    103, permission denied, is usual. Codes of the application's own begin at 400; for those under 100, which are the
+    SDKs', this raises ValueError. With a code from 3000 to 4999 the client is disconnected: 3507 is permission denied
+    for good; from 4000 on the codes are the application's own, up to 4499 to come back, from 4500 on for good.
     """
 
     def __init__(self, message: str = "permission denied", code: int = 103) -> None:
+        if not 100 <= code < 2**32:
+            raise ValueError(f"code {code}: give one from 100 on, those below are the SDKs' own")
         super().__init__(message)
         self.message = message
         self.code = code

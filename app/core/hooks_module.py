@@ -71,6 +71,17 @@ class Function:
             log.exception("hook_failed", hook=self.name)
             raise Refusal(ERROR_INTERNAL) from error
 
+    async def answer(self, data: Raw, *arguments: Any) -> Raw | None:
+        """Call it; returns what it returned as JSON, or its bytes as they are, and None for None. Raises Refusal."""
+        result = await self(data, *arguments)
+        if result is None:
+            return None
+        try:
+            return Raw(result if isinstance(result, bytes) else _ANYTHING.dump_json(result))
+        except Exception as error:
+            log.exception("hook_failed", hook=self.name)
+            raise Refusal(ERROR_INTERNAL) from error
+
     def _read(self, data: Raw) -> Any:
         if self._takes_bytes:
             return bytes(data)
@@ -106,7 +117,8 @@ class ModuleHooks:
     async def connect(self, client: ClientInfo, data: Raw) -> Raw:
         """Call `on_connect(client[, data])`; what it returns goes to the client."""
         hook = self._hooks.get("on_connect")
-        return NO_PAYLOAD if hook is None else _written(await hook(data, client))
+        answer = await hook.answer(data, client) if hook is not None else None
+        return answer or NO_PAYLOAD
 
     async def subscribe(self, client: ClientInfo, channel: str, data: Raw) -> None:
         """Call `on_subscribe(client, channel[, data])`."""
@@ -116,15 +128,15 @@ class ModuleHooks:
     async def publish(self, client: ClientInfo, channel: str, data: Raw) -> Raw:
         """Call `on_publish(client, channel[, data])`; None publishes what the client sent, anything else that."""
         hook = self._hooks.get("on_publish")
-        result = None if hook is None else await hook(data, client, channel)
-        return data if result is None else _written(result)
+        answer = await hook.answer(data, client, channel) if hook is not None else None
+        return data if answer is None else answer
 
     async def call(self, client: ClientInfo, method: str, data: Raw) -> Raw:
         """Call the function of `rpc[method](client[, data])`."""
         function = self._methods.get(method)
         if function is None:
             raise Refusal(ERROR_METHOD_NOT_FOUND)
-        return _written(await function(data, client))
+        return await function.answer(data, client) or NO_PAYLOAD
 
     async def message(self, client: ClientInfo, data: Raw) -> None:
         """Call `on_message(client[, data])`; where it is not defined, nobody takes what clients send: 3508."""
@@ -156,9 +168,3 @@ def _told(refuse: Refuse) -> Error | Disconnect:
         # As much of the message as a close frame holds.
         return Disconnect(refuse.code, refuse.message.encode()[:REASON_BYTES].decode(errors="ignore"))
     return Error(refuse.code, refuse.message)
-
-
-def _written(result: Any) -> Raw:
-    if result is None:
-        return NO_PAYLOAD
-    return Raw(result if isinstance(result, bytes) else _ANYTHING.dump_json(result))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec import Raw
 from pydantic import BaseModel
+from structlog.testing import capture_logs
 
 from app.core.hooks import Refuse
 from app.core.hooks_module import HooksError, ModuleHooks, load_hooks
@@ -89,6 +90,29 @@ async def test_a_hook_that_raises_is_100() -> None:
     reason = await refusal(hooks(on_publish=on_publish).publish(ALICE, "room", Raw(b"1")))
 
     assert reason.code == 100
+
+
+async def test_a_hook_that_refuses_with_a_code_of_the_sdks_is_100() -> None:
+    async def on_subscribe(client: ClientInfo, channel: str) -> None:
+        raise Refuse("no", 50)
+
+    reason = await refusal(hooks(on_subscribe=on_subscribe).subscribe(ALICE, "room", Raw()))
+
+    assert reason.code == 100
+
+
+@pytest.mark.parametrize("method", ["connect", "publish", "call"])
+async def test_a_hook_whose_answer_cannot_be_told_is_100(method: str) -> None:
+    async def hook(client: ClientInfo, *_: str) -> object:
+        return object()
+
+    known = hooks(on_connect=hook, on_publish=hook, rpc={"get": hook})
+    asked = {"connect": (), "publish": ("room",), "call": ("get",)}[method]
+    with capture_logs() as lines:
+        reason = await refusal(getattr(known, method)(ALICE, *asked, Raw()))
+
+    assert reason.code == 100
+    assert [line["event"] for line in lines] == ["hook_failed"]
 
 
 async def test_a_slow_hook_is_bounded() -> None:
