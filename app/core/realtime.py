@@ -262,7 +262,8 @@ class RealtimeConnection(Connection):
 
     def _carry_out(self, decisions: list[Decision]) -> None:
         replies: list[bytes] = []
-        for decision in decisions:
+        left = iter(decisions)
+        for decision in left:
             match decision:
                 case Write(reply):
                     try:
@@ -270,6 +271,8 @@ class RealtimeConnection(Connection):
                     except Refusal as refusal:
                         self._write(replies)
                         self.refuse(refusal.reason)
+                        # Out of the session's hands already, these are nobody else's to carry out.
+                        self._carry_out([ending for ending in left if isinstance(ending, EndSubscription)])
                         return
                 case Ping():
                     replies.append(self._encode_reply(Reply()))
