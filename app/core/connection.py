@@ -27,6 +27,8 @@ class Owner(Protocol):
     """What a connection needs of the node that holds it."""
 
     metrics: Metrics
+    names: random.Random
+    """Names clients: each process has its own, which nothing else seeds."""
     ping_interval: int
     pong_timeout: int
     messages_per_second: float
@@ -86,8 +88,8 @@ class Connection:
     def __init__(self, owner: Owner, user: str) -> None:
         self.owner = owner
         self.figures = owner.metrics.transports[self.kind]
-        # A name, not a secret; each process has a sequence of its own.
-        self.id = f"{random.getrandbits(64):016x}"
+        # A name, not a secret.
+        self.id = f"{owner.names.getrandbits(64):016x}"
         self.user = user
         self.token: TokenFacts | None = None
         self.received = 0

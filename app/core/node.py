@@ -119,6 +119,7 @@ class Node:
         """Is told of clients; what makes the process sets another before the start."""
         self.pace_store: PaceStore | None = None
         """Where workers that drain take turns; what makes the process sets it."""
+        self.names = random.Random()  # noqa: S311 - hides nothing
         self.ping_interval = options.ping_interval
         self.pong_timeout = options.pong_timeout
         self.messages_per_second = options.messages_per_second
@@ -151,8 +152,9 @@ class Node:
 
     async def start(self) -> None:
         """Begin to connect to the broker and to keep time; returns at once, and readiness tells the rest."""
-        # Made here and not before the fork, where all workers would share it.
+        # Made here and not before the fork, where all workers would share them.
         self.id = secrets.token_hex(8)
+        self.names = random.Random()  # noqa: S311 - hides nothing
         self._started_at = time.monotonic()
         self.tracer.start(self.id)
         self.metrics.sources += [self._report, self._garbage.report]

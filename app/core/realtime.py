@@ -131,7 +131,7 @@ class RealtimeConnection(Connection):
         self.identity = Identity()
         # A hook may take longer for one publication than for the next, so the next waits for it.
         self.session = Session(limits, time.monotonic(), publish_in_turn=node.hooks.sees_publications)
-        self.session_id = f"{random.getrandbits(64):016x}"
+        self.session_id = f"{node.names.getrandbits(64):016x}"
         self._node = node
         self._authority = authority
         self._handshake = handshake

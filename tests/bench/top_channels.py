@@ -5,6 +5,7 @@ A message is decoded, encoded and written to socket pairs, once with the count a
 
 import asyncio
 import os
+import random
 import socket
 import statistics
 import time
@@ -36,6 +37,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.metrics = Metrics(CollectorRegistry())
+        self.names = random.Random()
         self.messages_per_second = 0.0
 
 

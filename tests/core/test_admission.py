@@ -1,6 +1,7 @@
 """Who is let in: each limit at one below, at it and one above, and when a limit that was passed is forgotten."""
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -26,6 +27,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.metrics = Metrics(CollectorRegistry())
+        self.names = random.Random()
 
     def opened(self, connection: Connection) -> None:
         pass

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -193,3 +194,13 @@ async def test_a_revoked_handshake_is_disconnected(doors: Doors, monkeypatch: py
 
     assert transport.closed_with == (3500, "invalid token")
     assert transport.lines == []
+
+
+async def test_no_two_clients_have_one_name_whatever_an_application_seeds(doors: Doors) -> None:
+    names: set[str] = set()
+    for _ in range(3):
+        random.seed(7)
+        client, _ = opened(doors, "alice")
+        names |= {client.id, client.session_id}
+
+    assert len(names) == 6

@@ -1,6 +1,7 @@
 """One client: its messages are dealt with in order, its end comes once and last, and a flood is held back."""
 
 import asyncio
+import random
 from collections.abc import Coroutine
 from typing import Any
 
@@ -17,6 +18,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.metrics = Metrics(CollectorRegistry())
+        self.names = random.Random()
         self.ping_interval = 25
         self.pong_timeout = 8
         self.messages_per_second = 0.0
