@@ -228,7 +228,7 @@ class Node:
     def closed(self, connection: Connection, code: int) -> None:
         """Let a connection go."""
         connection.figures.now -= 1
-        connection.figures.closed[code] += 1
+        connection.figures.close(code)
         self.hub.forget(connection)
         self._wheel.remove(connection)
 

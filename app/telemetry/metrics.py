@@ -71,7 +71,8 @@ METRICS = (
     Metric(
         "starling_connections_closed_total",
         "counter",
-        "WebSocket connections ended, by close code (vanished: 1006, of the real-time door 3000 or 3009).",
+        "WebSocket connections ended, by close code (vanished: 1006, of the real-time door 3000 or 3009; more than 64 "
+        "different ones, which clients may name: other).",
         ("transport", "code"),
     ),
     Metric(
@@ -230,6 +231,11 @@ METRICS = (
 )
 
 
+# Clients may close with thousands of codes, and each that is told is a series of its own.
+MOST_CLOSE_CODES = 64
+_OTHER_CODE = 0
+
+
 class TransportFigures:
     """What the connections of one transport add to."""
 
@@ -244,6 +250,11 @@ class TransportFigures:
         self.bytes_out = 0
         # What has never been 0 has no rate at its first time.
         self.closed: Tally[int] = Tally({slow_code: 0})
+
+    def close(self, code: int) -> None:
+        """Count the end of a connection."""
+        known = code in self.closed or len(self.closed) < MOST_CLOSE_CODES
+        self.closed[code if known else _OTHER_CODE] += 1
 
 
 class Distribution:
@@ -381,7 +392,7 @@ class Metrics:
         self.count("starling_received_bytes_total", figures.bytes_in, name)
         self.count("starling_sent_bytes_total", figures.bytes_out, name)
         for code, total in figures.closed.items():
-            self.count("starling_connections_closed_total", total, name, str(code))
+            self.count("starling_connections_closed_total", total, name, str(code) if code else "other")
 
     def _flush_api(self) -> None:
         for (method, code), total in self.api.items():

@@ -45,13 +45,33 @@ def test_figures_are_carried_over_once() -> None:
 def test_closes_are_counted_by_code() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    metrics.transports["echo"].closed[1000] += 2
-    metrics.transports["echo"].closed[1006] += 1
+    for code in (1000, 1006, 1000):
+        metrics.transports["echo"].close(code)
 
     metrics.flush()
 
     assert sample(registry, "starling_connections_closed_total", transport="echo", code="1000") == 2
     assert sample(registry, "starling_connections_closed_total", transport="echo", code="1006") == 1
+
+
+def test_close_codes_that_clients_make_up_are_told_as_one_beyond_64() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    for code in (3001, *range(4000, 4999), 3001, 4998):
+        metrics.transports["json"].close(code)
+
+    metrics.flush()
+
+    assert sample(registry, "starling_connections_closed_total", transport="json", code="3001") == 2
+    # 3008 is told from the start, 3001 is one, and 62 others make 64.
+    assert sample(registry, "starling_connections_closed_total", transport="json", code="other") == 1000 - 62
+    series = [
+        one
+        for family in registry.collect()
+        for one in family.samples
+        if one.name == "starling_connections_closed_total" and one.labels["transport"] == "json"
+    ]
+    assert len(series) == 65
 
 
 def test_delivery_times_fall_into_their_buckets_over_several_flushes() -> None:
