@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -240,6 +242,43 @@ def test_where_nobody_answers_the_exit_code_is_3() -> None:
         assert done.returncode == 3, (arguments, done.stderr)
         assert address.removeprefix("http") in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """A service that is not Starling's, and answers with JSON that looks a little like it."""
+
+    answers = ('{"detail": "Not Found"}', '{"error": "not found"}', "[]", "7", "null", "<html>")
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer()
+
+    def answer(self) -> None:
+        self.server.asked += 1  # type: ignore[attr-defined]
+        body = self.answers[self.server.asked % len(self.answers)].encode()  # type: ignore[attr-defined]
+        self.send_response(404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("arguments", [("info", "--key", "k"), ("trace", "user", "a", "--key", "k"), ("probe",)])
+def test_a_stranger_at_the_address_is_one_line_with_exit_code_3(arguments: tuple[str, ...]) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
+        server.asked = 0  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for _ in Stranger.answers:
+            done = run(*arguments, "--url", f"http://127.0.0.1:{server.server_port}")
+
+            assert done.returncode == 3, done.stderr
+            assert "see --url" in done.stderr
+            assert len(done.stderr.strip().splitlines()) == 1
+        server.shutdown()
 
 
 def test_the_key_and_the_port_of_the_service_itself_are_taken_too(starling: Starling, tmp_path: Path) -> None:

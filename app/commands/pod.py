@@ -47,8 +47,12 @@ def probe(
 ) -> None:
     """Say whether this pod is ready, or alive, or started, and what each worker tells of itself."""
     status, body = _ask(url, question.value)
-    report: dict[str, Any] = json.loads(body)
-    for worker in report.pop("workers"):
+    try:
+        report: dict[str, Any] = json.loads(body)
+        workers = report.pop("workers")
+    except (ValueError, TypeError, AttributeError, KeyError):
+        fail(f"The answer ({status}) is not that of Starling's internal port: see --url", EXIT_UNREACHABLE)
+    for worker in workers:
         typer.echo(json.dumps(worker))
     typer.echo(json.dumps({question.value: status == 200, **report}))
     if status != 200:

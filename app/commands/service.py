@@ -106,12 +106,14 @@ class Service:
         try:
             told = answer.json()
         except ValueError:
-            fail(f"{address} answered {answer.status_code} and no JSON: is this Starling? See --url", EXIT_UNREACHABLE)
-        if "error" in told:
-            code = EXIT_UNREACHABLE if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else EXIT_REFUSED
-            fail(f"{told['error']['message']} (code {told['error']['code']})", code)
-        result: dict[str, Any] = told.get("result", {})
-        return result
+            told = None
+        match told:
+            case {"error": {"code": code, "message": message}}:
+                away = answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+                fail(f"{message} (code {code})", EXIT_UNREACHABLE if away else EXIT_REFUSED)
+            case {"result": dict(result)}:
+                return result
+        fail(f"{address} answered {answer.status_code}, and not as Starling does: see --url", EXIT_UNREACHABLE)
 
     def stream(self, method: str, body: Mapping[str, Any]) -> Iterator[str]:
         """The lines that a method answers with, as they come. Ends the command where there are none."""
