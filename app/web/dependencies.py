@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Depends, HTTPException, WebSocket, WebSocketException, status
@@ -93,8 +92,10 @@ def turn_away(doors: Doors, refusal: TurnedAway) -> HTTPException:
 def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
     """Whether a page of `origin` may connect: it fits one of `allowed` (`*` a wildcard); where none is set, `host`."""
     if not allowed:
-        return urlsplit(origin).netloc.lower() == host.lower()
-    return any(fnmatchcase(origin.lower(), pattern.lower()) for pattern in allowed)
+        # An Origin ends with its host and port (RFC 6454 section 6.2).
+        return host != "" and origin.partition("://")[2].lower() == host.lower()
+    # A bracket is one of an IPv6 address.
+    return any(fnmatchcase(origin.lower(), pattern.lower().replace("[", "[[]")) for pattern in allowed)
 
 
 async def authenticate(websocket: WebSocket, doors: DoorsDependency) -> Credentials | None:

@@ -212,6 +212,7 @@ def test_items_answers_with_the_user_and_never_with_the_cookie(production: TestC
         ("https://good.example", 101),
         ("https://a.wild.example", 101),
         ("HTTPS://GOOD.EXAMPLE", 101),
+        ("http://[::1]:8000", 101),
         ("https://evil.example", 403),
         ("https://good.example.evil.example", 403),
         ("https://evilgood.example", 403),
@@ -219,11 +220,13 @@ def test_items_answers_with_the_user_and_never_with_the_cookie(production: TestC
         ("https://good.example:8443", 403),
         ("https://wild.example", 403),
         ("null", 403),
+        ("http://:", 403),
+        ("http://[", 403),
         ("http://testserver", 403),
     ],
 )
 def test_only_listed_origins_may_connect(origin: str, status: int, token: str) -> None:
-    listed = "https://good.example,https://*.wild.example"
+    listed = "https://good.example,https://*.wild.example,http://[::1]:8000"
     with client_with(TOKEN_HMAC_SECRET=SECRET, ALLOWED_ORIGINS=listed) as client:
         headers = {"authorization": f"Bearer {token}", "origin": origin}
         if status == 101:
@@ -237,6 +240,11 @@ def test_where_no_origin_is_listed_the_own_host_may_connect(production: TestClie
     headers = {"authorization": f"Bearer {token}", "origin": "http://testserver"}
     with production.websocket_connect("/ws", headers=headers):
         pass
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://testserver.evil", "testserver", "null", "http://["])
+def test_where_no_origin_is_listed_no_other_host_may_connect(production: TestClient, origin: str, token: str) -> None:
+    assert refusal(production, "/ws", {"authorization": f"Bearer {token}", "origin": origin}) == 403
 
 
 @pytest.mark.parametrize("path", ["/ws", "/items/foo/ws?token=t", "/ws/1"])
