@@ -107,16 +107,6 @@ class Credentials(Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Credentials(user={self.user!r}, expires_at={self.expires_at}, token_id={self.token_id!r})"
 
-    @property
-    def anonymous(self) -> bool:
-        """Whether no user stands behind the connection."""
-        return not self.user
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """The names of the channels in `subs`."""
-        return tuple(self.subs)
-
 
 class SubscriptionGrant(Struct, frozen=True):
     """What a subscription token allows: `user` may subscribe to `channel` until `expires_at` (None: without end).
@@ -143,8 +133,7 @@ class TokenVerifier(Protocol):
     """Turns a token into what it grants, or raises TokenRefused.
 
     `connection` and `subscription` return without yielding to the event loop whenever the token's key is at hand.
-    When it may be a new key of the issuer they wait for one fetch of its keys, a few seconds at most. Their `_now`
-    twins, for callers that cannot wait, raise KeyNotLoaded instead.
+    When it may be a new key of the issuer they wait for one fetch of its keys, a few seconds at most.
     """
 
     async def connection(self, token: str) -> Credentials:
@@ -152,9 +141,3 @@ class TokenVerifier(Protocol):
 
     async def subscription(self, token: str) -> SubscriptionGrant:
         """Verify a subscription token. Raises TokenRefused."""
-
-    def connection_now(self, token: str) -> Credentials:
-        """Verify a connection token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""
-
-    def subscription_now(self, token: str) -> SubscriptionGrant:
-        """Verify a subscription token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""

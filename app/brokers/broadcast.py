@@ -36,7 +36,6 @@ _MALFORMED_LOG_INTERVAL = 60.0
 class BroadcastBroker:
     """Live fan-out over a backend; keeps nothing. Implements app.core.broker.Broker."""
 
-    keeps_history = False
     history: History | None = None
     presence: Presence | None = None
     revocations: RevocationStore | None = None

@@ -66,8 +66,6 @@ class MemoryBackend(LinkBackend):
 class MemoryBroker(BroadcastBroker):
     """Implements app.core.broker.Broker within one process, and keeps all there is as long as it lives."""
 
-    keeps_history = True
-
     def __init__(self, *, presence_ttl: float = DEFAULT_TTL) -> None:
         self._memory = MemoryBackend()
         super().__init__(self._memory)

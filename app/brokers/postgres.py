@@ -194,9 +194,6 @@ class PostgresBackend(SupervisedBackend):
 class PostgresBroker(BroadcastBroker):
     """Implements app.core.broker.Broker over PostgreSQL's LISTEN and NOTIFY."""
 
-    def __init__(self, backend: PostgresBackend) -> None:
-        super().__init__(backend)
-
     def check_size(self, channel: str, size: int, data_size: int) -> None:
         """Raise PublicationTooLarge beyond what a notice carries."""
         room = _MESSAGE_LIMIT - len(encode(channel, b"")) - (size - data_size)

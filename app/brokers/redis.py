@@ -33,8 +33,6 @@ _BYTES_AT_ONCE = 8 * 2**20
 class RedisBroker(BroadcastBroker):
     """Implements app.core.broker.Broker over Redis Pub/Sub, and keeps history, presence and occupancy there."""
 
-    keeps_history = True
-
     def __init__(self, backend: RedisBackend | ClusterBackend, *, presence_ttl: float = DEFAULT_TTL) -> None:
         super().__init__(backend)
         self._redis = backend
@@ -88,14 +86,18 @@ class RedisBroker(BroadcastBroker):
         portion = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // len(message)))
         outcomes: list[PublishOutcome] = []
         for start in range(0, len(wishes), portion):
-            outcomes += await self._publish_portion(body, live, publication, wishes[start : start + portion])
+            outcomes += await self._publish_portion(body, live, message, publication, wishes[start : start + portion])
         return outcomes
 
     async def _publish_portion(
-        self, body: bytes, live: bytes, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
+        self,
+        body: bytes,
+        live: bytes,
+        message: bytes,
+        publication: Publication,
+        wishes: Sequence[tuple[str, PublishOptions]],
     ) -> list[PublishOutcome]:
         epoch = secrets.token_urlsafe(6)
-        message = envelope.encode_publication(live)
         commands = [
             self._command(body, live, message, channel, options, f"{epoch}{number:x}")
             for number, (channel, options) in enumerate(wishes)

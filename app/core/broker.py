@@ -111,8 +111,6 @@ class Broker(Protocol):
     A process subscribes a channel once; whoever calls guards against two calls for one channel at a time.
     """
 
-    keeps_history: bool
-
     async def start(self, events: BrokerEvents) -> None:
         """Begin to connect and return at once; the link's state is told to `events`."""
 

@@ -65,8 +65,7 @@ async def test_a_connection_token_grants_all_that_its_claims_say() -> None:
             "#alice": SubscriptionOptions(),
         },
     )
-    assert granted.channels == ("news", "sport", "#alice")
-    assert not granted.anonymous
+    assert list(granted.subs) == ["news", "sport", "#alice"]
 
 
 async def test_a_subscription_token_grants_all_that_its_claims_say() -> None:
@@ -98,7 +97,6 @@ async def test_a_subscription_token_grants_all_that_its_claims_say() -> None:
 async def test_a_token_without_a_user_is_anonymous_and_needs_nothing_else(claims: dict[str, Any]) -> None:
     granted = await connection(claims)
     assert granted == Credentials()
-    assert granted.anonymous
 
 
 @pytest.mark.parametrize(
@@ -197,7 +195,13 @@ async def test_types_of_tokens_for_services_are_accepted(kind: str) -> None:
 
 
 async def test_claims_nobody_knows_are_ignored() -> None:
-    assert (await connection({"sub": "a", "roles": ["x"], "subs": {"n": {"later": 1}}})).channels == ("n",)
+    assert (await connection({"sub": "a", "roles": ["x"], "subs": {"n": {"later": 1}}})).subs.keys() == {"n"}
+
+
+@pytest.mark.parametrize("number", ["18446744073709551616", "-9223372036854775809", "1e400", "1" * 300])
+async def test_a_claim_nobody_knows_may_hold_any_number(number: str) -> None:
+    token = sign(f'{{"sub":"a","number":{number}}}'.encode())
+    assert (await verifier().connection(token)).user == "a"
 
 
 async def test_info_is_put_on_one_line_and_otherwise_kept_as_it_came() -> None:

@@ -29,7 +29,6 @@ class Place:
     def __init__(self, party: Party) -> None:
         self.party = party
         self.broker = party.broker
-        assert self.broker.keeps_history
         assert self.broker.history is not None
         self.history: History = self.broker.history
 

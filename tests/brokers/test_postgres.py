@@ -123,5 +123,4 @@ async def test_what_needs_a_store_is_refused_in_words(postgres_server: PostgresS
         await here.broker.publish("room", publication, PublishOptions(history_size=10, history_ttl=60))
     with pytest.raises(ValueError, match="idempotency_key"):
         await here.broker.publish("room", publication, PublishOptions(idempotency_key="k"))
-    assert here.broker.keeps_history is False
     assert here.broker.history is None

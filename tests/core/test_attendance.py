@@ -53,8 +53,6 @@ def someone(client: str, user: str = "") -> ClientInfo:
 class RecordingBroker:
     """Keeps what is published to be told: `told` holds (join or leave, channel, client)."""
 
-    keeps_history = False
-
     def __init__(self) -> None:
         self.told: Told = []
         self.failure: Exception | None = None
