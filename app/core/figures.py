@@ -1,13 +1,13 @@
 """What every node does at the moment: its connections, what passed through it, and how well it keeps up."""
 
 import resource
-from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from app.core.control import Order
 from app.core.node import Node
+from app.telemetry.metrics import resident_memory
 
 
 class NodeFigures(Struct):
@@ -70,7 +70,7 @@ class Figures:
             bytes_out=sum(figures.bytes_out for figures in transports),
             publications=sum(total for (_, result), total in node.metrics.published.items() if result == "stored"),
             cpu_seconds=used.ru_utime + used.ru_stime,
-            memory_bytes=int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
+            memory_bytes=resident_memory(),
             lag_seconds=node.lag_seconds,
         )
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+# Where an ASGI scope offers the Transport of a server that hands its sockets over.
+EXTENSION = "starling.websocket"
 WRITE_ERROR = "write error"
 
 

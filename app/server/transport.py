@@ -11,6 +11,7 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Close, apply_mask  # type: ignore[attr-defined]  # the one in C, if there is one
 
 from app.core.transport import WRITE_ERROR, Batch, Frame, Handler
+from app.protocol.codes import REASON_BYTES
 from app.server.assembly import ControlBudget, FragmentedMessage
 from app.server.compression import Deflater, Inflater
 from app.server.frames import (
@@ -40,8 +41,6 @@ READ_BYTES = 16384
 # Writing goes on for so long, looked at after so many sockets, before the loop serves others. Seconds.
 FLUSH_SLICE = 0.005
 FLUSH_BUNCH = 64
-# A close frame holds 125 bytes, two of them the code (RFC 6455 section 5.5).
-REASON_BYTES = 123
 
 # What a refused peer may still send, so that it gets to reading the answer; then it waits to be cut.
 DISCARD_BYTES = 2**20

@@ -13,6 +13,7 @@ from typing import Any, cast
 import structlog
 from uvicorn.protocols.utils import ClientDisconnected
 
+from app.core.transport import EXTENSION
 from app.server.compression import Agreement
 from app.server.handshake import Header, accept_response, refuse_response
 from app.server.options import Asgi, ServerOptions
@@ -22,7 +23,6 @@ from app.server.transport import READ_BYTES, Flusher, WebSocketTransport
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
-EXTENSION = "starling.websocket"
 # A client refused while this process stops comes back within so many seconds, at random.
 RETRY_AFTER_SECONDS = (1, 5)
 

@@ -315,7 +315,7 @@ class Metrics:
             )
 
     def refuse(self, reason: str) -> None:
-        """Count a client that was refused before the upgrade."""
+        """Count a client that was refused before the upgrade, or cut for what it sent."""
         self.refused[reason] += 1
 
     def name_namespaces(self, names: Iterable[str]) -> None:
@@ -411,8 +411,7 @@ class Metrics:
     def _flush_process(self) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         self.count("starling_worker_cpu_seconds_total", used.ru_utime + used.ru_stime)
-        resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
-        self.set("starling_worker_resident_memory_bytes", resident_pages * resource.getpagesize())
+        self.set("starling_worker_resident_memory_bytes", resident_memory())
         self.set("starling_worker_open_files", _count_open_files())
         self.set("starling_worker_open_files_limit", open_files_limit())
 
@@ -420,6 +419,11 @@ class Metrics:
 def open_files_limit() -> int:
     """Files, sockets among them, that this process may have open."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def resident_memory() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _count_open_files() -> int:

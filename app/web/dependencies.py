@@ -13,12 +13,11 @@ from app.auth.handshake import PresentedToken, find_token
 from app.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
 from app.core.connection import Connection
 from app.core.node import Node
+from app.core.transport import EXTENSION
 from app.core.turned_away import TurnedAway
 from app.protocol.session import SessionLimits
 from app.web.authority import TokenAuthority
 from app.web.revocation import connection_facts
-
-EXTENSION = "starling.websocket"
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.doors")
 
