@@ -106,10 +106,10 @@ class Settings(BaseModel):
     ] = None
     broker_cert_file: Annotated[
         Path | None,
-        Field(description="Certificate that this service shows a `rediss://` broker; needs `BROKER_KEY_FILE`."),
+        Field(description="Certificate that is shown to a `rediss://` broker; needs `STARLING_BROKER_KEY_FILE`."),
     ] = None
     broker_key_file: Annotated[
-        Path | None, Field(description="Private key of `BROKER_CERT_FILE`, without a passphrase.")
+        Path | None, Field(description="Private key of `STARLING_BROKER_CERT_FILE`, without a passphrase.")
     ] = None
     ready_requires_broker_seconds: Annotated[
         float,

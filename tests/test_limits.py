@@ -1,11 +1,13 @@
 """The page on limits says what the code does."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from app.auth.compact import MAX_TOKEN_BYTES
+from app.brokers.link import MAX_EVENTS
 from app.core.channels import ChannelOptions, Channels
 from app.core.orders import CHANNELS_LIMIT
 from app.core.tap import EVENTS_WAITING
@@ -14,7 +16,8 @@ from app.protocol.codec import COMMANDS_PER_FRAME
 from app.protocol.codec_json import NESTING_LIMIT
 from app.protocol.session import SessionLimits
 from app.protocol.shown import PAYLOAD_BYTES
-from app.server.options import BODY_SECONDS
+from app.server.assembly import CONTROL_BURST
+from app.server.options import BODY_SECONDS, ServerOptions
 from app.settings import PREFIX, Settings
 from app.web.api_models import (
     BATCH_COMMANDS,
@@ -25,15 +28,23 @@ from app.web.api_models import (
     WAIT_SECONDS,
 )
 from app.web.api_waiting import WAITING_LIMIT
+from app.web.webhooks import QUEUE_EVENTS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "limits.md").read_text()
 TABLE = [line for line in PAGE.partition("\n## ")[0].splitlines() if line.startswith("| ")]
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLE[1:]]
+SERVER = {field.name: field.default for field in dataclasses.fields(ServerOptions)}
 FIXED = {
     "commands in one frame": COMMANDS_PER_FRAME,
     "errors of a connection's own doing in a minute": SessionLimits().errors_per_minute,
     "levels of JSON": NESTING_LIMIT,
     "token": MAX_TOKEN_BYTES,
+    "head of a request": SERVER["max_head_bytes"],
+    "header fields of a request": SERVER["max_header_fields"],
+    "fragments of a message": SERVER["max_fragments"],
+    "pings, pongs and empty fragments of a client at once": CONTROL_BURST,
+    "messages of the broker that wait in a worker": MAX_EVENTS,
+    "webhook events of a worker that wait": QUEUE_EVENTS,
     "time for a request's body": BODY_SECONDS,
     "channels of a broadcast": BROADCAST_CHANNELS,
     "commands of a batch": BATCH_COMMANDS,

@@ -29,8 +29,9 @@ _KEYED = "Send one of `STARLING_API_KEYS` in the header `X-API-Key`."
 _DEVELOPER = "In developer mode the key is `dev`."
 _ANSWERS = (
     "A call is answered with 200 and `result`, or `error` with a code and what to mend. 401 tells that the key is not "
-    "good, 403 that the address may not use the API, 413 that the body is too large, 503 that the broker does not "
-    "answer: then it is not known whether it was done, and with an `idempotency_key` you may try again without harm."
+    "good, 403 that the address may not use the API, 413 that the body is too large, 500 that Starling failed, and its "
+    "log tells why, 503 that the broker does not answer: then it is not known whether it was done, and with an "
+    "`idempotency_key` you may try again without harm."
 )
 
 EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -65,13 +65,14 @@ def _connections() -> tuple[Panel, ...]:
         Panel("Opened", "Accepted a second.", "ops", by("transport", rate("starling_connections_opened_total"))),
         Panel(
             "Closed by code",
-            "Ended a second. 1000, 1001: the client's own wish; 1006, 3000: vanished; 1012: drain; 3008: slow.",
+            "Ended a second. 1000, 1001: the client's own wish; 1006, 3000: vanished; 1012, 3001: drain; "
+            "1013, 3008: slow.",
             "ops",
             by("code", rate("starling_connections_closed_total")),
         ),
         Panel(
             "Refused by reason",
-            "Turned away a second, before the upgrade.",
+            "A second: turned away before the upgrade, or cut for what they sent.",
             "ops",
             by("reason", rate("starling_connections_refused_total")),
         ),

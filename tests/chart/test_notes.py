@@ -36,6 +36,7 @@ def test_they_say_how_to_see_that_it_works(talking_chart: Path) -> None:
     told = notes(talking_chart, "production")
     assert "helm test starling --namespace live --logs" in told
     assert "rollout status deployment/starling" in told
+    assert "wss://live.example.com/connection/websocket" in told
     assert "wss://live.example.com/ws" in told
     assert "WARNING" not in told
 
@@ -46,6 +47,13 @@ def test_they_warn_of_what_is_for_trying_out(talking_chart: Path) -> None:
     assert "port-forward service/starling 8000:80" in told
     assert "get secret starling" in told
     assert "WARNING: settings.dev" in notes(talking_chart, "one-pod")
+
+
+def test_they_say_that_the_server_api_is_closed_where_no_key_opens_it(talking_chart: Path) -> None:
+    assert "secrets.apiKeys opens it" in notes(talking_chart, "production")
+    # Developer mode has a key, and extraEnvFrom may bring one.
+    assert "secrets.apiKeys" not in notes(talking_chart, "one-pod")
+    assert "secrets.apiKeys" not in notes(talking_chart, "everything-else")
 
 
 def test_they_hold_no_secret(talking_chart: Path) -> None:
