@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -33,7 +34,7 @@ from app.web.webhooks import QUEUE_EVENTS
 PAGE = (Path(__file__).parents[1] / "docs" / "limits.md").read_text()
 TABLE = [line for line in PAGE.partition("\n## ")[0].splitlines() if line.startswith("| ")]
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLE[1:]]
-SERVER = {field.name: field.default for field in dataclasses.fields(ServerOptions)}
+SERVER: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(ServerOptions)}
 FIXED = {
     "commands in one frame": COMMANDS_PER_FRAME,
     "errors of a connection's own doing in a minute": SessionLimits().errors_per_minute,
