@@ -8,7 +8,6 @@ hundreds of small conversations than over sockets.
 import asyncio
 import contextlib
 import json
-import selectors
 import tempfile
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,11 +24,13 @@ from msgspec import Raw
 from prometheus_client import CollectorRegistry
 
 from app.core.realtime import JsonConnection
-from app.core.transport import Batch, Frame
+from app.core.transport import Frame
 from app.main import create_app
 from app.protocol.codes import UNSUBSCRIBE_SERVER
 from app.protocol.messages import Publication
 from app.settings import load_settings
+from tests.json_transport import JsonTransport
+from tests.virtual_time import VirtualTimeLoop
 
 KEPT = {"few": 3, "many": 1000}
 """How many publications the channels of each namespace with history keep."""
@@ -42,34 +43,15 @@ CHANNELS_FILE = json.dumps(
 )
 
 
-class Wire:
-    """The transport of one client: keeps what was written to it."""
-
-    def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
-        self.closed_with: int | None = None
+class Wire(JsonTransport):
+    """The transport of one client, which must stay open."""
 
     def send_frame(self, frame: Frame) -> None:
         assert self.closed_with is None, "written after the close"
-        self.messages += map(json.loads, frame.payload.decode().splitlines())
-
-    def send_batch(self, batch: Batch) -> None:
-        for frame in batch.frames:
-            self.send_frame(frame)
-
-    queue_batch = send_batch
+        super().send_frame(frame)
 
     def ping(self) -> None:
         raise AssertionError("the real-time door pings in its own language")
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
-
-    def close(self, code: int, reason: str = "") -> None:
-        self.closed_with = code
 
 
 @dataclass
@@ -106,27 +88,6 @@ class Client:
     """Channels that the client was told to have left."""
 
 
-class JumpingSelector(selectors.SelectSelector):
-    """Waits no time at all: the loop's clock goes forward instead."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        self.now += timeout or 0.0
-        return super().select(0)
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """A loop in which pauses take no time."""
-
-    def __init__(self) -> None:
-        self.jumping = JumpingSelector()
-        super().__init__(self.jumping)
-
-    def time(self) -> float:
-        return self.jumping.now
-
-
 class Conversations(RuleBasedStateMachine):
     """Clients that come, go and come back, and publications of both sides."""
 
@@ -135,7 +96,7 @@ class Conversations(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.runner = asyncio.Runner(loop_factory=JumpingLoop)
+        self.runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
         self.stack = contextlib.AsyncExitStack()
         self.everyone: list[Client] = []
         self.number = 0
@@ -309,9 +270,9 @@ class Conversations(RuleBasedStateMachine):
 
         self.runner.run(rest())
         for client in self.everyone:
-            messages, client.wire.messages = client.wire.messages, []
-            for message in messages:
-                self._read(client, message)
+            lines, client.wire.lines = client.wire.lines, []
+            for line in lines:
+                self._read(client, line)
 
     def _read(self, client: Client, message: dict[str, Any]) -> None:
         if push := message.get("push"):

@@ -13,7 +13,6 @@ import contextlib
 import copy
 import os
 import random
-import selectors
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
@@ -34,6 +33,7 @@ from app.core.stream import Stream, StreamFigures, StreamOptions, check_position
 from app.protocol.messages import Publication
 from app.telemetry.tracing import TraceContext
 from tests.services import RedisServer
+from tests.virtual_time import run_in_virtual_time
 
 SEED = int(os.environ.get("STARLING_MODEL_SEED", "7"))
 CHANNELS = ("news:a", "news:b", "news:c")
@@ -694,27 +694,6 @@ class Walk:
 # The tests
 
 
-class JumpingSelector(selectors.SelectSelector):
-    """Waits no time at all: the loop's clock goes forward instead."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        self.now += timeout or 0.0
-        return super().select(0)
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """A loop in which pauses take no time; the walk over memory is the same each time for a seed."""
-
-    def __init__(self) -> None:
-        self.jumping = JumpingSelector()
-        super().__init__(self.jumping)
-
-    def time(self) -> float:
-        return self.jumping.now
-
-
 def report(walk: Walk, name: str) -> None:
     truth, figures = walk.truth, walk.figures
     print(
@@ -731,8 +710,8 @@ def walk_over_memory(subscriptions: int, *, size: int, harm: bool) -> Walk:
         await walk.run(subscriptions)
         return walk
 
-    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
-        walk = runner.run(run())
+    # In virtual time, where the walk is the same each time for a seed.
+    walk = run_in_virtual_time(run())
     report(walk, "memory" if harm else "memory, unharmed")
     return walk
 

@@ -1,6 +1,5 @@
 """What is answered without a task: who is known by the handshake, and channels that this process hears already."""
 
-import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
@@ -20,39 +19,13 @@ from app.main import create_app
 from app.protocol.messages import Publication
 from app.settings import load_settings
 from app.web.dependencies import Doors
+from tests.json_transport import JsonTransport
+from tests.waiting import until
 
 CHANNELS = {
     "default": {"allow_subscribe_for_client": True, "allow_publish_for_subscriber": True},
     "namespaces": {"closed": {}, "shown": {"allow_subscribe_for_client": True, "presence": True}},
 }
-
-
-class Transport:
-    """Keeps what a socket would be told."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-        self.closed_with: tuple[int, str] | None = None
-
-    def send_frame(self, frame: Any) -> None:
-        self.lines += [json.loads(line) for line in frame.payload.splitlines()]
-
-    def send_batch(self, batch: Any) -> None:
-        for frame in batch.frames:
-            self.send_frame(frame)
-
-    def ping(self) -> None: ...
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def close(self, code: int, reason: str = "") -> None:
-        self.closed_with = self.closed_with or (code, reason)
-
-    @property
-    def pushed(self) -> list[Any]:
-        return [line["push"]["pub"]["data"] for line in self.lines if "push" in line]
 
 
 class Told(NoLifecycle):
@@ -79,18 +52,16 @@ async def doors(tmp_path: Path) -> AsyncIterator[Doors]:
     doors: Doors = create_app(load_settings(environment), CollectorRegistry()).state.doors
     doors.node.lifecycle = Told()
     await doors.node.start()
-    async with asyncio.timeout(10):
-        while not doors.node.readiness.ready:
-            await asyncio.sleep(0.005)
+    await until(lambda: doors.node.readiness.ready, "the node is ready")
     yield doors
     await doors.node.stop()
 
 
-def opened(doors: Doors, user: str) -> tuple[JsonConnection, Transport]:
+def opened(doors: Doors, user: str) -> tuple[JsonConnection, JsonTransport]:
     """A client that has said nothing yet."""
     client = JsonConnection(doors.node, doors.authority, doors.session_limits, Identity(user, token=TokenFacts(user)))
-    transport = Transport()
-    client.open(transport)  # type: ignore[arg-type]
+    transport = JsonTransport()
+    client.open(transport)
     return client, transport
 
 
@@ -99,22 +70,31 @@ def commands(*bodies: dict[str, Any]) -> str:
     return "\n".join(json.dumps({"id": number, **body}) for number, body in enumerate(bodies, 1))
 
 
-async def first_in(doors: Doors, channel: str) -> None:
-    """Have this process hear a channel."""
+async def first_in(doors: Doors, channel: str) -> JsonTransport:
+    """Have this process hear a channel; returns what its first listener is told."""
     client, transport = opened(doors, "first")
     client.on_message(commands({"connect": {}}, {"subscribe": {"channel": channel}}))
-    async with asyncio.timeout(10):
-        while len(transport.lines) < 2:
-            await asyncio.sleep(0.005)
+    await answered(transport, 2)
+    return transport
 
 
-async def published(doors: Doors, channel: str, data: bytes) -> None:
+async def answered(transport: JsonTransport, count: int) -> None:
+    await until(lambda: len(transport.lines) >= count, f"{count} commands are answered")
+
+
+async def published(doors: Doors, channel: str, data: bytes, first: JsonTransport) -> None:
+    """Publish; returns when the first listener has heard it, and with it everybody in the channel."""
     await doors.node.publish(channel, Publication(data=Raw(data)), PublishOptions())
-    await asyncio.sleep(0.05)
+    await until(lambda: first.pushes, "the first listener hears it")
+
+
+def heard(transport: JsonTransport) -> list[Any]:
+    """The data of the publications that came."""
+    return [push["pub"]["data"] for push in transport.pushes]
 
 
 async def test_a_whole_frame_is_answered_in_its_order_before_anything_else_runs(doors: Doors) -> None:
-    await first_in(doors, "news")
+    first = await first_in(doors, "news")
     client, transport = opened(doors, "alice")
 
     client.on_message(
@@ -129,11 +109,11 @@ async def test_a_whole_frame_is_answered_in_its_order_before_anything_else_runs(
     assert [line["id"] for line in transport.lines[:2]] == [1, 2]
     assert "connect" in transport.lines[0]
     assert "subscribe" in transport.lines[1]
-    await asyncio.sleep(0.05)
+    await answered(transport, 4)
     errors = {line["id"]: line["error"]["code"] for line in transport.lines[2:]}
     assert errors == {3: 103, 4: 105}
-    await published(doors, "news", b'"hello"')
-    assert transport.pushed == ["hello"]
+    await published(doors, "news", b'"hello"', first)
+    assert heard(transport) == ["hello"]
 
 
 async def test_those_outside_hear_of_the_client_before_its_channels(doors: Doors) -> None:
@@ -149,13 +129,13 @@ async def test_those_outside_hear_of_the_client_before_its_channels(doors: Doors
 
 
 async def test_who_enters_and_leaves_in_one_frame_gets_nothing_and_is_not_counted(doors: Doors) -> None:
-    await first_in(doors, "news")
+    first = await first_in(doors, "news")
     client, transport = opened(doors, "alice")
 
     news = {"channel": "news"}
     client.on_message(commands({"connect": {}}, {"subscribe": news}, {"unsubscribe": news}))
-    await asyncio.sleep(0.05)
-    await published(doors, "news", b'"hello"')
+    await answered(transport, 3)
+    await published(doors, "news", b'"hello"', first)
 
     assert [line["id"] for line in transport.lines] == [1, 2, 3]
     assert doors.node.metrics.subscriptions.total() == 1
@@ -169,17 +149,17 @@ async def test_a_publication_that_is_owed_already_is_not_for_who_enters_after_it
     doors.node.hub.broadcast("news", Publication(data=Raw(b'"before"')))
     client.on_message(commands({"ping": {}}, {"subscribe": {"channel": "news"}}))
     doors.node.hub.broadcast("news", Publication(data=Raw(b'"after"')))
-    await asyncio.sleep(0.05)
+    await until(lambda: transport.pushes, "a publication comes")
 
     assert transport.lines[-2]["id"] == 2
-    assert transport.pushed == ["after"]
+    assert heard(transport) == ["after"]
 
 
 async def test_presence_is_kept_of_channels_that_are_heard(doors: Doors) -> None:
     await first_in(doors, "shown:a")
     client, transport = opened(doors, "alice")
     client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "shown:a"}}))
-    await asyncio.sleep(0.05)
+    await answered(transport, 2)
 
     assert [line["id"] for line in transport.lines] == [1, 2]
     assert doors.node.presence is not None

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -28,46 +28,13 @@ from app.protocol.codes import Disconnect, Unsubscribe
 from app.protocol.messages import Publication
 from app.settings import load_settings
 from app.web.dependencies import Doors
+from tests.json_transport import JsonTransport
+from tests.waiting import until
 
 CHANNELS = {
     "default": {"allow_subscribe_for_client": True},
     "namespaces": {"kept": {"history_size": 10, "history_ttl": "60s"}, "shown": {"presence": True, "join_leave": True}},
 }
-
-
-class Transport:
-    """Keeps what a socket would be told."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-        self.closed_with: tuple[int, str] | None = None
-
-    def send_frame(self, frame: Any) -> None:
-        self.lines += [json.loads(line) for line in frame.payload.splitlines()]
-
-    def send_batch(self, batch: Any) -> None:
-        for frame in batch.frames:
-            self.send_frame(frame)
-
-    def ping(self) -> None: ...
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def close(self, code: int, reason: str = "") -> None:
-        self.closed_with = self.closed_with or (code, reason)
-
-    @property
-    def pushes(self) -> list[dict[str, Any]]:
-        return [line["push"] for line in self.lines if "push" in line]
-
-
-async def until(holds: Callable[[], object], deadline: float = 10.0) -> None:
-    end = time.monotonic() + deadline
-    while not holds():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.005)
 
 
 class Cluster:
@@ -78,17 +45,17 @@ class Cluster:
         self.node: Node = doors.node
         self.orders = Orders(doors.node)
 
-    async def enter(self, user: str, session: str = "") -> tuple[JsonConnection, Transport]:
+    async def enter(self, user: str, session: str = "") -> tuple[JsonConnection, JsonTransport]:
         """A connected client of `user`."""
         handshake = Identity(user, token=TokenFacts(user, session=session))
         client = JsonConnection(self.node, self.doors.authority, self.doors.session_limits, handshake)
-        transport = Transport()
-        client.open(transport)  # type: ignore[arg-type]
+        transport = JsonTransport()
+        client.open(transport)
         client.on_message('{"id":1,"connect":{}}')
         await until(lambda: any(line.get("id") == 1 for line in transport.lines))
         return client, transport
 
-    async def subscribe(self, client: JsonConnection, transport: Transport, channel: str) -> None:
+    async def subscribe(self, client: JsonConnection, transport: JsonTransport, channel: str) -> None:
         client.on_message(json.dumps({"id": 2, "subscribe": {"channel": channel}}))
         await until(lambda: any(line.get("id") == 2 for line in transport.lines))
         assert "error" not in transport.lines[-1]

@@ -15,7 +15,7 @@ from app.brokers.memory_pace import MemoryPace
 from app.core.broker import BrokerUnavailable
 from app.core.pace import PaceStore
 from app.server.pace import TURNS_AT_ONCE, Batch, DrainPace, Grant, batch_size, plan_local, plan_turns
-from tests.server.virtual_time import run_in_virtual_time
+from tests.virtual_time import run_in_virtual_time
 
 ROUND_TRIP = 0.001
 NEVER = (0.0, 0.0)
