@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -23,6 +24,18 @@ default:
   allow_subscribe_for_client: true
   allow_publish_for_client: true
 """
+
+
+def environment(directory: Path, redis_url: str) -> dict[str, str]:
+    """The settings of a Starling of two workers that `load` can be put on; its channels are told in `directory`."""
+    channels = directory / "channels.yaml"
+    channels.write_text(CHANNELS)
+    return {
+        "STARLING_DEV": "true",
+        "STARLING_BROKER_URL": redis_url,
+        "STARLING_WORKERS": "2",
+        "STARLING_CHANNELS_FILE": str(channels),
+    }
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from redis.crc import key_slot
 
 from app.brokers.redis_rights import rule
 from tests.configured_redis import ConfiguredServer
+from tests.redis_group import RedisGroup
 from tests.services import DEADLINE, free_port
 
 SLOTS = 16384
@@ -16,7 +15,7 @@ SHARDS = 3
 NODE_TIMEOUT = 1.5
 
 
-class RedisCluster:
+class RedisCluster(RedisGroup):
     """Three masters, each with a replica where wanted; a context manager. It has the user of docs/redis.md."""
 
     def __init__(self, *, replicas: bool = False) -> None:
@@ -31,32 +30,13 @@ class RedisCluster:
         ]
         self._bus_ports: dict[int, int] = {}
         self.nodes = [self._node(settings) for _ in range(SHARDS * (2 if replicas else 1))]
+        super().__init__(self.nodes)
 
     def _node(self, settings: list[str]) -> ConfiguredServer:
         bus_port = free_port()
         node = ConfiguredServer([*settings, f"cluster-port {bus_port}"])
         self._bus_ports[node.port] = bus_port
         return node
-
-    def __enter__(self) -> Self:
-        try:
-            for node in self.nodes:
-                node.start()
-            self._join()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
-
-    def remove(self) -> None:
-        """End all of them."""
-        for node in self.nodes:
-            node.remove()
 
     @property
     def url(self) -> str:

@@ -1,17 +1,16 @@
 """A Redis master with replicas and sentinels that watch them, on free loopback ports, for tests of fail-over."""
 
 import time
-from types import TracebackType
-from typing import Self
 
 from tests.configured_redis import ConfiguredServer
+from tests.redis_group import RedisGroup
 from tests.services import DEADLINE
 
 SERVICE = "main"
 DOWN_AFTER = 1.0
 
 
-class SentinelGroup:
+class SentinelGroup(RedisGroup):
     """One master, two replicas and three sentinels; a context manager."""
 
     def __init__(self, *, password: str = "", sentinel_password: str = "") -> None:
@@ -33,26 +32,7 @@ class SentinelGroup:
         if sentinel_password:
             watch += [f"requirepass {sentinel_password}", f"sentinel sentinel-pass {sentinel_password}"]
         self.sentinels = [ConfiguredServer(watch, sentinel=True, password=sentinel_password) for _ in range(3)]
-
-    def __enter__(self) -> Self:
-        try:
-            for server in (*self.servers, *self.sentinels):
-                server.start()
-            self._until_known()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
-
-    def remove(self) -> None:
-        """End all of them."""
-        for server in (*self.sentinels, *self.servers):
-            server.remove()
+        super().__init__([*self.servers, *self.sentinels])
 
     @property
     def url(self) -> str:
@@ -86,7 +66,7 @@ class SentinelGroup:
             time.sleep(0.02)
         raise AssertionError("no replica was promoted")
 
-    def _until_known(self) -> None:
+    def _join(self) -> None:
         """Wait until the sentinels know each other and both replicas, which follow the master."""
         end = time.monotonic() + DEADLINE
         for sentinel in self.sentinels:

@@ -14,6 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from app.auth.issue import issue_connection_token
+from tests.bystander import bystander
 from tests.cgroup import MemoryGroup
 from tests.history_clients import HistoryClient
 from tests.running import SECRET, Starling, serving
@@ -108,23 +109,10 @@ async def test_a_storm_is_let_in_at_the_rate_while_those_inside_are_served_on() 
     rate, crowd = 20, 400
     async with serving({"STARLING_DEV": "true", "STARLING_CONNECTS_PER_SECOND": str(rate)}) as starling:
         opened: list[ClientConnection] = []
-        waits: list[float] = []
-
-        async def ask(client: ClientConnection) -> None:
-            while True:
-                asked = time.monotonic()
-                await client.send("still here")
-                assert await client.recv() == "Message text was: still here"
-                waits.append(time.monotonic() - asked)
-                await asyncio.sleep(0.05)
-
-        async with connect(f"{starling.url}/ws") as inside:
-            asking = asyncio.create_task(ask(inside))
+        async with bystander(starling) as waits:
             began = time.monotonic()
             found = await asyncio.gather(*(knock(f"{starling.url}/ws", opened) for _ in range(crowd)))
             took = time.monotonic() - began
-            assert not asking.done()
-            asking.cancel()
 
         let_in = [status for status, _ in found].count(101)
         # One of the first second's connects went to the client inside.

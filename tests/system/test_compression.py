@@ -12,8 +12,9 @@ from typing import Any, Literal
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.bystander import bystander
 from tests.running import Starling
-from tests.system.test_hostile_clients import bystander, figure, frame, handshake, until_at_least
+from tests.system.test_hostile_clients import figure, frame, handshake, until_at_least
 
 MOST_GROWTH = 64 * 2**20
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate"

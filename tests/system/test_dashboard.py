@@ -5,14 +5,13 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
 from deploy.dashboards.dashboard import Panel
 from deploy.dashboards.internals import internals
 from deploy.dashboards.overview import overview
-from tests.load import CHANNELS, load
+from tests.load import environment, load
 from tests.prometheus import PrometheusServer
 from tests.running import Starling
 from tests.services import RedisServer
@@ -35,23 +34,15 @@ class Monitored:
 @pytest.fixture(scope="module")
 def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     """Two workers over Redis, in use from here to the end."""
-    channels: Path = tmp_path_factory.mktemp("channels") / "channels.yaml"
-    channels.write_text(CHANNELS)
-    with RedisServer() as redis:
-        environment = {
-            "STARLING_DEV": "true",
-            "STARLING_BROKER_URL": redis.url,
-            "STARLING_WORKERS": "2",
-            "STARLING_CHANNELS_FILE": str(channels),
-        }
-        with (
-            Starling(environment) as starling,
-            PrometheusServer({"starling-0": f"127.0.0.1:{starling.internal_port}"}) as prometheus,
-        ):
-            running = Monitored(starling, redis, prometheus)
-            with load(starling.url):
-                time.sleep(LOAD_SECONDS)
-                yield running
+    with (
+        RedisServer() as redis,
+        Starling(environment(tmp_path_factory.mktemp("channels"), redis.url)) as starling,
+        PrometheusServer({"starling-0": f"127.0.0.1:{starling.internal_port}"}) as prometheus,
+    ):
+        running = Monitored(starling, redis, prometheus)
+        with load(starling.url):
+            time.sleep(LOAD_SECONDS)
+            yield running
 
 
 @pytest.mark.parametrize("panel", [*overview().panels, *internals().panels], ids=lambda panel: str(panel.title))

@@ -7,12 +7,13 @@ import os
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.bystander import bystander
 from tests.history_clients import HistoryClient
 from tests.running import Starling
 
@@ -85,31 +86,6 @@ async def until_at_least(starling: Starling, name: str, wanted: float, seconds: 
     while (value := await asyncio.to_thread(figure, starling, name)) < wanted:
         assert time.monotonic() < end, f"{name} is {value}, not {wanted}"
         await asyncio.sleep(0.1)
-
-
-@asynccontextmanager
-async def bystander(starling: Starling) -> AsyncIterator[list[float]]:
-    """A client of the echo that asks twenty times a second; its waits are kept, and it must stay to the end."""
-    waits: list[float] = []
-
-    async def ask(client: ClientConnection) -> None:
-        while True:
-            asked = time.monotonic()
-            await client.send("still here")
-            assert await client.recv() == "Message text was: still here"
-            waits.append(time.monotonic() - asked)
-            await asyncio.sleep(0.05)
-
-    async with connect(f"{starling.url}/ws") as client:
-        asking = asyncio.create_task(ask(client))
-        try:
-            yield waits
-        finally:
-            ended = asking.done()
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
-        assert not ended, "the bystander was cut"
-        assert waits
 
 
 async def test_a_reader_that_stops_in_the_chat_is_cut_and_fifty_others_hear_everything(starling: Starling) -> None:

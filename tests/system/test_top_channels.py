@@ -5,12 +5,11 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.load import CHANNELS
+from tests.load import environment
 from tests.running import Starling
 from tests.services import RedisServer
 
@@ -19,22 +18,14 @@ NAMED = 3
 
 @pytest.fixture(scope="module")
 def starling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starling]:
-    channels: Path = tmp_path_factory.mktemp("channels") / "channels.yaml"
-    channels.write_text(CHANNELS)
     with RedisServer() as redis:
-        environment = {
-            "STARLING_DEV": "true",
-            "STARLING_BROKER_URL": redis.url,
-            "STARLING_WORKERS": "2",
-            "STARLING_CHANNELS_FILE": str(channels),
-            "STARLING_TOP_CHANNELS": str(NAMED),
-        }
-        with Starling(environment) as starling:
+        settings = environment(tmp_path_factory.mktemp("channels"), redis.url)
+        with Starling(settings | {"STARLING_TOP_CHANNELS": str(NAMED)}) as starling:
             yield starling
 
 
-async def listen_and_talk(url: str, channel: str, listeners: int, messages: int) -> None:
-    """Let so many listen, each by a connection of its own, and one of them speak."""
+async def listen_and_talk(url: str, channel: str, listeners: int, messages: int, seen: asyncio.Event) -> None:
+    """Let so many listen, each by a connection of its own, and one of them speak; they stay until it was `seen`."""
     clients = [await connect(f"{url}/connection/websocket", max_queue=None) for _ in range(listeners)]
     for client in clients:
         await client.send('{"id":1,"connect":{}}\n' + json.dumps({"id": 2, "subscribe": {"channel": channel}}))
@@ -43,31 +34,33 @@ async def listen_and_talk(url: str, channel: str, listeners: int, messages: int)
             pass
     for number in range(messages):
         await clients[0].send(json.dumps({"id": 3 + number, "publish": {"channel": channel, "data": "x" * 50}}))
-    await asyncio.sleep(2.5)
+    await seen.wait()
     for client in clients:
         await client.close()
 
 
 def test_the_busiest_channels_are_told_over_workers_and_no_more_than_wanted_become_series(starling: Starling) -> None:
     async def many_channels() -> None:
+        seen = asyncio.Event()
         await asyncio.gather(
-            listen_and_talk(starling.url, "busy", 12, 40),
-            *(listen_and_talk(starling.url, f"quiet{number}", 1, 1) for number in range(8)),
-            follow(),
+            listen_and_talk(starling.url, "busy", 12, 40, seen),
+            *(listen_and_talk(starling.url, f"quiet{number}", 1, 1, seen) for number in range(8)),
+            follow(seen),
         )
 
     told: list[dict[str, object]] = []
     series: dict[str, float] = {}
 
-    async def follow() -> None:
+    async def follow(seen: asyncio.Event) -> None:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             _, body = await asyncio.to_thread(starling.get, f"{starling.internal}/channels/top")
             if len(body.get("channels", ())) >= 9 and body["channels"][0]["subscribers"] == 12:
                 told.extend(body["channels"])
                 series.update(await asyncio.to_thread(starling.metrics))
-                return
+                break
             await asyncio.sleep(0.1)
+        seen.set()
 
     asyncio.run(many_channels())
 
