@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from tests.browser.tab import Tab
+from tests.running import Starling
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -51,3 +52,19 @@ def context(chromium: Browser) -> Iterator[BrowserContext]:
 def open_tab(context: BrowserContext) -> OpenTab:
     """Opens the demo page of a service, given its address, in a further tab of the same browser."""
     return lambda address: Tab(context, address)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Starling]:
+    """One worker in developer mode, where every door opens without a token."""
+    with Starling({"STARLING_DEV": "true"}) as service:
+        yield service
+
+
+@pytest.fixture
+def tab(open_tab: OpenTab, service: Starling) -> Tab:
+    """The page, with the doors open that open by themselves."""
+    tab = open_tab(service.http)
+    tab.echo.expect_state("Open")
+    tab.chat.expect_state("Open")
+    return tab

@@ -1,6 +1,6 @@
 """The tutorial's three exercises, played on the demo page in a real browser against the real service."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,22 +8,6 @@ from playwright.sync_api import BrowserContext, expect
 
 from tests.browser.tab import Tab
 from tests.running import Starling
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Starling]:
-    with Starling({"STARLING_DEV": "true"}) as service:
-        yield service
-
-
-@pytest.fixture
-def tab(open_tab: Callable[[str], Tab], service: Starling) -> Tab:
-    """The page, with the doors open that open by themselves."""
-    tab = open_tab(service.http)
-    tab.echo.expect_state("Open")
-    tab.chat.expect_state("Open")
-    return tab
-
 
 # --- echo ---
 

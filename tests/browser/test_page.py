@@ -1,6 +1,5 @@
 """The demo page itself: it keeps to its security policy, it can be read and operated by everyone, on any screen."""
 
-from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -33,20 +32,6 @@ FAINT_TEXTS = """() => {
   }
   return faint;
 }"""
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Starling]:
-    with Starling({"STARLING_DEV": "true"}) as service:
-        yield service
-
-
-@pytest.fixture
-def tab(open_tab: Callable[[str], Tab], service: Starling) -> Tab:
-    tab = open_tab(service.http)
-    tab.echo.expect_state("Open")
-    tab.chat.expect_state("Open")
-    return tab
 
 
 def refuse_items(page: Page) -> None:
