@@ -20,8 +20,9 @@ from app.brokers.redis_backend import RedisBackend
 from app.core.broker import BrokerUnavailable, LinkState, StreamEntry
 from app.protocol.messages import Publication
 from tests.brokers.conftest import Opener
-from tests.brokers.party import LIVE, Party, until
+from tests.brokers.party import LIVE, Party
 from tests.services import RedisServer
+from tests.waiting import until
 
 MANY = 2000
 
@@ -127,16 +128,17 @@ async def test_a_change_of_the_link_always_has_room() -> None:
 
 
 async def test_what_waits_to_be_sent_is_bounded_in_number_and_bytes() -> None:
-    release = asyncio.Event()
+    under_way, release = asyncio.Event(), asyncio.Event()
 
     async def transmit(batch: list[int]) -> list[int]:
+        under_way.set()
         await release.wait()
         return batch
 
     outbox: Outbox[int, int] = Outbox(transmit, timeout=5, max_waiting=3, max_waiting_bytes=1000, max_batch=1)
     outbox.start()
     sending = [asyncio.ensure_future(outbox.send(0, 10))]
-    await asyncio.sleep(0.01)
+    await under_way.wait()
     sending += [asyncio.ensure_future(outbox.send(number, 400)) for number in (1, 2)]
     await asyncio.sleep(0)
     with pytest.raises(BrokerUnavailable, match="2 calls to the broker wait already"):
@@ -162,7 +164,7 @@ async def test_what_nobody_waits_for_any_more_is_not_sent_late() -> None:
     outbox: Outbox[int, int] = Outbox(transmit, timeout=5)
     outbox.start()
     first = asyncio.ensure_future(outbox.send(1, 1))
-    await asyncio.sleep(0.01)
+    await until(lambda: sent, "the first is under way")
     second, third = asyncio.ensure_future(outbox.send(2, 1)), asyncio.ensure_future(outbox.send(3, 1))
     await asyncio.sleep(0)
     second.cancel()

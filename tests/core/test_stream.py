@@ -31,6 +31,7 @@ class Store:
         self.refusing = False
         self._open = asyncio.Event()
         self._open.set()
+        self._held = asyncio.Event()
 
     def publish(self, *payloads: int, options: PublishOptions = OPTIONS) -> list[StreamEntry]:
         entries = []
@@ -43,6 +44,12 @@ class Store:
     def hold(self) -> None:
         """Hold the answers of reads back from now on, though not the reads themselves."""
         self._open.clear()
+        self._held.clear()
+
+    async def held(self) -> None:
+        """Wait until an answer is held back."""
+        async with asyncio.timeout(DEADLINE):
+            await self._held.wait()
 
     def release(self) -> None:
         self._open.set()
@@ -62,11 +69,13 @@ class Store:
         if self.refusing:
             raise BrokerUnavailable("so the test wants it")
         read = await self.history.read(channel, **wish)
+        self._held.set()
         await self._open.wait()
         return read
 
     async def positions(self, channels: Mapping[str, float]) -> dict[str, StreamPosition]:
         positions = await self.history.positions(channels)
+        self._held.set()
         await self._open.wait()
         return positions
 
@@ -300,7 +309,7 @@ async def test_a_subscriber_that_joins_amid_publishing_gets_each_publication_onc
     channel.store.hold()
     subscriber = Subscriber()
     joining = asyncio.ensure_future(channel.stream.join(subscriber, since))
-    await asyncio.sleep(0.01)
+    await channel.store.held()
     channel.publish(3, 4)
     channel.store.release()
     await joining
@@ -344,7 +353,7 @@ async def test_a_subscriber_that_gives_up_leaves_the_others_their_answer(channel
     since = at(channel, 0)
     leaving = asyncio.ensure_future(channel.stream.join(one, since))
     staying = asyncio.ensure_future(channel.stream.join(other, since))
-    await asyncio.sleep(0.01)
+    await channel.store.held()
     leaving.cancel()
     channel.store.release()
     await staying
@@ -401,7 +410,7 @@ async def test_a_read_from_before_a_rollback_answers_nobody(channel: Channel) ->
     channel.store.hold()
     subscriber = Subscriber()
     joining = asyncio.ensure_future(channel.stream.join(subscriber, at(channel, 1)))
-    await asyncio.sleep(0.01)
+    await channel.store.held()
     channel.store.go_back(snapshot)
     channel.stream.heal()
     channel.store.release()
@@ -431,7 +440,7 @@ async def test_what_is_told_while_a_gap_is_filled_follows_without_another_read(c
     channel.store.publish(1)
     channel.publish(2)
     channel.store.hold()
-    await asyncio.sleep(0.01)
+    await channel.store.held()
     reads = channel.store.reads
     channel.publish(3, 4)
     channel.store.release()
@@ -552,7 +561,7 @@ async def test_what_is_published_while_the_stream_begins_is_delivered_once(store
     store.publish(1)
     store.hold()
     starting = asyncio.ensure_future(channel.stream.start())
-    await asyncio.sleep(0.01)
+    await store.held()
     channel.publish(2)
     store.release()
     await starting
@@ -567,7 +576,7 @@ async def test_a_link_lost_while_the_stream_begins_is_made_good(store: Store) ->
     channel = make_channel(store)
     store.hold()
     starting = asyncio.ensure_future(channel.stream.start())
-    await asyncio.sleep(0.01)
+    await store.held()
     store.publish(1)
     channel.stream.heal()
     store.release()
@@ -589,7 +598,7 @@ async def test_closing_refuses_who_joins_and_delivers_nothing_more(channel: Chan
     channel.lose_memory()
     channel.store.hold()
     joining = asyncio.ensure_future(channel.join(at(channel, 0)))
-    await asyncio.sleep(0.01)
+    await channel.store.held()
     channel.stream.close()
     with pytest.raises(BrokerUnavailable):
         await joining
@@ -630,7 +639,7 @@ async def test_the_check_is_not_misled_by_what_came_after_it_asked(channel: Chan
     channel.publish(1)
     channel.store.hold()
     checking = asyncio.ensure_future(check_positions(channel.store, [channel.stream], in_flight=0))
-    await asyncio.sleep(0.01)
+    await channel.store.held()
     channel.publish(2)
     channel.store.release()
     assert await checking == 0

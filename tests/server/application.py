@@ -131,6 +131,7 @@ class Application:
                 await send({"type": "websocket.close", "code": 1008})
                 return
             case "/slow":
+                log.info("handshake_held")
                 await asyncio.sleep(60)
             case "/late":
                 await asyncio.sleep(0.5)

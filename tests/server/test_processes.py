@@ -119,7 +119,7 @@ async def test_a_client_whose_handshake_is_under_way_gets_503(tmp_path: Path) ->
             with Client(server.port) as waiting:
                 thread = threading.Thread(target=waiting.upgrade, args=("/slow",))
                 thread.start()
-                await asyncio.sleep(0.3)
+                await asyncio.to_thread(until, lambda: server.events("handshake_held"), "the handshake is under way")
                 await asyncio.to_thread(server.stop)
                 thread.join()
                 assert waiting.status == 503

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from app.auth.issue import issue_connection_token, issue_subscription_token
 from tests.proxy import Proxy
 from tests.running import SECRET, Starling, serving
 from tests.services import RedisServer
+from tests.waiting import until
 
 KEY = "the first of two keys"
 CHANNELS = """
@@ -99,13 +100,6 @@ class Listener:
     async def close(self) -> None:
         await self.connection.close()
         await self._reader
-
-
-async def until(holds: Callable[[], object], deadline: float = DEADLINE) -> None:
-    end = time.monotonic() + deadline
-    while not holds():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.01)
 
 
 async def enter(starling: Starling, user: str, *channels: str, **claims: Any) -> Listener:
@@ -470,12 +464,18 @@ async def test_a_connections_own_session_takes_its_token_along(starling: Starlin
     await listener.close()
 
 
+async def carried_out(starling: Starling, listener: Listener, user: str) -> None:
+    """Wait until the worker of `listener` has carried out what was ordered: a later order comes after it."""
+    assert "result" in plain(starling, "subscribe", {"user": user, "channel": "the-later-order"}).json()
+    await until(lambda: listener.pushes("subscribe"))
+
+
 async def test_a_revoked_token_brings_no_refresh(starling: Starling) -> None:
     listener = await enter(starling, "oda")
     plain(starling, "revoke_token", {"uid": "odas-next"})
     token = issue_connection_token(SECRET, "oda", 600, jti="odas-next")
 
-    await asyncio.sleep(0.5)
+    await carried_out(starling, listener, "oda")
     await listener.connection.send(json.dumps({"id": 9, "refresh": {"token": token}}))
 
     await until(lambda: listener.closed_with)
@@ -489,7 +489,7 @@ async def test_a_refreshed_connection_stands_by_its_new_token(starling: Starling
     assert "refresh" in await listener.ask(9, refresh={"token": token})
 
     plain(starling, "revoke_token", {"uid": "pams-first"})
-    await asyncio.sleep(0.5)
+    await carried_out(starling, listener, "pam")
     assert listener.closed_with is None
 
     plain(starling, "revoke_token", {"uid": "pams-second"})

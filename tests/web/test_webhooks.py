@@ -4,7 +4,7 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,11 @@ from app.telemetry.metrics import Metrics
 from app.web.webhook_sender import ATTEMPTS, Receiver, parse_secret, sign
 from app.web.webhooks import BATCH_EVENTS, Webhooks
 from tests.receiver import WebhookReceiver
+from tests.waiting import until
 
 SECRET = "a test's own secret of thirty or more bytes"
 PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
 Opener = Callable[..., Awaitable[Webhooks]]
-
-
-async def until(holds: Callable[[], object], what: str) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.02)
-    assert holds(), what
 
 
 @pytest.fixture
@@ -55,6 +49,11 @@ async def opener(metrics: Metrics) -> AsyncIterator[Opener]:
     for webhooks in opened:
         await webhooks.stop()
     assert asyncio.all_tasks() - tasks_before - {asyncio.current_task()} == set()
+
+
+def events(lines: Sequence[MutableMapping[str, Any]], name: str) -> list[MutableMapping[str, Any]]:
+    """The log lines of an event."""
+    return [line for line in lines if line["event"] == name]
 
 
 def page_verifier() -> Callable[[Any, bytes, str], list[dict[str, Any]]]:
@@ -186,8 +185,9 @@ async def test_a_request_that_is_not_taken_is_sent_again_as_it_was(
 async def test_a_receiver_that_is_away_gets_the_events_when_it_is_back(opener: Opener) -> None:
     receiver = WebhookReceiver()
     webhooks = await opener(receiver.url, events=("connect",))
-    webhooks.connected("c1", "alice")
-    await asyncio.sleep(0.15)
+    with structlog.testing.capture_logs() as lines:
+        webhooks.connected("c1", "alice")
+        await until(lambda: events(lines, "webhook_not_delivered"), "the first try fails")
     with receiver:
         webhooks.connected("c2", "alice")
         await until(lambda: len(receiver.events) == 2, "both arrive")
@@ -210,8 +210,9 @@ async def test_a_receiver_that_does_not_answer_is_not_waited_for(opener: Opener,
     with WebhookReceiver() as receiver:
         receiver.hold()
         webhooks = await opener(receiver.url, events=("connect",), timeout=0.2)
-        webhooks.connected("c1", "alice")
-        await asyncio.sleep(0.5)
+        with structlog.testing.capture_logs() as lines:
+            webhooks.connected("c1", "alice")
+            await until(lambda: events(lines, "webhook_not_delivered"), "the first try is over")
         assert metrics.webhook_queue == 1
         receiver.release()
         await until(lambda: metrics.webhook_events["delivered"] == 1, "it is sent again")
@@ -258,7 +259,7 @@ async def test_no_log_line_tells_the_secret_or_the_address(opener: Opener) -> No
         webhooks = await opener(receiver.url, events=("connect",))
         webhooks.connected("c1", "alice")
         await until(lambda: len(receiver.requests) == ATTEMPTS, "all attempts are made")
-        await until(lambda: any(line["event"] == "webhook_given_up" for line in lines), "it is told")
+        await until(lambda: events(lines, "webhook_given_up"), "it is told")
     for word in (SECRET, "pass-word", "path-word", "query-word"):
         assert word not in str(lines)
 
