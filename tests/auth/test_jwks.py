@@ -29,6 +29,7 @@ from app.auth.keys import VerificationKey
 from app.auth.tokens import KeyNotLoaded, RefusalReason, TokenRefused
 from tests.auth.forge import SECRET, sign
 from tests.auth.issuer import Issuer, SigningKey, send
+from tests.waiting import until
 
 RULES = TokenRules(audience="starling")
 LONG = 3600.0
@@ -62,10 +63,16 @@ async def following(issuer: Issuer, **options: Any) -> AsyncIterator[tuple[JwtVe
         await jwks.stop()
 
 
-async def eventually(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.01)
+def held(issuer: Issuer, key: SigningKey) -> threading.Event:
+    """Have the issuer tell of `key` only when the event is set."""
+    released = threading.Event()
+
+    def hold(handler: BaseHTTPRequestHandler) -> None:
+        released.wait(20)
+        send(handler, json.dumps({"keys": [key.jwk]}).encode())
+
+    issuer.answer = hold
+    return released
 
 
 def token_of(key: SigningKey, **claims: Any) -> str:
@@ -79,19 +86,13 @@ async def refused(verifier: JwtVerifier, token: str) -> TokenRefused:
 
 
 async def test_the_first_token_waits_for_the_first_fetch(issuer: Issuer, key: SigningKey) -> None:
-    released = threading.Event()
-
-    def hold(handler: BaseHTTPRequestHandler) -> None:
-        released.wait(20)
-        send(handler, json.dumps({"keys": [key.jwk]}).encode())
-
-    issuer.answer = hold
+    released = held(issuer, key)
     async with following(issuer) as (verifier, jwks):
         with pytest.raises(KeyNotLoaded) as early:
             verifier.connection_now(token_of(key))
         assert early.value.reason is RefusalReason.KEYS_UNAVAILABLE
         waiting = asyncio.create_task(verifier.connection(token_of(key)))
-        await eventually(lambda: len(issuer.requests) == 1)
+        await until(lambda: len(issuer.requests) == 1)
         assert not jwks.loaded
         released.set()
         assert (await waiting).user == "alice"
@@ -107,17 +108,11 @@ async def test_subscription_tokens_follow_the_issuer_too(issuer: Issuer, key: Si
 
 
 async def test_a_slow_issuer_does_not_hold_up_the_event_loop(issuer: Issuer, key: SigningKey) -> None:
-    released = threading.Event()
-
-    def hold(handler: BaseHTTPRequestHandler) -> None:
-        released.wait(20)
-        send(handler, json.dumps({"keys": [key.jwk]}).encode())
-
-    issuer.answer = hold
+    released = held(issuer, key)
     async with following(issuer) as (verifier, jwks):
         both = JwtVerifier([VerificationKey.from_secret(SECRET)], RULES, jwks)
         waiting = asyncio.create_task(verifier.connection(token_of(key)))
-        await eventually(lambda: len(issuer.requests) == 1)
+        await until(lambda: len(issuer.requests) == 1)
         # The issuer answers only after this loop has turned often and judged other tokens: blocked, it would never.
         for _ in range(100):
             await asyncio.sleep(0)
@@ -133,12 +128,12 @@ async def test_the_last_keys_serve_while_the_issuer_is_away(issuer: Issuer, key:
             assert (await verifier.connection(token_of(key))).user == "alice"
             issuer.stop()
             away = len(logs)
-            await eventually(lambda: [line["event"] for line in logs[away:]].count("jwks_unreachable") >= 3)
+            await until(lambda: [line["event"] for line in logs[away:]].count("jwks_unreachable") >= 3)
             assert (await verifier.connection(token_of(key))).user == "alice"
             assert {line["kept_keys"] for line in logs if line["event"] == "jwks_unreachable"} == {1}
             issuer.start()
             back = len(logs)
-            await eventually(lambda: "jwks_refreshed" in [line["event"] for line in logs[back:]])
+            await until(lambda: "jwks_refreshed" in [line["event"] for line in logs[back:]])
             assert len(jwks.keys) == 1
 
 
@@ -151,7 +146,7 @@ async def test_with_the_issuer_away_from_the_start_a_token_is_refused_for_now_on
         assert isinstance(refusal, KeyNotLoaded)
         assert refusal.reason is RefusalReason.KEYS_UNAVAILABLE
         issuer.start()
-        await eventually(lambda: jwks.loaded)
+        await until(lambda: jwks.loaded)
         assert (await verifier.connection(token_of(key))).user == "alice"
 
 
@@ -205,7 +200,7 @@ async def test_keys_come_and_go_with_the_regular_refresh(issuer: Issuer, key: Si
         assert (await verifier.connection(token_of(key))).user == "alice"
         new = SigningKey("second")
         issuer.keys = [new]
-        await eventually(lambda: [known.key_id for known in jwks.keys] == ["second"])
+        await until(lambda: [known.key_id for known in jwks.keys] == ["second"])
         assert verifier.connection_now(token_of(new)).user == "alice"
         assert (await refused(verifier, token_of(key))).reason is RefusalReason.UNKNOWN_KEY
 
@@ -286,7 +281,7 @@ async def test_stopping_ends_a_fetch_under_way_and_answers_those_who_wait(issuer
     issuer.answer = lambda handler: drip(handler, cut, head=b"")
     async with following(issuer, timeout_seconds=60) as (verifier, jwks):
         waiting = asyncio.create_task(refused(verifier, token_of(key)))
-        await eventually(lambda: len(issuer.requests) == 1)
+        await until(lambda: len(issuer.requests) == 1)
         async with asyncio.timeout(10):
             await jwks.stop()
             assert isinstance(await waiting, KeyNotLoaded)
@@ -426,7 +421,7 @@ async def test_credentials_in_the_address_are_sent_and_never_logged(issuer: Issu
         try:
             assert await jwks.look_again()
             issuer.stop()
-            await eventually(lambda: any(line["event"] == "jwks_unreachable" for line in logs))
+            await until(lambda: any(line["event"] == "jwks_unreachable" for line in logs))
         finally:
             await jwks.stop()
     # base64 of "svc@x:p:ss-canary"

@@ -7,9 +7,10 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from app.brokers.open import open_broker
-from tests.brokers.party import Party, until
+from tests.brokers.party import Party
 from tests.redis_cluster import RedisCluster
 from tests.services import Server
+from tests.waiting import until
 
 Opener = Callable[..., Awaitable[Party]]
 

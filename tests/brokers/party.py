@@ -1,15 +1,11 @@
 """One process's worth of a broker in a test: a started broker, and everything it told, in order."""
 
-import asyncio
-from collections.abc import Callable
-
 from msgspec import Raw
 
 from app.brokers.broadcast import BroadcastBroker
 from app.core.broker import LinkState, PublishOptions, StreamEntry
 from app.protocol.messages import ClientInfo, Publication
 
-DEADLINE = 20.0
 LIVE = PublishOptions()
 
 
@@ -54,13 +50,3 @@ class Party:
 
     async def publish(self, channel: str, data: bytes) -> None:
         await self.broker.publish(channel, Publication(Raw(data)), LIVE)
-
-
-async def until(holds: Callable[[], object], what: str, deadline: float = DEADLINE) -> None:
-    """Wait until `holds()`; fail with `what` after `deadline` seconds."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + deadline
-    while not holds():
-        if loop.time() > end:
-            raise AssertionError(f"waited {deadline:g} s in vain: {what}")
-        await asyncio.sleep(0.01)

@@ -16,10 +16,11 @@ from app.brokers.redis_rights import rule
 from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, StreamPosition
 from app.protocol.messages import Publication
 from tests.brokers.conftest import Opener
-from tests.brokers.party import LIVE, Party, until
+from tests.brokers.party import LIVE, Party
 from tests.configured_redis import ConfiguredServer
 from tests.redis_cluster import RedisCluster
 from tests.services import RedisServer
+from tests.waiting import until
 
 PUBLISH = Path(app.brokers.__file__).with_name("publish.lua")
 KEPT = PublishOptions(history_size=100, history_ttl=60, history_meta_ttl=3600)

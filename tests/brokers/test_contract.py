@@ -20,8 +20,9 @@ from app.core.broker import (
 from app.protocol.messages import ClientInfo, Publication
 from app.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
-from tests.brokers.party import LIVE, Party, until
+from tests.brokers.party import LIVE, Party
 from tests.services import Server
+from tests.waiting import until
 
 Pair = tuple[Party, Party]
 

@@ -16,7 +16,8 @@ from app.core.history import History
 from app.protocol.messages import ClientInfo, Publication
 from app.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
-from tests.brokers.party import Party, until
+from tests.brokers.party import Party
+from tests.waiting import until
 
 KEPT = PublishOptions(history_size=100, history_ttl=60, history_meta_ttl=3600)
 CHANNEL = "news:ü"

@@ -24,8 +24,9 @@ from app.core.stream import Stream, StreamFigures, StreamOptions, check_position
 from app.protocol.messages import Publication
 from app.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
-from tests.brokers.party import Party, until
+from tests.brokers.party import Party
 from tests.services import RedisServer
+from tests.waiting import until
 
 KEPT = PublishOptions(history_size=100, history_ttl=60, history_meta_ttl=3600)
 CHANNEL = "news:a"

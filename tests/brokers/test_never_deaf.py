@@ -6,9 +6,10 @@ import pytest
 
 from app.core.broker import LinkState
 from tests.brokers.conftest import Opener
-from tests.brokers.party import Party, until
+from tests.brokers.party import Party
 from tests.proxy import Proxy
 from tests.services import PostgresServer, RedisServer
+from tests.waiting import until
 
 
 def unsubscribe(channel: str) -> bytes:

@@ -12,9 +12,10 @@ from app.brokers.memory_occupancy import MemoryOccupancy
 from app.brokers.open import open_broker
 from app.core.broker import BrokerUnavailable
 from app.core.occupancy import Occupancy, OccupancyChange, OccupiedChannels
-from tests.brokers.party import Party, until
+from tests.brokers.party import Party
 from tests.redis_cluster import RedisCluster
 from tests.services import RedisServer
+from tests.waiting import until
 
 TTL = 60.0
 MAKE_OLDER = (

@@ -14,8 +14,9 @@ import uvloop
 from app.brokers.open import open_broker
 from app.core.broker import BrokerUnavailable, LinkState
 from tests.brokers.conftest import Opener
-from tests.brokers.party import Party, until
+from tests.brokers.party import Party
 from tests.services import PostgresServer, RedisServer, Server
+from tests.waiting import until
 
 BACK_WITHIN = 5.0
 

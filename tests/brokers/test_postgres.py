@@ -13,8 +13,9 @@ from app.core.broker import PublicationTooLarge, PublishOptions
 from app.protocol.messages import ClientInfo, Publication
 from app.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
-from tests.brokers.party import LIVE, until
+from tests.brokers.party import LIVE
 from tests.services import PostgresServer
+from tests.waiting import until
 
 
 async def notify(server: PostgresServer, channel: str, payload: str) -> None:

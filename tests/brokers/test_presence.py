@@ -15,9 +15,10 @@ from app.brokers.open import open_broker
 from app.core.broker import BrokerUnavailable
 from app.core.presence import Presence, PresenceStats
 from app.protocol.messages import ClientInfo
-from tests.brokers.party import Party, until
+from tests.brokers.party import Party
 from tests.redis_cluster import RedisCluster
 from tests.services import RedisServer
+from tests.waiting import until
 
 TTL = 60.0
 CHANNEL = "news:ü"

@@ -10,9 +10,10 @@ from app.brokers.open import open_broker
 from app.core.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions, StreamPosition
 from app.protocol.messages import Publication
 from tests.brokers.conftest import Opener
-from tests.brokers.party import LIVE, Party, until
+from tests.brokers.party import LIVE, Party
 from tests.proxy import Proxy
 from tests.services import RedisServer
+from tests.waiting import until
 
 KEPT = PublishOptions(history_size=10, history_ttl=60, history_meta_ttl=60)
 NEWS = Publication(Raw(b'{"text":"news"}'))

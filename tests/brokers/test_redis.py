@@ -13,9 +13,9 @@ from app.brokers.redis_backend import RedisBackend
 from app.core.broker import BrokerUnavailable, LinkState, PublishOptions
 from app.protocol.messages import Publication
 from tests.brokers.conftest import Opener
-from tests.brokers.party import until
 from tests.proxy import Proxy
 from tests.services import RedisServer, free_port
+from tests.waiting import until
 
 
 def events(logs: list[EventDict], name: str) -> list[EventDict]:

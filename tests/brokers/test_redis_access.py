@@ -21,9 +21,10 @@ from app.brokers.open import open_broker
 from app.brokers.redis_rights import rule
 from app.core.broker import BrokerUnavailable
 from tests.brokers.conftest import Opener
-from tests.brokers.party import Party, until
+from tests.brokers.party import Party
 from tests.configured_redis import ConfiguredServer
 from tests.services import RedisServer, documented_user, free_port
+from tests.waiting import until
 
 SOURCES = Path(app.brokers.__file__).parent
 

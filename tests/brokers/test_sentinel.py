@@ -10,9 +10,10 @@ import structlog
 
 from app.core.broker import BrokerUnavailable, LinkState
 from tests.brokers.conftest import Opener
-from tests.brokers.party import Party, until
+from tests.brokers.party import Party
 from tests.configured_redis import ConfiguredServer
 from tests.redis_sentinels import SERVICE, SentinelGroup
+from tests.waiting import until
 
 BACK_WITHIN = 5.0
 

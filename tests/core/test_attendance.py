@@ -30,8 +30,9 @@ from app.core.broker import (
 from app.core.channels import ChannelOptions
 from app.core.presence import Presence, PresenceStats
 from app.protocol.messages import ClientInfo, Publication
-from tests.brokers.party import Party, until
+from tests.brokers.party import Party
 from tests.services import RedisServer
+from tests.waiting import until
 
 CHANNEL = "room:ü"
 BOTH = ChannelOptions(presence=True, join_leave=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from app.core.broker import LinkState, StreamEntry
 from app.core.control import CHANNEL, Control, NodeInfo, Order, OrderRefused
 from app.protocol.messages import ClientInfo, Publication
 from tests.services import RedisServer
+from tests.waiting import until
 
 
 class Count(Order):
@@ -82,13 +83,6 @@ class Member:
         for task in self.tasks:
             task.cancel()
         await self.broker.stop()
-
-
-async def until(holds: Callable[[], object], deadline: float = 10.0) -> None:
-    end = time.monotonic() + deadline
-    while not holds():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from app.core.revocation import Refused, Revocation, Revocations
 from app.core.token_facts import TokenFacts
 from app.protocol.messages import ClientInfo
 from tests.services import RedisServer
+from tests.waiting import until
 
 LATER = time.time() + 3600
 
@@ -105,13 +106,6 @@ class Member:
         for task in self.tasks:
             task.cancel()
         await self.broker.stop()
-
-
-async def until(holds: Callable[[], object], deadline: float = 15.0) -> None:
-    end = time.monotonic() + deadline
-    while not holds():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

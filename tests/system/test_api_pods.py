@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -15,10 +15,10 @@ from app.auth.issue import issue_connection_token
 from app.core.trace import TRACES_LIMIT
 from tests.running import SECRET, Starling
 from tests.services import RedisServer
+from tests.waiting import until
 
 KEY = "a key of this test's own"
 CHANNELS = "default: {allow_subscribe_for_client: true}\n"
-DEADLINE = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +128,6 @@ class Watching:
 
     async def __aexit__(self, *_exc: object) -> None:
         await self._task
-
-
-async def until(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not holds():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("payload", [False, True])

@@ -19,6 +19,7 @@ from websockets.exceptions import WebSocketException
 from app.auth.issue import issue_connection_token
 from tests.running import SECRET, Starling
 from tests.services import RedisServer
+from tests.waiting import until
 
 CLIENTS = 200
 CHANNELS = 20
@@ -169,21 +170,13 @@ class Writer(Talk):
         self._current = None
 
 
-async def until(holds: Any, what: str, seconds: float = 60) -> None:
-    """Wait until `holds` returns true."""
-    try:
-        async with asyncio.timeout(seconds):
-            while not holds():
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise AssertionError(f"not within {seconds} s: {what}") from None
-
-
 async def kill_in_turn(starling: Starling, progress: Any) -> list[int]:
     """SIGKILL one worker after another, each at its share of the messages and when its successor is there."""
     killed: list[int] = []
     for kill in range(1, KILLS + 1):
-        await until(lambda kill=kill: progress() >= kill * MESSAGES / (KILLS + 1), f"{kill} shares are published")
+        share = kill * MESSAGES / (KILLS + 1)
+        what = f"{share:g} messages are published"
+        await until(lambda share=share: progress() >= share, what, deadline=60)  # type: ignore[misc]
         await asyncio.to_thread(starling.until_ready)
         victim = next(pid for pid in starling.workers if pid not in killed)
         os.kill(victim, signal.SIGKILL)
@@ -199,7 +192,7 @@ async def test_every_client_ends_with_every_message_once_and_in_order_though_wor
     writers = [Writer(starling, number) for number in range(CHANNELS)]
     talks = [asyncio.create_task(talk.run()) for talk in (*readers, *writers)]
     try:
-        await until(lambda: all(reader.answers for reader in readers), "all are in their channels")
+        await until(lambda: all(reader.answers for reader in readers), "all are in their channels", deadline=60)
 
         async def write(writer: Writer) -> None:
             for message in range(MESSAGES // CHANNELS):
@@ -211,7 +204,9 @@ async def test_every_client_ends_with_every_message_once_and_in_order_though_wor
 
         expected = list(range(MESSAGES // CHANNELS))
         await until(
-            lambda: all(len(reader.received) >= len(expected) for reader in readers), "all have as many as were sent"
+            lambda: all(len(reader.received) >= len(expected) for reader in readers),
+            "all have as many as were sent",
+            deadline=60,
         )
         # Whatever came twice would come now.
         await asyncio.sleep(0.5)

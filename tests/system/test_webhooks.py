@@ -5,7 +5,7 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from app.auth.issue import issue_connection_token
 from tests.receiver import WebhookReceiver
 from tests.running import SECRET, Starling
 from tests.services import RedisServer
+from tests.waiting import until
 
 WEBHOOK_SECRET = "another secret of the test, for the webhooks"
 TTL = 6
@@ -55,15 +56,6 @@ async def enter(starling: Starling, user: str, *channels: str) -> tuple[ClientCo
         await client.send(json.dumps({"id": number, "subscribe": {"channel": channel}}))
         assert "subscribe" in json.loads(await client.recv())
     return client, connected["node"]
-
-
-async def until(holds: Callable[[], object], what: str, deadline: float = 20) -> None:
-    try:
-        async with asyncio.timeout(deadline):
-            while not holds():
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        pytest.fail(f"not within {deadline} s: {what}")
 
 
 async def test_two_workers_tell_each_event_once(starling: Starling, receiver: WebhookReceiver) -> None:
