@@ -166,7 +166,10 @@ class Settings(BaseModel):
     ] = None
     api_allowed_networks: Annotated[
         CommaSeparated,
-        Field(description="Networks or addresses that may use the server API, such as `10.0.0.0/8`. Unset: any."),
+        Field(
+            description="Networks or addresses that may use the server API, such as `10.0.0.0/8`, and `127.0.0.0/8` "
+            "for commands in the pod. Unset: any."
+        ),
     ] = ()
     api_max_body_bytes: Annotated[
         int, Field(ge=1024, le=256 * 2**20, description="Largest body of one request to the server API.")
