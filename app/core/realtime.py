@@ -7,7 +7,7 @@ from functools import partial
 from typing import ClassVar
 
 import structlog
-from msgspec import Raw, Struct
+from msgspec import Raw
 from msgspec.structs import replace
 
 from app import __version__
@@ -19,11 +19,13 @@ from app.core.broker import (
     PublishOutcome,
     StreamPosition,
 )
-from app.core.channels import ChannelOptions, namespace_of
+from app.core.channels import ChannelOptions
 from app.core.connection import Connection
 from app.core.follower import Joined
 from app.core.held_transport import HeldTransport
+from app.core.memberships import Membership, Memberships
 from app.core.node import Node
+from app.core.recovery import recovers_from, subscribe_result
 from app.core.subscriptions import Subscriber
 from app.core.token_facts import TokenFacts
 from app.core.transport import WRITE_ERROR, Frame
@@ -94,13 +96,6 @@ USER_PLACES = ":user:"
 VANISHED = 1006
 
 
-class Membership(Struct, frozen=True):
-    """A channel that the client is in, or on its way into."""
-
-    subscriber: Subscriber
-    grant: Grant
-
-
 class RealtimeConnection(Connection):
     """A client with its session, its identity and its channels; subclasses name the wire format.
 
@@ -135,7 +130,7 @@ class RealtimeConnection(Connection):
         self._node = node
         self._authority = authority
         self._handshake = handshake
-        self._memberships: dict[str, Membership] = {}
+        self._memberships = Memberships(node)
         self._deadline = self.session.deadline
         self._paused = False
         # Where its user's connections are counted, once it is one of them.
@@ -249,12 +244,7 @@ class RealtimeConnection(Connection):
         if token is not None and refuses(token):
             self.order_disconnect(codes.DISCONNECT_INVALID_TOKEN)
             return token
-        revoked = [
-            channel
-            for channel, membership in self._memberships.items()
-            if membership.grant.token is not None and refuses(membership.grant.token)
-        ]
-        for channel in revoked:
+        for channel in self._memberships.refused(refuses):
             self.order_unsubscribe(channel, codes.UNSUBSCRIBE_SERVER)
         return None
 
@@ -296,12 +286,9 @@ class RealtimeConnection(Connection):
             self._node.schedule(self, self._deadline)
 
     def _end_membership(self, action: EndSubscription) -> None:
-        membership = self._memberships.pop(action.channel, None)
-        if membership is not None:
-            self._node.metrics.subscriptions[namespace_of(action.channel)] -= 1
-            self._node.subscriptions.drop(membership.subscriber)
-            if self._told and membership.subscriber.answered:
-                self._node.lifecycle.unsubscribed(self.id, self.user, action.channel)
+        membership = self._memberships.drop(action.channel)
+        if membership is not None and self._told and membership.subscriber.answered:
+            self._node.lifecycle.unsubscribed(self.id, self.user, action.channel)
         self._node.start_task(self._act(action, membership))
 
     def _encode_reply(self, reply: Reply) -> bytes:
@@ -388,14 +375,12 @@ class RealtimeConnection(Connection):
                 return self.session.refreshed(action, time.monotonic(), ttl=_ttl(self.identity.expires_at))
             case SubRefresh(request=request):
                 grant = await self._authority.renew_grant(self.identity, request.channel, request.token)
-                if (membership := self._memberships.get(request.channel)) is not None:
-                    renewed = replace(membership.grant, token=grant.token)
-                    self._memberships[request.channel] = Membership(membership.subscriber, renewed)
+                self._memberships.renew(request.channel, grant.token)
                 ttl = _ttl(grant.expires_at)
                 return self.session.sub_refreshed(action, time.monotonic(), ttl=ttl, chan_info=grant.info)
         raise AssertionError(f"no way to perform {action!r}")
 
-    # Entering and leaving
+    # Letting the client in
 
     async def _authenticate(self, action: Authenticate) -> list[Decision]:
         self._adopt(await self._authority.identify(action.request, self._handshake))
@@ -414,7 +399,7 @@ class RealtimeConnection(Connection):
         finally:
             self.transport = transport
         for channel, subscription in self.session.subscriptions.items():
-            subscription.chan_info = self._memberships[channel].grant.info
+            subscription.chan_info = self.identity.subscriptions[channel].info
         self._carry_out(decisions)
         held.release()
         for channel in self._memberships:
@@ -493,21 +478,20 @@ class RealtimeConnection(Connection):
                 def answer(joined: Joined, request: SubscribeRequest = request, grant: Grant = grant) -> bool:
                     if self.session.state is not SessionState.CONNECTING:
                         return False
-                    results[request.channel] = _result(request, grant, joined, self.identity)
+                    results[request.channel] = subscribe_result(request, grant, joined, anonymous=not self.user)
                     self._watch(request, grant.options)
                     return True
 
                 request.channel = channel
-                await self._enter(channel, request, grant, Subscriber(self, channel, answer))
+                subscriber = Subscriber(self, channel, answer)
+                since = recovers_from(request, grant, anonymous=not self.user)
+                await self._memberships.enter(subscriber, grant, self.info(grant.info), since)
         except BaseException:
-            for membership in self._memberships.values():
-                self._node.subscriptions.drop(membership.subscriber)
-                self._node.metrics.subscriptions[namespace_of(membership.subscriber.channel)] -= 1
-                self._node.attendance.depart(membership.subscriber.channel, self.id)
-                self._node.start_task(self._node.subscriptions.leave(self, membership.subscriber.channel))
-            self._memberships.clear()
+            self._memberships.leave_all()
             raise
         return results
+
+    # Entering and leaving channels
 
     async def _subscribe(self, action: Subscribe) -> list[Decision]:
         request = action.request
@@ -517,7 +501,8 @@ class RealtimeConnection(Connection):
             grant = await self._authority.grant(self.identity, request)
             await self._node.hooks.subscribe(self.info(grant.info), request.channel, request.data)
         subscriber = Subscriber(self, request.channel, partial(self._answer, action, grant))
-        await self._enter(request.channel, request, grant, subscriber)
+        since = recovers_from(request, grant, anonymous=not self.user)
+        await self._memberships.enter(subscriber, grant, self.info(grant.info), since)
         if subscriber.answered:
             self._node.attendance.announce(request.channel, self.id)
         return []
@@ -540,30 +525,10 @@ class RealtimeConnection(Connection):
         if options.keeps_history or options.presence or options.join_leave:
             return None
         node.metrics.commands["subscribe"] += 1
-        node.metrics.subscriptions[namespace_of(channel)] += 1
-        subscriber = Subscriber(self, channel, _answered_already)
-        self._memberships[channel] = Membership(subscriber, grant)
         decisions = self.session.subscribed(action, SubscribeResult(data=grant.data or NO_PAYLOAD), now)
-        node.subscriptions.join_heard(subscriber)
+        self._memberships.enter_heard(self, channel, grant)
         node.lifecycle.subscribed(self.id, self.user, channel)
         return decisions
-
-    async def _enter(self, channel: str, request: SubscribeRequest, grant: Grant, subscriber: Subscriber) -> None:
-        recovering = request.recover and _recoverable(request, grant, self.identity)
-        since = StreamPosition(request.offset, request.epoch) if recovering else None
-        latest = grant.options.force_recovery_mode == "cache"
-        membership = Membership(subscriber, grant)
-        self._memberships[channel] = membership
-        self._node.metrics.subscriptions[namespace_of(channel)] += 1
-        try:
-            await self._node.attendance.arrive(channel, self.info(grant.info), grant.options)
-            await self._node.subscriptions.join(subscriber, grant.options, since, latest=latest)
-        finally:
-            # By now it may be another's: a client that was refused can be on its way in again.
-            if not subscriber.answered and self._memberships.get(channel) is membership:
-                del self._memberships[channel]
-                self._node.attendance.depart(channel, self.id)
-                self._node.metrics.subscriptions[namespace_of(channel)] -= 1
 
     def _answer(self, action: Subscribe, grant: Grant, joined: Joined) -> bool:
         if self.session.state is not SessionState.CONNECTED:
@@ -572,7 +537,7 @@ class RealtimeConnection(Connection):
         if grant.token is not None and self._node.revocations.refuses(grant.token):
             self._carry_out(self.session.refused(action, codes.ERROR_PERMISSION_DENIED, now))
             return False
-        result = _result(request, grant, joined, self.identity)
+        result = subscribe_result(request, grant, joined, anonymous=not self.user)
         if request.flag & FLAG_REJECT_UNRECOVERED and result.was_recovering and not result.recovered:
             self._carry_out(self.session.refused(action, codes.ERROR_UNRECOVERABLE_POSITION, now))
             return False
@@ -590,8 +555,7 @@ class RealtimeConnection(Connection):
 
     async def _leave(self, action: EndSubscription, leaving: Membership | None) -> list[Decision]:
         if leaving is not None:
-            self._node.attendance.depart(action.channel, self.id)
-            await self._node.subscriptions.leave(self, action.channel)
+            await self._memberships.leave(leaving)
         return self.session.ended(action, time.monotonic())
 
     # Publishing and asking
@@ -659,8 +623,8 @@ class RealtimeConnection(Connection):
         return self.session.answered(action, result, time.monotonic())
 
     def _options(self, channel: str, subscription: Subscription | None) -> ChannelOptions:
-        membership = self._memberships.get(channel) if subscription is not None else None
-        return membership.grant.options if membership is not None else self._node.channels.options(channel)
+        options = self._memberships.options(channel) if subscription is not None else None
+        return self._node.channels.options(channel) if options is None else options
 
 
 class JsonConnection(RealtimeConnection):
@@ -689,38 +653,6 @@ class ProtobufConnection(RealtimeConnection):
     def encode(push: Push) -> Frame:
         """One push as a binary frame."""
         return Frame(ProtobufConnection.codec.encode(Reply(push=push)), text=False)
-
-
-def _answered_already(_: Joined) -> bool:
-    return True
-
-
-def _recoverable(request: SubscribeRequest, grant: Grant, identity: Identity) -> bool:
-    options = grant.options
-    if not options.keeps_history:
-        return False
-    asked = request.recoverable or request.recover
-    may_read = options.may_read_history(anonymous=not identity.user, subscribed=True)
-    return options.force_recovery or (asked and (may_read or grant.recover))
-
-
-def _result(request: SubscribeRequest, grant: Grant, joined: Joined, identity: Identity) -> SubscribeResult:
-    options = grant.options
-    result = SubscribeResult(data=grant.data or NO_PAYLOAD)
-    result.recoverable = _recoverable(request, grant, identity)
-    asked = request.positioned or options.force_positioning
-    result.positioned = options.keeps_history and (result.recoverable or asked)
-    if result.positioned:
-        result.epoch, result.offset = joined.position.epoch, joined.position.offset
-    cache = options.force_recovery_mode == "cache" and result.recoverable
-    if (request.recover and result.recoverable) or cache:
-        result.was_recovering = request.recover
-        result.recovered = joined.recovered
-        result.publications = joined.publications
-        if joined.recovered:
-            # The SDKs move on from here with every publication that they deliver, and stop where the application does.
-            result.offset = request.offset
-    return result
 
 
 def _ttl(expires_at: float | None) -> float | None:
