@@ -35,9 +35,12 @@ def promtool(*arguments: str, directory: Path | None = None) -> str:
     return done.stdout
 
 
-def rendered_alerts(values: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+def rendered_alerts(
+    values: dict[str, Any] | None = None, settings: dict[str, float] | None = None
+) -> dict[str, dict[str, Any]]:
     """The alerts of the PrometheusRule by name."""
-    rule = render({"prometheusRule": {"enabled": True, **(values or {})}}).one("PrometheusRule")
+    objects = render({"prometheusRule": {"enabled": True, **(values or {})}, "settings": settings or {}})
+    rule = objects.one("PrometheusRule")
     return {alert["alert"]: alert for group in rule["spec"]["groups"] for alert in group["rules"]}
 
 
@@ -160,6 +163,53 @@ def test_threshold_time_and_severity_can_be_changed() -> None:
 def test_every_threshold_can_be_changed(alert: dict[str, Any]) -> None:
     changed = rendered_alerts({"alerts": {alert["alert"]: {"threshold": 123456}}})[alert["alert"]]
     assert re.search(r"[<>] 123456$", changed["expr"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "overdue"),
+    [
+        ({}, "5m"),
+        ({"drainDelaySeconds": 5, "drainSeconds": 220}, "5m"),
+        ({"drainDelaySeconds": 5.5, "drainSeconds": 220}, "301s"),
+        ({"drainDelaySeconds": 600, "drainSeconds": 3600}, "4275s"),
+        ({"maxConnections": 10_000, "workers": 4, "drainPace": 50}, "880s"),
+    ],
+)
+def test_a_drain_is_overdue_a_minute_after_it_must_have_ended_and_five_minutes_in_at_least(
+    settings: dict[str, float], overdue: str
+) -> None:
+    waits = {name: alert["for"] for name, alert in rendered_alerts(settings=settings).items()}
+    assert waits == {alert["alert"]: alert["for"] for alert in ALERTS} | {"StarlingDrainOverdue": overdue}
+
+
+def test_a_time_that_is_set_for_an_overdue_drain_holds_however_long_drains_are() -> None:
+    changes = {"alerts": {"StarlingDrainOverdue": {"for": "2m"}}}
+    assert rendered_alerts(changes, {"drainSeconds": 900})["StarlingDrainOverdue"]["for"] == "2m"
+
+
+def test_a_drain_that_was_set_to_be_long_alerts_only_when_it_is_longer(tmp_path: Path) -> None:
+    alerts = rendered_alerts(settings={"drainDelaySeconds": 60, "drainSeconds": 900})
+    rules = {"groups": [{"name": "starling", "rules": list(alerts.values())}]}
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
+    labels = f'job="{RELEASE}",namespace="{NAMESPACE}",pod="a"'
+    values = {"starling_workers": "2x60", "starling_worker_ready": "0x60", "starling_worker_draining": "2x60"}
+    overdue = f'ALERTS{{alertname="StarlingDrainOverdue",alertstate="firing",{labels},severity="warning"}}'
+    expected: dict[str, list[dict[str, Any]]] = {"975s": [], "1080s": [{"labels": overdue, "value": 1}]}
+    case = {
+        "interval": "30s",
+        "input_series": [{"series": f"{name}{{{labels}}}", "values": told} for name, told in values.items()],
+        "promql_expr_test": [
+            {
+                "expr": 'ALERTS{alertstate="firing",alertname=~"StarlingDrainOverdue|StarlingNotReady"}',
+                "eval_time": time,
+                "exp_samples": samples,
+            }
+            for time, samples in expected.items()
+        ],
+    }
+    cases = {"rule_files": ["rules.yaml"], "evaluation_interval": "30s", "tests": [case]}
+    (tmp_path / "cases.yaml").write_text(yaml.safe_dump(cases))
+    promtool("test", "rules", "cases.yaml", directory=tmp_path)
 
 
 def test_an_alert_can_be_turned_off() -> None:

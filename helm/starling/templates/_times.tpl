@@ -22,6 +22,14 @@
 {{- add (addf .Values.settings.drainDelaySeconds (include "starling.drainSeconds" . | float64) | ceil | int) 15 -}}
 {{- end -}}
 
+{{/* How long a drain may last without an alert: `for` of the rules file (minutes), or a minute beyond gunicorn's end. */}}
+{{- define "starling.drainOverdue" -}}
+{{- $root := index . 0 -}}
+{{- $for := index . 1 -}}
+{{- $seconds := add (include "starling.gracefulTimeout" $root | int) 60 -}}
+{{- if gt $seconds (mul 60 (trimSuffix "m" $for | int)) }}{{ $seconds }}s{{ else }}{{ $for }}{{ end -}}
+{{- end -}}
+
 {{/* Seconds from SIGTERM to SIGKILL that are enough: gunicorn's and 20 more. */}}
 {{- define "starling.sufficientGrace" -}}
 {{- add (include "starling.gracefulTimeout" . | int) 20 -}}
