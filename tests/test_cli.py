@@ -1,5 +1,6 @@
 """The command `starling` as a person or a script uses it, against a running service."""
 
+import asyncio
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from app import __version__
 from app.cli import cli
 from app.commands.top import snapshot_of
 from app.settings import CLIENT_VARIABLES
+from tests.proxy import Proxy
 from tests.running import SECRET, Starling
 from tests.services import RedisServer, free_port
 
@@ -28,6 +30,8 @@ default: {}
 namespaces:
   kept: {history_size: 100, history_ttl: 60s}
 """
+# The first byte of a WebSocket's last frame, RFC 6455 section 5.2.
+CLOSE_FRAME = 0x88
 COMMAND = str(Path(sys.executable).with_name("starling"))
 
 
@@ -369,6 +373,39 @@ def test_subscribe_prints_json_and_stops_after_as_many_as_asked(starling: Starli
         ]
         assert lines[0]["tags"] == {"a": "b"}
         assert listening.process.wait(10) == 0
+
+
+async def leave(proxy: Proxy, listening: Listening, *, answer_after: float) -> None:
+    """Ctrl-C; returns when the service has answered the client's close, which the proxy holds back for so long."""
+    answered = asyncio.Event()
+
+    def note(piece: bytes) -> bool:
+        if piece[0] == CLOSE_FRAME:
+            answered.set()
+        return False
+
+    await asyncio.to_thread(listening.until, "subscribed to")
+    proxy.swallow, proxy.delay = note, answer_after
+    listening.process.send_signal(signal.SIGINT)
+    await asyncio.wait_for(answered.wait(), 10)
+
+
+async def test_subscribe_waits_for_the_answer_to_its_close(starling: Starling) -> None:
+    async with Proxy(starling.port) as proxy:
+        with Listening(starling, "live", "--url", f"http://127.0.0.1:{proxy.port}") as listening:
+            await leave(proxy, listening, answer_after=0.6)
+            await asyncio.sleep(0.3)
+            (passage,) = proxy.passages
+            assert not passage.client.is_closing(), "it left before the answer"
+            assert await asyncio.to_thread(listening.process.wait, 10) == 0
+
+
+async def test_subscribe_ends_without_an_answer_to_its_close(starling: Starling) -> None:
+    async with Proxy(starling.port) as proxy:
+        with Listening(starling, "live", "--url", f"http://127.0.0.1:{proxy.port}") as listening:
+            await leave(proxy, listening, answer_after=5)
+            assert await asyncio.to_thread(listening.process.wait, 10) == 0
+            assert len(proxy.passages) == 1, "it had its answer"
 
 
 def test_subscribe_resumes_after_a_disconnect_with_what_it_missed(starling: Starling) -> None:

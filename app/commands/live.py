@@ -23,6 +23,8 @@ from app.commands.service import (
 )
 
 USER = "starling-cli"
+# Beyond the second within which the SDK gives up a server that does not answer its close.
+CLOSE_SECONDS = 2.0
 
 
 def subscribe(
@@ -126,11 +128,12 @@ class _Listening:
                 recoverable=True,
             )
             await subscription.subscribe()
-        await client.connect()
         try:
+            await client.connect()
             problem, code = await self._ended
         finally:
             await client.disconnect()
+            await _until_closed()
         if problem:
             fail(problem, code)
 
@@ -205,6 +208,13 @@ class _Listening:
                 listening._printer.notice(f"{channel}: {ctx.error}", "yellow")
 
         return Events()
+
+
+async def _until_closed() -> None:
+    """Let the SDK close its socket, which it leaves to a task that would end with the loop; CLOSE_SECONDS at most."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:
+        await asyncio.wait(left, timeout=CLOSE_SECONDS)
 
 
 def ping(
