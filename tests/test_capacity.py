@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from app.cli import cli
 from app.commands import capacity
 from app.commands.capacity import Load, TooLargeError, entrance_cores, plan, pod_of, reached_workers, redis_of
+from deploy.docs.capacity_tables import capacity_tables
 from tests.chart.rendering import render
 
 ROUND = {
@@ -129,6 +130,16 @@ def test_tls_is_the_entrances() -> None:
     load = Load(connections=10, rate=10, channels=1, message_bytes=130, subscribers=10, tls=True, connects=50)
 
     assert entrance_cores(load) == pytest.approx(50 * 100e-6 + 100 * 200 * 1e-9)
+
+
+def test_a_constant_that_was_lost_in_noise_is_not_told_as_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "too small" not in capacity_tables().lower()
+
+    monkeypatch.setattr(capacity, "REDIS_RECEIVER_KEPT_SECONDS", 0.0)
+    lines = capacity_tables().splitlines()
+
+    assert "| for each worker that hears it | 10 µs | too small to be measured |" in lines
+    assert lines[-1] == "Too small to be measured there, and counted as nothing: `REDIS_RECEIVER_KEPT_SECONDS`."
 
 
 def size(*arguments: str) -> tuple[int, str, str]:

@@ -25,11 +25,22 @@ def capacity_tables() -> str:
     kept = (capacity.REDIS_PUBLISH_KEPT_SECONDS, capacity.REDIS_RECEIVER_KEPT_SECONDS)
     plain = (capacity.REDIS_PUBLISH_SECONDS, capacity.REDIS_RECEIVER_SECONDS)
     for what, one, other in zip(("to take it", "for each worker that hears it"), plain, kept, strict=True):
-        rows.append(f"| {what} | {one * 1e6:.0f} µs | {other * 1e6:.0f} µs |")
+        rows.append(f"| {what} | {_microseconds(one)} | {_microseconds(other)} |")
     entry = MESSAGE_BYTES + capacity.REDIS_ENTRY_BYTES
     rows.append(f"| to keep {MESSAGE_BYTES} bytes | nothing | {entry:.0f} bytes |")
     rows += ["", f"Measured by `make capacity` on {capacity.MEASURED} at its end."]
+    if lost := _lost_in_noise():
+        rows.append(f"Too small to be measured there, and counted as nothing: {', '.join(lost)}.")
     return "\n".join(rows) + "\n"
+
+
+def _lost_in_noise() -> list[str]:
+    """The constants that measuring found nothing for."""
+    return [f"`{name}`" for name, value in vars(capacity).items() if isinstance(value, float) and value == 0]
+
+
+def _microseconds(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f} µs" if seconds else "too small to be measured"
 
 
 def _round(value: float) -> str:
