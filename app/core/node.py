@@ -453,6 +453,8 @@ class Node:
         metrics.set("starling_presence_clients", self.attendance.clients)
         metrics.set("starling_connections_capacity", self.options.admission.connections or open_files_limit())
         self._report_streams(metrics)
+        for result, total in self.tracer.spans.items():
+            metrics.count("starling_trace_spans_total", total, result)
         metrics.set("starling_revocations_in_force", len(self.revocations))
         revoked = self.revocations.figures
         for kind, total in revoked.ordered.items():

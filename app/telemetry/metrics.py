@@ -189,6 +189,7 @@ METRICS = (
     Metric("starling_broker_dropped_total", "counter", "Broker messages not delivered, by reason.", ("reason",)),
     Metric("starling_webhook_events_total", "counter", "Webhook events, by what became of them.", ("result",)),
     Metric("starling_webhook_queue", "gauge", "Webhook events that wait or are on their way."),
+    Metric("starling_trace_spans_total", "counter", "Trace spans to be sent, by what became of them.", ("result",)),
     Metric(
         "starling_jwks_age_seconds",
         "gauge",

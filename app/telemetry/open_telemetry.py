@@ -1,10 +1,10 @@
-"""Tracing with OpenTelemetry: its SDK makes the spans and sends them over OTLP. Nothing else imports it."""
+"""Tracing with OpenTelemetry: its SDK makes the spans and sends them over OTLP. Only span_export imports it too."""
 
 import asyncio
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from structlog.typing import EventDict
 
 from app import __version__
+from app.telemetry.span_export import SpanExport, SpanFigures
 from app.telemetry.tracing import LogProcessor, Publishing, SocketWrite, TraceContext
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.tracing")
@@ -100,8 +101,14 @@ class OpenTelemetry:
         self.log_processors: Sequence[LogProcessor] = (add_trace,)
         self._exporter = exporter
         self._propagator = TraceContextTextMapPropagator()
-        self._processor: BatchSpanProcessor | None = None
+        self._processor: SpanExport | None = None
+        self._figures = SpanFigures()
         self._tracer: Tracer = api.NoOpTracer()
+
+    @property
+    def spans(self) -> Mapping[str, int]:
+        """How many were exported, failed or dropped."""
+        return self._figures.results
 
     def start(self, node: str) -> None:
         """Begin to send spans; what the SDK does so with is a thread, and no thread outlives a fork."""
@@ -110,7 +117,7 @@ class OpenTelemetry:
             exporter = OTLPSpanExporter()
         provider = TracerProvider(resource=_resource(node), shutdown_on_exit=False)
         if exporter is not None:
-            self._processor = BatchSpanProcessor(exporter)
+            self._processor = SpanExport(exporter, self._figures)
             provider.add_span_processor(self._processor)
         self._tracer = provider.get_tracer("starling", __version__)
         # So that spans of a hook's own join the trace.
@@ -125,7 +132,7 @@ class OpenTelemetry:
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def flush() -> None:
-            processor.shutdown()  # type: ignore[no-untyped-call]
+            processor.shutdown()
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(done.set)
 
@@ -135,6 +142,7 @@ class OpenTelemetry:
             await asyncio.wait_for(done.wait(), FLUSH_SECONDS)
         except TimeoutError:
             log.warning("spans_not_sent", reason="the collector did not take them before the stop")
+        self._figures.give_up()
 
     # Where a trace comes from
 

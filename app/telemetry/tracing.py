@@ -3,9 +3,13 @@
 OpenTelemetry itself stands behind app.telemetry.open_telemetry, which is imported only where tracing is on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
+
+# What can become of a span. All are told from the start: what has never been 0 has no rate at its first time.
+NO_SPANS: Mapping[str, int] = MappingProxyType({"exported": 0, "failed": 0, "dropped": 0})
 
 
 class TraceContext(NamedTuple):
@@ -55,6 +59,10 @@ class Tracer(Protocol):
     log_processors: Sequence[LogProcessor]
     """What adds the current trace to log lines."""
 
+    @property
+    def spans(self) -> Mapping[str, int]:
+        """What became of the spans so far, in number, with the keys of NO_SPANS."""
+
     def start(self, node: str) -> None:
         """Begin to send spans as node `node`, within the worker."""
 
@@ -94,6 +102,7 @@ class NoTracer:
 
     on = False
     log_processors: Sequence[LogProcessor] = ()
+    spans = NO_SPANS
 
     def start(self, node: str) -> None:
         """Do nothing."""

@@ -16,6 +16,7 @@ def internals() -> Dashboard:
             Row("Memory and writing", _memory()),
             Row("Links to the broker", _links()),
             Row("Streams", _streams()),
+            Row("Tracing", _tracing()),
         ),
     )
 
@@ -154,6 +155,18 @@ def _streams() -> tuple[Panel, ...]:
             "Memory of the publications kept for clients that come back; 64 MiB a worker at most.",
             "bytes",
             by("pod", of("starling_stream_recent_bytes")),
+            width=24,
+        ),
+    )
+
+
+def _tracing() -> tuple[Panel, ...]:
+    return (
+        Panel(
+            "Trace spans by result",
+            "A second. Failed: the collector did not take them; dropped: too many waited, or the worker ended.",
+            "ops",
+            by("result", rate("starling_trace_spans_total")),
             width=24,
         ),
     )

@@ -8,6 +8,7 @@ from deploy.dashboards.dashboard import Panel
 from deploy.dashboards.internals import internals
 from deploy.dashboards.overview import overview
 from deploy.dashboards.picture import Line, draw
+from tests.collector import Collector
 from tests.load import CHANNELS, load
 from tests.prometheus import PrometheusServer
 from tests.receiver import WebhookReceiver
@@ -25,7 +26,12 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     for picture in PICTURES.glob("*.png"):
         picture.unlink()
-    with tempfile.TemporaryDirectory() as directory, RedisServer() as redis, WebhookReceiver() as receiver:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        RedisServer() as redis,
+        WebhookReceiver() as receiver,
+        Collector() as collector,
+    ):
         channels = Path(directory) / "channels.yaml"
         channels.write_text(CHANNELS)
         environment = {
@@ -34,6 +40,11 @@ def main() -> None:
             "STARLING_WORKERS": "2",
             "STARLING_CHANNELS_FILE": str(channels),
             "STARLING_WEBHOOK_URL": receiver.url,
+            "STARLING_TRACING": "true",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_TRACES_SAMPLER": "traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": "0.1",
+            "OTEL_BSP_SCHEDULE_DELAY": "500",
         }
         with Starling(environment) as one, Starling(environment) as other:
             pods = {"starling-0": one, "starling-1": other}

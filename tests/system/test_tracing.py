@@ -239,6 +239,23 @@ async def test_a_trace_that_is_not_sampled_makes_no_spans_and_a_malformed_one_no
     assert collector.of(unsampled) == []
 
 
+async def test_the_metrics_count_the_spans_that_the_collector_took(starling: Starling, collector: Collector) -> None:
+    _, _, traceparent = a_trace()
+    await post(starling, "publish", {"channel": "plain:counted", "data": 1}, traceparent=traceparent)
+
+    def counted() -> list[float]:
+        metrics = starling.metrics()
+        return [
+            metrics[f'starling_trace_spans_total{{result="{result}"}}'] for result in ("exported", "failed", "dropped")
+        ]
+
+    def here() -> list[str]:
+        return [one.name for one in collector.spans if one.attributes.get("starling.channel") == "plain:counted"]
+
+    await asyncio.to_thread(collector.until, here, "the publication's span")
+    await asyncio.to_thread(collector.until, lambda: counted() == [len(collector.spans), 0, 0], "as many are counted")
+
+
 def example(language: str) -> str:
     """The page's example in a language."""
     (code,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)

@@ -1,13 +1,15 @@
 """Tracing in one process on memory: which trace a publication continues, and what is noted of its way."""
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from msgspec import Raw
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import format_span_id, format_trace_id
 from prometheus_client import CollectorRegistry
@@ -19,6 +21,7 @@ from app.core.transport import Frame
 from app.main import create_app
 from app.protocol.messages import Publication
 from app.settings import SettingsError, load_settings
+from app.telemetry import open_telemetry
 from app.telemetry.open_telemetry import LONGEST_HEADER, OpenTelemetry
 from app.telemetry.tracing import TraceContext
 from tests.core.test_fanout import Listener, group_of, until_written
@@ -196,6 +199,88 @@ async def test_what_carries_no_trace_that_can_be_read_is_delivered_without_a_spa
     for trace in (TraceContext("nonsense"), TraceContext(parent(ONE, flags="00"))):
         assert tracing.fan_out("room", "", offset=0, trace=trace) is None
     await tracing.stop()
+
+
+class Collecting(SpanExporter):
+    """Takes spans only when it is let, with the answers that it is given, one a batch; then it raises."""
+
+    def __init__(self, *answers: SpanExportResult) -> None:
+        self.answers = list(answers)
+        self.asked = threading.Semaphore(0)
+        self.let = threading.Semaphore(0)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.asked.release()
+        assert self.let.acquire(timeout=20)
+        return self.answers.pop(0)
+
+
+@pytest.fixture
+def batches_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many may wait."""
+    for name in ("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"):
+        monkeypatch.setenv(name, "4")
+
+
+def deliver(tracing: OpenTelemetry, times: int) -> None:
+    """Make so many spans."""
+    for _ in range(times):
+        delivery = tracing.fan_out("room", "", offset=0, trace=TraceContext(parent(ONE)))
+        assert delivery is not None
+        delivery.end()
+
+
+@pytest.mark.usefixtures("batches_of_four")
+async def test_every_span_is_counted_once_by_what_became_of_it() -> None:
+    collecting = Collecting(SpanExportResult.SUCCESS, SpanExportResult.FAILURE)
+    tracing = OpenTelemetry(collecting)
+    tracing.start("a node")
+    for batch in range(3):
+        deliver(tracing, 4)
+        assert await asyncio.to_thread(collecting.asked.acquire, timeout=20)
+        if batch == 0:
+            # Four are on their way and four wait.
+            deliver(tracing, 4 + 5)
+            assert tracing.spans == {"exported": 0, "failed": 0, "dropped": 5}
+            collecting.let.release()
+            assert await asyncio.to_thread(collecting.asked.acquire, timeout=20)
+        collecting.let.release()
+    await tracing.stop()
+
+    # Of the four batches one was taken, one refused, and the exporter raised at the rest.
+    assert tracing.spans == {"exported": 4, "failed": 12, "dropped": 5}
+
+
+@pytest.mark.usefixtures("batches_of_four")
+async def test_spans_that_a_hanging_collector_did_not_take_before_the_end_were_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(open_telemetry, "FLUSH_SECONDS", 0.2)
+    collecting = Collecting(SpanExportResult.SUCCESS)
+    tracing = OpenTelemetry(collecting)
+    tracing.start("a node")
+    deliver(tracing, 4)
+    assert await asyncio.to_thread(collecting.asked.acquire, timeout=20)
+    deliver(tracing, 2)
+    await tracing.stop()
+    assert tracing.spans == {"exported": 0, "failed": 0, "dropped": 6}
+
+    collecting.let.release(2)
+    await asyncio.sleep(0.1)
+    assert tracing.spans == {"exported": 0, "failed": 0, "dropped": 6}, "what was told is not told again"
+
+
+def test_a_worker_tells_what_became_of_its_spans_up_to_the_last() -> None:
+    registry = CollectorRegistry()
+    application = create_app(load_settings({"STARLING_DEV": "true"}), registry, OpenTelemetry(InMemorySpanExporter()))
+    with TestClient(application, headers={"X-API-Key": "dev"}) as client:
+        client.post("/api/publish", json={"channel": "a", "data": 1})
+
+    told = {
+        result: registry.get_sample_value("starling_trace_spans_total", {"result": result})
+        for result in ("exported", "failed", "dropped")
+    }
+    assert told == {"exported": 1, "failed": 0, "dropped": 0}
 
 
 def test_what_the_environment_asks_for_in_vain_is_named_with_its_mend(monkeypatch: pytest.MonkeyPatch) -> None:
