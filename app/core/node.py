@@ -399,8 +399,8 @@ class Node:
                 worst = max(worst, loop.time() - before - LAG_INTERVAL)
             self.lag_seconds = worst
             self.metrics.set("starling_event_loop_lag_seconds", worst)
-            self.hub.traffic.turn(loop.time() - began)
             try:
+                self.hub.traffic.turn(loop.time() - began)
                 self._turn(worst)
             except Exception:
                 log.exception("clock_failed")

@@ -4,6 +4,10 @@ from collections.abc import Callable
 from math import ceil
 from typing import Protocol
 
+import structlog
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.wheel")
+
 
 class Timed(Protocol):
     """What a wheel turns."""
@@ -42,7 +46,7 @@ class Wheel:
             item.slot = -1
 
     def turn(self) -> None:
-        """Tick what is due by now."""
+        """Tick what is due by now; what raises is logged, and ticked no more."""
         now = self._clock()
         while self._turned_to < int(now):
             self._turned_to += 1
@@ -52,6 +56,11 @@ class Wheel:
                 if item.slot == slot:
                     item.slot = -1
                     # The second it is due in, so that lateness does not add up; but not long past, after a standstill.
-                    deadline = item.tick(max(float(self._turned_to), now - 1))
+                    try:
+                        deadline = item.tick(max(float(self._turned_to), now - 1))
+                    except Exception:
+                        # The others are due all the same.
+                        log.exception("tick_failed")
+                        continue
                     if item.slot < 0:
                         self.schedule(item, deadline)

@@ -2,6 +2,8 @@
 
 from itertools import pairwise
 
+import structlog
+
 from app.core.wheel import Wheel
 
 
@@ -119,3 +121,20 @@ def test_a_clock_that_stood_still_catches_up() -> None:
     wheel.turn()
 
     assert item.ticks == [1029.25]
+
+
+def test_what_fails_at_its_tick_keeps_nobody_else_from_theirs() -> None:
+    class Broken(Item):
+        def tick(self, now: float) -> float:
+            raise ValueError
+
+    clock = Clock()
+    wheel, items = Wheel(clock), [Broken(), *(Item(period=1) for _ in range(20)), Broken()]
+    for item in items:
+        wheel.schedule(item, clock.now + 1)
+
+    with structlog.testing.capture_logs() as logs:
+        advance(wheel, clock, 4)
+
+    assert [len(item.ticks) for item in items[1:-1]] == [3] * 20
+    assert [line["event"] for line in logs] == ["tick_failed"] * 2
