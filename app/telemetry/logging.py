@@ -295,7 +295,9 @@ class _LineMaker:
         level, values, logger, at = said
         if "exc_info" in values:
             values = structlog.processors.format_exc_info(None, level, values)
-        line = {"timestamp": self._timestamp(at), "level": level, "event": "", **redact(values)}
+        line = {"timestamp": "", "level": "", "event": "", **redact(values)}
+        # Whatever was said, these are so.
+        line["timestamp"], line["level"] = self._timestamp(at), level
         if logger is not None:
             line["logger"] = logger
         line["pid"] = os.getpid()

@@ -54,6 +54,14 @@ def test_a_line_of_ours_has_its_time_level_event_and_values() -> None:
     )
 
 
+def test_no_value_stands_for_what_a_line_is_known_by() -> None:
+    code = "import structlog; structlog.get_logger('x').warning('e', level='debug', timestamp=0, logger='y', pid=0)"
+    [line] = lines(code)
+    assert (line["level"], line["event"], line["logger"]) == ("warning", "e", "x")
+    assert line["timestamp"].endswith("Z")
+    assert line["pid"] > 0
+
+
 def test_lines_tell_what_was_so_when_they_were_said_in_their_order() -> None:
     said = lines(
         "import structlog, time\n"
