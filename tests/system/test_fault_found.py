@@ -284,7 +284,10 @@ def test_a_worker_that_may_open_hardly_any_more_files_is_found(running: Pods) ->
 async def test_a_drain_that_takes_too_long_is_found_and_so_is_what_nobody_was_told(running: Pods) -> None:
     pod = running.pods["starling-0"]
     (worker,) = pod.workers
-    clients = [await connect(f"{pod.url}/ws", ping_interval=None) for _ in range(10)]
+    clients = [await connect(f"{pod.url}/connection/websocket", ping_interval=None) for _ in range(10)]
+    for client in clients:
+        await client.send('{"id":1,"connect":{}}')
+        await client.recv()
     os.kill(worker, signal.SIGTERM)
     await asyncio.to_thread(find, running, "StarlingDrainOverdue", "starling-0", shown=0)
     await asyncio.gather(*(client.close() for client in clients))
