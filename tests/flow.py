@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from tests.history_clients import HistoryClient, Refused
-from tests.running import Starling
+from tests.running import Starling, two_workers
 
 CHANNELS = [f"history:{number}" for number in range(4)]
 CLIENTS = 20
@@ -19,14 +19,7 @@ namespaces:
 
 
 def environment(tmp_path: Path, broker_url: str) -> dict[str, str]:
-    channels = tmp_path / "channels.yaml"
-    channels.write_text(CHANNELS_FILE)
-    return {
-        "STARLING_DEV": "true",
-        "STARLING_BROKER_URL": broker_url,
-        "STARLING_WORKERS": "2",
-        "STARLING_CHANNELS_FILE": str(channels),
-    }
+    return two_workers(tmp_path, broker_url, CHANNELS_FILE)
 
 
 class Flow:

@@ -15,6 +15,8 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
+from tests.running import two_workers
+
 TEXT = "A starling is never alone: thousands turn as one."
 CHANNELS = """
 default:
@@ -28,14 +30,7 @@ default:
 
 def environment(directory: Path, redis_url: str) -> dict[str, str]:
     """The settings of a Starling of two workers that `load` can be put on; its channels are told in `directory`."""
-    channels = directory / "channels.yaml"
-    channels.write_text(CHANNELS)
-    return {
-        "STARLING_DEV": "true",
-        "STARLING_BROKER_URL": redis_url,
-        "STARLING_WORKERS": "2",
-        "STARLING_CHANNELS_FILE": str(channels),
-    }
+    return two_workers(directory, redis_url, CHANNELS)
 
 
 @contextmanager

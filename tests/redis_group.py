@@ -1,12 +1,13 @@
 """Several redis-servers that make one service together: started and ended as one."""
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 from tests.configured_redis import ConfiguredServer
 
 
-class RedisGroup:
+class RedisGroup(ABC):
     """A context manager that starts its members in their order, has them find each other, and ends them all."""
 
     def __init__(self, members: list[ConfiguredServer]) -> None:
@@ -32,6 +33,6 @@ class RedisGroup:
         for server in reversed(self._members):
             server.remove()
 
+    @abstractmethod
     def _join(self) -> None:
         """Make one service of the members, which run; returns when it is whole."""
-        raise NotImplementedError

@@ -23,6 +23,18 @@ from tests.services import free_port
 SECRET = "a test's own secret, longer than thirty-two bytes"
 
 
+def two_workers(directory: Path, broker_url: str, channels: str) -> dict[str, str]:
+    """The settings of a Starling of two workers in developer mode, its channels file written into `directory`."""
+    file = directory / "channels.yaml"
+    file.write_text(channels)
+    return {
+        "STARLING_DEV": "true",
+        "STARLING_BROKER_URL": broker_url,
+        "STARLING_WORKERS": "2",
+        "STARLING_CHANNELS_FILE": str(file),
+    }
+
+
 class Starling:
     """`starling serve` with its settings; a context manager that waits for readiness and ends it with SIGTERM."""
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
 
@@ -32,7 +33,7 @@ def free_port() -> int:
             return port
 
 
-class Server:
+class Server(ABC):
     """A server process: started, ended kindly or with SIGKILL, frozen and thawed. It keeps its port and directory."""
 
     name: str
@@ -50,9 +51,9 @@ class Server:
         self.remove()
 
     @property
+    @abstractmethod
     def url(self) -> str:
         """For a client."""
-        raise NotImplementedError
 
     @property
     def running(self) -> bool:
@@ -117,11 +118,13 @@ class Server:
         parent = psutil.Process(self._process.pid)
         return [parent, *parent.children(recursive=True)]
 
+    @abstractmethod
     def _spawn(self) -> subprocess.Popen[bytes]:
-        raise NotImplementedError
+        """Start the process."""
 
+    @abstractmethod
     def _answers(self) -> bool:
-        raise NotImplementedError
+        """Whether the process takes clients."""
 
 
 class RedisServer(Server):

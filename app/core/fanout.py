@@ -230,7 +230,7 @@ class Fanout:
                 asyncio.get_running_loop().call_soon(self._run)
 
     def _rest(self, group: Group) -> float:
-        # Half as long as a write takes: as long as a write joined no more, and who waits gets late.
+        # Half as long as a write takes. A rest as long as the write joined no more frames, and made them later.
         count = len(group.connections)
         return 0.0 if count < FEW else min(self._longest_wait, max(_SHORTEST_REST, count * self._write_seconds / 2))
 

@@ -9,7 +9,7 @@ from deploy.dashboards.internals import internals
 from deploy.dashboards.overview import overview
 from deploy.dashboards.picture import Line, draw
 from tests.collector import Collector
-from tests.load import CHANNELS, load
+from tests.load import environment, load
 from tests.prometheus import PrometheusServer
 from tests.receiver import WebhookReceiver
 from tests.running import Starling
@@ -32,13 +32,8 @@ def main() -> None:
         WebhookReceiver() as receiver,
         Collector() as collector,
     ):
-        channels = Path(directory) / "channels.yaml"
-        channels.write_text(CHANNELS)
-        environment = {
-            "STARLING_DEV": "true",
-            "STARLING_BROKER_URL": redis.url,
-            "STARLING_WORKERS": "2",
-            "STARLING_CHANNELS_FILE": str(channels),
+        settings = {
+            **environment(Path(directory), redis.url),
             "STARLING_WEBHOOK_URL": receiver.url,
             "STARLING_TRACING": "true",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
@@ -46,7 +41,7 @@ def main() -> None:
             "OTEL_TRACES_SAMPLER_ARG": "0.1",
             "OTEL_BSP_SCHEDULE_DELAY": "500",
         }
-        with Starling(environment) as one, Starling(environment) as other:
+        with Starling(settings) as one, Starling(settings) as other:
             pods = {"starling-0": one, "starling-1": other}
             targets = {name: f"127.0.0.1:{pod.internal_port}" for name, pod in pods.items()}
             with PrometheusServer(targets) as prometheus, load(one.url), load(other.url, talkers=4):
