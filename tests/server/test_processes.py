@@ -208,7 +208,7 @@ def test_a_taken_port_is_one_clear_line_and_exit_code_1(tmp_path: Path, name: st
 
 
 def test_an_address_of_another_machine_is_one_clear_line(tmp_path: Path) -> None:
-    with Server(tmp_path, wait_ready=False, host="192.0.2.1") as server:
+    with Server(tmp_path, wait_ready=False, host="240.0.0.1") as server:
         assert server.process.wait(15) == 1
     assert "STARLING_HOST" in server.lines[0]["hint"]
 
