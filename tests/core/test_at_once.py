@@ -44,12 +44,18 @@ class Told(NoLifecycle):
         self.events.append(("unsubscribed", user, channel))
 
 
-@pytest.fixture
-async def doors(tmp_path: Path) -> AsyncIterator[Doors]:
+def made(tmp_path: Path) -> Doors:
+    """A worker's doors, its node not started yet."""
     channels = tmp_path / "channels.json"
     channels.write_text(json.dumps(CHANNELS))
     environment = {"STARLING_TOKEN_HMAC_SECRET": "x" * 32, "STARLING_CHANNELS_FILE": str(channels)}
     doors: Doors = create_app(load_settings(environment), CollectorRegistry()).state.doors
+    return doors
+
+
+@pytest.fixture
+async def doors(tmp_path: Path) -> AsyncIterator[Doors]:
+    doors = made(tmp_path)
     doors.node.lifecycle = Told()
     await doors.node.start()
     await until(lambda: doors.node.readiness.ready, "the node is ready")
@@ -184,3 +190,15 @@ async def test_no_two_clients_have_one_name_whatever_an_application_seeds(doors:
         names |= {client.id, client.session_id}
 
     assert len(names) == 6
+
+
+async def test_no_two_workers_give_one_name_though_one_process_made_them(tmp_path: Path) -> None:
+    one, other = made(tmp_path), made(tmp_path)
+    other.node.names.setstate(one.node.names.getstate())  # as it is in two workers after the fork
+    await one.node.start()
+    await other.node.start()
+    try:
+        assert opened(one, "alice")[0].id != opened(other, "alice")[0].id
+    finally:
+        await one.node.stop()
+        await other.node.stop()

@@ -54,6 +54,22 @@ def test_a_line_of_ours_has_its_time_level_event_and_values() -> None:
     )
 
 
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_a_line_tells_of_the_request_in_which_it_was_said(level: str) -> None:
+    code = f"""
+import structlog
+structlog.contextvars.bind_contextvars(request_id="r-1")
+structlog.get_logger("starling.x").{level}("said", user="7")
+structlog.get_logger("starling.x").bind(channel="news").{level}("said", user="7")
+structlog.contextvars.clear_contextvars()
+structlog.get_logger("starling.x").{level}("said", user="7")
+"""
+    within, bound, after = lines(code, "debug")
+    assert (within["request_id"], within["user"]) == ("r-1", "7")
+    assert (bound["request_id"], bound["channel"]) == ("r-1", "news")
+    assert "request_id" not in after
+
+
 def test_no_value_stands_for_what_a_line_is_known_by() -> None:
     code = "import structlog; structlog.get_logger('x').warning('e', level='debug', timestamp=0, logger='y', pid=0)"
     [line] = lines(code)

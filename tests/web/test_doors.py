@@ -1,7 +1,8 @@
 """The tutorial's doors, spoken to over plain ASGI: what is said, and how a client is refused."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
@@ -39,7 +40,7 @@ def token() -> str:
     return issue_connection_token(SECRET, "alice", 60)
 
 
-def refusal(client: TestClient, path: str, headers: dict[str, str] | None = None) -> int:
+def refusal(client: TestClient, path: str, headers: Mapping[str, str] | None = None) -> int:
     """The HTTP status of a refused upgrade; Starlette's client gives a close before the upgrade as its code."""
     try:
         with client.websocket_connect(path, headers=headers or {}):
@@ -178,6 +179,10 @@ class TestOutsideDeveloperMode:
     def test_a_page_of_another_origin_is_403(self, production: TestClient, path: str, token: str) -> None:
         headers = {"authorization": f"Bearer {token}", "origin": "https://evil.example"}
         assert refusal(production, path, headers) == 403
+
+    def test_another_origin_in_front_of_our_own_is_403(self, production: TestClient, path: str, token: str) -> None:
+        origins = [("origin", "https://evil.example"), ("origin", "http://testserver")]
+        assert refusal(production, path, httpx2.Headers([("authorization", f"Bearer {token}"), *origins])) == 403
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""A peer that is gone when something is written to it: what the socket tells, and what figures and log make of it."""
+"""What is written to a peer that reads slowly keeps its order; of one that is gone, figures and log tell."""
 
 import asyncio
+import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from app.core.realtime import JsonConnection
-from app.core.transport import Frame
+from app.core.transport import Batch, Frame
 from app.main import create_app
 from app.server.options import ServerOptions
 from app.server.transport import Flusher, WebSocketTransport
 from app.settings import load_settings
+
+WRITE_LIMIT = 64 * 2**20
 
 
 class Client:
@@ -25,6 +28,15 @@ class Client:
         self.connection = connection
         self.transport = transport
         self.peer = peer
+
+    def read(self, timeout: float = 0.0) -> bytes:
+        """What the kernel holds for the peer, taken without letting the loop run: it may hold more a moment later."""
+        self.peer.settimeout(timeout)
+        pieces: list[bytes] = []
+        with contextlib.suppress(BlockingIOError, TimeoutError):
+            while piece := self.peer.recv(2**20):
+                pieces.append(piece)
+        return b"".join(pieces)
 
     def reset(self) -> None:
         """The peer's kernel answers with a RST, which is here at once: both are on this machine."""
@@ -61,12 +73,48 @@ async def client() -> AsyncIterator[Client]:
     )
     connection = JsonConnection(doors.node, doors.authority, doors.session_limits, None)
     connection.open(transport, "127.0.0.1")
-    transport.detach(connection, write_limit=2**20)
+    transport.detach(connection, write_limit=WRITE_LIMIT)
     await asyncio.sleep(0)
     yield Client(connection, transport, peer)
     peer.close()
     raw.abort()
     await asyncio.sleep(0)
+
+
+def in_one_tick(transport: WebSocketTransport, frame: Frame) -> None:
+    transport.send_frame(frame)
+    transport.flush()
+
+
+def at_once(transport: WebSocketTransport, frame: Frame) -> None:
+    transport.send_batch(Batch([frame]))
+
+
+@pytest.mark.parametrize("send", [in_one_tick, at_once])
+async def test_what_comes_lines_up_behind_what_waits_though_the_kernel_has_room_again(
+    client: Client, send: Callable[[WebSocketTransport, Frame], None]
+) -> None:
+    transport, sent = client.transport, bytearray()
+
+    def say(text: bytes) -> None:
+        frame = Frame(text, text=True)
+        sent.extend(frame.wire)
+        send(transport, frame)
+
+    while not transport.waiting_bytes:
+        say(b"%09d" % len(sent) + b"x" * 100_000)
+    received = client.read(timeout=0.2)
+    assert transport.waiting_bytes, "the loop has run"
+
+    say(b"behind what waits")
+    async with asyncio.timeout(20):
+        while transport.waiting_bytes:
+            await asyncio.sleep(0.01)
+            received += client.read()
+    say(b"nothing waits any more")
+    received += client.read(timeout=0.2)
+
+    assert received == sent
 
 
 async def test_a_client_gone_when_written_to_is_3009_in_figures_and_log(client: Client) -> None:

@@ -1,0 +1,129 @@
+"""The channels of one client: what is left of one that it did not get into, and of all when it is not let in."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from app.core.authority import Grant
+from app.core.broker import BrokerUnavailable
+from app.core.channels import DEFAULT_NAMESPACE, parse_channels
+from app.core.follower import Joined
+from app.core.memberships import Memberships
+from app.core.node import Node
+from app.core.realtime import JsonConnection
+from app.core.subscriptions import Subscriber
+from app.main import create_app
+from app.protocol.messages import ClientInfo
+from app.settings import load_settings
+from app.web.dependencies import Doors
+from tests.json_transport import JsonTransport
+from tests.waiting import until
+
+SHOWN = parse_channels({"default": {"presence": True}}, developer=False)
+
+
+@pytest.fixture
+async def doors() -> AsyncIterator[Doors]:
+    settings = load_settings({"STARLING_TOKEN_HMAC_SECRET": "x" * 32})
+    doors: Doors = create_app(settings, CollectorRegistry()).state.doors
+    await doors.node.start()
+    await until(lambda: doors.node.readiness.ready, "the node is ready")
+    yield doors
+    await doors.node.stop()
+
+
+@pytest.fixture
+async def client(doors: Doors) -> JsonConnection:
+    client = JsonConnection(doors.node, doors.authority, doors.session_limits, None)
+    client.open(JsonTransport())
+    return client
+
+
+async def enter(
+    memberships: Memberships, client: JsonConnection, channel: str = "news", *, answer: bool = True
+) -> Subscriber:
+    """Ask for a channel; the client's own answer to being in it is `answer`."""
+
+    def answered(joined: Joined) -> bool:
+        return answer
+
+    subscriber = Subscriber(client, channel, answered)
+    await memberships.enter(subscriber, Grant(SHOWN.options(channel)), ClientInfo("alice", client.id), None)
+    return subscriber
+
+
+def counted(node: Node) -> int:
+    return node.metrics.subscriptions[DEFAULT_NAMESPACE]
+
+
+async def shown(node: Node, channel: str = "news") -> list[str]:
+    assert node.presence is not None
+    return list(await node.presence.get(channel))
+
+
+async def nobody_is_shown(node: Node, channel: str = "news") -> None:
+    async with asyncio.timeout(10):
+        while await shown(node, channel):
+            await asyncio.sleep(0.01)
+
+
+async def test_who_is_in_a_channel_is_counted_and_shown_until_it_leaves(doors: Doors, client: JsonConnection) -> None:
+    memberships = Memberships(doors.node)
+    await enter(memberships, client)
+
+    assert list(memberships) == ["news"]
+    assert counted(doors.node) == 1
+    assert await shown(doors.node) == [client.id]
+
+    dropped = memberships.drop("news")
+    assert dropped is not None
+    await memberships.leave(dropped)
+    assert memberships.drop("news") is None
+    assert list(memberships) == []
+    assert counted(doors.node) == 0
+    await nobody_is_shown(doors.node)
+
+
+async def test_nothing_is_left_of_a_channel_that_the_broker_did_not_open(
+    doors: Doors, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The memory broker is never away, and another would be away for everything at once.
+    async def away(channel: str) -> None:
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(doors.node.broker, "subscribe", away)
+    memberships = Memberships(doors.node)
+    with pytest.raises(BrokerUnavailable):
+        await enter(memberships, client)
+
+    assert list(memberships) == []
+    assert memberships.options("news") is None
+    assert counted(doors.node) == 0
+    assert "news" not in doors.node.hub.subscribers.channels
+    await nobody_is_shown(doors.node)
+
+
+async def test_nothing_is_left_of_a_channel_that_the_client_refused(doors: Doors, client: JsonConnection) -> None:
+    memberships = Memberships(doors.node)
+    await enter(memberships, client, answer=False)
+
+    assert list(memberships) == []
+    assert counted(doors.node) == 0
+    assert "news" not in doors.node.hub.subscribers.channels
+    await nobody_is_shown(doors.node)
+
+
+async def test_who_is_not_let_in_after_all_leaves_every_channel(doors: Doors, client: JsonConnection) -> None:
+    memberships = Memberships(doors.node)
+    for channel in ("news", "sport"):
+        await enter(memberships, client, channel)
+
+    memberships.leave_all()
+
+    assert list(memberships) == []
+    assert counted(doors.node) == 0
+    for channel in ("news", "sport"):
+        await nobody_is_shown(doors.node, channel)
+    await until(lambda: not {"news", "sport"} & set(doors.node.hub.subscribers.channels), "nobody listens")
