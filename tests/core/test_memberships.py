@@ -14,6 +14,7 @@ from app.core.memberships import Memberships
 from app.core.node import Node
 from app.core.realtime import JsonConnection
 from app.core.subscriptions import Subscriber
+from app.core.token_facts import TokenFacts
 from app.main import create_app
 from app.protocol.messages import ClientInfo
 from app.settings import load_settings
@@ -79,6 +80,8 @@ async def test_who_is_in_a_channel_is_counted_and_shown_until_it_leaves(doors: D
 
     dropped = memberships.drop("news")
     assert dropped is not None
+    # At once: until the broker has been told, more may be published.
+    assert client not in doors.node.hub.subscribers.of("news")
     await memberships.leave(dropped)
     assert memberships.drop("news") is None
     assert list(memberships) == []
@@ -113,6 +116,17 @@ async def test_nothing_is_left_of_a_channel_that_the_client_refused(doors: Doors
     assert counted(doors.node) == 0
     assert "news" not in doors.node.hub.subscribers.channels
     await nobody_is_shown(doors.node)
+
+
+async def test_a_renewed_subscription_stands_by_its_new_token(doors: Doors, client: JsonConnection) -> None:
+    memberships = Memberships(doors.node)
+    await enter(memberships, client)
+    memberships.renew("news", TokenFacts("alice", "first"))
+    memberships.renew("news", TokenFacts("alice", "second"))
+    memberships.renew("sport", TokenFacts("alice", "second"))
+
+    assert memberships.refused(lambda token: token.token_id == "first") == []
+    assert memberships.refused(lambda token: token.token_id == "second") == ["news"]
 
 
 async def test_who_is_not_let_in_after_all_leaves_every_channel(doors: Doors, client: JsonConnection) -> None:
