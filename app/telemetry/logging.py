@@ -2,6 +2,7 @@
 
 import atexit
 import fcntl
+import itertools
 import logging
 import os
 import re
@@ -110,6 +111,7 @@ class LogWriter:
         self._queue: SimpleQueue[bytes | Said | threading.Event] = SimpleQueue()
         self._awaited = threading.Event()
         self._thread: threading.Thread | None = None
+        self._starts = itertools.count()
 
     def write(self, line: bytes | Said) -> None:
         """Queue `line`, ready or as it was said, or drop it; never waits."""
@@ -117,7 +119,8 @@ class LogWriter:
             self.dropped += 1
             return
         self._queue.put(line)
-        if self._thread is None:
+        # Of threads with the first lines, one counts 0. A lock might be held by the one that a signal interrupts.
+        if self._thread is None and next(self._starts) == 0:
             self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
             self._thread.start()
 

@@ -95,6 +95,24 @@ def test_lines_tell_what_was_so_when_they_were_said_in_their_order() -> None:
     assert (stamps[4] - stamps[3]).total_seconds() >= 0.1
 
 
+def test_threads_that_log_first_at_once_have_one_writer() -> None:
+    code = """
+import structlog, sys, threading
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(32)
+def tell(log):
+    together.wait()
+    log.info("said")
+threads = [threading.Thread(target=tell, args=(structlog.get_logger("x").bind(),)) for _ in range(32)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+structlog.get_logger("x").info("counted", writers=[t.name for t in threading.enumerate()].count("log-writer"))
+"""
+    *said, counted = lines(code)
+    assert [line["event"] for line in said] == ["said"] * 32
+    assert counted["writers"] == 1
+
+
 def test_an_order_to_write_out_cuts_the_gathering_short() -> None:
     code = (
         "import structlog, time\n"
