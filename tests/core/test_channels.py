@@ -123,6 +123,8 @@ def test_every_mistake_is_named_by_its_path() -> None:
             "news": {"history_ttl": "5 minutes", "presence": "yes", True: 1},
             "a b": {},
             "x": {"history_size": 3},
+            "y": ["presence"],
+            "z": {"channel_regex": "[a-"},
         },
         "extra": {},
     }
@@ -138,9 +140,26 @@ def test_every_mistake_is_named_by_its_path() -> None:
         "namespaces.news.presence: input should be a valid boolean (it is 'yes')",
         "namespaces.a b: a name has 1 to 64 letters",
         "namespaces.x: history_size and history_ttl go together",
+        "namespaces.y: must be a mapping of options to values",
+        "namespaces.z: channel_regex is not a regular expression",
         "extra: not known here; the keys are default and namespaces",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        (["news"], "the document must be a mapping with the keys default and namespaces"),
+        ({"namespaces": ["news"]}, "namespaces: must be a mapping of names to options"),
+        ({"default": "presence"}, "default: must be a mapping of options to values"),
+    ],
+)
+def test_what_is_no_mapping_is_named(document: Any, problem: str) -> None:
+    with pytest.raises(ChannelsError) as caught:
+        parse_channels(document, developer=False)
+
+    assert caught.value.problems == [problem]
 
 
 def test_in_developer_mode_everyone_may_do_everything() -> None:

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec import Raw
 from prometheus_client import CollectorRegistry
 
+from app.brokers.memory_history import MemoryHistory
 from app.core.authority import Grant
 from app.core.broker import BrokerUnavailable
 from app.core.channels import DEFAULT_NAMESPACE, parse_channels
@@ -16,13 +18,14 @@ from app.core.realtime import JsonConnection
 from app.core.subscriptions import Subscriber
 from app.core.token_facts import TokenFacts
 from app.main import create_app
-from app.protocol.messages import ClientInfo
+from app.protocol.messages import ClientInfo, Publication
 from app.settings import load_settings
 from app.web.dependencies import Doors
 from tests.json_transport import JsonTransport
 from tests.waiting import until
 
 SHOWN = parse_channels({"default": {"presence": True}}, developer=False)
+KEPT = parse_channels({"default": {"history_size": 10, "history_ttl": "1m"}}, developer=False)
 
 
 @pytest.fixture
@@ -35,16 +38,20 @@ async def doors() -> AsyncIterator[Doors]:
     await doors.node.stop()
 
 
-@pytest.fixture
-async def client(doors: Doors) -> JsonConnection:
+def opened(doors: Doors) -> JsonConnection:
     client = JsonConnection(doors.node, doors.authority, doors.session_limits, None)
     client.open(JsonTransport())
     return client
 
 
+@pytest.fixture
+async def client(doors: Doors) -> JsonConnection:
+    return opened(doors)
+
+
 async def enter(
     memberships: Memberships, client: JsonConnection, channel: str = "news", *, answer: bool = True
-) -> Subscriber:
+) -> None:
     """Ask for a channel; the client's own answer to being in it is `answer`."""
 
     def answered(joined: Joined) -> bool:
@@ -52,7 +59,6 @@ async def enter(
 
     subscriber = Subscriber(client, channel, answered)
     await memberships.enter(subscriber, Grant(SHOWN.options(channel)), ClientInfo("alice", client.id), None)
-    return subscriber
 
 
 def counted(node: Node) -> int:
@@ -116,6 +122,34 @@ async def test_nothing_is_left_of_a_channel_that_the_client_refused(doors: Doors
     assert counted(doors.node) == 0
     assert "news" not in doors.node.hub.subscribers.channels
     await nobody_is_shown(doors.node)
+
+
+async def test_who_left_before_this_process_was_where_it_stands_is_not_let_in_later(
+    doors: Doors, client: JsonConnection
+) -> None:
+    node, options = doors.node, KEPT.options("news")
+    first, memberships = Memberships(node), Memberships(node)
+    await first.enter(
+        Subscriber(client, "news", lambda joined: True), Grant(options), ClientInfo("first", client.id), None
+    )
+    history = node.history
+    assert isinstance(history, MemoryHistory)
+    kept = options.publish_options()
+    # In the store already, while this process has not heard of it.
+    history.append("news", history.next_entry("news", Publication(Raw(b"1")), 0, kept), kept)
+    since = (await history.positions({"news": 60.0}))["news"]
+    ahead = opened(doors)
+    await memberships.enter(
+        Subscriber(ahead, "news", lambda joined: True), Grant(options), ClientInfo("ahead", ahead.id), since
+    )
+    assert ahead not in node.hub.subscribers.of("news")
+
+    assert memberships.drop("news") is not None
+    await node.publish("news", Publication(Raw(b"2")), kept)
+    await until(lambda: node.subscriptions.figures[DEFAULT_NAMESPACE].healed, "this process has caught up")
+    await asyncio.sleep(0.05)
+
+    assert node.hub.subscribers.of("news") == [client]
 
 
 async def test_a_renewed_subscription_stands_by_its_new_token(doors: Doors, client: JsonConnection) -> None:

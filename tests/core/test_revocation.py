@@ -80,7 +80,8 @@ class Member:
         self.tasks: set[asyncio.Task[None]] = set()
         self.up = asyncio.Event()
         self.control = Control(broker, start_task=self.start_task, describe=lambda: NodeInfo(uid))
-        self.revocations = Revocations(broker.revocations, self.control, Hub(), start_task=self.start_task)
+        self.hub: Any = Hub()
+        self.revocations = Revocations(broker.revocations, self.control, self.hub, start_task=self.start_task)
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.add(asyncio.create_task(work))
@@ -150,6 +151,8 @@ async def test_before_the_store_was_read_nothing_is_judged(redis_server: RedisSe
 
 async def test_what_was_ordered_while_the_link_was_lost_is_learnt_when_it_returns(redis_server: RedisServer) -> None:
     async with members(redis_server, 2) as (one, other):
+        client = Client(faulty=False)
+        one.hub.connections.add(client)
         await one.broker.unsubscribe(":control")
         await other.revocations.revoke(Revocation("token", "t1", LATER))
         await asyncio.sleep(0.3)
@@ -159,6 +162,7 @@ async def test_what_was_ordered_while_the_link_was_lost_is_learnt_when_it_return
             plain.client_kill_filter(_type="pubsub")
 
         await until(lambda: one.revocations.refuses(TokenFacts("alice", "t1")))
+        await until(lambda: client.ended)
 
 
 async def test_a_gap_in_the_orders_is_filled_from_the_store(redis_server: RedisServer) -> None:
@@ -224,9 +228,8 @@ class Client:
 
 async def test_a_connection_that_cannot_be_ended_saves_no_other_and_stops_no_later_order() -> None:
     member = Member(open_broker("memory://"), "a")
-    hub: Any = member.revocations._hub
     sound = [Client(faulty=False) for _ in range(5)]
-    hub.connections |= {*sound, Client(faulty=True)}
+    member.hub.connections |= {*sound, Client(faulty=True)}
     await member.start()
     await until(lambda: member.up.is_set() and member.revocations.loaded)
     # What it reads of the store by itself is read by now.
@@ -238,4 +241,27 @@ async def test_a_connection_that_cannot_be_ended_saves_no_other_and_stops_no_lat
         member.revocations.figures.take_delays()
 
     assert [client.ended for client in sound] == [2] * 5
+    assert member.revocations.figures.ordered == {"token": 2, "session": 0, "user": 0}
     await member.stop()
+
+
+async def test_the_very_token_of_a_revoked_session_is_refused_though_the_store_is_away(
+    redis_server: RedisServer,
+) -> None:
+    class InSession(Client):
+        def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> TokenFacts | None:
+            token = TokenFacts("alice", "t1", session="s1")
+            if not refuses(token):
+                return None
+            # Away from just now on, so that nobody but this node can know of the token.
+            redis_server.stop()
+            self.ended += 1
+            return token
+
+    async with members(redis_server, 1) as (one,):
+        client = InSession(faulty=False)
+        one.hub.connections.add(client)
+        await one.revocations.revoke(Revocation("session", "s1", LATER))
+        await until(lambda: client.ended)
+
+        await until(lambda: one.revocations.refuses(TokenFacts("alice", "t1")))

@@ -12,7 +12,7 @@ from app.brokers.memory_history import MemoryHistory
 from app.core.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
 from app.core.follower import Joined
 from app.core.recent import MemoryBudget
-from app.core.stream import HEAL_ENTRIES, Stream, StreamFigures, StreamOptions, check_positions
+from app.core.stream import HEAL_ENTRIES, RETRY_FIRST, Stream, StreamFigures, StreamOptions, check_positions
 from app.protocol.messages import Publication
 from app.telemetry.tracing import TraceContext
 
@@ -523,6 +523,18 @@ async def test_a_gap_is_filled_when_the_store_is_back(channel: Channel) -> None:
     channel.stream.heal()
     await channel.healed()
     assert subscriber.got == [1, 2, 3]
+
+
+async def test_a_store_that_is_away_is_asked_now_and_then_though_the_link_came_back_once(channel: Channel) -> None:
+    await channel.join()
+    channel.store.publish(1)
+    channel.store.refusing = True
+    channel.publish(2)
+    await asyncio.sleep(0)
+    channel.stream.heal()
+    before = channel.store.reads
+    await asyncio.sleep(3 * RETRY_FIRST)
+    assert 0 < channel.store.reads - before < 10
 
 
 async def test_who_could_not_be_handed_a_publication_is_told(channel: Channel) -> None:

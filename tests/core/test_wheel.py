@@ -68,15 +68,18 @@ def test_a_deadline_beyond_the_wheel_is_looked_at_once_a_turn() -> None:
     assert len(item.ticks) == 1
 
 
-def test_a_removed_item_is_left_alone() -> None:
+def test_a_removed_item_is_left_alone_wherever_it_stood() -> None:
     clock = Clock()
-    wheel, item = Wheel(clock), Item()
-    wheel.schedule(item, clock.now + 2)
+    wheel = Wheel(clock)
+    items = [Item() for _ in range(2 * Wheel.SECONDS)]
+    for seconds, item in enumerate(items):
+        wheel.schedule(item, clock.now + seconds)
 
-    wheel.remove(item)
-    advance(wheel, clock, 10)
+    for item in items:
+        wheel.remove(item)
+    advance(wheel, clock, 3 * Wheel.SECONDS)
 
-    assert item.ticks == []
+    assert [item.ticks for item in items] == [[]] * len(items)
 
 
 def test_a_later_deadline_replaces_the_earlier() -> None:
