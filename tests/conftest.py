@@ -1,5 +1,6 @@
 """The servers that tests of every floor may use."""
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -28,3 +29,13 @@ def postgres_server(postgres_installation: PostgresServer) -> PostgresServer:
     if not postgres_installation.running:
         postgres_installation.start()
     return postgres_installation
+
+
+@pytest.fixture(autouse=True)
+def no_callback_raises(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What a timer or a callback raises reaches no test: the event loop logs it and goes on."""
+    yield
+    records = [*caplog.get_records("setup"), *caplog.get_records("call")]
+    assert [
+        text for text in map(logging.LogRecord.getMessage, records) if text.startswith("Exception in callback")
+    ] == []
