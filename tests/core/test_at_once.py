@@ -161,6 +161,20 @@ async def test_a_publication_that_is_owed_already_is_not_for_who_enters_after_it
     assert heard(transport) == ["after"]
 
 
+async def test_what_a_client_is_owed_comes_before_its_close(doors: Doors) -> None:
+    first = await first_in(doors, "news")
+    client, transport = opened(doors, "alice")
+    client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "news"}}))
+    doors.node.hub.broadcast("news", Publication(data=Raw(b'"last"')))
+    assert heard(transport) == []
+
+    client.close(3000, "enough")
+
+    assert heard(transport) == ["last"]
+    assert transport.closed_with == (3000, "enough")
+    await until(lambda: heard(first) == ["last"], "the others are written to in their turn")
+
+
 async def test_presence_is_kept_of_channels_that_are_heard(doors: Doors) -> None:
     await first_in(doors, "shown:a")
     client, transport = opened(doors, "alice")

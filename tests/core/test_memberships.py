@@ -95,6 +95,31 @@ async def test_who_is_in_a_channel_is_counted_and_shown_until_it_leaves(doors: D
     await nobody_is_shown(doors.node)
 
 
+async def test_the_broker_is_told_when_the_last_one_leaves_and_not_before(
+    doors: Doors, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[str] = []
+    unsubscribe = doors.node.broker.unsubscribe
+
+    async def noted(channel: str) -> None:
+        left.append(channel)
+        await unsubscribe(channel)
+
+    monkeypatch.setattr(doors.node.broker, "unsubscribe", noted)
+    other = opened(doors)
+    in_it = [(Memberships(doors.node), who) for who in (client, other)]
+    for memberships, who in in_it:
+        await enter(memberships, who)
+    told = []
+    for memberships, _ in in_it:
+        dropped = memberships.drop("news")
+        assert dropped is not None
+        await memberships.leave(dropped)
+        told.append(list(left))
+
+    assert told == [[], ["news"]]
+
+
 async def test_nothing_is_left_of_a_channel_that_the_broker_did_not_open(
     doors: Doors, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
