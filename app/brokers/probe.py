@@ -23,8 +23,11 @@ async def hears_itself(
     except (LinkLost, BrokerUnavailable, TimeoutError):
         return False
     finally:
-        if reading is not None:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
-        await link.close()
+        # Whoever asks may lose interest just as this ends, too.
+        try:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+        finally:
+            await link.close()
     return True

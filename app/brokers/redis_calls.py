@@ -51,8 +51,10 @@ class RedisCalls:
 
     async def stop(self) -> None:
         """End sending, and give the connection back."""
-        await self._outbox.stop()
-        await discard(self._connection)
+        try:
+            await self._outbox.stop()
+        finally:
+            await discard(self._connection)
 
     def renew(self) -> None:
         """Open the connection anew before the next batch."""

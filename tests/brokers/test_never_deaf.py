@@ -3,7 +3,11 @@
 import asyncio
 
 import pytest
+import redis.asyncio
 
+from app.brokers.probe import hears_itself
+from app.brokers.redis_address import parse_address
+from app.brokers.redis_backend import RedisBackend
 from app.core.broker import LinkState
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
@@ -111,3 +115,25 @@ async def test_while_the_server_is_away_nobody_is_deaf(redis_server: RedisServer
     assert figures.failed_swaps > figures.probes["silent"]
     assert LinkState.DEAF not in here.links
     await asyncio.to_thread(redis_server.thaw)
+
+
+async def test_a_probe_gives_its_connections_back_at_whatever_step_it_is_given_up(redis_server: RedisServer) -> None:
+    backend = RedisBackend(parse_address(redis_server.url), prefix="starling", timeout=2)
+    steps = 0
+    done = False
+    while not done:
+        steps += 1
+        probe = asyncio.create_task(hears_itself(backend.make_link(), backend.publish_apart, ":probe:x", seconds=5))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        done = probe.done()
+        probe.cancel()
+        await asyncio.wait((probe,))
+
+    assert probe.result() is True
+    assert steps > 10
+    async with redis.asyncio.from_url(redis_server.url, client_name="test") as plain:
+        async with asyncio.timeout(10):
+            while names := {entry["name"] for entry in await plain.client_list()} - {"test"}:
+                await asyncio.sleep(0.05)
+    assert names == set()
