@@ -33,7 +33,7 @@ PRODUCED = {
     3005: "test_endings.test_what_is_never_renewed_ends_connections_with_3005_and_subscriptions_with_2501",
     3006: "test_endings.test_a_subscription_of_the_token_whose_end_comes_ends_the_connection_with_3006",
     3008: "test_endings.test_a_client_that_reads_too_slowly_is_cut_with_3008_and_comes_back",
-    3009: "../server/test_write_errors.test_a_client_gone_when_written_to_is_3009_in_figures_and_log",
+    3009: "../server/test_writing.test_a_client_gone_when_written_to_is_3009_in_figures_and_log",
     3010: "test_outages.test_a_stream_that_broke_off_is_told_with_2500_and_3010",
     3011: "test_backends.test_these_codes_of_a_backend_bring_every_sdk_back",
     3012: "test_endings.test_a_client_that_does_not_answer_pings_is_cut_with_3012_and_comes_back",
