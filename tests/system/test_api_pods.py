@@ -33,6 +33,8 @@ def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Starling, S
             "STARLING_BROKER_URL": redis.url,
             "STARLING_CHANNELS_FILE": str(channels),
             "STARLING_WORKERS": "1",
+            # A ping would be one more message of those that are counted.
+            "STARLING_PING_SECONDS": "3600",
         }
         with Starling(environment) as one, Starling(environment) as other:
             yield one, other
