@@ -82,7 +82,7 @@ def test_the_search_for_foreign_names_finds_them() -> None:
         "/" + "root/.pyenv",
     ):
         assert FOREIGN.search(foreign)
-    for allowed in ("target=/" + "root/.cache/pip", "https://starling.example/work/", "network/homes"):
+    for allowed in ("target=/" + "root/.cache/pip", "https://starling.example/" + "work/", "network/" + "homes"):
         assert not FOREIGN.search(allowed)
 
 
