@@ -57,14 +57,12 @@ class Outbox(Generic[Item, Answer]):
             return
         task, self._task = self._task, None
         task.cancel()
-        try:
-            await asyncio.wait((task,))
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
-            for _, _, answer in self._waiting:
-                _fail(answer, "this process lets its broker go")
-            self._waiting.clear()
+        await asyncio.wait((task,))
+        if self._timer is not None:
+            self._timer.cancel()
+        for _, _, answer in self._waiting:
+            _fail(answer, "this process lets its broker go")
+        self._waiting.clear()
 
     async def send(self, item: Item, size: int) -> Answer:
         """Send `item` of `size` bytes after everything that waits; returns its answer. Raises BrokerUnavailable."""

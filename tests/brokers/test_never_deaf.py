@@ -8,6 +8,7 @@ import redis.asyncio
 from app.brokers.probe import hears_itself
 from app.brokers.redis_address import parse_address
 from app.brokers.redis_backend import RedisBackend
+from app.brokers.redis_calls import RedisCalls
 from app.core.broker import LinkState
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
@@ -117,6 +118,12 @@ async def test_while_the_server_is_away_nobody_is_deaf(redis_server: RedisServer
     await asyncio.to_thread(redis_server.thaw)
 
 
+async def nobody_is_connected(server: RedisServer) -> None:
+    async with redis.asyncio.from_url(server.url, client_name="test") as plain, asyncio.timeout(10):
+        while {entry["name"] for entry in await plain.client_list()} != {"test"}:
+            await asyncio.sleep(0.05)
+
+
 async def test_a_probe_gives_its_connections_back_at_whatever_step_it_is_given_up(redis_server: RedisServer) -> None:
     backend = RedisBackend(parse_address(redis_server.url), prefix="starling", timeout=2)
     steps = 0
@@ -132,8 +139,18 @@ async def test_a_probe_gives_its_connections_back_at_whatever_step_it_is_given_u
 
     assert probe.result() is True
     assert steps > 10
-    async with redis.asyncio.from_url(redis_server.url, client_name="test") as plain:
-        async with asyncio.timeout(10):
-            while names := {entry["name"] for entry in await plain.client_list()} - {"test"}:
-                await asyncio.sleep(0.05)
-    assert names == set()
+    await nobody_is_connected(redis_server)
+
+
+async def test_calls_give_their_connection_back_though_their_end_is_given_up(redis_server: RedisServer) -> None:
+    connection = RedisBackend(parse_address(redis_server.url), prefix="starling", timeout=2).make_link().connection
+    calls = RedisCalls(connection, timeout=2)
+    calls.start()
+    assert await calls.execute("PING") == b"PONG"
+    stopping = asyncio.create_task(calls.stop())
+    await asyncio.sleep(0)
+    assert not stopping.done()
+    stopping.cancel()
+    await asyncio.wait((stopping,))
+    assert stopping.cancelled()
+    await nobody_is_connected(redis_server)
