@@ -82,15 +82,17 @@ class Starling:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The log lines written so far."""
-        return [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
+        """The log lines written so far, without one that is only half there."""
+        whole, _, _ = self.output.rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
-    def told(self, event: str, count: int = 1) -> list[dict[str, Any]]:
-        """Log lines of an event, once there are so many: they are written a moment after they are said."""
-        deadline = time.monotonic() + 5
-        while len(lines := [line for line in self.lines if line.get("event") == event]) < count:
+    def told(self, event: str, count: int = 1, **fields: object) -> list[dict[str, Any]]:
+        """Log lines of an event with these fields, once there are so many: they are written a moment after it."""
+        deadline = time.monotonic() + 10
+        wanted = {"event": event, **fields}
+        while len(lines := [line for line in self.lines if wanted.items() <= line.items()]) < count:
             if time.monotonic() > deadline:
-                raise AssertionError(f"{len(lines)} lines tell of {event}, not {count}")
+                raise AssertionError(f"{len(lines)} lines tell of {wanted}, not {count}")
             time.sleep(0.02)
         return lines
 

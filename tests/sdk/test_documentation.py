@@ -16,7 +16,6 @@ from app.core.channels import ChannelOptions, parse_channels
 from app.protocol import codes
 from tests.running import SECRET, Starling
 from tests.sdk.javascript_sdk import FOLDER, require_sdk
-from tests.services import free_port
 
 DOCS = Path(__file__).parents[2] / "docs"
 CONNECT = (DOCS / "connect-a-client.md").read_text()
@@ -52,12 +51,14 @@ def running(*command: str, folder: Path, log: Path) -> Iterator[None]:
         process.wait(10)
 
 
-def wait_for(log: Path, *lines: str) -> None:
-    """Wait until a program has written these lines."""
-    deadline = time.monotonic() + 20
-    while not set(lines) <= set(log.read_text().splitlines()):
-        assert time.monotonic() < deadline, f"{lines} are not in {log.read_text()!r}"
+def wait_for(log: Path, line: str) -> re.Match[str]:
+    """Wait until a program has written a line like this pattern."""
+    deadline = time.monotonic() + 30
+    while not (match := re.search(f"^{line}$", log.read_text(), re.MULTILINE)):
+        logs = {one.name: one.read_text() for one in log.parent.glob("*.log")}
+        assert time.monotonic() < deadline, f"{line} is not in {log.name}: {logs}"
         time.sleep(0.05)
+    return match
 
 
 @pytest.fixture
@@ -84,14 +85,15 @@ def test_the_quick_programs_talk_to_each_other(folder: Path) -> None:
 def test_the_programs_with_users_fetch_tokens_and_talk_to_each_other(folder: Path) -> None:
     (folder / "channels.yaml").write_text(NAMESPACES)
     (folder / "backend.py").write_text(BACKEND)
-    port = free_port()
     settings = {"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_CHANNELS_FILE": str(folder / "channels.yaml")}
-    uvicorn = (sys.executable, "-m", "uvicorn", "backend:app", "--port", str(port))
-    with Starling(settings) as service, running(*uvicorn, folder=folder, log=folder / "backend.log"):
+    uvicorn = (sys.executable, "-m", "uvicorn", "backend:app", "--port", "0")
+    backend = folder / "backend.log"
+    with Starling(settings) as service, running(*uvicorn, folder=folder, log=backend):
+        address = wait_for(backend, r"INFO: +Uvicorn running on http://([\d.:]+) .*")[1]
         for name, program in (("chat.mjs", JAVASCRIPT), ("chat.py", PYTHON)):
             assert "ws://localhost:8000/" in program
             assert "http://localhost:9000/" in program
-            own = program.replace("ws://localhost:8000", service.url).replace("localhost:9000", f"127.0.0.1:{port}")
+            own = program.replace("ws://localhost:8000", service.url).replace("localhost:9000", address)
             (folder / name).write_text(own)
         javascript, python = folder / "javascript.log", folder / "python.log"
         with running("node", "chat.mjs", folder=folder, log=javascript):

@@ -302,7 +302,7 @@ async def test_a_client_that_vanishes_is_3000_in_the_figures_and_in_the_log(serv
     async with asyncio.timeout(10):
         while (await asyncio.to_thread(service.metrics)).get(name, 0) < before + 1:
             await asyncio.sleep(0.1)
-    (line,) = [line for line in service.lines if line["event"] == "client_disconnected" and line["user"] == "vanishing"]
+    (line,) = await asyncio.to_thread(service.told, "client_disconnected", user="vanishing")
     assert (line["code"], line["reason"]) == (3000, "connection closed")
 
 

@@ -126,8 +126,10 @@ def a_trace(flags: str = "01") -> tuple[str, str, str]:
     return trace_id, span_id, f"00-{trace_id}-{span_id}-{flags}"
 
 
-def of_trace(starling: Starling, trace_id: str) -> list[dict[str, Any]]:
-    return [line for line in starling.lines if line.get("trace_id") == trace_id]
+def told_of(starling: Starling, trace_id: str) -> set[tuple[str, int, str]]:
+    """Event, process and span of the log lines of a trace."""
+    lines = [line for line in starling.lines if line.get("trace_id") == trace_id]
+    return {(line["event"], line["pid"], line["span_id"]) for line in lines}
 
 
 @pytest.mark.parametrize("namespace", ["kept", "plain"])
@@ -171,8 +173,8 @@ async def test_one_publication_is_one_trace_over_both_workers_and_their_logs(
         assert publish.begin <= fan_out.begin <= write.begin <= write.end
 
     assert not any(PAYLOAD.encode() in body for body in collector.bodies)
-    told = {(line["event"], line["pid"], line["span_id"]) for line in of_trace(starling, trace_id)}
-    assert told == {
+    await asyncio.to_thread(collector.until, lambda: len(told_of(starling, trace_id)) >= 3, "three log lines")
+    assert told_of(starling, trace_id) == {
         ("publication_traced", publish.process, publish.span_id),
         *(("delivery_traced", one.process, one.span_id) for one in fan_outs),
     }
@@ -198,7 +200,7 @@ async def test_a_clients_own_publication_begins_a_trace_and_its_hook_is_in_it(
     (publish,) = collector.of(trace_id, "publish")
     assert (command.kind, command.parent) == ("SERVER", "")
     assert hook.parent == publish.parent == command.span_id
-    (line,) = [line for line in of_trace(starling, trace_id) if line["event"] == "hook_was_here"]
+    (line,) = await asyncio.to_thread(starling.told, "hook_was_here", trace_id=trace_id)
     assert (line["span_id"], line["pid"]) == (hook.span_id, command.process)
 
 
