@@ -162,7 +162,7 @@ async def test_a_subscription_waiting_when_the_link_returns_is_acknowledged(serv
 
 
 async def test_every_channel_is_subscribed_again(server: Server, opener: Opener) -> None:
-    here, there = await opener(server.url), await opener(server.url)
+    here, there = await opener(server.url, timeout=30), await opener(server.url, timeout=30)
     channels = [f"room:{number}" for number in range(3000 if isinstance(server, RedisServer) else 300)]
     await asyncio.gather(*map(here.broker.subscribe, channels))
     await asyncio.to_thread(server.kill)
