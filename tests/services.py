@@ -1,9 +1,10 @@
 """Real Redis and PostgreSQL servers for tests, each on a free loopback port with a directory of its own."""
 
 import contextlib
+import itertools
 import os
+import random
 import re
-import secrets
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -20,14 +22,26 @@ import pytest
 DEADLINE = 30.0
 
 
-# Under the ports that Linux gives to connections going out: none of them can take a port while its server restarts.
-PORTS = range(10_000, 32_000)
+def _own_ports() -> Iterator[int]:
+    """Ports of this test process, in an order of its own; the processes that run side by side share none.
+
+    Under those that Linux gives to connections going out: none of them can take a port while its server restarts. Over
+    10080, which browsers and Node.js do not fetch from.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = list(range(11_000, 32_000)[number::processes])
+    random.shuffle(own)
+    return itertools.cycle(own)
+
+
+_PORTS = _own_ports()
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now; drawn, so that tests running side by side hardly meet."""
+    """A loopback port that nothing listens on now, and that no other test draws for long."""
     while True:
-        port = secrets.choice(PORTS)
+        port = next(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
