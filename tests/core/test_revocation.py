@@ -1,6 +1,7 @@
 """What is refused and what is not, and how a node keeps up with the others and with the store."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,7 +12,7 @@ import redis as redis_client
 
 from app.brokers.broadcast import BroadcastBroker
 from app.brokers.open import open_broker
-from app.core.broker import LinkState, StreamEntry
+from app.core.broker import BrokerUnavailable, LinkState, StreamEntry
 from app.core.control import Control, NodeInfo
 from app.core.hub import Hub
 from app.core.revocation import Refused, Revocation, Revocations
@@ -261,7 +262,9 @@ async def test_the_very_token_of_a_revoked_session_is_refused_though_the_store_i
     async with members(redis_server, 1) as (one,):
         client = InSession(faulty=False)
         one.hub.connections.add(client)
-        await one.revocations.revoke(Revocation("session", "s1", LATER))
+        # Its order may be heard, and the store be away, before the publishing of it was acknowledged.
+        with contextlib.suppress(BrokerUnavailable):
+            await one.revocations.revoke(Revocation("session", "s1", LATER))
         await until(lambda: client.ended)
 
         await until(lambda: one.revocations.refuses(TokenFacts("alice", "t1")))
