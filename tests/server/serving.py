@@ -1,6 +1,7 @@
 """A server process of tests/server/application.py, its clients over raw sockets, and what it wrote."""
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -252,6 +253,14 @@ class Client:
                 return True
             time.sleep(every)
         return False
+
+    def sent_until_cut(self, most: int) -> int:
+        """How many bytes can be sent until the server cuts the connection; `most` are enough to know."""
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < most:
+                sent += self.socket.send(bytes(65_536))
+        return sent
 
     def send(self, text: str) -> None:
         self.socket.sendall(frame(1, text.encode()))

@@ -67,6 +67,13 @@ def test_a_head_over_the_limits_is_answered_431(server: Server, headers: list[st
     until(lambda: server.refused("head_too_large") == before + 1, "counted")
 
 
+def test_of_what_a_refused_client_goes_on_sending_little_is_read(server: Server) -> None:
+    with ask(server, b"NONSENSE\r\n\r\n") as client:
+        assert client.status == 400
+        # More than the kernel keeps on both sides.
+        assert client.sent_until_cut(128 * 2**20) < 64 * 2**20
+
+
 def test_a_head_within_the_limits_passes(server: Server) -> None:
     # One line of 9000 bytes alone is more than the parsers take by themselves.
     with server.connect("/ws", "Cookie: " + "x" * 9000, *(f"X-{number}: 1" for number in range(120))) as client:

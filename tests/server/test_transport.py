@@ -174,6 +174,14 @@ def test_frames_against_the_protocol_are_closed_with_1002(server: Server, bad: b
         assert client.ended()
 
 
+def test_of_what_a_client_goes_on_sending_after_a_fault_little_is_read(server: Server) -> None:
+    with server.connect() as client:
+        client.socket.sendall(b"\xff\xff")
+        assert client.close_code()[0] == 1002
+        # More than the kernel keeps on both sides.
+        assert client.sent_until_cut(128 * 2**20) < 64 * 2**20
+
+
 def test_a_flood_of_pings_is_closed_with_1008(server: Server) -> None:
     before = server.refused("control_flood")
     with server.connect() as client:
