@@ -29,6 +29,17 @@ def test_names_say_what_they_are() -> None:
         assert metric.help.endswith(".")
 
 
+def test_before_anything_happened_nothing_is_counted() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry).flush()
+
+    families = [family for family in registry.collect() if family.type in {"counter", "histogram"}]
+    begun = [one for family in families for one in family.samples if not one.name.endswith("_created")]
+
+    assert begun
+    assert {one.name for one in begun if one.value} <= {"starling_worker_cpu_seconds_total"}
+
+
 def test_figures_are_carried_over_once() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
