@@ -233,6 +233,19 @@ def test_the_rest_of_a_body_that_was_answered_early_has_the_same_deadline(server
         assert client._buffer == b"", "no second answer"
 
 
+def test_a_connection_waits_for_its_next_request_beyond_the_deadline_of_a_body(server: Server) -> None:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.connect()
+    kept = connection.sock
+    for body in (b"said", b"said again"):
+        connection.request("POST", "/", body)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"ok")
+        assert connection.sock is kept
+        time.sleep(BODY_SECONDS + 0.3)
+    connection.close()
+
+
 def test_line_ends_between_requests_do_not_keep_a_connection(server: Server) -> None:
     with Client(server.port) as client:
         client.socket.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")

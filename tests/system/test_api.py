@@ -321,6 +321,7 @@ def test_every_method_answers_plain_http_with_a_result(starling: Starling, metho
 
     assert answer.status_code == 200
     assert set(answer.json()) == {"result"}
+    assert isinstance(answer.json()["result"], dict)
 
 
 async def test_a_retry_with_the_same_key_reaches_nobody_whichever_worker_it_meets(starling: Starling) -> None:

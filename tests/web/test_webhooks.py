@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from app.telemetry.metrics import Metrics
 from app.web.webhook_sender import ATTEMPTS, Receiver, parse_secret, sign
 from app.web.webhooks import BATCH_EVENTS, Webhooks
 from tests.receiver import WebhookReceiver
+from tests.services import free_port
 from tests.waiting import until
 
 SECRET = "a test's own secret of thirty or more bytes"
@@ -81,6 +83,28 @@ async def test_events_arrive_in_order_in_few_requests_over_one_connection(opener
     assert {request.headers["authorization"] for request in receiver.requests} == {"Basic dXNlcjpwYXNzLXdvcmQ="}
     await until(lambda: metrics.webhook_queue == 0, "nothing is on its way")
     assert metrics.webhook_events == {"delivered": 250, "failed": 0, "dropped": 0}
+
+
+async def test_an_answer_that_does_not_end_is_an_answer(opener: Opener, metrics: Metrics) -> None:
+    left = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(bytes(4096))
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+        left.set()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", free_port()) as server:
+        port = server.sockets[0].getsockname()[1]
+        webhooks = await opener(f"http://127.0.0.1:{port}/", timeout=60)
+        webhooks.connected("c1", "alice")
+        await until(lambda: metrics.webhook_events["delivered"] == 1, "the event counts as delivered")
+        await left.wait()
 
 
 async def test_each_event_says_what_happened(opener: Opener) -> None:
