@@ -24,10 +24,14 @@ WRITE_LIMIT = 64 * 2**20
 class Client:
     """A peer as a bare socket, and this side of it: a real-time client on the server's transport."""
 
-    def __init__(self, connection: JsonConnection, transport: WebSocketTransport, peer: socket.socket) -> None:
+    def __init__(
+        self, connection: JsonConnection, transport: WebSocketTransport, peer: socket.socket, number: int
+    ) -> None:
+        """`number` is this side's file descriptor."""
         self.connection = connection
         self.transport = transport
         self.peer = peer
+        self.number = number
 
     def read(self, timeout: float = 0.0) -> bytes:
         """What the kernel holds for the peer, taken without letting the loop run: it may hold more a moment later."""
@@ -57,6 +61,7 @@ async def client() -> AsyncIterator[Client]:
         peer = socket.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
     accepted.settimeout(0)
+    number = accepted.fileno()
     raw, _ = await loop.connect_accepted_socket(asyncio.Protocol, accepted)
     options = ServerOptions(
         host="", port=0, internal_host="", internal_port=0, workers=1, runtime_dir=Path("/nowhere"), close_seconds=1
@@ -75,7 +80,7 @@ async def client() -> AsyncIterator[Client]:
     connection.open(transport, "127.0.0.1")
     transport.detach(connection, write_limit=WRITE_LIMIT)
     await asyncio.sleep(0)
-    yield Client(connection, transport, peer)
+    yield Client(connection, transport, peer, number)
     peer.close()
     raw.abort()
     await asyncio.sleep(0)
@@ -135,6 +140,26 @@ async def test_a_client_that_is_gone_when_nothing_was_written_is_3000(client: Cl
     await client.ended()
 
     assert +client.connection.figures.closed == {3000: 1}
+
+
+@pytest.mark.parametrize("send", [in_one_tick, at_once])
+async def test_a_socket_that_gets_the_number_of_one_that_is_gone_hears_nothing_meant_for_that(
+    client: Client, send: Callable[[WebSocketTransport, Frame], None]
+) -> None:
+    client.reset()
+    await client.ended()
+    with contextlib.ExitStack() as stack:
+        hears: dict[int, socket.socket] = {}
+        while client.number not in hears:
+            assert len(hears) < 100, "the number of the closed socket is free"
+            one, other = (stack.enter_context(end) for end in socket.socketpair())
+            hears |= {one.fileno(): other, other.fileno(): one}
+
+        send(client.transport, Frame(b"for who is gone", text=True))
+
+        hears[client.number].settimeout(0)
+        with pytest.raises(BlockingIOError):
+            hears[client.number].recv(1000)
 
 
 async def test_a_client_that_says_goodbye_keeps_its_own_code(client: Client) -> None:
