@@ -1,6 +1,7 @@
 """wss through the example configurations of nginx and haproxy, with a private CA of the test's own."""
 
 import asyncio
+import random
 import shutil
 import socket
 import ssl
@@ -193,19 +194,27 @@ async def test_without_heartbeat_the_proxy_would_have_cut_it(
             process.wait(10)
 
 
-async def test_the_clients_own_address_arrives(entrance: str, trust: ssl.SSLContext, starling: Starling) -> None:
+@pytest.fixture
+def address() -> str:
+    """A client's own, which no line of the log names yet: the proxies share one service."""
+    return f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
+
+
+async def test_the_clients_own_address_arrives(
+    entrance: str, trust: ssl.SSLContext, starling: Starling, address: str
+) -> None:
     await until_open(entrance, trust)
-    async with connect(f"{entrance}/ws", ssl=trust, local_addr=("127.0.0.9", 0)):
-        assert await asyncio.to_thread(starling.told, "client_connected", address="127.0.0.9")
+    async with connect(f"{entrance}/ws", ssl=trust, local_addr=(address, 0)):
+        assert await asyncio.to_thread(starling.told, "client_connected", address=address)
 
 
 async def test_what_a_client_claims_of_its_address_goes_no_further(
-    entrance: str, trust: ssl.SSLContext, starling: Starling
+    entrance: str, trust: ssl.SSLContext, starling: Starling, address: str
 ) -> None:
     await until_open(entrance, trust)
     claimed = {"X-Forwarded-For": "203.0.113.7"}
-    async with connect(f"{entrance}/ws", ssl=trust, additional_headers=claimed, local_addr=("127.0.0.8", 0)):
-        assert await asyncio.to_thread(starling.told, "client_connected", address="127.0.0.8")
+    async with connect(f"{entrance}/ws", ssl=trust, additional_headers=claimed, local_addr=(address, 0)):
+        assert await asyncio.to_thread(starling.told, "client_connected", address=address)
 
 
 async def test_a_hop_that_is_not_trusted_is_not_believed() -> None:
