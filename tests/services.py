@@ -23,7 +23,7 @@ DEADLINE = 30.0
 
 
 def _own_ports() -> Iterator[int]:
-    """Ports of this test process, in an order of its own; the processes that run side by side share none.
+    """Ports of this test process, none twice before all were given; the processes that run side by side share none.
 
     Under those that Linux gives to connections going out: none of them can take a port while its server restarts. Over
     10080, which browsers and Node.js do not fetch from.

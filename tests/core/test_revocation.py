@@ -1,10 +1,9 @@
 """What is refused and what is not, and how a node keeps up with the others and with the store."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -263,7 +262,7 @@ async def test_the_very_token_of_a_revoked_session_is_refused_though_the_store_i
         client = InSession(faulty=False)
         one.hub.connections.add(client)
         # Its order may be heard, and the store be away, before the publishing of it was acknowledged.
-        with contextlib.suppress(BrokerUnavailable):
+        with suppress(BrokerUnavailable):
             await one.revocations.revoke(Revocation("session", "s1", LATER))
         await until(lambda: client.ended)
 

@@ -55,8 +55,9 @@ def wait_for(log: Path, line: str) -> re.Match[str]:
     """Wait until a program has written a line like this pattern."""
     deadline = time.monotonic() + 30
     while not (match := re.search(f"^{line}$", log.read_text(), re.MULTILINE)):
-        logs = {one.name: one.read_text() for one in log.parent.glob("*.log")}
-        assert time.monotonic() < deadline, f"{line} is not in {log.name}: {logs}"
+        if time.monotonic() > deadline:
+            logs = {one.name: one.read_text() for one in log.parent.glob("*.log")}
+            raise AssertionError(f"{line} is not in {log.name}: {logs}")
         time.sleep(0.05)
     return match
 

@@ -99,8 +99,8 @@ async def test_an_answer_that_does_not_end_is_an_answer(opener: Opener, metrics:
         writer.close()
         left.set()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", free_port()) as server:
-        port = server.sockets[0].getsockname()[1]
+    port = free_port()
+    async with await asyncio.start_server(answer, "127.0.0.1", port):
         webhooks = await opener(f"http://127.0.0.1:{port}/", timeout=60)
         webhooks.connected("c1", "alice")
         await until(lambda: metrics.webhook_events["delivered"] == 1, "the event counts as delivered")
