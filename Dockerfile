@@ -10,18 +10,18 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_CONFIG_FILE=
 WORKDIR /src
 # pip and the build back-end live in an environment of their own and stay behind.
 RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/venv
-COPY requirements-otel.txt requirements-build.txt ./
+COPY requirements/otel.txt requirements/build.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip.conf,target=/run/secrets/pip.conf --mount=type=secret,id=ca.pem,target=/run/secrets/ca.pem \
-    /opt/build/bin/pip install --require-hashes -r requirements-build.txt && \
-    /opt/build/bin/pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: --no-compile -r requirements-otel.txt
+    /opt/build/bin/pip install --require-hashes -r requirements/build.txt && \
+    /opt/build/bin/pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: --no-compile -r requirements/otel.txt
 # Compiled here, since nothing can be written later; by content, since copies may change the times of files.
 RUN /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 RUN /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheels . && \
     /opt/build/bin/pip --python /opt/venv/bin/python install --no-index --no-deps --no-compile /wheels/*.whl && \
-    /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/app
+    /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/starling
 
 FROM ${BASE_IMAGE}
 RUN groupadd --gid 10001 starling && \
@@ -29,8 +29,8 @@ RUN groupadd --gid 10001 starling && \
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 # The base comes without the standard library's bytecode: compile the part that the service imports.
-RUN /opt/venv/bin/python -c "import encodings.idna, gunicorn.arbiter, importlib, pkgutil, urllib.request, app; \
-    [importlib.import_module(module.name) for module in pkgutil.walk_packages(app.__path__, 'app.')]" && \
+RUN /opt/venv/bin/python -c "import encodings.idna, gunicorn.arbiter, importlib, pkgutil, urllib.request, starling; \
+    [importlib.import_module(module.name) for module in pkgutil.walk_packages(starling.__path__, 'starling.')]" && \
     STARLING_DEV=true starling check
 ENV PYTHONDONTWRITEBYTECODE=1
 ARG VERSION

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Tests in Node.js and their packages.
 NODE_TESTS := tests/chart/crds tests/sdk
-VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' app/__init__.py)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' app/starling/__init__.py)
 PIP_INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" --no-emit-index-url $(LOCK_OPTIONS)
@@ -24,7 +24,7 @@ run: $(VENV)/.runtime  ## Start the service in developer mode on http://localhos
 	@STARLING_DEV=$${STARLING_DEV:-true} exec $(BIN)/starling serve
 
 test: $(VENV)/.dev  ## Check, then run every test
-	@deploy/setup/system-packages.sh
+	@tools/setup/system-packages.sh
 	@$(MAKE) --no-print-directory node-packages check
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
@@ -33,22 +33,22 @@ check: $(VENV)/.dev  ## Format, lint, types, and the rules of the floors
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck .ci/run deploy/setup/*.sh
+	$(BIN)/shellcheck .ci/run tools/setup/*.sh
 
 # ONLY, SERVERS (names, comma separated), ROUNDS, SECONDS of a window, COUNTS of receivers, SIZES in bytes,
 # MOST connections in the other scenarios, MINUTES in all.
 BENCH_VARIABLES := ONLY SERVERS ROUNDS SECONDS COUNTS SIZES MOST MINUTES
 bench: $(VENV)/.dev  ## Measure beside others (ONLY=fanout,burst SERVERS=starling,ws ROUNDS=1 COUNTS=100,1000)
-	@deploy/setup/system-packages.sh bench
+	@tools/setup/system-packages.sh bench
 	$(BIN)/python -m tests.bench $(foreach name,$(BENCH_VARIABLES),\
 		$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 soak: $(VENV)/.dev  ## Chaos over two pods and one Redis, with a ledger of every publication (MINUTES=10 SEED=1)
-	@deploy/setup/system-packages.sh
+	@tools/setup/system-packages.sh
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 capacity: $(VENV)/.dev  ## Measure what `starling size` computes with, on a quiet machine, and write it down
-	@deploy/setup/system-packages.sh bench
+	@tools/setup/system-packages.sh bench
 	$(BIN)/python -m tests.bench.size --write; status=$$?; $(MAKE) --no-print-directory docs; exit $$status
 
 fmt: $(VENV)/.dev  ## Format, and mend what the linter can mend
@@ -56,17 +56,17 @@ fmt: $(VENV)/.dev  ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix
 
 docs: $(VENV)/.dev  ## Write what is made from the code: settings, values, schema, dashboard
-	$(BIN)/python -m deploy.docs
+	$(BIN)/python -m tools.docs
 
 dashboard-preview: $(VENV)/.dev  ## Draw the dashboard's panels from a service under load, into docs/pictures/
-	@deploy/setup/system-packages.sh
-	$(BIN)/python -m deploy.dashboards.preview
+	@tools/setup/system-packages.sh
+	$(BIN)/python -m tests.chart.dashboard_preview
 
 lock: $(VENV)/.dev  ## Lock what pyproject.toml asks for (LOCK_OPTIONS=--upgrade: to today's versions)
-	$(UV_COMPILE) pyproject.toml -o requirements.txt
-	$(UV_COMPILE) pyproject.toml --extra otel -c requirements.txt -o requirements-otel.txt
-	$(UV_COMPILE) pyproject.toml --extra otel --extra dev -c requirements-otel.txt -o requirements-dev.txt
-	$(UV_COMPILE) --group build -c requirements-dev.txt -o requirements-build.txt
+	$(UV_COMPILE) pyproject.toml -o requirements/runtime.txt
+	$(UV_COMPILE) pyproject.toml --extra otel -c requirements/runtime.txt -o requirements/otel.txt
+	$(UV_COMPILE) pyproject.toml --extra otel --extra dev -c requirements/otel.txt -o requirements/dev.txt
+	$(UV_COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
 
 image:  ## Build the container image with podman or docker
 	$(ENGINE) build $(if $(filter podman,$(notdir $(ENGINE))),--format docker) \
@@ -78,7 +78,7 @@ chart: $(VENV)/.dev  ## Pack the Helm chart into dist/
 
 clean:  ## Remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
-	find app tests -name __pycache__ -prune -exec rm -rf {} +
+	find app tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 node-packages: $(if $(shell command -v npm),$(NODE_TESTS:%=%/node_modules/.package-lock.json))
 
@@ -86,15 +86,15 @@ node-packages: $(if $(shell command -v npm),$(NODE_TESTS:%=%/node_modules/.packa
 	npm ci --prefix $* --silent --no-audit --no-fund
 
 $(BIN)/python:
-	@deploy/setup/make-venv.sh $(VENV)
+	@tools/setup/make-venv.sh $(VENV)
 
-$(VENV)/.runtime: requirements.txt requirements-build.txt pyproject.toml | $(BIN)/python
+$(VENV)/.runtime: requirements/runtime.txt requirements/build.txt pyproject.toml | $(BIN)/python
 	@echo "Installing Starling into $(VENV)"
-	@$(PIP_INSTALL) --require-hashes -r requirements.txt -r requirements-build.txt
+	@$(PIP_INSTALL) --require-hashes -r requirements/runtime.txt -r requirements/build.txt
 	@$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	@echo "Installing the development tools into $(VENV)"
-	@$(PIP_INSTALL) --require-hashes -r requirements-dev.txt
+	@$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
 	@touch $@

@@ -5,11 +5,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import cli
-from app.commands import capacity
-from app.commands.capacity import Load, TooLargeError, entrance_cores, plan, pod_of, reached_workers, redis_of
-from deploy.docs.capacity_tables import capacity_tables
+from starling.cli import capacity
+from starling.cli.capacity import Load, TooLargeError, entrance_cores, plan, pod_of, reached_workers, redis_of
+from starling.cli.entry import cli
 from tests.chart.rendering import render
+from tools.docs.capacity_tables import capacity_tables
 
 ROUND = {
     "MASTER_BYTES": 30e6,

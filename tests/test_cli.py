@@ -17,13 +17,13 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from app import __version__
-from app.cli import cli
-from app.commands.top import snapshot_of
-from app.settings import CLIENT_VARIABLES
-from tests.proxy import Proxy
-from tests.running import SECRET, Starling
-from tests.services import RedisServer, free_port
+from starling import __version__
+from starling.cli.entry import cli
+from starling.cli.top import snapshot_of
+from starling.settings import CLIENT_VARIABLES
+from tests.support.proxy import Proxy
+from tests.support.running import SECRET, Starling
+from tests.support.services import RedisServer, free_port
 
 KEY = "a test's own key for the API"
 CHANNELS = """

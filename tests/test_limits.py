@@ -7,20 +7,20 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from app.auth.compact import MAX_TOKEN_BYTES
-from app.brokers.link import MAX_EVENTS
-from app.core.channels import ChannelOptions, Channels
-from app.core.orders import CHANNELS_LIMIT
-from app.core.tap import EVENTS_WAITING
-from app.core.trace import FRAMES_WAITING, TRACE_SECONDS, TRACES_LIMIT
-from app.protocol.codec import COMMANDS_PER_FRAME
-from app.protocol.codec_json import NESTING_LIMIT
-from app.protocol.session import SessionLimits
-from app.protocol.shown import PAYLOAD_BYTES
-from app.server.assembly import CONTROL_BURST
-from app.server.options import BODY_SECONDS, ServerOptions
-from app.settings import PREFIX, Settings
-from app.web.api_models import (
+from starling.auth.compact import MAX_TOKEN_BYTES
+from starling.brokers.link import MAX_EVENTS
+from starling.client.node_commands import CHANNELS_LIMIT
+from starling.engine.capture import FRAMES_WAITING, TRACE_SECONDS, TRACES_LIMIT
+from starling.engine.channels import ChannelOptions, Channels
+from starling.engine.frame_tap import EVENTS_WAITING
+from starling.protocol.codec import COMMANDS_PER_FRAME
+from starling.protocol.codec_json import NESTING_LIMIT
+from starling.protocol.session import SessionLimits
+from starling.protocol.shown import PAYLOAD_BYTES
+from starling.server.assembly import CONTROL_BURST
+from starling.server.options import BODY_SECONDS, ServerOptions
+from starling.settings import PREFIX, Settings
+from starling.web.api_models import (
     BATCH_COMMANDS,
     BROADCAST_CHANNELS,
     HISTORY_LIMIT,
@@ -28,8 +28,8 @@ from app.web.api_models import (
     TOP_LIMIT,
     WAIT_SECONDS,
 )
-from app.web.api_waiting import WAITING_LIMIT
-from app.web.webhooks import QUEUE_EVENTS
+from starling.web.api_waiting import WAITING_LIMIT
+from starling.web.webhooks import QUEUE_EVENTS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "limits.md").read_text()
 TABLE = [line for line in PAGE.partition("\n## ")[0].splitlines() if line.startswith("| ")]

@@ -11,17 +11,17 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from app import __version__
+from starling import __version__
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUNTIME = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 LOCKS = {
-    "requirements.txt": RUNTIME,
-    "requirements-otel.txt": RUNTIME + EXTRAS["otel"],
-    "requirements-dev.txt": RUNTIME + EXTRAS["otel"] + EXTRAS["dev"],
-    "requirements-build.txt": PROJECT["dependency-groups"]["build"] + PROJECT["build-system"]["requires"],
+    "requirements/runtime.txt": RUNTIME,
+    "requirements/otel.txt": RUNTIME + EXTRAS["otel"],
+    "requirements/dev.txt": RUNTIME + EXTRAS["otel"] + EXTRAS["dev"],
+    "requirements/build.txt": PROJECT["dependency-groups"]["build"] + PROJECT["build-system"]["requires"],
 }
 PIN = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)(?P<marker> ;[^\\]*)? \\\n(?P<hashes>(?:    --hash=\S+(?: \\)?\n)+)"
@@ -155,7 +155,7 @@ def test_the_version_stands_in_one_place() -> None:
         for _, line in text_lines(path)
         if written.search(line)
     ]
-    assert places == ["app/__init__.py"]
+    assert places == ["app/starling/__init__.py"]
 
 
 def test_every_shell_script_can_be_run() -> None:

@@ -23,14 +23,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from msgspec import Raw
 from prometheus_client import CollectorRegistry
 
-from app.core.realtime import JsonConnection
-from app.core.transport import Frame
-from app.main import create_app
-from app.protocol.codes import UNSUBSCRIBE_SERVER
-from app.protocol.messages import Publication
-from app.settings import load_settings
-from tests.json_transport import JsonTransport
-from tests.virtual_time import VirtualTimeLoop
+from starling.client.realtime import JsonConnection
+from starling.engine.transport import Frame
+from starling.main import create_app
+from starling.protocol.codes import UNSUBSCRIBE_SERVER
+from starling.protocol.messages import Publication
+from starling.settings import load_settings
+from tests.support.json_transport import JsonTransport
+from tests.support.virtual_time import VirtualTimeLoop
 
 KEPT = {"few": 3, "many": 1000}
 """How many publications the channels of each namespace with history keep."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import SECTIONS, Settings, SettingsError, load_settings
+from starling.settings import SECTIONS, Settings, SettingsError, load_settings
 
 SECRET = "x" * 32
 

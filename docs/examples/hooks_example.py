@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel
 
-from app.core.hooks import Refuse
-from app.protocol.messages import ClientInfo
+from starling.engine.hooks import Refuse
+from starling.protocol.messages import ClientInfo
 
 BANNED = {"mallory"}
 

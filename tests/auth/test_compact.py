@@ -4,8 +4,8 @@ import base64
 
 import pytest
 
-from app.auth.compact import parse_compact
-from app.auth.tokens import RefusalReason, TokenRefused
+from starling.auth.compact import parse_compact
+from starling.auth.tokens import RefusalReason, TokenRefused
 from tests.auth.forge import base64url
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from app.auth.claims import TokenRules
-from app.auth.jwt import JwtVerifier
-from app.auth.keys import VerificationKey
-from app.auth.tokens import ChannelOverride, RefusalReason
+from starling.auth.claims import TokenRules
+from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
+from starling.auth.tokens import ChannelOverride, RefusalReason
 from tests.auth.forge import SECRET
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tokens.md").read_text()

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from app.auth.claims import TokenRules
-from app.auth.jwt import JwtVerifier
-from app.auth.keys import VerificationKey
-from app.auth.tokens import (
+from starling.auth.claims import TokenRules
+from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
+from starling.auth.tokens import (
     ChannelOverride,
     Credentials,
     RefusalReason,

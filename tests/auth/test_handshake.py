@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.auth.handshake import PresentedToken, TokenSource, find_token, select_subprotocol
+from starling.auth.handshake import PresentedToken, TokenSource, find_token, select_subprotocol
 
 TOKEN = "aaa.bbb.ccc"
 

@@ -9,10 +9,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from app.auth.claims import TokenRules
-from app.auth.jwt import JwtVerifier
-from app.auth.keys import VerificationKey
-from app.auth.tokens import RefusalReason, TokenRefused
+from starling.auth.claims import TokenRules
+from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
+from starling.auth.tokens import RefusalReason, TokenRefused
 from tests.auth.forge import AUDIENCE, CANARY, ISSUER, NOW, SECRET, base64url, good_claims, sign
 
 STRICT = TokenRules(audience=AUDIENCE, issuer=ISSUER, require_expiry=True, max_lifetime_seconds=3600)

@@ -3,12 +3,12 @@
 import jwt
 import pytest
 
-from app.auth.claims import TokenRules
-from app.auth.explain import explain
-from app.auth.issue import issue_connection_token, issue_subscription_token
-from app.auth.jwt import JwtVerifier
-from app.auth.keys import VerificationKey
-from app.auth.tokens import RefusalReason
+from starling.auth.claims import TokenRules
+from starling.auth.explain import explain
+from starling.auth.issue import issue_connection_token, issue_subscription_token
+from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
+from starling.auth.tokens import RefusalReason
 from tests.auth.forge import NOW, SECRET, sign
 
 # 2027-01-15 08:00:00 UTC, by hand: 1,800,000,000 = 20,833 days * 86,400 + 28,800.

@@ -21,15 +21,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from structlog.testing import capture_logs
 
-from app.auth.claims import TokenRules
-from app.auth.jwks import Jwks, parse_jwks
-from app.auth.jwks_download import JwksDownload, JwksError
-from app.auth.jwt import JwtVerifier
-from app.auth.keys import VerificationKey
-from app.auth.tokens import KeyNotLoaded, RefusalReason, TokenRefused
+from starling.auth.claims import TokenRules
+from starling.auth.jwks import Jwks, parse_jwks
+from starling.auth.jwks_download import JwksDownload, JwksError
+from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
+from starling.auth.tokens import KeyNotLoaded, RefusalReason, TokenRefused
 from tests.auth.forge import SECRET, sign
 from tests.auth.issuer import Issuer, SigningKey, send
-from tests.waiting import until
+from tests.support.waiting import until
 
 RULES = TokenRules(audience="starling")
 LONG = 3600.0

@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from app.auth.claims import TokenRules
-from app.auth.jwt import JwtVerifier
-from app.auth.keys import VerificationKey
-from app.auth.tokens import RefusalReason, TokenRefused
+from starling.auth.claims import TokenRules
+from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
+from starling.auth.tokens import RefusalReason, TokenRefused
 from tests.auth.forge import NOW, SECRET, sign
 
 MAKE: dict[str, Callable[[], Any]] = {

@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.auth.claims import TokenRules
-from app.auth.jwt import JwtVerifier
-from app.auth.keys import VerificationKey
-from app.auth.tokens import Credentials, SubscriptionGrant, TokenRefused
+from starling.auth.claims import TokenRules
+from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
+from starling.auth.tokens import Credentials, SubscriptionGrant, TokenRefused
 from tests.auth.forge import NOW, SECRET, base64url, good_claims, sign
 
 KEYS = [VerificationKey.from_secret(SECRET), VerificationKey.from_secret("x" * 40, key_id="2025")]

@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from tests.running import Starling
 from tests.server.serving import Server
-from tests.services import RedisServer
+from tests.support.running import Starling
+from tests.support.services import RedisServer
 
 ROUNDS = 5
 REQUESTS = 1500

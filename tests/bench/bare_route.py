@@ -1,6 +1,6 @@
 """A bare FastAPI POST route on Starling's own server, to hold the server API against.
 
-`python -m tests.bench.bare_route '{"port": …}'`: the options are those of app.server.options.ServerOptions.
+`python -m tests.bench.bare_route '{"port": …}'`: the options are those of starling.server.options.ServerOptions.
 """
 
 import json
@@ -33,10 +33,10 @@ def main() -> None:
     metrics.mkdir(parents=True, exist_ok=True)
     # prometheus_client chooses at its first import where figures live.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
-    from app.core.readiness import Readiness, Unready
-    from app.server.application import serve
-    from app.server.options import ServerOptions, Service
-    from app.telemetry.logging import configure_logging
+    from starling.engine.readiness import Readiness, Unready
+    from starling.server.application import serve
+    from starling.server.options import ServerOptions, Service
+    from starling.telemetry.logging import configure_logging
 
     configure_logging("info", "json")
     readiness = Readiness()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from app.core.transport import Frame
-from app.server.compression import Deflater, Inflater
+from starling.engine.transport import Frame
+from starling.server.compression import Deflater, Inflater
 
 SIZES = (256, 512, 1024, 4096, 16384, 65536)
 MESSAGES = 50

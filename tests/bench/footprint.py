@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from app import __version__
-from tests.containers import Container, ContainersUnavailableError, Podman
-from tests.running import Starling
-from tests.services import RedisServer
+from starling import __version__
+from tests.support.containers import Container, ContainersUnavailableError, Podman
+from tests.support.running import Starling
+from tests.support.services import RedisServer
 
 STARTS = 5
 SETTLE_SECONDS = 5.0

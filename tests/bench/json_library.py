@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from app.protocol.messages import ClientInfo, Command, Publication, Push, Reply, SubscribeResult
+from starling.protocol.messages import ClientInfo, Command, Publication, Push, Reply, SubscribeResult
 
 REPEATS = 7
 

@@ -11,12 +11,12 @@ import uvloop
 from msgspec import Raw
 from rich.console import Console
 
-from app.core.connection import Connection
-from app.core.hub import Hub
-from app.core.realtime import JsonConnection
-from app.core.transport import Batch
-from app.protocol.messages import Publication
-from app.telemetry.metrics import TransportFigures
+from starling.client.realtime import JsonConnection
+from starling.engine.connection import Connection
+from starling.engine.hub import Hub
+from starling.engine.transport import Batch
+from starling.protocol.messages import Publication
+from starling.telemetry.metrics import TransportFigures
 
 SUBSCRIBERS = 100_000
 BROADCASTS = 10

@@ -36,9 +36,9 @@ async def deliver(doors: Any, receivers: int) -> float:
     """From the broker's bytes to the receivers' sockets."""
     from msgspec import Raw
 
-    from app.brokers.envelope import decode, encode_body, encode_publication
-    from app.core.realtime import JsonConnection
-    from app.protocol.messages import Publication
+    from starling.brokers.envelope import decode, encode_body, encode_publication
+    from starling.client.realtime import JsonConnection
+    from starling.protocol.messages import Publication
 
     node, channel = doors.node, f"room{receivers}"
     for _ in range(receivers):
@@ -87,8 +87,8 @@ async def measure() -> dict[str, float]:
     """Microseconds of a message, by what is done with it."""
     from prometheus_client import CollectorRegistry
 
-    from app.main import create_app
-    from app.settings import load_settings
+    from starling.main import create_app
+    from starling.settings import load_settings
 
     application = create_app(load_settings({"STARLING_DEV": "true"}), CollectorRegistry())
     async with application.router.lifespan_context(application):

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from app.auth.issue import issue_connection_token
+from starling.auth.issue import issue_connection_token
 from tests.bench.load_generator import LoadGenerator, Target
 from tests.bench.process import Cores, ServerProcess
 from tests.bench.workshop import PEERS, ROOT, Workshop, search_path
-from tests.services import free_port
+from tests.support.services import free_port
 
 CHANNELS = """
 default:

@@ -1,4 +1,4 @@
-"""The constants of app/commands/capacity.py, measured anew; and the model held to a run of another load within 25 %.
+"""The constants of starling.cli.capacity, measured anew; and the model held to a run of another load within 25 %.
 
 Starling over a real Redis, server and load on a processor each. Processor time is the kernel's; memory is the anonymous
 part of the proportional set size, which the kernel cannot give up; each is measured on a fresh pod, for what was freed
@@ -25,14 +25,14 @@ import redis as redis_client
 from rich.console import Console
 from websockets.sync.client import connect
 
-from app.auth.issue import issue_connection_token
-from app.commands import capacity
-from app.commands.capacity import Load, pod_of, redis_of
+from starling.auth.issue import issue_connection_token
+from starling.cli import capacity
+from starling.cli.capacity import Load, pod_of, redis_of
 from tests.bench.load_generator import SOURCES, LoadGenerator, Target, compile_program, compiler_missing
 from tests.bench.process import Cores, anonymous_bytes, on_core, processor_seconds, raise_file_limit
 from tests.bench.workshop import BUILD
-from tests.running import SECRET, Starling
-from tests.services import RedisServer
+from tests.support.running import SECRET, Starling
+from tests.support.services import RedisServer
 
 KEY = "a key of the benchmark's own"
 CHANNELS = """
@@ -380,7 +380,7 @@ def main() -> None:
             pings(one, found)
         constants: dict[str, Any] = vars(capacity)
         for name in sorted(found):
-            console.print(f"{name} = {found[name]:.3g}  # app/commands/capacity.py has {constants[name]:.3g}")
+            console.print(f"{name} = {found[name]:.3g}  # app/starling/cli/capacity.py has {constants[name]:.3g}")
         if "--write" in sys.argv[1:]:
             write(found, console)
         with bench(directory, generator) as one:

@@ -13,15 +13,15 @@ import time
 from msgspec import Raw
 from prometheus_client import CollectorRegistry
 
-from app.brokers import envelope
-from app.core.broker import StreamEntry
-from app.core.connection import Connection
-from app.core.hub import Hub
-from app.core.realtime import JsonConnection
-from app.core.transport import Batch
-from app.protocol.messages import Publication
-from app.telemetry.metrics import Metrics
-from app.telemetry.top_channels import ChannelMeter
+from starling.brokers import envelope
+from starling.client.realtime import JsonConnection
+from starling.engine.broker import StreamEntry
+from starling.engine.connection import Connection
+from starling.engine.hub import Hub
+from starling.engine.transport import Batch
+from starling.protocol.messages import Publication
+from starling.telemetry.metrics import Metrics
+from starling.telemetry.top_channels import ChannelMeter
 from tests.bench.process import raise_file_limit
 
 ROUNDS = 25

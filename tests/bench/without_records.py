@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from app.settings import load_settings
+from starling.settings import load_settings
 
 
 def log_nothing(*_arguments: object) -> None:
@@ -30,8 +30,8 @@ def main() -> None:
     metrics_dir.mkdir(parents=True, exist_ok=True)
     # prometheus_client chooses at its first import where figures live.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
-    from app import main as composition
-    from app.telemetry.metrics import Distribution, Metrics
+    from starling import main as composition
+    from starling.telemetry.metrics import Distribution, Metrics
 
     class NullDistribution(Distribution):
         def observe(self, seconds: float) -> None:
@@ -47,7 +47,7 @@ def main() -> None:
 
     for name, substitute in {"Metrics": NullMetrics, "configure_logging": log_nothing}.items():
         if name not in vars(composition):
-            raise SystemExit(f"app.main has no {name} any more: mend tests/bench/without_records.py")
+            raise SystemExit(f"starling.main has no {name} any more: mend tests/bench/without_records.py")
         setattr(composition, name, substitute)
     composition.run(load_settings(os.environ))
 

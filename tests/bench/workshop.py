@@ -117,7 +117,7 @@ def _install_python() -> Path:
 
 def _pins() -> Iterator[str]:
     """Starling's own versions, so that peers differ from it by nothing else."""
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
+    for line in (ROOT / "requirements/runtime.txt").read_text().splitlines():
         if (pin := PIN.match(line)) and not OWN_VERSIONS.match(line):
             yield re.sub(r"\[[^]]*\]", "", pin[0])
 

@@ -6,11 +6,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from app.brokers.open import open_broker
+from starling.brokers.open import open_broker
 from tests.brokers.party import Party
-from tests.redis_cluster import RedisCluster
-from tests.services import Server
-from tests.waiting import until
+from tests.support.redis_cluster import RedisCluster
+from tests.support.services import Server
+from tests.support.waiting import until
 
 Opener = Callable[..., Awaitable[Party]]
 

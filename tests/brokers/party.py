@@ -2,9 +2,9 @@
 
 from msgspec import Raw
 
-from app.brokers.broadcast import BroadcastBroker
-from app.core.broker import LinkState, PublishOptions, StreamEntry
-from app.protocol.messages import ClientInfo, Publication
+from starling.brokers.broadcast import BroadcastBroker
+from starling.engine.broker import LinkState, PublishOptions, StreamEntry
+from starling.protocol.messages import ClientInfo, Publication
 
 LIVE = PublishOptions()
 

@@ -11,18 +11,18 @@ import structlog
 from msgspec import Raw
 from redis.crc import key_slot
 
-import app.brokers
-from app.brokers.redis_rights import rule
-from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, StreamPosition
-from app.protocol.messages import Publication
+import starling.brokers
+from starling.brokers.redis.rights import rule
+from starling.engine.broker import BrokerUnavailable, LinkState, PublishOptions, StreamPosition
+from starling.protocol.messages import Publication
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party
-from tests.configured_redis import ConfiguredServer
-from tests.redis_cluster import RedisCluster
-from tests.services import RedisServer
-from tests.waiting import until
+from tests.support.configured_redis import ConfiguredServer
+from tests.support.redis_cluster import RedisCluster
+from tests.support.services import RedisServer
+from tests.support.waiting import until
 
-PUBLISH = Path(app.brokers.__file__).with_name("publish.lua")
+PUBLISH = Path(starling.brokers.__file__).with_name("publish.lua")
 KEPT = PublishOptions(history_size=100, history_ttl=60, history_meta_ttl=3600)
 # One for each node.
 ROOMS = [

@@ -8,8 +8,8 @@ import pytest
 import structlog
 from msgspec import Raw
 
-from app.brokers.open import open_broker
-from app.core.broker import (
+from starling.brokers.open import open_broker
+from starling.engine.broker import (
     BrokerUnavailable,
     LinkState,
     PublishOptions,
@@ -17,12 +17,12 @@ from app.core.broker import (
     StreamEntry,
     StreamPosition,
 )
-from app.protocol.messages import ClientInfo, Publication
-from app.telemetry.tracing import TraceContext
+from starling.protocol.messages import ClientInfo, Publication
+from starling.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party
-from tests.services import Server
-from tests.waiting import until
+from tests.support.services import Server
+from tests.support.waiting import until
 
 Pair = tuple[Party, Party]
 

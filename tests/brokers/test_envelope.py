@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from app.brokers import envelope
-from app.brokers.envelope import Join, Leave, MalformedEnvelope
-from app.core.broker import StreamEntry
-from app.protocol.messages import ClientInfo, Publication
-from app.telemetry.tracing import TraceContext
+from starling.brokers import envelope
+from starling.brokers.envelope import Join, Leave, MalformedEnvelope
+from starling.engine.broker import StreamEntry
+from starling.protocol.messages import ClientInfo, Publication
+from starling.telemetry.tracing import TraceContext
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 raw_json = st.recursive(

@@ -8,16 +8,23 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from app.brokers.memory import MemoryBackend, MemoryBroker
-from app.brokers.memory_history import MemoryHistory
-from app.brokers.open import open_broker
-from app.core.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamEntry, StreamPosition, StreamRead
-from app.core.history import History
-from app.protocol.messages import ClientInfo, Publication
-from app.telemetry.tracing import TraceContext
+from starling.brokers.memory.broker import MemoryBackend, MemoryBroker
+from starling.brokers.memory.history import MemoryHistory
+from starling.brokers.open import open_broker
+from starling.engine.broker import (
+    BrokerUnavailable,
+    PublishOptions,
+    PublishOutcome,
+    StreamEntry,
+    StreamPosition,
+    StreamRead,
+)
+from starling.engine.history import History
+from starling.protocol.messages import ClientInfo, Publication
+from starling.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
-from tests.waiting import until
+from tests.support.waiting import until
 
 KEPT = PublishOptions(history_size=100, history_ttl=60, history_meta_ttl=3600)
 CHANNEL = "news:ü"

@@ -22,18 +22,18 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from app.brokers.envelope import decode, encode_body
-from app.brokers.memory_history import MemoryHistory
-from app.brokers.redis_history import RedisHistory
-from app.core.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
-from app.core.follower import Joined
-from app.core.history import History
-from app.core.recent import MemoryBudget
-from app.core.stream import Stream, StreamFigures, StreamOptions, check_positions
-from app.protocol.messages import Publication
-from app.telemetry.tracing import TraceContext
-from tests.services import RedisServer
-from tests.virtual_time import run_in_virtual_time
+from starling.brokers.envelope import decode, encode_body
+from starling.brokers.memory.history import MemoryHistory
+from starling.brokers.redis.history import RedisHistory
+from starling.engine.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
+from starling.engine.follower import Joined
+from starling.engine.history import History
+from starling.engine.recent import MemoryBudget
+from starling.engine.stream import Stream, StreamFigures, StreamOptions, check_positions
+from starling.protocol.messages import Publication
+from starling.telemetry.tracing import TraceContext
+from tests.support.services import RedisServer
+from tests.support.virtual_time import run_in_virtual_time
 
 SEED = int(os.environ.get("STARLING_MODEL_SEED", "7"))
 CHANNELS = ("news:a", "news:b", "news:c")

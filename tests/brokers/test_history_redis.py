@@ -14,19 +14,26 @@ from msgspec import Raw
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-import app.brokers
-from app.brokers.open import open_broker
-from app.core.broker import BrokerUnavailable, LinkState, PublishOptions, PublishOutcome, StreamEntry, StreamPosition
-from app.core.follower import Joined
-from app.core.history import missed
-from app.core.recent import MemoryBudget
-from app.core.stream import Stream, StreamFigures, StreamOptions, check_positions
-from app.protocol.messages import Publication
-from app.telemetry.tracing import TraceContext
+import starling.brokers
+from starling.brokers.open import open_broker
+from starling.engine.broker import (
+    BrokerUnavailable,
+    LinkState,
+    PublishOptions,
+    PublishOutcome,
+    StreamEntry,
+    StreamPosition,
+)
+from starling.engine.follower import Joined
+from starling.engine.history import missed
+from starling.engine.recent import MemoryBudget
+from starling.engine.stream import Stream, StreamFigures, StreamOptions, check_positions
+from starling.protocol.messages import Publication
+from starling.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
-from tests.services import RedisServer
-from tests.waiting import until
+from tests.support.services import RedisServer
+from tests.support.waiting import until
 
 KEPT = PublishOptions(history_size=100, history_ttl=60, history_meta_ttl=3600)
 CHANNEL = "news:a"
@@ -220,14 +227,14 @@ async def test_a_new_connection_to_redis_knows_the_scripts_before_the_first_publ
     await opener(redis_server.limited_url)
 
     names = ("publish.lua", "publish_once.lua")
-    digests = [hashlib.sha1(Path(app.brokers.__file__).with_name(name).read_bytes()).hexdigest() for name in names]
+    digests = [hashlib.sha1(Path(starling.brokers.__file__).with_name(name).read_bytes()).hexdigest() for name in names]
     assert await redis.script_exists(*digests) == [True, True]
 
 
 async def test_a_backend_publishes_with_eval_alone(redis_server: RedisServer, opener: Opener) -> None:
     here = await opener(redis_server.url)
     await here.broker.subscribe(CHANNEL)
-    script = Path(app.brokers.__file__).with_name("publish.lua")
+    script = Path(starling.brokers.__file__).with_name("publish.lua")
     answers = []
     for key in ("order-1", "order-1", "order-2"):
         keys = [META, STREAM, f"starling:idem:{{news:a}}:{key}"]

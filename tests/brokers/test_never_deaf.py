@@ -5,16 +5,16 @@ import asyncio
 import pytest
 import redis.asyncio
 
-from app.brokers.probe import hears_itself
-from app.brokers.redis_address import parse_address
-from app.brokers.redis_backend import RedisBackend
-from app.brokers.redis_calls import RedisCalls
-from app.core.broker import LinkState
+from starling.brokers.probe import hears_itself
+from starling.brokers.redis.address import parse_address
+from starling.brokers.redis.backend import RedisBackend
+from starling.brokers.redis.calls import RedisCalls
+from starling.engine.broker import LinkState
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
-from tests.proxy import Proxy
-from tests.services import PostgresServer, RedisServer
-from tests.waiting import until
+from tests.support.proxy import Proxy
+from tests.support.services import PostgresServer, RedisServer
+from tests.support.waiting import until
 
 
 def unsubscribe(channel: str) -> bytes:

@@ -8,14 +8,14 @@ from typing import Protocol
 import pytest
 import redis.asyncio
 
-from app.brokers.memory_occupancy import MemoryOccupancy
-from app.brokers.open import open_broker
-from app.core.broker import BrokerUnavailable
-from app.core.occupancy import Occupancy, OccupancyChange, OccupiedChannels
+from starling.brokers.memory.occupancy import MemoryOccupancy
+from starling.brokers.open import open_broker
+from starling.engine.broker import BrokerUnavailable
+from starling.engine.occupancy import Occupancy, OccupancyChange, OccupiedChannels
 from tests.brokers.party import Party
-from tests.redis_cluster import RedisCluster
-from tests.services import RedisServer
-from tests.waiting import until
+from tests.support.redis_cluster import RedisCluster
+from tests.support.services import RedisServer
+from tests.support.waiting import until
 
 TTL = 60.0
 MAKE_OLDER = (

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from app.brokers.memory import MemoryBroker
-from app.brokers.open import open_broker
-from app.brokers.postgres import PostgresBroker
-from app.brokers.redis import RedisBroker
-from app.brokers.redis_address import parse_address
+from starling.brokers.memory.broker import MemoryBroker
+from starling.brokers.open import open_broker
+from starling.brokers.postgres import PostgresBroker
+from starling.brokers.redis.address import parse_address
+from starling.brokers.redis.broker import RedisBroker
 
 
 @pytest.mark.parametrize(

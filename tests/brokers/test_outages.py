@@ -11,12 +11,12 @@ import redis.asyncio
 import structlog
 import uvloop
 
-from app.brokers.open import open_broker
-from app.core.broker import BrokerUnavailable, LinkState
+from starling.brokers.open import open_broker
+from starling.engine.broker import BrokerUnavailable, LinkState
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
-from tests.services import PostgresServer, RedisServer, Server
-from tests.waiting import until
+from tests.support.services import PostgresServer, RedisServer, Server
+from tests.support.waiting import until
 
 BACK_WITHIN = 5.0
 

@@ -10,19 +10,19 @@ import structlog
 import uvloop
 from msgspec import Raw
 
-from app.brokers.broadcast import BroadcastBroker
-from app.brokers.link import EventQueue, LinkEvent, MessageEvent
-from app.brokers.memory import MemoryBackend
-from app.brokers.open import open_broker
-from app.brokers.outbox import Outbox
-from app.brokers.redis_address import parse_address
-from app.brokers.redis_backend import RedisBackend
-from app.core.broker import BrokerUnavailable, LinkState, StreamEntry
-from app.protocol.messages import Publication
+from starling.brokers.broadcast import BroadcastBroker
+from starling.brokers.link import EventQueue, LinkEvent, MessageEvent
+from starling.brokers.memory.broker import MemoryBackend
+from starling.brokers.open import open_broker
+from starling.brokers.redis.address import parse_address
+from starling.brokers.redis.backend import RedisBackend
+from starling.brokers.redis.outbox import Outbox
+from starling.engine.broker import BrokerUnavailable, LinkState, StreamEntry
+from starling.protocol.messages import Publication
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party
-from tests.services import RedisServer
-from tests.waiting import until
+from tests.support.services import RedisServer
+from tests.support.waiting import until
 
 MANY = 2000
 

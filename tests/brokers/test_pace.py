@@ -7,11 +7,11 @@ from itertools import pairwise
 import pytest
 import redis as redis_client
 
-from app.brokers.memory_pace import MemoryPace
-from app.core.broker import BrokerUnavailable
-from app.core.pace import PaceStore
+from starling.brokers.memory.drain_rate import MemoryPace
+from starling.engine.broker import BrokerUnavailable
+from starling.engine.drain_rate import PaceStore
 from tests.brokers.conftest import Opener
-from tests.services import RedisServer
+from tests.support.services import RedisServer
 
 # What may pass between two questions on a machine that is busy.
 LATE = 0.5

@@ -8,14 +8,14 @@ import pytest
 import structlog
 from msgspec import Raw
 
-from app.brokers import postgres
-from app.core.broker import PublicationTooLarge, PublishOptions
-from app.protocol.messages import ClientInfo, Publication
-from app.telemetry.tracing import TraceContext
+from starling.brokers import postgres
+from starling.engine.broker import PublicationTooLarge, PublishOptions
+from starling.protocol.messages import ClientInfo, Publication
+from starling.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE
-from tests.services import PostgresServer
-from tests.waiting import until
+from tests.support.services import PostgresServer
+from tests.support.waiting import until
 
 
 async def notify(server: PostgresServer, channel: str, payload: str) -> None:

@@ -10,15 +10,15 @@ import redis.asyncio
 import structlog
 from msgspec import Raw
 
-from app.brokers.memory_presence import MemoryPresence
-from app.brokers.open import open_broker
-from app.core.broker import BrokerUnavailable
-from app.core.presence import Presence, PresenceStats
-from app.protocol.messages import ClientInfo
+from starling.brokers.memory.presence import MemoryPresence
+from starling.brokers.open import open_broker
+from starling.engine.broker import BrokerUnavailable
+from starling.engine.presence import Presence, PresenceStats
+from starling.protocol.messages import ClientInfo
 from tests.brokers.party import Party
-from tests.redis_cluster import RedisCluster
-from tests.services import RedisServer
-from tests.waiting import until
+from tests.support.redis_cluster import RedisCluster
+from tests.support.services import RedisServer
+from tests.support.waiting import until
 
 TTL = 60.0
 CHANNEL = "news:ü"

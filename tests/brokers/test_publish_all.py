@@ -6,14 +6,14 @@ import pytest
 import redis as redis_client
 from msgspec import Raw
 
-from app.brokers.open import open_broker
-from app.core.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions, StreamPosition
-from app.protocol.messages import Publication
+from starling.brokers.open import open_broker
+from starling.engine.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions, StreamPosition
+from starling.protocol.messages import Publication
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party
-from tests.proxy import Proxy
-from tests.services import RedisServer
-from tests.waiting import until
+from tests.support.proxy import Proxy
+from tests.support.services import RedisServer
+from tests.support.waiting import until
 
 KEPT = PublishOptions(history_size=10, history_ttl=60, history_meta_ttl=60)
 NEWS = Publication(Raw(b'{"text":"news"}'))

@@ -8,14 +8,14 @@ import structlog
 from msgspec import Raw
 from structlog.typing import EventDict
 
-from app.brokers.redis_address import parse_address
-from app.brokers.redis_backend import RedisBackend
-from app.core.broker import BrokerUnavailable, LinkState, PublishOptions
-from app.protocol.messages import Publication
+from starling.brokers.redis.address import parse_address
+from starling.brokers.redis.backend import RedisBackend
+from starling.engine.broker import BrokerUnavailable, LinkState, PublishOptions
+from starling.protocol.messages import Publication
 from tests.brokers.conftest import Opener
-from tests.proxy import Proxy
-from tests.services import RedisServer, free_port
-from tests.waiting import until
+from tests.support.proxy import Proxy
+from tests.support.services import RedisServer, free_port
+from tests.support.waiting import until
 
 
 def events(logs: list[EventDict], name: str) -> list[EventDict]:

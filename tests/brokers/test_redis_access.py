@@ -16,17 +16,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from structlog.typing import EventDict
 
-import app.brokers
-from app.brokers.open import open_broker
-from app.brokers.redis_rights import rule
-from app.core.broker import BrokerUnavailable
+import starling.brokers
+from starling.brokers.open import open_broker
+from starling.brokers.redis.rights import rule
+from starling.engine.broker import BrokerUnavailable
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
-from tests.configured_redis import ConfiguredServer
-from tests.services import RedisServer, documented_user, free_port
-from tests.waiting import until
+from tests.support.configured_redis import ConfiguredServer
+from tests.support.services import RedisServer, documented_user, free_port
+from tests.support.waiting import until
 
-SOURCES = Path(app.brokers.__file__).parent
+SOURCES = Path(starling.brokers.__file__).parent
 
 
 def events(logs: list[EventDict], name: str) -> list[EventDict]:

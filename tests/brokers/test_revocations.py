@@ -5,11 +5,11 @@ import time
 import pytest
 import redis as redis_client
 
-from app.brokers.memory_revocations import MemoryRevocations
-from app.core.broker import BrokerUnavailable
-from app.core.revocation import Revocation, RevocationStore
+from starling.brokers.memory.revocations import MemoryRevocations
+from starling.engine.broker import BrokerUnavailable
+from starling.engine.revocation import Revocation, RevocationStore
 from tests.brokers.conftest import Opener
-from tests.services import RedisServer
+from tests.support.services import RedisServer
 
 
 def until(seconds: float, kind: str = "token", name: str = "t") -> Revocation:

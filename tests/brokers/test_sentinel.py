@@ -8,12 +8,12 @@ from contextlib import suppress
 import pytest
 import structlog
 
-from app.core.broker import BrokerUnavailable, LinkState
+from starling.engine.broker import BrokerUnavailable, LinkState
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
-from tests.configured_redis import ConfiguredServer
-from tests.redis_sentinels import SERVICE, SentinelGroup
-from tests.waiting import until
+from tests.support.configured_redis import ConfiguredServer
+from tests.support.redis_sentinels import SERVICE, SentinelGroup
+from tests.support.waiting import until
 
 BACK_WITHIN = 5.0
 

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from app.brokers.subscriptions import Subscriptions
+from starling.brokers.subscriptions import Subscriptions
 
 channels = st.sampled_from("abcd")
 

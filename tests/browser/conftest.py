@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 from tests.browser.tab import Tab
-from tests.running import Starling
+from tests.support.running import Starling
 
 ARGUMENTS = (
     "--no-sandbox",

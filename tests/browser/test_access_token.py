@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import expect
 
-from app.auth.issue import issue_connection_token
+from starling.auth.issue import issue_connection_token
 from tests.browser.tab import Tab
-from tests.running import SECRET, Starling
+from tests.support.running import SECRET, Starling
 
 
 @pytest.fixture(scope="module")

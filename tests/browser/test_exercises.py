@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from tests.browser.tab import Tab
-from tests.running import Starling
+from tests.support.running import Starling
 
 # --- echo ---
 

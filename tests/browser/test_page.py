@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.tab import Tab
-from tests.running import Starling
+from tests.support.running import Starling
 
 # Texts whose contrast with what is behind them is under WCAG 2.2's 4.5 to 1 (success criterion 1.4.3).
 FAINT_TEXTS = """() => {

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.browser.tab import Tab
-from tests.running import Starling
-from tests.services import RedisServer
+from tests.support.running import Starling
+from tests.support.services import RedisServer
 
 
 @pytest.fixture

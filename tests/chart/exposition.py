@@ -4,8 +4,8 @@ from pathlib import Path
 
 import promql_parser
 
-from app.server.pod import Pod
-from app.telemetry.metrics import METRICS
+from starling.server.pod import Pod
+from starling.telemetry.metrics import METRICS
 
 # What Grafana would fill in.
 FILLED_IN = {"$__rate_interval": "1m", "$__interval": "1m", "$quantile": "0.99"}

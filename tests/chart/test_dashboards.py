@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from deploy.dashboards.picture import with_unit
 from tests.chart.exposition import exposed_names, names_in
 from tests.chart.rendering import CHART, RELEASE, render
+from tools.dashboards.picture import with_unit
 
 FILES = sorted((CHART / "dashboards").glob("*.json"))
 DASHBOARDS: list[dict[str, Any]] = [json.loads(path.read_text()) for path in FILES]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.server.application import BEYOND_DRAIN_SECONDS
-from app.settings import load_settings
+from starling.server.application import BEYOND_DRAIN_SECONDS
+from starling.settings import load_settings
 from tests.chart.rendering import render
 
 

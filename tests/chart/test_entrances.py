@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from app.settings import Settings
+from starling.settings import Settings
 from tests.chart.rendering import RELEASE, render
-from tests.running import Starling
+from tests.support.running import Starling
 
 HTTP_ROUTE = {"enabled": True, "parentRefs": [{"name": "public"}]}
 

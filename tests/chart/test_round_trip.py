@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chart.rendering import RELEASE, render
-from tests.running import SECRET, Starling
+from tests.support.running import SECRET, Starling
 
 
 def round_trip(url: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

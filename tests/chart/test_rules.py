@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.dashboards.internals import internals
-from deploy.dashboards.overview import overview
 from tests.chart.exposition import exposed_names, names_in
 from tests.chart.rendering import CHART, NAMESPACE, RELEASE, render
+from tools.dashboards.internals import internals
+from tools.dashboards.overview import overview
 
 ROOT = CHART.parents[1]
 RULES = CHART / "rules" / "starling.yaml"

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from app.core.channels import ChannelOptions, parse_channels
-from app.settings import Settings, load_settings
+from starling.engine.channels import ChannelOptions, parse_channels
+from starling.settings import Settings, load_settings
 from tests.chart.rendering import CHART, NAMESPACE, RELEASE, Objects, render, render_exactly, value_files
 
 # Settings whose value a test chooses so that they fit together; each differs from the application's own default.

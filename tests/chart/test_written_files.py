@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app import __version__
-from deploy.dashboards.internals import internals
-from deploy.dashboards.overview import overview
-from deploy.docs.marked import replace_marked
-from deploy.docs.values_table import values_of
-from deploy.docs.written import CHART, ROOT, written_files
+from starling import __version__
+from tools.dashboards.internals import internals
+from tools.dashboards.overview import overview
+from tools.docs.marked import replace_marked
+from tools.docs.values_table import values_of
+from tools.docs.written import CHART, ROOT, written_files
 
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)(#[^)]*)?\)")
 PAGES = [

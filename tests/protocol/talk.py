@@ -5,10 +5,10 @@ from typing import Any, TypeVar
 
 from msgspec import Raw
 
-from app.protocol.codec_json import JsonCodec
-from app.protocol.decisions import Action, Authenticate, Close, Decision, EndSubscription, Ping, Subscribe, Write
-from app.protocol.messages import NO_PAYLOAD, ConnectResult, SubscribeResult
-from app.protocol.session import Session, SessionLimits
+from starling.protocol.codec_json import JsonCodec
+from starling.protocol.decisions import Action, Authenticate, Close, Decision, EndSubscription, Ping, Subscribe, Write
+from starling.protocol.messages import NO_PAYLOAD, ConnectResult, SubscribeResult
+from starling.protocol.session import Session, SessionLimits
 
 A = TypeVar("A", bound=Action)
 

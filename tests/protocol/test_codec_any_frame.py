@@ -14,12 +14,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw, Struct
 
-from app.protocol import client_pb2
-from app.protocol.codec import COMMANDS_PER_FRAME, Codec
-from app.protocol.codec_json import JsonCodec, is_json
-from app.protocol.codec_protobuf import ProtobufCodec
-from app.protocol.codes import DISCONNECT_BAD_REQUEST, DISCONNECT_INAPPROPRIATE_PROTOCOL, Disconnect, Refusal
-from app.protocol.messages import Command, Publication, Push, Reply
+from starling.protocol import client_pb2
+from starling.protocol.codec import COMMANDS_PER_FRAME, Codec
+from starling.protocol.codec_json import JsonCodec, is_json
+from starling.protocol.codec_protobuf import ProtobufCodec
+from starling.protocol.codes import DISCONNECT_BAD_REQUEST, DISCONNECT_INAPPROPRIATE_PROTOCOL, Disconnect, Refusal
+from starling.protocol.messages import Command, Publication, Push, Reply
 from tests.protocol.vectors import COMMANDS
 
 TEXT = JsonCodec()

@@ -5,10 +5,10 @@ import json
 import pytest
 from msgspec import Raw
 
-from app.protocol.codec import COMMANDS_PER_FRAME
-from app.protocol.codec_json import NESTING_LIMIT, JsonCodec, is_json
-from app.protocol.codes import DISCONNECT_BAD_REQUEST, DISCONNECT_INAPPROPRIATE_PROTOCOL, Refusal
-from app.protocol.messages import (
+from starling.protocol.codec import COMMANDS_PER_FRAME
+from starling.protocol.codec_json import NESTING_LIMIT, JsonCodec, is_json
+from starling.protocol.codes import DISCONNECT_BAD_REQUEST, DISCONNECT_INAPPROPRIATE_PROTOCOL, Refusal
+from starling.protocol.messages import (
     ClientInfo,
     Command,
     ConnectResult,

@@ -7,11 +7,11 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from app.protocol import client_pb2, messages
-from app.protocol.codec import COMMANDS_PER_FRAME
-from app.protocol.codec_protobuf import ProtobufCodec
-from app.protocol.codes import DISCONNECT_BAD_REQUEST
-from app.protocol.messages import Command, Publication, PublishRequest, Push, Reply
+from starling.protocol import client_pb2, messages
+from starling.protocol.codec import COMMANDS_PER_FRAME
+from starling.protocol.codec_protobuf import ProtobufCodec
+from starling.protocol.codes import DISCONNECT_BAD_REQUEST
+from starling.protocol.messages import Command, Publication, PublishRequest, Push, Reply
 from tests.protocol.vectors import COMMANDS, REPLIES, CommandVector, ReplyVector
 
 codec = ProtobufCodec()

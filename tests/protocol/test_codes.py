@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.protocol import codes
-from app.protocol.codes import Disconnect, Error, Refusal, Unsubscribe
+from starling.protocol import codes
+from starling.protocol.codes import Disconnect, Error, Refusal, Unsubscribe
 
 ERRORS = [
     (100, "internal server error", True),

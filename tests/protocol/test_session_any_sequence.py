@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import Raw
 
-from app.protocol import codes
-from app.protocol.codec_json import JsonCodec
-from app.protocol.codec_protobuf import ProtobufCodec
-from app.protocol.decisions import (
+from starling.protocol import codes
+from starling.protocol.codec_json import JsonCodec
+from starling.protocol.codec_protobuf import ProtobufCodec
+from starling.protocol.decisions import (
     Action,
     Authenticate,
     Call,
@@ -30,7 +30,7 @@ from app.protocol.decisions import (
     Subscribe,
     Write,
 )
-from app.protocol.messages import (
+from starling.protocol.messages import (
     ConnectResult,
     HistoryResult,
     PresenceResult,
@@ -41,7 +41,7 @@ from app.protocol.messages import (
     SubscribeRequest,
     SubscribeResult,
 )
-from app.protocol.session import QueryResult, Session, SessionLimits, SessionState
+from starling.protocol.session import QueryResult, Session, SessionLimits, SessionState
 
 CODECS = (JsonCodec(), ProtobufCodec())
 LIMITS = SessionLimits(channels=3, pending=6, errors_per_minute=20, requests_per_second=3, request_burst=40)

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from app.protocol import codes
-from app.protocol.decisions import (
+from starling.protocol import codes
+from starling.protocol.decisions import (
     Action,
     Call,
     Deliver,
@@ -18,7 +18,7 @@ from app.protocol.decisions import (
     Refresh,
     SubRefresh,
 )
-from app.protocol.messages import (
+from starling.protocol.messages import (
     ClientInfo,
     HistoryResult,
     PresenceResult,
@@ -27,7 +27,7 @@ from app.protocol.messages import (
     PublishResult,
     RPCResult,
 )
-from app.protocol.session import QueryResult
+from starling.protocol.session import QueryResult
 from tests.protocol.talk import Talk
 
 QUERIES: list[tuple[dict[str, Any], type[Query], QueryResult, dict[str, Any]]] = [

@@ -3,10 +3,10 @@
 import pytest
 from msgspec import Raw
 
-from app.protocol import codes
-from app.protocol.decisions import Authenticate, EndSubscription, Subscribe
-from app.protocol.messages import ConnectResult, SubscribeResult
-from app.protocol.session import SessionLimits, SessionState
+from starling.protocol import codes
+from starling.protocol.decisions import Authenticate, EndSubscription, Subscribe
+from starling.protocol.messages import ConnectResult, SubscribeResult
+from starling.protocol.session import SessionLimits, SessionState
 from tests.protocol.talk import Talk
 
 

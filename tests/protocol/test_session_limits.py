@@ -2,10 +2,10 @@
 
 from msgspec import Raw
 
-from app.protocol import codes
-from app.protocol.decisions import Authenticate, Call
-from app.protocol.messages import ConnectResult, RPCResult
-from app.protocol.session import SessionLimits
+from starling.protocol import codes
+from starling.protocol.decisions import Authenticate, Call
+from starling.protocol.messages import ConnectResult, RPCResult
+from starling.protocol.session import SessionLimits
 from tests.protocol.talk import Talk
 
 

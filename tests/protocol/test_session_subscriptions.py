@@ -3,10 +3,10 @@
 import pytest
 from msgspec import Raw
 
-from app.protocol import codes
-from app.protocol.decisions import EndSubscription, Presence, Publish, Subscribe
-from app.protocol.messages import PresenceResult, Publication, PublishResult, SubscribeRequest, SubscribeResult
-from app.protocol.session import SessionLimits
+from starling.protocol import codes
+from starling.protocol.decisions import EndSubscription, Presence, Publish, Subscribe
+from starling.protocol.messages import PresenceResult, Publication, PublishResult, SubscribeRequest, SubscribeResult
+from starling.protocol.session import SessionLimits
 from tests.protocol.talk import Talk
 
 

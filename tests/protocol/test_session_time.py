@@ -4,10 +4,10 @@ from math import inf
 
 import pytest
 
-from app.protocol import codes
-from app.protocol.decisions import Authenticate, Call, Refresh, SubRefresh, Subscribe
-from app.protocol.messages import ConnectResult, RPCResult, SubscribeRequest, SubscribeResult
-from app.protocol.session import SessionLimits
+from starling.protocol import codes
+from starling.protocol.decisions import Authenticate, Call, Refresh, SubRefresh, Subscribe
+from starling.protocol.messages import ConnectResult, RPCResult, SubscribeRequest, SubscribeResult
+from starling.protocol.session import SessionLimits
 from tests.protocol.talk import Talk
 
 

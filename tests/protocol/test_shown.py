@@ -9,8 +9,8 @@ import pytest
 from msgspec import Raw
 from msgspec.structs import fields
 
-from app.protocol import messages
-from app.protocol.messages import (
+from starling.protocol import messages
+from starling.protocol.messages import (
     Command,
     ConnectRequest,
     Publication,
@@ -20,7 +20,7 @@ from app.protocol.messages import (
     SubRefreshRequest,
     SubscribeRequest,
 )
-from app.protocol.shown import PAYLOAD_BYTES, shown
+from starling.protocol.shown import PAYLOAD_BYTES, shown
 from tests.protocol.vectors import COMMANDS, REPLIES
 
 SECRET = "the-secret-token"

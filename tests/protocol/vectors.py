@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from msgspec import Raw
 
-from app.protocol.codes import Error, Unsubscribe
-from app.protocol.messages import (
+from starling.protocol.codes import Error, Unsubscribe
+from starling.protocol.messages import (
     ClientInfo,
     Command,
     ConnectPush,

@@ -5,7 +5,7 @@ import json
 import urllib.request
 from typing import Any
 
-from tests.running import Starling
+from tests.support.running import Starling
 
 API_KEY = "a test's own key to the server API"
 

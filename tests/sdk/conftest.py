@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
-from tests.running import SECRET, Starling
 from tests.sdk.backend import API_KEY
 from tests.sdk.client import Client, ClientOptions
 from tests.sdk.javascript_sdk import Bridge, BridgeConnection, JavaScriptClient
 from tests.sdk.python_sdk import PythonClient
 from tests.sdk.serving import Place
+from tests.support.running import SECRET, Starling
 
 SDKS = ("javascript-json", "javascript-protobuf", "python-json", "python-protobuf")
 
@@ -59,7 +59,7 @@ namespaces:
 """
 
 HOOKS = """
-from app.core.hooks import Refuse
+from starling.engine.hooks import Refuse
 
 
 async def on_connect(client, data):

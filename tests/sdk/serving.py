@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from app.core.node import Node
-from app.main import create_app
-from app.settings import load_settings
-from tests.running import SECRET, Starling
+from starling.engine.node import Node
+from starling.main import create_app
+from starling.settings import load_settings
+from tests.support.running import SECRET, Starling
 
 
 @asynccontextmanager

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from tests.running import Starling
 from tests.sdk.client import ClientOptions, Refused
 from tests.sdk.conftest import OpenClient
 from tests.sdk.tokens import connection_token, user
+from tests.support.running import Starling
 
 CLOSED = "starling_connections_closed_total{"
 

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from tests.running import Starling
 from tests.sdk.backend import order
 from tests.sdk.client import Client
 from tests.sdk.conftest import SDKS, OpenClient, OpenSdk, with_every_sdk
 from tests.sdk.tokens import user
+from tests.support.running import Starling
 
 
 async def test_a_backend_publishes_with_tags(open_client: OpenClient, service: Starling, room: str) -> None:

@@ -14,9 +14,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser.conftest import ARGUMENTS
-from tests.running import SECRET, Starling
 from tests.sdk.javascript_sdk import require_sdk
 from tests.sdk.tokens import connection_token
+from tests.support.running import SECRET, Starling
 
 BUNDLES = {"json": "centrifuge.js", "protobuf": "centrifuge.protobuf.js"}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.protocol import codes
+from starling.protocol import codes
 
 FOLDER = Path(__file__).parent
 

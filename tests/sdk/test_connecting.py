@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from tests.running import Starling
 from tests.sdk.client import ClientOptions, Refused, Unauthorized
 from tests.sdk.conftest import OpenClient, OpenSdk, with_every_sdk
 from tests.sdk.tokens import connection_token, user
+from tests.support.running import Starling
 
 
 async def test_a_client_connects_and_disconnects(open_client: OpenClient) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.core.channels import ChannelOptions, parse_channels
-from app.protocol import codes
-from tests.running import SECRET, Starling
+from starling.engine.channels import ChannelOptions, parse_channels
+from starling.protocol import codes
 from tests.sdk.javascript_sdk import FOLDER, require_sdk
+from tests.support.running import SECRET, Starling
 
 DOCS = Path(__file__).parents[2] / "docs"
 CONNECT = (DOCS / "connect-a-client.md").read_text()

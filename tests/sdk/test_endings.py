@@ -8,17 +8,17 @@ import time
 import pytest
 from websockets.asyncio.client import connect
 
-from app.core.lifecycle import NoLifecycle
-from app.core.node import Node
-from app.protocol.decisions import Decision
-from app.protocol.messages import Command
-from app.protocol.session import Session
-from tests.running import Starling
+from starling.engine.lifecycle import NoLifecycle
+from starling.engine.node import Node
+from starling.protocol.decisions import Decision
+from starling.protocol.messages import Command
+from starling.protocol.session import Session
 from tests.sdk.client import Client, ClientOptions, Refused, SubscriptionOptions
 from tests.sdk.conftest import SDKS, OpenClient, OpenJavaScript, OpenSdk, with_every_sdk
 from tests.sdk.javascript_sdk import JavaScriptClient
 from tests.sdk.serving import serving, serving_here
 from tests.sdk.tokens import connection_token, subscription_token, user
+from tests.support.running import Starling
 
 JAVASCRIPT = pytest.mark.parametrize("sdk", ["javascript-json", "javascript-protobuf"], indirect=True)
 

@@ -2,12 +2,12 @@
 
 import asyncio
 
-from tests.running import Starling
 from tests.sdk.client import ClientOptions, Refused
 from tests.sdk.conftest import OpenSdk, with_every_sdk
 from tests.sdk.serving import serving
 from tests.sdk.tokens import user
-from tests.services import RedisServer
+from tests.support.running import Starling
+from tests.support.services import RedisServer
 
 
 async def test_commands_over_the_rate_are_111_and_far_over_it_3013(

@@ -6,12 +6,12 @@ import signal
 
 import redis
 
-from tests.running import Starling
 from tests.sdk.client import Client, Refused
 from tests.sdk.conftest import SDKS, OpenSdk
 from tests.sdk.serving import serving
 from tests.sdk.tokens import user
-from tests.services import RedisServer
+from tests.support.running import Starling
+from tests.support.services import RedisServer
 
 
 async def everywhere(open_sdk: OpenSdk, service: Starling, channel: str, *, server_side: bool = False) -> list[Client]:

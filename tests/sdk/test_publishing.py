@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from tests.running import Starling
 from tests.sdk.client import Refused
 from tests.sdk.conftest import SDKS, OpenClient, OpenSdk
 from tests.sdk.tokens import user
+from tests.support.running import Starling
 
 
 async def test_a_publication_reaches_clients_of_every_sdk_in_order(open_sdk: OpenSdk, service: Starling) -> None:

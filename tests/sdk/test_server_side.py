@@ -2,10 +2,10 @@
 
 import asyncio
 
-from tests.running import Starling
 from tests.sdk.client import ClientOptions
 from tests.sdk.conftest import OpenClient, OpenSdk, with_every_sdk
 from tests.sdk.tokens import connection_token, user
+from tests.support.running import Starling
 
 
 async def test_channels_of_the_token_are_entered_on_connecting(open_client: OpenClient, room: str) -> None:

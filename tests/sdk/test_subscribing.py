@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from tests.running import Starling
 from tests.sdk.client import Client, ClientOptions, SubscriptionOptions, Unauthorized
 from tests.sdk.conftest import OpenClient, OpenJavaScript, OpenSdk, with_every_sdk
 from tests.sdk.tokens import connection_token, subscription_token, user
+from tests.support.running import Starling
 
 
 async def refused(client: Client, channel: str, options: SubscriptionOptions | None = None) -> int:

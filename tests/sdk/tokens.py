@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from app.auth.issue import issue_connection_token, issue_subscription_token
-from tests.running import SECRET
+from starling.auth.issue import issue_connection_token, issue_subscription_token
 from tests.sdk.client import ClientOptions
+from tests.support.running import SECRET
 
 
 def connection_token(user: str = "alice", ttl: float | None = 600, **claims: Any) -> str:

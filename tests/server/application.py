@@ -15,10 +15,10 @@ from typing import Any
 
 import structlog
 
-from app.core.readiness import Readiness, Unready
-from app.core.transport import Frame
-from app.server.options import ServerOptions, Service
-from app.telemetry.logging import configure_logging
+from starling.engine.readiness import Readiness, Unready
+from starling.engine.transport import Frame
+from starling.server.options import ServerOptions, Service
+from starling.telemetry.logging import configure_logging
 
 log = structlog.get_logger("test.application")
 
@@ -164,7 +164,7 @@ def main() -> None:
     # prometheus_client reads the variable at its import.
     from prometheus_client import Counter
 
-    from app.server.application import serve
+    from starling.server.application import serve
 
     refused = Counter("test_refused", "Refusals.", ["reason"])
     service = Service(application, readiness, lambda reason: refused.labels(reason).inc())

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from tests.services import free_port
+from tests.support.services import free_port
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 15.0

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.server.assembly import CONTROL_BURST, CONTROL_PER_SECOND, ControlBudget, FragmentedMessage
-from app.server.frames import BINARY, CONTINUATION, FINAL, TEXT, PeerError
+from starling.server.assembly import CONTROL_BURST, CONTROL_PER_SECOND, ControlBudget, FragmentedMessage
+from starling.server.frames import BINARY, CONTINUATION, FINAL, TEXT, PeerError
 
 
 def test_fragments_become_one_message_of_the_first_ones_kind() -> None:

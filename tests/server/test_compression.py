@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.sync.client import connect
 
-from app.core.transport import Batch, Frame
-from app.server.compression import LEAST_BYTES, Compression, Deflater, Inflater
-from app.server.frames import COMPRESSED, PeerError
-from app.server.handshake import BadHandshake
+from starling.engine.transport import Batch, Frame
+from starling.server.compression import LEAST_BYTES, Compression, Deflater, Inflater
+from starling.server.frames import COMPRESSED, PeerError
+from starling.server.handshake import BadHandshake
 from tests.server.serving import Client, Server, frame, until
 
 LIMIT = 65536

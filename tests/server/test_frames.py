@@ -19,11 +19,11 @@ from websockets.frames import Close, Opcode
 from websockets.frames import Frame as ReferenceFrame
 from websockets.protocol import SERVER, Protocol
 
-from app.server.assembly import CONTROL_BURST
-from app.server.compression import Deflater
-from app.server.frames import COMPRESSED, INCOMPLETE, PeerError, frame_end
-from app.server.options import ServerOptions
-from app.server.transport import Flusher, WebSocketTransport
+from starling.server.assembly import CONTROL_BURST
+from starling.server.compression import Deflater
+from starling.server.frames import COMPRESSED, INCOMPLETE, PeerError, frame_end
+from starling.server.options import ServerOptions
+from starling.server.transport import Flusher, WebSocketTransport
 from tests.server.serving import frame
 
 MAX_MESSAGE = 300

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.server.handshake import BadHandshake, accept_response, check_handshake, refuse_response, subprotocols_of
+from starling.server.handshake import BadHandshake, accept_response, check_handshake, refuse_response, subprotocols_of
 
 # The example of RFC 6455 section 1.3.
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.brokers.memory_pace import MemoryPace
-from app.core.broker import BrokerUnavailable
-from app.core.pace import PaceStore
-from app.server.pace import TURNS_AT_ONCE, Batch, DrainPace, Grant, batch_size, plan_local, plan_turns
-from tests.virtual_time import run_in_virtual_time
+from starling.brokers.memory.drain_rate import MemoryPace
+from starling.engine.broker import BrokerUnavailable
+from starling.engine.drain_rate import PaceStore
+from starling.server.drain_rate import TURNS_AT_ONCE, Batch, DrainPace, Grant, batch_size, plan_local, plan_turns
+from tests.support.virtual_time import run_in_virtual_time
 
 ROUND_TRIP = 0.001
 NEVER = (0.0, 0.0)

@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from app.server.pod import CHANNELS_SUFFIX, Pod
-from app.telemetry.top_channels import ChannelTraffic
+from starling.server.pod import CHANNELS_SUFFIX, Pod
+from starling.telemetry.top_channels import ChannelTraffic
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import uvicorn.server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn_worker import UvicornWorker
 
-from app.server.websocket import StarlingWebSocket
+from starling.server.websocket import StarlingWebSocket
 from tests.server.serving import frame, handshake
 
 

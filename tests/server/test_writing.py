@@ -11,12 +11,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from app.core.realtime import JsonConnection
-from app.core.transport import Batch, Frame
-from app.main import create_app
-from app.server.options import ServerOptions
-from app.server.transport import Flusher, WebSocketTransport
-from app.settings import load_settings
+from starling.client.realtime import JsonConnection
+from starling.engine.transport import Batch, Frame
+from starling.main import create_app
+from starling.server.options import ServerOptions
+from starling.server.transport import Flusher, WebSocketTransport
+from starling.settings import load_settings
 
 WRITE_LIMIT = 64 * 2**20
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import psutil
 import redis.asyncio
 
-from tests.proxy import Proxy
-from tests.running import Starling
-from tests.services import RedisServer
 from tests.soak.subscriber import Subscriber
+from tests.support.proxy import Proxy
+from tests.support.running import Starling
+from tests.support.services import RedisServer
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from typing import Any
 
 import psutil
 
-from tests.proxy import Proxy
-from tests.running import Starling, serving
-from tests.services import RedisServer
 from tests.soak.chaos import Chaos, Pod, Scene
 from tests.soak.ledger import Verdict, epochs, judge
 from tests.soak.publisher import Publisher
 from tests.soak.subscriber import Subscriber
+from tests.support.proxy import Proxy
+from tests.support.running import Starling, serving
+from tests.support.services import RedisServer
 
 PODS = 2
 WORKERS = 2

@@ -13,12 +13,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from app.auth.issue import issue_connection_token
-from tests.bystander import bystander
-from tests.cgroup import MemoryGroup
-from tests.history_clients import HistoryClient
-from tests.running import SECRET, Starling, serving
-from tests.services import RedisServer
+from starling.auth.issue import issue_connection_token
+from tests.support.cgroup import MemoryGroup
+from tests.support.history_clients import HistoryClient
+from tests.support.running import SECRET, Starling, serving
+from tests.support.services import RedisServer
+from tests.system.bystander import bystander
 
 HOOKS = """
 import time

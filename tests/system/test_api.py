@@ -16,11 +16,11 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from app.auth.issue import issue_connection_token, issue_subscription_token
-from tests.proxy import Proxy
-from tests.running import SECRET, Starling, serving
-from tests.services import RedisServer
-from tests.waiting import until
+from starling.auth.issue import issue_connection_token, issue_subscription_token
+from tests.support.proxy import Proxy
+from tests.support.running import SECRET, Starling, serving
+from tests.support.services import RedisServer
+from tests.support.waiting import until
 
 KEY = "the first of two keys"
 CHANNELS = """

@@ -11,11 +11,11 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from app.auth.issue import issue_connection_token
-from app.core.trace import TRACES_LIMIT
-from tests.running import SECRET, Starling
-from tests.services import RedisServer
-from tests.waiting import until
+from starling.auth.issue import issue_connection_token
+from starling.engine.capture import TRACES_LIMIT
+from tests.support.running import SECRET, Starling
+from tests.support.services import RedisServer
+from tests.support.waiting import until
 
 KEY = "a key of this test's own"
 CHANNELS = "default: {allow_subscribe_for_client: true}\n"

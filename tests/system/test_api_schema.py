@@ -12,7 +12,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
 
-from tests.running import Starling
+from tests.support.running import Starling
 
 BOUNDED = settings(
     max_examples=25,

@@ -8,8 +8,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.running import Starling
-from tests.services import PostgresServer, RedisServer
+from tests.support.running import Starling
+from tests.support.services import PostgresServer, RedisServer
 
 CLIENTS = 50
 MESSAGES = 200

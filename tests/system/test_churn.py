@@ -11,8 +11,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from tests.history_clients import HistoryClient
-from tests.running import Starling
+from tests.support.history_clients import HistoryClient
+from tests.support.running import Starling
 from tests.system.test_hostile_clients import handshake, reset
 
 STAYERS = 30

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.redis_cluster import RedisCluster
-from tests.running import SECRET, Starling
+from tests.support.redis_cluster import RedisCluster
+from tests.support.running import SECRET, Starling
 from tests.system import test_api as of_the_api
 from tests.system.test_api import api
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.bystander import bystander
-from tests.running import Starling
+from tests.support.running import Starling
+from tests.system.bystander import bystander
 from tests.system.test_hostile_clients import figure, frame, handshake, until_at_least
 
 MOST_GROWTH = 64 * 2**20

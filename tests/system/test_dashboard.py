@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from deploy.dashboards.dashboard import Panel
-from deploy.dashboards.internals import internals
-from deploy.dashboards.overview import overview
-from tests.load import environment, load
-from tests.prometheus import PrometheusServer
-from tests.running import Starling
-from tests.services import RedisServer
+from tests.support.load import environment, load
+from tests.support.prometheus import PrometheusServer
+from tests.support.running import Starling
+from tests.support.services import RedisServer
+from tools.dashboards.dashboard import Panel
+from tools.dashboards.internals import internals
+from tools.dashboards.overview import overview
 
 LOAD_SECONDS = 12
 # More than twice gunicorn's look at its workers, and far more than the alert's threshold.

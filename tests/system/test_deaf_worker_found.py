@@ -3,12 +3,12 @@
 import asyncio
 from pathlib import Path
 
-from tests.flow import environment
-from tests.prometheus import PrometheusServer
-from tests.proxy import Proxy
-from tests.runbooks import install
-from tests.running import serving
-from tests.services import RedisServer
+from tests.support.prometheus import PrometheusServer
+from tests.support.proxy import Proxy
+from tests.support.running import serving
+from tests.support.services import RedisServer
+from tests.system.flow import environment
+from tests.system.runbooks import install
 from tests.system.test_fault_found import Pods, find
 
 

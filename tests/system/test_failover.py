@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from redis.crc import key_slot
 
-from tests.configured_redis import ConfiguredServer
-from tests.flow import CHANNELS, Flow, environment, flowing, publishes
-from tests.redis_cluster import RedisCluster
-from tests.redis_sentinels import SERVICE, SentinelGroup
-from tests.running import Starling
+from tests.support.configured_redis import ConfiguredServer
+from tests.support.redis_cluster import RedisCluster
+from tests.support.redis_sentinels import SERVICE, SentinelGroup
+from tests.support.running import Starling
+from tests.system.flow import CHANNELS, Flow, environment, flowing, publishes
 
 API_KEY = "a key of these tests alone"
 BACK_WITHIN = 5.0

@@ -26,13 +26,13 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from deploy.dashboards.internals import internals
-from deploy.dashboards.overview import overview
-from tests.cgroup import MemoryGroup
-from tests.prometheus import PrometheusServer
-from tests.runbooks import RUNBOOKS, commands, install
-from tests.running import Starling
-from tests.services import RedisServer, free_port
+from tests.support.cgroup import MemoryGroup
+from tests.support.prometheus import PrometheusServer
+from tests.support.running import Starling
+from tests.support.services import RedisServer, free_port
+from tests.system.runbooks import RUNBOOKS, commands, install
+from tools.dashboards.internals import internals
+from tools.dashboards.overview import overview
 
 CHANNELS = """
 default: {allow_subscribe_for_client: true, allow_publish_for_client: true}
@@ -41,7 +41,7 @@ namespaces:
 """
 LEAK_BYTES = 8 * 2**20
 LEAKING_HOOK = f"""
-from app.protocol.messages import ClientInfo
+from starling.protocol.messages import ClientInfo
 
 hoard = []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.running import Starling
+from tests.support.running import Starling
 
 CONNECTIONS = 1000
 AT_ONCE = 50

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from tests.flow import CHANNELS, CLIENTS, Flow, environment, flowing, publishes
-from tests.proxy import Proxy
-from tests.running import Starling, serving
-from tests.services import RedisServer
+from tests.support.proxy import Proxy
+from tests.support.running import Starling, serving
+from tests.support.services import RedisServer
+from tests.system.flow import CHANNELS, CLIENTS, Flow, environment, flowing, publishes
 
 TOLD_ALL = [2500] * (CLIENTS * len(CHANNELS))
 

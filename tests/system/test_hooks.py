@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from app.auth.issue import issue_connection_token
-from tests.running import SECRET, Starling
+from starling.auth.issue import issue_connection_token
+from tests.support.running import SECRET, Starling
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 

@@ -13,9 +13,9 @@ from contextlib import AsyncExitStack
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.bystander import bystander
-from tests.history_clients import HistoryClient
-from tests.running import Starling
+from tests.support.history_clients import HistoryClient
+from tests.support.running import Starling
+from tests.system.bystander import bystander
 
 OTHERS = 50
 MESSAGES = 200

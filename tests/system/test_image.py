@@ -16,9 +16,9 @@ from packaging.utils import canonicalize_name
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from app import __version__
-from tests.containers import ROOT, Container, ContainersUnavailableError, Podman
-from tests.running import Starling
+from starling import __version__
+from tests.support.containers import ROOT, Container, ContainersUnavailableError, Podman
+from tests.support.running import Starling
 
 # The first test of a machine makes the base image, the first of a run builds the image.
 pytestmark = pytest.mark.timeout(600)
@@ -77,7 +77,7 @@ def test_the_image_adds_less_than_130_mb_to_its_base(podman: Podman, image: str)
 def test_the_image_holds_the_runtime_lock_and_nothing_of_the_build(container: Container) -> None:
     listed = "import json, importlib.metadata as m; print(json.dumps([d.name for d in m.distributions()]))"
     installed = {canonicalize_name(name) for name in json.loads(container.python(listed))}
-    pins = [line.partition("==") for line in (ROOT / "requirements-otel.txt").read_text().splitlines() if "==" in line]
+    pins = [line.partition("==") for line in (ROOT / "requirements/otel.txt").read_text().splitlines() if "==" in line]
     wanted = {canonicalize_name(name) for name, _, rest in pins if ";" not in rest}
     allowed = {canonicalize_name(name) for name, _, _ in pins}
     assert wanted <= installed <= allowed | {"starling-realtime"}

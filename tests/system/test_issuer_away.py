@@ -9,8 +9,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tests.auth.issuer import Issuer, SigningKey
-from tests.history_clients import HistoryClient, Refused
-from tests.running import Starling
+from tests.support.history_clients import HistoryClient, Refused
+from tests.support.running import Starling
 
 DOORS = ("/ws", "/items/plumbus/ws", "/ws/7")
 

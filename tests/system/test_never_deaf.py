@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from tests.flow import CHANNELS, CLIENTS, environment, flowing, publishes
-from tests.proxy import Proxy
-from tests.running import Starling, serving
-from tests.services import RedisServer
+from tests.support.proxy import Proxy
+from tests.support.running import Starling, serving
+from tests.support.services import RedisServer
+from tests.system.flow import CHANNELS, CLIENTS, environment, flowing, publishes
 
 BACK_WITHIN = 5.0
 

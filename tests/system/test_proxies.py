@@ -15,8 +15,8 @@ import yaml
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.running import Starling
-from tests.services import free_port
+from tests.support.running import Starling
+from tests.support.services import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 # Starling pings every 2 s here, and the proxies cut what is silent for 4 s.
@@ -237,7 +237,7 @@ def test_the_compose_file_uses_the_charts_own_dashboards_and_rules() -> None:
 
 
 def test_the_compose_file_sets_settings_that_exist() -> None:
-    from app.settings import Settings
+    from starling.settings import Settings
 
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     names = compose["services"]["starling-1"]["environment"]

@@ -20,13 +20,13 @@ from django.conf import settings as django_settings
 from django.test import RequestFactory
 from fastapi.testclient import TestClient
 
-from app.auth.claims import TokenRules
-from app.auth.jwt import JwtVerifier
-from app.auth.keys import VerificationKey
-from tests.running import Starling
+from starling.auth.claims import TokenRules
+from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
 from tests.sdk.python_sdk import disconnect
-from tests.services import RedisServer
-from tests.waiting import until
+from tests.support.running import Starling
+from tests.support.services import RedisServer
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "publish.md").read_text()
@@ -179,7 +179,9 @@ class Heard(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]  # has n
 
 async def test_straight_into_redis_reaches_clients(starling: Starling, redis: RedisServer) -> None:
     publish = run(example("Straight into Redis", "python"), starling, redis)["publish"]
-    kept_code = example("Straight into Redis", "python", 1).replace("app/brokers", str(ROOT / "app" / "brokers"))
+    kept_code = example("Straight into Redis", "python", 1).replace(
+        "app/starling/brokers", str(ROOT / "app" / "starling" / "brokers")
+    )
     publish_kept = run(kept_code, starling, redis)["publish_kept"]
     client = centrifuge.Client(f"{starling.url}/connection/websocket")
     live, kept = Heard(), Heard()

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.flow import environment
-from tests.history_clients import HistoryClient, Refused
-from tests.running import Starling
-from tests.services import RedisServer
+from tests.support.history_clients import HistoryClient, Refused
+from tests.support.running import Starling
+from tests.support.services import RedisServer
+from tests.system.flow import environment
 
 API_KEY = "a key of these tests alone"
 CHANNEL = "history:0"

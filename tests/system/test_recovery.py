@@ -16,10 +16,10 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from app.auth.issue import issue_connection_token
-from tests.running import SECRET, Starling
-from tests.services import RedisServer
-from tests.waiting import until
+from starling.auth.issue import issue_connection_token
+from tests.support.running import SECRET, Starling
+from tests.support.services import RedisServer
+from tests.support.waiting import until
 
 CLIENTS = 200
 CHANNELS = 20

@@ -13,9 +13,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from app.auth.issue import issue_connection_token
-from tests.running import SECRET, Starling
-from tests.services import free_port
+from starling.auth.issue import issue_connection_token
+from tests.support.running import SECRET, Starling
+from tests.support.services import free_port
 
 STARLING = str(Path(sys.executable).with_name("starling"))
 

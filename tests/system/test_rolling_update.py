@@ -22,8 +22,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from tests.running import Starling
-from tests.services import RedisServer, free_port
+from tests.support.running import Starling
+from tests.support.services import RedisServer, free_port
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "nginx" / "starling.conf"
 CHANNELS = """

@@ -1,6 +1,6 @@
 """Every command of every runbook runs, against a real service and a real Redis; kubectl alone is a stand-in.
 
-Without a cluster kubectl cannot run: tests/kubectl.py takes its place, runs here what is to be executed in a pod,
+Without a cluster kubectl cannot run: system/kubectl.py takes its place, runs here what is to be executed in a pod,
 prints a pod's log, and refuses verbs, options and names that there are not. What would change a cluster is not done.
 """
 
@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.runbooks import RUNBOOKS, Command, commands, install
-from tests.running import Starling
-from tests.services import RedisServer
+from tests.support.running import Starling
+from tests.support.services import RedisServer
+from tests.system.runbooks import RUNBOOKS, Command, commands, install
 
 PAGES = sorted(RUNBOOKS.iterdir())
 

@@ -11,8 +11,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.running import Starling
-from tests.services import RedisServer
+from tests.support.running import Starling
+from tests.support.services import RedisServer
 
 
 @pytest.fixture

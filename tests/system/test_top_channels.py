@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.load import environment
-from tests.running import Starling
-from tests.services import RedisServer
+from tests.support.load import environment
+from tests.support.running import Starling
+from tests.support.services import RedisServer
 
 NAMED = 3
 

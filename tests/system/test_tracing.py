@@ -17,9 +17,9 @@ import pytest
 from opentelemetry import trace
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.collector import Collector
-from tests.running import Starling
-from tests.services import RedisServer
+from tests.support.collector import Collector
+from tests.support.running import Starling
+from tests.support.services import RedisServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tracing.md").read_text()
 KEY = {"X-API-Key": "dev"}
@@ -317,17 +317,17 @@ async def test_a_collector_that_hangs_delays_the_end_by_seconds_at_most() -> Non
 def test_off_nothing_that_makes_or_sends_spans_is_loaded() -> None:
     """FastAPI imports OpenTelemetry's interface by itself, and redis-py the SDK's metrics where it finds them."""
     code = (
-        "import sys; from app.main import create_app; from app.settings import load_settings; "
+        "import sys; from starling.main import create_app; from starling.settings import load_settings; "
         "create_app(load_settings({'STARLING_DEV': 'true'})); "
         "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk.trace', 'opentelemetry.exporter', "
-        "'opentelemetry.proto', 'app.telemetry.open_telemetry', 'requests'))])"
+        "'opentelemetry.proto', 'starling.telemetry.open_telemetry', 'requests'))])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_without_the_extra_the_check_says_what_to_install() -> None:
     """As if a module were not installed: uninstalling it would end other tests."""
-    code = "import sys; from app.cli import main; sys.argv = ['starling', 'check']; "
+    code = "import sys; from starling.cli.entry import main; sys.argv = ['starling', 'check']; "
     code += "sys.modules['opentelemetry.sdk.resources'] = None; main()"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("STARLING_")}
     done = subprocess.run(

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.history_clients import HistoryClient
-from tests.running import Starling
+from tests.support.history_clients import HistoryClient
+from tests.support.running import Starling
 
 PING, PONG, CLOSE = 3, 1, 3
 GONE_WITHIN = PING + PONG + CLOSE + 3
@@ -32,7 +32,7 @@ PAYLOAD = "x" * 1024
 # What runs at the other end of the cable: clients that read and answer until they are cut off, every other one idle.
 PROGRAM = """
 import asyncio, sys
-from tests.history_clients import HistoryClient
+from tests.support.history_clients import HistoryClient
 
 async def main(url, count):
     clients = [await HistoryClient(url).__aenter__() for _ in range(count)]

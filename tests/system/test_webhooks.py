@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from app.auth.issue import issue_connection_token
-from tests.receiver import WebhookReceiver
-from tests.running import SECRET, Starling
-from tests.services import RedisServer
-from tests.waiting import until
+from starling.auth.issue import issue_connection_token
+from tests.support.receiver import WebhookReceiver
+from tests.support.running import SECRET, Starling
+from tests.support.services import RedisServer
+from tests.support.waiting import until
 
 WEBHOOK_SECRET = "another secret of the test, for the webhooks"
 TTL = 6

@@ -2,7 +2,7 @@
 
 import sys
 
-from app.telemetry.logging import configure_logging
+from starling.telemetry.logging import configure_logging
 
 writer = configure_logging(sys.argv[1], sys.argv[2])  # type: ignore[arg-type]
 exec(sys.argv[3])

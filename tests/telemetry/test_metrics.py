@@ -4,8 +4,8 @@ import gc
 
 from prometheus_client import CollectorRegistry
 
-from app.telemetry.garbage import GarbageFigures
-from app.telemetry.metrics import METRICS, Distribution, Metrics
+from starling.telemetry.garbage import GarbageFigures
+from starling.telemetry.metrics import METRICS, Distribution, Metrics
 
 
 def sample(registry: CollectorRegistry, name: str, **labels: str) -> float | None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.telemetry.top_channels import (
+from starling.telemetry.top_channels import (
     COUNTED_PER_SECOND,
     ChannelMeter,
     ChannelTraffic,

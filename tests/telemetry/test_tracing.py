@@ -14,17 +14,17 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import format_span_id, format_trace_id
 from prometheus_client import CollectorRegistry
 
-from app.core.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
-from app.core.fanout import Fanout
-from app.core.node import Node
-from app.core.transport import Frame
-from app.main import create_app
-from app.protocol.messages import Publication
-from app.settings import SettingsError, load_settings
-from app.telemetry import open_telemetry
-from app.telemetry.open_telemetry import LONGEST_HEADER, OpenTelemetry
-from app.telemetry.tracing import TraceContext
-from tests.core.test_fanout import Listener, group_of, until_written
+from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
+from starling.engine.fanout import Fanout
+from starling.engine.node import Node
+from starling.engine.transport import Frame
+from starling.main import create_app
+from starling.protocol.messages import Publication
+from starling.settings import SettingsError, load_settings
+from starling.telemetry import open_telemetry
+from starling.telemetry.open_telemetry import LONGEST_HEADER, OpenTelemetry
+from starling.telemetry.tracing import TraceContext
+from tests.engine.test_fanout import Listener, group_of, until_written
 
 ONE, TWO = "1" * 32, "2" * 32
 

@@ -11,12 +11,18 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
-from app.core.node import Node
-from app.main import create_app
-from app.settings import load_settings
-from app.web.api_docs import EXAMPLES
-from app.web.api_methods import ApiMethods
-from app.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, IDEMPOTENCY_KEY_LENGTH, BatchRequest, TraceRequest
+from starling.engine.node import Node
+from starling.main import create_app
+from starling.settings import load_settings
+from starling.web.api_docs import EXAMPLES
+from starling.web.api_methods import ApiMethods
+from starling.web.api_models import (
+    BATCH_COMMANDS,
+    BROADCAST_CHANNELS,
+    IDEMPOTENCY_KEY_LENGTH,
+    BatchRequest,
+    TraceRequest,
+)
 
 SECRET = "a test's own secret, longer than thirty-two bytes"
 KEYS = ("the first key of a test", "the second key of a test")
@@ -93,7 +99,7 @@ def test_every_key_is_compared_in_constant_time_whichever_fits(
         compared.append((one, other))
         return one == other
 
-    monkeypatch.setattr("app.web.api.hmac.compare_digest", compare)
+    monkeypatch.setattr("starling.web.api.hmac.compare_digest", compare)
     with client_with(channels_file, API_KEYS=",".join(KEYS)) as client:
         client.post("/api/info", json={}, headers={"X-API-Key": given})
 

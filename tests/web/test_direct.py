@@ -11,8 +11,8 @@ from starlette.testclient import WebSocketDenialResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from app.web import chat, connection, echo, items
-from app.web.direct import DirectDoors
+from starling.web import chat, connection, echo, items
+from starling.web.direct import DirectDoors
 
 Calls = list[str]
 

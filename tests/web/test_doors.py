@@ -10,9 +10,9 @@ from starlette.testclient import WebSocketDenialResponse, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 from structlog.testing import capture_logs
 
-from app.auth.issue import issue_connection_token
-from app.main import create_app, direct_doors
-from app.settings import load_settings
+from starling.auth.issue import issue_connection_token
+from starling.main import create_app, direct_doors
+from starling.settings import load_settings
 
 SECRET = "a test's own secret, longer than thirty-two bytes"
 

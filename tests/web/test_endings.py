@@ -9,8 +9,8 @@ from typing import Any
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
-from app.main import create_app
-from app.settings import load_settings
+from starling.main import create_app
+from starling.settings import load_settings
 
 CHANNELS = "namespaces: {kept: {history_size: 10, history_ttl: 60s, presence: true}}"
 KEY = {"X-API-Key": "dev"}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi import WebSocket
 
-from app.web.handoff import LoopTransport
+from starling.web.handoff import LoopTransport
 
 
 async def test_a_conversation_that_the_server_gives_up_is_told_as_1006() -> None:

@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from app.main import create_app
-from app.settings import load_settings
+from starling.main import create_app
+from starling.settings import load_settings
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 
-from app.brokers.memory_occupancy import MemoryOccupancy
-from app.settings import WEBHOOK_EVENTS
-from app.telemetry.metrics import Metrics
-from app.web.webhook_sender import ATTEMPTS, Receiver, parse_secret, sign
-from app.web.webhooks import BATCH_EVENTS, Webhooks
-from tests.receiver import WebhookReceiver
-from tests.services import free_port
-from tests.waiting import until
+from starling.brokers.memory.occupancy import MemoryOccupancy
+from starling.settings import WEBHOOK_EVENTS
+from starling.telemetry.metrics import Metrics
+from starling.web.webhook_sender import ATTEMPTS, Receiver, parse_secret, sign
+from starling.web.webhooks import BATCH_EVENTS, Webhooks
+from tests.support.receiver import WebhookReceiver
+from tests.support.services import free_port
+from tests.support.waiting import until
 
 SECRET = "a test's own secret of thirty or more bytes"
 PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
@@ -294,6 +294,6 @@ def test_the_page_names_every_event() -> None:
 
 
 def test_without_an_address_the_http_client_is_not_even_loaded() -> None:
-    code = "import sys; from app.main import create_app; from app.settings import load_settings; "
+    code = "import sys; from starling.main import create_app; from starling.settings import load_settings; "
     code += "create_app(load_settings({'STARLING_DEV': 'true'})); print('httpx2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -7,8 +7,8 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
-from app.main import create_app, direct_doors
-from app.settings import load_settings
+from starling.main import create_app, direct_doors
+from starling.settings import load_settings
 
 DOOR = "/connection/websocket"
 JSON_CONNECT = json.dumps({"id": 1, "connect": {}})

@@ -1,1 +1,0 @@
-"""The commands of `starling` that reach a running service, or compute what one needs."""

@@ -1,6 +1,0 @@
-"""Gunicorn and uvicorn: the processes, the sockets, and how they end."""
-
-import os
-
-# websockets reads this limit of one header line when it is first imported; app.server.http bounds the whole head.
-os.environ.setdefault("WEBSOCKETS_MAX_LINE_LENGTH", "16384")

@@ -1,0 +1,296 @@
+"""The claims of a verified token: checked against the rules, then turned into what the token grants."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from starling.auth.compact import malformed, parse_strict_object
+from starling.auth.tokens import (
+    NO_OVERRIDE,
+    NO_SUBSCRIPTIONS,
+    ChannelOverride,
+    Credentials,
+    RefusalReason,
+    SubscriptionGrant,
+    SubscriptionOptions,
+    TokenRefused,
+)
+
+MAX_LEEWAY_SECONDS = 30.0
+
+# The last second of the year 9999. A time beyond it is a mistake, most often milliseconds.
+_LAST_TIME = 253402300799
+
+_MSGSPEC_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRules:
+    """What every token must say.
+
+    `audience` and `issuer` must stand in `aud` and `iss`; None checks neither. `leeway_seconds`, 30 at most, is how
+    far an issuer's clock may be ahead (`nbf`, `iat`); an end (`exp`) has none, since a connection gets its grace to
+    refresh anyway. A token without `exp` grants without end, as clients of this protocol are used to; `require_expiry`
+    refuses it, and `max_lifetime_seconds` refuses any that lasts longer from now on, or for ever.
+    Raises ValueError for rules that cannot be meant.
+    """
+
+    audience: str | None = None
+    issuer: str | None = None
+    leeway_seconds: float = MAX_LEEWAY_SECONDS
+    require_expiry: bool = False
+    max_lifetime_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.leeway_seconds <= MAX_LEEWAY_SECONDS:
+            raise ValueError(f"leeway_seconds must be from 0 to {MAX_LEEWAY_SECONDS:g}")
+        if self.max_lifetime_seconds is not None and not self.max_lifetime_seconds > 0:
+            raise ValueError("max_lifetime_seconds must be more than 0, or None for no limit")
+        if self.audience == "" or self.issuer == "":
+            raise ValueError("audience and issuer must not be empty: leave them out to check neither")
+
+
+class _Switch(Struct, forbid_unknown_fields=True):
+    value: bool
+
+
+_Override = bool | _Switch | UnsetType
+
+
+class _Overrides(Struct, forbid_unknown_fields=True):
+    presence: _Override = UNSET
+    join_leave: _Override = UNSET
+    force_push_join_leave: _Override = UNSET
+    force_positioning: _Override = UNSET
+    force_recovery: _Override = UNSET
+
+
+class _Options(Struct):
+    info: Raw = Raw()
+    data: Raw = Raw()
+    override: _Overrides | UnsetType = UNSET
+    expire_at: float | UnsetType = UNSET
+
+
+class _Registered(Struct):
+    """The claims of RFC 7519 section 4.1, and those that both kinds of token share."""
+
+    iss: str | UnsetType = UNSET
+    sub: str = ""
+    aud: str | list[str] | UnsetType = UNSET
+    exp: float | UnsetType = UNSET
+    nbf: float | UnsetType = UNSET
+    iat: float | UnsetType = UNSET
+    jti: str = ""
+    sid: str = ""
+    expire_at: float | UnsetType = UNSET
+    info: Raw = Raw()
+
+
+class _ConnectionClaims(_Registered):
+    meta: Raw = Raw()
+    channels: list[str] = []
+    subs: dict[str, _Options] = {}
+    channel: Raw = Raw()
+
+
+class _SubscriptionClaims(_Registered):
+    channel: str | UnsetType = UNSET
+    data: Raw = Raw()
+    override: _Overrides | UnsetType = UNSET
+
+
+_Claims = TypeVar("_Claims", bound=_Registered)
+
+
+def read_connection_claims(payload: bytes, rules: TokenRules, now: float) -> Credentials:
+    """Read a connection token's verified payload. Raises TokenRefused for claims that are wrong or break `rules`."""
+    claims = _decode(payload, _ConnectionClaims)
+    _check(claims, rules, now)
+    if bytes(claims.channel):
+        raise TokenRefused(
+            RefusalReason.MALFORMED_CLAIM,
+            "The token is for a subscription (it has the claim channel): a connection token has channels or subs.",
+            claim="channel",
+        )
+    return Credentials(
+        user=claims.sub,
+        expires_at=_end(claims, now),
+        token_id=claims.jti,
+        session=claims.sid,
+        issued_at=_time(claims.iat),
+        info=_one_line(claims.info),
+        meta=_one_line(claims.meta),
+        subs=_subscriptions(claims, now),
+    )
+
+
+def read_subscription_claims(payload: bytes, rules: TokenRules, now: float) -> SubscriptionGrant:
+    """Read a subscription token's verified payload. Raises TokenRefused for claims that are wrong or break `rules`."""
+    claims = _decode(payload, _SubscriptionClaims)
+    _check(claims, rules, now)
+    if claims.channel is UNSET:
+        raise _missing("channel", "a subscription token names the channel it is for")
+    if not claims.channel:
+        raise _wrong("channel", "it is empty")
+    return SubscriptionGrant(
+        user=claims.sub,
+        channel=claims.channel,
+        expires_at=_end(claims, now),
+        info=_one_line(claims.info),
+        data=_one_line(claims.data),
+        override=_override(claims.override),
+        token_id=claims.jti,
+        session=claims.sid,
+        issued_at=_time(claims.iat),
+    )
+
+
+def _decode(payload: bytes, kind: type[_Claims]) -> _Claims:
+    parse_strict_object(payload, "payload")
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except msgspec.ValidationError as error:
+        found = _MSGSPEC_PATH.match(str(error))
+        what, path = (found["what"], found["path"]) if found else (str(error), None)
+        raise _wrong(path or "", f"{what[:1].lower()}{what[1:]}") from None
+    except (msgspec.DecodeError, RecursionError):
+        raise malformed("its payload holds text that is not Unicode, or is nested too deep") from None
+
+
+def _check(claims: _Registered, rules: TokenRules, now: float) -> None:
+    for name in ("exp", "nbf", "iat", "expire_at"):
+        value = getattr(claims, name)
+        if value is not UNSET and not 0 <= value <= _LAST_TIME:
+            raise _wrong(name, "it must be a time in seconds since 1970, not milliseconds, and not negative")
+    if rules.issuer is not None:
+        _check_issuer(claims.iss, rules.issuer)
+    if rules.audience is not None:
+        _check_audience(claims.aud, rules.audience)
+    _check_times(claims, rules, now)
+
+
+def _check_issuer(issuer: str | UnsetType, expected: str) -> None:
+    if issuer is UNSET:
+        raise _missing("iss", f"it must name the issuer {expected!r}")
+    if issuer != expected:
+        raise TokenRefused(RefusalReason.WRONG_ISSUER, f"The token's issuer (iss) is not {expected!r}.", claim="iss")
+
+
+def _check_audience(audience: str | list[str] | UnsetType, expected: str) -> None:
+    if audience is UNSET:
+        raise _missing("aud", f"it must name the audience {expected!r}")
+    if expected not in ([audience] if isinstance(audience, str) else audience):
+        raise TokenRefused(
+            RefusalReason.WRONG_AUDIENCE,
+            f"The token was issued for somebody else: its audience (aud) does not hold {expected!r}.",
+            claim="aud",
+        )
+
+
+def _check_times(claims: _Registered, rules: TokenRules, now: float) -> None:
+    for name, value in (("nbf", claims.nbf), ("iat", claims.iat)):
+        if value is not UNSET and value > now + rules.leeway_seconds:
+            raise TokenRefused(
+                RefusalReason.NOT_YET_VALID,
+                f"The token is not valid yet: its {name} is {value - now:.0f} s ahead of this service's clock.",
+                claim=name,
+            )
+    if claims.exp is UNSET:
+        if rules.require_expiry or rules.max_lifetime_seconds is not None:
+            raise _missing("exp", "tokens here must end")
+        return
+    if claims.exp <= now:
+        raise _expired("exp", f"The token expired {now - claims.exp:.0f} s ago.")
+    if rules.max_lifetime_seconds is not None and claims.exp > now + rules.max_lifetime_seconds + rules.leeway_seconds:
+        raise TokenRefused(
+            RefusalReason.LIFETIME_TOO_LONG,
+            f"The token ends (exp) in {claims.exp - now:.0f} s, and {rules.max_lifetime_seconds:g} s is the longest.",
+            claim="exp",
+        )
+
+
+def _end(claims: _Registered, now: float) -> float | None:
+    """Return when what the token grants ends: `expire_at` counts before `exp`, and 0 there means never."""
+    if claims.expire_at is UNSET:
+        return _time(claims.exp)
+    if claims.expire_at == 0:
+        return None
+    if claims.expire_at <= now:
+        raise _expired("expire_at", f"What the token grants ended (expire_at) {now - claims.expire_at:.0f} s ago.")
+    return claims.expire_at
+
+
+def _subscriptions(claims: _ConnectionClaims, now: float) -> Mapping[str, SubscriptionOptions]:
+    if "" in claims.channels:
+        raise _wrong("channels", "it holds an empty name")
+    if "" in claims.subs:
+        raise _wrong("subs", "it holds an empty name")
+    if not claims.channels and not claims.subs:
+        return NO_SUBSCRIPTIONS
+    options = dict.fromkeys(claims.channels, SubscriptionOptions())
+    for channel, given in claims.subs.items():
+        options[channel] = SubscriptionOptions(
+            info=_one_line(given.info),
+            data=_one_line(given.data),
+            override=_override(given.override),
+            expires_at=_subscription_end(given.expire_at, now),
+        )
+    return MappingProxyType(options)
+
+
+def _subscription_end(expire_at: float | UnsetType, now: float) -> float | None:
+    if expire_at is UNSET or expire_at == 0:
+        return None
+    if not 0 <= expire_at <= _LAST_TIME:
+        raise _wrong("subs", "an expire_at in it must be a time in seconds since 1970, not milliseconds")
+    if expire_at <= now:
+        raise _expired("subs", f"A subscription in it ended (expire_at) {now - expire_at:.0f} s ago.")
+    return expire_at
+
+
+def _override(given: _Overrides | UnsetType) -> ChannelOverride:
+    if given is UNSET:
+        return NO_OVERRIDE
+    return ChannelOverride(
+        presence=_switch(given.presence),
+        join_leave=_switch(given.join_leave),
+        force_push_join_leave=_switch(given.force_push_join_leave),
+        force_positioning=_switch(given.force_positioning),
+        force_recovery=_switch(given.force_recovery),
+    )
+
+
+def _switch(given: _Override) -> bool | None:
+    if given is UNSET:
+        return None
+    return given.value if isinstance(given, _Switch) else given
+
+
+def _one_line(raw: Raw) -> bytes:
+    """Return JSON without line ends, which would split a frame of the protocol in two; `null` is as good as absent."""
+    text = bytes(raw)
+    if not text or text == b"null":
+        return b""
+    return msgspec.json.format(text, indent=-1)
+
+
+def _time(value: float | UnsetType) -> float | None:
+    return None if value is UNSET else value
+
+
+def _missing(claim: str, why: str) -> TokenRefused:
+    return TokenRefused(RefusalReason.MISSING_CLAIM, f"The token lacks the claim {claim}: {why}.", claim=claim)
+
+
+def _wrong(claim: str, why: str) -> TokenRefused:
+    return TokenRefused(RefusalReason.MALFORMED_CLAIM, f"The token's claim {claim} cannot be used: {why}.", claim=claim)
+
+
+def _expired(claim: str, sentence: str) -> TokenRefused:
+    return TokenRefused(RefusalReason.EXPIRED, sentence, claim=claim)

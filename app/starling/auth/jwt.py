@@ -1,0 +1,130 @@
+"""Verifies JSON Web Tokens with secrets, public keys and an issuer's key set (RFC 7519, RFC 8725)."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import structlog
+
+from starling.auth.claims import TokenRules, read_connection_claims, read_subscription_claims
+from starling.auth.compact import CompactToken, parse_compact
+from starling.auth.jwks import Jwks
+from starling.auth.keys import PUBLIC_KEY_ALGORITHMS, VerificationKey
+from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, SubscriptionGrant, TokenRefused
+
+log = structlog.get_logger(__name__)
+
+_Granted = TypeVar("_Granted")
+
+
+class JwtVerifier:
+    """The TokenVerifier for JWTs.
+
+    `keys` are those given by hand, the current and former ones alike; `jwks` adds those of an issuer. The algorithm is
+    the key's: a token's `alg` only selects among keys pinned to it, its `kid` only among ids that are known here.
+    `clock` gives seconds since 1970. Raises ValueError when there is no key at all.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[VerificationKey],
+        rules: TokenRules,
+        jwks: Jwks | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not keys and jwks is None:
+            raise ValueError("no key to check tokens with: give a secret, a public key or the address of a key set")
+        self._keys = tuple(keys)
+        self._rules = rules
+        self._jwks = jwks
+        self._clock = clock
+        if jwks is not None and rules.audience is None:
+            log.warning(
+                "token_audience_unset",
+                mend="set the audience: an issuer signs tokens for other services too, and all of them pass here",
+            )
+
+    def connection_now(self, token: str) -> Credentials:
+        """Verify a connection token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""
+        return read_connection_claims(self._verified_payload(token), self._rules, self._clock())
+
+    def subscription_now(self, token: str) -> SubscriptionGrant:
+        """Verify a subscription token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""
+        return read_subscription_claims(self._verified_payload(token), self._rules, self._clock())
+
+    async def connection(self, token: str) -> Credentials:
+        """Verify a connection token; waits for one fetch if its key may be new. Raises TokenRefused."""
+        return await self._with_fresh_keys(self.connection_now, token)
+
+    async def subscription(self, token: str) -> SubscriptionGrant:
+        """Verify a subscription token; waits for one fetch if its key may be new. Raises TokenRefused."""
+        return await self._with_fresh_keys(self.subscription_now, token)
+
+    async def _with_fresh_keys(self, verify: Callable[[str], _Granted], token: str) -> _Granted:
+        try:
+            return verify(token)
+        except KeyNotLoaded:
+            fetched = self._jwks is not None and await self._jwks.look_again()
+        try:
+            return verify(token)
+        except KeyNotLoaded as refused:
+            if not fetched:
+                raise
+            # The issuer was asked after the token came, and does not know the key either.
+            raise TokenRefused(refused.reason, refused.sentence) from None
+
+    def _verified_payload(self, token: str) -> bytes:
+        compact = parse_compact(token)
+        for key in self._keys_for(compact):
+            if key.verifies(compact.algorithm, compact.signing_input, compact.signature):
+                return compact.payload
+        raise TokenRefused(
+            RefusalReason.BAD_SIGNATURE,
+            "The token's signature does not fit: it was made with another key, or the token was changed since.",
+        )
+
+    def _keys_for(self, token: CompactToken) -> list[VerificationKey]:
+        """Return the keys a token may be verified with, at least one. Raises TokenRefused when there is none."""
+        issued = self._jwks.keys if self._jwks is not None else ()
+        known = (*self._keys, *issued)
+        if token.key_id is not None:
+            named = [key for key in known if key.key_id == token.key_id]
+            fit = [key for key in named if token.algorithm in key.algorithms]
+        else:
+            named = []
+            fit = [key for key in self._keys if token.algorithm in key.algorithms]
+            of_issuer = [key for key in issued if token.algorithm in key.algorithms]
+            # Among several keys of an issuer a token has to name its own: to try them all would multiply the work
+            # that a forged one costs.
+            fit += of_issuer if len(of_issuer) == 1 else []
+        if fit:
+            return fit
+        self._refuse_algorithm(token, known, named)
+        raise self._without_key(token)
+
+    def _refuse_algorithm(
+        self, token: CompactToken, known: Sequence[VerificationKey], named: Sequence[VerificationKey]
+    ) -> None:
+        accepted = frozenset[str]().union(*(key.algorithms for key in named or known))
+        if self._jwks is not None and not named:
+            accepted |= PUBLIC_KEY_ALGORITHMS
+        if token.algorithm not in accepted:
+            raise TokenRefused(
+                RefusalReason.WRONG_ALGORITHM,
+                f"The token's algorithm (alg) does not go with its key: {', '.join(sorted(accepted))} would.",
+            )
+
+    def _without_key(self, token: CompactToken) -> TokenRefused:
+        if self._jwks is None or token.algorithm not in PUBLIC_KEY_ALGORITHMS:
+            return TokenRefused(
+                RefusalReason.UNKNOWN_KEY, "The token names a key id (kid), and no key here has it: leave kid out."
+            )
+        if not self._jwks.loaded:
+            return KeyNotLoaded(RefusalReason.KEYS_UNAVAILABLE, "The issuer's keys have not been fetched yet.")
+        if token.key_id is None:
+            return TokenRefused(
+                RefusalReason.UNKNOWN_KEY,
+                "The token does not name its key (kid), and the issuer has several or none for its algorithm.",
+            )
+        return KeyNotLoaded(RefusalReason.UNKNOWN_KEY, "The token's key id (kid) is not among the issuer's keys.")

@@ -1,0 +1,182 @@
+"""A broker over any backend of broadcaster: one pump task turns what the backend heard into calls of BrokerEvents."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+from broadcaster import Event
+
+from starling.brokers import envelope
+from starling.brokers.envelope import Join, MalformedEnvelope
+from starling.brokers.link import LinkBackend, LinkEvent, LinkFigures, MessageEvent
+from starling.engine.broker import (
+    BrokerEvents,
+    BrokerUnavailable,
+    PublicationTooLarge,
+    PublishOptions,
+    PublishOutcome,
+    StreamEntry,
+    StreamPosition,
+)
+from starling.engine.drain_rate import PaceStore
+from starling.engine.history import History
+from starling.engine.occupancy import Occupancy
+from starling.engine.presence import Presence
+from starling.engine.revocation import RevocationStore
+from starling.protocol.messages import ClientInfo, Publication
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
+
+# A burst is told in slices, so that sockets and timers are served between them. Seconds.
+_SLICE = 0.005
+_MALFORMED_LOG_INTERVAL = 60.0
+
+
+class BroadcastBroker:
+    """Live fan-out over a backend; keeps nothing. Implements starling.engine.broker.Broker."""
+
+    history: History | None = None
+    presence: Presence | None = None
+    revocations: RevocationStore | None = None
+    occupancy: Occupancy | None = None
+    pace: PaceStore | None = None
+
+    def __init__(self, backend: LinkBackend) -> None:
+        self._backend = backend
+        self._pump_task: asyncio.Task[None] | None = None
+        self._publishing: set[asyncio.Task[None]] = set()
+        self._malformed_logged_at = -_MALFORMED_LOG_INTERVAL
+
+    @property
+    def figures(self) -> LinkFigures:
+        """How the link does."""
+        return self._backend.figures
+
+    async def start(self, events: BrokerEvents) -> None:
+        """Begin to connect and return at once; the link's state is told to `events`."""
+        await self._backend.connect()
+        self._pump_task = asyncio.create_task(self._pump(events), name="broker-pump")
+
+    async def stop(self) -> None:
+        """Give the links back; nothing is told afterwards."""
+        if self._pump_task is not None:
+            self._pump_task.cancel()
+            await asyncio.wait((self._pump_task,))
+        await self._backend.disconnect()
+
+    async def subscribe(self, channel: str) -> None:
+        """Return when the server has acknowledged. Raises BrokerUnavailable, and then the wish stands."""
+        await self._backend.subscribe(channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        """End the subscription, or take the wish back."""
+        await self._backend.unsubscribe(channel)
+
+    async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
+        """Send to all processes. Raises BrokerUnavailable, PublicationTooLarge, and ValueError for kept history."""
+        self.refuse_keeping(options)
+        now = int(time.time() * 1000)
+        message = envelope.encode_publication(envelope.encode_body(publication, now, options.trace))
+        try:
+            self.check_size(channel, len(message), len(publication.data))
+        except PublicationTooLarge:
+            # What is too large with its trace goes without, and if that is too large too, its sender is told so.
+            message = envelope.encode_publication(envelope.encode_body(publication, now))
+            self.check_size(channel, len(message), len(publication.data))
+        await self._backend.publish(channel, message)
+        return StreamPosition(0, "")
+
+    def begin_publish(
+        self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
+    ) -> PublishOutcome | None:
+        """As `publish`; `done` is told later what became of it."""
+
+        async def publish() -> None:
+            try:
+                outcome: PublishOutcome = await self.publish(channel, publication, options)
+            except (BrokerUnavailable, PublicationTooLarge) as failure:
+                outcome = failure
+            done(outcome)
+
+        task = asyncio.get_running_loop().create_task(publish())
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+        return None
+
+    async def publish_all(
+        self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
+    ) -> list[PublishOutcome]:
+        """Publish the same in many channels, each as `publish` does. Raises ValueError as it does."""
+        outcomes = await asyncio.gather(
+            *(self.publish(channel, publication, options) for channel, options in wishes), return_exceptions=True
+        )
+        told: list[PublishOutcome] = []
+        for outcome in outcomes:
+            if not isinstance(outcome, StreamPosition | BrokerUnavailable | PublicationTooLarge):
+                raise outcome
+            told.append(outcome)
+        return told
+
+    async def publish_join(self, channel: str, info: ClientInfo) -> None:
+        """Tell the channel's subscribers everywhere that a client entered. Raises as `publish` does."""
+        await self._publish_info(channel, envelope.encode_join(info))
+
+    async def publish_leave(self, channel: str, info: ClientInfo) -> None:
+        """Tell the channel's subscribers everywhere that a client left. Raises as `publish` does."""
+        await self._publish_info(channel, envelope.encode_leave(info))
+
+    def refuse_keeping(self, options: PublishOptions) -> None:
+        """Raise ValueError, in words, for options that need a store."""
+        if options.history_size > 0:
+            raise ValueError("this broker keeps no history: publish with history_size 0")
+        if options.idempotency_key:
+            raise ValueError("this broker cannot recognise a repeated publish: leave the idempotency_key out")
+
+    def check_size(self, channel: str, size: int, data_size: int) -> None:
+        """Raise PublicationTooLarge where the server limits a message of `size` bytes, `data_size` of them data."""
+
+    async def _publish_info(self, channel: str, message: bytes) -> None:
+        self.check_size(channel, len(message), len(message))
+        await self._backend.publish(channel, message)
+
+    async def _pump(self, events: BrokerEvents) -> None:
+        slice_end = 0.0
+        while True:
+            event = await self._backend.next_published()
+            try:
+                self._tell(events, event)
+            except Exception:
+                log.exception("broker_event_failed", channel=event.channel)
+            if time.monotonic() > slice_end:
+                await asyncio.sleep(0)
+                slice_end = time.monotonic() + _SLICE
+
+    def _tell(self, events: BrokerEvents, event: Event) -> None:
+        if isinstance(event, MessageEvent):
+            try:
+                message = envelope.decode(event.message)
+            except MalformedEnvelope as error:
+                self._drop_malformed(event.channel, error)
+                return
+            if isinstance(message, StreamEntry):
+                events.on_publication(event.channel, message)
+            elif isinstance(message, Join):
+                events.on_join(event.channel, message.info)
+            else:
+                events.on_leave(event.channel, message.info)
+        elif isinstance(event, LinkEvent):
+            events.on_link(event.state)
+
+    def _drop_malformed(self, channel: str, error: MalformedEnvelope) -> None:
+        self.figures.dropped["malformed"] += 1
+        now = time.monotonic()
+        if now - self._malformed_logged_at >= _MALFORMED_LOG_INTERVAL:
+            self._malformed_logged_at = now
+            log.warning(
+                "broker_message_malformed",
+                channel=channel,
+                problem=str(error),
+                dropped=self.figures.dropped["malformed"],
+                mend="something other than this service publishes under its prefix: give it another prefix",
+            )

@@ -1,0 +1,131 @@
+"""The bytes that brokers carry between processes: publications, joins and leaves.
+
+Every envelope is a line of text and then bytes that are not looked at:
+
+    p <epoch or -> <offset> <previous>   a publication's body
+    j                                    a join: JSON of a ClientInfo
+    l                                    a leave: the same
+
+The line of a publication comes first, so that a Lua script that has just given out the offset can write it before a
+body that it does not read. The body is what a history stream stores: again a line, `<time in ms> <length of meta>`,
+then meta, which is JSON of the info and the tags or nothing, then the data. A publication of a sampled trace has the
+trace in its meta too, but not in what is stored: processes that know nothing of traces pass over it.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from starling.engine.broker import StreamEntry
+from starling.protocol.messages import ClientInfo, Publication
+from starling.telemetry.tracing import TraceContext
+
+# What JSON and JavaScript hold exactly; offsets of streams stay below it by design.
+_GREATEST = 2**53
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Meta(msgspec.Struct, omit_defaults=True):
+    info: ClientInfo | None = None
+    tags: dict[str, str] | None = None
+    traceparent: str = ""
+    tracestate: str = ""
+
+
+_decode_meta = msgspec.json.Decoder(_Meta).decode
+_decode_info = msgspec.json.Decoder(ClientInfo).decode
+
+
+class MalformedEnvelope(ValueError):
+    """These bytes are no envelope; the message says where they fail and quotes none of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A client entered a channel."""
+
+    info: ClientInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A client left a channel."""
+
+    info: ClientInfo
+
+
+Envelope = StreamEntry | Join | Leave
+
+
+def encode_body(publication: Publication, time: int, trace: TraceContext | None = None) -> bytes:
+    """The part of a publication's envelope that a history stream stores; `time` in milliseconds since 1970.
+
+    With `trace` it is for those who are there now.
+    """
+    if publication.info is None and not publication.tags and trace is None:
+        return b"%d 0\n%b" % (time, publication.data)
+    meta = _encode(_Meta(publication.info, publication.tags or None, *(trace or ())))
+    return b"%d %d\n%b%b" % (time, len(meta), meta, publication.data)
+
+
+def encode_publication(body: bytes, *, epoch: str = "", offset: int = 0, previous: int = 0) -> bytes:
+    """The envelope around `body`; without history there is no position to tell."""
+    return b"p %b %d %d\n%b" % (epoch.encode() or b"-", offset, previous, body)
+
+
+def encode_join(info: ClientInfo) -> bytes:
+    """The envelope of a join."""
+    return b"j\n" + _encode(info)
+
+
+def encode_leave(info: ClientInfo) -> bytes:
+    """The envelope of a leave."""
+    return b"l\n" + _encode(info)
+
+
+def decode(envelope: bytes) -> Envelope:
+    """Read an envelope. Raises MalformedEnvelope for anything else, whoever sent it."""
+    try:
+        if envelope[:1] == b"p":
+            return _decode_publication(envelope)
+        kind, content = envelope.split(b"\n", 1)
+        if kind == b"j":
+            return Join(_decode_info(content))
+        if kind == b"l":
+            return Leave(_decode_info(content))
+    # RecursionError: msgspec's word for JSON that is nested too deeply.
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise MalformedEnvelope(f"an envelope that does not parse: {type(error).__name__}") from None
+    raise MalformedEnvelope("an envelope of an unknown kind")
+
+
+def decode_body(body: bytes, offset: int) -> Publication:
+    """Read what a history stream stored at `offset`. Raises MalformedEnvelope."""
+    try:
+        line, rest = body.split(b"\n", 1)
+        return _publication(line, rest, offset)[0]
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise MalformedEnvelope(f"a stored publication that does not parse: {type(error).__name__}") from None
+
+
+def _decode_publication(envelope: bytes) -> StreamEntry:
+    head, line, rest = envelope.split(b"\n", 2)
+    kind, epoch, offset, previous = head.split(b" ")
+    position, before = int(offset), int(previous)
+    if kind != b"p" or not epoch or not 0 <= position < _GREATEST or not 0 <= before < _GREATEST:
+        raise MalformedEnvelope
+    publication, trace = _publication(line, rest, position)
+    return StreamEntry(publication, before, "" if epoch == b"-" else epoch.decode("ascii"), trace)
+
+
+def _publication(line: bytes, rest: bytes, offset: int) -> tuple[Publication, TraceContext | None]:
+    stamp, length = line.split(b" ")
+    time, end = int(stamp), int(length)
+    if not 0 <= time < _GREATEST or not 0 <= end <= len(rest):
+        raise MalformedEnvelope
+    if end == 0:
+        return Publication(msgspec.Raw(rest), offset=offset, time=time), None
+    meta = _decode_meta(rest[:end])
+    publication = Publication(msgspec.Raw(rest[end:]), info=meta.info, offset=offset, tags=meta.tags, time=time)
+    return publication, TraceContext(meta.traceparent, meta.tracestate) if meta.traceparent else None

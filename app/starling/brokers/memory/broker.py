@@ -1,0 +1,108 @@
+"""The broker of a single process: what is published here is heard here, through the same bytes as everywhere."""
+
+import time
+from collections.abc import Callable
+
+from broadcaster import Event
+
+from starling.brokers import envelope
+from starling.brokers.broadcast import BroadcastBroker
+from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
+from starling.brokers.memory.drain_rate import MemoryPace
+from starling.brokers.memory.history import MemoryHistory
+from starling.brokers.memory.occupancy import MemoryOccupancy
+from starling.brokers.memory.presence import MemoryPresence
+from starling.brokers.memory.revocations import MemoryRevocations
+from starling.engine.broker import BrokerUnavailable, LinkState, PublishOptions, PublishOutcome, StreamPosition
+from starling.engine.presence import DEFAULT_TTL
+from starling.protocol.messages import Publication
+
+
+class MemoryBackend(LinkBackend):
+    """Hands messages to the process that published them."""
+
+    def __init__(self, *, max_events: int = MAX_EVENTS) -> None:
+        self.figures = LinkFigures()
+        self._queue = EventQueue(max_events)
+        self._channels: set[str] = set()
+
+    async def connect(self) -> None:
+        """Come up at once."""
+        self.figures.up = True
+        self._queue.put(LinkEvent(LinkState.UP))
+
+    async def disconnect(self) -> None:
+        """Take nothing more."""
+        self.figures.up = False
+        self._channels.clear()
+
+    async def subscribe(self, group: str) -> None:
+        """Hear channel `group` from now on."""
+        self._channels.add(group)
+
+    async def unsubscribe(self, group: str) -> None:
+        """Hear channel `group` no more."""
+        self._channels.discard(group)
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """As `offer`."""
+        self.offer(channel, message)
+
+    def offer(self, channel: str, message: bytes) -> None:
+        """Queue for this process. Raises BrokerUnavailable when it is stopped or too far behind to take more."""
+        if not self.figures.up:
+            raise BrokerUnavailable("the broker is not started")
+        if channel in self._channels and not self._queue.offer(MessageEvent(channel, message)):
+            raise BrokerUnavailable("this process is behind with delivery and takes nothing more for the moment")
+
+    async def next_published(self) -> Event:
+        """The next event, in the order of publishing; of channels unsubscribed meanwhile nothing is told."""
+        while True:
+            event = await self._queue.take()
+            if not isinstance(event, MessageEvent) or event.channel in self._channels:
+                return event
+
+
+class MemoryBroker(BroadcastBroker):
+    """Implements starling.engine.broker.Broker within one process, and keeps all there is as long as it lives."""
+
+    def __init__(self, *, presence_ttl: float = DEFAULT_TTL) -> None:
+        self._memory = MemoryBackend()
+        super().__init__(self._memory)
+        self.history: MemoryHistory = MemoryHistory()
+        self.presence: MemoryPresence = MemoryPresence(presence_ttl)
+        self.revocations: MemoryRevocations = MemoryRevocations()
+        self.occupancy: MemoryOccupancy = MemoryOccupancy(presence_ttl)
+        self.pace: MemoryPace = MemoryPace()
+
+    def begin_publish(
+        self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
+    ) -> PublishOutcome | None:
+        """As `publish`, and it is done when this returns."""
+        try:
+            return self._publish(channel, publication, options)
+        except BrokerUnavailable as unavailable:
+            return unavailable
+
+    async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
+        """Keep and send, or only send; returns the position. Raises BrokerUnavailable, and then nothing is kept."""
+        return self._publish(channel, publication, options)
+
+    def _publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
+        key = options.idempotency_key
+        if key and (repeated := self.history.repeated(channel, key)):
+            return repeated
+        position = StreamPosition(0, "")
+        now = int(time.time() * 1000)
+        body = envelope.encode_body(publication, now, options.trace)
+        if options.history_size > 0:
+            entry = self.history.next_entry(channel, publication, now, options)
+            position = StreamPosition(entry.offset, entry.epoch)
+            message = envelope.encode_publication(body, epoch=entry.epoch, offset=entry.offset, previous=entry.previous)
+            self._memory.offer(channel, message)
+            self.history.append(channel, entry, options)
+        else:
+            self._memory.offer(channel, envelope.encode_publication(body))
+        if key:
+            self.history.remember(channel, key, position)
+        return position

@@ -1,0 +1,19 @@
+"""The pace of a single process."""
+
+import time
+from collections.abc import Callable
+
+
+class MemoryPace:
+    """Implements starling.engine.drain_rate.PaceStore."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._free_at = 0.0
+
+    async def reserve(self, count: int, per_second: float) -> float:
+        """Take the next `count` turns; returns the seconds until they begin."""
+        now = self._clock()
+        turn = max(self._free_at, now)
+        self._free_at = turn + count / per_second
+        return turn - now

@@ -1,0 +1,156 @@
+"""History in memory, for the broker of a single process: it ends with the process, and with it every epoch."""
+
+import heapq
+import math
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from starling.engine.broker import PublishOptions, StreamEntry, StreamPosition, StreamRead
+from starling.protocol.messages import Publication
+
+IDEMPOTENCY_SECONDS = 300.0
+
+
+@dataclass(slots=True)
+class _Stream:
+    """`until` and `entries_until` are when the position and the entries end, `due` when to look at them next."""
+
+    epoch: str
+    top: int = 0
+    entries: deque[StreamEntry] = field(default_factory=deque)
+    entries_until: float = math.inf
+    until: float = math.inf
+    due: float = math.inf
+
+
+class MemoryHistory:
+    """Implements starling.engine.history.History. `clock` is in seconds and never goes back."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._streams: dict[str, _Stream] = {}
+        self._due: list[tuple[float, str]] = []
+        self._repeated: dict[tuple[str, str], StreamPosition] = {}
+        self._repeated_until: deque[tuple[float, tuple[str, str]]] = deque()
+
+    def next_entry(self, channel: str, publication: Publication, time: int, options: PublishOptions) -> StreamEntry:
+        """Make the entry that `publication` of `time`, in ms since 1970, will be once it is appended."""
+        stream = self._stream(channel, options.history_meta_ttl, self._sweep())
+        return StreamEntry(replace(publication, offset=stream.top + 1, time=time), stream.top, stream.epoch)
+
+    def append(self, channel: str, entry: StreamEntry, options: PublishOptions) -> None:
+        """Keep what `next_entry` made, before anything else happens to the channel."""
+        now = self._sweep()
+        stream = self._stream(channel, options.history_meta_ttl, now)
+        stream.top = entry.offset
+        stream.entries.append(entry)
+        while len(stream.entries) > options.history_size:
+            stream.entries.popleft()
+        stream.entries_until = now + (options.history_ttl or math.inf)
+        self._plan(channel, stream)
+
+    def repeated(self, channel: str, idempotency_key: str) -> StreamPosition | None:
+        """The position of the publication that came with this key within 5 minutes."""
+        self._sweep()
+        return self._repeated.get((channel, idempotency_key))
+
+    def remember(self, channel: str, idempotency_key: str, position: StreamPosition) -> None:
+        """Note that a key was used, for `repeated`."""
+        self._repeated[channel, idempotency_key] = position
+        self._repeated_until.append((self._clock() + IDEMPOTENCY_SECONDS, (channel, idempotency_key)))
+
+    async def read(
+        self,
+        channel: str,
+        *,
+        meta_ttl: float,
+        after: int = 0,
+        before: int | None = None,
+        limit: int | None = None,
+        max_bytes: int | None = None,
+        newest: bool = False,
+    ) -> StreamRead:
+        """Read the position and the entries with `after` < offset < `before`."""
+        stream = self._stream(channel, meta_ttl, self._sweep())
+        top = StreamPosition(stream.top, stream.epoch)
+        bottom = stream.entries[0].previous if stream.entries else stream.top
+        if limit == 0:
+            return StreamRead(top, bottom, [])
+        entries = []
+        for entry in reversed(stream.entries):
+            if entry.offset <= after:
+                break
+            if before is None or entry.offset < before:
+                entries.append(entry)
+        if not newest:
+            entries.reverse()
+        count = _fitting(entries, limit, max_bytes)
+        more = count < len(entries) or count == limit
+        del entries[count:]
+        if newest:
+            entries.reverse()
+        return StreamRead(top, bottom, entries, more)
+
+    async def positions(self, channels: Mapping[str, float]) -> dict[str, StreamPosition]:
+        """Read the tops of many channels, each with its `meta_ttl`."""
+        now = self._sweep()
+        streams = {channel: self._stream(channel, meta_ttl, now) for channel, meta_ttl in channels.items()}
+        return {channel: StreamPosition(stream.top, stream.epoch) for channel, stream in streams.items()}
+
+    async def remove(self, channel: str) -> None:
+        """Delete a channel's entries; its position stays."""
+        if stream := self._streams.get(channel):
+            stream.entries.clear()
+
+    def _stream(self, channel: str, meta_ttl: float, now: float) -> _Stream:
+        stream = self._streams.get(channel)
+        if stream is None:
+            # An epoch of its own each time, because the offsets begin anew.
+            stream = self._streams[channel] = _Stream(secrets.token_urlsafe(6))
+        stream.until = now + (meta_ttl or math.inf)
+        self._plan(channel, stream)
+        return stream
+
+    def _plan(self, channel: str, stream: _Stream) -> None:
+        due = min(stream.until, stream.entries_until)
+        if due < stream.due:
+            stream.due = due
+            heapq.heappush(self._due, (due, channel))
+
+    def _sweep(self) -> float:
+        """Let go of what has had its time; returns the time."""
+        now = self._clock()
+        while self._due and self._due[0][0] <= now:
+            due, channel = heapq.heappop(self._due)
+            stream = self._streams.get(channel)
+            if stream is None or stream.due != due:
+                continue
+            if stream.until <= now:
+                del self._streams[channel]
+                continue
+            if stream.entries_until <= now:
+                stream.entries.clear()
+                stream.entries_until = math.inf
+            stream.due = math.inf
+            self._plan(channel, stream)
+        while self._repeated_until and self._repeated_until[0][0] <= now:
+            del self._repeated[self._repeated_until.popleft()[1]]
+        return now
+
+
+def _fitting(entries: list[StreamEntry], limit: int | None, max_bytes: int | None) -> int:
+    """How many of `entries`, from the first, stay within the limits."""
+    count = len(entries) if limit is None else min(limit, len(entries))
+    if max_bytes is None:
+        return count
+    size = 0
+    for index in range(count):
+        size += len(entries[index].publication.data)
+        if size > max_bytes and index:
+            return index
+    return count

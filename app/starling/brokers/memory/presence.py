@@ -1,0 +1,101 @@
+"""Presence in memory, for the broker of a single process."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from starling.engine.presence import DEFAULT_TTL, PresenceStats
+from starling.protocol.messages import ClientInfo
+
+
+@dataclass(slots=True)
+class _Attendees:
+    clients: dict[str, ClientInfo] = field(default_factory=dict)
+    users: Counter[str] = field(default_factory=Counter)
+
+
+class MemoryPresence:
+    """Implements starling.engine.presence.Presence. `ttl` and `clock` are in seconds; the clock never goes back."""
+
+    def __init__(self, ttl: float = DEFAULT_TTL, clock: Callable[[], float] = time.monotonic) -> None:
+        self.ttl = ttl
+        self._clock = clock
+        self._channels: dict[str, _Attendees] = {}
+        # The soonest first, because every entry lives equally long and is put last when it is refreshed.
+        self._deadlines: dict[tuple[str, str], float] = {}
+
+    async def add(self, channel: str, info: ClientInfo) -> bool:
+        """Add a client; True when its user was not in the channel before."""
+        return self._keep(channel, info, self._sweep())
+
+    async def enter(self, channel: str, info: ClientInfo, most: int) -> bool:
+        """Add a client where fewer than `most` others are; False, and nothing done, where there are as many."""
+        now = self._sweep()
+        attendees = self._channels.get(channel)
+        others = attendees.clients.keys() - {info.client} if attendees else set()
+        if len(others) >= most:
+            return False
+        self._keep(channel, info, now)
+        return True
+
+    async def refresh(self, entries: Mapping[str, Collection[ClientInfo]]) -> None:
+        """Keep the clients of many channels alive; an entry that is gone is made again."""
+        now = self._sweep()
+        for channel, infos in entries.items():
+            for info in infos:
+                self._keep(channel, info, now)
+
+    async def remove(self, entries: Mapping[str, Collection[ClientInfo]]) -> dict[str, set[str]]:
+        """Take clients out of many channels; returns for each channel which of their users are gone."""
+        self._sweep()
+        gone: dict[str, set[str]] = {}
+        for channel, infos in entries.items():
+            for info in infos:
+                self._take_out(channel, info.client)
+            attendees = self._channels.get(channel)
+            gone[channel] = {info.user for info in infos if attendees is None or info.user not in attendees.users}
+        return gone
+
+    async def get(self, channel: str) -> dict[str, ClientInfo]:
+        """Who is in a channel, by client id."""
+        self._sweep()
+        attendees = self._channels.get(channel)
+        return dict(attendees.clients) if attendees else {}
+
+    async def stats(self, channel: str) -> PresenceStats:
+        """How many are in a channel."""
+        self._sweep()
+        attendees = self._channels.get(channel)
+        return PresenceStats(len(attendees.clients), len(attendees.users)) if attendees else PresenceStats(0, 0)
+
+    def _keep(self, channel: str, info: ClientInfo, now: float) -> bool:
+        attendees = self._channels.get(channel) or _Attendees()
+        came = info.user not in attendees.users
+        self._take_out(channel, info.client)
+        attendees = self._channels.setdefault(channel, attendees)
+        attendees.clients[info.client] = info
+        attendees.users[info.user] += 1
+        self._deadlines[channel, info.client] = now + self.ttl
+        return came
+
+    def _take_out(self, channel: str, client: str) -> None:
+        if self._deadlines.pop((channel, client), None) is None:
+            return
+        attendees = self._channels[channel]
+        user = attendees.clients.pop(client).user
+        attendees.users[user] -= 1
+        if not attendees.users[user]:
+            del attendees.users[user]
+        if not attendees.clients:
+            del self._channels[channel]
+
+    def _sweep(self) -> float:
+        """Take out whose time is over; returns the time."""
+        now = self._clock()
+        while self._deadlines:
+            (channel, client), deadline = next(iter(self._deadlines.items()))
+            if deadline > now:
+                break
+            self._take_out(channel, client)
+        return now

@@ -1,0 +1,87 @@
+"""Makes the broker that a URL asks for."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starling.brokers.broadcast import BroadcastBroker
+from starling.brokers.memory.broker import MemoryBroker
+from starling.brokers.postgres import PostgresBackend, PostgresBroker
+from starling.brokers.redis.address import SCHEMES, Topology, parse_address
+from starling.brokers.redis.backend import RedisBackend
+from starling.brokers.redis.broker import RedisBroker
+from starling.brokers.redis.cluster_backend import ClusterBackend
+from starling.engine.presence import DEFAULT_TTL
+
+_PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_POSTGRES = "postgresql://user:password@localhost:5432/database"
+
+
+def open_broker(
+    url: str,
+    *,
+    prefix: str = "starling",
+    timeout: float = 2.0,
+    ca_file: str | Path | None = None,
+    cert_file: str | Path | None = None,
+    key_file: str | Path | None = None,
+    presence_ttl: float = DEFAULT_TTL,
+) -> BroadcastBroker:
+    """The broker at `url`, which connects when it is started.
+
+    `memory://`, `postgresql://`, or one of starling.brokers.redis.address.SCHEMES. `prefix` begins every name in the server,
+    `timeout` in seconds bounds one call to it. For `rediss` schemes `ca_file` holds the certificates that servers are
+    checked against, `cert_file` and `key_file` what this client shows them. A client stays in presence for
+    `presence_ttl` seconds unless it is refreshed, and a process that long in occupancy. Raises ValueError, naming the
+    mend, never the password.
+    """
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError("broker prefix: 1 to 40 letters, digits, '_', '.' or '-', such as starling")
+    if timeout <= 0:
+        raise ValueError("broker timeout: a number of seconds above 0")
+    if presence_ttl <= 0:
+        raise ValueError("presence ttl: a number of seconds above 0")
+    scheme = url.partition(":")[0] if ":" in url else ""
+    tls = {"CA": ca_file, "cert": cert_file, "key": key_file}
+    _check_files(tls, wanted=scheme.startswith("rediss"))
+    if scheme in SCHEMES:
+        address = parse_address(url)
+        files = {"ssl_ca_certs": ca_file, "ssl_certfile": cert_file, "ssl_keyfile": key_file}
+        given = {name: str(path) for name, path in files.items() if path is not None}
+        address = replace(address, options={**address.options, **given})
+        kind = ClusterBackend if address.topology is Topology.CLUSTER else RedisBackend
+        return RedisBroker(kind(address, prefix=prefix, timeout=timeout), presence_ttl=presence_ttl)
+    if scheme == "memory":
+        return MemoryBroker(presence_ttl=presence_ttl)
+    if scheme != "postgresql":
+        raise ValueError(
+            "broker URL: it must start with memory://, redis://, rediss:// or postgresql://, "
+            "or redis+sentinel:// or redis+cluster://"
+        )
+    try:
+        parts = urlsplit(url)
+        place = f"postgresql://{parts.hostname}:{parts.port or 5432}"
+    except ValueError:
+        raise ValueError(f"broker URL: host or port cannot be read; write it like {_POSTGRES}") from None
+    if not parts.hostname:
+        raise ValueError(f"broker URL: the host is missing; write it like {_POSTGRES}")
+    return PostgresBroker(PostgresBackend(url, prefix=prefix, timeout=timeout, address=place))
+
+
+def _check_files(files: Mapping[str, str | Path | None], *, wanted: bool) -> None:
+    for name, path in files.items():
+        if path is None:
+            continue
+        if not wanted:
+            raise ValueError(
+                f"broker {name} file: it is for rediss:// only; PostgreSQL takes ?sslrootcert=FILE in the URL"
+            )
+        if not Path(path).is_file():
+            raise ValueError(f"broker {name} file: there is no file {path}")
+    for name, other in (("cert", "key"), ("key", "cert")):
+        if files[name] is None and files[other] is not None:
+            raise ValueError(
+                f"broker {name} file: it is missing beside the {other} file; a client certificate needs both"
+            )

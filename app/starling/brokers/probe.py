@@ -1,0 +1,33 @@
+"""Whether the server would carry messages for this process, asked over connections that nothing else uses."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from starling.brokers.link import Link, LinkLost
+from starling.engine.broker import BrokerUnavailable
+
+
+async def hears_itself(
+    link: Link, publish: Callable[[str, bytes], Awaitable[None]], channel: str, *, seconds: float
+) -> bool:
+    """Subscribe `channel` over the fresh `link`, publish once, and tell whether it was heard within `seconds`."""
+    heard = asyncio.Event()
+    reading: asyncio.Task[None] | None = None
+    try:
+        async with asyncio.timeout(seconds):
+            await link.open()
+            reading = asyncio.create_task(link.read(lambda _channel, _message: heard.set()), name="broker-probe-read")
+            await link.subscribe([channel])
+            await publish(channel, b"probe")
+            await heard.wait()
+    except (LinkLost, BrokerUnavailable, TimeoutError):
+        return False
+    finally:
+        # Whoever asks may lose interest just as this ends, too.
+        try:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+        finally:
+            await link.close()
+    return True

@@ -1,0 +1,1 @@
+"""The Redis broker: commands, Pub/Sub links, scripts, Sentinel and Cluster."""

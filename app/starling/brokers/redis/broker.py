@@ -1,0 +1,154 @@
+"""The broker over Redis."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from starling.brokers import envelope
+from starling.brokers.broadcast import BroadcastBroker
+from starling.brokers.redis.backend import RedisBackend
+from starling.brokers.redis.calls import Command, Reply
+from starling.brokers.redis.cluster_backend import ClusterBackend
+from starling.brokers.redis.cluster_calls import Answer
+from starling.brokers.redis.drain_rate import RedisPace
+from starling.brokers.redis.history import RedisHistory, read_position
+from starling.brokers.redis.occupancy import RedisOccupancy
+from starling.brokers.redis.presence import RedisPresence
+from starling.brokers.redis.revocations import RedisRevocations
+from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
+from starling.engine.presence import DEFAULT_TTL
+from starling.protocol.messages import Publication
+from starling.telemetry.tracing import TraceContext
+
+Replies = asyncio.Future[list[Reply | ResponseError]] | asyncio.Future[list[Answer]]
+
+# What one round trip carries of a publication in many channels.
+_AT_ONCE = 256
+_BYTES_AT_ONCE = 8 * 2**20
+
+
+class RedisBroker(BroadcastBroker):
+    """Implements starling.engine.broker.Broker over Redis Pub/Sub, and keeps history, presence and occupancy there."""
+
+    def __init__(self, backend: RedisBackend | ClusterBackend, *, presence_ttl: float = DEFAULT_TTL) -> None:
+        super().__init__(backend)
+        self._redis = backend
+        self.history: RedisHistory = RedisHistory(
+            backend.execute, backend.reads.execute, backend.prefix, backend.wire_name
+        )
+        self.presence: RedisPresence = RedisPresence(
+            backend.execute, backend.reads.execute, backend.prefix, presence_ttl
+        )
+        self.revocations: RedisRevocations = RedisRevocations(backend.execute, backend.reads.execute, backend.prefix)
+        self.occupancy: RedisOccupancy = RedisOccupancy(backend.execute, backend.prefix, presence_ttl)
+        self.pace: RedisPace = RedisPace(backend.execute, backend.prefix)
+
+    async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
+        """Keep and send in one atomic step, or only send; returns the position. Raises BrokerUnavailable."""
+        body, live = _bodies(publication, options.trace)
+        if options.history_size > 0:
+            return await self.history.publish(channel, body, options, live)
+        message = envelope.encode_publication(live)
+        if options.idempotency_key:
+            return await self.history.publish_once(channel, message, options.idempotency_key)
+        await self._backend.publish(channel, message)
+        return StreamPosition(0, "")
+
+    def begin_publish(
+        self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
+    ) -> PublishOutcome | None:
+        """As `publish`; `done` is told when Redis has answered."""
+        body, live = _bodies(publication, options.trace)
+        command = self._command(body, live, envelope.encode_publication(live), channel, options, _epoch(options))
+
+        def told(replies: Replies) -> None:
+            if replies.exception() is None and isinstance(replies.result()[0], NoScriptError):
+                # Redis forgets scripts when it restarts.
+                super(RedisBroker, self).begin_publish(channel, publication, options, done)
+            else:
+                done(_outcome(replies))
+
+        try:
+            self._redis.post(command, len(body)).add_done_callback(told)
+        except BrokerUnavailable as unavailable:
+            return unavailable
+        return None
+
+    async def publish_all(
+        self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
+    ) -> list[PublishOutcome]:
+        """Publish the same in many channels with one round trip for hundreds of them."""
+        body, live = _bodies(publication, wishes[0][1].trace if wishes else None)
+        message = envelope.encode_publication(live)
+        portion = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // len(message)))
+        outcomes: list[PublishOutcome] = []
+        for start in range(0, len(wishes), portion):
+            outcomes += await self._publish_portion(body, live, message, publication, wishes[start : start + portion])
+        return outcomes
+
+    async def _publish_portion(
+        self,
+        body: bytes,
+        live: bytes,
+        message: bytes,
+        publication: Publication,
+        wishes: Sequence[tuple[str, PublishOptions]],
+    ) -> list[PublishOutcome]:
+        epoch = secrets.token_urlsafe(6)
+        commands = [
+            self._command(body, live, message, channel, options, f"{epoch}{number:x}")
+            for number, (channel, options) in enumerate(wishes)
+        ]
+        try:
+            replies = await self._redis.execute_all(commands, size=len(message) * len(wishes))
+        except BrokerUnavailable as unavailable:
+            return [unavailable] * len(wishes)
+        outcomes: list[PublishOutcome] = []
+        for (channel, options), reply in zip(wishes, replies, strict=True):
+            try:
+                # Redis forgets scripts when it restarts.
+                forgotten = isinstance(reply, NoScriptError)
+                outcome = await self.publish(channel, publication, options) if forgotten else _position(reply)
+            except BrokerUnavailable as unavailable:
+                outcome = unavailable
+            outcomes.append(outcome)
+        return outcomes
+
+    def _command(
+        self, body: bytes, live: bytes, message: bytes, channel: str, options: PublishOptions, epoch: str
+    ) -> Command:
+        if options.history_size > 0:
+            return self.history.publish_command(channel, body, options, epoch, live)
+        if options.idempotency_key:
+            return self.history.publish_once_command(channel, message, options.idempotency_key)
+        return self._redis.publish_command(channel, message)
+
+
+def _bodies(publication: Publication, trace: TraceContext | None) -> tuple[bytes, bytes]:
+    """What is kept of a publication, and what those get who are there now."""
+    now = int(time.time() * 1000)
+    body = envelope.encode_body(publication, now)
+    return body, body if trace is None else envelope.encode_body(publication, now, trace)
+
+
+def _epoch(options: PublishOptions) -> str:
+    return secrets.token_urlsafe(6) if options.history_size > 0 else ""
+
+
+def _outcome(replies: Replies) -> PublishOutcome:
+    try:
+        return _position(replies.result()[0])
+    except BrokerUnavailable as unavailable:
+        return unavailable
+
+
+def _position(reply: object) -> PublishOutcome:
+    if isinstance(reply, BrokerUnavailable):
+        return reply
+    if isinstance(reply, ResponseError):
+        return BrokerUnavailable(f"Redis refused the publish: {reply}")
+    # PUBLISH and SPUBLISH answer with the number of processes that it reached.
+    return StreamPosition(0, "") if isinstance(reply, int) else read_position(reply)

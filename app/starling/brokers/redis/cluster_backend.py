@@ -1,0 +1,283 @@
+"""The links to a Redis cluster: one for each master, and channels that follow their slots."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import structlog
+from broadcaster import Event
+from redis.asyncio.connection import AbstractConnection
+from redis.crc import key_slot
+from redis.exceptions import ResponseError
+
+from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
+from starling.brokers.redis.address import RedisAddress
+from starling.brokers.redis.backend import CALLS_AT_ONCE, READS_AT_ONCE
+from starling.brokers.redis.calls import Command, RedisCalls, Reply
+from starling.brokers.redis.cluster_calls import Answer, ClusterCalls
+from starling.brokers.redis.cluster_map import ClusterMap, Node
+from starling.brokers.redis.cluster_shard import ShardBackend
+from starling.brokers.redis.connections import make_connection
+from starling.brokers.redis.history import PUBLISHING_SCRIPTS
+from starling.brokers.redis.rights import rule
+from starling.engine.broker import BrokerUnavailable, LinkState
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
+
+# Seconds between two readings of the slots: while all is well, while something is not, and the least.
+_CALM = 10.0
+_WORRIED = 1.0
+_LEAST = 0.1
+_POLL = 0.05
+
+
+class ClusterBackend(LinkBackend):
+    """Channels of a Redis cluster, under one prefix, each in the shard that has its slot.
+
+    It is up while the links to all masters are. When a slot has gone to another node, its channels are subscribed
+    there, and a loss and a return of the link are told, so that whoever can heal reads what was published in between.
+    """
+
+    def __init__(self, address: RedisAddress, *, prefix: str, timeout: float, max_events: int = MAX_EVENTS) -> None:
+        """`timeout` in seconds bounds one call, `max_events` what may wait to be told."""
+        self.prefix = prefix
+        self.timeout = timeout
+        self._address = address
+        self._figures = LinkFigures()
+        self._queue = EventQueue(max_events)
+        self._map = ClusterMap(address.hosts)
+        # Known from the start, so that no publication is sent twice and falls behind the one after it.
+        scripts = [script.introduce() for script in PUBLISHING_SCRIPTS]
+        self._calls = self._make_calls("publisher", CALLS_AT_ONCE, scripts)
+        self.reads = self._make_calls("reader", READS_AT_ONCE)
+        self._shards: dict[Node, ShardBackend] = {}
+        # Where each channel is subscribed; nowhere, while its slot moves.
+        self._wanted: dict[str, Node | None] = {}
+        self._state = LinkState.CONNECTING
+        self._reason = ""
+        self._ever_up = False
+        self._rights_mend = f"ACL SETUSER {address.username or 'default'} {rule(prefix, cluster=True)}"
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def figures(self) -> LinkFigures:  # type: ignore[override]  # a field of the others, made of many here
+        """The worst of all links, and what they counted together."""
+        told = self._figures
+        links = [shard.figures for shard in self._shards.values()]
+        told.up = self._state is LinkState.UP
+        told.canary_round_trip_seconds = max((link.canary_round_trip_seconds for link in links), default=0.0)
+        told.canary_heard_at = min((link.canary_heard_at for link in links if link.canary_heard_at), default=None)
+        told.failed_swaps = max((link.failed_swaps for link in links), default=0)
+        for link in links:
+            told.overflowed.update(link.take_overflowed())
+        return told
+
+    # What broadcaster asks
+
+    async def connect(self) -> None:
+        """Begin to connect, and return at once."""
+        self._queue.put(LinkEvent(LinkState.CONNECTING))
+        self._calls.start()
+        self.reads.start()
+        self._task = asyncio.create_task(self._follow_slots(), name="broker-cluster")
+
+    async def disconnect(self) -> None:
+        """Give all connections back."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        shards, self._shards = self._shards, {}
+        await asyncio.gather(*(shard.disconnect() for shard in shards.values()))
+        self._wanted.clear()
+        await self._calls.stop()
+        await self.reads.stop()
+        self._state = LinkState.DOWN
+
+    async def subscribe(self, group: str) -> None:
+        """Return when the node that has the slot has acknowledged. Raises BrokerUnavailable; the wish stands."""
+        slot = key_slot(group.encode())
+        self._wanted.setdefault(group, None)
+        deadline = time.monotonic() + self.timeout
+        while group in self._wanted:
+            node = self._map.node_of(slot)
+            if node is not None and (shard := self._shards.get(node)) is not None:
+                self._wanted[group] = node
+                try:
+                    await shard.subscribe(group)
+                except BrokerUnavailable:
+                    # Given up by its shard, it has moved, and the time may not be over.
+                    if self._wanted.get(group, node) == node:
+                        raise
+                else:
+                    return
+            if time.monotonic() > deadline:
+                raise BrokerUnavailable(
+                    f"no subscription was acknowledged within {self.timeout:g} s; it is made good when the link returns"
+                )
+            await asyncio.sleep(_POLL)
+
+    async def unsubscribe(self, group: str) -> None:
+        """Tell nothing more of `group`; the server is told in passing."""
+        node = self._wanted.pop(group, None)
+        if node is not None and (shard := self._shards.get(node)) is not None:
+            shard.drop(group)
+
+    async def next_published(self) -> Event:
+        """The next event; of one channel in the server's order, of channels unsubscribed meanwhile nothing is told."""
+        while True:
+            event = await self._queue.take()
+            if not isinstance(event, MessageEvent) or event.channel in self._wanted:
+                return event
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """Send to every process, after all that was published here before in this channel. Raises BrokerUnavailable."""
+        try:
+            await self.execute(*self.publish_command(channel, message), size=len(message))
+        except ResponseError as error:
+            raise BrokerUnavailable(f"Redis refused the publish: {error}") from None
+
+    # What the broker asks
+
+    def wire_name(self, channel: str) -> str:
+        """What `channel` is called in Redis: its slot is that of the channel's keys."""
+        return f"{self.prefix}:{{{channel}}}"
+
+    def publish_command(self, channel: str, message: bytes) -> Command:
+        """The command that sends `message` to every process."""
+        return (b"SPUBLISH", self.wire_name(channel).encode(), message)
+
+    async def execute(self, *command: bytes | str | int | float, size: int = 0) -> Reply:
+        """Run a command where its slot is; as starling.brokers.redis.cluster_calls has it."""
+        return await self._calls.execute(*command, size=size)
+
+    def post(self, command: Command, size: int) -> asyncio.Future[list[Answer]]:
+        """Run a command as `execute` does, without waiting for its one reply. Raises BrokerUnavailable."""
+        return self._calls.post(command, size)
+
+    async def execute_all(self, commands: Sequence[Command], size: int = 0) -> list[Answer]:
+        """Run commands with one round trip to each node; as starling.brokers.redis.cluster_calls has it."""
+        return await self._calls.execute_all(commands, size)
+
+    # Slots and shards
+
+    async def _follow_slots(self) -> None:
+        while True:
+            try:
+                await self._map.refresh(lambda node: self.reads.at(node).execute("CLUSTER", "SLOTS"))
+                await self._place_all()
+            except BrokerUnavailable as error:
+                self._down(str(error))
+            except Exception:
+                log.exception("cluster_not_followed", address=str(self._address))
+            await asyncio.sleep(_LEAST)
+            try:
+                async with asyncio.timeout(_CALM if self._state is LinkState.UP else _WORRIED):
+                    await self._map.outdated.wait()
+            except TimeoutError:
+                pass
+
+    async def _place_all(self) -> None:
+        """Hold a link to each master and none else, and have every channel where its slot is."""
+        masters = self._map.masters
+        for node in masters - self._shards.keys():
+            shard = self._shards[node] = self._make_shard(node)
+            await shard.connect()
+        moves: list[tuple[str, ShardBackend]] = []
+        for channel, present in self._wanted.items():
+            place = self._map.node_of(key_slot(channel.encode()))
+            if place is None or place == present or place not in self._shards:
+                continue
+            if present in self._shards:
+                self._shards[present].drop(channel)
+            self._wanted[channel] = place
+            moves.append((channel, self._shards[place]))
+        # What is not acknowledged in time is made good when that link returns, which is told as well.
+        await asyncio.gather(*(shard.subscribe(channel) for channel, shard in moves), return_exceptions=True)
+        for node in self._shards.keys() - masters:
+            await self._shards.pop(node).disconnect()
+        await self._calls.keep(masters)
+        await self.reads.keep(self._map.nodes)
+        if moves and self._state is LinkState.UP:
+            log.info("cluster_slots_moved", address=str(self._address), channels=len(moves))
+            self._queue.put(LinkEvent(LinkState.DOWN))
+            self._queue.put(LinkEvent(LinkState.UP))
+        self._settle()
+
+    def _make_shard(self, node: Node) -> ShardBackend:
+        shard = ShardBackend(
+            node,
+            prefix=self.prefix,
+            timeout=self.timeout,
+            address=f"{self._address} at {node[0]}:{node[1]}",
+            queue=self._queue,
+            slots=self._map,
+            make_connection=lambda purpose: self._make_connection(node, purpose),
+            calls=lambda: self._calls.at(node),
+            rights_mend=self._rights_mend,
+            told=self._hear_of,
+            moved=self._give_up,
+        )
+        shard.figures.dropped, shard.figures.probes = self._figures.dropped, self._figures.probes
+        return shard
+
+    def _give_up(self, shard: ShardBackend, channels: list[str]) -> None:
+        """Have `channels` subscribed elsewhere: their slot has left `shard`."""
+        for channel in channels:
+            shard.drop(channel)
+            if self._wanted.get(channel) == shard.node:
+                self._wanted[channel] = None
+        self._map.outdated.set()
+
+    # The state of all links
+
+    def _hear_of(self, shard: ShardBackend, states: tuple[LinkState, ...]) -> None:
+        if self._shards.get(shard.node) is not shard:
+            return
+        if states[-1] is LinkState.DEAF:
+            self._queue.put(LinkEvent(LinkState.DEAF))
+        elif states == (LinkState.UP,):
+            self._settle()
+        elif states == (LinkState.DOWN,):
+            self._map.outdated.set()
+            self._down("")
+        elif self._state is LinkState.UP and LinkState.CONNECTING not in states:
+            for state in states:
+                self._queue.put(LinkEvent(state))
+
+    def _settle(self) -> None:
+        """Be up, if all links are and every channel is placed."""
+        whole = self._map.is_whole and self._map.masters == self._shards.keys()
+        if self._state is LinkState.UP or not whole or not all(shard.is_up for shard in self._shards.values()):
+            return
+        self._figures.reconnects += self._ever_up
+        self._state, self._reason, self._ever_up = LinkState.UP, "", True
+        self._queue.put(LinkEvent(LinkState.UP))
+        log.info("broker_link_up", address=str(self._address), channels=len(self._wanted), nodes=len(self._shards))
+
+    def _down(self, reason: str) -> None:
+        if reason and reason != self._reason:
+            self._reason = reason
+            mend = self._mend(reason)
+            log.warning(
+                "broker_link_down", address=str(self._address), reason=reason, **({"mend": mend} if mend else {})
+            )
+        if self._state is not LinkState.DOWN:
+            self._state = LinkState.DOWN
+            self._queue.put(LinkEvent(LinkState.DOWN))
+
+    def _mend(self, reason: str) -> str:
+        if "cluster support disabled" in reason:
+            return "this Redis is no cluster: write redis:// (or rediss://) in the broker URL"
+        return self._rights_mend if "permission" in reason else ""
+
+    # Connections
+
+    def _make_calls(self, purpose: str, max_batch: int, first: Sequence[Command] = ()) -> ClusterCalls:
+        def make(node: Node) -> RedisCalls:
+            connection = self._make_connection(node, purpose)
+            return RedisCalls(connection, timeout=self.timeout, max_batch=max_batch, first=first)
+
+        return ClusterCalls(self._map, make, timeout=self.timeout)
+
+    def _make_connection(self, node: Node, purpose: str) -> AbstractConnection:
+        return make_connection(self._address, *node, purpose, timeout=self.timeout)

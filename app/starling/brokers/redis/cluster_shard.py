@@ -1,0 +1,114 @@
+"""The link to one master of a Redis cluster, held and replaced by itself."""
+
+from collections.abc import Callable
+from itertools import count, islice
+
+from redis.asyncio.connection import AbstractConnection
+from redis.crc import key_slot
+from redis.exceptions import ResponseError
+
+from starling.brokers.link import EventQueue, LinkLost
+from starling.brokers.redis.calls import RedisCalls
+from starling.brokers.redis.cluster_link import ShardLink
+from starling.brokers.redis.cluster_map import ClusterMap, Node
+from starling.brokers.redis.inspection import inspect
+from starling.brokers.supervised import SupervisedBackend
+from starling.engine.broker import BrokerUnavailable, LinkState
+
+# A node with a single slot needs as many tries as there are slots to find a channel in it.
+_TRIES = 100_000
+
+
+class ShardBackend(SupervisedBackend):
+    """The channels whose slots one node has. What it hears goes to the cluster's own queue."""
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        prefix: str,
+        timeout: float,
+        address: str,
+        queue: EventQueue,
+        slots: ClusterMap,
+        make_connection: Callable[[str], AbstractConnection],
+        calls: Callable[[], RedisCalls],
+        rights_mend: str,
+        told: Callable[["ShardBackend", tuple[LinkState, ...]], None],
+        moved: Callable[["ShardBackend", list[str]], None],
+    ) -> None:
+        """`told` hears of the link's states, `moved` of channels that this node has no more.
+
+        `calls` gives the connection that publications to this node take.
+        """
+        super().__init__(address, timeout=timeout, queue=queue)
+        self.node = node
+        self._prefix = prefix
+        self._map = slots
+        self._make_connection = make_connection
+        self._calls = calls
+        self._rights_mend = rights_mend
+        self._told = told
+        self._moved = moved
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the link stands."""
+        return self._state is LinkState.UP
+
+    def make_link(self) -> ShardLink:
+        """A Pub/Sub connection that is not open yet."""
+        return ShardLink(self._make_connection("subscriber"), self._prefix, self._give_up)
+
+    def own_channel(self, purpose: str) -> str:
+        """A channel in a slot of this very node."""
+        first = super().own_channel(purpose)
+        names = (f"{first}:{number}" for number in islice(count(), _TRIES))
+        return next((name for name in names if self._map.node_of(key_slot(name.encode())) == self.node), first)
+
+    async def publish(self, channel: str, message: bytes) -> None:
+        """Send over the connection that publications take. Raises BrokerUnavailable."""
+        await self._publish(self._calls(), channel, message)
+
+    async def publish_apart(self, channel: str, message: bytes) -> None:
+        """Send over a connection that is opened for it. Raises BrokerUnavailable."""
+        calls = RedisCalls(self._make_connection("probe"), timeout=self.timeout)
+        calls.start()
+        try:
+            await self._publish(calls, channel, message)
+        finally:
+            await calls.stop()
+
+    async def _publish(self, calls: RedisCalls, channel: str, message: bytes) -> None:
+        try:
+            await calls.execute(b"SPUBLISH", f"{self._prefix}:{{{channel}}}".encode(), message)
+        except ResponseError as error:
+            raise BrokerUnavailable(f"Redis refused the publish: {error}") from None
+
+    async def open_publishing(self) -> None:
+        """Nothing: the cluster has the connections."""
+
+    async def close_publishing(self) -> None:
+        """Nothing: the cluster has the connections."""
+
+    async def first_up(self) -> None:
+        """Say what of the server or its user is not as it should be."""
+        await inspect(self._calls().execute, self._prefix, cluster=True, rights_mend=self._rights_mend)
+
+    def tell(self, *states: LinkState) -> None:
+        """Let the cluster tell, which has one state for all."""
+        self._told(self, states)
+
+    def mend(self, reason: str) -> str:
+        """The rule for the user, where Redis says that something is not allowed."""
+        return self._rights_mend if "permission" in reason else ""
+
+    def drop(self, channel: str) -> None:
+        """Listen to `channel` no more."""
+        self._subscriptions.drop(channel)
+
+    def _give_up(self, channels: list[str]) -> None:
+        if self._canary_channel in channels:
+            # The next link has another, in a slot that is still here.
+            raise LinkLost("the slot of the canary went to another node")
+        self._moved(self, channels)

@@ -1,0 +1,17 @@
+"""The shared pace in Redis: one key says when the next turn is free."""
+
+from starling.brokers.redis.script import Execute, Script
+
+
+class RedisPace:
+    """Implements starling.engine.drain_rate.PaceStore; the clock is Redis's own, so that those of the hosts may differ."""
+
+    def __init__(self, execute: Execute, prefix: str) -> None:
+        self._execute = execute
+        self._keys = [f"{prefix}:{{drain}}:pace".encode()]
+        self._script = Script("pace_reserve.lua")
+
+    async def reserve(self, count: int, per_second: float) -> float:
+        """Take the next `count` turns; returns the seconds until they begin. Raises BrokerUnavailable."""
+        wait = await self._script.run(self._execute, self._keys, round(count / per_second * 1_000_000))
+        return wait / 1_000_000 if isinstance(wait, int) else 0.0

@@ -1,0 +1,46 @@
+"""What is looked at when a Redis server is reached for the first time, and what the log says of it."""
+
+import re
+
+import structlog
+from redis.exceptions import ResponseError
+
+from starling.brokers.redis.rights import missing_rights
+from starling.brokers.redis.script import Execute
+from starling.engine.broker import BrokerUnavailable
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
+
+_OLDEST = (7, 0)
+
+
+async def inspect(execute: Execute, prefix: str, *, cluster: bool, rights_mend: str) -> None:
+    """Warn of rights that are missing, of a server that is too old, or that evicts what it should keep.
+
+    Raises BrokerUnavailable.
+    """
+    if missing := await missing_rights(execute, prefix, cluster=cluster):
+        log.error("redis_rights_missing", commands=missing, mend=rights_mend)
+    try:
+        version = _field(await execute("INFO", "server"), "redis_version")
+        in_cluster = _field(await execute("INFO", "cluster"), "cluster_enabled")
+        policy = _field(await execute("INFO", "memory"), "maxmemory_policy")
+    except ResponseError as error:
+        raise BrokerUnavailable(f"Redis refused to tell its version and settings: {error}") from None
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if numbers < _OLDEST:
+        log.warning("redis_too_old", version=version, mend="run Redis 7.0 or newer")
+    if in_cluster == "1" and not cluster:
+        log.error("redis_is_a_cluster", mend="write redis+cluster:// (or rediss+cluster://) in the broker URL")
+    if policy != "noeviction":
+        log.warning(
+            "redis_may_evict",
+            maxmemory_policy=policy,
+            mend="set maxmemory-policy noeviction: under any other policy Redis may delete history and presence",
+        )
+
+
+def _field(info: object, name: str) -> str:
+    text = info.decode() if isinstance(info, bytes) else ""
+    found = re.search(rf"^{name}:(.*?)\r?$", text, re.MULTILINE)
+    return found.group(1) if found else ""

@@ -1,0 +1,178 @@
+"""Presence in Redis: the clients, deadlines and users of each channel, changed and read by scripts that are atomic."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+import structlog
+from msgspec import Raw
+
+from starling.brokers.redis.script import Execute, Script
+from starling.engine.broker import BrokerUnavailable
+from starling.engine.presence import DEFAULT_TTL, PresenceStats
+from starling.protocol.messages import ClientInfo
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
+
+# One script call is about one channel, names so many clients at most and, beyond the first, so many bytes of them.
+_CALL_CLIENTS = 500
+_CALL_BYTES = 65_536
+# Calls under way at once; the next portion goes when these are answered.
+_CALLS = 200
+_STRANGE = "a presence script answered in another form than it should"
+
+
+@dataclass(slots=True)
+class _Call:
+    """Clients of one channel, the arguments that tell a script of them, and the flag it answered for each."""
+
+    channel: str
+    infos: list[ClientInfo] = field(default_factory=list)
+    arguments: list[bytes] = field(default_factory=list)
+    size: int = 0
+    flags: list[bool] = field(default_factory=list)
+
+    def take(self, answer: object) -> None:
+        """Read the flags. Raises BrokerUnavailable for an answer that is none."""
+        if not isinstance(answer, list) or len(answer) != len(self.infos):
+            raise BrokerUnavailable(_STRANGE)
+        self.flags = [flag == 1 for flag in answer]
+
+
+class RedisPresence:
+    """Implements starling.engine.presence.Presence."""
+
+    def __init__(self, writing: Execute, reading: Execute, prefix: str, ttl: float = DEFAULT_TTL) -> None:
+        """`ttl` in seconds. Reads are great and go their own way, so that publications do not wait behind them."""
+        self.ttl = ttl
+        self._lives = max(1, round(ttl * 1000))
+        self._writing = writing
+        self._reading = reading
+        self._prefix = prefix
+        self._keep = Script("presence_sweep.lua", "presence_keep.lua")
+        self._enter = Script("presence_sweep.lua", "presence_enter.lua", "presence_keep.lua")
+        self._remove = Script("presence_sweep.lua", "presence_remove.lua")
+        self._get = Script("presence_sweep.lua", "presence_get.lua")
+        self._stats = Script("presence_sweep.lua", "presence_stats.lua")
+
+    async def add(self, channel: str, info: ClientInfo) -> bool:
+        """Add a client; True when its user was not in the channel before. Raises BrokerUnavailable."""
+        call = next(_calls({channel: [info]}, _encode_entry))
+        call.take(await self._keep_alive(call))
+        return call.flags[0]
+
+    async def enter(self, channel: str, info: ClientInfo, most: int) -> bool:
+        """Add a client where fewer than `most` others are; False where there are as many. Raises BrokerUnavailable."""
+        call = next(_calls({channel: [info]}, _encode_entry))
+        keys = self._keys(channel)
+        found = await self._enter.run(self._writing, keys, self._lives, *call.arguments, most, size=call.size)
+        match found:
+            case [int(flag)]:
+                return flag >= 0
+        raise BrokerUnavailable(_STRANGE)
+
+    async def refresh(self, entries: Mapping[str, Collection[ClientInfo]]) -> None:
+        """Keep the clients of many channels alive; an entry that is gone is made again. Raises BrokerUnavailable."""
+        await self._in_portions(self._keep_alive, _calls(entries, _encode_entry))
+
+    async def remove(self, entries: Mapping[str, Collection[ClientInfo]]) -> dict[str, set[str]]:
+        """Take clients out; returns for each channel which of their users are gone. Raises BrokerUnavailable."""
+        gone: dict[str, set[str]] = {channel: set() for channel in entries}
+        for call in await self._in_portions(self._take_out, _calls(entries, _encode_user)):
+            gone[call.channel].update(info.user for info, flag in zip(call.infos, call.flags, strict=True) if flag)
+        return gone
+
+    async def get(self, channel: str) -> dict[str, ClientInfo]:
+        """Who is in a channel, by client id. Raises BrokerUnavailable."""
+        found = await self._get.run(self._reading, self._keys(channel))
+        if not isinstance(found, list):
+            raise BrokerUnavailable(_STRANGE)
+        return dict(_decode_all(channel, found))
+
+    async def stats(self, channel: str) -> PresenceStats:
+        """How many are in a channel. Raises BrokerUnavailable."""
+        found = await self._stats.run(self._reading, self._keys(channel))
+        match found:
+            case [int(clients), int(users)]:
+                return PresenceStats(clients, users)
+        raise BrokerUnavailable(_STRANGE)
+
+    async def _keep_alive(self, call: _Call) -> object:
+        keys = self._keys(call.channel)
+        return await self._keep.run(self._writing, keys, self._lives, *call.arguments, size=call.size)
+
+    async def _take_out(self, call: _Call) -> object:
+        return await self._remove.run(self._writing, self._keys(call.channel), *call.arguments, size=call.size)
+
+    async def _in_portions(self, run: Callable[[_Call], Awaitable[object]], calls: Iterable[_Call]) -> list[_Call]:
+        """Run every call and keep what it answered. A call of one channel is under way in its turn."""
+        done: list[_Call] = []
+        left = iter(calls)
+        while portion := list(islice(left, _CALLS)):
+            answers = await asyncio.gather(*(run(call) for call in portion), return_exceptions=True)
+            for call, answer in zip(portion, answers, strict=True):
+                if isinstance(answer, BaseException):
+                    raise answer
+                call.take(answer)
+            done += portion
+        return done
+
+    def _keys(self, channel: str) -> list[bytes]:
+        kinds = ("presence", "presence-deadlines", "presence-users")
+        return [f"{self._prefix}:{kind}:{{{channel}}}".encode() for kind in kinds]
+
+
+def _calls(entries: Mapping[str, Collection[ClientInfo]], encode: Callable[[ClientInfo], bytes]) -> Iterator[_Call]:
+    for channel, infos in entries.items():
+        call = _Call(channel)
+        for info in infos:
+            client, rest = info.client.encode(), encode(info)
+            size = len(client) + len(rest)
+            if call.infos and (len(call.infos) == _CALL_CLIENTS or call.size + size > _CALL_BYTES):
+                yield call
+                call = _Call(channel)
+            call.infos.append(info)
+            call.arguments += (client, rest)
+            call.size += size
+        if call.infos:
+            yield call
+
+
+def _encode_user(info: ClientInfo) -> bytes:
+    return info.user.encode()
+
+
+def _encode_entry(info: ClientInfo) -> bytes:
+    user = _encode_user(info)
+    return b"%d %d\n%b%b%b" % (len(user), len(info.conn_info), user, info.conn_info, info.chan_info)
+
+
+def _decode_entry(client: str, entry: bytes) -> ClientInfo:
+    head, rest = entry.split(b"\n", 1)
+    user_length, conn_length = (int(length) for length in head.split(b" "))
+    end = user_length + conn_length
+    return ClientInfo(rest[:user_length].decode(), client, Raw(rest[user_length:end]), Raw(rest[end:]))
+
+
+def _decode_all(channel: str, found: list[object]) -> Iterator[tuple[str, ClientInfo]]:
+    malformed = 0
+    for name, entry in zip(found[::2], found[1::2], strict=True):
+        try:
+            client = _text(name).decode()
+            yield client, _decode_entry(client, _text(entry))
+        except ValueError:
+            malformed += 1
+    if malformed:
+        log.warning(
+            "presence_malformed",
+            channel=channel,
+            entries=malformed,
+            mend="something other than this service writes under its prefix: give it another prefix",
+        )
+
+
+def _text(reply: object) -> bytes:
+    if not isinstance(reply, bytes):
+        raise ValueError(_STRANGE)  # noqa: TRY004 - the type of a reply is what Redis said, no mistake of a caller
+    return reply

@@ -1,0 +1,364 @@
+"""What every link to a server needs: it comes back by itself, is proven by a canary, and says when it was away."""
+
+import asyncio
+import os
+import random
+import socket
+import ssl
+import time
+from abc import abstractmethod
+from collections.abc import Coroutine
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from broadcaster import Event
+
+from starling.brokers.link import (
+    MAX_EVENTS,
+    EventQueue,
+    Link,
+    LinkBackend,
+    LinkEvent,
+    LinkFigures,
+    LinkLost,
+    MessageEvent,
+)
+from starling.brokers.probe import hears_itself
+from starling.brokers.subscriptions import Subscriptions
+from starling.engine.broker import BrokerUnavailable, LinkState
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
+
+# Delivery must be back within 5 s of the server's return, so no wait between two tries is longer than this. Seconds.
+_FIRST_WAIT = 0.05
+_LONGEST_WAIT = 1.0
+# A link that lived this long was a good one: the next is tried at once again.
+_PROVEN = 2.0
+_CANARY_INTERVAL = 1.0
+_CANARY_TIMEOUT = 3.0
+# A canary that is late while this process itself stood still this long says nothing about the link.
+_STANDSTILL = 0.5
+_COUNT_INTERVAL = 2.0
+# So many links that failed one after the other, each while a probe beside it heard itself: this process is at fault.
+_DEAF = 3
+
+
+def in_words(error: Exception) -> str:
+    """What a failure is called in the log; the address stands beside it there."""
+    inner = error if isinstance(error, OSError) else error.__context__
+    if isinstance(inner, OSError) and inner.errno and not isinstance(inner, ssl.SSLError | socket.gaierror):
+        return os.strerror(inner.errno)
+    return str(error) or type(error).__name__
+
+
+class SupervisedBackend(LinkBackend):
+    """Holds one Link and replaces it whenever it fails or falls silent.
+
+    Silence is noticed by a canary: an own channel, subscribed before all others, that is published to over the very
+    path that publications take and must be heard. A server that is frozen while its kernel keeps the connection is
+    noticed in no other way. What a canary cannot tell, that another subscription was lost, the server's count of them
+    does. Where links fail one after the other although a probe beside them hears itself, DEAF is told.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float,
+        max_events: int = MAX_EVENTS,
+        queue: EventQueue | None = None,
+    ) -> None:
+        """`address` is for the log, without credentials; `timeout` in seconds bounds one call to the server.
+
+        `max_events` bounds what may wait to be told; beyond it messages are dropped and counted, and a loss of the link
+        is told, so that whoever can heal does. Several that share a `queue` are told as one.
+        """
+        self.figures = LinkFigures()
+        self.identity = uuid4().hex[:12]
+        self.timeout = timeout
+        self._address = address
+        self._subscriptions = Subscriptions()
+        self._queue = queue or EventQueue(max_events)
+        self._overflowed = False
+        self._state = LinkState.CONNECTING
+        self._reason = ""
+        self._ever_up = False
+        self._canary_channel = ""
+        self._canary_number = 0
+        self._canary_payload = b""
+        self._canary_heard: asyncio.Future[None] | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+
+    # What a server's own backend adds
+
+    @abstractmethod
+    def make_link(self) -> Link:
+        """A link that is not open yet."""
+
+    @abstractmethod
+    async def publish(self, channel: str, message: bytes) -> None:
+        """Send to every process. Raises BrokerUnavailable in bounded time when the outcome is unknown."""
+
+    @abstractmethod
+    async def publish_apart(self, channel: str, message: bytes) -> None:
+        """Send over a connection that is opened for it. Raises BrokerUnavailable."""
+
+    @abstractmethod
+    async def open_publishing(self) -> None:
+        """Make `publish` possible; called once, from `connect`."""
+
+    @abstractmethod
+    async def close_publishing(self) -> None:
+        """End `publish`; called once, from `disconnect`."""
+
+    async def first_up(self) -> None:
+        """Look at the server once, when the link is up for the first time. May raise BrokerUnavailable."""
+
+    async def check_server(self) -> None:
+        """Look at the server now and then while the link stands. Raises LinkLost where it is the wrong one by now."""
+
+    def own_channel(self, purpose: str) -> str:
+        """A channel that this process alone listens to, over the server that the link leads to."""
+        return f":{purpose}:{self.identity}"
+
+    def tell(self, *states: LinkState) -> None:
+        """Tell changes of the link, in their order among the messages."""
+        for state in states:
+            self._queue.put(LinkEvent(state))
+
+    def mend(self, reason: str) -> str:
+        """What helps where a link was lost for `reason`; nothing where the words say it all."""
+        return ""
+
+    # What broadcaster asks
+
+    async def connect(self) -> None:
+        """Begin to connect, and return at once."""
+        self.tell(LinkState.CONNECTING)
+        await self.open_publishing()
+        self._supervisor = asyncio.create_task(self._supervise(), name="broker-link")
+
+    async def disconnect(self) -> None:
+        """Give all connections back."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait((self._supervisor,))
+        self._subscriptions.close()
+        await self.close_publishing()
+        self.figures.up = False
+
+    async def subscribe(self, group: str) -> None:
+        """Return when the server has acknowledged. Raises BrokerUnavailable after `timeout`; the wish stands."""
+        group.encode()  # A name that has no UTF-8 is this caller's error, and must not reach the link that all share.
+        self._subscriptions.want(group)
+        if not await self._subscriptions.wait(group, self.timeout):
+            raise BrokerUnavailable(
+                f"no subscription was acknowledged within {self.timeout:g} s; it is made good when the link returns"
+            )
+
+    async def unsubscribe(self, group: str) -> None:
+        """Tell nothing more of `group`; the server is told in passing."""
+        self._subscriptions.drop(group)
+
+    async def next_published(self) -> Event:
+        """The next event, in the server's order; of channels unsubscribed meanwhile nothing is told."""
+        while True:
+            event = await self._queue.take()
+            if not isinstance(event, MessageEvent) or event.channel in self._subscriptions.wanted:
+                return event
+
+    # One link after the other
+
+    async def _supervise(self) -> None:
+        deaf = 0
+        while True:
+            failures = self.figures.failed_swaps
+            probe = asyncio.create_task(self._probe(), name="broker-probe") if failures else None
+            try:
+                opened_at = time.monotonic()
+                reason = await self._hold(self.make_link())
+                came_up = self._state is LinkState.UP
+                if came_up and time.monotonic() - opened_at > _PROVEN:
+                    failures = -1
+                self.figures.failed_swaps = failures = failures + 1
+                self._link_down(reason)
+                wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(failures, 10))
+                await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
+                # A link that heard its canary was cut, however soon: nobody here is deaf.
+                deaf = deaf + 1 if failures and not came_up and self._heard(probe) else 0
+                if deaf == _DEAF:
+                    deaf = 0
+                    log.error("broker_link_deaf", address=self._address, reason=reason, failed_swaps=failures)
+                    self.tell(LinkState.DEAF)
+            finally:
+                if probe is not None:
+                    probe.cancel()
+                    await asyncio.wait((probe,))
+
+    async def _probe(self) -> bool:
+        channel = self.own_channel("probe")
+        try:
+            return await hears_itself(self.make_link(), self.publish_apart, channel, seconds=_CANARY_TIMEOUT)
+        except Exception:
+            log.exception("broker_probe_failed", address=self._address)
+            return False
+
+    def _heard(self, probe: asyncio.Task[bool] | None) -> bool:
+        """Whether the probe beside the link that has just failed heard itself; one that still waits did not."""
+        if probe is None:
+            return False
+        heard = probe.done() and probe.result()
+        self.figures.probes["heard" if heard else "silent"] += 1
+        return heard
+
+    async def _hold(self, link: Link) -> str:
+        """Use `link` until it fails; returns why."""
+        tasks: list[asyncio.Task[None]] = []
+        self._canary_channel = self.own_channel("canary")
+        try:
+            await self._in_time(link.open(), "connecting")
+            subscribed = asyncio.Event()
+            tasks = [
+                asyncio.create_task(link.read(self._receive), name="broker-read"),
+                asyncio.create_task(self._keep_subscribed(link, subscribed), name="broker-subscribe"),
+                asyncio.create_task(self._keep_hearing(subscribed), name="broker-canary"),
+            ]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await done.pop()
+        except LinkLost as error:
+            return str(error)
+        except Exception as error:
+            log.exception("broker_link_failed", address=self._address)
+            return type(error).__name__
+        finally:
+            self._subscriptions.link_lost()
+            for task in tasks:
+                task.cancel()
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:
+                await link.close()
+        return "the link ended without a reason"
+
+    async def _keep_subscribed(self, link: Link, subscribed: asyncio.Event) -> None:
+        subscriptions = self._subscriptions
+        await self._in_time(link.subscribe([self._canary_channel]), "subscribing")
+        while True:
+            subscriptions.changed.clear()
+            while missing := subscriptions.next_missing(link.batch):
+                await self._in_time(link.subscribe(missing), "subscribing")
+                subscriptions.acknowledged(missing)
+            while surplus := subscriptions.next_surplus(link.batch):
+                await self._in_time(link.unsubscribe(surplus), "unsubscribing")
+            subscribed.set()
+            try:
+                # Not wait_for: in Python 3.11 it swallows a cancellation that meets the end of its waiting.
+                async with asyncio.timeout(_COUNT_INTERVAL):
+                    await subscriptions.changed.wait()
+            except TimeoutError:
+                await self._count_subscriptions(link)
+
+    async def _count_subscriptions(self, link: Link) -> None:
+        deadline = time.monotonic() + _CANARY_TIMEOUT
+        try:
+            await self._in_time(link.check_count(), "counting subscriptions")
+            await self._in_time(self.check_server(), "looking at the server")
+        except LinkLost:
+            if not time.monotonic() - deadline > _STANDSTILL:
+                raise
+
+    async def _in_time(self, call: Coroutine[Any, Any, None], doing: str) -> None:
+        try:
+            async with asyncio.timeout(_CANARY_TIMEOUT):
+                await call
+        except TimeoutError:
+            raise LinkLost(f"no answer within {_CANARY_TIMEOUT:g} s while {doing}") from None
+
+    # The canary
+
+    async def _keep_hearing(self, subscribed: asyncio.Event) -> None:
+        await subscribed.wait()
+        while True:
+            if await self._hear_canary() and self._state is not LinkState.UP:
+                await self._link_up()
+            await asyncio.sleep(_CANARY_INTERVAL)
+
+    async def _hear_canary(self) -> bool:
+        """Publish one and hear it; False when this process stood still meanwhile. Raises LinkLost."""
+        self._canary_number += 1
+        self._canary_payload = b"%d" % self._canary_number
+        self._canary_heard = asyncio.get_running_loop().create_future()
+        # Not the loop's own clock: uvloop's counts whole milliseconds.
+        sent_at = time.monotonic()
+        deadline = sent_at + _CANARY_TIMEOUT
+        problem = ""
+        try:
+            async with asyncio.timeout(_CANARY_TIMEOUT):
+                while True:
+                    sent_at = time.monotonic()
+                    try:
+                        await self.publish(self._canary_channel, self._canary_payload)
+                        break
+                    except BrokerUnavailable as error:
+                        problem = f": {error}"
+                        await asyncio.sleep(_FIRST_WAIT)
+                problem = ""
+                await self._canary_heard
+        except TimeoutError:
+            if time.monotonic() - deadline > _STANDSTILL:
+                return False
+            raise LinkLost(f"no canary heard within {_CANARY_TIMEOUT:g} s{problem}") from None
+        self.figures.canary_heard_at = time.monotonic()
+        self.figures.canary_round_trip_seconds = self.figures.canary_heard_at - sent_at
+        return True
+
+    # What comes over the link
+
+    def _receive(self, channel: str, message: bytes) -> None:
+        if channel == self._canary_channel:
+            if message == self._canary_payload and self._canary_heard is not None and not self._canary_heard.done():
+                self._canary_heard.set_result(None)
+        elif channel in self._subscriptions.wanted:
+            if not self._queue.offer(MessageEvent(channel, message)):
+                self._overflow(channel)
+            elif self._overflowed:
+                self._overflowed = False
+                log.info("broker_queue_has_room", dropped=self.figures.dropped["queue_full"])
+
+    def _overflow(self, channel: str) -> None:
+        self.figures.dropped["queue_full"] += 1
+        self.figures.overflowed[channel] += 1
+        if not self._overflowed:
+            self._overflowed = True
+            log.warning("broker_queue_full", mend="this process delivers more slowly than messages come: add workers")
+            # The gap begins here. Nothing else is queued before half of the queue is taken, so whoever heals on the
+            # word of these two reads the history after the last message that was dropped.
+            if self._state is LinkState.UP:
+                self.tell(LinkState.DOWN, LinkState.UP)
+
+    async def _link_up(self) -> None:
+        self._state = LinkState.UP
+        self._reason = ""
+        self.figures.up = True
+        self.figures.failed_swaps = 0
+        self.tell(LinkState.UP)
+        log.info("broker_link_up", address=self._address, channels=len(self._subscriptions.wanted))
+        if self._ever_up:
+            self.figures.reconnects += 1
+            return
+        self._ever_up = True
+        try:
+            await self.first_up()
+        except BrokerUnavailable as error:
+            log.info("broker_not_inspected", address=self._address, reason=str(error))
+
+    def _link_down(self, reason: str) -> None:
+        self.figures.up = False
+        if self._state is not LinkState.DOWN:
+            self._state = LinkState.DOWN
+            self.tell(LinkState.DOWN)
+        if reason != self._reason:
+            self._reason = reason
+            mend = self.mend(reason)
+            log.warning("broker_link_down", address=self._address, reason=reason, **({"mend": mend} if mend else {}))

@@ -1,0 +1,1 @@
+"""The command `starling`: one file for each group of its commands."""

@@ -1,0 +1,261 @@
+"""Commands that come as a client does: listen to channels, and try a round trip."""
+
+import asyncio
+import json
+import time
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.highlighter import JSONHighlighter
+from rich.text import Text
+
+from starling.cli.service import (
+    EXIT_REFUSED,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    JsonOption,
+    Service,
+    TokenOption,
+    UrlOption,
+    fail,
+)
+
+USER = "starling-cli"
+# Beyond the second within which the SDK gives up a server that does not answer its close.
+CLOSE_SECONDS = 2.0
+
+
+def subscribe(
+    channels: Annotated[list[str], typer.Argument(help="Names of the channels.", metavar="CHANNEL...")],
+    user: Annotated[str, typer.Option(help="Whom a token is made for, where one is made.")] = USER,
+    count: Annotated[int, typer.Option(min=0, help="Stop after so many publications. 0: never.")] = 0,
+    since: Annotated[
+        str, typer.Option(help="Begin after this place in the history, as OFFSET:EPOCH; for one channel.")
+    ] = "",
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is published in channels, live, until Ctrl-C.
+
+    After a lost connection it comes back by itself, and where the channel keeps history it shows what it missed.
+    """
+    position: tuple[int, str] | None = None
+    if since:
+        offset, separator, epoch = since.partition(":")
+        if not separator or not offset.isdigit() or len(channels) != 1:
+            fail("--since: write it as OFFSET:EPOCH, for one channel", EXIT_USAGE)
+        position = (int(offset), epoch)
+    listening = _Listening(Service(url), user, token, _Printer(as_json=as_json), count)
+    try:
+        asyncio.run(listening.run(channels, position))
+    except KeyboardInterrupt:
+        return
+
+
+class _Printer:
+    """Prints publications on standard output and everything else on standard error."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._out = Console(soft_wrap=True, highlight=False)
+        self._err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+    def publication(self, channel: str, publication: Any) -> None:
+        """One publication."""
+        publisher = publication.info.user if publication.info is not None else None
+        if self._as_json:
+            told = {
+                "channel": channel,
+                "offset": publication.offset,
+                "data": publication.data,
+                "user": publisher,
+                "tags": publication.tags,
+            }
+            print(json.dumps({name: value for name, value in told.items() if value is not None}), flush=True)
+            return
+        line = Text()
+        line.append(datetime.now().astimezone().strftime("%H:%M:%S "), style="dim")
+        line.append(channel, style="bold cyan")
+        if publication.offset:
+            line.append(f" #{publication.offset}", style="dim")
+        if publisher:
+            line.append(f" {publisher}", style="green")
+        line.append(" ")
+        line.append(JSONHighlighter()(Text(json.dumps(publication.data, ensure_ascii=False))))
+        self._out.print(line)
+
+    def notice(self, text: str, style: str = "dim") -> None:
+        """Something about the connection."""
+        self._err.print(Text(text, style=style))
+
+
+class _Listening:
+    """One client of the real-time protocol, from its connect to its end."""
+
+    def __init__(self, service: Service, user: str, token: str | None, printer: _Printer, count: int) -> None:
+        self._service = service
+        self._user = user
+        self._token = token
+        self._printer = printer
+        self._left = count
+        self._since: tuple[int, str] | None = None
+        self._came_in = False
+        self._ended: asyncio.Future[tuple[str, int]]
+
+    async def run(self, channels: list[str], since: tuple[int, str] | None) -> None:
+        """Listen until the server ends it for good, or all that was asked for has come."""
+        import centrifuge
+
+        self._ended = asyncio.get_running_loop().create_future()
+        self._since = since
+        own_token = not self._token and bool(self._service.connection_token(self._user))
+        client = centrifuge.Client(
+            f"{self._service.websocket}/connection/websocket",
+            events=self._client_events(),
+            token=self._token or "",
+            get_token=self._get_token if own_token else None,
+            name=USER,
+        )
+        for channel in channels:
+            subscription = client.new_subscription(
+                channel,
+                events=self._subscription_events(channel),
+                get_token=self._get_subscription_token if own_token else None,
+                get_state=self._get_position if since else None,
+                recoverable=True,
+            )
+            await subscription.subscribe()
+        try:
+            await client.connect()
+            problem, code = await self._ended
+        finally:
+            await client.disconnect()
+            await _until_closed()
+        if problem:
+            fail(problem, code)
+
+    async def _get_token(self) -> str:
+        return self._service.connection_token(self._user)
+
+    async def _get_subscription_token(self, channel: str) -> str:
+        return self._service.subscription_token(self._user, channel)
+
+    async def _get_position(self, channel: str) -> Any:
+        """The place to begin after. Asked again, the service has no way on from there."""
+        import centrifuge
+
+        if self._since is None:
+            self._end(f"{channel}: what was published since then is not kept any more: leave --since out")
+            raise LookupError
+        (offset, epoch), self._since = self._since, None
+        return centrifuge.StreamPosition(offset, epoch)
+
+    def _end(self, problem: str = "", code: int = EXIT_REFUSED) -> None:
+        if not self._ended.done():
+            self._ended.set_result((problem, code))
+
+    def _client_events(self) -> Any:
+        import centrifuge
+
+        listening = self
+
+        class Events(centrifuge.ClientEventHandler):  # type: ignore[misc]  # has no types
+            async def on_connecting(self, ctx: centrifuge.ConnectingContext) -> None:
+                if ctx.code:
+                    listening._printer.notice(f"connection lost ({ctx.code} {ctx.reason}), trying again", "yellow")
+
+            async def on_connected(self, ctx: centrifuge.ConnectedContext) -> None:
+                listening._came_in = True
+                listening._printer.notice(f"connected to {listening._service.websocket}")
+
+            async def on_disconnected(self, ctx: centrifuge.DisconnectedContext) -> None:
+                listening._end(f"the service ended the connection: {ctx.reason} (code {ctx.code})")
+
+            async def on_error(self, ctx: centrifuge.ErrorContext) -> None:
+                if not listening._came_in:
+                    listening._end(f"{listening._service.websocket}: {ctx.error}: see --url", EXIT_UNREACHABLE)
+
+        return Events()
+
+    def _subscription_events(self, channel: str) -> Any:
+        import centrifuge
+
+        listening = self
+
+        class Events(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]  # has no types
+            async def on_subscribed(self, ctx: centrifuge.SubscribedContext) -> None:
+                missed = ", and nothing was missed" if ctx.recovered else ""
+                lost = ctx.was_recovering and not ctx.recovered
+                told = f"subscribed to {channel}{missed}"
+                if lost:
+                    listening._printer.notice(f"{told}; what was published meanwhile is not kept any more", "yellow")
+                else:
+                    listening._printer.notice(told)
+
+            async def on_unsubscribed(self, ctx: centrifuge.UnsubscribedContext) -> None:
+                listening._end(f"{channel}: {ctx.reason} (code {ctx.code})")
+
+            async def on_publication(self, ctx: centrifuge.PublicationContext) -> None:
+                listening._printer.publication(channel, ctx.pub)
+                listening._left -= 1
+                if listening._left == 0:
+                    listening._end()
+
+            async def on_error(self, ctx: centrifuge.SubscriptionErrorContext) -> None:
+                listening._printer.notice(f"{channel}: {ctx.error}", "yellow")
+
+        return Events()
+
+
+async def _until_closed() -> None:
+    """Let the SDK close its socket, which it leaves to a task that would end with the loop; CLOSE_SECONDS at most."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:
+        await asyncio.wait(left, timeout=CLOSE_SECONDS)
+
+
+def ping(
+    url: UrlOption = None,
+    token: TokenOption = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until it counts as failed.")] = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a message to the echo door, and tell how long its echo took."""
+    service = Service(url)
+    address = f"{service.websocket}/ws"
+    seconds = asyncio.run(_round_trip(address, token or service.connection_token(USER), timeout))
+    if as_json:
+        print(json.dumps({"url": address, "seconds": seconds}))
+    elif seconds is None:
+        print(f"{address} answers, and wants a token: give --token or STARLING_TOKEN_HMAC_SECRET.")
+    else:
+        print(f"{address} answered in {seconds * 1000:.1f} ms.")
+
+
+async def _round_trip(address: str, token: str, within: float) -> float | None:
+    """Seconds of a round trip; None where a client without a token is refused."""
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import InvalidStatus, WebSocketException
+
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        async with asyncio.timeout(within), connect(address, additional_headers=headers) as door:
+            began = time.perf_counter()
+            await door.send("ping")
+            answer = await door.recv()
+            seconds = time.perf_counter() - began
+    except InvalidStatus as refused:
+        status = refused.response.status_code
+        if status == 403 and not token:
+            return None
+        fail(f"{address} refused: HTTP {status} {refused.response.reason_phrase}", EXIT_REFUSED)
+    except TimeoutError:
+        fail(f"{address} did not answer within {within:g} s", EXIT_UNREACHABLE)
+    except (OSError, WebSocketException) as error:
+        fail(f"{address}: {str(error) or type(error).__name__}", EXIT_UNREACHABLE)
+    if answer != "Message text was: ping":
+        fail(f"{address} is no echo door of Starling: it answered {str(answer)[:80]!r}", EXIT_REFUSED)
+    return seconds

@@ -1,0 +1,80 @@
+"""`starling size`: how many pods a load takes, and what each of them and Redis need."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from starling.cli.capacity import Load, Plan, TooLargeError, entrance_cores, plan
+from starling.cli.service import EXIT_REFUSED, EXIT_USAGE, JsonOption, fail
+
+
+def size(
+    connections: Annotated[int, typer.Option(min=1, help="Clients at one time.")],
+    rate: Annotated[float, typer.Option(min=0, help="Publications a second, over all channels.")],
+    channels: Annotated[int, typer.Option(min=1, help="Channels at one time.")],
+    subscribers: Annotated[
+        float | None, typer.Option(min=0, help="Subscribers of a channel. Default: each client is in one channel.")
+    ] = None,
+    message_bytes: Annotated[int, typer.Option(min=0, help="Payload of a publication.")] = 200,
+    history: Annotated[int, typer.Option(min=0, help="history_size of the channels; 0: no history.")] = 0,
+    connects: Annotated[float, typer.Option(min=0, help="Clients that come a second, as usual.")] = 0.0,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Workers of a pod, one processor each.")] = 1,
+    tls: Annotated[bool, typer.Option("--tls", help="Tell what TLS costs the entrance.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what a load needs: pods, memory, processors, Redis, the drain, and the chart's values.
+
+    See docs/capacity.md for what this is computed from, and measure your own load before you rely on it.
+    """
+    each = connections / channels if subscribers is None else subscribers
+    if each > connections:
+        fail(f"--subscribers: {each:g} of a channel are more than --connections {connections}", EXIT_USAGE)
+    try:
+        found = plan(Load(connections, rate, channels, message_bytes, each, history, tls, connects), workers)
+    except TooLargeError as error:
+        fail(f"too large: {error}", EXIT_REFUSED)
+    if as_json:
+        print(json.dumps(_told(found)))
+        return
+    table = Table(
+        title=f"{connections:,} connections, {found.load.deliveries:,.0f} deliveries a second", show_header=False
+    )
+    for name, value in _rows(found):
+        table.add_row(name, value)
+    console = Console(highlight=False)
+    console.print(table)
+    for warning in found.warnings():
+        console.print(f"[yellow]{warning}[/yellow]")
+    print(f"\n# values of the chart\n{yaml.safe_dump(found.values(), sort_keys=False)}", end="")
+
+
+def _told(found: Plan) -> dict[str, Any]:
+    return {
+        "pods": found.pods,
+        "pod": asdict(found.pod),
+        "redis": asdict(found.redis),
+        "entrance_cores": entrance_cores(found.load),
+        "deliveries_per_second": found.load.deliveries,
+        "drain_seconds": found.drain_seconds,
+        "grace_seconds": found.grace_seconds,
+        "values": found.values(),
+        "warnings": found.warnings(),
+    }
+
+
+def _rows(found: Plan) -> list[tuple[str, str]]:
+    pod, redis = found.pod, found.redis
+    rows = [
+        ("pods", f"{found.pods} of {found.workers} worker(s)"),
+        ("a pod", f"{pod.connections:,.0f} connections, {pod.cores:.2f} processors, {pod.memory_bytes / 1e6:.0f} MB"),
+        ("Redis", f"{redis.cores:.2f} processors, {redis.memory_bytes / 1e6:.0f} MB"),
+        ("drain", f"{found.drain_seconds} s for a full pod, grace {found.grace_seconds} s"),
+    ]
+    if found.load.tls:
+        rows.append(("TLS at the entrance", f"{entrance_cores(found.load):.2f} processors"))
+    return rows

@@ -1,0 +1,1 @@
+"""One connected client: its connection, its session and what its commands do."""

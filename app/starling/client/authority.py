@@ -1,0 +1,68 @@
+"""The contract of permission: who a client of the real-time protocol is, and what it may enter."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from msgspec import Raw, Struct, field
+
+from starling.engine.channels import ChannelOptions
+from starling.engine.token_facts import TokenFacts
+from starling.protocol.codes import Refusal
+from starling.protocol.messages import NO_PAYLOAD, ConnectRequest, SubscribeRequest
+
+
+# Structs, since each is made once or twice a connect: a frozen dataclass takes ten times as long.
+class Grant(Struct, frozen=True):
+    """What a client has in one channel.
+
+    `options` are the channel's, with what a token overrides. `info` is shown to others in the channel, `data` goes to
+    the client with the subscription. `expires_at` in seconds since 1970; None never ends. `recover` lets the client
+    recover even where its reading of history is not allowed. `token` is the subscription token that it came by.
+    """
+
+    options: ChannelOptions
+    info: Raw = NO_PAYLOAD
+    data: Raw = NO_PAYLOAD
+    expires_at: float | None = None
+    recover: bool = False
+    token: TokenFacts | None = None
+
+
+class Identity(Struct, frozen=True):
+    """Who a client is; `user` is empty for an anonymous one.
+
+    `info` is public, `meta` stays on the server. `subscriptions` are the channels the server enters the client in.
+    `expires_at` in seconds since 1970; None never ends. `token` is the one that the client came with.
+    """
+
+    user: str = ""
+    info: Raw = NO_PAYLOAD
+    meta: bytes = b""
+    expires_at: float | None = None
+    token: TokenFacts | None = None
+    subscriptions: Mapping[str, Grant] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Identity(user={self.user!r}, expires_at={self.expires_at}, channels={tuple(self.subscriptions)})"
+
+
+class Authority(Protocol):
+    """Decides. Every method raises starling.protocol.codes.Refusal."""
+
+    async def identify(self, request: ConnectRequest, handshake: Identity | Refusal | None) -> Identity:
+        """Who the client is: by the token of its command, else by the `handshake`, else anonymous where allowed.
+
+        A `handshake` that brought a token which is no good is the Refusal that it met.
+        """
+
+    async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
+        """What the client gets in a channel that it asks to enter."""
+
+    def grant_by_options(self, identity: Identity, channel: str) -> Grant:
+        """What the client gets in a channel that it asks to enter without a token."""
+
+    async def renew(self, identity: Identity, token: str) -> Identity:
+        """The same client with the end and the token that it has now."""
+
+    async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
+        """What the client has in a channel with a new subscription token."""

@@ -1,0 +1,118 @@
+"""The channels of one client: entering them, leaving them, and what it has in each."""
+
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from starling.client.authority import Grant
+from starling.engine.broker import StreamPosition
+from starling.engine.channels import ChannelOptions, namespace_of
+from starling.engine.connection import Connection
+from starling.engine.follower import Joined
+from starling.engine.node import Node
+from starling.engine.subscriptions import Subscriber
+from starling.engine.token_facts import TokenFacts
+from starling.protocol.messages import ClientInfo
+
+
+class Membership(Struct, frozen=True):
+    """A channel that the client is in, or on its way into."""
+
+    subscriber: Subscriber
+    grant: Grant
+
+
+class Memberships:
+    """The channels that one client is in, or on its way into; iterating gives their names.
+
+    Each is counted in the metrics, and shown in presence, for as long. What the client and others are told of it is
+    the connection's part.
+    """
+
+    __slots__ = ("_by_channel", "_node")
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._by_channel: dict[str, Membership] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_channel)
+
+    def options(self, channel: str) -> ChannelOptions | None:
+        """The channel's options as they are for this client; None where it is not in it."""
+        membership = self._by_channel.get(channel)
+        return None if membership is None else membership.grant.options
+
+    def renew(self, channel: str, token: TokenFacts | None) -> None:
+        """The client stays in a channel by another subscription token; nothing, if it is not in it."""
+        if (membership := self._by_channel.get(channel)) is not None:
+            self._by_channel[channel] = replace(membership, grant=replace(membership.grant, token=token))
+
+    def refused(self, refuses: Callable[[TokenFacts], bool]) -> list[str]:
+        """The channels whose subscription token `refuses` says no to."""
+        return [
+            channel
+            for channel, membership in self._by_channel.items()
+            if membership.grant.token is not None and refuses(membership.grant.token)
+        ]
+
+    # Entering
+
+    async def enter(self, subscriber: Subscriber, grant: Grant, info: ClientInfo, since: StreamPosition | None) -> None:
+        """Let the client into a channel, as others may know it by `info`, with what it missed since `since`.
+
+        The subscriber is answered at the moment from which nothing will be missed; one that was not, be it by its own
+        refusal, is not in the channel. Raises BrokerUnavailable.
+        """
+        node, channel = self._node, subscriber.channel
+        latest = grant.options.force_recovery_mode == "cache"
+        membership = Membership(subscriber, grant)
+        self._by_channel[channel] = membership
+        node.metrics.subscriptions[namespace_of(channel)] += 1
+        try:
+            await node.attendance.arrive(channel, info, grant.options)
+            await node.subscriptions.join(subscriber, grant.options, since, latest=latest)
+        finally:
+            # By now it may be another's: a client that was refused can be on its way in again.
+            if not subscriber.answered and self._by_channel.get(channel) is membership:
+                del self._by_channel[channel]
+                node.attendance.depart(channel, info.client)
+                node.metrics.subscriptions[namespace_of(channel)] -= 1
+
+    def enter_heard(self, connection: Connection, channel: str, grant: Grant) -> None:
+        """Let the client at once into a channel that this process hears, without history, presence, joins and leaves.
+
+        Its connection has the answer ready.
+        """
+        subscriber = Subscriber(connection, channel, _answered_already)
+        self._by_channel[channel] = Membership(subscriber, grant)
+        self._node.metrics.subscriptions[namespace_of(channel)] += 1
+        self._node.subscriptions.join_heard(subscriber)
+
+    # Leaving
+
+    def drop(self, channel: str) -> Membership | None:
+        """From now on the client gets nothing more of a channel; None if it is not in it. `leave` does the rest."""
+        membership = self._by_channel.pop(channel, None)
+        if membership is not None:
+            self._node.metrics.subscriptions[namespace_of(channel)] -= 1
+            self._node.subscriptions.drop(membership.subscriber)
+        return membership
+
+    def leave(self, dropped: Membership) -> Coroutine[Any, Any, None]:
+        """Take a client that was dropped from a channel out of presence, and out of the channel when awaited."""
+        subscriber = dropped.subscriber
+        self._node.attendance.depart(subscriber.channel, subscriber.connection.id)
+        return self._node.subscriptions.leave(subscriber.connection, subscriber.channel)
+
+    def leave_all(self) -> None:
+        """Take a client that is not let in after all out of every channel, in tasks that the node owns."""
+        for channel in tuple(self._by_channel):
+            if (membership := self.drop(channel)) is not None:
+                self._node.start_task(self.leave(membership))
+
+
+def _answered_already(_: Joined) -> bool:
+    return True

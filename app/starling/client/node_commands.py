@@ -1,0 +1,157 @@
+"""What backends ask of connections, carried out by every node on those it holds."""
+
+import re
+from fnmatch import translate
+
+import msgspec
+from msgspec import Raw, Struct
+
+from starling.client.authority import Grant
+from starling.client.realtime import RealtimeConnection
+from starling.engine.broker import StreamPosition
+from starling.engine.control import Control, Order, OrderRefused
+from starling.engine.node import Node
+from starling.protocol.codes import DISCONNECT_FORCE_NO_RECONNECT, UNSUBSCRIBE_SERVER, Disconnect, Unsubscribe
+from starling.protocol.messages import NO_PAYLOAD, SubscribeRequest
+
+# A node with more channels than this asks for a narrower pattern instead of answering with megabytes.
+CHANNELS_LIMIT = 100_000
+
+
+class ConnectionOrder(Order):
+    """An order about the connections of `user` (empty: the anonymous ones), or of these only one `client` or `session`.
+
+    Those in `whitelist`, by client id, are spared.
+    """
+
+    user: str = ""
+    client: str = ""
+    session: str = ""
+    whitelist: list[str] = msgspec.field(default_factory=list)
+
+
+class DisconnectOrder(ConnectionOrder):
+    """Close the connections, as `disconnect` says."""
+
+    disconnect: Disconnect = DISCONNECT_FORCE_NO_RECONNECT
+
+
+class SubscribeOrder(ConnectionOrder):
+    """Enter them in `channel`, from `since` on where that is given.
+
+    `info` is shown to others in the channel, `data` goes to the client, `override` sets options of the channel for
+    these subscriptions (starling.engine.channels.OVERRIDES). `expire_at` is their end in seconds since 1970; None never ends.
+    """
+
+    channel: str = ""
+    info: bytes = b""
+    data: bytes = b""
+    override: dict[str, bool] = msgspec.field(default_factory=dict)
+    since: StreamPosition | None = None
+    expire_at: float | None = None
+
+
+class UnsubscribeOrder(ConnectionOrder):
+    """Take them out of `channel`, and tell them why."""
+
+    channel: str = ""
+    unsubscribe: Unsubscribe = UNSUBSCRIBE_SERVER
+
+
+class RefreshOrder(ConnectionOrder):
+    """Give the connections another end, in seconds since 1970; None never ends, `expired` is at once."""
+
+    expire_at: float | None = None
+    expired: bool = False
+
+
+class ChannelsOrder(Order):
+    """Tell the channels that fit `pattern`: `*` any text, `?` one character, `[ab]` one of these."""
+
+    pattern: str = "*"
+
+
+class ChannelCounts(Struct):
+    """How many clients of a node are in each channel."""
+
+    channels: dict[str, int]
+
+
+class Orders:
+    """Gives orders to all nodes, and carries out those that reach this one."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._control: Control = node.control
+        self._control.on_order(DisconnectOrder, self._disconnect)
+        self._control.on_order(SubscribeOrder, self._subscribe)
+        self._control.on_order(UnsubscribeOrder, self._unsubscribe)
+        self._control.on_order(RefreshOrder, self._refresh)
+        self._control.on_order(ChannelsOrder, self._channels)
+
+    async def give(self, order: ConnectionOrder) -> None:
+        """Have every node carry it out. Raises BrokerUnavailable and PublicationTooLarge."""
+        await self._control.tell(order)
+
+    async def channels(self, pattern: str) -> dict[str, int]:
+        """How many clients are in each channel that fits `pattern`, over all nodes that answer in time.
+
+        Raises BrokerUnavailable, and OrderRefused when there are too many channels to tell.
+        """
+        counts: dict[str, int] = {}
+        for answer in (await self._control.ask(ChannelsOrder(pattern))).values():
+            for channel, clients in msgspec.json.decode(answer, type=ChannelCounts).channels.items():
+                counts[channel] = counts.get(channel, 0) + clients
+        return dict(sorted(counts.items()))
+
+    def _chosen(self, order: ConnectionOrder) -> list[RealtimeConnection]:
+        return [
+            connection
+            for connection in self._node.hub.users.get(order.user, ())
+            if isinstance(connection, RealtimeConnection)
+            and (not order.client or connection.id == order.client)
+            and (not order.session or connection.session_id == order.session)
+            and connection.id not in order.whitelist
+        ]
+
+    def _disconnect(self, order: DisconnectOrder) -> None:
+        for connection in self._chosen(order):
+            connection.order_disconnect(order.disconnect)
+
+    def _subscribe(self, order: SubscribeOrder) -> None:
+        options = self._node.channels.options(order.channel).overridden(order.override)
+        grant = Grant(
+            options,
+            info=_payload(order.info),
+            data=_payload(order.data),
+            expires_at=order.expire_at,
+            recover=order.since is not None,
+        )
+        for connection in self._chosen(order):
+            request = SubscribeRequest(order.channel)
+            if order.since is not None:
+                request.recover, request.offset, request.epoch = True, order.since.offset, order.since.epoch
+            connection.order_subscribe(request, grant)
+
+    def _unsubscribe(self, order: UnsubscribeOrder) -> None:
+        for connection in self._chosen(order):
+            connection.order_unsubscribe(order.channel, order.unsubscribe)
+
+    def _refresh(self, order: RefreshOrder) -> None:
+        for connection in self._chosen(order):
+            connection.order_refresh(0.0 if order.expired else order.expire_at)
+
+    def _channels(self, order: ChannelsOrder) -> ChannelCounts:
+        fits = re.compile(translate(order.pattern)).match
+        counts: dict[str, int] = {}
+        for channel, groups in self._node.hub.subscribers.channels.items():
+            # The chat's room and the like are no channels of the real-time protocol.
+            if not channel.startswith(":") and fits(channel):
+                counts[channel] = sum(len(group) for group in groups.values())
+        if len(counts) > CHANNELS_LIMIT:
+            raise OrderRefused(f"over {CHANNELS_LIMIT} channels fit this pattern: give a narrower one")
+        return ChannelCounts(counts)
+
+
+def _payload(data: bytes) -> Raw:
+    return Raw(data) if data else NO_PAYLOAD

@@ -1,0 +1,42 @@
+"""Recovery on entering a channel: whether there is any, where it starts, and what the client is told of it."""
+
+from starling.client.authority import Grant
+from starling.engine.broker import StreamPosition
+from starling.engine.follower import Joined
+from starling.protocol.messages import NO_PAYLOAD, SubscribeRequest, SubscribeResult
+
+
+def recovers_from(request: SubscribeRequest, grant: Grant, *, anonymous: bool) -> StreamPosition | None:
+    """The position since which the client gets what it missed; None where it asks for none, or may not."""
+    if not (request.recover and _recoverable(request, grant, anonymous=anonymous)):
+        return None
+    return StreamPosition(request.offset, request.epoch)
+
+
+def subscribe_result(request: SubscribeRequest, grant: Grant, joined: Joined, *, anonymous: bool) -> SubscribeResult:
+    """What a client is told that has `joined` a channel; when the subscription ends is for the session to add."""
+    options = grant.options
+    result = SubscribeResult(data=grant.data or NO_PAYLOAD)
+    result.recoverable = _recoverable(request, grant, anonymous=anonymous)
+    asked = request.positioned or options.force_positioning
+    result.positioned = options.keeps_history and (result.recoverable or asked)
+    if result.positioned:
+        result.epoch, result.offset = joined.position.epoch, joined.position.offset
+    cache = options.force_recovery_mode == "cache" and result.recoverable
+    if (request.recover and result.recoverable) or cache:
+        result.was_recovering = request.recover
+        result.recovered = joined.recovered
+        result.publications = joined.publications
+        if joined.recovered:
+            # The SDKs move on from here with every publication that they deliver, and stop where the application does.
+            result.offset = request.offset
+    return result
+
+
+def _recoverable(request: SubscribeRequest, grant: Grant, *, anonymous: bool) -> bool:
+    options = grant.options
+    if not options.keeps_history:
+        return False
+    asked = request.recoverable or request.recover
+    may_read = options.may_read_history(anonymous=anonymous, subscribed=True)
+    return options.force_recovery or (asked and (may_read or grant.recover))

@@ -1,0 +1,130 @@
+"""Whether one more client may come in, decided before any work is done for it."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from starling.engine.hub import Hub
+from starling.engine.readiness import Readiness, Unready
+from starling.engine.rejection import TurnedAway
+from starling.protocol.budget import Budget
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.admission")
+
+# Of the limit to lag, and below the limit to memory: where new clients are wanted again, so that it does not flap.
+LAG_RELEASE = 0.5
+MEMORY_RELEASE = 0.05
+# However many are refused, a line about them comes once in so many seconds.
+LOG_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """Beyond which a worker takes no new clients; 0: no limit.
+
+    `connections` are those held at once. `connects_per_second` may come at once too, and are what is given back in a
+    second. `lag` is the delay of the event loop in seconds, smoothed over some; `memory` the share of the pod's limit.
+    """
+
+    connections: int = 0
+    connects_per_second: float = 0.0
+    lag: float = 0.0
+    memory: float = 0.0
+
+
+class Admission:
+    """Turns clients away while this worker drains, is full, lags, is short of memory, or is asked too often."""
+
+    def __init__(
+        self, hub: Hub, readiness: Readiness, limits: AdmissionLimits, memory_share: Callable[[], float | None]
+    ) -> None:
+        """`memory_share` tells which share of its memory limit the pod uses, None where there is none."""
+        self.memory_share = 0.0
+        """As `observe` found it last; 0 where there is no limit."""
+        self._hub = hub
+        self._readiness = readiness
+        self._limits = limits
+        self._measure_memory = memory_share
+        self._lag = 0.0
+        self._connects = Budget(limits.connects_per_second) if limits.connects_per_second else None
+        self._refused: Counter[str] = Counter()
+        self._logged_at = -LOG_SECONDS
+
+    @property
+    def full(self) -> bool:
+        """True when no further client fits."""
+        return bool(self._limits.connections) and len(self._hub.connections) >= self._limits.connections
+
+    def refusal(self) -> TurnedAway | None:
+        """None lets the client in, and counts as a connect: ask once for each."""
+        refusal = self._refusal()
+        if refusal is not None:
+            self._refused[refusal.reason] += 1
+        return refusal
+
+    def _refusal(self) -> TurnedAway | None:
+        # The times to come back are spread, so that a crowd does not return as one.
+        reasons = self._readiness.reasons
+        if Unready.DRAINING in reasons:
+            return TurnedAway("draining", "this server is stopping; connect again", _between(1, 5))
+        if self.full:
+            return self.no_room()
+        if Unready.LAGGING in reasons:
+            return TurnedAway("lag", "this server is too busy; try again", _between(5, 30))
+        if Unready.SHORT_OF_MEMORY in reasons:
+            return TurnedAway("memory", "this server is short of memory; try again", _between(5, 30))
+        at_once = max(1.0, self._limits.connects_per_second)
+        if self._connects is not None and not self._connects.afford(time.monotonic(), at_once):
+            return TurnedAway("connect_rate", "too many clients connect at once; try again", _between(1, 15))
+        return None
+
+    def no_room(self) -> TurnedAway:
+        """The refusal of a full worker: for a client that was let in, while others took the last places."""
+        return TurnedAway("capacity", "this server is full; try again", _between(5, 30))
+
+    def observe(self, lag: float) -> None:
+        """Take note of how late the event loop was, in seconds, and tell readiness what holds; once a second."""
+        self._hold(Unready.AT_CAPACITY, holds=self.full)
+        self._lag = (self._lag + lag) / 2
+        self._watch(Unready.LAGGING, self._lag, self._limits.lag, self._limits.lag * LAG_RELEASE)
+        self.memory_share = self._measure_memory() or 0.0
+        most = self._limits.memory
+        self._watch(Unready.SHORT_OF_MEMORY, self.memory_share, most, most - MEMORY_RELEASE)
+        self._log_refusals()
+
+    def _watch(self, reason: Unready, value: float, limit: float, release: float) -> None:
+        if limit and value > limit:
+            self._hold(reason, holds=True)
+        elif value < release or not limit:
+            self._hold(reason, holds=False)
+
+    def _hold(self, reason: Unready, *, holds: bool) -> None:
+        if holds == (reason in self._readiness.reasons):
+            return
+        if holds:
+            self._readiness.hold(reason)
+        else:
+            self._readiness.release(reason)
+        log.warning(
+            "admission_changed",
+            reason=reason.value,
+            refuses=holds,
+            connections=len(self._hub.connections),
+            lag_seconds=round(self._lag, 3),
+            memory_share=round(self.memory_share, 3),
+        )
+
+    def _log_refusals(self) -> None:
+        now = time.monotonic()
+        if self._refused and now - self._logged_at >= LOG_SECONDS:
+            log.warning("clients_refused", **self._refused)
+            self._refused.clear()
+            self._logged_at = now
+
+
+def _between(least: int, most: int) -> int:
+    return random.randint(least, most)  # noqa: S311 - spreads a crowd, hides nothing

@@ -1,0 +1,219 @@
+"""Traces: the frames of one user, or about one channel, gathered from every node for whoever watches."""
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import msgspec
+from msgspec import Raw, Struct
+
+from starling.engine.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions
+from starling.engine.control import Order
+from starling.engine.frame_tap import Tap, Trace
+from starling.engine.node import Node
+from starling.protocol.messages import Publication
+
+TRACE_SECONDS = 600.0
+# Over all nodes at one time.
+TRACES_LIMIT = 8
+# Told by the nodes and not yet taken by who watches; what comes beyond it is dropped and counted.
+FRAMES_WAITING = 1000
+# In the empty namespace, which no client of the real-time protocol can name.
+_CHANNEL = ":trace:"
+_FLUSH_SECONDS = 0.1
+# A wish is repeated, so that nodes which start later hear of it, and ends where who watches has vanished.
+_RENEW_SECONDS = 3.0
+_LEASE_SECONDS = 10.0
+_REPORT_BYTES = 4500
+# An empty line in so many seconds without a frame keeps proxies from ending the answer.
+_KEEP_ALIVE_SECONDS = 10.0
+_LOOK_SECONDS = 1.0
+
+
+class TraceRefused(Exception):
+    """No more traces can be on; the message says how many there may be."""
+
+
+class TraceOrder(Order):
+    """Tell the frames of `user`, or about `channel`, in the channel of trace `id` for a while; with `stop` no more."""
+
+    id: str
+    user: str = ""
+    channel: str = ""
+    payload: bool = False
+    stop: bool = False
+
+
+class TraceReport(Struct, omit_defaults=True):
+    """Frames that a node saw, each as JSON of an Event, and how many it dropped before them."""
+
+    node: str
+    events: list[Raw] = []
+    dropped: int = 0
+
+
+class Traces:
+    """This node's part in all traces: what it tells of its own clients, and what is watched from here."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._tap: Tap | None = None
+        node.control.on_order(TraceOrder, self._carry_out)
+
+    @asynccontextmanager
+    async def watch(self, *, user: str = "", channel: str = "", payload: bool) -> AsyncIterator["Watching"]:
+        """Have every node tell what it sees of `user` or `channel`, until the context ends.
+
+        Raises TraceRefused, BrokerUnavailable, and OrderRefused where a node of another version knows no traces.
+        """
+        if self._tap is not None and len(self._tap.traces) >= TRACES_LIMIT:
+            raise TraceRefused(f"{TRACES_LIMIT} traces are on already: wait until one has ended")
+        node = self._node
+        order = TraceOrder(secrets.token_hex(8), user, channel, payload)
+        place = _CHANNEL + order.id
+        watching = Watching(node, order.id)
+        node.listeners[place] = watching.on_report
+        renewing = asyncio.get_running_loop().create_task(self._renew(order))
+        try:
+            await node.broker.subscribe(place)
+            # Asked and not told: from here on every node that answers sees each frame.
+            await node.control.ask(order)
+            yield watching
+        finally:
+            renewing.cancel()
+            node.listeners.pop(place, None)
+            with suppress(BrokerUnavailable):
+                await node.control.tell(TraceOrder(order.id, stop=True))
+            await node.broker.unsubscribe(place)
+
+    async def _renew(self, order: TraceOrder) -> None:
+        while True:
+            await asyncio.sleep(_RENEW_SECONDS)
+            with suppress(BrokerUnavailable):
+                await self._node.control.tell(order)
+
+    def _carry_out(self, order: TraceOrder) -> None:
+        if order.stop:
+            if self._tap is not None:
+                self._tap.traces.pop(order.id, None)
+                self._let_go()
+            return
+        if self._tap is None:
+            self._tap = tap = Tap(self._node.hub, self._node.describe().name)
+            self._node.hub.tap = tap
+            self._node.start_task(self._tell(tap))
+        trace = self._tap.traces.setdefault(order.id, Trace(order.user, order.channel, payload=order.payload))
+        trace.ends_at = time.monotonic() + _LEASE_SECONDS
+
+    def _let_go(self) -> None:
+        if self._tap is not None and not self._tap.traces:
+            self._tap = self._node.hub.tap = None
+
+    async def _tell(self, tap: Tap) -> None:
+        """Tell what `tap` has seen, until it has no traces."""
+        while self._tap is tap:
+            await asyncio.sleep(_FLUSH_SECONDS)
+            now = time.monotonic()
+            for number, trace in tuple(tap.traces.items()):
+                if trace.ends_at < now:
+                    # Its own end may have come while the one before it was told.
+                    tap.traces.pop(number, None)
+                else:
+                    await self._report(number, trace)
+            self._let_go()
+
+    async def _report(self, number: str, trace: Trace) -> None:
+        events, dropped = trace.take()
+        while events or dropped:
+            report = TraceReport(self._node.describe().name, dropped=dropped)
+            size, dropped = 0, 0
+            while events and (not report.events or size + len(bytes(events[0])) < _REPORT_BYTES):
+                size += len(bytes(events[0]))
+                report.events.append(events.pop(0))
+            publication = Publication(data=Raw(msgspec.json.encode(report)))
+            try:
+                await self._node.broker.publish(_CHANNEL + number, publication, PublishOptions())
+            except (BrokerUnavailable, PublicationTooLarge):
+                trace.dropped += len(report.events) + report.dropped
+
+
+class Watching:
+    """What the nodes tell of one trace, on its way to who watches."""
+
+    def __init__(self, node: Node, number: str) -> None:
+        self.id = number
+        self.frames = 0
+        self.dropped = 0
+        self.ended = ""
+        self._node = node
+        self._waiting: deque[bytes] = deque()
+        self._dropped: dict[str, int] = {}
+        self._arrived = asyncio.Event()
+        self._decode = msgspec.json.Decoder(TraceReport).decode
+
+    def stop(self, why: str) -> None:
+        """Let `lines` end."""
+        self.ended = self.ended or why
+        self._arrived.set()
+
+    def on_report(self, publication: Publication) -> None:
+        """Take what a node tells."""
+        report = self._decode(publication.data)
+        room = max(0, FRAMES_WAITING - len(self._waiting))
+        self._waiting += [bytes(event) for event in report.events[:room]]
+        if dropped := report.dropped + max(0, len(report.events) - room):
+            self._dropped[report.node] = self._dropped.get(report.node, 0) + dropped
+        self._arrived.set()
+
+    async def lines(self, seconds: float) -> AsyncGenerator[bytes, None]:
+        """Lines of JSON for `seconds`: the trace itself, each frame, each number of dropped ones, and the end.
+
+        An empty line means that nothing happened.
+        """
+        nodes = [info.name for info in self._node.control.nodes()]
+        yield _line({"trace": self.id, "seconds": seconds, "nodes": nodes})
+        loop = asyncio.get_running_loop()
+        ends_at, quiet_since = loop.time() + seconds, loop.time()
+        while not self.ended:
+            if taken := self._take():
+                yield taken
+                quiet_since = loop.time()
+            now = loop.time()
+            if now >= ends_at:
+                self.stop("time is over")
+            elif self._node.readiness.draining:
+                self.stop("this worker stops")
+            elif now - quiet_since >= _KEEP_ALIVE_SECONDS:
+                quiet_since = now
+                yield b"\n"
+            await self._rest(min(_LOOK_SECONDS, ends_at - now))
+        if taken := self._take():
+            yield taken
+        yield _line({"ended": self.ended, "frames": self.frames, "dropped": self.dropped})
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait until something arrives, for `seconds` at the most."""
+        self._arrived.clear()
+        if self._waiting or self.ended:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._arrived.wait()
+
+    def _take(self) -> bytes:
+        """The lines that wait."""
+        lines = [event + b"\n" for event in self._waiting]
+        self.frames += len(lines)
+        self._waiting.clear()
+        for node, dropped in self._dropped.items():
+            self.dropped += dropped
+            lines.append(_line({"dropped": dropped, "node": node}))
+        self._dropped.clear()
+        return b"".join(lines)
+
+
+def _line(told: object) -> bytes:
+    return msgspec.json.encode(told) + b"\n"

@@ -1,0 +1,217 @@
+"""Channel names, namespaces and their options: who may do what in a channel, and what the channel keeps."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from starling.engine.broker import PublishOptions
+from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_UNKNOWN_CHANNEL, Refusal
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_NAMESPACE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
+_FORBIDDEN = re.compile(r"[{}\x00-\x1f\x7f]")
+
+TOKEN_MARK = "$"  # noqa: S105 - the first character of a channel that needs a subscription token
+USERS_MARK = "#"
+# In metrics, where an empty label would be none; no namespace can have this name.
+DEFAULT_NAMESPACE = "(default)"
+
+
+def parse_duration(value: object) -> object:
+    """Seconds from `300s`, `5m`, `24h` or `30d`; numbers are taken as seconds."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value.strip())
+    if match is None:
+        raise ValueError("write a duration as a number and a unit, such as 300s, 5m, 24h or 30d")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+
+
+class ChannelsError(Exception):
+    """A channel configuration that cannot be used; `problems` names each by its path, with the values allowed."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class ChannelOptions(BaseModel):
+    """What the channels of one namespace keep and allow. Everything is off unless it is said."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    presence: bool = False
+    join_leave: bool = False
+    force_push_join_leave: bool = False
+    history_size: Annotated[int, Field(ge=0, le=100_000)] = 0
+    history_ttl: Duration = 0
+    history_meta_ttl: Duration = 30 * 86400
+    force_positioning: bool = False
+    force_recovery: bool = False
+    force_recovery_mode: Literal["stream", "cache"] = "stream"
+    allow_subscribe_for_client: bool = False
+    allow_subscribe_for_anonymous: bool = False
+    allow_publish_for_client: bool = False
+    allow_publish_for_subscriber: bool = False
+    allow_publish_for_anonymous: bool = False
+    allow_presence_for_client: bool = False
+    allow_presence_for_subscriber: bool = False
+    allow_presence_for_anonymous: bool = False
+    allow_history_for_client: bool = False
+    allow_history_for_subscriber: bool = False
+    allow_history_for_anonymous: bool = False
+    allow_user_limited_channels: bool = False
+    channel_regex: str = ""
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if bool(self.history_size) != bool(self.history_ttl):
+            raise ValueError("history_size and history_ttl go together: set both, or neither")
+        if self.force_recovery and not self.history_size:
+            raise ValueError("force_recovery needs history: set history_size and history_ttl")
+        if self.force_positioning and not self.history_size:
+            raise ValueError("force_positioning needs history: set history_size and history_ttl")
+        if self.history_size and self.history_meta_ttl < self.history_ttl:
+            raise ValueError("history_meta_ttl must not be shorter than history_ttl")
+        try:
+            re.compile(self.channel_regex)
+        except re.error as error:
+            raise ValueError(f"channel_regex is not a regular expression: {error}") from None
+        return self
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether publications of these channels are kept in a stream."""
+        return self.history_size > 0
+
+    def publish_options(self, idempotency_key: str = "") -> PublishOptions:
+        """How a publication of these channels is kept."""
+        return PublishOptions(self.history_size, self.history_ttl, self.history_meta_ttl, idempotency_key)
+
+    def overridden(self, values: Mapping[str, bool | None]) -> "ChannelOptions":
+        """These options with those of OVERRIDES that `values` sets for one subscription; None leaves one as it is.
+
+        Without history nothing can be forced that needs it.
+        """
+        said = {name: value for name, value in values.items() if value is not None}
+        if not self.keeps_history:
+            said.pop("force_positioning", None)
+            said.pop("force_recovery", None)
+        return self.model_copy(update=said) if said else self
+
+    def may_publish(self, *, anonymous: bool, subscribed: bool) -> bool:
+        """Whether a client may publish here."""
+        allowed = self.allow_publish_for_client or (subscribed and self.allow_publish_for_subscriber)
+        return allowed and (not anonymous or self.allow_publish_for_anonymous)
+
+    def may_see_presence(self, *, anonymous: bool, subscribed: bool) -> bool:
+        """Whether a client may ask who is here."""
+        allowed = self.allow_presence_for_client or (subscribed and self.allow_presence_for_subscriber)
+        return allowed and (not anonymous or self.allow_presence_for_anonymous)
+
+    def may_read_history(self, *, anonymous: bool, subscribed: bool) -> bool:
+        """Whether a client may read what the channel keeps."""
+        allowed = self.allow_history_for_client or (subscribed and self.allow_history_for_subscriber)
+        return allowed and (not anonymous or self.allow_history_for_anonymous)
+
+
+OVERRIDES = ("presence", "join_leave", "force_push_join_leave", "force_positioning", "force_recovery")
+DEVELOPER_RIGHTS = {name: True for name in ChannelOptions.model_fields if name.startswith("allow_")}
+
+
+class Channels:
+    """The namespaces of this service. `max_length` bounds a channel's name in characters."""
+
+    def __init__(
+        self, default: ChannelOptions, namespaces: Mapping[str, ChannelOptions], *, max_length: int = 255
+    ) -> None:
+        self.default = default
+        self.namespaces = dict(namespaces)
+        self._max_length = max_length
+        self._patterns = {
+            name: re.compile(options.channel_regex)
+            for name, options in {"": default, **self.namespaces}.items()
+            if options.channel_regex
+        }
+
+    def options(self, channel: str) -> ChannelOptions:
+        """The options of `channel`. Raises Refusal with 107 for a name that cannot be, 102 for an unknown namespace."""
+        if not channel or len(channel) > self._max_length or _FORBIDDEN.search(channel):
+            raise Refusal(ERROR_BAD_REQUEST)
+        namespace, separator, rest = channel.removeprefix(TOKEN_MARK).partition(":")
+        if not separator:
+            namespace, rest = "", channel
+        options = self.default if not separator else self.namespaces.get(namespace)
+        if options is None:
+            raise Refusal(ERROR_UNKNOWN_CHANNEL)
+        pattern = self._patterns.get(namespace)
+        if pattern is not None and not pattern.search(rest):
+            raise Refusal(ERROR_BAD_REQUEST)
+        return options
+
+    def may_subscribe(self, channel: str, user: str) -> bool:
+        """Whether `user` (empty: anonymous) may subscribe to `channel` without a subscription token."""
+        options = self.options(channel)
+        if channel.startswith(TOKEN_MARK):
+            return False
+        if USERS_MARK in channel and options.allow_user_limited_channels:
+            return bool(user) and user in channel.rpartition(USERS_MARK)[2].split(",")
+        return options.allow_subscribe_for_client and (bool(user) or options.allow_subscribe_for_anonymous)
+
+
+def namespace_of(channel: str) -> str:
+    """The namespace's name as metrics show it."""
+    return (":" in channel and channel.removeprefix(TOKEN_MARK).partition(":")[0]) or DEFAULT_NAMESPACE
+
+
+def parse_channels(document: object, *, developer: bool) -> Channels:
+    """Make Channels from `{default: {option: value}, namespaces: {name: {option: value}}}`.
+
+    In developer mode everyone has every right in every namespace. Raises ChannelsError naming every mistake.
+    """
+    problems: list[str] = []
+    if document is None:
+        document = {}
+    if not isinstance(document, Mapping):
+        raise ChannelsError(["the document must be a mapping with the keys default and namespaces"])
+    unknown = document.keys() - {"default", "namespaces"}
+    problems += [f"{key}: not known here; the keys are default and namespaces" for key in unknown]
+    rights = DEVELOPER_RIGHTS if developer else {}
+    default = _parse_options("default", document.get("default"), rights, problems)
+    namespaces = {}
+    listed = document.get("namespaces") or {}
+    if not isinstance(listed, Mapping):
+        problems.append("namespaces: must be a mapping of names to options")
+        listed = {}
+    for name, options in listed.items():
+        if not isinstance(name, str) or not _NAMESPACE.match(name):
+            problems.append(f"namespaces.{name}: a name has 1 to 64 letters, digits, dots, dashes or underscores")
+        namespaces[str(name)] = _parse_options(f"namespaces.{name}", options, rights, problems)
+    if problems:
+        raise ChannelsError(problems)
+    return Channels(default, namespaces)
+
+
+def _parse_options(path: str, options: Any, rights: Mapping[str, bool], problems: list[str]) -> ChannelOptions:
+    if options is not None and not isinstance(options, Mapping):
+        problems.append(f"{path}: must be a mapping of options to values")
+        options = None
+    try:
+        return ChannelOptions.model_validate({**(options or {}), **rights})
+    except ValidationError as error:
+        problems += [_describe(path, problem) for problem in error.errors(include_url=False)]
+        return ChannelOptions()
+
+
+def _describe(path: str, problem: Any) -> str:
+    where = ".".join([path, *(str(part) for part in problem["loc"])])
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: not an option; the options are {', '.join(ChannelOptions.model_fields)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = f" (it is {problem['input']!r})" if problem["loc"] else ""
+    return f"{where}: {message[0].lower()}{message[1:]}{shown}"

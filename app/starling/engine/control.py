@@ -1,0 +1,248 @@
+"""Messages between nodes: who is there, what every node is asked to do, and answers gathered with a deadline."""
+
+import asyncio
+import random
+import re
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from msgspec import Raw, Struct
+
+from starling.engine.broker import Broker, BrokerUnavailable, PublicationTooLarge, PublishOptions
+from starling.protocol.messages import NO_PAYLOAD, Publication
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.control")
+
+# In the empty namespace, which no client of the real-time protocol can name.
+CHANNEL = ":control"
+ANNOUNCE_SECONDS = 3.0
+# A node that has not announced itself this long is gone.
+GONE_SECONDS = 10.0
+ANSWER_SECONDS = 2.0
+_GOODBYE_SECONDS = 0.5
+_GREETING_SECONDS = 0.1
+
+_NAME = re.compile(r"(?<!^)(?=[A-Z])")
+
+OrderType = TypeVar("OrderType", bound="Order")
+
+
+class Order(Struct, omit_defaults=True):
+    """What every node is asked to do, with what it needs for that; subclasses name it."""
+
+    @classmethod
+    def name(cls) -> str:
+        """What it is called on the wire: `refresh_order` of RefreshOrder."""
+        return _NAME.sub("_", cls.__name__).lower()
+
+
+class OrderRefused(Exception):
+    """A node could not carry an order out; the message says why."""
+
+
+class NodeInfo(Struct):
+    """What a node tells of itself. `uptime` in seconds."""
+
+    uid: str
+    name: str = ""
+    version: str = ""
+    num_clients: int = 0
+    num_users: int = 0
+    num_subs: int = 0
+    num_channels: int = 0
+    uptime: int = 0
+
+
+class ControlMessage(Struct, omit_defaults=True):
+    """One message: an announcement, a goodbye, an order to all nodes, or an answer to the node `to`.
+
+    `content` is the order, or its answer. A `problem` is why there is no answer.
+    """
+
+    sender: str
+    order: str = ""
+    content: Raw = NO_PAYLOAD
+    question: str = ""
+    to: str = ""
+    problem: str = ""
+    node: NodeInfo | None = None
+    goodbye: bool = False
+
+
+class _Question:
+    """What is asked of the nodes, and what came back; `refused` is the first node's problem."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Raw] = {}
+        self.refused = ""
+        self.arrived = asyncio.Event()
+
+
+class Control:
+    """This node's voice and ear among the nodes. Orders run on every node, this one included.
+
+    Orders run on the event loop and return at once. They pass like publications, at most once: what must not be lost
+    is kept in a store too, and read again when the link returns.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        start_task: Callable[[Coroutine[Any, Any, None]], None],
+        describe: Callable[[], NodeInfo],
+    ) -> None:
+        """`describe` tells of this node; `start_task` runs work in a task that the caller owns."""
+        self._broker = broker
+        self._start_task = start_task
+        self._describe = describe
+        self._uid = ""
+        self._orders: dict[str, Callable[[Raw], Struct | None]] = {}
+        self._nodes: dict[str, tuple[float, NodeInfo]] = {}
+        self._questions: dict[str, _Question] = {}
+        self._met = asyncio.Event()
+        self._decoder = msgspec.json.Decoder(ControlMessage)
+
+    def on_order(self, kind: type[OrderType], carry_out: Callable[[OrderType], Struct | None]) -> None:
+        """Let `carry_out` do what orders of `kind` ask; what it returns is the answer where one is wanted.
+
+        Where it raises OrderRefused, whoever asked is told.
+        """
+        decode = msgspec.json.Decoder(kind).decode
+        self._orders[kind.name()] = lambda content: carry_out(decode(content))
+
+    # Life
+
+    async def run(self, uid: str) -> None:
+        """Listen as node `uid`, and announce it until cancelled."""
+        self._uid = uid
+        # While the link is down the wish stands, and is made good when it returns.
+        with suppress(BrokerUnavailable):
+            await self._broker.subscribe(CHANNEL)
+        while True:
+            self._met.clear()
+            await self._say(ControlMessage(uid, node=self._describe()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCE_SECONDS):
+                    await self._met.wait()
+                    # Whoever is new hears of many at once; those who came with it are met by one more word too.
+                    await asyncio.sleep(random.uniform(0, _GREETING_SECONDS))  # noqa: S311 - spreads load
+
+    async def stop(self) -> None:
+        """Tell the others that this node goes, so that none waits for its answers."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await self._say(ControlMessage(self._uid, goodbye=True))
+
+    def nodes(self) -> list[NodeInfo]:
+        """Every node that announced itself lately, this one always, by name."""
+        now = time.monotonic()
+        self._nodes = {uid: seen for uid, seen in self._nodes.items() if now - seen[0] < GONE_SECONDS}
+        others = (info for uid, (_, info) in self._nodes.items() if uid != self._uid)
+        return sorted([self._describe(), *others], key=lambda info: (info.name, info.uid))
+
+    # Speaking
+
+    async def tell(self, order: Order) -> None:
+        """Have every node carry out `order`. Raises BrokerUnavailable and PublicationTooLarge."""
+        await self._publish(ControlMessage(self._uid, order=order.name(), content=_encoded(order)))
+
+    async def ask(self, order: Order, *, within: float = ANSWER_SECONDS) -> dict[str, Raw]:
+        """Have every node carry out `order`, and gather the answers by node, until all or `within` seconds are over.
+
+        A node that is gone holds this up once, and not longer than that. Raises BrokerUnavailable, PublicationTooLarge,
+        and OrderRefused when some node could not do it.
+        """
+        number = secrets.token_hex(8)
+        question = self._questions[number] = _Question()
+        wanted = {info.uid for info in self.nodes()}
+        try:
+            await self._publish(ControlMessage(self._uid, order=order.name(), content=_encoded(order), question=number))
+            async with asyncio.timeout(within):
+                while not wanted <= question.answers.keys() and not question.refused:
+                    question.arrived.clear()
+                    await question.arrived.wait()
+        except TimeoutError:
+            silent = wanted - question.answers.keys()
+            log.warning("nodes_did_not_answer", order=order.name(), nodes=sorted(silent))
+            for uid in silent:
+                self._nodes.pop(uid, None)
+        finally:
+            del self._questions[number]
+        if question.refused:
+            raise OrderRefused(question.refused)
+        return question.answers
+
+    # Hearing
+
+    def on_publication(self, publication: Publication) -> None:
+        """Take what a node said on the control channel."""
+        try:
+            message = self._decoder.decode(publication.data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            log.warning("control_message_malformed")
+            return
+        if message.goodbye:
+            self._nodes.pop(message.sender, None)
+        elif message.node is not None:
+            if message.node.uid not in self._nodes and message.node.uid != self._uid:
+                # It does not know this node either.
+                self._met.set()
+            self._nodes[message.node.uid] = (time.monotonic(), message.node)
+        elif message.to:
+            self._take_answer(message)
+        else:
+            self._obey(message)
+
+    def _take_answer(self, message: ControlMessage) -> None:
+        question = self._questions.get(message.question) if message.to == self._uid else None
+        if question is not None:
+            question.answers[message.sender] = message.content.copy()
+            question.refused = question.refused or message.problem
+            question.arrived.set()
+
+    def _obey(self, message: ControlMessage) -> None:
+        answer = ControlMessage(self._uid, to=message.sender, question=message.question)
+        carry_out = self._orders.get(message.order)
+        if carry_out is None:
+            # Some node runs another version; it must not wait for us.
+            log.warning("order_unknown", order=message.order)
+            answer.problem = f"a node of another version does not know {message.order}"
+        else:
+            try:
+                result = carry_out(message.content)
+            except OrderRefused as refused:
+                answer.problem = str(refused)
+            except Exception:
+                log.exception("order_failed", order=message.order)
+                answer.problem = "a node failed to do it: its log tells why"
+            else:
+                answer.content = NO_PAYLOAD if result is None else _encoded(result)
+        if message.question:
+            self._start_task(self._answer(answer))
+
+    async def _answer(self, answer: ControlMessage) -> None:
+        try:
+            await self._say(answer)
+        except PublicationTooLarge as too_large:
+            answer.content, answer.problem = NO_PAYLOAD, f"the answer is too large for this broker: {too_large}"
+            await self._say(answer)
+
+    async def _say(self, message: ControlMessage) -> None:
+        try:
+            await self._publish(message)
+        except BrokerUnavailable:
+            log.debug("control_message_not_sent", order=message.order)
+
+    async def _publish(self, message: ControlMessage) -> None:
+        publication = Publication(data=_encoded(message))
+        await self._broker.publish(CHANNEL, publication, PublishOptions())
+
+
+def _encoded(message: Struct) -> Raw:
+    return Raw(msgspec.json.encode(message))

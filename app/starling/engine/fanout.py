@@ -1,0 +1,256 @@
+"""Deliveries on their way: what a channel's listeners are owed, written in bunches and in slices."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from starling.engine.connection import Connection
+from starling.engine.transport import Batch, Frame
+from starling.telemetry.metrics import TransportFigures
+from starling.telemetry.tracing import Delivery, SocketWrite
+
+# Frames wait for others on their heels, because joined they cost one write: as long as writing them would take, about,
+# and never longer than this. Seconds of this thread's work, so that a busy machine does not cut bunches short.
+LONGEST_WAIT = 0.005
+WRITE_SECONDS = 5e-6
+# For so few the clock would cost more than it saves.
+FEW = 16
+# The least that the event loop can wait. Seconds.
+_SHORTEST_REST = 0.001
+# The event loop is let go after so long, for pings, commands and timers. Seconds.
+SLICE = 0.005
+_BETWEEN_LOOKS = 64
+
+
+class Group:
+    """Listeners of one channel who read the same format, and the frames that they are owed.
+
+    Whoever enters is owed nothing from before, and whoever leaves gets what was broadcast while it was in.
+    """
+
+    __slots__ = (
+        "_batch",
+        "_deliveries",
+        "_late",
+        "_remaining",
+        "_writes",
+        "came_at",
+        "connections",
+        "crowded",
+        "figures",
+        "frames",
+        "rests_until",
+    )
+
+    def __init__(self, figures: TransportFigures) -> None:
+        self.figures = figures
+        self.connections: set[Connection] = set()
+        self.frames: list[Frame] = []
+        # Who came when some of `frames` were there already, and how many.
+        self._late: dict[Connection, int] = {}
+        # What is being written, and who has not got it yet.
+        self._batch: Batch | None = None
+        self._remaining: set[Connection] = set()
+        # Those of `frames` that are traced, and those of what is being written.
+        self._deliveries: tuple[Delivery, ...] = ()
+        self._writes: tuple[SocketWrite, ...] = ()
+        self.came_at = 0.0
+        """When the newest frame came; this and `rests_until` on the clock of `time.monotonic`."""
+        self.crowded = False
+        """Whether frames come so fast that more of them are to be expected."""
+        self.rests_until = 0.0
+        """What comes before is joined with what comes until then."""
+
+    def __len__(self) -> int:
+        return len(self.connections)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(self.connections)
+
+    def add(self, connection: Connection) -> None:
+        """Let a listener in, from the next frame on."""
+        if connection not in self.connections:
+            self.connections.add(connection)
+            if self.frames:
+                self._late[connection] = len(self.frames)
+
+    def remove(self, connection: Connection) -> None:
+        """Let a listener go, with what it is owed."""
+        self.settle(connection)
+        self.connections.discard(connection)
+        self._late.pop(connection, None)
+
+    def trace(self, delivery: Delivery) -> None:
+        """The last frame belongs to a trace: note there how it is written."""
+        delivery.owe(len(self.connections))
+        self._deliveries += (delivery,)
+
+    def settle(self, connection: Connection) -> None:
+        """Give a listener at once what it is owed."""
+        if connection in self._remaining and self._batch is not None:
+            self._remaining.discard(connection)
+            _deliver(connection, self._batch)
+        if self.frames and connection in self.connections:
+            owed = self.frames[self._late.get(connection, 0) :]
+            self._late[connection] = len(self.frames)
+            if owed:
+                _deliver(connection, Batch(owed))
+
+    def write(self, deadline: float, *, alone: bool) -> bool:
+        """Write until `deadline`; True when all have it. What is not `alone` is queued, to be joined with more."""
+        batch = self._batch or self._begin()
+        remaining = self._remaining
+        count = len(batch.frames)
+        while remaining:
+            for _ in range(_BETWEEN_LOOKS):
+                if not remaining:
+                    break
+                connection = remaining.pop()
+                connection.sent += count
+                if alone:
+                    connection.transport.send_batch(batch)
+                else:
+                    connection.transport.queue_batch(batch)
+            if time.monotonic() > deadline:
+                break
+        if remaining:
+            return False
+        self._batch = None
+        self.crowded |= count > 1
+        if self._writes:
+            self._end_writes(alone=alone)
+        return True
+
+    def _begin(self) -> Batch:
+        frames, late = self.frames, self._late
+        self.frames, self._late = [], {}
+        self._batch = Batch(frames)
+        if self._deliveries:
+            self._begin_writes(self._batch)
+        self._remaining = set(self.connections)
+        self._remaining.difference_update(late)
+        for connection, missed in late.items():
+            if missed < len(frames):
+                _deliver(connection, Batch(frames[missed:]))
+        return self._batch
+
+    def _begin_writes(self, batch: Batch) -> None:
+        deliveries, self._deliveries = self._deliveries, ()
+        connections, frames, size = len(self.connections), len(batch.frames), len(batch.wire)
+        self._writes = tuple(
+            delivery.write(connections=connections, frames=frames, size=size) for delivery in deliveries
+        )
+
+    def _end_writes(self, *, alone: bool) -> None:
+        writes, self._writes = self._writes, ()
+        for write in writes:
+            if alone:
+                write.end()
+            else:
+                # What was queued is written when this tick's callbacks have run.
+                asyncio.get_running_loop().call_soon(write.end)
+
+
+def _deliver(connection: Connection, batch: Batch) -> None:
+    connection.sent += len(batch.frames)
+    connection.transport.send_batch(batch)
+
+
+class Fanout:
+    """Groups that are owed frames. They are written when a loop tick brought no more, or when waiting would cost more.
+
+    A great group is written in slices; what is broadcast meanwhile follows behind. Where frames come faster than they
+    could be written, a group rests after each write, about half as long as that took, and the next write has several.
+    """
+
+    def __init__(
+        self,
+        *,
+        longest_wait: float = LONGEST_WAIT,
+        write_seconds: float = WRITE_SECONDS,
+        slice_seconds: float = SLICE,
+    ) -> None:
+        self._longest_wait = longest_wait
+        self._write_seconds = write_seconds
+        self._slice = slice_seconds
+        self._due: list[Group] = []
+        self._owed = 0
+        # Those that were written a moment ago, with more on their heels.
+        self._resting: list[Group] = []
+        # Those of this round; the last one is being written.
+        self._round: list[Group] = []
+        self._alone = False
+        self._fresh = False
+        self._scheduled = False
+        self._waiting_since = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is owed."""
+        return bool(self._scheduled or self._resting)
+
+    def add(self, group: Group, frame: Frame) -> None:
+        """Owe `frame` to all of `group`."""
+        if not group.frames:
+            self._await(group)
+        now = time.monotonic()
+        group.crowded = now - group.came_at < self._rest(group)
+        group.came_at = now
+        group.frames.append(frame)
+        self._fresh = True
+
+    def _await(self, group: Group) -> None:
+        if not self._due:
+            self._waiting_since = 0.0
+            self._owed = 0
+        self._due.append(group)
+        self._owed += len(group.connections)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._run)
+
+    def settle(self, connection: Connection) -> None:
+        """Give a connection at once what it is owed by whatever group, as before its last frame."""
+        for group in (*self._round, *self._due, *self._resting):
+            group.settle(connection)
+
+    def _run(self) -> None:
+        now = time.monotonic()
+        try:
+            if not self._round and self._ripe():
+                self._begin_round(now)
+            self._fresh = False
+            while self._round and self._round[-1].write(now + self._slice, alone=self._alone):
+                group = self._round.pop()
+                if group.crowded:
+                    group.rests_until = time.monotonic() + self._rest(group)
+        finally:
+            self._scheduled = bool(self._due or self._round)
+            if self._scheduled:
+                asyncio.get_running_loop().call_soon(self._run)
+
+    def _rest(self, group: Group) -> float:
+        # Half as long as a write takes. A rest as long as the write joined no more frames, and made them later.
+        count = len(group.connections)
+        return 0.0 if count < FEW else min(self._longest_wait, max(_SHORTEST_REST, count * self._write_seconds / 2))
+
+    def _begin_round(self, now: float) -> None:
+        due, self._due = self._due, []
+        for group in due:
+            if group.rests_until <= now:
+                self._round.append(group)
+            else:
+                self._resting.append(group)
+                asyncio.get_running_loop().call_later(group.rests_until - now, self._wake, group)
+        self._alone = len(self._round) == 1
+
+    def _wake(self, group: Group) -> None:
+        group.rests_until = 0.0
+        self._resting.remove(group)
+        self._await(group)
+
+    def _ripe(self) -> bool:
+        if not self._waiting_since and self._owed >= FEW:
+            self._waiting_since = time.thread_time()
+        longest = min(self._longest_wait, self._owed * self._write_seconds)
+        return not self._fresh or self._owed < FEW or time.thread_time() - self._waiting_since >= longest

@@ -1,0 +1,162 @@
+"""What a node sees of the frames that somebody traces; where nobody does, the hub has no tap and nothing is done."""
+
+import time
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from starling.engine.connection import Connection
+from starling.engine.hub import Audience, Hub
+from starling.protocol.messages import Command, Push, Reply
+from starling.protocol.shown import shown
+
+# Waiting to be told; what comes beyond it is dropped and counted.
+EVENTS_WAITING = 200
+# What is known of frames that others belong to: who a client is that is connecting, which channel a reply is about.
+_REMEMBERED = 1000
+# A frame whose telling is larger is told by its kind alone, so that every broker can carry it.
+_EVENT_BYTES = 4000
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class Event(Struct, omit_defaults=True):
+    """One frame, as it is told. `time` in milliseconds since 1970; `direction` is in, out, or end.
+
+    A push to many clients of the node is told once, with their number in `clients`.
+    """
+
+    time: int
+    node: str
+    direction: str
+    user: str = ""
+    client: str = ""
+    clients: int = 0
+    frame: Raw = Raw(b"{}")
+
+
+class Trace:
+    """What is traced, a user or a channel, and what of it waits to be told."""
+
+    def __init__(self, user: str, channel: str, *, payload: bool) -> None:
+        self.user = user
+        self.channel = channel
+        self.payload = payload
+        self.events: list[Raw] = []
+        self.dropped = 0
+        self.ends_at = 0.0
+        """When it ends unless it is wished again, on the clock of `time.monotonic`."""
+
+    def take(self) -> tuple[list[Raw], int]:
+        """What waits, and how many were dropped since the last time."""
+        taken = self.events, self.dropped
+        self.events, self.dropped = [], 0
+        return taken
+
+
+class Tap:
+    """Looks at every frame of this node while some trace is on."""
+
+    def __init__(self, hub: Hub, node: str) -> None:
+        """`node` is this node's name."""
+        self.traces: dict[str, Trace] = {}
+        self._hub = hub
+        self._node = node
+        self._connecting: dict[str, Command] = {}
+        self._asked: dict[tuple[str, int], str] = {}
+
+    def received(self, connection: Connection, commands: Iterable[Command]) -> None:
+        """Commands came from a client."""
+        for command in commands:
+            if command.connect is not None and not connection.user:
+                _remember(self._connecting, connection.id, command)
+            channels = _channels_of(command)
+            for channel in channels:
+                _remember(self._asked, (connection.id, command.id), channel)
+            for trace in self._of(connection.user, channels):
+                self._tell(trace, "in", command, connection)
+
+    def replied(self, connection: Connection, reply: Reply) -> None:
+        """A reply, a push or a ping goes to one client."""
+        channel = self._asked.pop((connection.id, reply.id), "") if reply.id else ""
+        channels = {channel} if channel else set()
+        if reply.push is not None:
+            channels.add(reply.push.channel)
+        if reply.connect is not None:
+            channels.update(reply.connect.subs)
+        connect = self._connecting.pop(connection.id, None) if reply.id else None
+        for trace in self._of(connection.user, channels):
+            if connect is not None and trace.user:
+                # Only now is it known whose it was.
+                self._tell(trace, "in", connect, connection)
+            self._tell(trace, "out", reply, connection)
+
+    def pushed(self, push: Push, audience: Audience) -> None:
+        """A push goes to everybody in `audience` who listens to its channel."""
+        reply = Reply(push=push)
+        for trace in self.traces.values():
+            if trace.channel == push.channel:
+                if clients := audience.count(push.channel):
+                    self._tell(trace, "out", reply, clients=clients)
+            elif trace.user:
+                groups = audience.channels.get(push.channel, {})
+                for connection in self._hub.users.get(trace.user, ()):
+                    group = groups.get(connection.encode)
+                    if group is not None and connection in group.connections:
+                        self._tell(trace, "out", reply, connection)
+
+    def closed(self, connection: Connection, code: int, reason: str) -> None:
+        """A client has gone."""
+        self._connecting.pop(connection.id, None)
+        for trace in self._of(connection.user, ()):
+            self._add(trace, "end", {"close": {"code": code, "reason": reason}}, connection)
+
+    def _of(self, user: str, channels: Iterable[str]) -> list[Trace]:
+        return [
+            trace
+            for trace in self.traces.values()
+            if (trace.user and trace.user == user) or (trace.channel and trace.channel in channels)
+        ]
+
+    def _tell(
+        self,
+        trace: Trace,
+        direction: str,
+        message: Command | Reply,
+        connection: Connection | None = None,
+        *,
+        clients: int = 0,
+    ) -> None:
+        if len(trace.events) < EVENTS_WAITING:
+            self._add(trace, direction, shown(message, payload=trace.payload), connection, clients=clients)
+        else:
+            trace.dropped += 1
+
+    def _add(
+        self, trace: Trace, direction: str, frame: dict[str, Any], connection: Connection | None, *, clients: int = 0
+    ) -> None:
+        if len(trace.events) >= EVENTS_WAITING:
+            trace.dropped += 1
+            return
+        told = msgspec.json.encode(frame)
+        if len(told) > _EVENT_BYTES:
+            kinds = {name: value if name == "id" else "too large to show" for name, value in frame.items()}
+            told = msgspec.json.encode({**kinds, "bytes": len(told)})
+        event = Event(int(time.time() * 1000), self._node, direction, clients=clients, frame=Raw(told))
+        if connection is not None:
+            event.user, event.client = connection.user, connection.id
+        trace.events.append(Raw(msgspec.json.encode(event)))
+
+
+def _remember(memory: dict[Key, Value], key: Key, value: Value) -> None:
+    if len(memory) >= _REMEMBERED:
+        del memory[next(iter(memory))]
+    memory[key] = value
+
+
+def _channels_of(command: Command) -> set[str]:
+    channels = {channel for request in command.requests() if (channel := getattr(request, "channel", ""))}
+    return channels | set(command.connect.subs) if command.connect is not None else channels

@@ -1,0 +1,298 @@
+"""What this process's clients do to presence, and how others are told who comes and goes."""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import structlog
+
+from starling.engine.broker import Broker, BrokerUnavailable, PublicationTooLarge
+from starling.engine.channels import ChannelOptions
+from starling.engine.presence import Presence
+from starling.protocol.messages import ClientInfo
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.attendance")
+
+# Clients refreshed or taken out in one go; what else is to be done gets its turn in between.
+_PORTION = 1000
+# Departures that an outage kept from being told are told afterwards, up to so many.
+_UNDONE_LIMIT = 10_000
+_CLOSE_SECONDS = 3.0
+
+_Key = tuple[str, str]
+
+
+@dataclass(eq=False, slots=True)
+class _Stay:
+    """One client in one channel.
+
+    `listed`: presence holds it. `tells`: others hear of its coming and going. `came`: it brought its user into the
+    channel. `announced`: others were told of it, or know its user anyhow.
+    """
+
+    channel: str
+    info: ClientInfo
+    listed: bool
+    tells: bool
+    came: bool = True
+    announced: bool = False
+
+    @property
+    def key(self) -> _Key:
+        return self.channel, self.info.client
+
+
+class Attendance:
+    """Keeps the clients of this process in presence, and publishes joins and leaves.
+
+    For each client and channel: `arrive`, then `announce` once the client has its answer, then `depart`. Whoever
+    arrives must depart, announced or not; to depart twice, or unasked, is nothing. A broker that is away fails none of
+    these: `refresh` makes good what it can.
+
+    Without `leave_delay` joins and leaves are told client by client, at once. With it (seconds) they are told user by
+    user, so that a page reload shows nothing: a client that departs stays in presence for that long, its leave is told
+    when no other client of its user is in the channel then, and its join when none was before. That needs presence to
+    count users, so it does so in channels with joins and leaves alone too. Anonymous clients cannot be recognised when
+    they come back: they are told one by one and at once, as everyone is where there is no presence store.
+
+    When in doubt others are told: a join twice does less harm than one that is never heard. What a crashed process
+    leaves in presence goes within the store's ttl, and no leave is told for it.
+    """
+
+    def __init__(
+        self,
+        presence: Presence | None,
+        broker: Broker,
+        *,
+        start_task: Callable[[Coroutine[Any, Any, None]], None],
+        leave_delay: float = 0.0,
+    ) -> None:
+        """`presence` None: this broker keeps none. `start_task` runs work in a task that the caller owns."""
+        self._presence = presence
+        self._broker = broker
+        self._start_task = start_task
+        self._leave_delay = leave_delay
+        self._here: dict[_Key, _Stay] = {}
+        self._waiting: deque[tuple[float, _Stay]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._leaving: dict[_Key, _Stay] = {}
+        self._taking_out = False
+        # A refresh must not bring back what is being taken out.
+        self._lock = asyncio.Lock()
+        self._away = False
+
+    @property
+    def clients(self) -> int:
+        """How many are here, each once a channel."""
+        return len(self._here)
+
+    async def arrive(self, channel: str, info: ClientInfo, options: ChannelOptions) -> None:
+        """Show a client in presence before it is answered, so that it finds itself there."""
+        counted = options.presence or (options.join_leave and self._leave_delay > 0)
+        stay = _Stay(channel, info, listed=counted and self._presence is not None, tells=options.join_leave)
+        if not stay.listed and not stay.tells:
+            return
+        if stay.key in self._leaving:
+            async with self._lock:
+                if before := self._leaving.pop(stay.key, None):
+                    await self._take_out([before])
+        back_from = self._here.get(stay.key)
+        if back_from is not None:
+            stay.came, stay.announced = back_from.came, back_from.announced
+        self._here[stay.key] = stay
+        if stay.listed and self._presence is not None:
+            try:
+                came = await self._presence.add(channel, info)
+            except BrokerUnavailable as error:
+                self._note_away(error)
+            else:
+                stay.came = came if back_from is None else back_from.came
+
+    async def enter(self, channel: str, info: ClientInfo, most: int) -> bool:
+        """Count a client where fewer than `most` others are, of all processes; False where there are as many.
+
+        Nobody is told. While the broker is away, and where there is no presence store, everyone gets in.
+        """
+        if self._presence is None:
+            return True
+        stay = _Stay(channel, info, listed=True, tells=False)
+        try:
+            if not await self._presence.enter(channel, info, most):
+                return False
+        except BrokerUnavailable as error:
+            self._note_away(error)
+        self._here[stay.key] = stay
+        return True
+
+    def announce(self, channel: str, client: str) -> None:
+        """Tell others that a client entered, now that it is there to hear it too."""
+        stay = self._here.get((channel, client))
+        if stay is None or stay.announced:
+            return
+        stay.announced = True
+        if stay.tells and (stay.came or not self._by_user(stay)):
+            self._start_task(self._tell(self._broker.publish_join, stay))
+
+    def depart(self, channel: str, client: str) -> None:
+        """A client left, or did not come in after all."""
+        stay = self._here.get((channel, client))
+        if stay is None:
+            return
+        if stay.announced and self._by_user(stay):
+            due = asyncio.get_running_loop().time() + self._leave_delay
+            self._waiting.append((due, stay))
+            self._set_timer()
+        else:
+            self._let_go(stay)
+
+    async def refresh(self) -> None:
+        """Keep this process's entries alive, and make good what an outage left undone.
+
+        To be called three times within the store's ttl, and when the link to the broker returns. Raises nothing for a
+        broker that is away.
+        """
+        keys = [key for key, stay in self._here.items() if stay.listed]
+        for start in range(0, len(keys), _PORTION):
+            if not await self._refresh(keys[start : start + _PORTION]):
+                return
+        if self._away:
+            self._away = False
+            log.info("presence_made_good", entries=len(keys), departures=len(self._leaving))
+        self._begin_taking_out()
+
+    async def close(self) -> None:
+        """Take every client out and tell the leaves, within seconds: for a process that ends."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._waiting.clear()
+        self._leaving |= self._here
+        self._here.clear()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._take_out_all()
+        except TimeoutError:
+            log.info("attendance_close_cut_short", seconds=_CLOSE_SECONDS)
+        if self._leaving:
+            log.warning("presence_left_behind", entries=len(self._leaving), reason="they go when their time is over")
+
+    def _by_user(self, stay: _Stay) -> bool:
+        return self._leave_delay > 0 and stay.listed and bool(stay.info.user)
+
+    # Keeping alive
+
+    async def _refresh(self, keys: Sequence[_Key]) -> bool:
+        entries: dict[str, list[ClientInfo]] = defaultdict(list)
+        async with self._lock:
+            for key in keys:
+                if stay := self._here.get(key):
+                    entries[stay.channel].append(stay.info)
+            if self._presence is None or not entries:
+                return True
+            try:
+                await self._presence.refresh(entries)
+            except BrokerUnavailable as error:
+                self._note_away(error)
+                return False
+        return True
+
+    # Letting go
+
+    def _set_timer(self) -> None:
+        if self._timer is None and self._waiting:
+            self._timer = asyncio.get_running_loop().call_at(self._waiting[0][0], self._delay_over)
+
+    def _delay_over(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        while self._waiting and self._waiting[0][0] <= now:
+            stay = self._waiting.popleft()[1]
+            # A client that came back has another stay by now.
+            if self._here.get(stay.key) is stay:
+                self._let_go(stay)
+        self._set_timer()
+
+    def _let_go(self, stay: _Stay) -> None:
+        del self._here[stay.key]
+        self._leaving[stay.key] = stay
+        self._begin_taking_out()
+
+    def _begin_taking_out(self) -> None:
+        if self._leaving and not self._taking_out:
+            self._taking_out = True
+            self._start_task(self._take_out_in_turn())
+
+    async def _take_out_in_turn(self) -> None:
+        try:
+            await self._take_out_all()
+        finally:
+            self._taking_out = False
+
+    async def _take_out_all(self) -> None:
+        while self._leaving:
+            async with self._lock:
+                stays = list(islice(self._leaving.values(), _PORTION))
+                if not await self._take_out(stays):
+                    self._keep_undone()
+                    return
+                for stay in stays:
+                    del self._leaving[stay.key]
+
+    async def _take_out(self, stays: Sequence[_Stay]) -> bool:
+        """Take clients out of presence and tell their leaves; False when the broker is away."""
+        entries: dict[str, list[ClientInfo]] = defaultdict(list)
+        for stay in stays:
+            if stay.listed:
+                entries[stay.channel].append(stay.info)
+        gone: dict[str, set[str]] = {}
+        if self._presence is not None and entries:
+            try:
+                gone = await self._presence.remove(entries)
+            except BrokerUnavailable as error:
+                self._note_away(error)
+                return False
+        leaves = self._leaves(stays, gone)
+        await asyncio.gather(*(self._tell(self._broker.publish_leave, stay) for stay in leaves))
+        return True
+
+    def _leaves(self, stays: Sequence[_Stay], gone: Mapping[str, set[str]]) -> list[_Stay]:
+        """Of those taken out, the ones whose leaves are to be told."""
+        leaves: list[_Stay] = []
+        told: set[_Key] = set()
+        for stay in stays:
+            user = stay.info.user
+            if not stay.tells:
+                continue
+            if not self._by_user(stay):
+                if stay.announced:
+                    leaves.append(stay)
+            # Nobody knows of a user whose only client was never announced.
+            elif (stay.announced or not stay.came) and user in gone[stay.channel] and (stay.channel, user) not in told:
+                told.add((stay.channel, user))
+                leaves.append(stay)
+        return leaves
+
+    def _keep_undone(self) -> None:
+        """Bound what waits for the broker: the oldest, and who was never announced, just go when their time is over."""
+        undone = [(key, stay) for key, stay in self._leaving.items() if stay.announced]
+        self._leaving = dict(undone[-_UNDONE_LIMIT:])
+        if len(undone) > _UNDONE_LIMIT:
+            log.warning("leaves_given_up", leaves=len(undone) - _UNDONE_LIMIT, reason="the broker is away too long")
+
+    # Telling
+
+    async def _tell(self, publish: Callable[[str, ClientInfo], Awaitable[None]], stay: _Stay) -> None:
+        try:
+            await publish(stay.channel, stay.info)
+        except BrokerUnavailable as error:
+            self._note_away(error)
+        except PublicationTooLarge as error:
+            log.warning("join_or_leave_too_large", reason=str(error))
+
+    def _note_away(self, error: BrokerUnavailable) -> None:
+        if not self._away:
+            self._away = True
+            log.warning("presence_not_kept", reason=str(error), mend="it is made good when the broker answers again")

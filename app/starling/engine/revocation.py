@@ -1,0 +1,280 @@
+"""Tokens that are refused before they expire: the contract of their store, what is refused, and whom that ends."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from contextlib import suppress
+from typing import Any, Literal, NamedTuple, Protocol
+
+import structlog
+from msgspec import Struct
+
+from starling.engine.broker import BrokerUnavailable
+from starling.engine.control import Control, Order
+from starling.engine.hub import Hub
+from starling.engine.token_facts import TokenFacts
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.revocation")
+
+# How often the store is asked whether something was missed.
+CHECK_SECONDS = 25.0
+RETRY_SECONDS = 1.0
+# Connections looked at in one go; what else is to be done gets its turn in between.
+_PORTION = 1000
+
+
+class Revocation(Struct, frozen=True, omit_defaults=True):
+    """What is refused until `expires_at` (seconds since 1970): a token, a session's tokens, or a user's older ones.
+
+    `id` is the token's, the session's or the user's. A user's tokens are refused where they were issued before
+    `issued_before`; with a `channel` only the subscription tokens of it.
+    """
+
+    kind: Literal["token", "session", "user"]
+    id: str
+    expires_at: float
+    issued_before: float = 0.0
+    channel: str = ""
+
+
+class StoredRevocations(NamedTuple):
+    """All that a store holds; `version` grows with each addition."""
+
+    version: int
+    revocations: list[Revocation]
+
+
+class RevocationStore(Protocol):
+    """Keeps revocations until they expire. Every method raises BrokerUnavailable."""
+
+    async def add(self, revocations: Collection[Revocation]) -> int:
+        """Keep them; returns the version. To add one again is nothing."""
+
+    async def version(self) -> int:
+        """The version now."""
+
+    async def load(self) -> StoredRevocations:
+        """All that are in force."""
+
+
+class RevokeOrder(Order):
+    """Refuse and end what fits. `version` is the store's with it, `ordered_at` in seconds since 1970."""
+
+    revocation: Revocation
+    version: int
+    ordered_at: float
+
+
+class RevocationFigures:
+    """What telemetry reads: the seconds from order to effect since they were last taken, and ended connections."""
+
+    def __init__(self) -> None:
+        self.delays: list[float] = []
+        self.ended = 0
+        self.ordered: Counter[str] = Counter(token=0, session=0, user=0)
+
+    def take_delays(self) -> list[float]:
+        """The seconds since they were last taken."""
+        taken, self.delays = self.delays, []
+        return taken
+
+
+class Refused:
+    """What is refused, looked up in no time."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[tuple[str, str, str], Revocation] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Revocation]:
+        return iter(self._by_key.values())
+
+    def add(self, revocation: Revocation) -> bool:
+        """Take one in; False when nothing more is refused by it. Of two about one thing the wider counts."""
+        key = (revocation.kind, revocation.id, revocation.channel)
+        known = self._by_key.get(key)
+        if known is not None:
+            expires_at = max(known.expires_at, revocation.expires_at)
+            issued_before = max(known.issued_before, revocation.issued_before)
+            wider = Revocation(revocation.kind, revocation.id, expires_at, issued_before, revocation.channel)
+            if wider == known:
+                return False
+            revocation = wider
+        self._by_key[key] = revocation
+        return True
+
+    def session(self, session: str) -> Revocation | None:
+        """The revocation of a session, if there is one."""
+        return self._by_key.get(("session", session, ""))
+
+    def forget_expired(self, now: float) -> None:
+        """Let go of those whose tokens have all expired."""
+        self._by_key = {key: known for key, known in self._by_key.items() if known.expires_at > now}
+
+    def __call__(self, token: TokenFacts) -> bool:
+        """Whether a token is refused."""
+        known = self._by_key
+        if not known:
+            return False
+        if token.token_id and ("token", token.token_id, "") in known:
+            return True
+        if token.session and ("session", token.session, "") in known:
+            return True
+        if not token.user:
+            return False
+        for channel in {"", token.channel}:
+            of_user = known.get(("user", token.user, channel))
+            if of_user is not None and (token.issued_at is None or token.issued_at < of_user.issued_before):
+                return True
+        return False
+
+
+class Revocations:
+    """This node's knowledge of what is refused, the same on every node within moments.
+
+    It stands in memory, so that a connect costs no look-up elsewhere and an outage of the store lets nobody in again.
+    Before the store was read for the first time nothing can be judged: `loaded` is false. A store that lost its memory
+    is told again what this node knows.
+    """
+
+    def __init__(
+        self,
+        store: RevocationStore | None,
+        control: Control,
+        hub: Hub,
+        *,
+        start_task: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        """`store` None: this broker keeps none, and nothing can be revoked."""
+        self.figures = RevocationFigures()
+        self.loaded = store is None
+        self._store = store
+        self._control = control
+        self._hub = hub
+        self._start_task = start_task
+        self._refused = Refused()
+        self._version = 0
+        self._pending: list[RevokeOrder] = []
+        self._reload = asyncio.Event()
+        control.on_order(RevokeOrder, self._carry_out)
+
+    def __len__(self) -> int:
+        return len(self._refused)
+
+    @property
+    def available(self) -> bool:
+        """Whether this broker keeps revocations."""
+        return self._store is not None
+
+    def refuses(self, token: TokenFacts) -> bool:
+        """Whether a token is refused."""
+        return self._refused(token)
+
+    async def revoke(self, revocation: Revocation) -> None:
+        """Keep it, and have every node carry it out. Raises BrokerUnavailable; it may be kept then all the same."""
+        if self._store is None:
+            raise ValueError("this broker keeps no revocations")
+        ordered_at = time.time()
+        version = await self._store.add([revocation])
+        await self._control.tell(RevokeOrder(revocation, version, ordered_at))
+
+    async def run(self) -> None:
+        """Keep up with the store until cancelled."""
+        while self._store is not None:
+            self._reload.clear()
+            try:
+                if not self.loaded or await self._store.version() != self._version:
+                    await self._load(self._store)
+            except BrokerUnavailable:
+                log.debug("revocations_not_read")
+            except Exception:
+                # Whatever it was, what is revoked from now on must be known too.
+                log.exception("revocations_failed")
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CHECK_SECONDS):
+                        await self._reload.wait()
+                self._refused.forget_expired(time.time())
+                continue
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def catch_up(self) -> None:
+        """Orders may have been missed: read the store again."""
+        self._version = -1
+        self._reload.set()
+
+    async def _load(self, store: RevocationStore) -> None:
+        stored = await store.load()
+        now = time.time()
+        kept = {(one.kind, one.id, one.channel) for one in stored.revocations}
+        lost = [one for one in self._refused if one.expires_at > now and (one.kind, one.id, one.channel) not in kept]
+        version = stored.version
+        if lost:
+            log.warning("revocations_restored", revocations=len(lost), reason="the store had lost them")
+            version = await store.add(lost)
+        new = Refused()
+        for revocation in stored.revocations:
+            if revocation.expires_at > now and self._refused.add(revocation):
+                new.add(revocation)
+        self._version, self.loaded = version, True
+        if len(new):
+            await self._end_all(new)
+
+    def _carry_out(self, order: RevokeOrder) -> None:
+        self.figures.ordered[order.revocation.kind] += 1
+        self._refused.add(order.revocation)
+        # Between this one and the last that was heard, others may have been missed.
+        if order.version == self._version + 1:
+            self._version = order.version
+        elif order.version > self._version:
+            self._reload.set()
+        self._pending.append(order)
+        if len(self._pending) == 1:
+            self._start_task(self._end_pending())
+
+    async def _end_pending(self) -> None:
+        """End what the orders of this moment are about; those that come meanwhile are dealt with together."""
+        # Others of the same burst come in first.
+        await asyncio.sleep(0)
+        while orders := tuple(self._pending):
+            refused = Refused()
+            for order in orders:
+                refused.add(order.revocation)
+            await self._end_all(refused)
+            now = time.time()
+            self.figures.delays += [max(0.0, now - order.ordered_at) for order in orders]
+            del self._pending[: len(orders)]
+
+    async def _end_all(self, refused: Refused) -> None:
+        """End what lives here by the tokens that are refused."""
+        connections = list(self._hub.connections)
+        for start in range(0, len(connections), _PORTION):
+            for connection in connections[start : start + _PORTION]:
+                try:
+                    token = connection.drop_revoked(refused)
+                except Exception:
+                    # The others have to end all the same, and so have those of later orders.
+                    log.exception("revocation_failed", connection_id=connection.id)
+                    continue
+                if token is not None:
+                    self.figures.ended += 1
+                    self._follow_up(token, refused)
+            await asyncio.sleep(0)
+
+    def _follow_up(self, token: TokenFacts, refused: Refused) -> None:
+        """Refuse the very token of a session that was revoked: it need not name the session, only we knew of it."""
+        session = refused.session(token.session)
+        if session is not None and token.token_id and not self.refuses(TokenFacts("", token.token_id)):
+            revocation = Revocation("token", token.token_id, session.expires_at)
+            self._refused.add(revocation)
+            self._start_task(self._revoke_quietly(revocation))
+
+    async def _revoke_quietly(self, revocation: Revocation) -> None:
+        try:
+            await self.revoke(revocation)
+        except BrokerUnavailable:
+            # It stands in memory here, and is told to the store when that is back.
+            log.warning("revocation_not_kept", kind=revocation.kind)

@@ -1,0 +1,71 @@
+"""One read at a time, shared by all who waited for it: thousands who ask at once cost two reads."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from starling.engine.broker import BrokerUnavailable
+
+Wish = TypeVar("Wish")
+Found = TypeVar("Found")
+
+
+class SharedRead(Generic[Wish, Found]):
+    """Collects wishes while a read is under way; the next read is for all of them.
+
+    Nobody is given the result of a read that began before the wish. There is a task only while somebody waits.
+    """
+
+    __slots__ = ("_closed", "_read", "_task", "_waiting")
+
+    def __init__(self, read: Callable[[list[Wish]], Awaitable[Found]]) -> None:
+        self._read = read
+        self._waiting: list[tuple[Wish, asyncio.Future[Found]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def get(self, wish: Wish) -> Found:
+        """Wait for a read that serves `wish`; raises what the read raises, and BrokerUnavailable once closed."""
+        if self._closed:
+            raise _left()
+        found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+        self._waiting.append((wish, found))
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._serve())
+        return await found
+
+    def close(self) -> None:
+        """End the read under way; whoever waits gets BrokerUnavailable."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+        self._refuse(self._waiting, _left())
+        self._waiting = []
+
+    async def _serve(self) -> None:
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting, []
+                try:
+                    result = await self._read([wish for wish, _ in waiting])
+                except asyncio.CancelledError:
+                    self._refuse(waiting, _left())
+                    raise
+                except Exception as error:  # noqa: BLE001  # whatever it is, those who wait are told it
+                    self._refuse(waiting, error)
+                else:
+                    for _, found in waiting:
+                        if not found.done():
+                            found.set_result(result)
+        finally:
+            self._task = None
+
+    @staticmethod
+    def _refuse(waiting: list[tuple[Wish, "asyncio.Future[Found]"]], error: Exception) -> None:
+        for _, found in waiting:
+            if not found.done():
+                found.set_exception(error)
+
+
+def _left() -> BrokerUnavailable:
+    return BrokerUnavailable("the channel was left meanwhile")

@@ -1,0 +1,393 @@
+"""A history channel in this process: follows what the broker tells, reads what it kept back, lets subscribers join."""
+
+import asyncio
+import random
+import time
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from starling.engine.broker import BrokerUnavailable, StreamEntry, StreamPosition
+from starling.engine.follower import Follower, Found, Joined, Mark, Step
+from starling.engine.history import History
+from starling.engine.recent import MemoryBudget, Recent
+from starling.engine.shared_read import SharedRead
+from starling.protocol.messages import Publication
+from starling.telemetry.tracing import TraceContext
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.stream")
+
+# One read of a gap: what it brings is handed to all subscribers without a pause.
+HEAL_ENTRIES = 64
+HEAL_BYTES = 1024 * 1024
+RETRY_FIRST = 0.1
+RETRY_LONGEST = 5.0
+JOIN_ATTEMPTS = 8
+JOIN_HEAL_TIMEOUT = 5.0
+
+
+class Joining(Hashable, Protocol):
+    """What a stream needs of a subscriber."""
+
+    def reply(self, joined: Joined) -> bool:
+        """Write the answer; False when the subscriber has gone meanwhile. Never waits."""
+
+    def unsubscribe(self) -> None:
+        """Tell a subscriber that was answered but is not live yet: 2500, insufficient state."""
+
+
+S = TypeVar("S", bound=Joining)
+S_contra = TypeVar("S_contra", bound=Joining, contravariant=True)
+
+
+class Live(Protocol[S_contra]):
+    """What a stream needs of the hub: the subscribers that get every publication at once."""
+
+    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
+        """Hand a publication to every live subscriber of the channel."""
+
+    def enter(self, channel: str, subscriber: S_contra) -> None:
+        """Make a subscriber live: it gets the next publication."""
+
+    def unsubscribe_all(self, channel: str) -> None:
+        """Tell every live subscriber 2500, insufficient state, and let it go."""
+
+
+@dataclass(slots=True)
+class StreamFigures:
+    """Counted over streams of a process. `resets` are gaps that the store could not fill.
+
+    `from_memory` are those that came back and needed no entries of the store's. `healed_delays` are how many seconds
+    after its publishing each publication that a heal brought was delivered, since they were last taken.
+    """
+
+    heals: int = 0
+    healed: int = 0
+    resets: int = 0
+    join_reads: int = 0
+    recovered: int = 0
+    unrecovered: int = 0
+    from_memory: int = 0
+    healed_delays: list[float] = field(default_factory=list)
+
+    def take_healed_delays(self) -> list[float]:
+        """What came late, and begin anew."""
+        taken, self.healed_delays = self.healed_delays, []
+        return taken
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """How a channel is followed. Times in seconds, 0: for ever.
+
+    `history_size` and `history_meta_ttl` are those that publications are kept with. `recovery_limit` and
+    `recovery_bytes` bound what a returning client gets; keep the bytes under the write limit of a connection, or the
+    answer itself makes its client a slow one.
+    """
+
+    history_size: int
+    history_meta_ttl: float
+    recovery_limit: int = 300
+    recovery_bytes: int = 768 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """Where a joining subscriber left off, None for a new one; whether it wants the latest publication only; whether
+    the read must bring entries even if memory seems to have them."""
+
+    since: StreamPosition | None
+    latest: bool
+    entries: bool
+
+
+class Stream(Generic[S]):
+    """One history channel of this process, from the first subscriber to the last.
+
+    The owner subscribes at the broker, then awaits `start`, passes every entry to `on`, and ends it with `close`.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        history: History,
+        live: Live[S],
+        options: StreamOptions,
+        budget: MemoryBudget,
+        figures: StreamFigures,
+    ) -> None:
+        self.channel = channel
+        self.options = options
+        self._history = history
+        self._live = live
+        self._figures = figures
+        limit = min(options.history_size, options.recovery_limit)
+        self._follower = Follower(Recent(limit, options.recovery_bytes, budget))
+        self._started = False
+        self._joining: dict[S, int] = {}
+        self._joins = 0
+        self._healing: asyncio.Task[None] | None = None
+        self._reads: SharedRead[_Wish, Found] = SharedRead(self._read_newest)
+        self._urged = asyncio.Event()
+        self._closed = False
+
+    # Life
+
+    async def start(self) -> None:
+        """Read the position to follow from; the broker must have acknowledged the subscription before.
+
+        Raises BrokerUnavailable, and then this stream must not be used.
+        """
+        self._follower.reading()
+        read = await self._history.read(self.channel, meta_ttl=self.options.history_meta_ttl, limit=0)
+        self._started = True
+        if not self._follower.healed(read).done:
+            self._start_healing()
+
+    def close(self) -> None:
+        """End what is under way; nothing is delivered any more. Joins under way raise BrokerUnavailable."""
+        self._closed = True
+        if self._healing is not None:
+            self._healing.cancel()
+        self._reads.close()
+        self._joining.clear()
+        self._follower.recent.restart(0)
+
+    @property
+    def position(self) -> StreamPosition:
+        """Where this process stands in the stream."""
+        return self._follower.position
+
+    @property
+    def following(self) -> bool:
+        """False while a gap is being filled."""
+        return not self._follower.healing
+
+    @property
+    def idle(self) -> bool:
+        """True when no subscriber is joining; the live ones are the hub's to know."""
+        return not self._joins and not self._joining
+
+    # Following
+
+    def on(self, entry: StreamEntry) -> None:
+        """Take a publication that the broker told."""
+        if self._closed:
+            return
+        if not entry.epoch:
+            # Published past the history: it has no place in the stream.
+            self._live.broadcast(self.channel, entry.publication, entry.trace)
+            return
+        step = self._follower.on(entry)
+        if step is Step.DELIVER:
+            self._deliver(entry)
+        elif step is Step.HEAL:
+            self._start_healing()
+
+    def heal(self) -> None:
+        """Read after the position: something may have been missed, or the link that failed a read is back."""
+        if not self._closed:
+            self._follower.doubt()
+            if self._started:
+                self._start_healing()
+            self._urged.set()
+
+    def mark(self) -> Mark:
+        """Note the position before the store's is asked for; see `check_positions`."""
+        return self._follower.mark()
+
+    def caught_up(self, top: StreamPosition, mark: Mark) -> bool:
+        """Tell whether nothing is missing here, given the store's `top` that was asked for after `mark`."""
+        return not self._joining and self._follower.caught_up(top, mark)
+
+    # Joining
+
+    async def join(self, subscriber: S, since: StreamPosition | None = None, *, latest: bool = False) -> None:
+        """Answer `subscriber` through its `reply` and make it live, with nothing lost or doubled between the two.
+
+        `since` is where a returning client left off, None for a new one; `latest` is cache mode. Raises
+        BrokerUnavailable; then there was no answer. Cancelling is safe.
+        """
+        self._joins += 1
+        try:
+            joined = await self._answer(since, latest=latest)
+        finally:
+            self._joins -= 1
+        if self._closed:
+            raise BrokerUnavailable("the channel was left meanwhile")
+        if since is not None:
+            self._figures.recovered += joined.recovered
+            self._figures.unrecovered += not joined.recovered
+        if not subscriber.reply(joined):
+            return
+        if joined.position == self._follower.position:
+            self._live.enter(self.channel, subscriber)
+        else:
+            self._joining[subscriber] = joined.position.offset
+
+    def leave(self, subscriber: S) -> None:
+        """Forget a subscriber that was answered and is not live yet; the live ones leave the hub."""
+        self._joining.pop(subscriber, None)
+
+    async def _answer(self, since: StreamPosition | None, *, latest: bool) -> Joined:
+        follower = self._follower
+        for attempt in range(JOIN_ATTEMPTS):
+            # The position first, if memory has the rest; what memory lacks after all is read at the next attempt.
+            found = await self._reads.get(_Wish(since, latest, entries=attempt > 0))
+            if found.mark.resets != follower.resets:
+                continue
+            if follower.contradicted(found.read.top, found.mark):
+                await self._healed()
+            elif joined := follower.recall(since, found.read, latest=latest):
+                self._figures.from_memory += since is not None
+                return joined
+            elif joined := follower.judge(since, found, latest=latest, limit=self.options.recovery_limit):
+                return joined
+        return Joined(follower.position, [], recovered=False)
+
+    async def _read_newest(self, wishes: list[_Wish]) -> Found:
+        """Read as far back as any of `wishes` needs, and keep what leads up to the entries in memory."""
+        recent, mark = self._follower.recent, self._follower.mark()
+        latest = any(wish.latest and wish.entries for wish in wishes)
+        returning = [
+            wish.since.offset
+            for wish in wishes
+            if wish.since and wish.since.epoch == mark.epoch and not wish.latest
+            if wish.entries or not (wish.since.offset < recent.bottom or recent.knows(wish.since.offset))
+        ]
+        limit = self.options.recovery_limit + 1 if returning else int(latest)
+        after = min(returning) if returning and not latest else 0
+        self._figures.join_reads += 1
+        read = await self._history.read(
+            self.channel,
+            meta_ttl=self.options.history_meta_ttl,
+            after=after,
+            limit=limit,
+            max_bytes=self.options.recovery_bytes,
+            newest=True,
+        )
+        if mark.resets == self._follower.resets and not self._follower.contradicted(read.top, mark):
+            recent.keep(read)
+        return Found(read, mark, after if returning else None, latest=limit > 0)
+
+    # Healing
+
+    def _start_healing(self) -> None:
+        if self._healing is None:
+            self._healing = asyncio.get_running_loop().create_task(self._heal())
+
+    async def _healed(self) -> None:
+        """Wait until the gap is filled or told."""
+        self.heal()
+        if self._healing is not None:
+            await asyncio.wait((self._healing,), timeout=JOIN_HEAL_TIMEOUT)
+        if self._follower.healing:
+            raise BrokerUnavailable("the channel's history cannot be read at the moment")
+
+    async def _heal(self) -> None:
+        delay = RETRY_FIRST
+        try:
+            while not self._closed:
+                try:
+                    if await self._heal_once():
+                        return
+                    delay = RETRY_FIRST
+                except BrokerUnavailable as error:
+                    log.debug("stream_heal_postponed", channel=self.channel, reason=str(error))
+                except Exception:
+                    log.exception("stream_heal_failed", channel=self.channel)
+                else:
+                    continue
+                await self._pause(delay)
+                delay = min(delay * 2, RETRY_LONGEST)
+        finally:
+            self._healing = None
+
+    async def _heal_once(self) -> bool:
+        """Read after the position and deliver; True when the process follows again."""
+        follower = self._follower
+        joining = dict(self._joining)
+        follower.reading()
+        self._urged.clear()
+        self._figures.heals += 1
+        read = await self._history.read(
+            self.channel,
+            meta_ttl=self.options.history_meta_ttl,
+            after=follower.last,
+            limit=HEAL_ENTRIES,
+            max_bytes=HEAL_BYTES,
+        )
+        healed = follower.healed(read)
+        if healed.lost:
+            self._lose()
+        if healed.deliver:
+            self._figures.healed += len(healed.deliver)
+            now = time.time()
+            self._figures.healed_delays += [max(0.0, now - entry.publication.time / 1000) for entry in healed.deliver]
+        for entry in healed.deliver:
+            self._deliver(entry)
+        for subscriber, offset in joining.items():
+            # It was answered before this read, so the store once was further than it is now.
+            if offset > read.top.offset and self._joining.get(subscriber) == offset:
+                self._drop(subscriber)
+        return not follower.healing
+
+    async def _pause(self, longest: float) -> None:
+        """Wait a while before another try, shorter when the link is found meanwhile."""
+        try:
+            await asyncio.wait_for(self._urged.wait(), longest * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
+        except TimeoutError:
+            return
+
+    def _lose(self) -> None:
+        self._figures.resets += 1
+        log.info("stream_reset", channel=self.channel, epoch=self._follower.epoch, offset=self._follower.last)
+        self._live.unsubscribe_all(self.channel)
+        for subscriber in tuple(self._joining):
+            self._drop(subscriber)
+
+    def _drop(self, subscriber: S) -> None:
+        if self._joining.pop(subscriber, None) is not None:
+            subscriber.unsubscribe()
+
+    def _deliver(self, entry: StreamEntry) -> None:
+        try:
+            self._live.broadcast(self.channel, entry.publication, entry.trace)
+        except Exception:
+            # Nobody knows who got it, and the position has moved on: who did not must be told.
+            log.exception("stream_delivery_failed", channel=self.channel, offset=entry.offset)
+            self._lose()
+        if self._joining:
+            self._advance_joining(entry.offset)
+
+    def _advance_joining(self, offset: int) -> None:
+        """Make those live who have seen exactly as much; whose position was passed over has seen another stream."""
+        for subscriber, position in tuple(self._joining.items()):
+            if position == offset:
+                del self._joining[subscriber]
+                self._live.enter(self.channel, subscriber)
+            elif position < offset:
+                self._drop(subscriber)
+
+
+async def check_positions(history: History, streams: Collection[Stream[S]], *, in_flight: float = 1.0) -> int:
+    """Compare the position of `streams` with the store's, heal those that differ, and return how many did.
+
+    What the broker has still on its way gets `in_flight` seconds to arrive before it counts as missed. This finds a
+    dropped last message, which breaks no chain, and keeps the positions of live channels alive. After a link was lost
+    and found it takes the place of healing every channel. Raises BrokerUnavailable.
+    """
+    for stream in streams:
+        if not stream.following:
+            stream.heal()
+    marks = [(stream, stream.mark()) for stream in streams if stream.following]
+    tops = await history.positions({stream.channel: stream.options.history_meta_ttl for stream, _ in marks})
+    doubtful = [(stream, mark) for stream, mark in marks if not stream.caught_up(tops[stream.channel], mark)]
+    if doubtful and in_flight:
+        await asyncio.sleep(in_flight)
+    missed = [stream for stream, mark in doubtful if not stream.caught_up(tops[stream.channel], mark)]
+    for stream in missed:
+        stream.heal()
+    return len(missed)

@@ -1,0 +1,224 @@
+"""Who enters and leaves which channel in this process, and what the broker and the streams are told of it."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from starling.engine.broker import Broker, BrokerUnavailable, StreamEntry, StreamPosition
+from starling.engine.channels import ChannelOptions, namespace_of
+from starling.engine.connection import Connection
+from starling.engine.follower import Joined
+from starling.engine.history import History
+from starling.engine.hub import Hub
+from starling.engine.recent import MemoryBudget
+from starling.engine.stream import Stream, StreamFigures, StreamOptions, check_positions
+from starling.protocol.messages import Publication
+from starling.telemetry.tracing import TraceContext
+
+RECENT_BYTES = 64 * 2**20
+
+
+class Subscriber:
+    """One connection on its way into one channel, and in it until it leaves.
+
+    `answer` is called once it stands in the channel, at the moment from which nothing will be missed; it returns False
+    when the client has gone meanwhile.
+    """
+
+    __slots__ = ("_answer", "answered", "channel", "connection")
+
+    def __init__(self, connection: Connection, channel: str, answer: Callable[[Joined], bool]) -> None:
+        self.connection = connection
+        self.channel = channel
+        self.answered = False
+        self._answer = answer
+
+    def reply(self, joined: Joined) -> bool:
+        """Write the answer; False when the client has gone meanwhile."""
+        self.answered = self._answer(joined)
+        return self.answered
+
+    def unsubscribe(self) -> None:
+        """The stream broke off behind this subscriber's position."""
+        self.connection.lose_state(self.channel)
+
+
+class Subscriptions:
+    """The channels of this process. Entering and leaving one channel happens one at a time."""
+
+    def __init__(self, broker: Broker, history: History | None, hub: Hub, *, recovery_limit: int) -> None:
+        """`history` None: this broker keeps none. `recovery_limit` publications are recovered at most."""
+        self.figures: defaultdict[str, StreamFigures] = defaultdict(StreamFigures)
+        """By namespace."""
+        self._broker = broker
+        self._history = history
+        self._hub = hub
+        self._recovery_limit = recovery_limit
+        self._budget = MemoryBudget(RECENT_BYTES)
+        self._streams: dict[str, Stream[Subscriber]] = {}
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    @property
+    def recent_bytes(self) -> int:
+        """Memory of the publications that are kept for who comes back."""
+        return self._budget.used
+
+    # Entering and leaving
+
+    async def wait_in(self, connection: Connection, channel: str) -> None:
+        """Put a connection into a channel without history, whether the broker is there or not.
+
+        Raises BrokerUnavailable when the broker did not acknowledge in time; the connection then waits in the channel
+        and hears again when the link returns.
+        """
+        async with self._lock(channel):
+            if self._hub.subscribers.add(channel, connection):
+                await self._broker.subscribe(channel)
+
+    def hears(self, channel: str) -> bool:
+        """Whether this process is in a channel already, and nothing is being changed about that."""
+        return channel in self._hub.subscribers.channels and channel not in self._locks
+
+    def join_heard(self, subscriber: Subscriber) -> None:
+        """Let a subscriber into a channel without history that this process `hears`: it has been answered."""
+        subscriber.answered = True
+        self._hub.subscribers.add(subscriber.channel, subscriber.connection)
+
+    async def join(
+        self, subscriber: Subscriber, options: ChannelOptions, since: StreamPosition | None, *, latest: bool
+    ) -> None:
+        """Let a subscriber in: it is answered, and gets everything that is published from its answer on.
+
+        Where there is history the answer holds what was missed since `since`, or with `latest` the newest publication.
+        Raises BrokerUnavailable; then there was no answer, and the subscriber is not in the channel.
+        """
+        channel = subscriber.channel
+        try:
+            if options.keeps_history and self._history is not None:
+                await self._join_stream(subscriber, options, self._history, since, latest=latest)
+            else:
+                async with self._lock(channel):
+                    await self._listen(channel)
+                    if subscriber.reply(Joined(StreamPosition(0, ""), [], recovered=False)):
+                        self._hub.subscribers.add(channel, subscriber.connection)
+        finally:
+            if not subscriber.answered:
+                await self.leave(subscriber.connection, channel)
+
+    async def _join_stream(
+        self,
+        subscriber: Subscriber,
+        options: ChannelOptions,
+        history: History,
+        since: StreamPosition | None,
+        *,
+        latest: bool,
+    ) -> None:
+        async with self._lock(subscriber.channel):
+            stream = self._streams.get(subscriber.channel)
+            if stream is None:
+                stream = await self._follow(subscriber.channel, options, history)
+            if since is not None and not since.epoch:
+                # A client that never stood in the stream: the offset counts in whichever there is.
+                since = StreamPosition(since.offset, stream.position.epoch)
+        # Nothing runs between the lock and the join's first step, so nobody takes the stream for an idle one.
+        await stream.join(subscriber, since, latest=latest)
+
+    def drop(self, subscriber: Subscriber) -> None:
+        """From now on the subscriber gets nothing more; `leave` does the rest."""
+        channel, connection = subscriber.channel, subscriber.connection
+        self._hub.subscribers.remove(channel, connection)
+        self._hub.watchers.remove(channel, connection)
+        if stream := self._streams.get(channel):
+            stream.leave(subscriber)
+
+    async def leave(self, connection: Connection, channel: str) -> None:
+        """Take a connection out of a channel; the last one out ends this process's subscription."""
+        self._hub.subscribers.remove(channel, connection)
+        async with self._lock(channel):
+            stream = self._streams.get(channel)
+            if channel in self._hub.subscribers.channels or (stream is not None and not stream.idle):
+                return
+            if stream is not None:
+                stream.close()
+                del self._streams[channel]
+            await self._broker.unsubscribe(channel)
+
+    async def _listen(self, channel: str) -> None:
+        if channel in self._hub.subscribers.channels:
+            return
+        try:
+            await self._broker.subscribe(channel)
+        except BrokerUnavailable:
+            await self._broker.unsubscribe(channel)
+            raise
+
+    async def _follow(self, channel: str, options: ChannelOptions, history: History) -> Stream[Subscriber]:
+        await self._listen(channel)
+        stream_options = StreamOptions(options.history_size, options.history_meta_ttl, self._recovery_limit)
+        stream: Stream[Subscriber] = Stream(
+            channel, history, self, stream_options, self._budget, self.figures[namespace_of(channel)]
+        )
+        self._streams[channel] = stream
+        try:
+            await stream.start()
+        except BaseException:
+            stream.close()
+            del self._streams[channel]
+            await self._broker.unsubscribe(channel)
+            raise
+        return stream
+
+    @asynccontextmanager
+    async def _lock(self, channel: str) -> AsyncIterator[None]:
+        """One change of a channel at a time; locks of idle channels do not stay."""
+        lock, users = self._locks.get(channel) or (asyncio.Lock(), 0)
+        self._locks[channel] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            users = self._locks[channel][1] - 1
+            if users:
+                self._locks[channel] = (lock, users)
+            else:
+                del self._locks[channel]
+
+    # What streams do with the live subscribers
+
+    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
+        """Hand a publication to every live subscriber."""
+        self._hub.broadcast(channel, publication, trace)
+
+    def enter(self, channel: str, subscriber: Subscriber) -> None:
+        """Make a subscriber live."""
+        self._hub.subscribers.add(channel, subscriber.connection)
+
+    def unsubscribe_all(self, channel: str) -> None:
+        """Tell every live subscriber that the stream broke off behind it."""
+        for connection in self._hub.subscribers.of(channel):
+            connection.lose_state(channel)
+
+    # What the broker tells
+
+    def on(self, channel: str, entry: StreamEntry) -> None:
+        """Deliver a publication, in its place in the stream where there is one."""
+        stream = self._streams.get(channel)
+        if stream is None:
+            self._hub.broadcast(channel, entry.publication, entry.trace)
+        else:
+            stream.on(entry)
+
+    async def check(self, *, in_flight: float) -> None:
+        """Compare every stream's position with the store's and heal those that differ; `in_flight` in seconds.
+
+        Raises BrokerUnavailable.
+        """
+        if self._streams and self._history is not None:
+            await check_positions(self._history, tuple(self._streams.values()), in_flight=in_flight)
+
+    def close(self) -> None:
+        """End every stream."""
+        for stream in self._streams.values():
+            stream.close()

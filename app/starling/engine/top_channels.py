@@ -1,0 +1,46 @@
+"""Which channels are the busiest: of this node, and over all nodes."""
+
+import msgspec
+from msgspec import Struct
+
+from starling.engine.control import Control, Order
+from starling.engine.hub import Hub
+from starling.telemetry.top_channels import ChannelTraffic, joined
+
+
+class TopChannelsOrder(Order):
+    """Tell the `limit` busiest channels."""
+
+    limit: int = 10
+
+
+class TopChannelsAnswer(Struct):
+    """The busiest channels of a node, the busiest first."""
+
+    channels: list[ChannelTraffic]
+
+
+class TopChannels:
+    """Tells the busiest channels, by deliveries over about the last ten seconds."""
+
+    def __init__(self, hub: Hub, control: Control) -> None:
+        self._hub = hub
+        self._control = control
+        control.on_order(TopChannelsOrder, lambda order: TopChannelsAnswer(self.here(order.limit)))
+
+    def here(self, limit: int) -> list[ChannelTraffic]:
+        """The `limit` busiest channels of this node, the busiest first."""
+        busiest = self._hub.traffic.busiest(limit)
+        for traffic in busiest:
+            traffic.subscribers = self._hub.subscribers.count(traffic.channel)
+        return busiest
+
+    async def everywhere(self, limit: int) -> list[ChannelTraffic]:
+        """The `limit` busiest channels over all nodes that answer in time, the busiest first.
+
+        Raises BrokerUnavailable, and OrderRefused where a node of another version does not know what is asked.
+        """
+        # A channel that is busy everywhere may be the last in each node's own list.
+        answers = await self._control.ask(TopChannelsOrder(2 * limit))
+        reports = [msgspec.json.decode(answer, type=TopChannelsAnswer).channels for answer in answers.values()]
+        return joined(reports, limit)

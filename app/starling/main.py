@@ -1,0 +1,396 @@
+"""Builds the whole service from its settings; nothing here needs a running event loop before the lifespan begins."""
+
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from ipaddress import ip_network
+
+import structlog
+import yaml
+from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from starling import __version__
+from starling.auth.claims import TokenRules
+from starling.auth.jwks import Jwks
+from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
+from starling.brokers.broadcast import BroadcastBroker
+from starling.brokers.link import LinkFigures
+from starling.brokers.open import open_broker
+from starling.client.hooks_module import HooksError, load_hooks
+from starling.client.node_commands import Orders
+from starling.engine.admission import AdmissionLimits
+from starling.engine.channels import Channels, ChannelsError, parse_channels
+from starling.engine.hooks import Hooks, NoHooks
+from starling.engine.lifecycle import Lifecycle, NoLifecycle
+from starling.engine.node import Node, NodeOptions
+from starling.engine.occupancy import Occupancy
+from starling.engine.readiness import Readiness
+from starling.protocol.session import SessionLimits
+from starling.server.application import serve
+from starling.server.drain_rate import DrainFigures
+from starling.server.options import ServerOptions, Service
+from starling.settings import PREFIX, Settings, SettingsError
+from starling.telemetry.logging import configure_logging
+from starling.telemetry.metrics import Metrics
+from starling.telemetry.top_channels import ChannelMeter
+from starling.telemetry.tracing import NoTracer, Tracer
+from starling.web import api_docs, chat, connection, echo, health, items, pages, refusals
+from starling.web.api import Api, ApiOptions
+from starling.web.api_capture import Tracing
+from starling.web.api_methods import ApiMethods
+from starling.web.authority import TokenAuthority
+from starling.web.dependencies import Doors
+from starling.web.direct import DirectDoors
+from starling.web.request_id import RequestId
+from starling.web.revocation import RevocableVerifier
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling")
+
+DEVELOPER_KEY = "dev"
+CONTACT_FILE = "broker-contact"
+# How long a peer may take over its part of the closing handshake before its socket is cut.
+CLOSE_SECONDS = 3.0
+# FastAPI's own spans would be one for each connection, and would hold addresses with their queries.
+NO_FASTAPI_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
+
+
+def run(settings: Settings) -> None:
+    """Serve until told to stop; ends by SystemExit with the exit code. Raises SettingsError."""
+    tracer = build_tracer(settings)
+    configure_logging(settings.log_level, settings.log_format, tracer.log_processors)
+    for warning in settings.warnings():
+        log.warning("settings_may_surprise", warning=warning)
+    application = create_app(settings, tracer=tracer)
+    node: Node = application.state.doors.node
+    node.retire = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    service = Service(
+        asgi=direct_doors(application),
+        readiness=node.readiness,
+        on_refused=node.metrics.refuse,
+        admit=node.admission.refusal,
+        on_waiting=node.metrics.waiting,
+        top_channels=node.top_channels.here,
+        pace_store=node.pace_store,
+    )
+    node.metrics.sources.append(lambda metrics: _report_drain(service.drain, metrics))
+    serve(server_options(settings), service)
+
+
+def direct_doors(application: FastAPI) -> DirectDoors:
+    """The application, with a short way through the doors that most clients take."""
+    return DirectDoors(application, [echo.router, connection.router, chat.router])
+
+
+def server_options(settings: Settings) -> ServerOptions:
+    """What the server floor is told of the settings; `runtime_dir` must be set."""
+    if settings.runtime_dir is None:
+        raise SettingsError([f"{PREFIX}RUNTIME_DIR is not set"])
+    return ServerOptions(
+        host=settings.host,
+        port=settings.port,
+        internal_host=settings.internal_host,
+        internal_port=settings.internal_port,
+        workers=settings.worker_count,
+        runtime_dir=settings.runtime_dir,
+        trusted_proxies=settings.trusted_proxies,
+        handshake_seconds=settings.handshake_seconds,
+        close_seconds=CLOSE_SECONDS,
+        unacknowledged_seconds=settings.ping_seconds + settings.pong_seconds + CLOSE_SECONDS,
+        max_message_bytes=settings.max_message_bytes,
+        compression=settings.compression,
+        drain_delay_seconds=settings.drain_delay_seconds,
+        drain_seconds=settings.drain_time,
+        drain_pace=settings.drain_pace,
+        top_channels=settings.top_channels,
+    )
+
+
+def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, tracer: Tracer | None = None) -> FastAPI:
+    """Build the application; `app.state.doors.node` is its engine. Raises SettingsError for keys that are none.
+
+    `tracer` None: as the settings say.
+    """
+    node = build_node(settings, registry, tracer or build_tracer(settings))
+    unrevoked, jwks = build_verifier(settings)
+    if jwks is not None:
+        node.metrics.sources.append(partial(_report_jwks, jwks, time.monotonic()))
+    verifier = RevocableVerifier(unrevoked, node.revocations)
+    doors = Doors(
+        node=node,
+        verifier=verifier,
+        authority=TokenAuthority(
+            verifier,
+            node.channels,
+            allow_anonymous=settings.allow_anonymous or settings.dev,
+            personal_channel=settings.subscribe_to_personal_channel,
+        ),
+        session_limits=SessionLimits(
+            connect_timeout=settings.connect_seconds,
+            ping_interval=settings.ping_seconds,
+            pong_timeout=settings.pong_seconds,
+            expiry_grace=settings.expiry_grace_seconds,
+            channels=settings.max_channels,
+            requests_per_second=settings.messages_per_second,
+            request_burst=settings.message_burst,
+        ),
+        developer=settings.dev,
+        token_in_query=settings.token_in_query,
+        allowed_origins=settings.allowed_origins,
+        write_limit=settings.write_buffer_bytes,
+    )
+
+    methods = ApiMethods(node, Orders(node), revocation_seconds=settings.revocation_seconds)
+    api = Api(methods, Tracing(node), build_api_options(settings), node.metrics, node.tracer)
+
+    @asynccontextmanager
+    async def lifespan(application: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            if jwks is not None:
+                jwks.start()
+                stack.push_async_callback(jwks.stop)
+            stack.push_async_callback(node.stop)
+            await node.start()
+            yield
+
+    application = FastAPI(
+        title="Starling",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=NO_FASTAPI_TELEMETRY,
+    )
+    application.state.doors = doors
+    application.add_middleware(RequestId)
+    refusals.install(application)
+    # First, because routes are tried in their order and this one is asked most.
+    application.router.routes.insert(0, api.route)
+    for door in (pages, health, connection, echo, items, chat):
+        application.include_router(door.router)
+    api_docs.install(application, methods, developer=settings.dev, keyed=bool(settings.api_key_list))
+    application.mount("/static", pages.static_files, name="static")
+    return application
+
+
+def build_node(settings: Settings, registry: CollectorRegistry, tracer: Tracer) -> Node:
+    """Build a worker's engine and its link to the others. Raises SettingsError for a broker that cannot be."""
+    metrics = Metrics(registry)
+    broker = _build_broker(settings)
+    metrics.sources.append(lambda metrics: _report_link(broker.figures, metrics))
+    options = NodeOptions(
+        ping_interval=settings.ping_seconds,
+        pong_timeout=settings.pong_seconds,
+        admission=AdmissionLimits(
+            connections=settings.max_connections,
+            connects_per_second=settings.connects_per_second,
+            lag=settings.max_lag_seconds,
+            memory=settings.max_memory_share,
+        ),
+        messages_per_second=settings.messages_per_second,
+        message_burst=settings.message_burst,
+        broker_grace=settings.ready_requires_broker_seconds,
+        contact_file=settings.runtime_dir / CONTACT_FILE if settings.runtime_dir else None,
+        recovery_limit=settings.recovery_limit,
+        connections_per_user=settings.max_connections_per_user,
+        presence_leave_delay=settings.presence_leave_delay_seconds,
+    )
+    node = Node(
+        broker,
+        broker.history,
+        broker.presence,
+        build_channels(settings),
+        build_hooks(settings),
+        metrics,
+        Readiness(),
+        options,
+        broker.revocations,
+        tracer,
+    )
+    node.lifecycle = build_lifecycle(settings, broker.occupancy, metrics)
+    node.pace_store = broker.pace
+    metrics.sources.append(lambda _: _report_overflow(broker.figures, node.hub.traffic))
+    return node
+
+
+def build_api_options(settings: Settings) -> ApiOptions:
+    """Who may use the server API; in developer mode the key `dev` opens it too."""
+    return ApiOptions(
+        keys=(*settings.api_key_list, DEVELOPER_KEY) if settings.dev else settings.api_key_list,
+        networks=tuple(ip_network(network) for network in settings.api_allowed_networks),
+        max_body_bytes=settings.api_max_body_bytes,
+    )
+
+
+def build_channels(settings: Settings) -> Channels:
+    """Read the options of channels and namespaces. Raises SettingsError naming every mistake by its path."""
+    document: object = None
+    if settings.channels_file is not None:
+        try:
+            document = yaml.safe_load(settings.channels_file.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError([f"{PREFIX}CHANNELS_FILE: cannot read {settings.channels_file}: {error}"]) from error
+        except yaml.YAMLError as error:
+            raise SettingsError([f"{PREFIX}CHANNELS_FILE: {settings.channels_file} is no YAML: {error}"]) from error
+    try:
+        channels = parse_channels(document, developer=settings.dev)
+    except ChannelsError as error:
+        raise SettingsError([f"{settings.channels_file}: {problem}" for problem in error.problems]) from error
+    if settings.broker_scheme == "postgresql":
+        problems = [
+            f"{settings.channels_file}: {name or 'default'} uses {what}, which postgresql:// does not keep: "
+            "take it out, or use a redis:// broker"
+            for name, options in {"": channels.default, **channels.namespaces}.items()
+            for what, used in (("history", options.keeps_history), ("presence", options.presence))
+            if used
+        ]
+        if problems:
+            raise SettingsError(problems)
+    return channels
+
+
+def build_hooks(settings: Settings) -> Hooks:
+    """Load the application's own functions, if there are any. Raises SettingsError."""
+    if settings.hooks is None:
+        return NoHooks()
+    try:
+        return load_hooks(settings.hooks, settings.hooks_path, seconds=settings.hook_seconds)
+    except HooksError as error:
+        raise SettingsError([f"{PREFIX}HOOKS: {error}"]) from error
+
+
+def build_tracer(settings: Settings) -> Tracer:
+    """Build what makes spans, if there are to be any. Raises SettingsError."""
+    if not settings.tracing:
+        return NoTracer()
+    try:
+        # Memory and time that only tracing is worth, and an extra that need not be installed.
+        from starling.telemetry.open_telemetry import OpenTelemetry, environment_problems
+    except ModuleNotFoundError as error:
+        mend = (
+            "install Starling with its extra (`pip install 'starling-realtime[otel]'`; the image has it), or unset it"
+        )
+        raise SettingsError([f"{PREFIX}TRACING: no module {error.name}: {mend}"]) from error
+    if problems := environment_problems():
+        raise SettingsError(problems)
+    return OpenTelemetry()
+
+
+def build_lifecycle(settings: Settings, occupancy: Occupancy | None, metrics: Metrics) -> Lifecycle:
+    """Build what tells a backend of clients and channels, if one is to be told. Raises SettingsError."""
+    if settings.webhook_url is None:
+        return NoLifecycle()
+    # The HTTP client takes memory and time to load in every worker.
+    from starling.web.webhook_sender import Receiver, parse_secret
+    from starling.web.webhooks import Webhooks
+
+    try:
+        key = parse_secret(settings.webhook_secret.get_secret_value()) if settings.webhook_secret else None
+    except ValueError as error:
+        raise SettingsError([f"{PREFIX}WEBHOOK_SECRET: {error}"]) from error
+    receiver = Receiver(settings.webhook_url.get_secret_value(), key, settings.webhook_timeout_seconds)
+    return Webhooks(receiver, settings.webhook_events, occupancy, metrics)
+
+
+def build_verifier(settings: Settings) -> tuple[JwtVerifier, Jwks | None]:
+    """Build what checks tokens, with the issuer's keys if they are fetched. Raises SettingsError for a bad key."""
+    jwks = _build_jwks(settings)
+    return JwtVerifier(_build_keys(settings), _build_rules(settings), jwks), jwks
+
+
+def _report_link(link: LinkFigures, metrics: Metrics) -> None:
+    metrics.set("starling_broker_up", int(link.up))
+    metrics.set("starling_broker_canary_seconds", link.canary_round_trip_seconds)
+    age = 0.0 if link.canary_heard_at is None else time.monotonic() - link.canary_heard_at
+    metrics.set("starling_broker_canary_age_seconds", age)
+    metrics.count("starling_broker_reconnects_total", link.reconnects)
+    metrics.set("starling_broker_failed_swaps", link.failed_swaps)
+    for result, total in {"heard": 0, "silent": 0, **link.probes}.items():
+        metrics.count("starling_broker_probes_total", total, result)
+    # The usual reasons are told from the start: what has never been 0 has no rate at its first time.
+    for reason, total in {"queue_full": 0, "malformed": 0, **link.dropped}.items():
+        metrics.count("starling_broker_dropped_total", total, reason)
+
+
+def _report_jwks(jwks: Jwks, made_at: float, metrics: Metrics) -> None:
+    age = jwks.age_seconds
+    metrics.set("starling_jwks_age_seconds", time.monotonic() - made_at if age is None else age)
+
+
+def _report_overflow(link: LinkFigures, traffic: ChannelMeter) -> None:
+    for channel, messages in link.take_overflowed().items():
+        traffic.count_dropped(channel, messages)
+
+
+def _report_drain(drain: DrainFigures, metrics: Metrics) -> None:
+    metrics.set("starling_drain_left", drain.left)
+    for grant, total in drain.gone.items():
+        metrics.count("starling_drain_closes_total", total, grant)
+
+
+def _build_broker(settings: Settings) -> BroadcastBroker:
+    try:
+        return open_broker(
+            settings.broker_url.get_secret_value(),
+            prefix=settings.broker_prefix,
+            timeout=settings.broker_timeout_seconds,
+            ca_file=settings.broker_ca_file,
+            cert_file=settings.broker_cert_file,
+            key_file=settings.broker_key_file,
+            presence_ttl=settings.presence_ttl_seconds,
+        )
+    except ValueError as error:
+        # "broker CA file: there is no file x" is about STARLING_BROKER_CA_FILE.
+        field, _, words = str(error).partition(": ")
+        raise SettingsError([f"{PREFIX}{field.replace(' ', '_').upper()}: {words}"]) from error
+
+
+def _build_keys(settings: Settings) -> list[VerificationKey]:
+    keys: list[VerificationKey] = []
+    problems: list[str] = []
+    for name in ("token_hmac_secret", "token_hmac_secret_previous"):
+        secret = getattr(settings, name)
+        if secret is None:
+            continue
+        try:
+            keys.append(VerificationKey.from_secret(secret.get_secret_value(), allow_weak_secret=settings.dev))
+        except ValueError as error:
+            problems.append(f"{PREFIX}{name.upper()}: {error}")
+    if settings.token_public_key is not None:
+        try:
+            keys += VerificationKey.from_pem(settings.token_public_key)
+        except ValueError as error:
+            problems.append(f"{PREFIX}TOKEN_PUBLIC_KEY: {error}")
+    if problems:
+        raise SettingsError(problems)
+    if not keys and settings.dev:
+        # Nobody needs a token in developer mode, and none that somebody guesses counts.
+        keys.append(VerificationKey.from_secret(secrets.token_urlsafe(48)))
+    return keys
+
+
+def _build_rules(settings: Settings) -> TokenRules:
+    try:
+        return TokenRules(
+            audience=settings.token_audience,
+            issuer=settings.token_issuer,
+            require_expiry=settings.token_require_expiry,
+            max_lifetime_seconds=settings.token_max_lifetime_seconds or None,
+        )
+    except ValueError as error:
+        raise SettingsError([f"{PREFIX}TOKEN_AUDIENCE, {PREFIX}TOKEN_ISSUER: {error}"]) from error
+
+
+def _build_jwks(settings: Settings) -> Jwks | None:
+    if settings.token_jwks_url is None:
+        return None
+    try:
+        return Jwks(settings.token_jwks_url)
+    except ValueError as error:
+        raise SettingsError([f"{PREFIX}TOKEN_JWKS_URL: {error}"]) from error

@@ -1,0 +1,38 @@
+"""The seam between frames and messages: one interface, a codec for each wire format."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from starling.protocol.codes import Disconnect
+from starling.protocol.messages import Command, Reply
+
+# A client back with 128 channels batches about as many commands; whoever needs more sends a second frame.
+COMMANDS_PER_FRAME = 1000
+
+
+class Codec(Protocol):
+    """Turns frames into commands and replies into frames; keeps no state, so one serves every connection."""
+
+    name: str
+    """`json` or `protobuf`: what is encoded once per wire format is kept under this."""
+
+    subprotocol: str
+    """The WebSocket subprotocol that asks for this format."""
+
+    text: bool
+    """Whether its frames are text frames."""
+
+    def decode(self, frame: str | bytes) -> list[Command] | Disconnect:
+        """The commands of one frame in their order, at least one, or the 3501 that ends the connection.
+
+        Never raises, whatever the bytes. Whether a command is legal is the session's question.
+        """
+
+    def encode(self, reply: Reply) -> bytes:
+        """One reply, push or ping (`Reply()`), which is also a whole frame by itself.
+
+        Raises Refusal with 3506 where the format cannot carry a payload: binary data to a JSON client.
+        """
+
+    def join(self, replies: Iterable[bytes]) -> bytes:
+        """Several encoded replies as one frame."""

@@ -1,0 +1,564 @@
+"""The rules of one conversation, without I/O: the session decides, the connection acts.
+
+    OPENED ──connect──► CONNECTING ──connected──► CONNECTED
+      │                     │                         │
+      │                     └──an error──► REFUSED    │
+      │ 3501, 3502               3501, 3502 │         │ close, lost, expiry, no pong, too much
+      └───────────────────────► CLOSED ◄────┴─────────┘
+
+OPENED waits for a `connect` command and takes nothing else. While CONNECTING, further commands are held. REFUSED has
+answered `connect` with an error, and the client is to hang up. A closed session decides nothing more.
+
+`receive`, `tick`, the outcomes of actions and the orders of the server all return decisions (starling.protocol.decisions),
+to be carried out in their order. Commands of one channel wait until the action before them has its outcome; different
+channels, calls and refreshes do not wait for each other. While the session is `busy`, nothing more should be read.
+
+Times are seconds on one clock of the caller's choice that never goes back; a `ttl` is in seconds from now.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from math import ceil, inf
+from types import MappingProxyType
+from typing import Any
+
+from msgspec import Raw, Struct
+
+from starling.protocol import codes
+from starling.protocol.budget import Budget
+from starling.protocol.codes import Disconnect, Error, Unsubscribe
+from starling.protocol.decisions import (
+    Action,
+    Authenticate,
+    Call,
+    Close,
+    Decision,
+    Deliver,
+    EndSubscription,
+    History,
+    Ping,
+    Presence,
+    PresenceStats,
+    Publish,
+    Query,
+    Refresh,
+    SubRefresh,
+    Subscribe,
+    Subscription,
+    Write,
+)
+from starling.protocol.messages import (
+    NO_PAYLOAD,
+    Command,
+    ConnectRequest,
+    ConnectResult,
+    HistoryRequest,
+    HistoryResult,
+    PingRequest,
+    PingResult,
+    PresenceRequest,
+    PresenceResult,
+    PresenceStatsRequest,
+    PresenceStatsResult,
+    PublishRequest,
+    PublishResult,
+    Push,
+    RefreshPush,
+    RefreshRequest,
+    RefreshResult,
+    Reply,
+    Request,
+    RPCRequest,
+    RPCResult,
+    SendRequest,
+    SubRefreshRequest,
+    SubRefreshResult,
+    SubscribePush,
+    SubscribeRequest,
+    SubscribeResult,
+    UnsubscribeRequest,
+    UnsubscribeResult,
+)
+from starling.protocol.turns import Turns
+
+ChannelRequest = (
+    SubscribeRequest
+    | UnsubscribeRequest
+    | PublishRequest
+    | PresenceRequest
+    | PresenceStatsRequest
+    | HistoryRequest
+    | SubRefreshRequest
+)
+NO_ENDS: Mapping[str, float | None] = MappingProxyType({})
+QueryResult = PublishResult | PresenceResult | PresenceStatsResult | HistoryResult | RPCResult
+
+_REQUIRED: dict[type[Struct], tuple[str, ...]] = {
+    SubscribeRequest: ("channel",),
+    UnsubscribeRequest: ("channel",),
+    PublishRequest: ("channel", "data"),
+    PresenceRequest: ("channel",),
+    PresenceStatsRequest: ("channel",),
+    HistoryRequest: ("channel",),
+    RefreshRequest: ("token",),
+    SubRefreshRequest: ("channel", "token"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What one client may do; times in seconds.
+
+    `pending` actions and waiting commands make the session busy. `errors_per_minute` counts the errors that were the
+    client's own doing; beyond it the client is disconnected with 3509. Beyond `requests_per_second` (0: no limit),
+    after a burst of `request_burst`, commands are answered with error 111, and beyond twice the burst the client is
+    disconnected with 3013.
+    """
+
+    connect_timeout: float = 10
+    ping_interval: float = 25
+    pong_timeout: float = 8
+    expiry_grace: float = 25
+    channels: int = 128
+    pending: int = 64
+    errors_per_minute: float = 300
+    requests_per_second: float = 0
+    request_burst: int = 1000
+
+
+class SessionState(Enum):
+    """Where the conversation stands."""
+
+    OPENED = "opened"
+    CONNECTING = "connecting"
+    REFUSED = "refused"
+    CONNECTED = "connected"
+    CLOSED = "closed"
+
+
+class Session:
+    """One client's conversation: who may say what when, and what follows from it."""
+
+    __slots__ = (
+        "_connection_ends_at",
+        "_errors",
+        "_held",
+        "_limits",
+        "_ping_at",
+        "_pong_at",
+        "_publish_in_turn",
+        "_requests",
+        "_stale_at",
+        "_subscribing",
+        "_subscription_ends_at",
+        "_turns",
+        "state",
+        "subscriptions",
+    )
+
+    def __init__(self, limits: SessionLimits, now: float, *, publish_in_turn: bool = False) -> None:
+        """`publish_in_turn`: a publication waits for the outcome of the one before it, as everything else does."""
+        self.state = SessionState.OPENED
+        self.subscriptions: dict[str, Subscription] = {}
+        self._limits = limits
+        self._publish_in_turn = publish_in_turn
+        self._turns: Turns[Callable[[float], list[Decision]]] = Turns()
+        self._held: list[tuple[int, Request]] = []
+        self._subscribing = 0
+        self._errors = Budget(limits.errors_per_minute / 60)
+        self._requests = Budget(limits.requests_per_second) if limits.requests_per_second else None
+        self._stale_at = now + limits.connect_timeout
+        self._ping_at = self._pong_at = inf
+        self._connection_ends_at = self._subscription_ends_at = inf
+
+    @property
+    def busy(self) -> bool:
+        """Whether so much is pending that the client should not be read from for now."""
+        return self._turns.pending + len(self._held) >= self._limits.pending
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` has something to do next, unless something else happens before."""
+        match self.state:
+            case SessionState.OPENED | SessionState.REFUSED:
+                return self._stale_at
+            case SessionState.CONNECTED:
+                return min(self._ping_at, self._pong_at, self._connection_ends_at, self._subscription_ends_at)
+            case _:
+                return inf
+
+    # --- what the client says ---
+
+    def receive(self, command: Command, now: float) -> list[Decision]:
+        """Take one command of the client."""
+        if self.state is SessionState.CLOSED:
+            return []
+        requests = command.requests()
+        if self.state is SessionState.REFUSED or len(requests) > 1:
+            return self.close(codes.DISCONNECT_BAD_REQUEST)
+        if not requests:
+            return self._pong(command.id, now)
+        request = requests[0]
+        nameless = command.id == 0 and not isinstance(request, SendRequest)
+        if nameless or isinstance(request, ConnectRequest) != (self.state is SessionState.OPENED):
+            return self.close(codes.DISCONNECT_BAD_REQUEST)
+        excess = self._spend_request(now)
+        if excess is not None:
+            # Without an id there is no other way to tell the client.
+            return self._refuse(command.id, excess if command.id else codes.DISCONNECT_TOO_MANY_REQUESTS, now)
+        if self.state is SessionState.CONNECTING:
+            self._held.append((command.id, request))
+            return []
+        return self._dispatch(command.id, request, now)
+
+    def _pong(self, command_id: int, now: float) -> list[Decision]:
+        if command_id or self.state is SessionState.OPENED:
+            return self.close(codes.DISCONNECT_BAD_REQUEST)
+        asked = self._pong_at < inf
+        self._pong_at = inf
+        if not asked and self._spend_request(now) is not None:
+            return self.close(codes.DISCONNECT_TOO_MANY_REQUESTS)
+        return []
+
+    def _dispatch(self, command_id: int, request: Request, now: float) -> list[Decision]:
+        if not all(getattr(request, name) for name in _REQUIRED.get(type(request), ())):
+            return self._refuse(command_id, codes.ERROR_BAD_REQUEST, now)
+        match request:
+            case ConnectRequest():
+                self.state = SessionState.CONNECTING
+                return self._begin(Authenticate(command_id, request))
+            case PingRequest():
+                return [Write(Reply(command_id, ping=PingResult()))]
+            case SendRequest():
+                return self._begin(Deliver(0, request))
+            case RPCRequest():
+                return self._begin(Call(command_id, request))
+            case RefreshRequest():
+                return self._begin(Refresh(command_id, request))
+            case _:
+                step = partial(self._of_channel, command_id, request)
+                companion = isinstance(request, PublishRequest) and not self._publish_in_turn
+                return self._in_turn(request.channel, step, now, companion=companion)
+
+    def _of_channel(self, command_id: int, request: ChannelRequest, now: float) -> list[Decision]:
+        subscription = self.subscriptions.get(request.channel)
+        match request:
+            case SubscribeRequest():
+                if request.tf:
+                    return self._refuse(command_id, codes.ERROR_NOT_AVAILABLE, now)
+                return self._subscribe(Subscribe(command_id, request), now)
+            case UnsubscribeRequest():
+                ending = self._end(subscription, None) if subscription is not None else []
+                return [*ending, Write(Reply(command_id, unsubscribe=UnsubscribeResult()))]
+            case PublishRequest():
+                return self._begin(Publish(command_id, request, subscription))
+            case PresenceRequest():
+                return self._begin(Presence(command_id, request, subscription))
+            case PresenceStatsRequest():
+                return self._begin(PresenceStats(command_id, request, subscription))
+            case HistoryRequest():
+                return self._begin(History(command_id, request, subscription))
+            case SubRefreshRequest():
+                if subscription is None:
+                    return self._refuse(command_id, codes.ERROR_PERMISSION_DENIED, now)
+                return self._begin(SubRefresh(command_id, request, subscription))
+
+    def _subscribe(self, action: Subscribe, now: float) -> list[Decision]:
+        if action.channel in self.subscriptions:
+            return self._refuse(action.id, codes.ERROR_ALREADY_SUBSCRIBED, now)
+        if len(self.subscriptions) + self._subscribing >= self._limits.channels:
+            # What the server wants on its own nobody would take back, so it ends the connection.
+            limit = codes.DISCONNECT_CHANNEL_LIMIT if action.server_side else codes.ERROR_LIMIT_EXCEEDED
+            return self._refuse(action.id, limit, now)
+        self._subscribing += 1
+        return self._begin(action)
+
+    # --- what became of an action: each has one outcome ---
+
+    def connected(
+        self,
+        action: Authenticate,
+        result: ConnectResult,
+        now: float,
+        *,
+        ttl: float | None = None,
+        sub_ttls: Mapping[str, float | None] = NO_ENDS,
+        refreshable: bool = True,
+        first_ping: float | None = None,
+    ) -> list[Decision]:
+        """The client is known and stands in the channels of `result.subs`; the session adds expiry and pings.
+
+        `ttl` None never ends; `sub_ttls` are the same of channels that end before the connection. A connection that
+        the client cannot refresh is not told of its end and gets no grace. `first_ping` spreads the pings of clients
+        that came together: seconds from now, at most the interval. What others see of the client in those channels is
+        set on `subscriptions` afterwards.
+        """
+        entered = {
+            channel: _subscription(channel, sub, NO_PAYLOAD, server_side=True) for channel, sub in result.subs.items()
+        }
+        if self.state is SessionState.CLOSED:
+            return [EndSubscription(0, subscription) for subscription in entered.values()]
+        self.subscriptions = entered
+        if len(entered) > self._limits.channels:
+            return self.close(codes.DISCONNECT_CHANNEL_LIMIT)
+        if _is_over(ttl):
+            return [*self._end_all(), *self.refused(action, codes.ERROR_EXPIRED, now)]
+        self.state = SessionState.CONNECTED
+        for channel, subscription in entered.items():
+            self._set_end(subscription, sub_ttls.get(channel), now)
+        self._connection_ends_at = self._end_time(ttl, now, grace=refreshable)
+        self._ping_at = now + (self._limits.ping_interval if first_ping is None else first_ping)
+        result.expires, result.ttl = (True, _whole_seconds(ttl)) if refreshable and ttl is not None else (False, 0)
+        result.ping, result.pong = ceil(self._limits.ping_interval), True
+        decisions = [Write(Reply(action.id, connect=result)), *self._finish(action, now)]
+        held, self._held = self._held, []
+        for command_id, request in held:
+            if self.state is SessionState.CONNECTED:
+                decisions += self._dispatch(command_id, request, now)
+        return decisions
+
+    def subscribed(
+        self,
+        action: Subscribe,
+        result: SubscribeResult,
+        now: float,
+        *,
+        ttl: float | None = None,
+        chan_info: Raw = NO_PAYLOAD,
+    ) -> list[Decision]:
+        """The client is in the channel. Where the session was closed meanwhile, it has to leave again."""
+        subscription = _subscription(action.channel, result, chan_info, server_side=action.server_side)
+        if self.state is not SessionState.CONNECTED:
+            return [EndSubscription(0, subscription)]
+        self._subscribing -= 1
+        if _is_over(ttl):
+            ending = self._end(subscription, None)
+            return [*ending, *self._refuse(action.id, codes.ERROR_EXPIRED, now), *self._finish(action, now)]
+        self.subscriptions[action.channel] = subscription
+        self._set_end(subscription, ttl, now)
+        if action.server_side:
+            push = SubscribePush(result.recoverable, result.epoch, result.offset, result.positioned, result.data)
+            told: list[Decision] = [Write(Reply(push=Push(action.channel, subscribe=push)))]
+            told += [Write(Reply(push=Push(action.channel, pub=missed))) for missed in result.publications]
+        else:
+            result.expires, result.ttl = ttl is not None, _whole_seconds(ttl)
+            told = [Write(Reply(action.id, subscribe=result))]
+        return [*told, *self._finish(action, now)]
+
+    def answered(self, action: Query, result: QueryResult, now: float) -> list[Decision]:
+        """The query was carried out, with this result."""
+        if self.state is not SessionState.CONNECTED:
+            return []
+        reply = Reply(action.id)
+        setattr(reply, action.reply_field, result)
+        return [Write(reply), *self._finish(action, now)]
+
+    def delivered(self, action: Deliver, now: float) -> list[Decision]:
+        """The application has what the client sent."""
+        return self._finish(action, now)
+
+    def ended(self, action: EndSubscription, now: float) -> list[Decision]:
+        """Nothing of the subscription is left, and the client may enter the channel again."""
+        return self._finish(action, now)
+
+    def refreshed(self, action: Refresh, now: float, *, ttl: float | None) -> list[Decision]:
+        """The new token is good for `ttl` seconds; None never ends."""
+        if self.state is not SessionState.CONNECTED:
+            return []
+        if _is_over(ttl):
+            return self.refused(action, codes.ERROR_EXPIRED, now)
+        self._connection_ends_at = self._end_time(ttl, now, grace=True)
+        result = RefreshResult(expires=ttl is not None, ttl=_whole_seconds(ttl))
+        return [Write(Reply(action.id, refresh=result)), *self._finish(action, now)]
+
+    def sub_refreshed(
+        self, action: SubRefresh, now: float, *, ttl: float | None, chan_info: Raw = NO_PAYLOAD
+    ) -> list[Decision]:
+        """The subscription's new token is good for `ttl` seconds; None never ends."""
+        if self.state is not SessionState.CONNECTED:
+            return []
+        if _is_over(ttl):
+            return self.refused(action, codes.ERROR_EXPIRED, now)
+        action.subscription.chan_info = chan_info
+        self._set_end(action.subscription, ttl, now)
+        result = SubRefreshResult(expires=ttl is not None, ttl=_whole_seconds(ttl))
+        return [Write(Reply(action.id, sub_refresh=result)), *self._finish(action, now)]
+
+    def refused(self, action: Action, reason: Error | Disconnect, now: float) -> list[Decision]:
+        """The action was not carried out. An error answers the command; a disconnect ends the session."""
+        if self.state is SessionState.CLOSED:
+            return []
+        if isinstance(action, Subscribe):
+            self._subscribing -= 1
+        if isinstance(action, Authenticate):
+            self.state = SessionState.REFUSED
+            self._stale_at = now + self._limits.connect_timeout
+            self._forget_pending()
+        return [*self._refuse(action.id, reason, now), *self._finish(action, now)]
+
+    # --- what the server wants ---
+
+    def subscribe(self, request: SubscribeRequest, now: float, terms: Any = None) -> list[Decision]:
+        """Subscribe the client without its asking; a push tells it. Nothing, if it is in the channel already.
+
+        `terms` come back with the Subscribe. Publications that the result holds follow the push one by one.
+        """
+        if self.state is not SessionState.CONNECTED:
+            return []
+        action = Subscribe(0, request, server_side=True, terms=terms)
+        return self._in_turn(request.channel, partial(self._subscribe, action), now)
+
+    def unsubscribe(self, channel: str, reason: Unsubscribe, now: float) -> list[Decision]:
+        """Take the client out of the channel at once and tell it why. Nothing, if it is not in it.
+
+        Server-side subscriptions are not made again by the SDK: with a `reason` that asks for it, the client is
+        disconnected with the code that belongs to it, and comes back.
+        """
+        if self.state is not SessionState.CONNECTED:
+            return []
+        step = partial(self._unsubscribe, channel, reason)
+        return step(now) if channel in self.subscriptions else self._in_turn(channel, step, now)
+
+    def _unsubscribe(self, channel: str, reason: Unsubscribe, now: float) -> list[Decision]:
+        subscription = self.subscriptions.get(channel)
+        if subscription is None:
+            return []
+        if subscription.server_side and reason.resubscribe:
+            expired = reason == codes.UNSUBSCRIBE_EXPIRED
+            return self.close(codes.DISCONNECT_SUBSCRIPTION_EXPIRED if expired else codes.DISCONNECT_INSUFFICIENT_STATE)
+        return [*self._end(subscription, reason), Write(Reply(push=Push(channel, unsubscribe=reason)))]
+
+    def refresh(self, now: float, *, ttl: float | None) -> list[Decision]:
+        """Give the connection another end, in `ttl` seconds or never, and tell the client."""
+        if self.state is not SessionState.CONNECTED:
+            return []
+        if _is_over(ttl):
+            return self.close(codes.DISCONNECT_EXPIRED)
+        self._connection_ends_at = self._end_time(ttl, now, grace=True)
+        return [Write(Reply(push=Push(refresh=RefreshPush(expires=ttl is not None, ttl=_whole_seconds(ttl)))))]
+
+    def close(self, disconnect: Disconnect) -> list[Decision]:
+        """End the session: every subscription, then the connection."""
+        if self.state is SessionState.CLOSED:
+            return []
+        return [*self.lost(), Close(disconnect)]
+
+    def lost(self) -> list[Decision]:
+        """The connection is gone: end what is left of its subscriptions."""
+        self.state = SessionState.CLOSED
+        self._forget_pending()
+        return self._end_all()
+
+    # --- what time brings ---
+
+    def tick(self, now: float) -> list[Decision]:
+        """Do what is due at `now`; `deadline` tells when that is."""
+        if now < self.deadline:
+            return []
+        if self.state is not SessionState.CONNECTED:
+            return self.close(codes.DISCONNECT_STALE)
+        if now >= self._connection_ends_at:
+            return self.close(codes.DISCONNECT_EXPIRED)
+        if now >= self._pong_at:
+            if not self.busy:
+                return self.close(codes.DISCONNECT_NO_PONG)
+            # The pong may lie in what is not being read.
+            self._pong_at = now + self._limits.pong_timeout
+        decisions = self._end_expired(now) if now >= self._subscription_ends_at else []
+        if now >= self._ping_at and self.state is SessionState.CONNECTED:
+            decisions.append(Ping())
+            self._ping_at = now + self._limits.ping_interval
+            self._pong_at = min(self._pong_at, now + self._limits.pong_timeout)
+        return decisions
+
+    def _end_expired(self, now: float) -> list[Decision]:
+        decisions: list[Decision] = []
+        for subscription in list(self.subscriptions.values()):
+            if now >= subscription.expires_at and self.state is SessionState.CONNECTED:
+                decisions += self._unsubscribe(subscription.channel, codes.UNSUBSCRIBE_EXPIRED, now)
+        ends = (subscription.expires_at for subscription in self.subscriptions.values())
+        self._subscription_ends_at = min(ends, default=inf)
+        return decisions
+
+    def _set_end(self, subscription: Subscription, ttl: float | None, now: float) -> None:
+        subscription.expires_at = self._end_time(ttl, now, grace=not subscription.server_side)
+        self._subscription_ends_at = min(self._subscription_ends_at, subscription.expires_at)
+
+    def _end_time(self, ttl: float | None, now: float, *, grace: bool) -> float:
+        return inf if ttl is None else now + ttl + (self._limits.expiry_grace if grace else 0)
+
+    # --- turns ---
+
+    def _begin(self, action: Action) -> list[Decision]:
+        self._turns.begin(action.channel, companion=self._is_companion(action))
+        return [action]
+
+    def _finish(self, action: Action, now: float) -> list[Decision]:
+        if self.state is not SessionState.CONNECTED:
+            return []
+        self._turns.finish(action.channel, companion=self._is_companion(action))
+        decisions: list[Decision] = []
+        while action.channel is not None and (step := self._turns.next(action.channel)) is not None:
+            decisions += step(now)
+        return decisions
+
+    def _is_companion(self, action: Action) -> bool:
+        return isinstance(action, Publish) and not self._publish_in_turn
+
+    def _in_turn(
+        self, channel: str, step: Callable[[float], list[Decision]], now: float, *, companion: bool = False
+    ) -> list[Decision]:
+        if not self._turns.taken(channel, companion=companion):
+            return step(now)
+        self._turns.wait(channel, step, companion=companion)
+        return []
+
+    def _forget_pending(self) -> None:
+        self._turns.clear()
+        self._held = []
+
+    # --- endings and refusals ---
+
+    def _end(self, subscription: Subscription, reason: Unsubscribe | None) -> list[Decision]:
+        self.subscriptions.pop(subscription.channel, None)
+        return self._begin(EndSubscription(0, subscription, reason))
+
+    def _end_all(self) -> list[Decision]:
+        ending: list[Decision] = [EndSubscription(0, subscription) for subscription in self.subscriptions.values()]
+        self.subscriptions = {}
+        return ending
+
+    def _refuse(self, command_id: int, reason: Error | Disconnect, now: float) -> list[Decision]:
+        if isinstance(reason, Disconnect):
+            return self.close(reason)
+        if not command_id:
+            return []
+        decisions: list[Decision] = [Write(Reply(command_id, error=reason))]
+        if not reason.temporary and self._errors.spend(now) > self._limits.errors_per_minute:
+            decisions += self.close(codes.DISCONNECT_TOO_MANY_ERRORS)
+        return decisions
+
+    def _spend_request(self, now: float) -> Error | Disconnect | None:
+        if self._requests is None:
+            return None
+        unforgiven, burst = self._requests.spend(now), self._limits.request_burst
+        if unforgiven <= burst:
+            return None
+        return codes.ERROR_TOO_MANY_REQUESTS if unforgiven <= 2 * burst else codes.DISCONNECT_TOO_MANY_REQUESTS
+
+
+def _subscription(channel: str, result: SubscribeResult, chan_info: Raw, *, server_side: bool) -> Subscription:
+    return Subscription(
+        channel, server_side, chan_info, result.epoch, result.offset, result.recoverable, result.positioned
+    )
+
+
+def _is_over(ttl: float | None) -> bool:
+    return ttl is not None and ttl <= 0
+
+
+def _whole_seconds(ttl: float | None) -> int:
+    # The schema has a uint32, and an SDK told 0 would ask again at once.
+    return 0 if ttl is None else min(max(1, round(ttl)), 2**32 - 1)

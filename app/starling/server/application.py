@@ -1,0 +1,194 @@
+"""Gunicorn as this service runs it: the master, its workers, and the pod's internal port beside them."""
+
+import errno
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import structlog
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from prometheus_client.multiprocess import mark_process_dead
+
+from starling.server.internal import InternalServer
+from starling.server.options import Asgi, ServerOptions, Service
+from starling.server.pod import Pod
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
+
+MEMORY_DIR = Path("/dev/shm")  # noqa: S108 - gunicorn makes its heartbeat files there safely
+# After the drain: requests under way, the application's end, and a margin; then gunicorn kills.
+BEYOND_DRAIN_SECONDS = 15
+
+
+def serve(options: ServerOptions, service: Service) -> None:
+    """Run the service until it is told to stop; ends by SystemExit with the code of the process.
+
+    PROMETHEUS_MULTIPROC_DIR must be `options.metrics_dir`, from before prometheus_client was first imported.
+    Exit code 0: stopped as asked. 1: a port cannot be had. 3: the application did not start.
+    """
+    prepare_runtime_dir(options)
+    check_port(options.host, options.port, "STARLING_PORT")
+    StarlingApplication(options, service).run()
+
+
+def prepare_runtime_dir(options: ServerOptions) -> None:
+    """Make the directories, without what a process before may have left in them."""
+    for directory in (options.metrics_dir, options.status_dir):
+        directory.mkdir(parents=True, exist_ok=True)
+        for left in (*directory.glob("*.db"), *directory.glob("*.json"), *directory.glob("*.new")):
+            left.unlink(missing_ok=True)
+
+
+def check_port(host: str, port: int, setting: str) -> None:
+    """Exit with 1 and one line if nobody can listen there.
+
+    Workers bind with SO_REUSEPORT, which would succeed beside a service of the same user, and share its clients.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        refuse_port(host, port, setting, error)
+
+
+def refuse_port(host: str, port: int, setting: str, error: OSError) -> None:
+    """Say why there is no listening on `port`, and what would mend it, and exit."""
+    if error.errno == errno.EADDRINUSE:
+        hint = f"another process listens there: stop it, or set {setting} to a free port"
+    elif error.errno == errno.EACCES:
+        hint = f"this user may not listen there: set {setting} to 1024 or more"
+    else:
+        hint = f"this machine has no such address: set {setting.removesuffix('PORT')}HOST to one of its own"
+    log.critical("port_not_available", host=host, port=port, error=error.strerror, hint=hint)
+    raise SystemExit(1)
+
+
+class StarlingApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """What gunicorn asks for its configuration and for the ASGI application."""
+
+    def __init__(self, options: ServerOptions, service: Service) -> None:
+        self.options = options
+        self.service = service
+        self.pod = Pod(options.status_dir, options.heartbeat_seconds, top_channels=options.top_channels)
+        try:
+            self.internal = InternalServer(options, self.pod)
+        except OSError as error:
+            refuse_port(options.internal_host, options.internal_port, "STARLING_INTERNAL_PORT", error)
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Set gunicorn's settings; nothing is read from its own environment variables or files."""
+        for name, value in self._settings().items():
+            self.cfg.set(name, value)
+
+    def _settings(self) -> dict[str, Any]:
+        options = self.options
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        return {
+            "bind": f"{host}:{options.port}",
+            "workers": options.workers,
+            "worker_class": "starling.server.worker.StarlingWorker",
+            "reuse_port": True,
+            "preload_app": True,
+            "backlog": options.backlog,
+            "max_requests": 0,
+            "timeout": options.heartbeat_seconds,
+            "graceful_timeout": math.ceil(options.drain_delay_seconds + options.drain_seconds) + BEYOND_DRAIN_SECONDS,
+            "worker_tmp_dir": str(MEMORY_DIR) if os.access(MEMORY_DIR, os.W_OK) else None,
+            "control_socket_disable": True,
+            "logger_class": GunicornLogger,
+            "when_ready": self._when_ready,
+            "post_fork": self._post_fork,
+            "child_exit": self._child_exit,
+        }
+
+    def load(self) -> Asgi:
+        """Give the application that was built before."""
+        return self.service.asgi
+
+    def run(self) -> None:
+        """Run the master."""
+        StarlingArbiter(self).run()
+
+    def _when_ready(self, arbiter: "StarlingArbiter") -> None:
+        self.pod.heartbeats = arbiter.heartbeats
+        self.internal.start()
+        log.info(
+            "server_started",
+            host=self.options.host,
+            port=self.options.port,
+            internal_port=self.options.internal_port,
+            workers=self.options.workers,
+        )
+
+    def _post_fork(self, arbiter: "StarlingArbiter", worker: Any) -> None:
+        self.internal.leave_to_master()
+
+    def _child_exit(self, arbiter: "StarlingArbiter", worker: Any) -> None:
+        log.info("worker_ended", worker=worker.pid)
+        self.pod.forget(worker.pid)
+        mark_process_dead(worker.pid, path=str(self.options.metrics_dir))  # type: ignore[no-untyped-call]
+
+
+class StarlingArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
+    """The master. SIGTERM, SIGINT and SIGQUIT all stop it gracefully; the same again shortens the drain."""
+
+    handle_int = handle_quit = Arbiter.handle_term
+
+    def signal(self, sig: int, frame: FrameType | None) -> None:
+        """Queue a signal for the main loop; during a stop, hand it to the workers, who know how to hurry."""
+        if self.app.pod.stopping and sig in {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}:
+            self.kill_workers(signal.SIGTERM)
+        else:
+            super().signal(sig, frame)
+
+    def stop(self, graceful: bool = True) -> None:
+        """Stop the workers; the pod is not ready from here on."""
+        self.app.pod.stopping = True
+        log.info("server_stopping")
+        super().stop(graceful)
+
+    def spawn_worker(self) -> Any:
+        """Fork a worker; its process ends here and not where the master's callers would go on."""
+        try:
+            return super().spawn_worker()
+        except SystemExit as end:
+            if os.getpid() == self.pid:
+                raise
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+
+    def heartbeats(self) -> dict[int, float]:
+        """Give each worker's process id and the seconds since its last heartbeat."""
+        ages = {}
+        for pid, worker in list(self.WORKERS.items()):
+            try:
+                ages[pid] = time.monotonic() - worker.tmp.last_update()
+            except (OSError, ValueError):  # it has just ended
+                continue
+        return ages
+
+
+class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """Gunicorn's own lines, left to the handlers that starling.telemetry.logging has set up."""
+
+    def setup(self, cfg: Any) -> None:
+        """Keep the loggers as they are."""
+        self.cfg = cfg
+        self._access_log_enabled = False
+        self.error_log.propagate = True

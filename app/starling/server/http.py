@@ -1,0 +1,255 @@
+"""Requests over HTTP, up to the WebSocket upgrade: a deadline and a size for every head, a deadline for every body.
+
+Members of uvicorn's HttpToolsProtocol that this module uses, each held by a test in
+tests/server/test_uvicorn_members.py, because most are not public:
+
+- attributes `app`, `app_state`, `asgi_version`, `client`, `connections`, `cycle`, `flow.read_paused`, `headers`,
+  `loop`, `parser`, `pipeline`, `root_path`, `scheme`, `server`, `server_state.default_headers`, `tasks`, `transport`,
+  `url`; of a cycle `disconnected`, `message_event`, `response_complete`, `response_started`;
+- methods `connection_lost`, `connection_made`, `on_headers_complete`, `on_message_begin`, `on_message_complete`,
+  `shutdown`, `_should_upgrade`, `_unset_keepalive_if_required`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import unquote
+
+import httptools
+import structlog
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from starling.engine.rejection import TurnedAway
+from starling.server.compression import Compression
+from starling.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
+from starling.server.options import Asgi, ServerOptions
+from starling.server.reject_reason import Refusal
+from starling.server.transport import DISCARD_BYTES, Flusher, linger
+from starling.server.websocket import StarlingWebSocket
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
+
+
+class HeadTooLargeError(Exception):
+    """The request's head is over the limits."""
+
+
+class StarlingHttp(HttpToolsProtocol):
+    """One client's connection until it is a WebSocket, or as long as it keeps to HTTP."""
+
+    def __init__(
+        self,
+        config: Any,
+        server_state: Any,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        options: ServerOptions,
+        admit: Callable[[], TurnedAway | None],
+        on_refused: Callable[[str], None],
+        flusher: Flusher,
+        compression: Compression | None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._options = options
+        self._admit = admit
+        self._on_refused = on_refused
+        self._flusher = flusher
+        self._compression = compression
+        self._deadline: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+        self._upgrades: bool | None = None
+        self._head_too_large = False
+        self._body_left = False
+        self._refused = False
+        self._discarded = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Bound the time until the client has said what it wants."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the client."""
+        self._end_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a piece of a request."""
+        if self._refused:
+            self._discarded += len(data)
+            if self._discarded > DISCARD_BYTES:
+                self.transport.pause_reading()
+            return
+        self._unset_keepalive_if_required()
+        self._head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            if self._head_too_large:
+                self._refuse_head()
+            else:
+                self._refuse(HTTPStatus.BAD_REQUEST, Refusal.MALFORMED_REQUEST, "This is not an HTTP/1.1 request.\n")
+        else:
+            self._check_progress()
+
+    def _should_upgrade(self) -> bool:
+        # Asked three times of one request.
+        if self._upgrades is None:
+            self._upgrades = super()._should_upgrade()
+        return self._upgrades
+
+    def _upgrade(self, early: bytes) -> None:
+        # An upgrade to anything else is served as the plain request that it also is.
+        if not self._should_upgrade():
+            return
+        if (turned_away := self._admit()) is not None:
+            headers = f"Retry-After: {turned_away.retry_after}\r\n"
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, turned_away.reason, f"{turned_away.message}\n", headers)
+            return
+        try:
+            key = check_handshake(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+            agreement = self._compression.agree(self.headers) if self._compression is not None else None
+        except WrongVersion as problem:
+            # RFC 6455 section 4.4 wants the version told, RFC 9110 section 15.5.22 what to upgrade to.
+            headers = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            self._refuse(HTTPStatus.UPGRADE_REQUIRED, Refusal.BAD_UPGRADE, f"{problem}\n", headers)
+            return
+        except BadHandshake as problem:
+            self._refuse(HTTPStatus.BAD_REQUEST, Refusal.BAD_UPGRADE, f"{problem}\n")
+            return
+        self.connections.discard(self)
+        websocket = StarlingWebSocket(
+            self.transport,
+            self._websocket_scope(),
+            key,
+            early,
+            app=cast("Asgi", self.app),
+            default_headers=self.server_state.default_headers,
+            connections=cast("set[object]", self.connections),
+            loop=self.loop,
+            options=self._options,
+            on_refused=self._on_refused,
+            flusher=self._flusher,
+            agreement=agreement,
+        )
+        # The parser calls this object, and this object the parser: nothing else would let go of the two.
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does at the end of a connection
+        websocket.begin(self.loop, self.tasks)
+
+    def _websocket_scope(self) -> dict[str, Any]:
+        raw_path, _, query_string = self.url.partition(b"?")
+        return {
+            "type": "websocket",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if self.scheme == "https" else "ws",
+            "server": self.server,
+            "client": self.client,
+            "root_path": self.root_path,
+            "path": self.root_path + unquote(raw_path.decode("ascii")),
+            "raw_path": self.root_path.encode("ascii") + raw_path,
+            "query_string": query_string,
+            "headers": self.headers,
+            "subprotocols": subprotocols_of(self.headers),
+            "state": self.app_state.copy(),
+            "extensions": {"websocket.http.response": {}},
+        }
+
+    def _check_progress(self) -> None:
+        if self._body_left:
+            if self._deadline is None:
+                self._await_body()
+        elif self._deadline is not None:
+            if self._head_bytes > self._options.max_head_bytes:
+                self._refuse_head()
+        elif not self._busy and not self.transport.is_closing():
+            # Line ends between requests end uvicorn's own keep-alive timer, but are no request.
+            self._await_head()
+
+    @property
+    def _busy(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._upgrades = None
+        if self._deadline is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """Begin to serve the request, if its head is within the limits."""
+        self._end_deadline()
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self._options.max_head_bytes or len(self.headers) > self._options.max_header_fields:
+            self._head_too_large = True
+            raise HeadTooLargeError
+        self._body_left = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request's body."""
+        self._body_left = False
+        self._end_deadline()
+        super().on_message_complete()
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._deadline = self.loop.call_later(self._options.handshake_seconds, self._give_up)
+
+    def _await_body(self) -> None:
+        self._deadline = self.loop.call_later(self._options.body_seconds, self._give_up_body)
+
+    def _end_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        self._on_refused(Refusal.HANDSHAKE_TIMEOUT)
+        log.debug("handshake_timed_out", client=self.client)
+        self.transport.abort()
+
+    def _give_up_body(self) -> None:
+        if self.flow.read_paused:  # the client is not to blame: what it sent waits for the application
+            self._await_body()
+            return
+        cycle: RequestResponseCycle = self.cycle
+        if cycle.response_started or self.pipeline:
+            self._on_refused(Refusal.BODY_TIMEOUT)
+            self.transport.abort()
+            return
+        cycle.disconnected = True
+        cycle.message_event.set()
+        text = f"The request's body did not come within {self._options.body_seconds:g} s.\n"
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, Refusal.BODY_TIMEOUT, text)
+
+    def _refuse_head(self) -> None:
+        limits = self._options
+        self._refuse(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Refusal.HEAD_TOO_LARGE,
+            f"The request's head may have {limits.max_head_bytes} bytes in {limits.max_header_fields} fields.\n",
+        )
+
+    def _refuse(self, status: HTTPStatus, refusal: str, text: str, headers: str = "") -> None:
+        self._refused = True
+        self._end_deadline()
+        self._on_refused(refusal)
+        log.debug("request_refused", client=self.client, status=status.value, reason=refusal)
+        if self._busy and not self.cycle.disconnected:  # an answer would be taken for a part of the one under way
+            self.transport.abort()
+            return
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
+            f"{headers}Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(text)}\r\n\r\n"
+        )
+        self.transport.write((head + text).encode())
+        linger(self.transport)
+        self._deadline = self.loop.call_later(self._options.close_seconds, self.transport.abort)

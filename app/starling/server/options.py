@@ -1,0 +1,100 @@
+"""What the server floor is told: how to serve, and what."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from starling.engine.drain_rate import PaceStore
+from starling.engine.readiness import Readiness
+from starling.engine.rejection import TurnedAway
+from starling.server.drain_rate import DrainFigures
+from starling.telemetry.top_channels import ChannelTraffic
+
+Asgi = Callable[
+    [
+        MutableMapping[str, Any],
+        Callable[[], Awaitable[MutableMapping[str, Any]]],
+        Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ],
+    Awaitable[None],
+]
+
+BODY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """How to serve. Times are in seconds, sizes in bytes."""
+
+    host: str
+    port: int
+    internal_host: str
+    internal_port: int
+    workers: int
+    runtime_dir: Path
+    """For the workers' status files and, in `metrics`, Prometheus's; best on tmpfs, this pod's alone."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed."""
+    backlog: int = 4096
+
+    handshake_seconds: float = 10.0
+    """From the connection, or the end of the response before, to the end of the request's head."""
+    body_seconds: float = BODY_SECONDS
+    """From the end of a request's head to the end of its body."""
+    close_seconds: float = 3.0
+    """How long a peer may take over its part of the closing handshake before its socket is cut."""
+    unacknowledged_seconds: float = 36.0
+    """How long the kernel keeps trying to deliver (TCP_USER_TIMEOUT): ping interval, pong time and close_seconds."""
+    max_head_bytes: int = 16384
+    max_header_fields: int = 128
+    max_message_bytes: int = 65536
+    max_fragments: int = 128
+    compression: bool = False
+    """Whether to meet clients that offer permessage-deflate."""
+    send_buffer_bytes: int = 65536
+    """The kernel's part of what may wait for a slow reader (SO_SNDBUF)."""
+
+    drain_delay_seconds: float = 5.0
+    """From SIGTERM to the closing of the listeners, for routers to notice."""
+    drain_seconds: float = 20.0
+    """Within how long clients are then let go."""
+    drain_pace: float = 0.0
+    """Clients a second that all processes with one `Service.pace_store` let go together; 0: each for itself."""
+    shutdown_seconds: int = 5
+    """For what then remains: requests under way, and the application's own end."""
+    heartbeat_seconds: int = 30
+    """A worker whose event loop stands still this long is replaced."""
+
+    top_channels: int = 10
+    """How many of the busiest channels /metrics names."""
+
+    @property
+    def metrics_dir(self) -> Path:
+        """Where PROMETHEUS_MULTIPROC_DIR must point before prometheus_client is first imported."""
+        return self.runtime_dir / "metrics"
+
+    @property
+    def status_dir(self) -> Path:
+        """Where each worker keeps one file that tells how it is."""
+        return self.runtime_dir / "workers"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What to serve, built before the workers are forked: nothing in it may hold a loop, a thread or a connection."""
+
+    asgi: Asgi
+    readiness: Readiness
+    on_refused: Callable[[str], None] = lambda reason: None
+    """Told in the worker why a client was cut before the application heard of it; see starling.server.reject_reason.Refusal."""
+    pace_store: PaceStore | None = None
+    """Where the processes that drain take turns; None: each for itself."""
+    drain: DrainFigures = field(default_factory=DrainFigures)
+    """How the drain of the worker goes, kept up by it."""
+    on_waiting: Callable[[int, int], None] = lambda clients, size: None
+    """Told in the worker about each second for how many clients how many bytes wait."""
+    top_channels: Callable[[int], list[ChannelTraffic]] = lambda limit: []
+    """Tells in the worker its busiest channels, as many as are asked for at most."""
+    admit: Callable[[], TurnedAway | None] = lambda: None
+    """Asked in the worker once for each WebSocket, before any work is done for it: None, or why it is turned away."""

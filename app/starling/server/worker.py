@@ -1,0 +1,179 @@
+"""One worker process: uvicorn inside gunicorn, with this service's protocols, limits and end.
+
+Members of uvicorn-worker and gunicorn that this module uses, each held by a test in
+tests/server/test_uvicorn_members.py: `CONFIG_KWARGS`, `config`, `init_process`, `init_signals`, `notify`, `ppid`,
+`sockets`, `wsgi`, `_serve`.
+"""
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from gunicorn.arbiter import Arbiter
+from uvicorn_worker import UvicornWorker
+
+from starling.engine.readiness import Readiness
+from starling.server.compression import Compression
+from starling.server.drain import DrainServer
+from starling.server.http import StarlingHttp
+from starling.server.options import ServerOptions, Service
+from starling.server.pod import CHANNELS_SUFFIX, TOP_CHANNELS
+from starling.server.transport import Flusher
+from starling.server.websocket import StarlingWebSocket
+from starling.telemetry.logging import quiet_libraries
+from starling.telemetry.top_channels import ChannelTraffic
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
+
+HEARTBEAT_SECONDS = 1.0
+
+
+class Application(Protocol):
+    """What a worker needs of the gunicorn application that it is made with."""
+
+    options: ServerOptions
+    service: Service
+
+
+class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no types
+    """What gunicorn forks. Its options and service come with the application that gunicorn hands to it."""
+
+    def __init__(
+        self, age: int, ppid: int, sockets: list[Any], app: "Application", timeout: float, cfg: Any, log: Any
+    ) -> None:
+        self.options = app.options
+        self.service = app.service
+        self.flusher = Flusher()
+        self.CONFIG_KWARGS = uvicorn_settings(self.options, self.service, self.flusher)
+        super().__init__(age, ppid, sockets, app, timeout, cfg, log)
+        # uvicorn-worker has just given uvicorn's loggers gunicorn's handlers.
+        quiet_libraries()
+
+    def init_process(self) -> None:
+        """Begin the process, just after the fork, when its listeners have been made."""
+        for listener in self.sockets:
+            set_socket_options(listener, self.options)
+        self.notify()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        publish_status(self.service.readiness, self.options.status_dir)
+        log.info("worker_started")
+        super().init_process()
+
+    def init_signals(self) -> None:
+        """Leave the signals to uvicorn, but say where the loop stood still when the master gives this worker up."""
+        super().init_signals()
+        signal.signal(signal.SIGABRT, self.handle_abort)
+
+    def handle_abort(self, sig: int, frame: FrameType | None) -> None:
+        """Log the stack, then die of the signal."""
+        log.critical("worker_stuck", stack=traceback.format_stack(frame))
+        leave_by(signal.SIGABRT)
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = DrainServer(self.config, options=self.options, service=self.service, master=self.ppid)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
+        heartbeat = asyncio.create_task(self._beat())
+        try:
+            await server.serve(sockets=self.sockets)
+        finally:
+            heartbeat.cancel()
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    async def _beat(self) -> None:
+        """Show the master that the event loop turns: from before the application starts until after it has ended."""
+        told: list[ChannelTraffic] = []
+        while True:
+            self.notify()
+            self.service.on_waiting(len(self.flusher.waiting), self.flusher.waiting_bytes)
+            busiest = self.service.top_channels(TOP_CHANNELS)
+            if busiest or told:
+                write_status(self.options.status_dir / f"{os.getpid()}{CHANNELS_SUFFIX}", busiest)
+            told = busiest
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+
+def set_socket_options(listener: socket.socket, options: ServerOptions) -> None:
+    """Bound what the kernel keeps for a peer that does not read, and for how long it tries.
+
+    What `listener` accepts inherits it, and so one call at the start saves three for each client.
+    """
+    if listener.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(options.unacknowledged_seconds * 1000))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer_bytes)
+
+
+def uvicorn_settings(options: ServerOptions, service: Service, flusher: Flusher) -> dict[str, Any]:
+    """What uvicorn is told beyond what uvicorn-worker hands on from gunicorn."""
+    return {
+        "loop": "uvloop",
+        "http": partial(
+            StarlingHttp,
+            options=options,
+            admit=service.admit,
+            on_refused=service.on_refused,
+            flusher=flusher,
+            compression=Compression() if options.compression else None,
+        ),
+        "ws": StarlingWebSocket,  # StarlingHttp makes them; uvicorn only asks whether there is such a class
+        "ws_max_size": options.max_message_bytes,
+        "ws_per_message_deflate": False,
+        "ws_ping_interval": None,  # the engine's timer wheel pings
+        "ws_ping_timeout": None,
+        "lifespan": "on",
+        "interface": "asgi3",
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": bool(options.trusted_proxies),
+        "forwarded_allow_ips": list(options.trusted_proxies),
+        "backlog": options.backlog,
+        "workers": 1,
+        "callback_notify": None,  # the worker's own heartbeat goes on where uvicorn's does not
+        "timeout_graceful_shutdown": options.shutdown_seconds,
+    }
+
+
+def publish_status(readiness: Readiness, directory: Path) -> None:
+    """Keep a file `PID.json` in `directory` that tells the master what `readiness` tells, at each change of it."""
+    told_before = readiness.on_change
+    path = directory / f"{os.getpid()}.json"
+
+    def publish() -> None:
+        told_before()
+        write_status(path, {"pid": os.getpid(), "started": readiness.started, **readiness.report()})
+
+    readiness.on_change = publish
+    publish()
+
+
+def write_status(path: Path, status: object) -> None:
+    """Leave `status` as JSON in `path`, whole at every moment."""
+    try:
+        unfinished = path.with_suffix(".new")
+        unfinished.write_bytes(msgspec.json.encode(status))
+        unfinished.replace(path)
+    except OSError as error:
+        log.error("status_not_written", path=str(path), error=str(error))  # noqa: TRY400 - the error tells all
+
+
+def leave_by(sig: signal.Signals) -> None:
+    """Die of `sig`, with every log line written that was said."""
+    logging.shutdown()
+    signal.signal(sig, signal.SIG_DFL)
+    signal.raise_signal(sig)

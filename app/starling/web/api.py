@@ -1,0 +1,236 @@
+"""`POST /api/METHOD`: backends publish and steer. Guarded by keys and networks; JSON in, JSON out.
+
+Plain ASGI below FastAPI's routing: requests are decoded straight into structs, and published data passes without being
+parsed. starling.web.api_docs tells OpenAPI what is here.
+"""
+
+import hmac
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+import msgspec
+import structlog
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from starling.protocol import codes
+from starling.protocol.codec_json import read_json
+from starling.protocol.codes import Error
+from starling.telemetry.metrics import Metrics
+from starling.telemetry.tracing import Tracer
+from starling.web.api_capture import Tracing
+from starling.web.api_errors import describe
+from starling.web.api_methods import UNAVAILABLE, ApiMethods
+from starling.web.api_models import BatchRequest, TraceRequest
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
+
+# RFC 9110 sections 11.6.1 and 15.5.6 ask for these.
+_HEADERS = {
+    HTTPStatus.UNAUTHORIZED: [(b"www-authenticate", b"apikey")],
+    HTTPStatus.METHOD_NOT_ALLOWED: [(b"allow", b"POST")],
+}
+_BROKEN_OFF = Error(codes.ERROR_BAD_REQUEST.code, "bad request: the body breaks off")
+
+_encode = msgspec.json.Encoder().encode
+_decode_batch = msgspec.json.Decoder(BatchRequest).decode
+_decode_trace = msgspec.json.Decoder(TraceRequest).decode
+
+
+@dataclass(frozen=True, slots=True)
+class ApiOptions:
+    """Who may use the API, and how large a request may be. Without keys nobody may; without networks all may."""
+
+    keys: Sequence[str]
+    networks: Sequence[IPv4Network | IPv6Network]
+    max_body_bytes: int
+
+
+class _BodyError(Exception):
+    """A body that cannot be read, and how that is answered."""
+
+    def __init__(self, status: HTTPStatus, error: Error) -> None:
+        super().__init__(error.message)
+        self.status = status
+        self.error = error
+
+
+class Api:
+    """The ASGI application of `/api/{method}`."""
+
+    def __init__(
+        self, methods: ApiMethods, tracing: Tracing, options: ApiOptions, metrics: Metrics, tracer: Tracer
+    ) -> None:
+        self._methods = methods
+        self._known = frozenset({*methods.by_name, "batch", "trace"})
+        self._tracer = tracer
+        self._tracing = tracing
+        self._keys = [key.encode() for key in options.keys]
+        self._networks = options.networks
+        self._max_body_bytes = options.max_body_bytes
+        self._too_large = Error(
+            codes.ERROR_LIMIT_EXCEEDED.code,
+            f"limit exceeded: the body has over {options.max_body_bytes} bytes, see STARLING_API_MAX_BODY_BYTES",
+        )
+        self._metrics = metrics
+
+    @property
+    def route(self) -> Route:
+        """Where it is found."""
+        return Route("/api/{method:path}", self, include_in_schema=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        name: str = scope["path_params"]["method"]
+        refusal = self._refusal(name, scope)
+        if refusal is not None:
+            status, error = refusal
+            known = name if name in self._known else "unknown"
+            self._metrics.answered(known, status, 0.0)
+            log.debug("api_request_refused", method=known, status=status.value)
+            await _send(send, status, _encode({"error": error}), _HEADERS.get(status, ()))
+            return
+        try:
+            body = await self._read_body(receive)
+        except _BodyError as failed:
+            self._metrics.answered(name, failed.status, 0.0)
+            await _send(send, failed.status, _encode({"error": failed.error}))
+            return
+        if name == "trace":
+            await self._answer_trace(body, scope, receive, send)
+        elif self._tracer.on:
+            with self._tracer.received(_header(scope, b"traceparent"), _header(scope, b"tracestate")):
+                await self._answer(name, body, send)
+        else:
+            await self._answer(name, body, send)
+
+    async def _answer(self, name: str, body: bytes, send: Send) -> None:
+        if name == "batch":
+            await self._answer_batch(body, send)
+        else:
+            await self._answer_one(name, body, send)
+
+    async def _answer_one(self, name: str, body: bytes, send: Send) -> None:
+        try:
+            request = read_json(body or b"{}", self._methods.by_name[name].decode)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            await self._answer_bad_request(name, error, send)
+            return
+        outcome = await self._methods.call(name, request)
+        if isinstance(outcome, Error):
+            status = HTTPStatus.OK
+            if outcome.code == codes.ERROR_INTERNAL.code:
+                away = outcome is UNAVAILABLE
+                status = HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.INTERNAL_SERVER_ERROR
+            await _send(send, status, _encode({"error": outcome}))
+        else:
+            await _send(send, HTTPStatus.OK, b'{"result":%b}' % _encode(outcome))
+
+    async def _answer_batch(self, body: bytes, send: Send) -> None:
+        started = time.perf_counter()
+        try:
+            request = read_json(body or b"{}", _decode_batch)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            await self._answer_bad_request("batch", error, send)
+            return
+        replies = await self._methods.batch(request)
+        self._metrics.answered("batch", 0, time.perf_counter() - started)
+        away = bool(replies) and all(reply.get("error") is UNAVAILABLE for reply in replies)
+        await _send(send, HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"replies": replies}))
+
+    async def _answer_trace(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            request = read_json(body or b"{}", _decode_trace)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            await self._answer_bad_request("trace", error, send)
+            return
+        address = scope["client"][0] if scope.get("client") else ""
+        refused = await self._tracing.answer(request, address, self._key_number(scope), receive, send)
+        self._metrics.answered("trace", refused.code if refused is not None else 0, 0.0)
+        if refused is not None:
+            away = refused is UNAVAILABLE
+            await _send(send, HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"error": refused}))
+
+    async def _answer_bad_request(self, name: str, problem: Exception, send: Send) -> None:
+        self._metrics.answered(name, codes.ERROR_BAD_REQUEST.code, 0.0)
+        error = Error(codes.ERROR_BAD_REQUEST.code, f"bad request: {describe(problem)}")
+        await _send(send, HTTPStatus.OK, _encode({"error": error}))
+
+    # Before the body is read
+
+    def _refusal(self, name: str, scope: Scope) -> tuple[HTTPStatus, Error] | None:
+        if self._networks and not self._in_networks(scope):
+            return HTTPStatus.FORBIDDEN, Error(
+                codes.ERROR_PERMISSION_DENIED.code,
+                "permission denied: this address may not use the API, see STARLING_API_ALLOWED_NETWORKS",
+            )
+        if not self._key_number(scope):
+            return HTTPStatus.UNAUTHORIZED, Error(
+                codes.ERROR_UNAUTHORIZED.code,
+                "unauthorized: send one of STARLING_API_KEYS in the header X-API-Key"
+                if self._keys
+                else "unauthorized: no key opens this API until STARLING_API_KEYS holds one",
+            )
+        if name not in self._known:
+            known = ", ".join(sorted(self._known))
+            return HTTPStatus.NOT_FOUND, Error(
+                codes.ERROR_METHOD_NOT_FOUND.code, f"method not found: the methods are {known}"
+            )
+        if scope["method"] != "POST":
+            return HTTPStatus.METHOD_NOT_ALLOWED, Error(codes.ERROR_BAD_REQUEST.code, "bad request: use POST")
+        length = next((value for header, value in scope["headers"] if header == b"content-length"), b"0")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._too_large
+        return None
+
+    def _in_networks(self, scope: Scope) -> bool:
+        try:
+            address = ip_address(scope["client"][0])
+        except (TypeError, ValueError):
+            return False
+        mapped = getattr(address, "ipv4_mapped", None)
+        return any((mapped or address) in network for network in self._networks)
+
+    def _key_number(self, scope: Scope) -> int:
+        """Which of the keys opens it, counted from 1; 0: none does."""
+        given = b""
+        for header, value in scope["headers"]:
+            if header == b"x-api-key":
+                given = value
+                break
+            if header == b"authorization" and value[:7].lower() == b"apikey ":
+                given = value[7:].strip()
+        # Every key is compared, so that the time tells nothing.
+        fits = [hmac.compare_digest(given, key) for key in self._keys]
+        return fits.index(True) + 1 if any(fits) else 0
+
+    async def _read_body(self, receive: Receive) -> bytes:
+        """The whole body; the server bounds its time. Raises _BodyError."""
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _BodyError(HTTPStatus.BAD_REQUEST, _BROKEN_OFF)
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > self._max_body_bytes:
+                raise _BodyError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._too_large)
+            if not message.get("more_body", False):
+                return b"".join([*parts, part]) if parts else part
+            parts.append(part)
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    """A header's values, joined as RFC 9110 section 5.3 has it."""
+    return ",".join(value.decode("latin-1") for header, value in scope["headers"] if header == name)
+
+
+async def _send(send: Send, status: HTTPStatus, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    length = b"%d" % len(body)
+    lines = [(b"content-type", b"application/json"), (b"content-length", length), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": body})

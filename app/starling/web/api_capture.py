@@ -1,0 +1,106 @@
+"""`POST /api/trace`: frames as they pass, one line of JSON each, until the time is over or the asker goes."""
+
+import asyncio
+import time
+from contextlib import aclosing
+
+import structlog
+from starlette.types import Receive, Send
+
+from starling.engine.broker import BrokerUnavailable
+from starling.engine.capture import TraceRefused, Traces, Watching
+from starling.engine.control import OrderRefused
+from starling.engine.node import Node
+from starling.protocol import codes
+from starling.protocol.codes import Error, Refusal
+from starling.web.api_methods import UNAVAILABLE
+from starling.web.api_models import TraceRequest
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.trace")
+
+# How long after the end the last lines may take to be read.
+_GRACE_SECONDS = 10.0
+_HEADERS = [
+    (b"content-type", b"application/x-ndjson"),
+    (b"cache-control", b"no-store"),
+    # nginx would gather the lines.
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Tracing:
+    """Answers requests to trace, each noted in the log."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._traces = Traces(node)
+
+    async def answer(self, request: TraceRequest, address: str, key: int, receive: Receive, send: Send) -> Error | None:
+        """Answer, and return when it is over; or return the error that is still to be answered.
+
+        `key` is the number of the key that the request came with.
+        """
+        problem = self._problem(request)
+        if problem is not None:
+            return problem
+        target = {"user": request.user} if request.user else {"channel": request.channel}
+        asked = {**target, "asked_by": request.by, "address": address, "key": key, "payload": request.payload}
+        started = time.monotonic()
+        try:
+            async with self._traces.watch(**target, payload=request.payload) as watching:
+                # Whoever looks at others' frames is to be seen, whatever level of log lines is written.
+                log.warning("trace_started", trace=watching.id, seconds=request.seconds, **asked)
+                try:
+                    await _stream(watching, request.seconds, receive, send)
+                finally:
+                    log.warning(
+                        "trace_ended",
+                        trace=watching.id,
+                        seconds=round(time.monotonic() - started, 3),
+                        frames=watching.frames,
+                        dropped=watching.dropped,
+                        reason=watching.ended or "broken off",
+                        **asked,
+                    )
+        except TraceRefused as refused:
+            return _refused(codes.ERROR_LIMIT_EXCEEDED, str(refused))
+        except OrderRefused as refused:
+            return _refused(codes.ERROR_NOT_AVAILABLE, str(refused))
+        except BrokerUnavailable:
+            return UNAVAILABLE
+        return None
+
+    def _problem(self, request: TraceRequest) -> Error | None:
+        if bool(request.user) == bool(request.channel):
+            return _refused(codes.ERROR_BAD_REQUEST, "user, channel: name one of the two")
+        try:
+            if request.channel:
+                self._node.channels.options(request.channel)
+        except Refusal as refusal:
+            known = codes.ERROR_UNKNOWN_CHANNEL if refusal.reason == codes.ERROR_UNKNOWN_CHANNEL else None
+            return _refused(known or codes.ERROR_BAD_REQUEST, f"channel: there can be no {request.channel!r}")
+        return None
+
+
+async def _stream(watching: Watching, seconds: float, receive: Receive, send: Send) -> None:
+    async def heed() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        watching.stop("the asker went")
+
+    heeding = asyncio.get_running_loop().create_task(heed())
+    try:
+        async with asyncio.timeout(seconds + _GRACE_SECONDS):
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            async with aclosing(watching.lines(seconds)) as lines:
+                async for line in lines:
+                    await send({"type": "http.response.body", "body": line, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+    except TimeoutError:
+        watching.stop("the asker does not read")
+    finally:
+        heeding.cancel()
+
+
+def _refused(error: Error, mend: str) -> Error:
+    return Error(error.code, f"{error.message}: {mend}")

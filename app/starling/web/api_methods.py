@@ -1,0 +1,391 @@
+"""What each method of the server API does. Every one raises Refusal with the error that the backend is told."""
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import UNSET, Raw, Struct
+
+from starling.client.node_commands import (
+    ConnectionOrder,
+    DisconnectOrder,
+    Orders,
+    RefreshOrder,
+    SubscribeOrder,
+    UnsubscribeOrder,
+)
+from starling.engine.broker import (
+    BrokerUnavailable,
+    PublicationTooLarge,
+    PublishOptions,
+    PublishOutcome,
+    StreamPosition,
+)
+from starling.engine.channels import ChannelOptions
+from starling.engine.control import OrderRefused
+from starling.engine.node import Node
+from starling.engine.node_stats import Figures
+from starling.engine.revocation import Revocation
+from starling.protocol import codes
+from starling.protocol.codec_json import is_json
+from starling.protocol.codes import Disconnect, Error, Refusal
+from starling.protocol.messages import NO_PAYLOAD, ClientInfo, HistoryRequest, Publication
+from starling.protocol.messages import StreamPosition as Since
+from starling.web import api_models as models
+from starling.web.api_waiting import Waiting, waiting_key
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
+
+UNAVAILABLE = Error(codes.ERROR_INTERNAL.code, "the broker does not answer; it is not known to be done: try again")
+FAILED = Error(codes.ERROR_INTERNAL.code, "internal server error: the log tells why")
+_DONE = models.EmptyResult()
+
+Answer = Struct | Mapping[str, Any]
+
+
+class Method:
+    """One method of the API: what decodes its request, what does it, and what the documentation says of both."""
+
+    def __init__(self, request: type[Struct], result: type[Struct], run: Callable[[Any], Awaitable[Answer]]) -> None:
+        self.request = request
+        self.result = result
+        self.run = run
+        self.decode = msgspec.json.Decoder(request).decode
+
+
+class ApiMethods:
+    """The methods by name. `revocation_seconds` is how long a revocation is kept that names no end."""
+
+    def __init__(self, node: Node, orders: Orders, *, revocation_seconds: float) -> None:
+        self._node = node
+        self._orders = orders
+        self._figures = Figures(node)
+        self._waiting = Waiting()
+        self._revocation_seconds = revocation_seconds
+        self.by_name = {
+            "publish": Method(models.PublishRequest, models.PublishResult, self._publish),
+            "broadcast": Method(models.BroadcastRequest, models.BroadcastResult, self._broadcast),
+            "subscribe": Method(models.SubscribeRequest, models.EmptyResult, self._subscribe),
+            "unsubscribe": Method(models.UnsubscribeRequest, models.EmptyResult, self._unsubscribe),
+            "disconnect": Method(models.DisconnectRequest, models.EmptyResult, self._disconnect),
+            "refresh": Method(models.RefreshRequest, models.EmptyResult, self._refresh),
+            "presence": Method(models.PresenceRequest, models.PresenceResult, self._presence),
+            "presence_stats": Method(models.PresenceStatsRequest, models.PresenceStatsResult, self._presence_stats),
+            "history": Method(models.HistoryRequest, models.HistoryResult, self._history),
+            "history_remove": Method(models.HistoryRemoveRequest, models.EmptyResult, self._history_remove),
+            "channels": Method(models.ChannelsRequest, models.ChannelsResult, self._channels),
+            "info": Method(models.InfoRequest, models.InfoResult, self._info),
+            "top": Method(models.TopRequest, models.TopResult, self._top),
+            "revoke_token": Method(models.RevokeTokenRequest, models.EmptyResult, self._revoke_token),
+            "revoke_session": Method(models.RevokeSessionRequest, models.EmptyResult, self._revoke_session),
+            "invalidate_user_tokens": Method(
+                models.InvalidateUserTokensRequest, models.InvalidateUserTokensResult, self._invalidate_user_tokens
+            ),
+        }
+        node.metrics.name_methods(self.by_name)
+
+    async def call(self, name: str, request: Any) -> Answer | Error:
+        """Do it; whatever goes wrong is told as an error."""
+        if self._node.tracer.on and (traceparent := getattr(request, "traceparent", "")):
+            with self._node.tracer.received(traceparent, request.tracestate):
+                return await self._call(name, request)
+        return await self._call(name, request)
+
+    async def _call(self, name: str, request: Any) -> Answer | Error:
+        started = time.perf_counter()
+        outcome: Answer | Error
+        try:
+            outcome = await self.by_name[name].run(request)
+        except Refusal as refusal:
+            reason = refusal.reason
+            outcome = reason if isinstance(reason, Error) else Error(codes.ERROR_INTERNAL.code, reason.reason)
+        except BrokerUnavailable:
+            outcome = UNAVAILABLE
+        except PublicationTooLarge as too_large:
+            outcome = Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {too_large}")
+        except Exception:
+            log.exception("api_method_failed", method=name)
+            outcome = FAILED
+        code = outcome.code if isinstance(outcome, Error) else 0
+        self._node.metrics.answered(name, code, time.perf_counter() - started)
+        return outcome
+
+    async def batch(self, request: models.BatchRequest) -> list[Mapping[str, Any]]:
+        """Do every command; each has a reply of its own, in their order.
+
+        One after the other, publications that follow each other go out together all the same: the broker takes them in
+        their order.
+        """
+        if request.parallel:
+            return await asyncio.gather(*map(self._reply, request.commands))
+        replies: list[Mapping[str, Any]] = []
+        together: list[Coroutine[Any, Any, Mapping[str, Any]]] = []
+        for command in request.commands:
+            if command.publish is None and command.broadcast is None:
+                replies += await asyncio.gather(*together)
+                together = []
+                replies.append(await self._reply(command))
+            else:
+                together.append(self._reply(command))
+        return replies + await asyncio.gather(*together)
+
+    async def _reply(self, command: models.BatchCommand) -> Mapping[str, Any]:
+        asked = [(name, request) for name in self.by_name if (request := getattr(command, name)) is not None]
+        if len(asked) != 1:
+            return {"error": _bad_request("a command holds exactly one method with its request")}
+        name, request = asked[0]
+        outcome = await self.call(name, request)
+        return {"error": outcome} if isinstance(outcome, Error) else {name: outcome}
+
+    # Publishing
+
+    async def _publish(self, request: models.PublishRequest) -> models.PublishResult:
+        publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
+        options = _publish_options(self._options(request.channel), request)
+        try:
+            position = await self._waiting.until_stored(
+                lambda: self._node.publish(request.channel, publication, options), request.wait_seconds
+            )
+        except ValueError as error:
+            raise _not_available(str(error)) from error
+        return models.PublishResult(position.offset, position.epoch)
+
+    async def _broadcast(self, request: models.BroadcastRequest) -> models.BroadcastResult:
+        publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
+        answers: list[models.PublishAnswer | None] = []
+        wishes: list[tuple[str, PublishOptions]] = []
+        of_namespace: dict[int, PublishOptions] = {}
+        for channel in request.channels:
+            try:
+                options = self._options(channel)
+                kept = of_namespace.get(id(options))
+                if kept is None:
+                    kept = of_namespace[id(options)] = _publish_options(options, request)
+                wishes.append((channel, kept))
+                answers.append(None)
+            except Refusal as refusal:
+                answers.append(models.PublishAnswer(error=_api_error(refusal.reason)))
+        outcomes: list[PublishOutcome] = []
+
+        async def publish_all() -> None:
+            outcomes[:] = await self._node.publish_all(publication, wishes)
+            away = [isinstance(outcome, BrokerUnavailable) for outcome in outcomes]
+            # Some stored and some not is an answer, unless the rest may wait.
+            if away and (all(away) or (request.wait_seconds and any(away))):
+                raise BrokerUnavailable
+
+        try:
+            await self._waiting.until_stored(publish_all, request.wait_seconds)
+        except ValueError as error:
+            raise _not_available(str(error)) from error
+        except BrokerUnavailable:
+            if all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes):
+                raise
+        published = iter(outcomes)
+        return models.BroadcastResult([_publish_answer(next(published)) if one is None else one for one in answers])
+
+    # Connections
+
+    async def _subscribe(self, request: models.SubscribeRequest) -> models.EmptyResult:
+        options = self._options(request.channel)
+        since = request.recover_since
+        if since is not None and not options.keeps_history:
+            raise _not_available(f"recover_since: {request.channel} keeps no history")
+        if request.expire_at is not None and request.expire_at <= time.time():
+            raise Refusal(_bad_request("expire_at: it is past, so there is nothing to subscribe to"))
+        override = {
+            name: value if isinstance(value, bool) else value.value
+            for name, value in msgspec.structs.asdict(request.override or models.Overrides()).items()
+            if value is not None
+        }
+        order = SubscribeOrder(
+            channel=request.channel,
+            info=bytes(_payload(request.info, request.b64info, "info", needed=False)),
+            data=bytes(_payload(request.data, request.b64data, needed=False)),
+            override=override,
+            since=None if since is None else StreamPosition(since.offset, since.epoch),
+            expire_at=request.expire_at,
+        )
+        return await self._give(order, request)
+
+    async def _unsubscribe(self, request: models.UnsubscribeRequest) -> models.EmptyResult:
+        self._options(request.channel)
+        return await self._give(UnsubscribeOrder(channel=request.channel), request)
+
+    async def _disconnect(self, request: models.DisconnectRequest) -> models.EmptyResult:
+        order = DisconnectOrder(whitelist=request.whitelist)
+        if request.disconnect is not None:
+            try:
+                order.disconnect = Disconnect(request.disconnect.code, request.disconnect.reason)
+            except ValueError as error:
+                raise Refusal(_bad_request(f"disconnect: {error}")) from error
+        return await self._give(order, request)
+
+    async def _refresh(self, request: models.RefreshRequest) -> models.EmptyResult:
+        return await self._give(RefreshOrder(expired=request.expired, expire_at=request.expire_at), request)
+
+    async def _give(self, order: ConnectionOrder, request: Any) -> models.EmptyResult:
+        order.user, order.client, order.session = request.user, request.client, request.session
+        if not (order.user or order.client or order.session):
+            raise Refusal(_bad_request("user: name a user, or with an empty one a client or a session"))
+        await self._orders.give(order)
+        return _DONE
+
+    # Looking
+
+    async def _presence(self, request: models.PresenceRequest) -> models.PresenceResult:
+        presence = self._node.presence
+        if presence is None or not self._options(request.channel).presence:
+            raise _not_available(f"{request.channel} keeps no presence: set it in the channel's options")
+        here = await presence.get(request.channel)
+        return models.PresenceResult({client: _client_info(info) for client, info in here.items()})
+
+    async def _presence_stats(self, request: models.PresenceStatsRequest) -> models.PresenceStatsResult:
+        presence = self._node.presence
+        if presence is None or not self._options(request.channel).presence:
+            raise _not_available(f"{request.channel} keeps no presence: set it in the channel's options")
+        stats = await presence.stats(request.channel)
+        return models.PresenceStatsResult(stats.num_clients, stats.num_users)
+
+    async def _history(self, request: models.HistoryRequest) -> models.HistoryResult:
+        options = self._options_with_history(request.channel)
+        since = None if request.since is None else Since(request.since.offset, request.since.epoch)
+        wanted = HistoryRequest(request.channel, request.limit, since, request.reverse)
+        found = await self._node.read_history(request.channel, options, wanted, models.HISTORY_LIMIT)
+        publications = [_history_publication(publication) for publication in found.publications]
+        return models.HistoryResult(publications, found.offset, found.epoch)
+
+    async def _history_remove(self, request: models.HistoryRemoveRequest) -> models.EmptyResult:
+        self._options_with_history(request.channel)
+        if self._node.history is not None:
+            await self._node.history.remove(request.channel)
+        return _DONE
+
+    async def _channels(self, request: models.ChannelsRequest) -> models.ChannelsResult:
+        try:
+            counts = await self._orders.channels(request.pattern or "*")
+        except OrderRefused as refused:
+            raise Refusal(Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {refused}")) from refused
+        return models.ChannelsResult({channel: models.ChannelCount(count) for channel, count in counts.items()})
+
+    async def _info(self, request: models.InfoRequest) -> models.InfoResult:
+        return models.InfoResult(self._node.control.nodes())
+
+    async def _top(self, request: models.TopRequest) -> models.TopResult:
+        try:
+            (nodes, missing), channels = await asyncio.gather(
+                self._figures.everywhere(), self._node.top_channels.everywhere(request.limit)
+            )
+        except OrderRefused as refused:
+            raise _not_available(str(refused)) from refused
+        return models.TopResult(nodes, channels, missing)
+
+    # Revoking
+
+    async def _revoke_token(self, request: models.RevokeTokenRequest) -> models.EmptyResult:
+        await self._revoke(Revocation("token", request.uid, self._end(request.expire_at)))
+        return _DONE
+
+    async def _revoke_session(self, request: models.RevokeSessionRequest) -> models.EmptyResult:
+        await self._revoke(Revocation("session", request.session, self._end(request.expire_at)))
+        return _DONE
+
+    async def _invalidate_user_tokens(
+        self, request: models.InvalidateUserTokensRequest
+    ) -> models.InvalidateUserTokensResult:
+        # Whole seconds, as tokens tell them: one that is issued right after this must pass.
+        before = float(int(time.time())) if request.issued_before is None else request.issued_before
+        if request.channel:
+            self._options(request.channel)
+        await self._revoke(Revocation("user", request.user, self._end(request.expire_at), before, request.channel))
+        return models.InvalidateUserTokensResult(before)
+
+    async def _revoke(self, revocation: Revocation) -> None:
+        if not self._node.revocations.available:
+            raise _not_available("this broker keeps no revocations: use redis://")
+        await self._node.revocations.revoke(revocation)
+
+    def _end(self, expire_at: float | None) -> float:
+        if expire_at is None:
+            return time.time() + self._revocation_seconds
+        if expire_at <= time.time():
+            raise Refusal(_bad_request("expire_at: it is past, so there is nothing left to revoke"))
+        return expire_at
+
+    # Channels
+
+    def _options(self, channel: str) -> ChannelOptions:
+        try:
+            return self._node.channels.options(channel)
+        except Refusal as refusal:
+            if refusal.reason == codes.ERROR_UNKNOWN_CHANNEL:
+                mend = f"unknown channel: {channel!r}: its namespace is not in the channels file"
+                raise Refusal(Error(codes.ERROR_UNKNOWN_CHANNEL.code, mend)) from refusal
+            mend = "channel: too long, or with {, } or control characters, or against its namespace's channel_regex"
+            raise Refusal(_bad_request(mend)) from refusal
+
+    def _options_with_history(self, channel: str) -> ChannelOptions:
+        options = self._options(channel)
+        if self._node.history is None or not options.keeps_history:
+            raise _not_available(f"{channel} keeps no history: set history_size and history_ttl in its options")
+        return options
+
+
+def _payload(data: Raw, b64: str, field: str = "data", *, needed: bool = True) -> Raw:
+    if b64:
+        try:
+            return Raw(base64.b64decode(b64, validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise Refusal(_bad_request(f"b64{field}: it is no base64")) from error
+    if not data and needed:
+        raise Refusal(_bad_request(f"{field}: it is missing"))
+    # A view would keep the whole request alive, as long as the publication is.
+    return data.copy() if data else NO_PAYLOAD
+
+
+def _publish_options(
+    options: ChannelOptions, request: models.PublishRequest | models.BroadcastRequest
+) -> PublishOptions:
+    key = request.idempotency_key or (waiting_key() if request.wait_seconds else "")
+    if request.skip_history:
+        return PublishOptions(idempotency_key=key)
+    return options.publish_options(key)
+
+
+def _publish_answer(outcome: PublishOutcome) -> models.PublishAnswer:
+    if isinstance(outcome, StreamPosition):
+        return models.PublishAnswer(result=models.PublishResult(outcome.offset, outcome.epoch))
+    if isinstance(outcome, BrokerUnavailable):
+        return models.PublishAnswer(error=_api_error(UNAVAILABLE))
+    return models.PublishAnswer(error=models.ApiError(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {outcome}"))
+
+
+def _history_publication(publication: Publication) -> models.HistoryPublication:
+    data, binary = publication.data, ""
+    if not is_json(bytes(data)):
+        data, binary = Raw(b"null"), base64.b64encode(data).decode()
+    info = None if publication.info is None else _client_info(publication.info)
+    return models.HistoryPublication(data, publication.offset, publication.time, info, publication.tags, binary)
+
+
+def _client_info(info: ClientInfo) -> models.ClientInfo:
+    """The client without what JSON cannot hold."""
+    readable = (raw if raw and is_json(bytes(raw)) else UNSET for raw in (info.conn_info, info.chan_info))
+    return models.ClientInfo(info.user, info.client, *readable)
+
+
+def _api_error(reason: Error | Disconnect) -> models.ApiError:
+    return models.ApiError(reason.code, reason.message if isinstance(reason, Error) else reason.reason)
+
+
+def _bad_request(mend: str) -> Error:
+    return Error(codes.ERROR_BAD_REQUEST.code, f"bad request: {mend}")
+
+
+def _not_available(mend: str) -> Refusal:
+    return Refusal(Error(codes.ERROR_NOT_AVAILABLE.code, f"not available: {mend}"))

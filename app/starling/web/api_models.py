@@ -1,0 +1,428 @@
+"""What the server API takes and answers, named as the field names it; /docs is made from this."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from starling.engine.capture import TRACE_SECONDS
+from starling.engine.control import NodeInfo
+from starling.engine.node_stats import NodeFigures
+from starling.telemetry.top_channels import ChannelTraffic
+
+# One request may not keep the event loop from everyone else.
+BROADCAST_CHANNELS = 10_000
+BATCH_COMMANDS = 1_000
+HISTORY_LIMIT = 10_000
+IDEMPOTENCY_KEY_LENGTH = 255
+TOP_LIMIT = 100
+ASKER_LENGTH = 255
+WAIT_SECONDS = 60
+
+Name = Annotated[str, Meta(description="Name of the channel.", min_length=1, examples=["news:sport"])]
+User = Annotated[
+    str, Meta(description="Id of the user; empty for anonymous clients, with `client` or `session`.", examples=["42"])
+]
+Client = Annotated[str, Meta(description="Only the connection of this id.")]
+Session = Annotated[str, Meta(description="Only connections of this session.")]
+Seconds = Annotated[float, Meta(ge=0, le=253402300799, description="Seconds since 1970.")]
+Data = Annotated[Raw, Meta(description="Any JSON; it passes to the subscribers as it is.", examples=[{"text": "Hi"}])]
+Binary = Annotated[str, Meta(description="Base64 of data for clients that speak Protobuf, in place of the JSON.")]
+Tags = Annotated[dict[str, str], Meta(description="Texts that travel with the publication.")]
+IdempotencyKey = Annotated[
+    str,
+    Meta(
+        max_length=IDEMPOTENCY_KEY_LENGTH,
+        description="A second publication into a channel with the same key within 5 minutes is not sent; its answer is "
+        "the first one's. Give each publication one of its own, and a retry is harmless.",
+    ),
+]
+WaitSeconds = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=WAIT_SECONDS,
+        description="How long this may wait for a broker that is away, instead of being refused. The answer comes once "
+        "it is stored; until then it is held by this process alone.",
+    ),
+]
+TraceParent = Annotated[
+    str,
+    Meta(
+        description="The trace that this publication belongs to, as in the header of the same name (W3C Trace "
+        "Context), which it goes before. What is malformed, and all of it where tracing is off, is ignored.",
+        examples=["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"],
+    ),
+]
+TraceState = Annotated[str, Meta(description="What goes with `traceparent`, as in the header of the same name.")]
+SkipHistory = Annotated[bool, Meta(description="Only to those who are there now, even where history is kept.")]
+ExpireAt = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=253402300799,
+        description="When to forget it, in seconds since 1970: when the last of these tokens has expired. Left out: "
+        "after STARLING_REVOCATION_SECONDS.",
+    ),
+]
+
+
+# --- what is asked ---
+
+
+class PublishRequest(Struct):
+    """Send `data` to everyone in a channel."""
+
+    channel: Name
+    data: Data = msgspec.field(default_factory=Raw)
+    b64data: Binary = ""
+    skip_history: SkipHistory = False
+    tags: Tags | None = None
+    idempotency_key: IdempotencyKey = ""
+    wait_seconds: WaitSeconds = 0
+    traceparent: TraceParent = ""
+    tracestate: TraceState = ""
+
+
+class BroadcastRequest(Struct):
+    """Send the same `data` to many channels."""
+
+    channels: Annotated[
+        list[str], Meta(min_length=1, max_length=BROADCAST_CHANNELS, description="Names of the channels.")
+    ]
+    data: Data = msgspec.field(default_factory=Raw)
+    b64data: Binary = ""
+    skip_history: SkipHistory = False
+    tags: Tags | None = None
+    idempotency_key: IdempotencyKey = ""
+    wait_seconds: WaitSeconds = 0
+    traceparent: TraceParent = ""
+    tracestate: TraceState = ""
+
+
+class Position(Struct):
+    """A place in a channel's history."""
+
+    offset: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    epoch: str = ""
+
+
+class Switch(Struct):
+    """An option, on or off."""
+
+    value: bool
+
+
+class Overrides(Struct):
+    """Options of the channel for this subscription alone."""
+
+    presence: Switch | bool | None = None
+    join_leave: Switch | bool | None = None
+    force_push_join_leave: Switch | bool | None = None
+    force_positioning: Switch | bool | None = None
+    force_recovery: Switch | bool | None = None
+
+
+class SubscribeRequest(Struct):
+    """Subscribe a user's connections to a channel, on every node."""
+
+    user: User
+    channel: Name
+    client: Client = ""
+    session: Session = ""
+    info: Annotated[Raw, Meta(description="JSON that others in the channel see.")] = msgspec.field(default_factory=Raw)
+    b64info: Binary = ""
+    data: Annotated[Raw, Meta(description="JSON that the client gets with the subscription.")] = msgspec.field(
+        default_factory=Raw
+    )
+    b64data: Binary = ""
+    recover_since: Annotated[Position | None, Meta(description="Deliver what was published since then first.")] = None
+    expire_at: Annotated[
+        Seconds | None,
+        Meta(description="The subscription's end, in seconds since 1970; then the connection ends too, with 3006."),
+    ] = None
+    override: Overrides | None = None
+
+
+class UnsubscribeRequest(Struct):
+    """Take a user's connections out of a channel, on every node."""
+
+    user: User
+    channel: Name
+    client: Client = ""
+    session: Session = ""
+
+
+class DisconnectReason(Struct):
+    """How a connection ends: codes 3000-3499 and 4000-4499 let the client come back, 3500-3999 and 4500-4999 do not."""
+
+    code: Annotated[int, Meta(ge=3000, le=4999)] = 3503
+    reason: Annotated[str, Meta(max_length=123)] = "force disconnect"
+
+
+class DisconnectRequest(Struct):
+    """Close a user's connections, on every node."""
+
+    user: User
+    client: Client = ""
+    session: Session = ""
+    whitelist: Annotated[list[str], Meta(description="Ids of connections that stay.")] = msgspec.field(
+        default_factory=list
+    )
+    disconnect: Annotated[DisconnectReason | None, Meta(description="Left out: 3503, force disconnect.")] = None
+
+
+class RefreshRequest(Struct):
+    """Give a user's connections another end."""
+
+    user: User
+    client: Client = ""
+    session: Session = ""
+    expired: Annotated[bool, Meta(description="End now, with 3005; the client may come back with a new token.")] = False
+    expire_at: Annotated[Seconds | None, Meta(description="The new end, in seconds since 1970. Left out: never.")] = (
+        None
+    )
+
+
+class PresenceRequest(Struct):
+    """Ask who is in a channel."""
+
+    channel: Name
+
+
+class PresenceStatsRequest(Struct):
+    """Ask how many are in a channel."""
+
+    channel: Name
+
+
+class HistoryRequest(Struct):
+    """Read what a channel keeps."""
+
+    channel: Name
+    limit: Annotated[
+        int,
+        Meta(
+            ge=-(2**31),
+            le=2**31 - 1,
+            description=f"How many publications; 0 asks for the position alone, -1 for all there are (up to "
+            f"{HISTORY_LIMIT}: go on from the last one with `since`).",
+        ),
+    ] = 0
+    since: Annotated[
+        Position | None, Meta(description="Only what follows this position (with `reverse`: precedes).")
+    ] = None
+    reverse: Annotated[bool, Meta(description="The newest first.")] = False
+
+
+class HistoryRemoveRequest(Struct):
+    """Delete what a channel keeps; its position stays."""
+
+    channel: Name
+
+
+class ChannelsRequest(Struct):
+    """Ask which channels have subscribers, over all nodes."""
+
+    pattern: Annotated[
+        str,
+        Meta(
+            max_length=255,
+            description="`*` stands for any text, `?` for one character, `[ab]` for one of these. Empty: all.",
+            examples=["news:*"],
+        ),
+    ] = ""
+
+
+class InfoRequest(Struct):
+    """Ask which nodes there are."""
+
+
+class TopRequest(Struct):
+    """Ask what every node does, and which channels are the busiest over all of them."""
+
+    limit: Annotated[int, Meta(ge=0, le=TOP_LIMIT, description="How many channels.")] = 10
+
+
+class TraceRequest(Struct):
+    """Watch the frames of a user's connections, or those about a channel, on every node, for a bounded time.
+
+    Tokens and headers are never told, payloads on request only. Each trace is logged with all of this.
+    """
+
+    user: Annotated[str, Meta(max_length=255, description="Id of the user; or name a channel.")] = ""
+    channel: Annotated[str, Meta(description="Name of the channel; or name a user.")] = ""
+    seconds: Annotated[float, Meta(gt=0, le=TRACE_SECONDS, description="How long.")] = 30.0
+    payload: Annotated[bool, Meta(description="Tell the data too, of each the beginning.")] = False
+    by: Annotated[str, Meta(max_length=ASKER_LENGTH, description="Who asks, for the log.")] = ""
+
+
+class RevokeTokenRequest(Struct):
+    """Refuse one token from now on, and end its connections with 3500."""
+
+    uid: Annotated[str, Meta(min_length=1, max_length=255, description="The token's `jti`.")]
+    expire_at: ExpireAt | None = None
+
+
+class RevokeSessionRequest(Struct):
+    """Refuse the tokens of one session (claim `sid`) from now on, and end its connections with 3500.
+
+    Where tokens name no session, each connection is one of its own, as its connect result tells; then the connection
+    ends, and its token is refused from now on if it has a `jti`.
+    """
+
+    session: Annotated[str, Meta(min_length=1, max_length=255, description="The session's id.")]
+    expire_at: ExpireAt | None = None
+
+
+class InvalidateUserTokensRequest(Struct):
+    """Refuse a user's tokens issued before a moment, and end the connections that came with one, with 3500."""
+
+    user: Annotated[str, Meta(min_length=1, max_length=255, description="Id of the user.")]
+    issued_before: Annotated[
+        Seconds | None,
+        Meta(
+            description="Tokens whose `iat` is earlier, or that have none, are refused; in seconds since 1970. Left "
+            "out: the current second, so that a token which you issue right afterwards passes."
+        ),
+    ] = None
+    channel: Annotated[str, Meta(description="Only subscription tokens, of this channel.")] = ""
+    expire_at: ExpireAt | None = None
+
+
+class BatchCommand(Struct, omit_defaults=True):
+    """One command: exactly one of the methods, with its request."""
+
+    publish: PublishRequest | None = None
+    broadcast: BroadcastRequest | None = None
+    subscribe: SubscribeRequest | None = None
+    unsubscribe: UnsubscribeRequest | None = None
+    disconnect: DisconnectRequest | None = None
+    refresh: RefreshRequest | None = None
+    presence: PresenceRequest | None = None
+    presence_stats: PresenceStatsRequest | None = None
+    history: HistoryRequest | None = None
+    history_remove: HistoryRemoveRequest | None = None
+    channels: ChannelsRequest | None = None
+    info: InfoRequest | None = None
+    top: TopRequest | None = None
+    revoke_token: RevokeTokenRequest | None = None
+    revoke_session: RevokeSessionRequest | None = None
+    invalidate_user_tokens: InvalidateUserTokensRequest | None = None
+
+
+class BatchRequest(Struct):
+    """Do several things with one request: one after the other, or with `parallel` all at once."""
+
+    commands: Annotated[list[BatchCommand], Meta(max_length=BATCH_COMMANDS)]
+    parallel: bool = False
+
+
+# --- what is answered ---
+
+
+class ApiError(Struct):
+    """Why it was not done."""
+
+    code: Annotated[int, Meta(examples=[107])]
+    message: Annotated[str, Meta(examples=["bad request: channel: it is missing"])]
+
+
+class PublishResult(Struct, omit_defaults=True):
+    """The publication's place in the channel's history; empty where it has none."""
+
+    offset: int = 0
+    epoch: str = ""
+
+
+class PublishAnswer(Struct, omit_defaults=True):
+    """What became of one channel of a broadcast."""
+
+    error: ApiError | None = None
+    result: PublishResult | None = None
+
+
+class BroadcastResult(Struct):
+    """What became of each channel, in the order of the request."""
+
+    responses: list[PublishAnswer]
+
+
+class EmptyResult(Struct):
+    """It was done."""
+
+
+class ClientInfo(Struct):
+    """A connection. `conn_info` and `chan_info` are what its tokens say for others to see."""
+
+    user: str
+    client: str
+    conn_info: Raw | UnsetType = UNSET
+    chan_info: Raw | UnsetType = UNSET
+
+
+class PresenceResult(Struct):
+    """Who is in the channel, by client id."""
+
+    presence: dict[str, ClientInfo]
+
+
+class PresenceStatsResult(Struct):
+    """How many connections are in the channel, and how many users they are of."""
+
+    num_clients: int
+    num_users: int
+
+
+class HistoryPublication(Struct, omit_defaults=True):
+    """A publication; `time` in milliseconds since 1970. Data that is no JSON is null here and stands in `b64data`."""
+
+    data: Raw
+    offset: int = 0
+    time: int = 0
+    info: ClientInfo | None = None
+    tags: dict[str, str] | None = None
+    b64data: str = ""
+
+
+class HistoryResult(Struct):
+    """The publications asked for, and the position of the channel's newest one."""
+
+    publications: list[HistoryPublication]
+    offset: int
+    epoch: str
+
+
+class ChannelCount(Struct):
+    """How many connections are in a channel."""
+
+    num_clients: int
+
+
+class ChannelsResult(Struct):
+    """The channels with subscribers; over 100,000 on one node are refused with 106."""
+
+    channels: dict[str, ChannelCount]
+
+
+class InfoResult(Struct):
+    """Every node: each worker of each pod is one."""
+
+    nodes: list[NodeInfo]
+
+
+class TopResult(Struct):
+    """Every node that answered, the busiest channels first, and the names of nodes that did not answer in time.
+
+    Rates of channels are those of about the last ten seconds.
+    """
+
+    nodes: list[NodeFigures]
+    channels: list[ChannelTraffic]
+    missing: list[str]
+
+
+class InvalidateUserTokensResult(Struct):
+    """Tokens issued before this moment are refused, in seconds since 1970."""
+
+    issued_before: float

@@ -1,0 +1,167 @@
+"""Who a client of the real-time protocol is and what it may enter: tokens on one side, namespaces on the other."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+from msgspec import Raw
+from msgspec.structs import replace
+
+from starling.auth.handshake import find_token
+from starling.auth.tokens import (
+    ChannelOverride,
+    Credentials,
+    KeyNotLoaded,
+    RefusalReason,
+    SubscriptionGrant,
+    TokenRefused,
+)
+from starling.client.authority import Grant, Identity
+from starling.engine.channels import OVERRIDES, USERS_MARK, ChannelOptions, Channels
+from starling.protocol import codes
+from starling.protocol.codes import Error, Refusal
+from starling.protocol.messages import ConnectRequest, SubscribeRequest
+from starling.web.revocation import RevocableVerifier, connection_facts, subscription_facts
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.authority")
+
+EXPIRED_AT_REFRESH = Error(codes.ERROR_TOKEN_EXPIRED.code, codes.ERROR_TOKEN_EXPIRED.message, temporary=True)
+
+
+class TokenAuthority:
+    """Implements starling.client.authority.Authority with tokens.
+
+    `allow_anonymous` lets clients without a token in; `personal_channel` enters every user in `#USER`.
+    """
+
+    def __init__(
+        self, verifier: RevocableVerifier, channels: Channels, *, allow_anonymous: bool, personal_channel: bool
+    ) -> None:
+        self._verifier = verifier
+        self._channels = channels
+        self._allow_anonymous = allow_anonymous
+        self._personal_channel = personal_channel
+
+    async def identify(self, request: ConnectRequest, handshake: Identity | Refusal | None) -> Identity:
+        """By the token of the command, else by the handshake, else anonymous where allowed, else 3500.
+
+        Browsers cannot set the headers of a WebSocket, so their SDK sends some with the command: an Authorization
+        header among them counts as the token of the command.
+        """
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        presented = find_token(authorization=headers.get("authorization"))
+        token = request.token or (presented.token if presented is not None else "")
+        if token:
+            return await self.identify_token(token)
+        if isinstance(handshake, Identity):
+            # Seconds may have passed since the upgrade.
+            if handshake.token is not None and self._verifier.revoked(handshake.token):
+                raise Refusal(codes.DISCONNECT_INVALID_TOKEN)
+            return handshake
+        if self._allow_anonymous:
+            return Identity()
+        raise handshake or Refusal(codes.DISCONNECT_INVALID_TOKEN)
+
+    async def identify_token(self, token: str) -> Identity:
+        """Who a connection token says the client is. Raises Refusal: 109 for an expired one, 3500 for a bad one."""
+        return self.identity_of(await self._connection(token))
+
+    def identity_of(self, credentials: Credentials) -> Identity:
+        """What verified credentials say, with the channels they enter. Raises Refusal for a channel that cannot be."""
+        subscriptions = {
+            channel: Grant(
+                _overridden(self._channels.options(channel), options.override),
+                Raw(options.info),
+                Raw(options.data),
+                options.expires_at,
+            )
+            for channel, options in credentials.subs.items()
+        }
+        if self._personal_channel and credentials.user:
+            personal = USERS_MARK + credentials.user
+            subscriptions.setdefault(personal, Grant(self._channels.options(personal)))
+        return Identity(
+            user=credentials.user,
+            info=Raw(credentials.info),
+            meta=credentials.meta,
+            expires_at=credentials.expires_at,
+            token=connection_facts(credentials),
+            subscriptions=subscriptions,
+        )
+
+    async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
+        """By the subscription token of the command, else by the channel's options."""
+        if not request.token:
+            return self.grant_by_options(identity, request.channel)
+        options = self._channels.options(request.channel)
+        granted = await self._subscription(identity, request.channel, request.token)
+        return _grant(options, granted)
+
+    def grant_by_options(self, identity: Identity, channel: str) -> Grant:
+        """By the channel's options."""
+        options = self._channels.options(channel)
+        if not self._channels.may_subscribe(channel, identity.user):
+            raise Refusal(codes.ERROR_PERMISSION_DENIED)
+        return Grant(options)
+
+    async def renew(self, identity: Identity, token: str) -> Identity:
+        """A new token must be of the same user, or the connection ends with 3500."""
+        with _another_chance():
+            credentials = await self._connection(token)
+        if credentials.user != identity.user:
+            raise Refusal(codes.DISCONNECT_INVALID_TOKEN)
+        return replace(identity, expires_at=credentials.expires_at, token=connection_facts(credentials))
+
+    async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
+        """A new subscription token must be of the same user and channel, or it is refused with 103."""
+        with _another_chance():
+            granted = await self._subscription(identity, channel, token)
+        return _grant(self._channels.options(channel), granted)
+
+    async def _connection(self, token: str) -> Credentials:
+        try:
+            return await self._verifier.connection(token)
+        except TokenRefused as refused:
+            raise _refusal(refused, codes.DISCONNECT_INVALID_TOKEN) from refused
+
+    async def _subscription(self, identity: Identity, channel: str, token: str) -> SubscriptionGrant:
+        try:
+            granted = await self._verifier.subscription(token)
+        except TokenRefused as refused:
+            raise _refusal(refused, codes.ERROR_PERMISSION_DENIED) from refused
+        if granted.user != identity.user or granted.channel != channel:
+            log.info("token_refused", reason="for_another_user_or_channel")
+            raise Refusal(codes.ERROR_PERMISSION_DENIED)
+        return granted
+
+
+@contextmanager
+def _another_chance() -> Iterator[None]:
+    """Answer an expired token as temporary: an SDK then fetches the next one, while it gives up after a final error."""
+    try:
+        yield
+    except Refusal as refusal:
+        if refusal.reason == codes.ERROR_TOKEN_EXPIRED:
+            raise Refusal(EXPIRED_AT_REFRESH) from refusal
+        raise
+
+
+def _refusal(refused: TokenRefused, final: codes.Error | codes.Disconnect) -> Refusal:
+    log.info("token_refused", reason=refused.reason.value, claim=refused.claim)
+    if isinstance(refused, KeyNotLoaded):
+        return Refusal(codes.ERROR_INTERNAL)
+    return Refusal(codes.ERROR_TOKEN_EXPIRED if refused.reason is RefusalReason.EXPIRED else final)
+
+
+def _grant(options: ChannelOptions, granted: SubscriptionGrant) -> Grant:
+    return Grant(
+        _overridden(options, granted.override),
+        Raw(granted.info),
+        Raw(granted.data),
+        granted.expires_at,
+        token=subscription_facts(granted),
+    )
+
+
+def _overridden(options: ChannelOptions, override: ChannelOverride) -> ChannelOptions:
+    return options.overridden({name: getattr(override, name) for name in OVERRIDES})

@@ -1,0 +1,82 @@
+"""`WS /ws/{client_id}`: one room for everyone on every worker."""
+
+import structlog
+from fastapi import APIRouter, Depends, WebSocket
+from msgspec import Raw
+
+from starling.engine.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions
+from starling.engine.connection import Connection
+from starling.engine.node import Node
+from starling.engine.transport import Frame
+from starling.protocol.messages import Publication, Push
+from starling.web.dependencies import CredentialsDependency, DoorsDependency, admit, identify
+from starling.web.handoff import hand_off
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.chat")
+router = APIRouter(dependencies=[Depends(admit)])
+
+# In the empty namespace, which no client of the real-time protocol can name.
+ROOM = ":chat"
+UNSUPPORTED_DATA = 1003
+
+
+class ChatConnection(Connection):
+    """A member of the room: what it writes is said to everyone, itself included, in one order for all."""
+
+    __slots__ = ("_client_id", "_node")
+
+    kind = "chat"
+
+    def __init__(self, node: Node, user: str, client_id: int) -> None:
+        super().__init__(node, user)
+        self._node = node
+        self._client_id = client_id
+
+    @staticmethod
+    def encode(push: Push) -> Frame:
+        """The sentence itself."""
+        return Frame(bytes(push.pub.data) if push.pub else b"", text=True)
+
+    def describe(self) -> dict[str, object]:
+        """The member's number."""
+        return {"client_id": self._client_id}
+
+    async def begin(self) -> None:
+        """Enter the room; while the broker is away the member waits in it, and hears again when the link returns."""
+        try:
+            await self._node.subscriptions.wait_in(self, ROOM)
+        except BrokerUnavailable:
+            log.warning("chat_waits_for_broker", connection_id=self.id)
+
+    async def receive(self, message: str | bytes) -> None:
+        """Say a text to the room."""
+        if isinstance(message, bytes):
+            self.close(UNSUPPORTED_DATA, "the chat takes text")
+            return
+        self.reply_text(f"You wrote: {message}")
+        try:
+            await self._say(f"Client #{self._client_id} says: {message}")
+        except BrokerUnavailable:
+            self.reply_text("Your message was not delivered: the broker does not answer. Try again in a moment.")
+        except PublicationTooLarge as too_large:
+            self.reply_text(f"Your message was not delivered: {too_large}")
+
+    async def end(self) -> None:
+        """Leave the room, and tell the others."""
+        await self._node.subscriptions.leave(self, ROOM)
+        try:
+            await self._say(f"Client #{self._client_id} left the chat")
+        except BrokerUnavailable:
+            log.warning("chat_leave_not_told", connection_id=self.id)
+
+    async def _say(self, sentence: str) -> None:
+        await self._node.publish(ROOM, Publication(data=Raw(sentence.encode())), PublishOptions())
+
+
+@router.websocket("/ws/{client_id}")
+async def chat(
+    websocket: WebSocket, doors: DoorsDependency, client_id: int, credentials: CredentialsDependency
+) -> None:
+    """The chat door."""
+    user = credentials.user if credentials else ""
+    await hand_off(websocket, identify(ChatConnection(doors.node, user, client_id), credentials), doors)

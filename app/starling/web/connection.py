@@ -1,0 +1,53 @@
+"""`WS /connection/websocket`: the real-time protocol, in JSON or Protobuf."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, WebSocket
+
+from starling.client.authority import Identity
+from starling.client.realtime import JsonConnection, ProtobufConnection, RealtimeConnection
+from starling.protocol.codes import Refusal
+from starling.web.dependencies import DoorsDependency, admit, presented_token
+from starling.web.handoff import hand_off
+
+router = APIRouter(dependencies=[Depends(admit)])
+
+SUBPROTOCOLS = {"centrifuge-json": JsonConnection, "centrifuge-protobuf": ProtobufConnection}
+
+
+async def find_identity(websocket: WebSocket, doors: DoorsDependency) -> Identity | Refusal | None:
+    """Who the handshake's token says it is, or why it is no good; None without one.
+
+    Browsers cannot read why an upgrade was refused, so nothing is refused here: a client whose connect command brings
+    no token either is told then.
+    """
+    presented = presented_token(websocket, doors)
+    if presented is None:
+        return None
+    try:
+        return await doors.authority.identify_token(presented.token)
+    except Refusal as refusal:
+        return refusal
+
+
+def choose_format(websocket: WebSocket) -> tuple[type[RealtimeConnection], str | None]:
+    """The wire format a client asks for, and the subprotocol that the upgrade answers."""
+    offered = websocket.scope["subprotocols"]
+    for subprotocol, kind in SUBPROTOCOLS.items():
+        if subprotocol in offered:
+            return kind, subprotocol
+    query: bytes = websocket.scope["query_string"]
+    protobuf = query and websocket.query_params.get("format") == "protobuf"
+    return ProtobufConnection if protobuf else JsonConnection, None
+
+
+@router.websocket("/connection/websocket")
+async def connection(
+    websocket: WebSocket,
+    doors: DoorsDependency,
+    identity: Annotated[Identity | Refusal | None, Depends(find_identity)],
+) -> None:
+    """The real-time door."""
+    kind, subprotocol = choose_format(websocket)
+    client = kind(doors.node, doors.authority, doors.session_limits, identity)
+    await hand_off(websocket, client, doors, subprotocol)

@@ -1,0 +1,22 @@
+"""How a request that no door can take is answered: with a status and a sentence, never with a traceback."""
+
+from typing import Any
+
+from fastapi import FastAPI, WebSocket, status
+from fastapi.exceptions import WebSocketRequestValidationError
+from fastapi.responses import JSONResponse
+
+from starling.web.dependencies import doors_of
+
+
+async def refuse_parameters(websocket: WebSocket, error: Any) -> None:
+    """422 before the upgrade, naming each parameter that does not fit; values are not repeated."""
+    doors_of(websocket).node.metrics.refuse("parameters")
+    problems = [{"parameter": str(problem["loc"][-1]), "message": problem["msg"]} for problem in error.errors()]
+    response = JSONResponse({"detail": problems}, status.HTTP_422_UNPROCESSABLE_CONTENT)
+    await websocket.send_denial_response(response)
+
+
+def install(application: FastAPI) -> None:
+    """Answer refused WebSocket parameters in this way."""
+    application.add_exception_handler(WebSocketRequestValidationError, refuse_parameters)

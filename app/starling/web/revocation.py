@@ -1,0 +1,55 @@
+"""Refuses tokens that were revoked, whatever door they are brought to."""
+
+from starling.auth.tokens import (
+    Credentials,
+    KeyNotLoaded,
+    RefusalReason,
+    SubscriptionGrant,
+    TokenRefused,
+    TokenVerifier,
+)
+from starling.engine.revocation import Revocations
+from starling.engine.token_facts import TokenFacts
+
+
+def connection_facts(credentials: Credentials) -> TokenFacts:
+    """What a connection token is known by."""
+    return TokenFacts(credentials.user, credentials.token_id, credentials.session, credentials.issued_at)
+
+
+def subscription_facts(grant: SubscriptionGrant) -> TokenFacts:
+    """What a subscription token is known by."""
+    return TokenFacts(grant.user, grant.token_id, grant.session, grant.issued_at, grant.channel)
+
+
+class RevocableVerifier:
+    """Implements starling.auth.tokens.TokenVerifier: what another one verifies, unless it is revoked."""
+
+    def __init__(self, verifier: TokenVerifier, revocations: Revocations) -> None:
+        self._verifier = verifier
+        self._revocations = revocations
+
+    async def connection(self, token: str) -> Credentials:
+        """Verify a connection token. Raises TokenRefused."""
+        credentials = await self._verifier.connection(token)
+        self._check(connection_facts(credentials))
+        return credentials
+
+    async def subscription(self, token: str) -> SubscriptionGrant:
+        """Verify a subscription token. Raises TokenRefused."""
+        grant = await self._verifier.subscription(token)
+        self._check(subscription_facts(grant))
+        return grant
+
+    def revoked(self, token: TokenFacts) -> bool:
+        """Whether a token that was good has been revoked since."""
+        return self._revocations.refuses(token)
+
+    def _check(self, token: TokenFacts) -> None:
+        if not self._revocations.loaded:
+            raise KeyNotLoaded(
+                RefusalReason.REVOCATIONS_NOT_LOADED,
+                "This process has not yet been able to read which tokens are revoked.",
+            )
+        if self.revoked(token):
+            raise TokenRefused(RefusalReason.REVOKED, "The token was revoked.")

@@ -1,0 +1,218 @@
+"""What is answered without a task: who is known by the handshake, and channels that this process hears already."""
+
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Raw
+from prometheus_client import CollectorRegistry
+
+from starling.client.authority import Identity
+from starling.client.realtime import JsonConnection
+from starling.engine.broker import PublishOptions
+from starling.engine.lifecycle import NoLifecycle
+from starling.engine.token_facts import TokenFacts
+from starling.main import create_app
+from starling.protocol.messages import Publication
+from starling.settings import load_settings
+from starling.web.dependencies import Doors
+from tests.support.json_transport import JsonTransport
+from tests.support.waiting import until
+
+CHANNELS = {
+    "default": {"allow_subscribe_for_client": True, "allow_publish_for_subscriber": True},
+    "namespaces": {"closed": {}, "shown": {"allow_subscribe_for_client": True, "presence": True}},
+}
+
+
+class Told(NoLifecycle):
+    """Keeps what those outside hear of one client."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, ...]] = []
+
+    def connected(self, client: str, user: str) -> None:
+        self.events.append(("connected", user))
+
+    def subscribed(self, client: str, user: str, channel: str) -> None:
+        self.events.append(("subscribed", user, channel))
+
+    def unsubscribed(self, client: str, user: str, channel: str) -> None:
+        self.events.append(("unsubscribed", user, channel))
+
+
+def made(tmp_path: Path) -> Doors:
+    """A worker's doors, its node not started yet."""
+    channels = tmp_path / "channels.json"
+    channels.write_text(json.dumps(CHANNELS))
+    environment = {"STARLING_TOKEN_HMAC_SECRET": "x" * 32, "STARLING_CHANNELS_FILE": str(channels)}
+    doors: Doors = create_app(load_settings(environment), CollectorRegistry()).state.doors
+    return doors
+
+
+@pytest.fixture
+async def doors(tmp_path: Path) -> AsyncIterator[Doors]:
+    doors = made(tmp_path)
+    doors.node.lifecycle = Told()
+    await doors.node.start()
+    await until(lambda: doors.node.readiness.ready, "the node is ready")
+    yield doors
+    await doors.node.stop()
+
+
+def opened(doors: Doors, user: str) -> tuple[JsonConnection, JsonTransport]:
+    """A client that has said nothing yet."""
+    client = JsonConnection(doors.node, doors.authority, doors.session_limits, Identity(user, token=TokenFacts(user)))
+    transport = JsonTransport()
+    client.open(transport)
+    return client, transport
+
+
+def commands(*bodies: dict[str, Any]) -> str:
+    """One frame of commands, numbered from 1."""
+    return "\n".join(json.dumps({"id": number, **body}) for number, body in enumerate(bodies, 1))
+
+
+async def first_in(doors: Doors, channel: str) -> JsonTransport:
+    """Have this process hear a channel; returns what its first listener is told."""
+    client, transport = opened(doors, "first")
+    client.on_message(commands({"connect": {}}, {"subscribe": {"channel": channel}}))
+    await answered(transport, 2)
+    return transport
+
+
+async def answered(transport: JsonTransport, count: int) -> None:
+    await until(lambda: len(transport.lines) >= count, f"{count} commands are answered")
+
+
+async def published(doors: Doors, channel: str, data: bytes, first: JsonTransport) -> None:
+    """Publish; returns when the first listener has heard it, and with it everybody in the channel."""
+    await doors.node.publish(channel, Publication(data=Raw(data)), PublishOptions())
+    await until(lambda: first.pushes, "the first listener hears it")
+
+
+def heard(transport: JsonTransport) -> list[Any]:
+    """The data of the publications that came."""
+    return [push["pub"]["data"] for push in transport.pushes]
+
+
+async def test_a_whole_frame_is_answered_in_its_order_before_anything_else_runs(doors: Doors) -> None:
+    first = await first_in(doors, "news")
+    client, transport = opened(doors, "alice")
+
+    client.on_message(
+        commands(
+            {"connect": {}},
+            {"subscribe": {"channel": "news"}},
+            {"subscribe": {"channel": "closed:a"}},
+            {"subscribe": {"channel": "news"}},
+        )
+    )
+
+    assert [line["id"] for line in transport.lines[:2]] == [1, 2]
+    assert "connect" in transport.lines[0]
+    assert "subscribe" in transport.lines[1]
+    await answered(transport, 4)
+    errors = {line["id"]: line["error"]["code"] for line in transport.lines[2:]}
+    assert errors == {3: 103, 4: 105}
+    await published(doors, "news", b'"hello"', first)
+    assert heard(transport) == ["hello"]
+
+
+async def test_those_outside_hear_of_the_client_before_its_channels(doors: Doors) -> None:
+    await first_in(doors, "news")
+    told: Told = doors.node.lifecycle  # type: ignore[assignment]
+    told.events.clear()
+    client, _ = opened(doors, "alice")
+
+    client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "news"}}))
+    client.on_close(1000, "")
+
+    assert told.events == [("connected", "alice"), ("subscribed", "alice", "news"), ("unsubscribed", "alice", "news")]
+
+
+async def test_who_enters_and_leaves_in_one_frame_gets_nothing_and_is_not_counted(doors: Doors) -> None:
+    first = await first_in(doors, "news")
+    client, transport = opened(doors, "alice")
+
+    news = {"channel": "news"}
+    client.on_message(commands({"connect": {}}, {"subscribe": news}, {"unsubscribe": news}))
+    await answered(transport, 3)
+    await published(doors, "news", b'"hello"', first)
+
+    assert [line["id"] for line in transport.lines] == [1, 2, 3]
+    assert doors.node.metrics.subscriptions.total() == 1
+
+
+async def test_a_publication_that_is_owed_already_is_not_for_who_enters_after_it(doors: Doors) -> None:
+    await first_in(doors, "news")
+    client, transport = opened(doors, "alice")
+    client.on_message(commands({"connect": {}}))
+
+    doors.node.hub.broadcast("news", Publication(data=Raw(b'"before"')))
+    client.on_message(commands({"ping": {}}, {"subscribe": {"channel": "news"}}))
+    doors.node.hub.broadcast("news", Publication(data=Raw(b'"after"')))
+    await until(lambda: transport.pushes, "a publication comes")
+
+    assert transport.lines[-2]["id"] == 2
+    assert heard(transport) == ["after"]
+
+
+async def test_what_a_client_is_owed_comes_before_its_close(doors: Doors) -> None:
+    first = await first_in(doors, "news")
+    client, transport = opened(doors, "alice")
+    client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "news"}}))
+    doors.node.hub.broadcast("news", Publication(data=Raw(b'"last"')))
+    assert heard(transport) == []
+
+    client.close(3000, "enough")
+
+    assert heard(transport) == ["last"]
+    assert transport.closed_with == (3000, "enough")
+    await until(lambda: heard(first) == ["last"], "the others are written to in their turn")
+
+
+async def test_presence_is_kept_of_channels_that_are_heard(doors: Doors) -> None:
+    await first_in(doors, "shown:a")
+    client, transport = opened(doors, "alice")
+    client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "shown:a"}}))
+    await answered(transport, 2)
+
+    assert [line["id"] for line in transport.lines] == [1, 2]
+    assert doors.node.presence is not None
+    assert {info.user for info in (await doors.node.presence.get("shown:a")).values()} == {"first", "alice"}
+
+
+async def test_a_revoked_handshake_is_disconnected(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, transport = opened(doors, "alice")
+    monkeypatch.setattr(doors.node.revocations, "refuses", lambda token: token.user == "alice")
+
+    client.on_message(commands({"connect": {}}))
+
+    assert transport.closed_with == (3500, "invalid token")
+    assert transport.lines == []
+
+
+async def test_no_two_clients_have_one_name_whatever_an_application_seeds(doors: Doors) -> None:
+    names: set[str] = set()
+    for _ in range(3):
+        random.seed(7)
+        client, _ = opened(doors, "alice")
+        names |= {client.id, client.session_id}
+
+    assert len(names) == 6
+
+
+async def test_no_two_workers_give_one_name_though_one_process_made_them(tmp_path: Path) -> None:
+    one, other = made(tmp_path), made(tmp_path)
+    other.node.names.setstate(one.node.names.getstate())  # as it is in two workers after the fork
+    await one.node.start()
+    await other.node.start()
+    try:
+        assert opened(one, "alice")[0].id != opened(other, "alice")[0].id
+    finally:
+        await one.node.stop()
+        await other.node.stop()

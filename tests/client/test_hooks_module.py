@@ -1,0 +1,205 @@
+"""Hooks of a Python module: what they are given, what they decide, and how they fail."""
+
+import asyncio
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from msgspec import Raw
+from pydantic import BaseModel
+from structlog.testing import capture_logs
+
+from starling.client.hooks_module import HooksError, ModuleHooks, load_hooks
+from starling.engine.hooks import Refuse
+from starling.protocol.codes import Disconnect, Error, Refusal
+from starling.protocol.messages import ClientInfo
+
+ALICE = ClientInfo(user="alice", client="c1")
+
+
+class Order(BaseModel):
+    """A payload with a shape."""
+
+    id: int
+    note: str = ""
+
+
+def hooks(**functions: Any) -> ModuleHooks:
+    module = ModuleType("a_test")
+    vars(module).update(functions)
+    return ModuleHooks(module, seconds=0.2)
+
+
+async def refusal(work: Any) -> Error | Disconnect:
+    with pytest.raises(Refusal) as caught:
+        await work
+    return caught.value.reason
+
+
+async def test_a_method_gets_the_client_and_its_payload_as_a_model() -> None:
+    async def get_order(client: ClientInfo, data: Order) -> Order:
+        return Order(id=data.id + 1, note=client.user)
+
+    result = await hooks(rpc={"order.get": get_order}).call(ALICE, "order.get", Raw(b'{"id": 41}'))
+
+    assert bytes(result) == b'{"id":42,"note":"alice"}'
+
+
+async def test_an_unknown_method_is_104() -> None:
+    reason = await refusal(hooks().call(ALICE, "nothing", Raw(b"{}")))
+
+    assert reason.code == 104
+
+
+async def test_a_payload_of_another_shape_is_107_and_names_the_field() -> None:
+    async def get_order(client: ClientInfo, data: Order) -> None:
+        raise AssertionError("called")
+
+    reason = await refusal(hooks(rpc={"get": get_order}).call(ALICE, "get", Raw(b'{"id": "x"}')))
+
+    assert isinstance(reason, Error)
+    assert reason.code == 107
+    assert "data.id" in reason.message
+
+
+async def test_a_hook_may_refuse_with_a_code_of_its_own() -> None:
+    async def on_subscribe(client: ClientInfo, channel: str) -> None:
+        raise Refuse("not on weekends", 400)
+
+    reason = await refusal(hooks(on_subscribe=on_subscribe).subscribe(ALICE, "room", Raw()))
+
+    assert reason == Error(400, "not on weekends")
+
+
+@pytest.mark.parametrize("code", [3000, 3507, 4000, 4999])
+async def test_a_hook_may_disconnect_with_a_code_of_that_range(code: int) -> None:
+    async def on_connect(client: ClientInfo) -> None:
+        raise Refuse("ü" * 100, code)
+
+    reason = await refusal(hooks(on_connect=on_connect).connect(ALICE, Raw()))
+
+    # A close frame holds 123 bytes.
+    assert reason == Disconnect(code, "ü" * 61)
+
+
+async def test_a_hook_that_raises_is_100() -> None:
+    async def on_publish(client: ClientInfo, channel: str, data: Any) -> None:
+        raise KeyError("a mistake")
+
+    reason = await refusal(hooks(on_publish=on_publish).publish(ALICE, "room", Raw(b"1")))
+
+    assert reason.code == 100
+
+
+async def test_a_hook_that_refuses_with_a_code_of_the_sdks_is_100() -> None:
+    async def on_subscribe(client: ClientInfo, channel: str) -> None:
+        raise Refuse("no", 50)
+
+    reason = await refusal(hooks(on_subscribe=on_subscribe).subscribe(ALICE, "room", Raw()))
+
+    assert reason.code == 100
+
+
+@pytest.mark.parametrize("method", ["connect", "publish", "call"])
+async def test_a_hook_whose_answer_cannot_be_told_is_100(method: str) -> None:
+    async def hook(client: ClientInfo, *_: str) -> object:
+        return object()
+
+    known = hooks(on_connect=hook, on_publish=hook, rpc={"get": hook})
+    asked = {"connect": (), "publish": ("room",), "call": ("get",)}[method]
+    with capture_logs() as lines:
+        reason = await refusal(getattr(known, method)(ALICE, *asked, Raw()))
+
+    assert reason.code == 100
+    assert [line["event"] for line in lines] == ["hook_failed"]
+
+
+async def test_a_slow_hook_is_bounded() -> None:
+    async def on_connect(client: ClientInfo) -> None:
+        await asyncio.sleep(30)
+
+    async with asyncio.timeout(5):
+        reason = await refusal(hooks(on_connect=on_connect).connect(ALICE, Raw()))
+
+    assert reason.code == 100
+
+
+async def test_what_on_connect_returns_goes_to_the_client() -> None:
+    async def on_connect(client: ClientInfo, data: Any) -> dict[str, Any]:
+        return {"hello": client.user, "sent": data}
+
+    result = await hooks(on_connect=on_connect).connect(ALICE, Raw(b'{"a":1}'))
+
+    assert bytes(result) == b'{"hello":"alice","sent":{"a":1}}'
+
+
+async def test_on_publish_may_change_what_is_published_or_leave_it() -> None:
+    async def on_publish(client: ClientInfo, channel: str, data: Any) -> Any:
+        return {"shout": data["text"].upper()} if channel == "loud" else None
+
+    both = hooks(on_publish=on_publish)
+
+    assert bytes(await both.publish(ALICE, "loud", Raw(b'{"text":"a"}'))) == b'{"shout":"A"}'
+    assert bytes(await both.publish(ALICE, "calm", Raw(b'{"text":"a"}'))) == b'{"text":"a"}'
+
+
+async def test_a_hook_may_take_the_bytes_as_they_came() -> None:
+    seen: list[bytes] = []
+
+    async def on_message(client: ClientInfo, data: bytes) -> None:
+        seen.append(data)
+
+    await hooks(on_message=on_message).message(ALICE, Raw(b"\x00\xff"))
+
+    assert seen == [b"\x00\xff"]
+
+
+def test_a_plain_function_is_refused_with_the_mend() -> None:
+    def on_connect(client: ClientInfo) -> None:
+        return None
+
+    with pytest.raises(HooksError, match="async def"):
+        hooks(on_connect=on_connect)
+
+
+def test_a_misspelt_hook_is_refused() -> None:
+    async def on_conect(client: ClientInfo) -> None:
+        return None
+
+    with pytest.raises(HooksError, match="on_conect: not a hook; the hooks are on_connect"):
+        hooks(on_conect=on_conect)
+
+
+@pytest.mark.parametrize("name", ["app", "starling.main"])
+def test_starlings_own_modules_are_no_hooks(name: str) -> None:
+    with pytest.raises(HooksError, match="Starling's own"):
+        load_hooks(name, None, seconds=1)
+
+
+def test_a_module_is_found_on_the_path_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend("")
+    (tmp_path / "hooks_of_this_test.py").write_text("async def on_connect(client):\n    return {'a': 1}\n")
+
+    loaded = load_hooks("hooks_of_this_test", tmp_path, seconds=1)
+
+    assert bytes(asyncio.run(loaded.connect(ALICE, Raw()))) == b'{"a":1}'
+
+
+def test_a_module_that_is_not_there_is_named_with_the_mend() -> None:
+    with pytest.raises(HooksError, match=r"no module nowhere_to_be_found: .*STARLING_HOOKS_PATH"):
+        load_hooks("nowhere_to_be_found", None, seconds=1)
+
+
+def test_a_module_that_fails_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend("")
+    (tmp_path / "broken_hooks.py").write_text("1 / 0\n")
+
+    with pytest.raises(HooksError, match="importing broken_hooks failed: ZeroDivisionError"):
+        load_hooks("broken_hooks", tmp_path, seconds=1)
+
+
+async def test_what_nobody_takes_ends_the_connection_with_3508() -> None:
+    reason = await refusal(hooks().message(ALICE, Raw(b"1")))
+
+    assert reason.code == 3508

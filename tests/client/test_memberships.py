@@ -1,0 +1,202 @@
+"""The channels of one client: what is left of one that it did not get into, and of all when it is not let in."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec import Raw
+from prometheus_client import CollectorRegistry
+
+from starling.brokers.memory.history import MemoryHistory
+from starling.client.authority import Grant
+from starling.client.memberships import Memberships
+from starling.client.realtime import JsonConnection
+from starling.engine.broker import BrokerUnavailable
+from starling.engine.channels import DEFAULT_NAMESPACE, parse_channels
+from starling.engine.follower import Joined
+from starling.engine.node import Node
+from starling.engine.subscriptions import Subscriber
+from starling.engine.token_facts import TokenFacts
+from starling.main import create_app
+from starling.protocol.messages import ClientInfo, Publication
+from starling.settings import load_settings
+from starling.web.dependencies import Doors
+from tests.support.json_transport import JsonTransport
+from tests.support.waiting import until
+
+SHOWN = parse_channels({"default": {"presence": True}}, developer=False)
+KEPT = parse_channels({"default": {"history_size": 10, "history_ttl": "1m"}}, developer=False)
+
+
+@pytest.fixture
+async def doors() -> AsyncIterator[Doors]:
+    settings = load_settings({"STARLING_TOKEN_HMAC_SECRET": "x" * 32})
+    doors: Doors = create_app(settings, CollectorRegistry()).state.doors
+    await doors.node.start()
+    await until(lambda: doors.node.readiness.ready, "the node is ready")
+    yield doors
+    await doors.node.stop()
+
+
+def opened(doors: Doors) -> JsonConnection:
+    client = JsonConnection(doors.node, doors.authority, doors.session_limits, None)
+    client.open(JsonTransport())
+    return client
+
+
+@pytest.fixture
+async def client(doors: Doors) -> JsonConnection:
+    return opened(doors)
+
+
+async def enter(
+    memberships: Memberships, client: JsonConnection, channel: str = "news", *, answer: bool = True
+) -> None:
+    """Ask for a channel; the client's own answer to being in it is `answer`."""
+
+    def answered(joined: Joined) -> bool:
+        return answer
+
+    subscriber = Subscriber(client, channel, answered)
+    await memberships.enter(subscriber, Grant(SHOWN.options(channel)), ClientInfo("alice", client.id), None)
+
+
+def counted(node: Node) -> int:
+    return node.metrics.subscriptions[DEFAULT_NAMESPACE]
+
+
+async def shown(node: Node, channel: str = "news") -> list[str]:
+    assert node.presence is not None
+    return list(await node.presence.get(channel))
+
+
+async def nobody_is_shown(node: Node, channel: str = "news") -> None:
+    async with asyncio.timeout(10):
+        while await shown(node, channel):
+            await asyncio.sleep(0.01)
+
+
+async def test_who_is_in_a_channel_is_counted_and_shown_until_it_leaves(doors: Doors, client: JsonConnection) -> None:
+    memberships = Memberships(doors.node)
+    await enter(memberships, client)
+
+    assert list(memberships) == ["news"]
+    assert counted(doors.node) == 1
+    assert await shown(doors.node) == [client.id]
+
+    dropped = memberships.drop("news")
+    assert dropped is not None
+    # At once: until the broker has been told, more may be published.
+    assert client not in doors.node.hub.subscribers.of("news")
+    await memberships.leave(dropped)
+    assert memberships.drop("news") is None
+    assert list(memberships) == []
+    assert counted(doors.node) == 0
+    await nobody_is_shown(doors.node)
+
+
+async def test_the_broker_is_told_when_the_last_one_leaves_and_not_before(
+    doors: Doors, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[str] = []
+    unsubscribe = doors.node.broker.unsubscribe
+
+    async def noted(channel: str) -> None:
+        left.append(channel)
+        await unsubscribe(channel)
+
+    monkeypatch.setattr(doors.node.broker, "unsubscribe", noted)
+    other = opened(doors)
+    in_it = [(Memberships(doors.node), who) for who in (client, other)]
+    for memberships, who in in_it:
+        await enter(memberships, who)
+    told = []
+    for memberships, _ in in_it:
+        dropped = memberships.drop("news")
+        assert dropped is not None
+        await memberships.leave(dropped)
+        told.append(list(left))
+
+    assert told == [[], ["news"]]
+
+
+async def test_nothing_is_left_of_a_channel_that_the_broker_did_not_open(
+    doors: Doors, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The memory broker is never away, and another would be away for everything at once.
+    async def away(channel: str) -> None:
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(doors.node.broker, "subscribe", away)
+    memberships = Memberships(doors.node)
+    with pytest.raises(BrokerUnavailable):
+        await enter(memberships, client)
+
+    assert list(memberships) == []
+    assert memberships.options("news") is None
+    assert counted(doors.node) == 0
+    assert "news" not in doors.node.hub.subscribers.channels
+    await nobody_is_shown(doors.node)
+
+
+async def test_nothing_is_left_of_a_channel_that_the_client_refused(doors: Doors, client: JsonConnection) -> None:
+    memberships = Memberships(doors.node)
+    await enter(memberships, client, answer=False)
+
+    assert list(memberships) == []
+    assert counted(doors.node) == 0
+    assert "news" not in doors.node.hub.subscribers.channels
+    await nobody_is_shown(doors.node)
+
+
+async def test_who_left_before_this_process_was_where_it_stands_is_not_let_in_later(
+    doors: Doors, client: JsonConnection
+) -> None:
+    node, options = doors.node, KEPT.options("news")
+    first, memberships = Memberships(node), Memberships(node)
+    await first.enter(
+        Subscriber(client, "news", lambda joined: True), Grant(options), ClientInfo("first", client.id), None
+    )
+    history = node.history
+    assert isinstance(history, MemoryHistory)
+    kept = options.publish_options()
+    # In the store already, while this process has not heard of it.
+    history.append("news", history.next_entry("news", Publication(Raw(b"1")), 0, kept), kept)
+    since = (await history.positions({"news": 60.0}))["news"]
+    ahead = opened(doors)
+    await memberships.enter(
+        Subscriber(ahead, "news", lambda joined: True), Grant(options), ClientInfo("ahead", ahead.id), since
+    )
+    assert ahead not in node.hub.subscribers.of("news")
+
+    assert memberships.drop("news") is not None
+    await node.publish("news", Publication(Raw(b"2")), kept)
+    await until(lambda: node.subscriptions.figures[DEFAULT_NAMESPACE].healed, "this process has caught up")
+    await asyncio.sleep(0.05)
+
+    assert node.hub.subscribers.of("news") == [client]
+
+
+async def test_a_renewed_subscription_stands_by_its_new_token(doors: Doors, client: JsonConnection) -> None:
+    memberships = Memberships(doors.node)
+    await enter(memberships, client)
+    memberships.renew("news", TokenFacts("alice", "first"))
+    memberships.renew("news", TokenFacts("alice", "second"))
+    memberships.renew("sport", TokenFacts("alice", "second"))
+
+    assert memberships.refused(lambda token: token.token_id == "first") == []
+    assert memberships.refused(lambda token: token.token_id == "second") == ["news"]
+
+
+async def test_who_is_not_let_in_after_all_leaves_every_channel(doors: Doors, client: JsonConnection) -> None:
+    memberships = Memberships(doors.node)
+    for channel in ("news", "sport"):
+        await enter(memberships, client, channel)
+
+    memberships.leave_all()
+
+    assert list(memberships) == []
+    assert counted(doors.node) == 0
+    for channel in ("news", "sport"):
+        await nobody_is_shown(doors.node, channel)
+    await until(lambda: not {"news", "sport"} & set(doors.node.hub.subscribers.channels), "nobody listens")

@@ -1,0 +1,272 @@
+"""What a backend orders, carried out on the connections of one node: whom it meets, and what clients are told."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from msgspec import Raw
+from prometheus_client import CollectorRegistry
+
+from starling.client.authority import Identity
+from starling.client.node_commands import (
+    DisconnectOrder,
+    Orders,
+    RefreshOrder,
+    SubscribeOrder,
+    UnsubscribeOrder,
+)
+from starling.client.realtime import JsonConnection
+from starling.engine.broker import StreamPosition
+from starling.engine.control import OrderRefused
+from starling.engine.node import Node
+from starling.engine.token_facts import TokenFacts
+from starling.main import create_app
+from starling.protocol.codes import Disconnect, Unsubscribe
+from starling.protocol.messages import Publication
+from starling.settings import load_settings
+from starling.web.dependencies import Doors
+from tests.support.json_transport import JsonTransport
+from tests.support.waiting import until
+
+CHANNELS = {
+    "default": {"allow_subscribe_for_client": True},
+    "namespaces": {"kept": {"history_size": 10, "history_ttl": "60s"}, "shown": {"presence": True, "join_leave": True}},
+}
+
+
+class Cluster:
+    """A node on memory with its orders, and clients of it."""
+
+    def __init__(self, doors: Doors) -> None:
+        self.doors = doors
+        self.node: Node = doors.node
+        self.orders = Orders(doors.node)
+
+    async def enter(self, user: str, session: str = "") -> tuple[JsonConnection, JsonTransport]:
+        """A connected client of `user`."""
+        handshake = Identity(user, token=TokenFacts(user, session=session))
+        client = JsonConnection(self.node, self.doors.authority, self.doors.session_limits, handshake)
+        transport = JsonTransport()
+        client.open(transport)
+        client.on_message('{"id":1,"connect":{}}')
+        await until(lambda: any(line.get("id") == 1 for line in transport.lines))
+        return client, transport
+
+    async def subscribe(self, client: JsonConnection, transport: JsonTransport, channel: str) -> None:
+        client.on_message(json.dumps({"id": 2, "subscribe": {"channel": channel}}))
+        await until(lambda: any(line.get("id") == 2 for line in transport.lines))
+        assert "error" not in transport.lines[-1]
+
+
+@pytest.fixture
+async def cluster(tmp_path: Any) -> AsyncIterator[Cluster]:
+    channels = tmp_path / "channels.json"
+    channels.write_text(json.dumps(CHANNELS))
+    environment = {
+        "STARLING_TOKEN_HMAC_SECRET": "x" * 32,
+        "STARLING_CHANNELS_FILE": str(channels),
+        "STARLING_MAX_CHANNELS": "3",
+    }
+    doors: Doors = create_app(load_settings(environment), CollectorRegistry()).state.doors
+    await doors.node.start()
+    await until(lambda: doors.node.readiness.ready)
+    yield Cluster(doors)
+    await doors.node.stop()
+
+
+async def test_a_user_is_disconnected_on_all_connections_and_nobody_else(cluster: Cluster) -> None:
+    (_, one), (_, two), (_, other) = [await cluster.enter(user) for user in ("alice", "alice", "bob")]
+
+    await cluster.orders.give(DisconnectOrder(user="alice"))
+
+    await until(lambda: one.closed_with and two.closed_with)
+    assert one.closed_with == two.closed_with == (3503, "force disconnect")
+    assert other.closed_with is None
+
+
+async def test_a_disconnect_may_name_its_code_and_spare_clients(cluster: Cluster) -> None:
+    (kept, kept_transport), (_, gone) = [await cluster.enter("alice") for _ in range(2)]
+
+    await cluster.orders.give(
+        DisconnectOrder(user="alice", whitelist=[kept.id], disconnect=Disconnect(4501, "signed out"))
+    )
+
+    await until(lambda: gone.closed_with)
+    assert gone.closed_with == (4501, "signed out")
+    assert kept_transport.closed_with is None
+
+
+async def test_a_client_or_a_session_can_be_meant_alone(cluster: Cluster) -> None:
+    (first, first_transport), (_, second), (third, third_transport) = [
+        await cluster.enter("alice", session) for session in ("", "phone", "")
+    ]
+
+    await cluster.orders.give(DisconnectOrder(user="alice", session="phone"))
+    await cluster.orders.give(DisconnectOrder(user="alice", client=first.id))
+    await cluster.orders.give(DisconnectOrder(user="alice", session=third.session_id))
+    await until(lambda: first_transport.closed_with and second.closed_with and third_transport.closed_with)
+
+
+async def test_a_client_of_another_user_is_not_met_by_its_id(cluster: Cluster) -> None:
+    bob, transport = await cluster.enter("bob")
+    _, alice = await cluster.enter("alice")
+
+    await cluster.orders.give(DisconnectOrder(user="alice", client=bob.id))
+    await cluster.orders.give(DisconnectOrder(user="alice"))
+
+    await until(lambda: alice.closed_with)
+    assert transport.closed_with is None
+
+
+async def test_an_ordered_subscription_is_told_and_delivers(cluster: Cluster) -> None:
+    _, transport = await cluster.enter("alice")
+
+    await cluster.orders.give(SubscribeOrder(user="alice", channel="room", data=b'{"welcome":1}'))
+    await until(lambda: transport.pushes)
+    await cluster.node.publish("room", Publication(Raw(b'"hi"')), cluster.node.channels.default.publish_options())
+    await until(lambda: len(transport.pushes) == 2)
+
+    assert transport.pushes[0] == {"channel": "room", "subscribe": {"data": {"welcome": 1}}}
+    assert transport.pushes[1]["pub"]["data"] == "hi"
+
+
+async def test_who_is_in_the_channel_already_is_told_nothing(cluster: Cluster) -> None:
+    client, transport = await cluster.enter("alice")
+    await cluster.subscribe(client, transport, "room")
+
+    await cluster.orders.give(SubscribeOrder(user="alice", channel="room"))
+    await cluster.orders.give(SubscribeOrder(user="alice", channel="other"))
+
+    await until(lambda: transport.pushes)
+    assert [push["channel"] for push in transport.pushes] == ["other"]
+
+
+async def test_an_ordered_subscription_delivers_what_was_published_since(cluster: Cluster) -> None:
+    options = cluster.node.channels.options("kept:a").publish_options()
+    positions = [await cluster.node.publish("kept:a", Publication(Raw(b"%d" % n)), options) for n in range(4)]
+    _, transport = await cluster.enter("alice")
+
+    since = StreamPosition(positions[1].offset, positions[1].epoch)
+    await cluster.orders.give(SubscribeOrder(user="alice", channel="kept:a", since=since))
+    await until(lambda: len(transport.pushes) >= 3)
+    await cluster.node.publish("kept:a", Publication(Raw(b"4")), options)
+    await until(lambda: len(transport.pushes) == 4)
+
+    subscribe, *publications = transport.pushes
+    assert subscribe["subscribe"]["offset"] == 2
+    assert [(push["pub"]["offset"], push["pub"]["data"]) for push in publications] == [(3, 2), (4, 3), (5, 4)]
+
+
+async def test_info_and_overrides_of_an_order_count(cluster: Cluster) -> None:
+    alice, _ = await cluster.enter("alice")
+    bob, _ = await cluster.enter("bob")
+    assert cluster.node.presence is not None
+
+    await cluster.orders.give(SubscribeOrder(user="alice", channel="shown:a", info=b'{"role":"host"}'))
+    await cluster.orders.give(SubscribeOrder(user="bob", channel="shown:a", override={"presence": False}))
+    await cluster.orders.give(SubscribeOrder(user="bob", channel="plain", override={"presence": True}))
+
+    async def here(channel: str) -> dict[str, bytes]:
+        assert cluster.node.presence is not None
+        return {client: bytes(info.chan_info) for client, info in (await cluster.node.presence.get(channel)).items()}
+
+    end = time.monotonic() + 10
+    while time.monotonic() < end and not (await here("shown:a") and await here("plain")):
+        await asyncio.sleep(0.01)
+    assert await here("shown:a") == {alice.id: b'{"role":"host"}'}
+    assert await here("plain") == {bob.id: b""}
+
+
+async def test_a_subscription_beyond_the_limit_ends_the_connection(cluster: Cluster) -> None:
+    _, transport = await cluster.enter("alice")
+
+    for number in range(4):
+        await cluster.orders.give(SubscribeOrder(user="alice", channel=f"room-{number}"))
+
+    await until(lambda: transport.closed_with)
+    assert transport.closed_with == (3505, "channel limit")
+
+
+async def test_an_ordered_end_of_a_subscription_is_told_and_nothing_follows(cluster: Cluster) -> None:
+    client, transport = await cluster.enter("alice")
+    await cluster.subscribe(client, transport, "room")
+
+    await cluster.orders.give(UnsubscribeOrder(user="alice", channel="room", unsubscribe=Unsubscribe(2100, "banned")))
+    await until(lambda: transport.pushes)
+    await cluster.node.publish("room", Publication(Raw(b"1")), cluster.node.channels.default.publish_options())
+    await cluster.orders.give(SubscribeOrder(user="alice", channel="end"))
+    await until(lambda: len(transport.pushes) == 2)
+
+    assert transport.pushes[0] == {"channel": "room", "unsubscribe": {"code": 2100, "reason": "banned"}}
+    assert transport.pushes[1]["channel"] == "end"
+
+
+async def test_a_connection_is_given_another_end(cluster: Cluster) -> None:
+    _, transport = await cluster.enter("alice")
+
+    await cluster.orders.give(RefreshOrder(user="alice", expire_at=time.time() + 100))
+    await until(lambda: transport.pushes)
+    await cluster.orders.give(RefreshOrder(user="alice"))
+    await until(lambda: len(transport.pushes) == 2)
+
+    first, second = transport.pushes
+    assert first["refresh"]["expires"] is True
+    assert 95 <= first["refresh"]["ttl"] <= 101
+    assert second["refresh"] == {}
+
+
+async def test_an_expired_connection_is_closed_with_3005(cluster: Cluster) -> None:
+    _, transport = await cluster.enter("alice")
+
+    await cluster.orders.give(RefreshOrder(user="alice", expired=True))
+
+    await until(lambda: transport.closed_with)
+    assert transport.closed_with == (3005, "connection expired")
+
+
+async def test_channels_are_counted_by_pattern(cluster: Cluster) -> None:
+    for user, channel in (("a", "room-1"), ("b", "room-1"), ("c", "room-2"), ("d", "kept:x"), ("e", "[odd]")):
+        _, transport = await cluster.enter(user)
+        await cluster.orders.give(SubscribeOrder(user=user, channel=channel))
+        await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
+
+    assert await cluster.orders.channels("*") == {"[odd]": 1, "kept:x": 1, "room-1": 2, "room-2": 1}
+    assert await cluster.orders.channels("room-?") == {"room-1": 2, "room-2": 1}
+    assert await cluster.orders.channels("room-[13]") == {"room-1": 2}
+    assert await cluster.orders.channels("room") == {}
+    assert await cluster.orders.channels("[[]odd]") == {"[odd]": 1}
+
+
+async def test_too_many_channels_are_refused_instead_of_told_in_part(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("starling.client.node_commands.CHANNELS_LIMIT", 1)
+    for user in ("a", "b"):
+        _, transport = await cluster.enter(user)
+        await cluster.orders.give(SubscribeOrder(user=user, channel=f"room-{user}"))
+        await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
+
+    with pytest.raises(OrderRefused, match="narrower"):
+        await cluster.orders.channels("*")
+    assert await cluster.orders.channels("room-a") == {"room-a": 1}
+
+
+async def test_the_chat_room_is_no_channel(cluster: Cluster) -> None:
+    client, _ = await cluster.enter("alice")
+    await cluster.node.subscriptions.wait_in(client, ":chat")
+
+    assert await cluster.orders.channels("*") == {}
+
+
+async def test_a_node_tells_of_itself(cluster: Cluster) -> None:
+    client, transport = await cluster.enter("alice")
+    await cluster.enter("alice")
+    await cluster.subscribe(client, transport, "room")
+
+    (info,) = cluster.node.control.nodes()
+
+    assert info.uid == cluster.node.id
+    assert (info.num_clients, info.num_users, info.num_subs, info.num_channels) == (2, 1, 1, 1)

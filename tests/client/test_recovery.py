@@ -1,0 +1,120 @@
+"""Recovery on entering a channel: who gets it, from where, and what the client is told."""
+
+from typing import Any
+
+import pytest
+from msgspec import Raw
+
+from starling.client.authority import Grant
+from starling.client.recovery import recovers_from, subscribe_result
+from starling.engine.broker import StreamPosition
+from starling.engine.channels import parse_channels
+from starling.engine.follower import Joined
+from starling.protocol.messages import Publication, SubscribeRequest, SubscribeResult
+
+HISTORY = {"history_size": 10, "history_ttl": "1m"}
+READABLE = {**HISTORY, "allow_history_for_subscriber": True}
+FORCED = {**HISTORY, "force_recovery": True}
+CACHE = {**FORCED, "force_recovery_mode": "cache"}
+
+MISSED = Publication(data=Raw(b'"missed"'), offset=8)
+# The stream is at 8; the client stood at 7.
+BACK = SubscribeRequest("news", recover=True, epoch="then", offset=7)
+NOTHING_MISSED = Joined(StreamPosition(8, "then"), [], recovered=False)
+ALL_MISSED = Joined(StreamPosition(8, "then"), [MISSED], recovered=True)
+
+
+def grant(options: dict[str, Any], *, recover: bool = False, data: bytes = b"") -> Grant:
+    known = parse_channels({"default": options}, developer=False)
+    return Grant(known.options("news"), data=Raw(data), recover=recover)
+
+
+def told(
+    request: SubscribeRequest, granted: Grant, joined: Joined = NOTHING_MISSED, *, anonymous: bool = False
+) -> SubscribeResult:
+    return subscribe_result(request, granted, joined, anonymous=anonymous)
+
+
+@pytest.mark.parametrize(
+    ("options", "by_token", "anonymous", "recovers"),
+    [
+        ({}, True, False, False),
+        (HISTORY, False, False, False),
+        (HISTORY, True, False, True),
+        (READABLE, False, False, True),
+        (READABLE, False, True, False),
+        ({**READABLE, "allow_history_for_anonymous": True}, False, True, True),
+        (FORCED, False, True, True),
+    ],
+)
+def test_a_client_that_comes_back_recovers_where_it_may_read_or_the_channel_or_its_token_says_so(
+    options: dict[str, Any], by_token: bool, anonymous: bool, recovers: bool
+) -> None:
+    granted = grant(options, recover=by_token)
+
+    since = recovers_from(BACK, granted, anonymous=anonymous)
+
+    assert since == (StreamPosition(7, "then") if recovers else None)
+    assert told(BACK, granted, anonymous=anonymous).recoverable is recovers
+
+
+def test_a_client_that_is_new_has_no_position_to_recover_from() -> None:
+    assert recovers_from(SubscribeRequest("news"), grant(FORCED), anonymous=False) is None
+
+
+def test_a_new_client_hears_where_the_stream_is_if_it_can_recover_later() -> None:
+    result = told(SubscribeRequest("news", recoverable=True), grant(READABLE))
+
+    assert result == SubscribeResult(recoverable=True, positioned=True, epoch="then", offset=8)
+
+
+def test_what_was_missed_comes_with_the_position_that_the_client_named() -> None:
+    result = told(BACK, grant(FORCED), ALL_MISSED)
+
+    assert (result.was_recovering, result.recovered, result.publications) == (True, True, [MISSED])
+    assert (result.epoch, result.offset) == ("then", 7)
+
+
+def test_a_client_that_missed_too_much_goes_on_from_where_the_stream_is() -> None:
+    result = told(BACK, grant(FORCED), NOTHING_MISSED)
+
+    assert (result.was_recovering, result.recovered, result.publications) == (True, False, [])
+    assert (result.epoch, result.offset) == ("then", 8)
+
+
+def test_a_client_that_may_not_recover_gets_nothing_that_was_missed() -> None:
+    assert told(BACK, grant(HISTORY), ALL_MISSED) == SubscribeResult()
+
+
+def test_a_cache_gives_its_latest_publication_to_a_client_that_is_new() -> None:
+    result = told(SubscribeRequest("news"), grant(CACHE), ALL_MISSED)
+
+    assert (result.was_recovering, result.recovered, result.publications) == (False, True, [MISSED])
+
+
+def test_a_stream_gives_a_client_that_is_new_nothing_of_the_past() -> None:
+    result = told(SubscribeRequest("news"), grant(FORCED), ALL_MISSED)
+
+    assert (result.was_recovering, result.recovered, result.publications) == (False, False, [])
+
+
+@pytest.mark.parametrize(
+    ("request_", "options", "positioned"),
+    [
+        (SubscribeRequest("news"), HISTORY, False),
+        (SubscribeRequest("news", positioned=True), HISTORY, True),
+        (SubscribeRequest("news"), {**HISTORY, "force_positioning": True}, True),
+        (SubscribeRequest("news", positioned=True), {}, False),
+    ],
+)
+def test_a_position_without_recovery_is_told_where_there_is_a_stream_and_somebody_wants_it(
+    request_: SubscribeRequest, options: dict[str, Any], positioned: bool
+) -> None:
+    result = told(request_, grant(options))
+
+    assert (result.positioned, result.recoverable) == (positioned, False)
+    assert (result.epoch, result.offset) == (("then", 8) if positioned else ("", 0))
+
+
+def test_the_data_of_a_grant_comes_with_the_subscription() -> None:
+    assert bytes(told(SubscribeRequest("news"), grant({}, data=b'{"topic":1}')).data) == b'{"topic":1}'

@@ -1,0 +1,81 @@
+"""A node's own part in traces, at moments that no real broker can be made to meet; whole ones run in tests/system."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+from starling.engine.broker import PublishOptions, StreamPosition
+from starling.engine.capture import TraceOrder, Traces
+from starling.engine.control import NodeInfo
+from starling.engine.hub import Hub
+from starling.protocol.messages import Publication, Push
+
+
+class Node:
+    """A node as far as traces go; `on_publish` runs while a report is under way."""
+
+    def __init__(self) -> None:
+        self.hub = Hub()
+        self.tasks: list[asyncio.Task[None]] = []
+        self.published: list[str] = []
+        self.on_publish: Callable[[], None] = lambda: None
+        self.order: Callable[[TraceOrder], None] = lambda _: None
+        self.control = SimpleNamespace(on_order=self._on_order)
+        self.broker = SimpleNamespace(publish=self._publish)
+        Traces(self)  # type: ignore[arg-type]
+
+    def describe(self) -> NodeInfo:
+        return NodeInfo("uid", "node")
+
+    def start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append(asyncio.create_task(work))
+
+    def see(self, channel: str) -> None:
+        """Something happens in `channel`, which has a listener."""
+        assert self.hub.tap is not None
+        self.hub.tap.pushed(Push(channel), SimpleNamespace(count=lambda _: 1))  # type: ignore[arg-type]
+
+    async def until_told(self, channel: str) -> None:
+        async with asyncio.timeout(5):
+            while channel not in self.published:
+                await asyncio.sleep(0.01)
+
+    def _on_order(self, _: object, carry_out: Callable[[TraceOrder], None]) -> None:
+        self.order = carry_out
+
+    async def _publish(self, channel: str, _: Publication, __: PublishOptions) -> StreamPosition:
+        self.on_publish()
+        self.published.append(channel)
+        return StreamPosition(0, "")
+
+
+async def test_a_trace_that_is_ended_while_another_is_told_ends_no_other() -> None:
+    node = Node()
+    for number in ("first", "second"):
+        node.order(TraceOrder(number, channel=number))
+    node.on_publish = lambda: node.order(TraceOrder("second", stop=True))
+    tap: Any = node.hub.tap
+    tap.traces["second"].ends_at = 0.0
+
+    for _ in range(2):
+        node.see("first")
+        await node.until_told(":trace:first")
+        node.published.clear()
+
+    assert not node.tasks[0].done()
+    node.tasks[0].cancel()
+
+
+async def test_a_trace_right_after_another_has_one_teller() -> None:
+    node = Node()
+    for number in ("first", "second"):
+        node.order(TraceOrder(number, channel="news"))
+        node.order(TraceOrder(number, channel="news", stop=number == "first"))
+
+    node.see("news")
+    await node.until_told(":trace:second")
+    await asyncio.sleep(0.2)
+
+    assert [task.done() for task in node.tasks] == [True, False]
+    node.tasks[1].cancel()

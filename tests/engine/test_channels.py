@@ -1,0 +1,169 @@
+"""Channel names, namespaces and rights."""
+
+from typing import Any
+
+import pytest
+
+from starling.engine.channels import Channels, ChannelsError, parse_channels
+from starling.protocol.codes import Refusal
+
+
+def channels(**default: Any) -> Channels:
+    return parse_channels({"default": default, "namespaces": {"news": {}}}, developer=False)
+
+
+def code_for(known: Channels, channel: str) -> int:
+    with pytest.raises(Refusal) as caught:
+        known.options(channel)
+    return caught.value.reason.code
+
+
+@pytest.mark.parametrize("name", ["{a}", "a}", "a\x00b", "a\nb", "\x7f", "", "a" * 256])
+def test_a_name_that_cannot_be_is_a_bad_request(name: str) -> None:
+    assert code_for(channels(), name) == 107
+
+
+def test_a_name_of_255_characters_fits() -> None:
+    channels().options("a" * 255)
+
+
+def test_an_unknown_namespace_is_an_unknown_channel() -> None:
+    assert code_for(channels(), "sport:football") == 102
+
+
+@pytest.mark.parametrize("name", [":chat", ":", ":canary:1"])
+def test_the_empty_namespace_is_nobodys(name: str) -> None:
+    assert code_for(channels(), name) == 102
+
+
+def test_the_token_mark_stands_before_the_namespace() -> None:
+    known = parse_channels({"namespaces": {"news": {"presence": True}}}, developer=False)
+
+    assert known.options("$news:today").presence
+
+
+def test_nothing_is_allowed_that_was_not_said() -> None:
+    known = channels()
+    options = known.options("room")
+
+    assert not known.may_subscribe("room", "alice")
+    for allowed in (options.may_publish, options.may_see_presence, options.may_read_history):
+        assert not allowed(anonymous=False, subscribed=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "user", "allowed"),
+    [
+        ({"allow_subscribe_for_client": True}, "alice", True),
+        ({"allow_subscribe_for_client": True}, "", False),
+        ({"allow_subscribe_for_client": True, "allow_subscribe_for_anonymous": True}, "", True),
+        ({"allow_subscribe_for_anonymous": True}, "", False),
+    ],
+)
+def test_who_may_subscribe(options: dict[str, bool], user: str, allowed: bool) -> None:
+    assert channels(**options).may_subscribe("room", user) is allowed
+
+
+@pytest.mark.parametrize(
+    ("options", "anonymous", "subscribed", "allowed"),
+    [
+        ({"allow_publish_for_client": True}, False, False, True),
+        ({"allow_publish_for_client": True}, True, True, False),
+        ({"allow_publish_for_client": True, "allow_publish_for_anonymous": True}, True, False, True),
+        ({"allow_publish_for_subscriber": True}, False, False, False),
+        ({"allow_publish_for_subscriber": True}, False, True, True),
+    ],
+)
+def test_who_may_publish(options: dict[str, bool], anonymous: bool, subscribed: bool, allowed: bool) -> None:
+    room = channels(**options).options("room")
+
+    assert room.may_publish(anonymous=anonymous, subscribed=subscribed) is allowed
+
+
+def test_a_channel_that_begins_with_the_token_mark_needs_a_token() -> None:
+    assert not channels(allow_subscribe_for_client=True).may_subscribe("$room", "alice")
+
+
+@pytest.mark.parametrize(
+    ("channel", "user", "allowed"),
+    [
+        ("dialog#alice", "alice", True),
+        ("dialog#alice", "bob", False),
+        ("dialog#alice,bob", "bob", True),
+        ("dialog#alice", "ali", False),
+        ("dialog#", "", False),
+    ],
+)
+def test_a_user_limited_channel_is_for_the_users_it_names(channel: str, user: str, allowed: bool) -> None:
+    known = channels(
+        allow_user_limited_channels=True, allow_subscribe_for_client=True, allow_subscribe_for_anonymous=True
+    )
+
+    assert known.may_subscribe(channel, user) is allowed
+
+
+def test_a_channel_regex_bounds_the_rest_of_the_name() -> None:
+    known = parse_channels({"namespaces": {"user": {"channel_regex": "^[0-9]+$"}}}, developer=False)
+
+    known.options("user:42")
+    assert code_for(known, "user:me") == 107
+
+
+def test_durations_are_written_with_a_unit() -> None:
+    known = channels(history_size=10, history_ttl="5m", history_meta_ttl="24h")
+
+    assert known.default.history_ttl == 300
+    assert known.default.history_meta_ttl == 86400
+
+
+def test_every_mistake_is_named_by_its_path() -> None:
+    document = {
+        "default": {"presense": True, "history_size": -1},
+        "namespaces": {
+            "news": {"history_ttl": "5 minutes", "presence": "yes", True: 1},
+            "a b": {},
+            "x": {"history_size": 3},
+            "y": ["presence"],
+            "z": {"channel_regex": "[a-"},
+        },
+        "extra": {},
+    }
+
+    with pytest.raises(ChannelsError) as caught:
+        parse_channels(document, developer=False)
+
+    text = str(caught.value)
+    for part in (
+        "default.presense: not an option; the options are presence, join_leave",
+        "default.history_size: input should be greater than or equal to 0 (it is -1)",
+        "namespaces.news.history_ttl: write a duration as a number and a unit",
+        "namespaces.news.presence: input should be a valid boolean (it is 'yes')",
+        "namespaces.a b: a name has 1 to 64 letters",
+        "namespaces.x: history_size and history_ttl go together",
+        "namespaces.y: must be a mapping of options to values",
+        "namespaces.z: channel_regex is not a regular expression",
+        "extra: not known here; the keys are default and namespaces",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        (["news"], "the document must be a mapping with the keys default and namespaces"),
+        ({"namespaces": ["news"]}, "namespaces: must be a mapping of names to options"),
+        ({"default": "presence"}, "default: must be a mapping of options to values"),
+    ],
+)
+def test_what_is_no_mapping_is_named(document: Any, problem: str) -> None:
+    with pytest.raises(ChannelsError) as caught:
+        parse_channels(document, developer=False)
+
+    assert caught.value.problems == [problem]
+
+
+def test_in_developer_mode_everyone_may_do_everything() -> None:
+    known = parse_channels({"namespaces": {"news": {}}}, developer=True)
+
+    assert known.may_subscribe("news:today", "")
+    assert known.options("news:today").may_publish(anonymous=True, subscribed=False)

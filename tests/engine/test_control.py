@@ -1,0 +1,227 @@
+"""What nodes say to each other, over a real Redis: who is there, orders that reach all, answers that come or do not."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Raw, Struct
+
+from starling.brokers.broadcast import BroadcastBroker
+from starling.brokers.open import open_broker
+from starling.engine import control as control_module
+from starling.engine.broker import LinkState, StreamEntry
+from starling.engine.control import CHANNEL, Control, NodeInfo, Order, OrderRefused
+from starling.protocol.messages import ClientInfo, Publication
+from tests.support.services import RedisServer
+from tests.support.waiting import until
+
+
+class Count(Order):
+    """Asks each node for its number."""
+
+    least: int = 0
+
+
+class Shout(Order):
+    """Asks for something that no answer is wanted to."""
+
+    text: str = ""
+
+
+class Number(Struct):
+    """An answer."""
+
+    number: int
+
+
+class Member:
+    """A node as far as control goes: a broker, and control on top of it."""
+
+    def __init__(self, broker: BroadcastBroker, uid: str) -> None:
+        self.uid = uid
+        self.broker = broker
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.heard: list[str] = []
+        self.up = asyncio.Event()
+        self.control = Control(broker, start_task=self.start_task, describe=lambda: NodeInfo(uid, name=f"node-{uid}"))
+        self.control.on_order(Shout, lambda order: self.heard.append(order.text))
+        self._clock: asyncio.Task[None] | None = None
+
+    def start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks.add(asyncio.create_task(work))
+
+    def on_publication(self, channel: str, entry: StreamEntry) -> None:
+        assert channel == CHANNEL
+        self.control.on_publication(entry.publication)
+
+    def on_join(self, channel: str, info: ClientInfo) -> None: ...
+
+    def on_leave(self, channel: str, info: ClientInfo) -> None: ...
+
+    def on_link(self, state: LinkState) -> None:
+        if state is LinkState.UP:
+            self.up.set()
+
+    async def start(self) -> None:
+        await self.broker.start(self)
+        self._clock = asyncio.create_task(self.control.run(self.uid))
+        await self.up.wait()
+
+    def vanish(self) -> None:
+        """Hear and say nothing more, as after a SIGKILL."""
+        self.control._orders.clear()
+        if self._clock is not None:
+            self._clock.cancel()
+        self.control.on_publication = lambda publication: None  # type: ignore[method-assign]
+
+    async def stop(self) -> None:
+        self.vanish()
+        for task in self.tasks:
+            task.cancel()
+        await self.broker.stop()
+
+
+@asynccontextmanager
+async def cluster(redis: RedisServer, *uids: str) -> AsyncIterator[list[Member]]:
+    """Nodes that know each other."""
+    async with AsyncExitStack() as stack:
+        members = [Member(open_broker(redis.url), uid) for uid in uids]
+        for member in members:
+            stack.push_async_callback(member.stop)
+            await member.start()
+        for member in members:
+            await until(lambda member=member: len(member.control.nodes()) == len(uids))  # type: ignore[misc]
+        yield members
+
+
+async def test_nodes_know_each_other_long_before_the_next_announcement(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_module, "ANNOUNCE_SECONDS", 3600.0)
+    async with cluster(redis_server, "a", "b", "c") as members:
+        for member in members:
+            assert {info.uid for info in member.control.nodes()} == {"a", "b", "c"}
+
+
+async def test_an_order_reaches_every_node_the_one_that_gives_it_included(redis_server: RedisServer) -> None:
+    async with cluster(redis_server, "a", "b", "c") as members:
+        await members[1].control.tell(Shout("now"))
+
+        await until(lambda: all(member.heard == ["now"] for member in members))
+
+
+async def test_answers_of_all_nodes_are_gathered(redis_server: RedisServer) -> None:
+    async with cluster(redis_server, "a", "b", "c") as members:
+        for number, member in enumerate(members):
+            member.control.on_order(Count, lambda order, number=number: Number(order.least + number))  # type: ignore[misc]
+
+        answers = await members[0].control.ask(Count(10), within=10)
+
+        found = {uid: msgspec.json.decode(answer, type=Number).number for uid, answer in answers.items()}
+        assert found == {"a": 10, "b": 11, "c": 12}
+
+
+async def test_questions_at_one_time_get_each_their_own_answers(redis_server: RedisServer) -> None:
+    async with cluster(redis_server, "a", "b") as members:
+        for member in members:
+            member.control.on_order(Count, lambda order: Number(order.least))
+
+        gathered = await asyncio.gather(*(members[n % 2].control.ask(Count(n), within=10) for n in range(20)))
+
+        for n, answers in enumerate(gathered):
+            assert [msgspec.json.decode(answer, type=Number).number for answer in answers.values()] == [n, n]
+
+
+async def test_a_node_that_is_gone_holds_a_question_up_once_and_no_longer_than_said(redis_server: RedisServer) -> None:
+    async with cluster(redis_server, "a", "b", "c") as (one, two, gone):
+        for member in (one, two):
+            member.control.on_order(Count, lambda order: Number(1))
+        gone.vanish()
+
+        began = time.monotonic()
+        assert (await one.control.ask(Count(), within=1.0)).keys() == {"a", "b"}
+        first = time.monotonic() - began
+        assert (await one.control.ask(Count(), within=30.0)).keys() == {"a", "b"}
+
+        assert 0.9 < first < 5
+        assert time.monotonic() - began < 20
+
+
+async def test_a_node_that_says_goodbye_is_not_waited_for_at_all(redis_server: RedisServer) -> None:
+    async with cluster(redis_server, "a", "b") as (one, leaving):
+        one.control.on_order(Count, lambda order: Number(1))
+        await leaving.control.stop()
+        leaving.vanish()
+        await until(lambda: [info.uid for info in one.control.nodes()] == ["a"])
+
+        assert (await one.control.ask(Count(), within=30.0)).keys() == {"a"}
+
+
+async def test_a_node_that_vanished_is_forgotten_after_its_time(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(redis_server, "a", "b") as (one, gone):
+        gone.vanish()
+        monkeypatch.setattr(control_module, "GONE_SECONDS", 0.2)
+
+        await until(lambda: [info.uid for info in one.control.nodes()] == ["a"])
+
+
+async def test_a_node_that_refuses_is_told_to_whoever_asks_at_once(redis_server: RedisServer) -> None:
+    def refuse(order: Count) -> None:
+        raise OrderRefused("there are too many")
+
+    async with cluster(redis_server, "a", "b") as (one, two):
+        one.control.on_order(Count, lambda order: Number(1))
+        two.control.on_order(Count, refuse)
+
+        with pytest.raises(OrderRefused, match="there are too many"):
+            await one.control.ask(Count(), within=30.0)
+
+
+async def test_a_node_of_another_version_says_so_instead_of_nothing(redis_server: RedisServer) -> None:
+    async with cluster(redis_server, "a", "b") as (one, _):
+        one.control.on_order(Count, lambda order: Number(1))
+
+        with pytest.raises(OrderRefused, match="does not know count"):
+            await one.control.ask(Count(), within=30.0)
+
+
+async def test_a_fault_in_one_node_is_told_and_it_hears_on(redis_server: RedisServer) -> None:
+    def fail(order: Count) -> None:
+        raise RuntimeError("a mistake of that node's")
+
+    async with cluster(redis_server, "a", "b") as (one, two):
+        one.control.on_order(Count, lambda order: Number(1))
+        two.control.on_order(Count, fail)
+
+        with pytest.raises(OrderRefused, match="a node failed"):
+            await one.control.ask(Count(), within=30.0)
+        await one.control.tell(Shout("still there?"))
+
+        await until(lambda: two.heard == ["still there?"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"null", b'"text"', b"[1]", b'{"sender":1}', b"\xff\xfe", b'{"sender":"x","node":{}}', b"[" * 5000],
+)
+def test_what_is_no_control_message_harms_nothing(data: bytes) -> None:
+    member = Member(open_broker("memory://"), "a")
+
+    member.control.on_publication(Publication(Raw(data)))
+
+    assert [info.uid for info in member.control.nodes()] == ["a"]
+
+
+async def test_an_answer_that_nobody_here_waits_for_is_nothing(redis_server: RedisServer) -> None:
+    async with cluster(redis_server, "a", "b") as (one, two):
+        for to in ("a", "nobody"):
+            await two.control._say(control_module.ControlMessage("b", to=to, question="0"))
+        await two.control.tell(Shout("after"))
+
+        await until(lambda: one.heard == ["after"])

@@ -1,0 +1,269 @@
+"""What is refused and what is not, and how a node keeps up with the others and with the store."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import redis as redis_client
+
+from starling.brokers.broadcast import BroadcastBroker
+from starling.brokers.open import open_broker
+from starling.engine.broker import BrokerUnavailable, LinkState, StreamEntry
+from starling.engine.control import Control, NodeInfo
+from starling.engine.hub import Hub
+from starling.engine.revocation import Refused, Revocation, Revocations
+from starling.engine.token_facts import TokenFacts
+from starling.protocol.messages import ClientInfo
+from tests.support.services import RedisServer
+from tests.support.waiting import until
+
+LATER = time.time() + 3600
+
+
+@pytest.mark.parametrize(
+    ("revocation", "token", "refused"),
+    [
+        (Revocation("token", "t1", LATER), TokenFacts("alice", "t1"), True),
+        (Revocation("token", "t1", LATER), TokenFacts("alice", "t2"), False),
+        (Revocation("token", "t1", LATER), TokenFacts("alice"), False),
+        (Revocation("token", "t1", LATER), TokenFacts("alice", "t1", channel="room"), True),
+        (Revocation("session", "s1", LATER), TokenFacts("alice", "t1", "s1"), True),
+        (Revocation("session", "s1", LATER), TokenFacts("alice", "s1", "s2"), False),
+        (Revocation("token", "s1", LATER), TokenFacts("alice", "t1", "s1"), False),
+        (Revocation("user", "alice", LATER, 100.0), TokenFacts("alice", issued_at=99.0), True),
+        (Revocation("user", "alice", LATER, 100.0), TokenFacts("alice", issued_at=100.0), False),
+        (Revocation("user", "alice", LATER, 100.0), TokenFacts("alice", issued_at=101.0), False),
+        (Revocation("user", "alice", LATER, 100.0), TokenFacts("alice"), True),
+        (Revocation("user", "alice", LATER, 100.0), TokenFacts("bob", issued_at=1.0), False),
+        (Revocation("user", "alice", LATER, 100.0), TokenFacts("", issued_at=1.0), False),
+        (Revocation("user", "alice", LATER, 100.0), TokenFacts("alice", issued_at=1.0, channel="room"), True),
+        (Revocation("user", "alice", LATER, 100.0, "room"), TokenFacts("alice", issued_at=1.0), False),
+        (Revocation("user", "alice", LATER, 100.0, "room"), TokenFacts("alice", issued_at=1.0, channel="room"), True),
+        (Revocation("user", "alice", LATER, 100.0, "room"), TokenFacts("alice", issued_at=1.0, channel="hall"), False),
+    ],
+)
+def test_what_a_revocation_refuses(revocation: Revocation, token: TokenFacts, refused: bool) -> None:
+    known = Refused()
+    known.add(revocation)
+
+    assert known(token) is refused
+
+
+def test_the_later_moment_of_one_user_counts() -> None:
+    known = Refused()
+
+    assert known.add(Revocation("user", "alice", LATER, 200.0))
+    assert not known.add(Revocation("user", "alice", LATER, 100.0))
+    assert known(TokenFacts("alice", issued_at=150.0))
+
+
+def test_what_has_expired_is_forgotten() -> None:
+    known = Refused()
+    known.add(Revocation("token", "t", 100.0))
+
+    known.forget_expired(99.0)
+    assert known(TokenFacts("alice", "t"))
+    known.forget_expired(100.0)
+    assert not known(TokenFacts("alice", "t"))
+    assert len(known) == 0
+
+
+class Member:
+    """A node as far as revocation goes."""
+
+    def __init__(self, broker: BroadcastBroker, uid: str) -> None:
+        self.uid = uid
+        self.broker = broker
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.up = asyncio.Event()
+        self.control = Control(broker, start_task=self.start_task, describe=lambda: NodeInfo(uid))
+        self.hub: Any = Hub()
+        self.revocations = Revocations(broker.revocations, self.control, self.hub, start_task=self.start_task)
+
+    def start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks.add(asyncio.create_task(work))
+
+    def on_publication(self, channel: str, entry: StreamEntry) -> None:
+        self.control.on_publication(entry.publication)
+
+    def on_join(self, channel: str, info: ClientInfo) -> None: ...
+
+    def on_leave(self, channel: str, info: ClientInfo) -> None: ...
+
+    def on_link(self, state: LinkState) -> None:
+        if state is LinkState.UP:
+            self.revocations.catch_up()
+            self.up.set()
+
+    async def start(self) -> None:
+        await self.broker.start(self)
+        self.start_task(self.control.run(self.uid))
+        self.start_task(self.revocations.run())
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await self.broker.stop()
+
+
+@asynccontextmanager
+async def members(redis: RedisServer, count: int, *, up: bool = True) -> AsyncIterator[list[Member]]:
+    async with AsyncExitStack() as stack:
+        started = [Member(open_broker(redis.url, timeout=1.0), f"node-{number}") for number in range(count)]
+        for member in started:
+            stack.push_async_callback(member.stop)
+            await member.start()
+        if up:
+            await until(lambda: all(member.up.is_set() and member.revocations.loaded for member in started))
+        yield started
+
+
+async def test_one_nodes_revocation_is_every_nodes_within_a_second(redis_server: RedisServer) -> None:
+    async with members(redis_server, 3) as (one, *others):
+        token = TokenFacts("alice", "t1")
+        await one.revocations.revoke(Revocation("token", "t1", LATER))
+
+        await until(lambda: all(member.revocations.refuses(token) for member in (one, *others)), deadline=1.0)
+        await until(lambda: all(member.revocations.figures.delays for member in (one, *others)))
+        assert max(member.revocations.figures.delays[0] for member in (one, *others)) < 1.0
+
+
+async def test_a_node_that_starts_later_knows_what_was_revoked_before(redis_server: RedisServer) -> None:
+    async with members(redis_server, 1) as (one,):
+        await one.revocations.revoke(Revocation("user", "alice", LATER, 100.0))
+
+        async with members(redis_server, 1) as (late,):
+            assert late.revocations.refuses(TokenFacts("alice", issued_at=1.0))
+
+
+async def test_before_the_store_was_read_nothing_is_judged(redis_server: RedisServer) -> None:
+    redis_server.stop()
+    async with members(redis_server, 1, up=False) as (one,):
+        await asyncio.sleep(0.3)
+        assert not one.revocations.loaded
+
+        redis_server.start()
+        await until(lambda: one.revocations.loaded)
+
+
+async def test_what_was_ordered_while_the_link_was_lost_is_learnt_when_it_returns(redis_server: RedisServer) -> None:
+    async with members(redis_server, 2) as (one, other):
+        client = Client(faulty=False)
+        one.hub.connections.add(client)
+        await one.broker.unsubscribe(":control")
+        await other.revocations.revoke(Revocation("token", "t1", LATER))
+        await asyncio.sleep(0.3)
+        assert not one.revocations.refuses(TokenFacts("alice", "t1"))
+
+        with redis_client.Redis.from_url(redis_server.url) as plain:
+            plain.client_kill_filter(_type="pubsub")
+
+        await until(lambda: one.revocations.refuses(TokenFacts("alice", "t1")))
+        await until(lambda: client.ended)
+
+
+async def test_a_gap_in_the_orders_is_filled_from_the_store(redis_server: RedisServer) -> None:
+    async with members(redis_server, 2) as (one, other):
+        await one.broker.unsubscribe(":control")
+        await other.revocations.revoke(Revocation("token", "missed", LATER))
+        await one.broker.subscribe(":control")
+        await other.revocations.revoke(Revocation("token", "heard", LATER))
+
+        await until(lambda: one.revocations.refuses(TokenFacts("alice", "missed")))
+
+
+async def test_a_store_that_lost_its_memory_is_told_again(redis_server: RedisServer) -> None:
+    async with members(redis_server, 2) as (one, other):
+        await one.revocations.revoke(Revocation("token", "t1", LATER))
+        await until(lambda: other.revocations.refuses(TokenFacts("alice", "t1")))
+
+        redis_server.kill()
+        redis_server.start()
+        await until(lambda: one.broker.figures.reconnects and other.broker.figures.reconnects)
+
+        async with members(redis_server, 1) as (late,):
+            await until(lambda: late.revocations.refuses(TokenFacts("alice", "t1")))
+        assert one.revocations.refuses(TokenFacts("alice", "t1"))
+
+
+async def test_where_nothing_is_kept_nothing_is_revoked_and_everything_judged() -> None:
+    member = Member(open_broker("postgresql://localhost:1/none"), "a")
+
+    assert member.revocations.loaded
+    assert not member.revocations.available
+    with pytest.raises(ValueError, match="keeps no revocations"):
+        await member.revocations.revoke(Revocation("token", "t", LATER))
+
+
+async def test_a_store_that_talks_nonsense_is_asked_again(redis_server: RedisServer) -> None:
+    with redis_client.Redis.from_url(redis_server.url) as plain:
+        plain.hset("starling:{revoked}:entries", "", "no number")
+        async with members(redis_server, 1, up=False) as (one,):
+            await until(one.up.is_set)
+            await asyncio.sleep(0.3)
+            assert not one.revocations.loaded
+
+            plain.delete("starling:{revoked}:entries")
+            await until(lambda: one.revocations.loaded)
+
+
+class Client:
+    """A connection as far as revocation goes; none of ours fails at this, so the faulty one has to be made."""
+
+    def __init__(self, *, faulty: bool) -> None:
+        self.id = "faulty" if faulty else "sound"
+        self.ended = 0
+        self._faulty = faulty
+
+    def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> TokenFacts | None:
+        if self._faulty:
+            raise RuntimeError("this connection cannot be ended")
+        token = TokenFacts("alice", "t1")
+        self.ended += refuses(token)
+        return token
+
+
+async def test_a_connection_that_cannot_be_ended_saves_no_other_and_stops_no_later_order() -> None:
+    member = Member(open_broker("memory://"), "a")
+    sound = [Client(faulty=False) for _ in range(5)]
+    member.hub.connections |= {*sound, Client(faulty=True)}
+    await member.start()
+    await until(lambda: member.up.is_set() and member.revocations.loaded)
+    # What it reads of the store by itself is read by now.
+    await asyncio.sleep(0.1)
+
+    for _ in range(2):
+        await member.revocations.revoke(Revocation("token", "t1", LATER))
+        await until(lambda: member.revocations.figures.delays)
+        member.revocations.figures.take_delays()
+
+    assert [client.ended for client in sound] == [2] * 5
+    assert member.revocations.figures.ordered == {"token": 2, "session": 0, "user": 0}
+    await member.stop()
+
+
+async def test_the_very_token_of_a_revoked_session_is_refused_though_the_store_is_away(
+    redis_server: RedisServer,
+) -> None:
+    class InSession(Client):
+        def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> TokenFacts | None:
+            token = TokenFacts("alice", "t1", session="s1")
+            if not refuses(token):
+                return None
+            # Away from just now on, so that nobody but this node can know of the token.
+            redis_server.stop()
+            self.ended += 1
+            return token
+
+    async with members(redis_server, 1) as (one,):
+        client = InSession(faulty=False)
+        one.hub.connections.add(client)
+        # Its order may be heard, and the store be away, before the publishing of it was acknowledged.
+        with suppress(BrokerUnavailable):
+            await one.revocations.revoke(Revocation("session", "s1", LATER))
+        await until(lambda: client.ended)
+
+        await until(lambda: one.revocations.refuses(TokenFacts("alice", "t1")))

@@ -1,0 +1,106 @@
+"""Clients in history channels on all workers, and publishers that count what was acknowledged: the ledger of a test."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from tests.support.history_clients import HistoryClient, Refused
+from tests.support.running import Starling, two_workers
+
+CHANNELS = [f"history:{number}" for number in range(4)]
+CLIENTS = 20
+
+CHANNELS_FILE = """
+namespaces:
+  history: {history_size: 5000, history_ttl: 5m, force_recovery: true}
+"""
+
+
+def environment(tmp_path: Path, broker_url: str) -> dict[str, str]:
+    return two_workers(tmp_path, broker_url, CHANNELS_FILE)
+
+
+class Flow:
+    """Clients in history channels on both workers, and one publisher a channel that counts what was acknowledged."""
+
+    def __init__(self, clients: list[HistoryClient], publisher: HistoryClient) -> None:
+        self.clients = clients
+        self.publisher = publisher
+        self.acknowledged: dict[str, list[int]] = {channel: [] for channel in CHANNELS}
+        self.refused: list[int] = []
+        self._publishing: list[asyncio.Task[None]] = []
+
+    async def _publish(self, channel: str, number: int) -> None:
+        while True:
+            number += 1
+            try:
+                await self.publisher.publish(channel, number)
+                self.acknowledged[channel].append(number)
+            except Refused as refusal:
+                self.refused.append(refusal.code)
+            await asyncio.sleep(0.005)
+
+    async def until_live(self, began: float) -> float:
+        """Seconds since `began` until every client has got a publication acknowledged after it."""
+        marks = {channel: numbers[-1] if numbers else 0 for channel, numbers in self.acknowledged.items()}
+        while not all(
+            client.ledgers[channel].numbers[-1:] > [marks[channel]] for client in self.clients for channel in CHANNELS
+        ):
+            assert time.monotonic() - began < 30, "it does not flow again"
+            await asyncio.sleep(0.02)
+        return time.monotonic() - began
+
+    def problems(self) -> list[str]:
+        """What is wrong in any ledger; of one that began anew, from its second publication on."""
+        problems = []
+        for index, client in enumerate(self.clients):
+            for channel, ledger in client.ledgers.items():
+                wanted = self.acknowledged[channel]
+                if ledger.restarts:
+                    wanted = [number for number in wanted if ledger.numbers and number > ledger.numbers[0]]
+                problems += [f"client {index} in {channel}: {problem}" for problem in ledger.problems(wanted)]
+        return problems
+
+    def told(self) -> list[int]:
+        return [code for client in self.clients for ledger in client.ledgers.values() for code in ledger.told]
+
+    def closed(self) -> list[int]:
+        return [code for client in self.clients for ledger in client.ledgers.values() for code in ledger.closed]
+
+    def start(self, after: int = 0) -> None:
+        """Begin to publish the numbers that follow `after` in each channel."""
+        self._publishing = [asyncio.create_task(self._publish(channel, after)) for channel in CHANNELS]
+
+    async def stop(self) -> None:
+        """Publish no more, and wait until all that was acknowledged came, or 10 s; the ledgers tell what is missing."""
+        for task in self._publishing:
+            task.cancel()
+        await asyncio.gather(*self._publishing, return_exceptions=True)
+        end = time.monotonic() + 10
+        while time.monotonic() < end and self.problems():
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def flowing(starling: Starling) -> AsyncIterator[Flow]:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(HistoryClient(starling.url)) for _ in range(CLIENTS)]
+        for client in clients:
+            for channel in CHANNELS:
+                await client.subscribe(channel)
+        flow = Flow(clients, await stack.enter_async_context(HistoryClient(starling.url)))
+        flow.start()
+        try:
+            yield flow
+        finally:
+            await flow.stop()
+
+
+async def publishes(flow: Flow, count: int) -> None:
+    """Wait until so many more were acknowledged in each channel."""
+    wanted = {channel: len(numbers) + count for channel, numbers in flow.acknowledged.items()}
+    async with asyncio.timeout(20):
+        while any(len(flow.acknowledged[channel]) < wanted[channel] for channel in CHANNELS):
+            await asyncio.sleep(0.02)

@@ -1,0 +1,219 @@
+"""The dashboard "Starling overview"."""
+
+from tools.dashboards.dashboard import Dashboard, Figure, Panel, Query, Row
+from tools.dashboards.overview_rows import api, broker, tokens, webhooks, workers
+from tools.dashboards.queries import by, of, quantile, rate
+
+
+def overview() -> Dashboard:
+    """The dashboard an on-call engineer opens first: is the service well, and if not, which part of it?"""
+    return Dashboard(
+        uid="starling-overview",
+        title="Starling overview",
+        meaning="Connections, messages, the broker and the workers of Starling.",
+        rows=(
+            Row("Overview", _figures()),
+            Row("Connections", _connections()),
+            Row("Messages", _messages()),
+            Row("Real-time protocol", _realtime()),
+            Row("Server API", api(), folded=True),
+            Row("Tokens", tokens(), folded=True),
+            Row("Webhooks", webhooks(), folded=True),
+            Row("Broker", broker(), folded=True),
+            Row("Workers", workers(), folded=True),
+        ),
+    )
+
+
+def _figures() -> tuple[Figure, ...]:
+    failed = rate("starling_publications_total", 'result="failed"')
+    errors = f"sum({failed}) + (sum({rate('starling_broker_dropped_total')}) or vector(0))"
+    return (
+        Figure("Connections", "Open now.", "short", (Query(f"sum({of('starling_connections')})", "open"),)),
+        Figure("To clients", "Messages sent.", "ops", (Query(f"sum({rate('starling_messages_sent_total')})", "sent"),)),
+        Figure(
+            "Delivery, 99 %",
+            "Time from the broker's taking a publication to its frames being handed to the sockets.",
+            "s",
+            (Query(quantile("starling_delivery_seconds", "0.99"), "delivery"),),
+        ),
+        Figure("Errors", "Publications that failed and broker messages dropped.", "ops", (Query(errors, "errors"),)),
+        Figure(
+            "Broker",
+            "Up while every worker hears itself through the broker.",
+            "short",
+            (Query(f"min({of('starling_broker_up')})", "broker"),),
+            words={"0": ("down", "red"), "1": ("up", "green")},
+        ),
+        Figure("Pods", "Pods that Prometheus reaches.", "short", (Query(f"sum({of('up')})", "pods"),)),
+        Figure("Ready workers", "Want new clients.", "short", (Query(f"sum({of('starling_worker_ready')})", "ready"),)),
+        Figure(
+            "Version",
+            "What runs; two versions during a rolling update.",
+            "short",
+            (Query(f"count by (version) ({of('starling_build_info')})", "{{version}}"),),
+            by_name=True,
+        ),
+    )
+
+
+def _connections() -> tuple[Panel, ...]:
+    held = of("starling_connections")
+    return (
+        Panel("Connections by pod", "Open now.", "short", by("pod", of("starling_connections")), width=12),
+        Panel("Connections by transport", "Open now.", "short", by("transport", of("starling_connections")), width=12),
+        Panel("Opened", "Accepted a second.", "ops", by("transport", rate("starling_connections_opened_total"))),
+        Panel(
+            "Closed by code",
+            "Ended a second. 1000, 1001: the client's own wish; 1006, 3000: vanished; 1012, 3001: drain; "
+            "1013, 3008: slow.",
+            "ops",
+            by("code", rate("starling_connections_closed_total")),
+        ),
+        Panel(
+            "Refused by reason",
+            "A second: turned away before the upgrade, or cut for what they sent.",
+            "ops",
+            by("reason", rate("starling_connections_refused_total")),
+        ),
+        Panel(
+            "Slow clients",
+            "Cut a second, since they read more slowly than is written to them.",
+            "ops",
+            by("pod", rate("starling_connections_closed_total", 'code=~"1013|3008"')),
+            width=12,
+        ),
+        Panel(
+            "Capacity",
+            "Share of the connections that the workers may hold.",
+            "percentunit",
+            (Query(f"sum by (pod) ({held}) / sum by (pod) ({of('starling_connections_capacity')})", "{{pod}}"),),
+            width=12,
+            maximum=1,
+        ),
+    )
+
+
+def _messages() -> tuple[Panel, ...]:
+    in_time = rate("starling_delivery_seconds_bucket", 'le="0.25"')
+    late = f"1 - sum({in_time}) / sum({rate('starling_delivery_seconds_count')})"
+    received = f"sum by (transport) ({rate('starling_messages_received_total')})"
+    sent = f"sum by (transport) ({rate('starling_messages_sent_total')})"
+    return (
+        Panel("From clients", "Messages received a second.", "ops", (Query(received, "{{transport}}"),)),
+        Panel("To clients by transport", "Messages sent a second.", "ops", (Query(sent, "{{transport}}"),)),
+        Panel(
+            "Payload",
+            "Bytes a second, without frames' headers.",
+            "Bps",
+            (
+                Query(f"sum({rate('starling_received_bytes_total')})", "received"),
+                Query(f"sum({rate('starling_sent_bytes_total')})", "sent"),
+            ),
+        ),
+        Panel(
+            "Delivery",
+            "Time from the broker's taking a publication to its frames being handed to the sockets.",
+            "s",
+            (
+                Query(quantile("starling_delivery_seconds", "0.5"), "50 %"),
+                Query(quantile("starling_delivery_seconds", "0.99"), "99 %"),
+            ),
+        ),
+        Panel(
+            "Delivery by pod",
+            "The same for each pod, at the quantile chosen above.",
+            "s",
+            (Query(quantile("starling_delivery_seconds", "$quantile", "le, pod"), "{{pod}}"),),
+        ),
+        Panel(
+            "Late deliveries",
+            "Share of deliveries over 250 ms. The objective: at most 1 % within 30 days.",
+            "percentunit",
+            (Query(late, "late"),),
+        ),
+        Panel(
+            "Lost publications",
+            "A second: dropped before a worker delivered them, and gaps that the stream could not fill. "
+            "The objective: at most 0.01 % of what is delivered.",
+            "ops",
+            (
+                Query(f"sum({rate('starling_broker_dropped_total')})", "dropped"),
+                Query(f"sum({rate('starling_stream_resets_total')})", "gaps"),
+            ),
+        ),
+        Panel(
+            "Publications by result",
+            "A second, of clients and API. Failed: the broker did not take them.",
+            "ops",
+            (Query(f"sum by (result) ({rate('starling_publications_total')})", "{{result}}"),),
+        ),
+        Panel(
+            "Publications by namespace",
+            "A second, of clients and API.",
+            "ops",
+            by("channel_namespace", rate("starling_publications_total")),
+            width=12,
+        ),
+        Panel(
+            "Channels",
+            "Channels with a subscriber, summed over workers.",
+            "short",
+            by("pod", of("starling_channels")),
+            width=12,
+        ),
+    )
+
+
+def _realtime() -> tuple[Panel, ...]:
+    return (
+        Panel(
+            "Subscriptions",
+            "Of real-time clients.",
+            "short",
+            by("pod", of("starling_subscriptions")),
+        ),
+        Panel(
+            "Subscriptions by namespace",
+            "Of real-time clients.",
+            "short",
+            by("channel_namespace", of("starling_subscriptions")),
+        ),
+        Panel(
+            "Presence",
+            "Clients shown in presence, each once a channel.",
+            "short",
+            by("pod", of("starling_presence_clients")),
+        ),
+        Panel(
+            "Commands by method",
+            "Carried out a second.",
+            "ops",
+            by("method", rate("starling_commands_total")),
+            width=12,
+        ),
+        Panel(
+            "Command errors by code",
+            "Errors a second. 100: ours; 103: forbidden; 108: not available; 112: not recoverable.",
+            "ops",
+            by("code", rate("starling_command_errors_total")),
+            width=12,
+        ),
+        Panel(
+            "Recoveries by result",
+            "Clients a second that came back with a position. Refused: the history no longer reached back so far.",
+            "ops",
+            by("result", rate("starling_recoveries_total")),
+            width=12,
+        ),
+        Panel(
+            "Gaps in streams",
+            "A second: healed by reading the stream, unnoticed by clients; reset where it could not fill the gap.",
+            "ops",
+            (
+                Query(f"sum({rate('starling_stream_heals_total')})", "healed"),
+                Query(f"sum({rate('starling_stream_resets_total')})", "reset"),
+            ),
+            width=12,
+        ),
+    )

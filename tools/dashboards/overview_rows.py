@@ -1,0 +1,212 @@
+"""The rows of "Starling overview" that are folded until somebody looks for a cause."""
+
+from tools.dashboards.dashboard import Panel, Query
+from tools.dashboards.queries import by, of, quantile, rate
+
+
+def api() -> tuple[Panel, ...]:
+    """What backends ask."""
+    return (
+        Panel("API requests by method", "A second.", "ops", by("method", rate("starling_api_requests_total"))),
+        Panel(
+            "API requests by code",
+            "A second. 0: done; 100: not done, try again; 101 to 112: what was asked cannot be; 4xx: refused before.",
+            "ops",
+            by("code", rate("starling_api_requests_total")),
+        ),
+        Panel(
+            "API time by method",
+            "From a request's head to its answer, at the quantile chosen above.",
+            "s",
+            (Query(quantile("starling_api_request_seconds", "$quantile", "le, method"), "{{method}}"),),
+        ),
+    )
+
+
+def tokens() -> tuple[Panel, ...]:
+    """What was revoked, and the keys that tokens are checked with."""
+    return (
+        Panel(
+            "Revocations in force",
+            "Known to the worker that knows the most; all workers of all pods should know as many.",
+            "short",
+            by("pod", of("starling_revocations_in_force"), "max"),
+        ),
+        Panel(
+            "Revocations by kind",
+            "Carried out a minute, once in each worker.",
+            "short",
+            (Query(f"60 * sum by (kind) ({rate('starling_revocations_total')})", "{{kind}}"),),
+        ),
+        Panel(
+            "Connections revoked",
+            "Ended a minute since their token was revoked.",
+            "short",
+            (Query(f"60 * sum by (pod) ({rate('starling_revoked_connections_total')})", "{{pod}}"),),
+        ),
+        Panel(
+            "Time to revoke",
+            "From the order to a worker's having carried it out, at the quantile chosen above.",
+            "s",
+            (Query(quantile("starling_revocation_seconds", "$quantile"), "revocation"),),
+            width=12,
+        ),
+        Panel(
+            "Age of the issuer's keys",
+            "Since they were fetched, or asked for in vain; 0 where no key set is fetched.",
+            "s",
+            by("pod", of("starling_jwks_age_seconds"), "max"),
+            width=12,
+        ),
+    )
+
+
+def broker() -> tuple[Panel, ...]:
+    """The links to the broker."""
+
+    def worst(metric: str, function: str = "max") -> tuple[Query, ...]:
+        return (Query(f"{function} by (pod) ({of(metric)})", "{{pod}}"),)
+
+    dropped = f"sum by (reason) ({rate('starling_broker_dropped_total')})"
+    return (
+        Panel(
+            "Broker up",
+            "1 while every worker of the pod hears itself through the broker.",
+            "short",
+            worst("starling_broker_up", "min"),
+            maximum=1,
+        ),
+        Panel(
+            "Canary's round trip",
+            "How long a worker's message to itself takes; the worst worker's.",
+            "s",
+            worst("starling_broker_canary_seconds"),
+        ),
+        Panel(
+            "Canary's age",
+            "How long ago a worker last heard itself; grows while the broker is away.",
+            "s",
+            worst("starling_broker_canary_age_seconds"),
+        ),
+        Panel(
+            "Reconnects",
+            "Times a minute that a link to the broker was lost and found.",
+            "short",
+            (Query(f"60 * sum by (pod) ({rate('starling_broker_reconnects_total')})", "{{pod}}"),),
+            width=12,
+        ),
+        Panel(
+            "Dropped by reason",
+            "Broker messages a second that reached no client.",
+            "ops",
+            (Query(dropped, "{{reason}}"),),
+            width=12,
+        ),
+        Panel(
+            "Failed links",
+            "Links to the broker that failed one after the other; 0 while every worker has one.",
+            "short",
+            worst("starling_broker_failed_swaps"),
+            width=12,
+        ),
+        Panel(
+            "Probes by result",
+            "A minute. Heard while links go on failing: the worker itself is at fault, and is replaced.",
+            "short",
+            (Query(f"60 * sum by (result) ({rate('starling_broker_probes_total')})", "{{result}}"),),
+            width=12,
+        ),
+    )
+
+
+def webhooks() -> tuple[Panel, ...]:
+    """What backends are told."""
+    return (
+        Panel(
+            "Webhook events by result",
+            "A second. Failed: given up after all attempts; dropped: the queue was full, or the worker ended.",
+            "ops",
+            (Query(f"sum by (result) ({rate('starling_webhook_events_total')})", "{{result}}"),),
+            width=12,
+        ),
+        Panel(
+            "Webhook events waiting",
+            "Grows while the receiver is away or slow; a worker keeps 10,000 at most.",
+            "short",
+            (Query(f"sum by (pod) ({of('starling_webhook_queue')})", "{{pod}}"),),
+            width=12,
+        ),
+    )
+
+
+def workers() -> tuple[Panel, ...]:
+    """The processes and what they use."""
+    files = f"{of('starling_worker_open_files')} / {of('starling_worker_open_files_limit')}"
+    return (
+        Panel(
+            "Worker states",
+            "Workers that run, that want new clients, and that let theirs go.",
+            "short",
+            (
+                Query(f"sum({of('starling_workers')})", "running"),
+                Query(f"sum({of('starling_worker_ready')})", "ready"),
+                Query(f"sum({of('starling_worker_draining')})", "draining"),
+            ),
+        ),
+        Panel(
+            "Event loop lag",
+            "How late timers run in the worst worker: everything is late by as much.",
+            "s",
+            (Query(f"max by (pod) ({of('starling_event_loop_lag_seconds')})", "{{pod}}"),),
+        ),
+        Panel(
+            "Restarts",
+            "Workers a minute that ended unexpectedly and were replaced.",
+            "short",
+            (Query(f"60 * sum by (pod) ({rate('starling_worker_restarts_total')})", "{{pod}}"),),
+        ),
+        Panel(
+            "Resident memory",
+            "Of all workers of a pod; what they share is counted more than once.",
+            "bytes",
+            (Query(f"sum by (pod) ({of('starling_worker_resident_memory_bytes')})", "{{pod}}"),),
+        ),
+        Panel(
+            "Memory of the limit",
+            "Share of the pod's memory limit in use; 0 without a limit.",
+            "percentunit",
+            by("pod", of("starling_memory_used_ratio"), "max"),
+            maximum=1,
+        ),
+        Panel(
+            "Clients left to drain",
+            "Clients that draining workers have still to let go.",
+            "short",
+            by("pod", of("starling_drain_left")),
+        ),
+        Panel(
+            "Drain closes by reason",
+            "A second: at a turn of the shared pace, faster for the deadline, or at a local pace.",
+            "ops",
+            by("reason", rate("starling_drain_closes_total")),
+        ),
+        Panel(
+            "Pods by version",
+            "Pods of each version; two during a rolling update.",
+            "short",
+            by("version", of("starling_build_info"), "count"),
+        ),
+        Panel(
+            "Processor",
+            "Processors in use by the workers of a pod.",
+            "short",
+            (Query(f"sum by (pod) ({rate('starling_worker_cpu_seconds_total')})", "{{pod}}"),),
+        ),
+        Panel(
+            "Open files",
+            "Share of the files that the worker with the most may open. A connection is one.",
+            "percentunit",
+            (Query(f"max by (pod) ({files})", "{{pod}}"),),
+            maximum=1,
+        ),
+    )
