@@ -76,7 +76,7 @@ def at(starling: Starling, *arguments: str, given: str | None = None) -> subproc
     "command",
     [
         *("serve", "check", "settings", "token", "verify", "size"),
-        *("publish", "subscribe", "info", "top", "trace", "disconnect", "ping"),
+        *("publish", "subscribe", "info", "top", "capture", "disconnect", "ping"),
     ],
 )
 def test_help_shows_examples_and_exit_codes(command: str) -> None:
@@ -274,7 +274,7 @@ class Stranger(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-@pytest.mark.parametrize("arguments", [("info", "--key", "k"), ("trace", "user", "a", "--key", "k"), ("probe",)])
+@pytest.mark.parametrize("arguments", [("info", "--key", "k"), ("capture", "user", "a", "--key", "k"), ("probe",)])
 def test_a_stranger_at_the_address_is_one_line_with_exit_code_3(arguments: tuple[str, ...]) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
         server.asked = 0  # type: ignore[attr-defined]
@@ -520,7 +520,7 @@ def test_a_snapshot_tells_rates_by_each_nodes_own_clock() -> None:
 def test_trace_shows_the_frames_of_a_user_and_never_a_token(starling: Starling) -> None:
     def watch(*options: str) -> subprocess.Popen[str]:
         variables = environment(API_URL=starling.http, API_KEY=KEY)
-        command = [COMMAND, "trace", "user", "traced", "--seconds", "12", *options]
+        command = [COMMAND, "capture", "user", "traced", "--seconds", "12", *options]
         return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     with watch() as shown, watch("--json") as told:
@@ -528,7 +528,7 @@ def test_trace_shows_the_frames_of_a_user_and_never_a_token(starling: Starling) 
         assert told.stdout is not None
         assert "on 2 node(s)" in shown.stderr.readline()
         # From its first line on, every node sees each frame.
-        assert "trace" in json.loads(told.stdout.readline())
+        assert "capture" in json.loads(told.stdout.readline())
         with Listening(starling, "live", "--user", "traced") as listening:
             listening.until("subscribed to")
         assert json.loads(told.stdout.readline())["frame"]["connect"]["token"] == "[redacted]"
@@ -544,9 +544,9 @@ def test_trace_shows_the_frames_of_a_user_and_never_a_token(starling: Starling) 
 
 
 def test_a_trace_that_is_refused_is_one_line(starling: Starling) -> None:
-    refused = at(starling, "trace", "channel", "nowhere:x")
-    unknown = run("trace", "room", "x", API_URL=starling.http, API_KEY=KEY)
-    away = run("trace", "user", "x", API_URL=f"http://127.0.0.1:{free_port()}", API_KEY=KEY)
+    refused = at(starling, "capture", "channel", "nowhere:x")
+    unknown = run("capture", "room", "x", API_URL=starling.http, API_KEY=KEY)
+    away = run("capture", "user", "x", API_URL=f"http://127.0.0.1:{free_port()}", API_KEY=KEY)
 
     assert (refused.returncode, "code 102" in refused.stderr) == (1, True)
     assert (unknown.returncode, away.returncode) == (2, 3)
@@ -574,7 +574,7 @@ def test_check_warns_of_a_drain_that_is_too_short_for_the_pace_and_ends_with_0()
     assert done.stdout.startswith("The configuration is good")
     (warning,) = json.loads(as_json.stdout)["warnings"]
     assert done.stderr == f"Warning: {warning}\n"
-    assert "needs 60 s at STARLING_DRAIN_PACE=500" in warning
+    assert "needs 60 s at STARLING_DRAIN_RATE=500" in warning
 
 
 def test_serve_without_a_place_for_temporary_files_says_so_in_one_line() -> None:

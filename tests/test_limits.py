@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from starling.auth.compact import MAX_TOKEN_BYTES
 from starling.brokers.link import MAX_EVENTS
 from starling.client.node_commands import CHANNELS_LIMIT
-from starling.engine.capture import FRAMES_WAITING, TRACE_SECONDS, TRACES_LIMIT
+from starling.engine.capture import CAPTURE_SECONDS, CAPTURES_LIMIT, FRAMES_WAITING
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.frame_tap import EVENTS_WAITING
 from starling.protocol.codec import COMMANDS_PER_FRAME
@@ -53,8 +53,8 @@ FIXED = {
     "seconds that a publication may wait for the broker": WAIT_SECONDS,
     "publications of a worker that wait for the broker": WAITING_LIMIT,
     "idempotency key": IDEMPOTENCY_KEY_LENGTH,
-    "traces at one time, over all nodes": TRACES_LIMIT,
-    "seconds of a trace": TRACE_SECONDS,
+    "traces at one time, over all nodes": CAPTURES_LIMIT,
+    "seconds of a trace": CAPTURE_SECONDS,
     "frames of a trace that wait for who reads it": FRAMES_WAITING,
     "frames of a trace that a node tells in a tenth of a second": EVENTS_WAITING,
     "payload that a trace shows": PAYLOAD_BYTES,

@@ -102,7 +102,7 @@ class Conversations(RuleBasedStateMachine):
         self.number = 0
         self.model = {channel: ModelChannel(KEPT.get(channel.split(":")[0], 0)) for channel in CHANNELS}
         self.service: FastAPI = self.runner.run(self._start())
-        self.doors = self.service.state.doors
+        self.web_context = self.service.state.web_context
 
     async def _start(self) -> FastAPI:
         path = Path(self.stack.enter_context(tempfile.TemporaryDirectory())) / "channels.json"
@@ -169,20 +169,20 @@ class Conversations(RuleBasedStateMachine):
         async def work() -> None:
             for _ in range(count):
                 publication = Publication(Raw(b"%d" % self._published(channel)))
-                options = self.doors.node.channels.options(channel).publish_options()
-                await self.doors.node.publish(channel, publication, options)
+                options = self.web_context.node.channels.options(channel).publish_options()
+                await self.web_context.node.publish(channel, publication, options)
 
         self._run(work())
 
     @rule(channel=st.sampled_from([channel for channel in CHANNELS if not channel.startswith("plain")]))
     def remove_the_history(self, channel: str) -> None:
-        self._run(self.doors.node.history.remove(channel))
+        self._run(self.web_context.node.history.remove(channel))
         self.model[channel].bottom = len(self.model[channel].published)
 
     @rule(client=clients, channel=channels)
     def put_out_of_a_channel(self, client: Client, channel: str) -> None:
         async def work() -> None:
-            client.connection.order_unsubscribe(channel, UNSUBSCRIBE_SERVER)
+            client.connection.send_unsubscribe(channel, UNSUBSCRIBE_SERVER)
 
         self._run(work())
         assert client.put_out == ([channel] if channel in client.live else [])
@@ -200,7 +200,7 @@ class Conversations(RuleBasedStateMachine):
 
     @invariant()
     def the_hub_holds_who_is_live_and_nobody_else(self) -> None:
-        hub = self.doors.node.hub
+        hub = self.web_context.node.hub
         assert len(hub.connections) == len(self.everyone)
         live = {channel for client in self.everyone for channel in client.live}
         assert set(hub.subscribers.channels) == live
@@ -209,7 +209,9 @@ class Conversations(RuleBasedStateMachine):
 
     def _connect(self) -> tuple[Wire, JsonConnection]:
         wire = Wire()
-        connection = JsonConnection(self.doors.node, self.doors.authority, self.doors.session_limits, None)
+        connection = JsonConnection(
+            self.web_context.node, self.web_context.authority, self.web_context.session_limits, None
+        )
 
         async def begin() -> None:
             connection.open(wire)

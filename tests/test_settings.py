@@ -197,35 +197,35 @@ def test_a_drain_takes_as_long_as_a_full_pod_needs_at_the_pace() -> None:
     assert drain().drain_time == 20
     assert drain(MAX_CONNECTIONS="1000").drain_time == 20
     assert drain(MAX_CONNECTIONS="10001").drain_time == 81
-    assert drain(MAX_CONNECTIONS="10000", DRAIN_PACE="100").drain_time == 400
-    assert drain(MAX_CONNECTIONS="10000", DRAIN_PACE="1").drain_time == 3600
-    assert drain(MAX_CONNECTIONS="10000", DRAIN_PACE="0").drain_time == 20
+    assert drain(MAX_CONNECTIONS="10000", DRAIN_RATE="100").drain_time == 400
+    assert drain(MAX_CONNECTIONS="10000", DRAIN_RATE="1").drain_time == 3600
+    assert drain(MAX_CONNECTIONS="10000", DRAIN_RATE="0").drain_time == 20
     assert drain(MAX_CONNECTIONS="10000", DRAIN_SECONDS="7.5").drain_time == 7.5
 
 
 def test_a_pod_that_holds_more_than_goes_in_time_at_the_pace_is_warned_of() -> None:
     (warning,) = drain(MAX_CONNECTIONS="10000", DRAIN_SECONDS="30").warnings()
     assert "40000 connections" in warning
-    assert "needs 80 s at STARLING_DRAIN_PACE=500" in warning
+    assert "needs 80 s at STARLING_DRAIN_RATE=500" in warning
     assert "set STARLING_DRAIN_SECONDS to 80" in warning
-    (beyond,) = drain(MAX_CONNECTIONS="10000", DRAIN_PACE="1").warnings()
+    (beyond,) = drain(MAX_CONNECTIONS="10000", DRAIN_RATE="1").warnings()
     assert "needs 40000 s" in beyond
-    assert "set STARLING_DRAIN_PACE to 12 or more" in beyond
+    assert "set STARLING_DRAIN_RATE to 12 or more" in beyond
 
     for fits in (
         drain(),
         drain(DRAIN_SECONDS="1"),
         drain(MAX_CONNECTIONS="10000"),
         drain(MAX_CONNECTIONS="10000", DRAIN_SECONDS="80"),
-        drain(MAX_CONNECTIONS="10000", DRAIN_SECONDS="30", DRAIN_PACE="0"),
+        drain(MAX_CONNECTIONS="10000", DRAIN_SECONDS="30", DRAIN_RATE="0"),
     ):
         assert fits.warnings() == []
 
 
 def test_a_pace_that_postgresql_cannot_share_is_warned_of_only_where_it_was_set() -> None:
     assert drain(BROKER_URL="postgresql://p").warnings() == []
-    (warning,) = drain(BROKER_URL="postgresql://p", DRAIN_PACE="100").warnings()
-    assert "STARLING_DRAIN_PACE is shared through redis:// only" in warning
+    (warning,) = drain(BROKER_URL="postgresql://p", DRAIN_RATE="100").warnings()
+    assert "STARLING_DRAIN_RATE is shared through redis:// only" in warning
 
 
 def test_connections_of_a_user_are_not_counted_on_postgresql() -> None:

@@ -21,10 +21,10 @@ from starling.auth.jwks import Jwks
 from starling.auth.jwt import JwtVerifier
 from starling.auth.keys import VerificationKey
 from starling.brokers.broadcast import BroadcastBroker
-from starling.brokers.link import LinkFigures
+from starling.brokers.link import LinkStats
 from starling.brokers.open import open_broker
 from starling.client.hooks_module import HooksError, load_hooks
-from starling.client.node_commands import Orders
+from starling.client.node_commands import NodeCommands
 from starling.engine.admission import AdmissionLimits
 from starling.engine.channels import Channels, ChannelsError, parse_channels
 from starling.engine.hooks import Hooks, NoHooks
@@ -34,7 +34,7 @@ from starling.engine.occupancy import Occupancy
 from starling.engine.readiness import Readiness
 from starling.protocol.session import SessionLimits
 from starling.server.application import serve
-from starling.server.drain_rate import DrainFigures
+from starling.server.drain_rate import DrainStats
 from starling.server.options import ServerOptions, Service
 from starling.settings import PREFIX, Settings, SettingsError
 from starling.telemetry.logging import configure_logging
@@ -43,11 +43,11 @@ from starling.telemetry.top_channels import ChannelMeter
 from starling.telemetry.tracing import NoTracer, Tracer
 from starling.web import api_docs, chat, connection, echo, health, items, pages, refusals
 from starling.web.api import Api, ApiOptions
-from starling.web.api_capture import Tracing
+from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_methods import ApiMethods
 from starling.web.authority import TokenAuthority
-from starling.web.dependencies import Doors
-from starling.web.direct import DirectDoors
+from starling.web.dependencies import WebContext
+from starling.web.direct import DirectEndpoints
 from starling.web.request_id import RequestId
 from starling.web.revocation import RevocableVerifier
 
@@ -68,24 +68,24 @@ def run(settings: Settings) -> None:
     for warning in settings.warnings():
         log.warning("settings_may_surprise", warning=warning)
     application = create_app(settings, tracer=tracer)
-    node: Node = application.state.doors.node
+    node: Node = application.state.web_context.node
     node.retire = lambda: os.kill(os.getpid(), signal.SIGTERM)
     service = Service(
-        asgi=direct_doors(application),
+        asgi=direct_endpoints(application),
         readiness=node.readiness,
         on_refused=node.metrics.refuse,
         admit=node.admission.refusal,
         on_waiting=node.metrics.waiting,
         top_channels=node.top_channels.here,
-        pace_store=node.pace_store,
+        drain_rate_store=node.drain_rate_store,
     )
     node.metrics.sources.append(lambda metrics: _report_drain(service.drain, metrics))
     serve(server_options(settings), service)
 
 
-def direct_doors(application: FastAPI) -> DirectDoors:
+def direct_endpoints(application: FastAPI) -> DirectEndpoints:
     """The application, with a short way through the doors that most clients take."""
-    return DirectDoors(application, [echo.router, connection.router, chat.router])
+    return DirectEndpoints(application, [echo.router, connection.router, chat.router])
 
 
 def server_options(settings: Settings) -> ServerOptions:
@@ -107,7 +107,7 @@ def server_options(settings: Settings) -> ServerOptions:
         compression=settings.compression,
         drain_delay_seconds=settings.drain_delay_seconds,
         drain_seconds=settings.drain_time,
-        drain_pace=settings.drain_pace,
+        drain_rate=settings.drain_rate,
         top_channels=settings.top_channels,
     )
 
@@ -122,7 +122,7 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, trace
     if jwks is not None:
         node.metrics.sources.append(partial(_report_jwks, jwks, time.monotonic()))
     verifier = RevocableVerifier(unrevoked, node.revocations)
-    doors = Doors(
+    web_context = WebContext(
         node=node,
         verifier=verifier,
         authority=TokenAuthority(
@@ -146,8 +146,8 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, trace
         write_limit=settings.write_buffer_bytes,
     )
 
-    methods = ApiMethods(node, Orders(node), revocation_seconds=settings.revocation_seconds)
-    api = Api(methods, Tracing(node), build_api_options(settings), node.metrics, node.tracer)
+    methods = ApiMethods(node, NodeCommands(node), revocation_seconds=settings.revocation_seconds)
+    api = Api(methods, CaptureEndpoint(node), build_api_options(settings), node.metrics, node.tracer)
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
@@ -167,7 +167,7 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, trace
         redoc_url=None,
         telemetry=NO_FASTAPI_TELEMETRY,
     )
-    application.state.doors = doors
+    application.state.web_context = web_context
     application.add_middleware(RequestId)
     refusals.install(application)
     # First, because routes are tried in their order and this one is asked most.
@@ -183,7 +183,7 @@ def build_node(settings: Settings, registry: CollectorRegistry, tracer: Tracer) 
     """Build a worker's engine and its link to the others. Raises SettingsError for a broker that cannot be."""
     metrics = Metrics(registry)
     broker = _build_broker(settings)
-    metrics.sources.append(lambda metrics: _report_link(broker.figures, metrics))
+    metrics.sources.append(lambda metrics: _report_link(broker.stats, metrics))
     options = NodeOptions(
         ping_interval=settings.ping_seconds,
         pong_timeout=settings.pong_seconds,
@@ -214,8 +214,8 @@ def build_node(settings: Settings, registry: CollectorRegistry, tracer: Tracer) 
         tracer,
     )
     node.lifecycle = build_lifecycle(settings, broker.occupancy, metrics)
-    node.pace_store = broker.pace
-    metrics.sources.append(lambda _: _report_overflow(broker.figures, node.hub.traffic))
+    node.drain_rate_store = broker.pace
+    metrics.sources.append(lambda _: _report_overflow(broker.stats, node.hub.traffic))
     return node
 
 
@@ -273,10 +273,10 @@ def build_tracer(settings: Settings) -> Tracer:
         # Memory and time that only tracing is worth, and an extra that need not be installed.
         from starling.telemetry.open_telemetry import OpenTelemetry, environment_problems
     except ModuleNotFoundError as error:
-        mend = (
+        remedy = (
             "install Starling with its extra (`pip install 'starling-realtime[otel]'`; the image has it), or unset it"
         )
-        raise SettingsError([f"{PREFIX}TRACING: no module {error.name}: {mend}"]) from error
+        raise SettingsError([f"{PREFIX}TRACING: no module {error.name}: {remedy}"]) from error
     if problems := environment_problems():
         raise SettingsError(problems)
     return OpenTelemetry()
@@ -304,7 +304,7 @@ def build_verifier(settings: Settings) -> tuple[JwtVerifier, Jwks | None]:
     return JwtVerifier(_build_keys(settings), _build_rules(settings), jwks), jwks
 
 
-def _report_link(link: LinkFigures, metrics: Metrics) -> None:
+def _report_link(link: LinkStats, metrics: Metrics) -> None:
     metrics.set("starling_broker_up", int(link.up))
     metrics.set("starling_broker_canary_seconds", link.canary_round_trip_seconds)
     age = 0.0 if link.canary_heard_at is None else time.monotonic() - link.canary_heard_at
@@ -323,12 +323,12 @@ def _report_jwks(jwks: Jwks, made_at: float, metrics: Metrics) -> None:
     metrics.set("starling_jwks_age_seconds", time.monotonic() - made_at if age is None else age)
 
 
-def _report_overflow(link: LinkFigures, traffic: ChannelMeter) -> None:
+def _report_overflow(link: LinkStats, traffic: ChannelMeter) -> None:
     for channel, messages in link.take_overflowed().items():
         traffic.count_dropped(channel, messages)
 
 
-def _report_drain(drain: DrainFigures, metrics: Metrics) -> None:
+def _report_drain(drain: DrainStats, metrics: Metrics) -> None:
     metrics.set("starling_drain_left", drain.left)
     for grant, total in drain.gone.items():
         metrics.count("starling_drain_closes_total", total, grant)

@@ -319,10 +319,10 @@ class Settings(BaseModel):
             ge=0,
             le=LONGEST_DRAIN_SECONDS,
             description="Within how long clients are then let go, whatever the pace. Unset: 20, or what "
-            "`STARLING_MAX_CONNECTIONS` of each worker take at `STARLING_DRAIN_PACE` if that is longer.",
+            "`STARLING_MAX_CONNECTIONS` of each worker take at `STARLING_DRAIN_RATE` if that is longer.",
         ),
     ] = None
-    drain_pace: Annotated[
+    drain_rate: Annotated[
         float,
         Field(
             ge=0,
@@ -430,7 +430,7 @@ class Settings(BaseModel):
         """How many workers run: as set, else 1 on memory, else what this pod may use of the machine."""
         if self.workers is not None:
             return self.workers
-        return 1 if self.broker_scheme == "memory" else usable_processors()
+        return 1 if self.broker_scheme == "memory" else usable_cpus()
 
     @property
     def capacity(self) -> int:
@@ -442,27 +442,27 @@ class Settings(BaseModel):
         """Seconds within which clients are let go: as set, else what a full pod takes at the pace, 20 at least."""
         if self.drain_seconds is not None:
             return self.drain_seconds
-        at_pace = math.ceil(self.capacity / self.drain_pace) if self.drain_pace else 0
+        at_pace = math.ceil(self.capacity / self.drain_rate) if self.drain_rate else 0
         return float(min(max(SHORTEST_DRAIN_SECONDS, at_pace), LONGEST_DRAIN_SECONDS))
 
     def warnings(self) -> list[str]:
         """What can be used but may surprise, each with its mend."""
-        if not self.drain_pace:
+        if not self.drain_rate:
             return []
         told = []
-        needed = math.ceil(self.capacity / self.drain_pace)
+        needed = math.ceil(self.capacity / self.drain_rate)
         if needed > self.drain_time:
-            mend = f"set STARLING_DRAIN_SECONDS to {needed} or more (and the pod's grace with it)"
+            remedy = f"set STARLING_DRAIN_SECONDS to {needed} or more (and the pod's grace with it)"
             if needed > LONGEST_DRAIN_SECONDS:
-                mend = f"set STARLING_DRAIN_PACE to {math.ceil(self.capacity / LONGEST_DRAIN_SECONDS)} or more"
+                remedy = f"set STARLING_DRAIN_RATE to {math.ceil(self.capacity / LONGEST_DRAIN_SECONDS)} or more"
             told.append(
-                f"a full pod ({self.capacity} connections) needs {needed} s at STARLING_DRAIN_PACE={self.drain_pace:g} "
-                f"but drains within {self.drain_time:g} s, and so faster than the pace: {mend}, or "
+                f"a full pod ({self.capacity} connections) needs {needed} s at STARLING_DRAIN_RATE={self.drain_rate:g} "
+                f"but drains within {self.drain_time:g} s, and so faster than the pace: {remedy}, or "
                 "STARLING_MAX_CONNECTIONS to less"
             )
-        if self.broker_scheme == "postgresql" and "drain_pace" in self.model_fields_set:
+        if self.broker_scheme == "postgresql" and "drain_rate" in self.model_fields_set:
             told.append(
-                "STARLING_DRAIN_PACE is shared through redis:// only: on postgresql:// each worker lets its clients go "
+                "STARLING_DRAIN_RATE is shared through redis:// only: on postgresql:// each worker lets its clients go "
                 "evenly over STARLING_DRAIN_SECONDS; set it to 0"
             )
         return told
@@ -539,7 +539,7 @@ class Settings(BaseModel):
         return problems
 
 
-def usable_processors() -> int:
+def usable_cpus() -> int:
     """Processors this process may use: the smaller of its CPU affinity and its cgroup's quota, at least 1."""
     available = len(os.sched_getaffinity(0))
     try:

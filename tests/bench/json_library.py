@@ -114,8 +114,8 @@ def main() -> None:
     print(f"Python {sys.version.split()[0]}, microseconds\n")
     print(f"| | msgspec {version('msgspec')} | orjson {version('orjson')} | json |\n|---|---|---|---|")
     for name, *calls in rows:
-        figures = ["" if call is None else f"{microseconds(call):.1f}" for call in calls]
-        print(f"| {name} | {' | '.join(figures)} |")
+        stats = ["" if call is None else f"{microseconds(call):.1f}" for call in calls]
+        print(f"| {name} | {' | '.join(stats)} |")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from starling.engine.connection import Connection
 from starling.engine.hub import Hub
 from starling.engine.transport import Batch
 from starling.protocol.messages import Publication
-from starling.telemetry.metrics import TransportFigures
+from starling.telemetry.metrics import TransportStats
 
 SUBSCRIBERS = 100_000
 BROADCASTS = 10
@@ -49,17 +49,17 @@ class Subscriber(Connection):
 
     encode = staticmethod(JsonConnection.encode)
 
-    def __init__(self, transport: StandIn, figures: TransportFigures) -> None:
+    def __init__(self, transport: StandIn, stats: TransportStats) -> None:
         self.sent = 0
-        self.figures = figures
+        self.stats = stats
         self.transport = transport  # type: ignore[assignment]  # nothing else of a transport is used
 
 
 async def measure() -> tuple[list[float], list[float]]:
     """By how many ms the loop was late while broadcasts were on their way, and what of it this thread worked."""
-    hub, sockets, figures = Hub(), StandIn(), TransportFigures(slow_code=3008)
+    hub, sockets, stats = Hub(), StandIn(), TransportStats(slow_code=3008)
     for _ in range(SUBSCRIBERS):
-        hub.subscribers.add("bench", Subscriber(sockets, figures))
+        hub.subscribers.add("bench", Subscriber(sockets, stats))
     lags: list[float] = []
     works: list[float] = []
     publication = Publication(Raw(b'"' + b"x" * 126 + b'"'))

@@ -32,7 +32,7 @@ class Socket:
         """Take a batch."""
 
 
-async def deliver(doors: Any, receivers: int) -> float:
+async def deliver(web_context: Any, receivers: int) -> float:
     """From the broker's bytes to the receivers' sockets."""
     from msgspec import Raw
 
@@ -40,9 +40,9 @@ async def deliver(doors: Any, receivers: int) -> float:
     from starling.client.realtime import JsonConnection
     from starling.protocol.messages import Publication
 
-    node, channel = doors.node, f"room{receivers}"
+    node, channel = web_context.node, f"room{receivers}"
     for _ in range(receivers):
-        connection = JsonConnection(node, doors.authority, doors.session_limits, None)
+        connection = JsonConnection(node, web_context.authority, web_context.session_limits, None)
         connection.transport = Socket()  # type: ignore[assignment]  # all that is asked of it here
         node.hub.subscribers.add(channel, connection)
     message = encode_publication(encode_body(Publication(Raw(b'{"text":"' + b"x" * 180 + b'"}')), 1_700_000_000_000))
@@ -92,10 +92,10 @@ async def measure() -> dict[str, float]:
 
     application = create_app(load_settings({"STARLING_DEV": "true"}), CollectorRegistry())
     async with application.router.lifespan_context(application):
-        doors = application.state.doors
+        web_context = application.state.web_context
         return {
-            "delivered to 1": await deliver(doors, 1),
-            f"delivered to {MANY}": await deliver(doors, MANY),
+            "delivered to 1": await deliver(web_context, 1),
+            f"delivered to {MANY}": await deliver(web_context, MANY),
             "published over the API": await publish(application),
         }
 

@@ -71,7 +71,7 @@ async def test_a_channel_follows_its_slot_and_the_gap_is_told(cluster: RedisClus
         await hear(here, there, room, b'"after"')
     assert f"starling:{{{ROOMS[0]}}}" in shard_channels(target)
     assert f"starling:{{{ROOMS[0]}}}" not in shard_channels(source)
-    assert here.broker.figures.failed_swaps == 0
+    assert here.broker.stats.failed_swaps == 0
 
 
 async def test_a_node_whose_canary_went_away_has_another(cluster: RedisCluster, opener: Opener) -> None:
@@ -140,13 +140,13 @@ async def test_without_one_node_the_others_serve_and_it_is_told(cluster: RedisCl
     assert isinstance(outcomes[0], BrokerUnavailable)
     assert outcomes[1:] == [StreamPosition(0, "")] * 2
     await until(lambda: here.heard(ROOMS[1]) == here.heard(ROOMS[2]) == [b"1"], "the others are heard")
-    assert not here.broker.figures.up
+    assert not here.broker.stats.up
     await here.broker.subscribe(neighbour(ROOMS[1]))
     await asyncio.to_thread(lost.start)
     await until(lambda: here.up and there.up, "all links are back")
     await hear(here, there, ROOMS[0], b"2")
     await hear(here, there, neighbour(ROOMS[0]), b"3")
-    assert here.broker.figures.reconnects == 1
+    assert here.broker.stats.reconnects == 1
 
 
 def neighbour(room: str) -> str:
@@ -165,8 +165,8 @@ async def test_an_address_of_the_wrong_kind_is_told_with_the_mend(
         await until(lambda: any(line["event"] == "redis_is_a_cluster" for line in logs), "it is a cluster")
     down = next(line for line in logs if line["event"] == "broker_link_down")
     assert "cluster support disabled" in down["reason"]
-    assert "write redis://" in down["mend"]
-    assert "redis+cluster://" in next(line for line in logs if line["event"] == "redis_is_a_cluster")["mend"]
+    assert "write redis://" in down["remedy"]
+    assert "redis+cluster://" in next(line for line in logs if line["event"] == "redis_is_a_cluster")["remedy"]
 
 
 async def test_a_user_who_lacks_the_rights_for_a_cluster_is_told_the_rule(
@@ -177,7 +177,7 @@ async def test_a_user_who_lacks_the_rights_for_a_cluster_is_told_the_rule(
         party = await opener(url, up=False)
         await until(lambda: party.down, "the missing right is told")
     line = next(line for line in logs if line["event"] == "broker_link_down")
-    assert line["mend"] == f"ACL SETUSER starling {rule('starling', cluster=True)}"
+    assert line["remedy"] == f"ACL SETUSER starling {rule('starling', cluster=True)}"
 
 
 async def test_what_a_backend_publishes_straight_into_the_cluster_is_heard(

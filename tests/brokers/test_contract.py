@@ -265,16 +265,16 @@ async def test_a_raising_subscriber_does_not_end_the_pump(pair: Pair) -> None:
 async def test_figures_and_events_tell_that_the_link_is_up(url: str, pair: Pair) -> None:
     for party in pair:
         assert party.links[-1] is LinkState.UP
-        assert party.broker.figures.up
-        heard_at = party.broker.figures.canary_heard_at
+        assert party.broker.stats.up
+        heard_at = party.broker.stats.canary_heard_at
         if url == "memory://":
             assert heard_at is None
         else:
             assert heard_at is not None
             assert 0 <= time.monotonic() - heard_at < 30
-            assert 0 < party.broker.figures.canary_round_trip_seconds < 30
-        assert party.broker.figures.reconnects == 0
-        assert sum(party.broker.figures.dropped.values()) == 0
+            assert 0 < party.broker.stats.canary_round_trip_seconds < 30
+        assert party.broker.stats.reconnects == 0
+        assert sum(party.broker.stats.dropped.values()) == 0
 
 
 async def test_nothing_is_told_and_nothing_is_taken_after_stop(pair: Pair) -> None:
@@ -288,7 +288,7 @@ async def test_nothing_is_told_and_nothing_is_taken_after_stop(pair: Pair) -> No
         await here.publish("room", b"2")
     await asyncio.sleep(0.1)
     assert len(here.told) == told
-    assert not here.broker.figures.up
+    assert not here.broker.stats.up
 
 
 async def test_publishes_that_wait_at_stop_end_and_none_hangs(pair: Pair) -> None:

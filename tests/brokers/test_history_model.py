@@ -29,7 +29,7 @@ from starling.engine.broker import BrokerUnavailable, PublishOptions, StreamEntr
 from starling.engine.follower import Joined
 from starling.engine.history import History
 from starling.engine.recent import MemoryBudget
-from starling.engine.stream import Stream, StreamFigures, StreamOptions, check_positions
+from starling.engine.stream import Stream, StreamOptions, StreamStats, check_positions
 from starling.protocol.messages import Publication
 from starling.telemetry.tracing import TraceContext
 from tests.support.services import RedisServer
@@ -288,11 +288,11 @@ class Client:
 class Process:
     """What a worker does around its streams: subscriptions, the link, the hub."""
 
-    def __init__(self, history: Flaky, figures: StreamFigures, budget: int, size: int, recovery_limit: int) -> None:
+    def __init__(self, history: Flaky, stats: StreamStats, budget: int, size: int, recovery_limit: int) -> None:
         self.history = history
         self.size = size
         self.recovery_limit = recovery_limit
-        self.figures = figures
+        self.stats = stats
         self.budget = MemoryBudget(budget)
         self.streams: dict[str, Stream[Client]] = {}
         self.live: dict[str, set[Client]] = {channel: set() for channel in CHANNELS}
@@ -359,7 +359,7 @@ class Process:
 
     async def follow(self, channel: str) -> Stream[Client]:
         options = StreamOptions(self.size, META_TTL, self.recovery_limit)
-        stream = Stream(channel, self.history, self, options, self.budget, self.figures)
+        stream = Stream(channel, self.history, self, options, self.budget, self.stats)
         self.streams[channel] = stream
         try:
             await stream.start()
@@ -468,12 +468,12 @@ class Walk:
         self.store = store
         self.chance = chance
         self.truth = Truth()
-        self.figures = StreamFigures()
+        self.stats = StreamStats()
         self.history = Flaky(store.history, chance, failures)
         self.failures = failures
         limit = 20 if harm else 10**6
         self.processes = [
-            Process(self.history, self.figures, budget, store.size, limit) for budget in (10**9, 10**9, 6_000)
+            Process(self.history, self.stats, budget, store.size, limit) for budget in (10**9, 10**9, 6_000)
         ]
         told.processes = self.processes
         self.clients: list[Client] = []
@@ -695,11 +695,11 @@ class Walk:
 
 
 def report(walk: Walk, name: str) -> None:
-    truth, figures = walk.truth, walk.figures
+    truth, stats = walk.truth, walk.stats
     print(
         f"\n{name}: {truth.subscriptions} subscriptions, {len(truth.before)} publications, {truth.recovered} of"
-        f" {truth.returns} returns recovered, {truth.told} told, {figures.heals} heals, {figures.resets} resets,"
-        f" {figures.join_reads} reads for joins, {len(truth.wrong)} wrong"
+        f" {truth.returns} returns recovered, {truth.told} told, {stats.heals} heals, {stats.resets} resets,"
+        f" {stats.join_reads} reads for joins, {len(truth.wrong)} wrong"
     )
 
 

@@ -27,7 +27,7 @@ from starling.engine.broker import (
 from starling.engine.follower import Joined
 from starling.engine.history import missed
 from starling.engine.recent import MemoryBudget
-from starling.engine.stream import Stream, StreamFigures, StreamOptions, check_positions
+from starling.engine.stream import Stream, StreamOptions, StreamStats, check_positions
 from starling.protocol.messages import Publication
 from starling.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
@@ -300,7 +300,7 @@ class Process(Party):
         self.live: set[Subscriber] = set()
         self.checks: set[asyncio.Task[int]] = set()
         self.stream: Stream[Subscriber] = Stream(
-            CHANNEL, self.history, self, StreamOptions(100, 3600), MemoryBudget(10**6), StreamFigures()
+            CHANNEL, self.history, self, StreamOptions(100, 3600), MemoryBudget(10**6), StreamStats()
         )
 
     async def __aenter__(self) -> "Process":

@@ -47,7 +47,7 @@ async def test_a_subscription_that_only_the_server_lost_is_noticed_by_the_count(
         await until(lambda: here.links[-2:] == [LinkState.DOWN, LinkState.UP], "the link is swapped")
 
         await hears(here, "room", b'"after"')
-        assert here.broker.figures.reconnects == 1
+        assert here.broker.stats.reconnects == 1
         await here.broker.stop()
 
 
@@ -94,13 +94,13 @@ async def test_links_that_fail_while_a_probe_hears_itself_are_told_as_deaf(
 
         await until(lambda: LinkState.DEAF in here.links, "the process is told to be deaf")
 
-        figures = here.broker.figures
-        assert figures.failed_swaps >= 3
-        assert figures.probes["heard"] >= 3
+        stats = here.broker.stats
+        assert stats.failed_swaps >= 3
+        assert stats.probes["heard"] >= 3
         proxy.refuse = lambda said: False
         await until(lambda: here.up, "the link returns")
         await hears(here, "room", b'"after"')
-        assert figures.failed_swaps == 0
+        assert stats.failed_swaps == 0
         await here.broker.stop()
 
 
@@ -109,11 +109,11 @@ async def test_while_the_server_is_away_nobody_is_deaf(redis_server: RedisServer
     here = await opener(redis_server.url)
     await asyncio.to_thread(getattr(redis_server, fault))
 
-    figures = here.broker.figures
-    await until(lambda: figures.probes["silent"] >= (5 if fault == "kill" else 2), "links and probes fail")
+    stats = here.broker.stats
+    await until(lambda: stats.probes["silent"] >= (5 if fault == "kill" else 2), "links and probes fail")
 
-    assert figures.probes["heard"] == 0
-    assert figures.failed_swaps > figures.probes["silent"]
+    assert stats.probes["heard"] == 0
+    assert stats.failed_swaps > stats.probes["silent"]
     assert LinkState.DEAF not in here.links
     await asyncio.to_thread(redis_server.thaw)
 

@@ -31,7 +31,7 @@ def test_the_scheme_chooses_the_broker(url: str, kind: type) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "mend"),
+    ("url", "remedy"),
     [
         ("", "it must start with memory://, redis://"),
         ("redis", "it must start with memory://, redis://"),
@@ -60,10 +60,10 @@ def test_the_scheme_chooses_the_broker(url: str, kind: type) -> None:
         ("rediss+sentinel://one/main?ssl_check_hostname=perhaps", "ssl_check_hostname is true or false"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_with_the_mend(url: str, mend: str) -> None:
+def test_a_url_that_cannot_be_used_is_refused_with_the_mend(url: str, remedy: str) -> None:
     with pytest.raises(ValueError, match="broker URL: ") as refusal:
         open_broker(url)
-    assert mend in str(refusal.value)
+    assert remedy in str(refusal.value)
     assert "sesame" not in str(refusal.value)
     assert refusal.value.__cause__ is None
     assert refusal.value.__suppress_context__ or refusal.value.__context__ is None

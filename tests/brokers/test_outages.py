@@ -54,13 +54,13 @@ async def test_delivery_is_back_after_a_kill_and_restart(server: Server, opener:
     await until(lambda: here.heard("room"), "the first message arrives")
     await asyncio.to_thread(server.kill)
     await until(lambda: here.down and there.down, "the loss is noticed")
-    assert not here.broker.figures.up
+    assert not here.broker.stats.up
     await asyncio.to_thread(server.start)
     await hears_again(here, there)
     await until(lambda: here.up, "the link is told to be up")
     assert here.links[-3:] == [LinkState.UP, LinkState.DOWN, LinkState.UP]
-    assert here.broker.figures.up
-    assert here.broker.figures.reconnects == 1
+    assert here.broker.stats.up
+    assert here.broker.stats.reconnects == 1
 
 
 async def test_the_loss_is_told_between_the_messages_around_it(server: Server, opener: Opener) -> None:
@@ -188,7 +188,7 @@ async def test_a_broker_started_before_its_server_connects_when_it_comes(server:
     assert downs[0]["address"].endswith(f"://127.0.0.1:{server.port}")
     assert "refused" in downs[0]["reason"].lower()
     assert [line["log_level"] for line in logs if line["event"] == "broker_link_up"] == ["info"]
-    assert here.broker.figures.reconnects == 0
+    assert here.broker.stats.reconnects == 0
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
@@ -262,4 +262,4 @@ def test_on_uvloop_delivery_is_back_too(kind: str, request: pytest.FixtureReques
         return here
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        assert runner.run(outage()).broker.figures.reconnects >= 1
+        assert runner.run(outage()).broker.stats.reconnects >= 1

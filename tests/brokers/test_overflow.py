@@ -38,7 +38,7 @@ async def test_a_full_queue_is_a_gap_told_in_its_place(redis_server: RedisServer
         await there.publish("room", b'"end"')
         await until(lambda: b'"end"' in here.heard("room"), "the last message arrives")
     heard = [int(data) for data in here.heard("room")[:-1]]
-    dropped = here.broker.figures.dropped["queue_full"]
+    dropped = here.broker.stats.dropped["queue_full"]
     await here.broker.stop()
     assert dropped > 0
     assert len(heard) + dropped == MANY
@@ -57,7 +57,7 @@ async def test_a_full_queue_is_a_gap_told_in_its_place(redis_server: RedisServer
     assert here.links[-1] is LinkState.UP
     names = [line["event"] for line in logs]
     assert names.count("broker_queue_full") == gaps == names.count("broker_queue_has_room")
-    assert here.broker.figures.reconnects == 0
+    assert here.broker.stats.reconnects == 0
 
 
 async def test_memory_refuses_what_it_cannot_queue_and_loses_nothing_it_took() -> None:

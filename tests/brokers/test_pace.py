@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 import redis as redis_client
 
-from starling.brokers.memory.drain_rate import MemoryPace
+from starling.brokers.memory.drain_rate import MemoryDrainRate
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.drain_rate import PaceStore
+from starling.engine.drain_rate import DrainRateStore
 from tests.brokers.conftest import Opener
 from tests.support.services import RedisServer
 
@@ -18,25 +18,25 @@ LATE = 0.5
 
 
 @pytest.fixture
-async def stores(store_url: str, opener: Opener) -> list[PaceStore]:
+async def stores(store_url: str, opener: Opener) -> list[DrainRateStore]:
     """The same pace as four processes see it."""
     if store_url == "memory://":
-        return [MemoryPace()] * 4
+        return [MemoryDrainRate()] * 4
     brokers = [(await opener(store_url)).broker for _ in range(4)]
     return [broker.pace for broker in brokers if broker.pace is not None]
 
 
-async def test_the_first_turn_begins_at_once(stores: list[PaceStore]) -> None:
+async def test_the_first_turn_begins_at_once(stores: list[DrainRateStore]) -> None:
     assert await stores[0].reserve(10, 100.0) == 0.0
 
 
-async def test_turns_follow_each_other_without_a_gap_whoever_asks(stores: list[PaceStore]) -> None:
+async def test_turns_follow_each_other_without_a_gap_whoever_asks(stores: list[DrainRateStore]) -> None:
     waits = [await store.reserve(10, 1.0) for store in stores]
     for place, wait in enumerate(waits):
         assert 10.0 * place - LATE < wait <= 10.0 * place
 
 
-async def test_questions_at_the_same_time_get_turns_of_their_own(stores: list[PaceStore]) -> None:
+async def test_questions_at_the_same_time_get_turns_of_their_own(stores: list[DrainRateStore]) -> None:
     started = time.monotonic()
     waits = sorted(await asyncio.gather(*(store.reserve(10, 2.0) for store in stores for _ in range(25))))
     late = time.monotonic() - started
@@ -46,13 +46,13 @@ async def test_questions_at_the_same_time_get_turns_of_their_own(stores: list[Pa
         assert 5.0 - late <= after - before <= 5.0 + late
 
 
-async def test_turns_may_be_of_different_lengths(stores: list[PaceStore]) -> None:
+async def test_turns_may_be_of_different_lengths(stores: list[DrainRateStore]) -> None:
     await stores[0].reserve(30, 2.0)
     assert 15.0 - LATE < await stores[1].reserve(5, 0.5) <= 15.0
     assert 25.0 - LATE < await stores[2].reserve(1, 100_000.0) <= 25.0
 
 
-async def test_time_without_a_question_saves_nothing_up(stores: list[PaceStore]) -> None:
+async def test_time_without_a_question_saves_nothing_up(stores: list[DrainRateStore]) -> None:
     await stores[0].reserve(10, 1000.0)
     await asyncio.sleep(0.1)
     assert await stores[1].reserve(10, 1.0) == 0.0

@@ -79,7 +79,7 @@ async def test_hostile_notices_are_dropped_and_the_link_goes_on(
         await here.publish("room", b'"honest"')
         await until(lambda: here.entries, "the honest message arrives")
     assert here.heard("room") == [b'"honest"']
-    assert here.broker.figures.dropped == {"malformed": 1}
+    assert here.broker.stats.dropped == {"malformed": 1}
     assert [line["event"] for line in logs] == ["broker_message_malformed"]
 
 

@@ -61,7 +61,7 @@ async def test_hostile_bytes_are_dropped_counted_and_logged_once(redis_server: R
         await until(lambda: here.entries, "the honest message arrives")
     assert here.heard("room") == [b'"honest"']
     assert here.joins == here.leaves == []
-    assert here.broker.figures.dropped == {"malformed": len(hostile)}
+    assert here.broker.stats.dropped == {"malformed": len(hostile)}
     (line,) = events(logs, "broker_message_malformed")
     assert line["channel"] == "room"
     assert "hello" not in str(logs)
@@ -76,7 +76,7 @@ async def test_a_forged_canary_neither_raises_nor_counts(redis_server: RedisServ
     await here.broker.subscribe("room")
     await here.publish("room", b"1")
     await until(lambda: here.heard("room"), "the link goes on")
-    assert sum(here.broker.figures.dropped.values()) == 0
+    assert sum(here.broker.stats.dropped.values()) == 0
 
 
 async def test_connections_carry_names_and_the_chosen_database(redis_server: RedisServer, opener: Opener) -> None:
@@ -92,12 +92,12 @@ async def test_a_server_that_may_evict_is_warned_of_once(opener: Opener) -> None
         here = await opener(server.url)
         await until(lambda: events(logs, "redis_may_evict"), "the warning comes")
         await asyncio.to_thread(server.restart)
-        await until(lambda: here.broker.figures.reconnects == 1, "the link is back")
+        await until(lambda: here.broker.stats.reconnects == 1, "the link is back")
         await here.broker.subscribe("room")
         await here.broker.stop()
     (line,) = events(logs, "redis_may_evict")
     assert line["maxmemory_policy"] == "allkeys-lru"
-    assert "noeviction" in line["mend"]
+    assert "noeviction" in line["remedy"]
 
 
 async def test_a_fit_server_is_not_warned_of(redis_server: RedisServer, opener: Opener) -> None:
@@ -146,7 +146,7 @@ async def test_an_old_server_is_warned_of(opener: Opener) -> None:
     await server.wait_closed()
     (line,) = events(logs, "redis_too_old")
     assert line["version"] == "6.2.14"
-    assert "7.0" in line["mend"]
+    assert "7.0" in line["remedy"]
 
 
 async def test_a_cancelled_command_does_not_cross_replies(redis_server: RedisServer) -> None:

@@ -93,7 +93,7 @@ async def test_a_right_that_is_missing_is_told_at_the_start_with_the_mend(
         assert line["commands"] == missing
     assert line["log_level"] == "error"
     # Given to Redis as it stands, the mend mends.
-    await acl(redis_server, *line["mend"].removeprefix("ACL SETUSER ").split())
+    await acl(redis_server, *line["remedy"].removeprefix("ACL SETUSER ").split())
     with structlog.testing.capture_logs() as logs:
         again = await opener(f"redis://app:pw@127.0.0.1:{redis_server.port}/0")
         await again.broker.stop()
@@ -119,10 +119,10 @@ async def test_a_user_who_may_not_publish_is_never_up_and_the_reason_is_told(
         await until(lambda: here.down, "the missing right is told")
         with pytest.raises(BrokerUnavailable, match="refused the publish"):
             await here.publish("room", b"1")
-    assert not here.broker.figures.up
+    assert not here.broker.stats.up
     line = events(logs, "broker_link_down")[0]
     assert "no permissions to run the 'publish' command" in line["reason"]
-    assert line["mend"] == f"ACL SETUSER reader {rule('starling')}"
+    assert line["remedy"] == f"ACL SETUSER reader {rule('starling')}"
 
 
 class Authority:

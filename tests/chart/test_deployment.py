@@ -20,11 +20,11 @@ def test_the_grace_is_computed_from_the_drain() -> None:
         ({"maxConnections": 10_000}, 20, 60),
         ({"maxConnections": 10_001}, 21, 61),
         ({"maxConnections": 10_000, "workers": 4}, 80, 120),
-        ({"maxConnections": 10_000, "workers": 4, "drainPace": 300}, 134, 174),
-        ({"maxConnections": 10_000, "drainPace": 0.5}, 3600, 3640),
-        ({"maxConnections": 10_000, "workers": 4, "drainPace": 0}, 20, 60),
+        ({"maxConnections": 10_000, "workers": 4, "drainRate": 300}, 134, 174),
+        ({"maxConnections": 10_000, "drainRate": 0.5}, 3600, 3640),
+        ({"maxConnections": 10_000, "workers": 4, "drainRate": 0}, 20, 60),
         ({"maxConnections": 10_000, "workers": 4, "drainSeconds": 30}, 30, 70),
-        ({"drainPace": 1}, 20, 60),
+        ({"drainRate": 1}, 20, 60),
     ],
 )
 def test_drain_and_grace_are_computed_from_what_a_pod_holds_and_the_pace(
@@ -35,7 +35,7 @@ def test_drain_and_grace_are_computed_from_what_a_pod_holds_and_the_pace(
     assert objects.environment["STARLING_DRAIN_SECONDS"] == str(drain)
     assert objects.pod["terminationGracePeriodSeconds"] == grace
     if "drainSeconds" not in settings:
-        names = ("STARLING_MAX_CONNECTIONS", "STARLING_WORKERS", "STARLING_DRAIN_PACE")
+        names = ("STARLING_MAX_CONNECTIONS", "STARLING_WORKERS", "STARLING_DRAIN_RATE")
         told = {name: objects.environment[name] for name in names if name in objects.environment}
         told |= {"STARLING_DEV": "true", "STARLING_BROKER_URL": "redis://localhost"}
         assert load_settings(told).drain_time == drain, "the application computes the same by itself"

@@ -172,7 +172,7 @@ def test_every_threshold_can_be_changed(alert: dict[str, Any]) -> None:
         ({"drainDelaySeconds": 5, "drainSeconds": 220}, "5m"),
         ({"drainDelaySeconds": 5.5, "drainSeconds": 220}, "301s"),
         ({"drainDelaySeconds": 600, "drainSeconds": 3600}, "4275s"),
-        ({"maxConnections": 10_000, "workers": 4, "drainPace": 50}, "880s"),
+        ({"maxConnections": 10_000, "workers": 4, "drainRate": 50}, "880s"),
     ],
 )
 def test_a_drain_is_overdue_a_minute_after_it_must_have_ended_and_five_minutes_in_at_least(

@@ -12,13 +12,13 @@ from structlog.testing import capture_logs
 
 from starling.client.hooks_module import HooksError, ModuleHooks, load_hooks
 from starling.engine.hooks import Refuse
-from starling.protocol.codes import Disconnect, Error, Refusal
+from starling.protocol.codes import CommandRefused, Disconnect, Error
 from starling.protocol.messages import ClientInfo
 
 ALICE = ClientInfo(user="alice", client="c1")
 
 
-class Order(BaseModel):
+class NodeCommand(BaseModel):
     """A payload with a shape."""
 
     id: int
@@ -32,14 +32,14 @@ def hooks(**functions: Any) -> ModuleHooks:
 
 
 async def refusal(work: Any) -> Error | Disconnect:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(CommandRefused) as caught:
         await work
     return caught.value.reason
 
 
 async def test_a_method_gets_the_client_and_its_payload_as_a_model() -> None:
-    async def get_order(client: ClientInfo, data: Order) -> Order:
-        return Order(id=data.id + 1, note=client.user)
+    async def get_order(client: ClientInfo, data: NodeCommand) -> NodeCommand:
+        return NodeCommand(id=data.id + 1, note=client.user)
 
     result = await hooks(rpc={"order.get": get_order}).call(ALICE, "order.get", Raw(b'{"id": 41}'))
 
@@ -53,7 +53,7 @@ async def test_an_unknown_method_is_104() -> None:
 
 
 async def test_a_payload_of_another_shape_is_107_and_names_the_field() -> None:
-    async def get_order(client: ClientInfo, data: Order) -> None:
+    async def get_order(client: ClientInfo, data: NodeCommand) -> None:
         raise AssertionError("called")
 
     reason = await refusal(hooks(rpc={"get": get_order}).call(ALICE, "get", Raw(b'{"id": "x"}')))

@@ -20,7 +20,7 @@ from starling.engine.token_facts import TokenFacts
 from starling.main import create_app
 from starling.protocol.messages import ClientInfo, Publication
 from starling.settings import load_settings
-from starling.web.dependencies import Doors
+from starling.web.dependencies import WebContext
 from tests.support.json_transport import JsonTransport
 from tests.support.waiting import until
 
@@ -29,24 +29,24 @@ KEPT = parse_channels({"default": {"history_size": 10, "history_ttl": "1m"}}, de
 
 
 @pytest.fixture
-async def doors() -> AsyncIterator[Doors]:
+async def web_context() -> AsyncIterator[WebContext]:
     settings = load_settings({"STARLING_TOKEN_HMAC_SECRET": "x" * 32})
-    doors: Doors = create_app(settings, CollectorRegistry()).state.doors
-    await doors.node.start()
-    await until(lambda: doors.node.readiness.ready, "the node is ready")
-    yield doors
-    await doors.node.stop()
+    web_context: WebContext = create_app(settings, CollectorRegistry()).state.web_context
+    await web_context.node.start()
+    await until(lambda: web_context.node.readiness.ready, "the node is ready")
+    yield web_context
+    await web_context.node.stop()
 
 
-def opened(doors: Doors) -> JsonConnection:
-    client = JsonConnection(doors.node, doors.authority, doors.session_limits, None)
+def opened(web_context: WebContext) -> JsonConnection:
+    client = JsonConnection(web_context.node, web_context.authority, web_context.session_limits, None)
     client.open(JsonTransport())
     return client
 
 
 @pytest.fixture
-async def client(doors: Doors) -> JsonConnection:
-    return opened(doors)
+async def client(web_context: WebContext) -> JsonConnection:
+    return opened(web_context)
 
 
 async def enter(
@@ -76,38 +76,40 @@ async def nobody_is_shown(node: Node, channel: str = "news") -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_who_is_in_a_channel_is_counted_and_shown_until_it_leaves(doors: Doors, client: JsonConnection) -> None:
-    memberships = Memberships(doors.node)
+async def test_who_is_in_a_channel_is_counted_and_shown_until_it_leaves(
+    web_context: WebContext, client: JsonConnection
+) -> None:
+    memberships = Memberships(web_context.node)
     await enter(memberships, client)
 
     assert list(memberships) == ["news"]
-    assert counted(doors.node) == 1
-    assert await shown(doors.node) == [client.id]
+    assert counted(web_context.node) == 1
+    assert await shown(web_context.node) == [client.id]
 
     dropped = memberships.drop("news")
     assert dropped is not None
     # At once: until the broker has been told, more may be published.
-    assert client not in doors.node.hub.subscribers.of("news")
+    assert client not in web_context.node.hub.subscribers.of("news")
     await memberships.leave(dropped)
     assert memberships.drop("news") is None
     assert list(memberships) == []
-    assert counted(doors.node) == 0
-    await nobody_is_shown(doors.node)
+    assert counted(web_context.node) == 0
+    await nobody_is_shown(web_context.node)
 
 
 async def test_the_broker_is_told_when_the_last_one_leaves_and_not_before(
-    doors: Doors, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
+    web_context: WebContext, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[str] = []
-    unsubscribe = doors.node.broker.unsubscribe
+    unsubscribe = web_context.node.broker.unsubscribe
 
     async def noted(channel: str) -> None:
         left.append(channel)
         await unsubscribe(channel)
 
-    monkeypatch.setattr(doors.node.broker, "unsubscribe", noted)
-    other = opened(doors)
-    in_it = [(Memberships(doors.node), who) for who in (client, other)]
+    monkeypatch.setattr(web_context.node.broker, "unsubscribe", noted)
+    other = opened(web_context)
+    in_it = [(Memberships(web_context.node), who) for who in (client, other)]
     for memberships, who in in_it:
         await enter(memberships, who)
     told = []
@@ -121,38 +123,40 @@ async def test_the_broker_is_told_when_the_last_one_leaves_and_not_before(
 
 
 async def test_nothing_is_left_of_a_channel_that_the_broker_did_not_open(
-    doors: Doors, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
+    web_context: WebContext, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The memory broker is never away, and another would be away for everything at once.
     async def away(channel: str) -> None:
         raise BrokerUnavailable("away")
 
-    monkeypatch.setattr(doors.node.broker, "subscribe", away)
-    memberships = Memberships(doors.node)
+    monkeypatch.setattr(web_context.node.broker, "subscribe", away)
+    memberships = Memberships(web_context.node)
     with pytest.raises(BrokerUnavailable):
         await enter(memberships, client)
 
     assert list(memberships) == []
     assert memberships.options("news") is None
-    assert counted(doors.node) == 0
-    assert "news" not in doors.node.hub.subscribers.channels
-    await nobody_is_shown(doors.node)
+    assert counted(web_context.node) == 0
+    assert "news" not in web_context.node.hub.subscribers.channels
+    await nobody_is_shown(web_context.node)
 
 
-async def test_nothing_is_left_of_a_channel_that_the_client_refused(doors: Doors, client: JsonConnection) -> None:
-    memberships = Memberships(doors.node)
+async def test_nothing_is_left_of_a_channel_that_the_client_refused(
+    web_context: WebContext, client: JsonConnection
+) -> None:
+    memberships = Memberships(web_context.node)
     await enter(memberships, client, answer=False)
 
     assert list(memberships) == []
-    assert counted(doors.node) == 0
-    assert "news" not in doors.node.hub.subscribers.channels
-    await nobody_is_shown(doors.node)
+    assert counted(web_context.node) == 0
+    assert "news" not in web_context.node.hub.subscribers.channels
+    await nobody_is_shown(web_context.node)
 
 
 async def test_who_left_before_this_process_was_where_it_stands_is_not_let_in_later(
-    doors: Doors, client: JsonConnection
+    web_context: WebContext, client: JsonConnection
 ) -> None:
-    node, options = doors.node, KEPT.options("news")
+    node, options = web_context.node, KEPT.options("news")
     first, memberships = Memberships(node), Memberships(node)
     await first.enter(
         Subscriber(client, "news", lambda joined: True), Grant(options), ClientInfo("first", client.id), None
@@ -163,7 +167,7 @@ async def test_who_left_before_this_process_was_where_it_stands_is_not_let_in_la
     # In the store already, while this process has not heard of it.
     history.append("news", history.next_entry("news", Publication(Raw(b"1")), 0, kept), kept)
     since = (await history.positions({"news": 60.0}))["news"]
-    ahead = opened(doors)
+    ahead = opened(web_context)
     await memberships.enter(
         Subscriber(ahead, "news", lambda joined: True), Grant(options), ClientInfo("ahead", ahead.id), since
     )
@@ -171,14 +175,14 @@ async def test_who_left_before_this_process_was_where_it_stands_is_not_let_in_la
 
     assert memberships.drop("news") is not None
     await node.publish("news", Publication(Raw(b"2")), kept)
-    await until(lambda: node.subscriptions.figures[DEFAULT_NAMESPACE].healed, "this process has caught up")
+    await until(lambda: node.subscriptions.stats[DEFAULT_NAMESPACE].healed, "this process has caught up")
     await asyncio.sleep(0.05)
 
     assert node.hub.subscribers.of("news") == [client]
 
 
-async def test_a_renewed_subscription_stands_by_its_new_token(doors: Doors, client: JsonConnection) -> None:
-    memberships = Memberships(doors.node)
+async def test_a_renewed_subscription_stands_by_its_new_token(web_context: WebContext, client: JsonConnection) -> None:
+    memberships = Memberships(web_context.node)
     await enter(memberships, client)
     memberships.renew("news", TokenFacts("alice", "first"))
     memberships.renew("news", TokenFacts("alice", "second"))
@@ -188,15 +192,17 @@ async def test_a_renewed_subscription_stands_by_its_new_token(doors: Doors, clie
     assert memberships.refused(lambda token: token.token_id == "second") == ["news"]
 
 
-async def test_who_is_not_let_in_after_all_leaves_every_channel(doors: Doors, client: JsonConnection) -> None:
-    memberships = Memberships(doors.node)
+async def test_who_is_not_let_in_after_all_leaves_every_channel(
+    web_context: WebContext, client: JsonConnection
+) -> None:
+    memberships = Memberships(web_context.node)
     for channel in ("news", "sport"):
         await enter(memberships, client, channel)
 
     memberships.leave_all()
 
     assert list(memberships) == []
-    assert counted(doors.node) == 0
+    assert counted(web_context.node) == 0
     for channel in ("news", "sport"):
-        await nobody_is_shown(doors.node, channel)
-    await until(lambda: not {"news", "sport"} & set(doors.node.hub.subscribers.channels), "nobody listens")
+        await nobody_is_shown(web_context.node, channel)
+    await until(lambda: not {"news", "sport"} & set(web_context.node.hub.subscribers.channels), "nobody listens")

@@ -12,22 +12,22 @@ from prometheus_client import CollectorRegistry
 
 from starling.client.authority import Identity
 from starling.client.node_commands import (
-    DisconnectOrder,
-    Orders,
-    RefreshOrder,
-    SubscribeOrder,
-    UnsubscribeOrder,
+    DisconnectCommand,
+    NodeCommands,
+    RefreshCommand,
+    SubscribeCommand,
+    UnsubscribeCommand,
 )
 from starling.client.realtime import JsonConnection
 from starling.engine.broker import StreamPosition
-from starling.engine.control import OrderRefused
+from starling.engine.control import NodeCommandRefused
 from starling.engine.node import Node
 from starling.engine.token_facts import TokenFacts
 from starling.main import create_app
 from starling.protocol.codes import Disconnect, Unsubscribe
 from starling.protocol.messages import Publication
 from starling.settings import load_settings
-from starling.web.dependencies import Doors
+from starling.web.dependencies import WebContext
 from tests.support.json_transport import JsonTransport
 from tests.support.waiting import until
 
@@ -40,15 +40,15 @@ CHANNELS = {
 class Cluster:
     """A node on memory with its orders, and clients of it."""
 
-    def __init__(self, doors: Doors) -> None:
-        self.doors = doors
-        self.node: Node = doors.node
-        self.orders = Orders(doors.node)
+    def __init__(self, web_context: WebContext) -> None:
+        self.web_context = web_context
+        self.node: Node = web_context.node
+        self.orders = NodeCommands(web_context.node)
 
     async def enter(self, user: str, session: str = "") -> tuple[JsonConnection, JsonTransport]:
         """A connected client of `user`."""
         handshake = Identity(user, token=TokenFacts(user, session=session))
-        client = JsonConnection(self.node, self.doors.authority, self.doors.session_limits, handshake)
+        client = JsonConnection(self.node, self.web_context.authority, self.web_context.session_limits, handshake)
         transport = JsonTransport()
         client.open(transport)
         client.on_message('{"id":1,"connect":{}}')
@@ -70,17 +70,17 @@ async def cluster(tmp_path: Any) -> AsyncIterator[Cluster]:
         "STARLING_CHANNELS_FILE": str(channels),
         "STARLING_MAX_CHANNELS": "3",
     }
-    doors: Doors = create_app(load_settings(environment), CollectorRegistry()).state.doors
-    await doors.node.start()
-    await until(lambda: doors.node.readiness.ready)
-    yield Cluster(doors)
-    await doors.node.stop()
+    web_context: WebContext = create_app(load_settings(environment), CollectorRegistry()).state.web_context
+    await web_context.node.start()
+    await until(lambda: web_context.node.readiness.ready)
+    yield Cluster(web_context)
+    await web_context.node.stop()
 
 
 async def test_a_user_is_disconnected_on_all_connections_and_nobody_else(cluster: Cluster) -> None:
     (_, one), (_, two), (_, other) = [await cluster.enter(user) for user in ("alice", "alice", "bob")]
 
-    await cluster.orders.give(DisconnectOrder(user="alice"))
+    await cluster.orders.give(DisconnectCommand(user="alice"))
 
     await until(lambda: one.closed_with and two.closed_with)
     assert one.closed_with == two.closed_with == (3503, "force disconnect")
@@ -91,7 +91,7 @@ async def test_a_disconnect_may_name_its_code_and_spare_clients(cluster: Cluster
     (kept, kept_transport), (_, gone) = [await cluster.enter("alice") for _ in range(2)]
 
     await cluster.orders.give(
-        DisconnectOrder(user="alice", whitelist=[kept.id], disconnect=Disconnect(4501, "signed out"))
+        DisconnectCommand(user="alice", whitelist=[kept.id], disconnect=Disconnect(4501, "signed out"))
     )
 
     await until(lambda: gone.closed_with)
@@ -104,9 +104,9 @@ async def test_a_client_or_a_session_can_be_meant_alone(cluster: Cluster) -> Non
         await cluster.enter("alice", session) for session in ("", "phone", "")
     ]
 
-    await cluster.orders.give(DisconnectOrder(user="alice", session="phone"))
-    await cluster.orders.give(DisconnectOrder(user="alice", client=first.id))
-    await cluster.orders.give(DisconnectOrder(user="alice", session=third.session_id))
+    await cluster.orders.give(DisconnectCommand(user="alice", session="phone"))
+    await cluster.orders.give(DisconnectCommand(user="alice", client=first.id))
+    await cluster.orders.give(DisconnectCommand(user="alice", session=third.session_id))
     await until(lambda: first_transport.closed_with and second.closed_with and third_transport.closed_with)
 
 
@@ -114,8 +114,8 @@ async def test_a_client_of_another_user_is_not_met_by_its_id(cluster: Cluster) -
     bob, transport = await cluster.enter("bob")
     _, alice = await cluster.enter("alice")
 
-    await cluster.orders.give(DisconnectOrder(user="alice", client=bob.id))
-    await cluster.orders.give(DisconnectOrder(user="alice"))
+    await cluster.orders.give(DisconnectCommand(user="alice", client=bob.id))
+    await cluster.orders.give(DisconnectCommand(user="alice"))
 
     await until(lambda: alice.closed_with)
     assert transport.closed_with is None
@@ -124,7 +124,7 @@ async def test_a_client_of_another_user_is_not_met_by_its_id(cluster: Cluster) -
 async def test_an_ordered_subscription_is_told_and_delivers(cluster: Cluster) -> None:
     _, transport = await cluster.enter("alice")
 
-    await cluster.orders.give(SubscribeOrder(user="alice", channel="room", data=b'{"welcome":1}'))
+    await cluster.orders.give(SubscribeCommand(user="alice", channel="room", data=b'{"welcome":1}'))
     await until(lambda: transport.pushes)
     await cluster.node.publish("room", Publication(Raw(b'"hi"')), cluster.node.channels.default.publish_options())
     await until(lambda: len(transport.pushes) == 2)
@@ -137,8 +137,8 @@ async def test_who_is_in_the_channel_already_is_told_nothing(cluster: Cluster) -
     client, transport = await cluster.enter("alice")
     await cluster.subscribe(client, transport, "room")
 
-    await cluster.orders.give(SubscribeOrder(user="alice", channel="room"))
-    await cluster.orders.give(SubscribeOrder(user="alice", channel="other"))
+    await cluster.orders.give(SubscribeCommand(user="alice", channel="room"))
+    await cluster.orders.give(SubscribeCommand(user="alice", channel="other"))
 
     await until(lambda: transport.pushes)
     assert [push["channel"] for push in transport.pushes] == ["other"]
@@ -150,7 +150,7 @@ async def test_an_ordered_subscription_delivers_what_was_published_since(cluster
     _, transport = await cluster.enter("alice")
 
     since = StreamPosition(positions[1].offset, positions[1].epoch)
-    await cluster.orders.give(SubscribeOrder(user="alice", channel="kept:a", since=since))
+    await cluster.orders.give(SubscribeCommand(user="alice", channel="kept:a", since=since))
     await until(lambda: len(transport.pushes) >= 3)
     await cluster.node.publish("kept:a", Publication(Raw(b"4")), options)
     await until(lambda: len(transport.pushes) == 4)
@@ -165,9 +165,9 @@ async def test_info_and_overrides_of_an_order_count(cluster: Cluster) -> None:
     bob, _ = await cluster.enter("bob")
     assert cluster.node.presence is not None
 
-    await cluster.orders.give(SubscribeOrder(user="alice", channel="shown:a", info=b'{"role":"host"}'))
-    await cluster.orders.give(SubscribeOrder(user="bob", channel="shown:a", override={"presence": False}))
-    await cluster.orders.give(SubscribeOrder(user="bob", channel="plain", override={"presence": True}))
+    await cluster.orders.give(SubscribeCommand(user="alice", channel="shown:a", info=b'{"role":"host"}'))
+    await cluster.orders.give(SubscribeCommand(user="bob", channel="shown:a", override={"presence": False}))
+    await cluster.orders.give(SubscribeCommand(user="bob", channel="plain", override={"presence": True}))
 
     async def here(channel: str) -> dict[str, bytes]:
         assert cluster.node.presence is not None
@@ -184,7 +184,7 @@ async def test_a_subscription_beyond_the_limit_ends_the_connection(cluster: Clus
     _, transport = await cluster.enter("alice")
 
     for number in range(4):
-        await cluster.orders.give(SubscribeOrder(user="alice", channel=f"room-{number}"))
+        await cluster.orders.give(SubscribeCommand(user="alice", channel=f"room-{number}"))
 
     await until(lambda: transport.closed_with)
     assert transport.closed_with == (3505, "channel limit")
@@ -194,10 +194,10 @@ async def test_an_ordered_end_of_a_subscription_is_told_and_nothing_follows(clus
     client, transport = await cluster.enter("alice")
     await cluster.subscribe(client, transport, "room")
 
-    await cluster.orders.give(UnsubscribeOrder(user="alice", channel="room", unsubscribe=Unsubscribe(2100, "banned")))
+    await cluster.orders.give(UnsubscribeCommand(user="alice", channel="room", unsubscribe=Unsubscribe(2100, "banned")))
     await until(lambda: transport.pushes)
     await cluster.node.publish("room", Publication(Raw(b"1")), cluster.node.channels.default.publish_options())
-    await cluster.orders.give(SubscribeOrder(user="alice", channel="end"))
+    await cluster.orders.give(SubscribeCommand(user="alice", channel="end"))
     await until(lambda: len(transport.pushes) == 2)
 
     assert transport.pushes[0] == {"channel": "room", "unsubscribe": {"code": 2100, "reason": "banned"}}
@@ -207,9 +207,9 @@ async def test_an_ordered_end_of_a_subscription_is_told_and_nothing_follows(clus
 async def test_a_connection_is_given_another_end(cluster: Cluster) -> None:
     _, transport = await cluster.enter("alice")
 
-    await cluster.orders.give(RefreshOrder(user="alice", expire_at=time.time() + 100))
+    await cluster.orders.give(RefreshCommand(user="alice", expire_at=time.time() + 100))
     await until(lambda: transport.pushes)
-    await cluster.orders.give(RefreshOrder(user="alice"))
+    await cluster.orders.give(RefreshCommand(user="alice"))
     await until(lambda: len(transport.pushes) == 2)
 
     first, second = transport.pushes
@@ -221,7 +221,7 @@ async def test_a_connection_is_given_another_end(cluster: Cluster) -> None:
 async def test_an_expired_connection_is_closed_with_3005(cluster: Cluster) -> None:
     _, transport = await cluster.enter("alice")
 
-    await cluster.orders.give(RefreshOrder(user="alice", expired=True))
+    await cluster.orders.give(RefreshCommand(user="alice", expired=True))
 
     await until(lambda: transport.closed_with)
     assert transport.closed_with == (3005, "connection expired")
@@ -230,7 +230,7 @@ async def test_an_expired_connection_is_closed_with_3005(cluster: Cluster) -> No
 async def test_channels_are_counted_by_pattern(cluster: Cluster) -> None:
     for user, channel in (("a", "room-1"), ("b", "room-1"), ("c", "room-2"), ("d", "kept:x"), ("e", "[odd]")):
         _, transport = await cluster.enter(user)
-        await cluster.orders.give(SubscribeOrder(user=user, channel=channel))
+        await cluster.orders.give(SubscribeCommand(user=user, channel=channel))
         await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
 
     assert await cluster.orders.channels("*") == {"[odd]": 1, "kept:x": 1, "room-1": 2, "room-2": 1}
@@ -246,10 +246,10 @@ async def test_too_many_channels_are_refused_instead_of_told_in_part(
     monkeypatch.setattr("starling.client.node_commands.CHANNELS_LIMIT", 1)
     for user in ("a", "b"):
         _, transport = await cluster.enter(user)
-        await cluster.orders.give(SubscribeOrder(user=user, channel=f"room-{user}"))
+        await cluster.orders.give(SubscribeCommand(user=user, channel=f"room-{user}"))
         await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
 
-    with pytest.raises(OrderRefused, match="narrower"):
+    with pytest.raises(NodeCommandRefused, match="narrower"):
         await cluster.orders.channels("*")
     assert await cluster.orders.channels("room-a") == {"room-a": 1}
 

@@ -1,4 +1,4 @@
-"""A node's own part in traces, at moments that no real broker can be made to meet; whole ones run in tests/system."""
+"""A node's own part in captures, at moments that no real broker can be made to meet; whole ones run in tests/system."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -6,24 +6,24 @@ from types import SimpleNamespace
 from typing import Any
 
 from starling.engine.broker import PublishOptions, StreamPosition
-from starling.engine.capture import TraceOrder, Traces
+from starling.engine.capture import CaptureCommand, Captures
 from starling.engine.control import NodeInfo
 from starling.engine.hub import Hub
 from starling.protocol.messages import Publication, Push
 
 
 class Node:
-    """A node as far as traces go; `on_publish` runs while a report is under way."""
+    """A node as far as captures go; `on_publish` runs while a report is under way."""
 
     def __init__(self) -> None:
         self.hub = Hub()
         self.tasks: list[asyncio.Task[None]] = []
         self.published: list[str] = []
         self.on_publish: Callable[[], None] = lambda: None
-        self.order: Callable[[TraceOrder], None] = lambda _: None
-        self.control = SimpleNamespace(on_order=self._on_order)
+        self.order: Callable[[CaptureCommand], None] = lambda _: None
+        self.control = SimpleNamespace(on_command=self._on_order)
         self.broker = SimpleNamespace(publish=self._publish)
-        Traces(self)  # type: ignore[arg-type]
+        Captures(self)  # type: ignore[arg-type]
 
     def describe(self) -> NodeInfo:
         return NodeInfo("uid", "node")
@@ -41,7 +41,7 @@ class Node:
             while channel not in self.published:
                 await asyncio.sleep(0.01)
 
-    def _on_order(self, _: object, carry_out: Callable[[TraceOrder], None]) -> None:
+    def _on_order(self, _: object, carry_out: Callable[[CaptureCommand], None]) -> None:
         self.order = carry_out
 
     async def _publish(self, channel: str, _: Publication, __: PublishOptions) -> StreamPosition:
@@ -53,14 +53,14 @@ class Node:
 async def test_a_trace_that_is_ended_while_another_is_told_ends_no_other() -> None:
     node = Node()
     for number in ("first", "second"):
-        node.order(TraceOrder(number, channel=number))
-    node.on_publish = lambda: node.order(TraceOrder("second", stop=True))
+        node.order(CaptureCommand(number, channel=number))
+    node.on_publish = lambda: node.order(CaptureCommand("second", stop=True))
     tap: Any = node.hub.tap
-    tap.traces["second"].ends_at = 0.0
+    tap.captures["second"].ends_at = 0.0
 
     for _ in range(2):
         node.see("first")
-        await node.until_told(":trace:first")
+        await node.until_told(":capture:first")
         node.published.clear()
 
     assert not node.tasks[0].done()
@@ -70,11 +70,11 @@ async def test_a_trace_that_is_ended_while_another_is_told_ends_no_other() -> No
 async def test_a_trace_right_after_another_has_one_teller() -> None:
     node = Node()
     for number in ("first", "second"):
-        node.order(TraceOrder(number, channel="news"))
-        node.order(TraceOrder(number, channel="news", stop=number == "first"))
+        node.order(CaptureCommand(number, channel="news"))
+        node.order(CaptureCommand(number, channel="news", stop=number == "first"))
 
     node.see("news")
-    await node.until_told(":trace:second")
+    await node.until_told(":capture:second")
     await asyncio.sleep(0.2)
 
     assert [task.done() for task in node.tasks] == [True, False]

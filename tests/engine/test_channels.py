@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from starling.engine.channels import Channels, ChannelsError, parse_channels
-from starling.protocol.codes import Refusal
+from starling.protocol.codes import CommandRefused
 
 
 def channels(**default: Any) -> Channels:
@@ -13,7 +13,7 @@ def channels(**default: Any) -> Channels:
 
 
 def code_for(known: Channels, channel: str) -> int:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(CommandRefused) as caught:
         known.options(channel)
     return caught.value.reason.code
 

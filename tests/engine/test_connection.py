@@ -246,6 +246,6 @@ async def test_bytes_are_counted_as_they_travel(owner: Owner) -> None:
     connection.reply_text("ü!")
     await settle(owner)
 
-    figures = owner.metrics.transports["chat"]
-    assert (figures.messages_in, figures.bytes_in) == (2, 2 + 3)
-    assert (figures.messages_out, figures.bytes_out) == (1, 3)
+    stats = owner.metrics.transports["chat"]
+    assert (stats.messages_in, stats.bytes_in) == (2, 2 + 3)
+    assert (stats.messages_out, stats.bytes_out) == (1, 3)

@@ -14,19 +14,19 @@ from starling.brokers.broadcast import BroadcastBroker
 from starling.brokers.open import open_broker
 from starling.engine import control as control_module
 from starling.engine.broker import LinkState, StreamEntry
-from starling.engine.control import CHANNEL, Control, NodeInfo, Order, OrderRefused
+from starling.engine.control import CHANNEL, Control, NodeCommand, NodeCommandRefused, NodeInfo
 from starling.protocol.messages import ClientInfo, Publication
 from tests.support.services import RedisServer
 from tests.support.waiting import until
 
 
-class Count(Order):
+class Count(NodeCommand):
     """Asks each node for its number."""
 
     least: int = 0
 
 
-class Shout(Order):
+class Shout(NodeCommand):
     """Asks for something that no answer is wanted to."""
 
     text: str = ""
@@ -48,7 +48,7 @@ class Member:
         self.heard: list[str] = []
         self.up = asyncio.Event()
         self.control = Control(broker, start_task=self.start_task, describe=lambda: NodeInfo(uid, name=f"node-{uid}"))
-        self.control.on_order(Shout, lambda order: self.heard.append(order.text))
+        self.control.on_command(Shout, lambda order: self.heard.append(order.text))
         self._clock: asyncio.Task[None] | None = None
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> None:
@@ -117,7 +117,7 @@ async def test_an_order_reaches_every_node_the_one_that_gives_it_included(redis_
 async def test_answers_of_all_nodes_are_gathered(redis_server: RedisServer) -> None:
     async with cluster(redis_server, "a", "b", "c") as members:
         for number, member in enumerate(members):
-            member.control.on_order(Count, lambda order, number=number: Number(order.least + number))  # type: ignore[misc]
+            member.control.on_command(Count, lambda order, number=number: Number(order.least + number))  # type: ignore[misc]
 
         answers = await members[0].control.ask(Count(10), within=10)
 
@@ -128,7 +128,7 @@ async def test_answers_of_all_nodes_are_gathered(redis_server: RedisServer) -> N
 async def test_questions_at_one_time_get_each_their_own_answers(redis_server: RedisServer) -> None:
     async with cluster(redis_server, "a", "b") as members:
         for member in members:
-            member.control.on_order(Count, lambda order: Number(order.least))
+            member.control.on_command(Count, lambda order: Number(order.least))
 
         gathered = await asyncio.gather(*(members[n % 2].control.ask(Count(n), within=10) for n in range(20)))
 
@@ -139,7 +139,7 @@ async def test_questions_at_one_time_get_each_their_own_answers(redis_server: Re
 async def test_a_node_that_is_gone_holds_a_question_up_once_and_no_longer_than_said(redis_server: RedisServer) -> None:
     async with cluster(redis_server, "a", "b", "c") as (one, two, gone):
         for member in (one, two):
-            member.control.on_order(Count, lambda order: Number(1))
+            member.control.on_command(Count, lambda order: Number(1))
         gone.vanish()
 
         began = time.monotonic()
@@ -153,7 +153,7 @@ async def test_a_node_that_is_gone_holds_a_question_up_once_and_no_longer_than_s
 
 async def test_a_node_that_says_goodbye_is_not_waited_for_at_all(redis_server: RedisServer) -> None:
     async with cluster(redis_server, "a", "b") as (one, leaving):
-        one.control.on_order(Count, lambda order: Number(1))
+        one.control.on_command(Count, lambda order: Number(1))
         await leaving.control.stop()
         leaving.vanish()
         await until(lambda: [info.uid for info in one.control.nodes()] == ["a"])
@@ -173,21 +173,21 @@ async def test_a_node_that_vanished_is_forgotten_after_its_time(
 
 async def test_a_node_that_refuses_is_told_to_whoever_asks_at_once(redis_server: RedisServer) -> None:
     def refuse(order: Count) -> None:
-        raise OrderRefused("there are too many")
+        raise NodeCommandRefused("there are too many")
 
     async with cluster(redis_server, "a", "b") as (one, two):
-        one.control.on_order(Count, lambda order: Number(1))
-        two.control.on_order(Count, refuse)
+        one.control.on_command(Count, lambda order: Number(1))
+        two.control.on_command(Count, refuse)
 
-        with pytest.raises(OrderRefused, match="there are too many"):
+        with pytest.raises(NodeCommandRefused, match="there are too many"):
             await one.control.ask(Count(), within=30.0)
 
 
 async def test_a_node_of_another_version_says_so_instead_of_nothing(redis_server: RedisServer) -> None:
     async with cluster(redis_server, "a", "b") as (one, _):
-        one.control.on_order(Count, lambda order: Number(1))
+        one.control.on_command(Count, lambda order: Number(1))
 
-        with pytest.raises(OrderRefused, match="does not know count"):
+        with pytest.raises(NodeCommandRefused, match="does not know count"):
             await one.control.ask(Count(), within=30.0)
 
 
@@ -196,10 +196,10 @@ async def test_a_fault_in_one_node_is_told_and_it_hears_on(redis_server: RedisSe
         raise RuntimeError("a mistake of that node's")
 
     async with cluster(redis_server, "a", "b") as (one, two):
-        one.control.on_order(Count, lambda order: Number(1))
-        two.control.on_order(Count, fail)
+        one.control.on_command(Count, lambda order: Number(1))
+        two.control.on_command(Count, fail)
 
-        with pytest.raises(OrderRefused, match="a node failed"):
+        with pytest.raises(NodeCommandRefused, match="a node failed"):
             await one.control.ask(Count(), within=30.0)
         await one.control.tell(Shout("still there?"))
 

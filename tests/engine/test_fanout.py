@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from starling.engine.connection import Connection
 from starling.engine.fanout import Fanout, Group
 from starling.engine.transport import Batch, Frame
-from starling.telemetry.metrics import TransportFigures
+from starling.telemetry.metrics import TransportStats
 
 
 class Transport:
@@ -50,7 +50,7 @@ class Listener(Connection):
 
 
 def group_of(listeners: list[Listener]) -> Group:
-    group = Group(TransportFigures(slow_code=1013))
+    group = Group(TransportStats(slow_code=1013))
     for listener in listeners:
         group.add(listener)
     return group

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from starling.engine.connection import Connection
 from starling.engine.hub import Hub
 from starling.engine.transport import Batch, Frame
-from starling.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL, Disconnect, Error, Refusal
+from starling.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL, CommandRefused, Disconnect, Error
 from starling.protocol.messages import ClientInfo, Leave, Publication, Push
 from starling.telemetry.metrics import Metrics
 
@@ -79,7 +79,7 @@ class PickyClient(Client):
 
     @staticmethod
     def encode(push: Push) -> Frame:
-        raise Refusal(DISCONNECT_INAPPROPRIATE_PROTOCOL)
+        raise CommandRefused(DISCONNECT_INAPPROPRIATE_PROTOCOL)
 
     def refuse(self, reason: Error | Disconnect) -> None:
         self.refused = reason

@@ -28,7 +28,7 @@ from starling.engine.broker import (
 )
 from starling.engine.channels import ChannelOptions
 from starling.engine.presence import Presence, PresenceStats
-from starling.engine.presence_tracker import Attendance
+from starling.engine.presence_tracker import PresenceTracker
 from starling.protocol.messages import ClientInfo, Publication
 from tests.brokers.party import Party
 from tests.support.services import RedisServer
@@ -44,7 +44,7 @@ DELAY = 1.0
 NEVER = 3600.0
 
 Told = list[tuple[str, str, str]]
-Worker = Callable[..., Attendance]
+Worker = Callable[..., PresenceTracker]
 
 
 def someone(client: str, user: str = "") -> ClientInfo:
@@ -216,15 +216,17 @@ def presence(request: pytest.FixtureRequest) -> Presence:
 def worker(broker: RecordingBroker, tasks: Tasks) -> Worker:
     """`worker(presence)` is what one process has; several may share a store."""
 
-    def made(presence: Presence | None, *, leave_delay: float = 0.0) -> Attendance:
-        return Attendance(presence, broker, start_task=tasks.start, leave_delay=leave_delay)
+    def made(presence: Presence | None, *, leave_delay: float = 0.0) -> PresenceTracker:
+        return PresenceTracker(presence, broker, start_task=tasks.start, leave_delay=leave_delay)
 
     return made
 
 
-async def enter(attendance: Attendance, info: ClientInfo, options: ChannelOptions = BOTH, at: str = CHANNEL) -> None:
-    await attendance.arrive(at, info, options)
-    attendance.announce(at, info.client)
+async def enter(
+    presence_tracker: PresenceTracker, info: ClientInfo, options: ChannelOptions = BOTH, at: str = CHANNEL
+) -> None:
+    await presence_tracker.arrive(at, info, options)
+    presence_tracker.announce(at, info.client)
 
 
 async def holds(condition: Callable[[], Awaitable[bool]], what: str) -> None:
@@ -240,12 +242,12 @@ async def holds(condition: Callable[[], Awaitable[bool]], what: str) -> None:
 async def test_who_arrives_is_shown_before_others_are_told(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
-    attendance, ann = worker(presence), someone("c1", "ann")
-    await attendance.arrive(CHANNEL, ann, BOTH)
+    presence_tracker, ann = worker(presence), someone("c1", "ann")
+    await presence_tracker.arrive(CHANNEL, ann, BOTH)
     assert await presence.get(CHANNEL) == {"c1": ann}
     await tasks.finish()
     assert broker.told == []
-    attendance.announce(CHANNEL, "c1")
+    presence_tracker.announce(CHANNEL, "c1")
     await tasks.finish()
     assert broker.told == [("join", CHANNEL, "c1")]
 
@@ -253,10 +255,10 @@ async def test_who_arrives_is_shown_before_others_are_told(
 async def test_who_departs_is_shown_no_more_and_others_are_told(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
-    attendance = worker(presence)
-    await enter(attendance, someone("c1", "ann"))
-    await enter(attendance, someone("c2", "ann"))
-    attendance.depart(CHANNEL, "c1")
+    presence_tracker = worker(presence)
+    await enter(presence_tracker, someone("c1", "ann"))
+    await enter(presence_tracker, someone("c2", "ann"))
+    presence_tracker.depart(CHANNEL, "c1")
     await tasks.finish()
     assert set(await presence.get(CHANNEL)) == {"c2"}
     assert broker.of() == ["join c1", "join c2", "leave c1"]
@@ -283,36 +285,36 @@ async def test_where_only_so_many_may_be_nobody_is_told_and_who_departs_makes_ro
 
 async def test_while_the_broker_is_away_everyone_may_enter_and_a_refresh_makes_it_good(worker: Worker) -> None:
     presence = SwitchedPresence()
-    attendance = worker(presence)
+    presence_tracker = worker(presence)
     presence.away = True
-    assert await attendance.enter(CHANNEL, someone("c1", "ann"), 1)
+    assert await presence_tracker.enter(CHANNEL, someone("c1", "ann"), 1)
     presence.away = False
-    await attendance.refresh()
+    await presence_tracker.refresh()
     assert set(await presence.get(CHANNEL)) == {"c1"}
-    assert not await attendance.enter(CHANNEL, someone("c2", "ann"), 1)
+    assert not await presence_tracker.enter(CHANNEL, someone("c2", "ann"), 1)
 
 
 async def test_without_a_store_everyone_may_enter(worker: Worker) -> None:
-    attendance = worker(None)
-    assert await attendance.enter(CHANNEL, someone("c1", "ann"), 1)
-    assert await attendance.enter(CHANNEL, someone("c2", "ann"), 1)
+    presence_tracker = worker(None)
+    assert await presence_tracker.enter(CHANNEL, someone("c1", "ann"), 1)
+    assert await presence_tracker.enter(CHANNEL, someone("c2", "ann"), 1)
 
 
 async def test_each_is_told_once_and_only_who_came(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
-    attendance = worker(presence)
-    attendance.announce(CHANNEL, "c1")
-    attendance.depart(CHANNEL, "c1")
-    await enter(attendance, someone("c1", "ann"))
-    attendance.announce(CHANNEL, "c1")
-    attendance.announce("elsewhere", "c1")
-    attendance.depart("elsewhere", "c1")
+    presence_tracker = worker(presence)
+    presence_tracker.announce(CHANNEL, "c1")
+    presence_tracker.depart(CHANNEL, "c1")
+    await enter(presence_tracker, someone("c1", "ann"))
+    presence_tracker.announce(CHANNEL, "c1")
+    presence_tracker.announce("elsewhere", "c1")
+    presence_tracker.depart("elsewhere", "c1")
     for _ in range(3):
-        attendance.depart(CHANNEL, "c1")
-    attendance.announce(CHANNEL, "c1")
+        presence_tracker.depart(CHANNEL, "c1")
+    presence_tracker.announce(CHANNEL, "c1")
     await tasks.finish()
-    attendance.depart(CHANNEL, "c1")
+    presence_tracker.depart(CHANNEL, "c1")
     await tasks.finish()
     assert broker.told == [("join", CHANNEL, "c1"), ("leave", CHANNEL, "c1")]
 
@@ -321,9 +323,9 @@ async def test_each_is_told_once_and_only_who_came(
 async def test_who_did_not_come_in_after_all_is_taken_out_and_not_spoken_of(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks, leave_delay: float
 ) -> None:
-    attendance = worker(presence, leave_delay=leave_delay)
-    await attendance.arrive(CHANNEL, someone("c1", "ann"), BOTH)
-    attendance.depart(CHANNEL, "c1")
+    presence_tracker = worker(presence, leave_delay=leave_delay)
+    await presence_tracker.arrive(CHANNEL, someone("c1", "ann"), BOTH)
+    presence_tracker.depart(CHANNEL, "c1")
     await tasks.finish()
     assert await presence.get(CHANNEL) == {}
     assert broker.told == []
@@ -332,15 +334,15 @@ async def test_who_did_not_come_in_after_all_is_taken_out_and_not_spoken_of(
 async def test_the_channels_options_say_what_is_shown_and_told(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
-    attendance, ann = worker(presence), someone("c1", "ann")
+    presence_tracker, ann = worker(presence), someone("c1", "ann")
     for channel, options in {"shown": SHOWN, "told": TOLD, "neither": NEITHER}.items():
-        await enter(attendance, ann, options, channel)
+        await enter(presence_tracker, ann, options, channel)
     await tasks.finish()
     assert broker.told == [("join", "told", "c1")]
     shown = {channel: set(await presence.get(channel)) for channel in ("shown", "told", "neither")}
     assert shown == {"shown": {"c1"}, "told": set(), "neither": set()}
     for channel in shown:
-        attendance.depart(channel, "c1")
+        presence_tracker.depart(channel, "c1")
     await tasks.finish()
     assert broker.told == [("join", "told", "c1"), ("leave", "told", "c1")]
     assert await presence.get("shown") == {}
@@ -350,13 +352,13 @@ async def test_the_channels_options_say_what_is_shown_and_told(
 async def test_without_a_store_clients_are_told_one_by_one_and_at_once(
     worker: Worker, broker: RecordingBroker, tasks: Tasks, leave_delay: float
 ) -> None:
-    attendance = worker(None, leave_delay=leave_delay)
-    await enter(attendance, someone("c1", "ann"), TOLD)
-    await enter(attendance, someone("c2", "ann"), TOLD)
-    attendance.depart(CHANNEL, "c1")
+    presence_tracker = worker(None, leave_delay=leave_delay)
+    await enter(presence_tracker, someone("c1", "ann"), TOLD)
+    await enter(presence_tracker, someone("c2", "ann"), TOLD)
+    presence_tracker.depart(CHANNEL, "c1")
     await tasks.finish()
-    await attendance.refresh()
-    attendance.depart(CHANNEL, "c2")
+    await presence_tracker.refresh()
+    presence_tracker.depart(CHANNEL, "c2")
     await tasks.finish()
     assert broker.of() == ["join c1", "join c2", "leave c1", "leave c2"]
 
@@ -364,11 +366,11 @@ async def test_without_a_store_clients_are_told_one_by_one_and_at_once(
 async def test_a_client_that_leaves_and_comes_again_at_once_is_told_in_that_order_and_shown(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
-    attendance, ann = worker(presence), someone("c1", "ann")
-    await enter(attendance, ann)
+    presence_tracker, ann = worker(presence), someone("c1", "ann")
+    await enter(presence_tracker, ann)
     for _ in range(20):
-        attendance.depart(CHANNEL, "c1")
-        await enter(attendance, ann)
+        presence_tracker.depart(CHANNEL, "c1")
+        await enter(presence_tracker, ann)
     await tasks.finish()
     assert broker.of() == ["join c1"] + ["leave c1", "join c1"] * 20
     assert await presence.stats(CHANNEL) == PresenceStats(1, 1)
@@ -377,13 +379,13 @@ async def test_a_client_that_leaves_and_comes_again_at_once_is_told_in_that_orde
 async def test_thousands_who_depart_at_once_are_all_told(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
-    attendance = worker(presence)
+    presence_tracker = worker(presence)
     names = [(f"room:{number % 700}", f"c{number}") for number in range(5000)]
-    await asyncio.gather(*(enter(attendance, someone(client, "u"), BOTH, at) for at, client in names))
+    await asyncio.gather(*(enter(presence_tracker, someone(client, "u"), BOTH, at) for at, client in names))
     await tasks.finish()
     before = tasks.started
     for at, client in names:
-        attendance.depart(at, client)
+        presence_tracker.depart(at, client)
     assert tasks.started - before == 1
     await tasks.finish()
     assert {(at, client) for what, at, client in broker.told if what == "leave"} == set(names)
@@ -436,17 +438,17 @@ async def test_with_a_delay_a_page_reload_shows_nothing(
 async def test_with_a_delay_a_client_that_comes_again_shows_nothing(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
-    attendance = worker(presence, leave_delay=0.5)
-    await enter(attendance, someone("c1", "ann"))
-    attendance.depart(CHANNEL, "c1")
-    await enter(attendance, someone("c1", "ann"))
+    presence_tracker = worker(presence, leave_delay=0.5)
+    await enter(presence_tracker, someone("c1", "ann"))
+    presence_tracker.depart(CHANNEL, "c1")
+    await enter(presence_tracker, someone("c1", "ann"))
     # Departs after c1 did, so that the delay of c1 is over when this one is gone.
-    await enter(attendance, someone("c2", "bob"))
-    attendance.depart(CHANNEL, "c2")
+    await enter(presence_tracker, someone("c2", "bob"))
+    presence_tracker.depart(CHANNEL, "c2")
     await until(lambda: "leave c2" in broker.of(), "the other's leave is told")
     assert broker.of() == ["join c1", "join c2", "leave c2"]
     assert set(await presence.get(CHANNEL)) == {"c1"}
-    attendance.depart(CHANNEL, "c1")
+    presence_tracker.depart(CHANNEL, "c1")
     await until(lambda: "leave c1" in broker.of(), "the leave is told")
 
 
@@ -455,27 +457,27 @@ async def test_with_a_delay_who_departs_stays_shown_and_refreshed_until_it_is_ov
 ) -> None:
     clock = Clock()
     presence = MemoryPresence(60, clock)
-    attendance = worker(presence, leave_delay=NEVER)
-    await enter(attendance, someone("c1", "ann"))
-    attendance.depart(CHANNEL, "c1")
+    presence_tracker = worker(presence, leave_delay=NEVER)
+    await enter(presence_tracker, someone("c1", "ann"))
+    presence_tracker.depart(CHANNEL, "c1")
     for _ in range(3):
         clock.now += 40
-        await attendance.refresh()
+        await presence_tracker.refresh()
     await tasks.finish()
     assert set(await presence.get(CHANNEL)) == {"c1"}
     assert broker.of() == ["join c1"]
-    await attendance.close()
+    await presence_tracker.close()
     assert broker.of() == ["join c1", "leave c1"]
 
 
 async def test_with_a_delay_a_user_whose_clients_go_together_is_told_once(
     presence: Presence, worker: Worker, broker: RecordingBroker
 ) -> None:
-    attendance = worker(presence, leave_delay=NEVER)
+    presence_tracker = worker(presence, leave_delay=NEVER)
     for number in range(5):
-        await enter(attendance, someone(f"tab{number}", "ann"))
-        await enter(attendance, someone(f"tab{number}", "ann"), at="other")
-    await attendance.close()
+        await enter(presence_tracker, someone(f"tab{number}", "ann"))
+        await enter(presence_tracker, someone(f"tab{number}", "ann"), at="other")
+    await presence_tracker.close()
     leaves = [(what, channel) for what, channel, _ in broker.told if what == "leave"]
     assert sorted(leaves) == [("leave", "other"), ("leave", CHANNEL)]
 
@@ -483,10 +485,10 @@ async def test_with_a_delay_a_user_whose_clients_go_together_is_told_once(
 async def test_with_a_delay_anonymous_clients_are_told_one_by_one_and_at_once(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
-    attendance = worker(presence, leave_delay=NEVER)
-    await enter(attendance, someone("c1"))
-    await enter(attendance, someone("c2"))
-    attendance.depart(CHANNEL, "c1")
+    presence_tracker = worker(presence, leave_delay=NEVER)
+    await enter(presence_tracker, someone("c1"))
+    await enter(presence_tracker, someone("c2"))
+    presence_tracker.depart(CHANNEL, "c1")
     await tasks.finish()
     assert broker.of() == ["join c1", "join c2", "leave c1"]
     assert set(await presence.get(CHANNEL)) == {"c2"}
@@ -512,16 +514,16 @@ async def test_with_a_delay_users_are_counted_where_presence_is_not_shown_too(
 async def test_with_a_delay_a_leave_is_told_though_the_last_client_was_never_announced(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
-    attendance = worker(presence, leave_delay=0.05)
-    await enter(attendance, someone("c1", "ann"))
-    await attendance.arrive(CHANNEL, someone("c2", "ann"), BOTH)
-    attendance.depart(CHANNEL, "c1")
+    presence_tracker = worker(presence, leave_delay=0.05)
+    await enter(presence_tracker, someone("c1", "ann"))
+    await presence_tracker.arrive(CHANNEL, someone("c2", "ann"), BOTH)
+    presence_tracker.depart(CHANNEL, "c1")
 
     async def one_left() -> bool:
         return set(await presence.get(CHANNEL)) == {"c2"}
 
     await holds(one_left, "the first is taken out")
-    attendance.depart(CHANNEL, "c2")
+    presence_tracker.depart(CHANNEL, "c2")
     await tasks.finish()
     assert broker.of() == ["join c1", "leave c2"]
 
@@ -549,13 +551,13 @@ async def test_a_refresh_brings_back_what_the_store_lost(
 ) -> None:
     presence = redis_party.broker.presence
     assert presence is not None
-    attendance = worker(presence)
+    presence_tracker = worker(presence)
     infos = {f"c{number}": someone(f"c{number}", f"u{number % 1000}") for number in range(2500)}
-    await asyncio.gather(*(enter(attendance, info, SHOWN) for info in infos.values()))
+    await asyncio.gather(*(enter(presence_tracker, info, SHOWN) for info in infos.values()))
     async with redis.asyncio.from_url(redis_server.url) as client:
         await client.flushall()
     assert await presence.get(CHANNEL) == {}
-    await attendance.refresh()
+    await presence_tracker.refresh()
     assert await presence.get(CHANNEL) == infos
     assert await presence.stats(CHANNEL) == PresenceStats(2500, 1000)
 
@@ -563,16 +565,16 @@ async def test_a_refresh_brings_back_what_the_store_lost(
 async def test_a_refresh_does_not_bring_back_who_is_leaving(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
-    attendance = worker(presence)
-    await asyncio.gather(*(enter(attendance, someone(f"c{number}", "u")) for number in range(3000)))
+    presence_tracker = worker(presence)
+    await asyncio.gather(*(enter(presence_tracker, someone(f"c{number}", "u")) for number in range(3000)))
     await tasks.finish()
-    refreshing = asyncio.create_task(attendance.refresh())
+    refreshing = asyncio.create_task(presence_tracker.refresh())
     for number in range(3000):
-        attendance.depart(CHANNEL, f"c{number}")
+        presence_tracker.depart(CHANNEL, f"c{number}")
         if number % 100 == 0:
             await asyncio.sleep(0)
     await refreshing
-    await attendance.refresh()
+    await presence_tracker.refresh()
     await tasks.finish()
     assert await presence.get(CHANNEL) == {}
     assert broker.of().count("leave c2999") == 1
@@ -582,11 +584,11 @@ async def test_what_a_refresh_has_under_way_does_not_bring_back_who_leaves_meanw
     worker: Worker, tasks: Tasks
 ) -> None:
     presence = SlowPresence("refresh")
-    attendance = worker(presence)
-    await enter(attendance, someone("c1", "ann"))
-    refreshing = asyncio.create_task(attendance.refresh())
+    presence_tracker = worker(presence)
+    await enter(presence_tracker, someone("c1", "ann"))
+    refreshing = asyncio.create_task(presence_tracker.refresh())
     await presence.asked.wait()
-    attendance.depart(CHANNEL, "c1")
+    presence_tracker.depart(CHANNEL, "c1")
     # As many turns as the departure needs to reach the store, if nothing held it.
     for _ in range(10):
         await asyncio.sleep(0)
@@ -606,7 +608,7 @@ async def test_after_any_coming_and_going_presence_and_what_was_told_are_true(
     moves: set[asyncio.Task[None]] = set()
     busy: set[tuple[str, str]] = set()
 
-    async def move(place: Attendance, channel: str, info: ClientInfo) -> None:
+    async def move(place: PresenceTracker, channel: str, info: ClientInfo) -> None:
         key = channel, info.client
         if key in truth:
             del truth[key]
@@ -673,17 +675,17 @@ async def test_closing_takes_everyone_out_at_once_and_tells_it(
 async def test_closing_finishes_what_a_cancelled_task_had_begun(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
-    attendance = worker(presence)
+    presence_tracker = worker(presence)
     for number in range(50):
-        await enter(attendance, someone(f"c{number}", "u"))
+        await enter(presence_tracker, someone(f"c{number}", "u"))
     await tasks.finish()
     for number in range(50):
-        attendance.depart(CHANNEL, f"c{number}")
+        presence_tracker.depart(CHANNEL, f"c{number}")
     await asyncio.sleep(0)
     for task in tasks.running:
         task.cancel()
     await tasks.finish()
-    await attendance.close()
+    await presence_tracker.close()
     assert await presence.get(CHANNEL) == {}
     assert {told for told in broker.of() if "leave" in told} == {f"leave c{number}" for number in range(50)}
 
@@ -692,12 +694,12 @@ async def test_closing_does_not_wait_for_a_redis_that_stands_still(
     redis_party: Party, redis_server: RedisServer, worker: Worker
 ) -> None:
     assert redis_party.broker.presence is not None
-    attendance = worker(redis_party.broker.presence)
-    await asyncio.gather(*(enter(attendance, someone(f"c{number}", "u"), SHOWN) for number in range(2000)))
+    presence_tracker = worker(redis_party.broker.presence)
+    await asyncio.gather(*(enter(presence_tracker, someone(f"c{number}", "u"), SHOWN) for number in range(2000)))
     redis_server.freeze()
     with structlog.testing.capture_logs() as logs:
         async with asyncio.timeout(20):
-            await attendance.close()
+            await presence_tracker.close()
     redis_server.thaw()
     (line,) = [line for line in logs if line["event"] == "presence_left_behind"]
     assert line["entries"] == 2000
@@ -707,12 +709,12 @@ async def test_closing_takes_only_so_long_whatever_the_store_does(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_CLOSE_SECONDS", 0.1)
-    attendance = worker(SlowPresence("remove"))
-    await enter(attendance, someone("c1", "ann"))
+    presence_tracker = worker(SlowPresence("remove"))
+    await enter(presence_tracker, someone("c1", "ann"))
     with structlog.testing.capture_logs() as logs:
         async with asyncio.timeout(20):
-            await attendance.close()
-    assert [line["event"] for line in logs] == ["attendance_close_cut_short", "presence_left_behind"]
+            await presence_tracker.close()
+    assert [line["event"] for line in logs] == ["presence_close_cut_short", "presence_left_behind"]
 
 
 # Outages
@@ -723,22 +725,22 @@ async def test_an_outage_fails_nobody_and_is_made_good(
 ) -> None:
     presence = redis_party.broker.presence
     assert presence is not None
-    attendance = worker(presence)
-    await enter(attendance, someone("c1", "ann"))
-    await enter(attendance, someone("c2", "bob"))
+    presence_tracker = worker(presence)
+    await enter(presence_tracker, someone("c1", "ann"))
+    await enter(presence_tracker, someone("c2", "bob"))
     redis_server.stop()
     async with asyncio.timeout(20):
-        await enter(attendance, someone("c3", "cid"))
-    attendance.depart(CHANNEL, "c2")
+        await enter(presence_tracker, someone("c3", "cid"))
+    presence_tracker.depart(CHANNEL, "c2")
     await tasks.finish()
-    await attendance.refresh()
+    await presence_tracker.refresh()
     assert "leave c2" not in broker.of()
     # It comes back empty: nothing of it was saved.
     redis_server.start()
     await until(lambda: redis_party.up, "the link returns")
 
     async def good() -> bool:
-        await attendance.refresh()
+        await presence_tracker.refresh()
         await tasks.finish()
         return "leave c2" in broker.of()
 
@@ -749,19 +751,19 @@ async def test_an_outage_fails_nobody_and_is_made_good(
 
 async def test_an_outage_is_logged_when_it_begins_and_when_it_is_made_good(worker: Worker, tasks: Tasks) -> None:
     presence = SwitchedPresence()
-    attendance = worker(presence)
-    await enter(attendance, someone("c0", "ann"))
+    presence_tracker = worker(presence)
+    await enter(presence_tracker, someone("c0", "ann"))
     presence.away = True
     with structlog.testing.capture_logs() as logs:
         for number in range(1, 5):
-            await enter(attendance, someone(f"c{number}", "ann"))
-            attendance.depart(CHANNEL, f"c{number}")
+            await enter(presence_tracker, someone(f"c{number}", "ann"))
+            presence_tracker.depart(CHANNEL, f"c{number}")
             await tasks.finish()
-            await attendance.refresh()
+            await presence_tracker.refresh()
         presence.away = False
-        await attendance.refresh()
+        await presence_tracker.refresh()
         await tasks.finish()
-        await attendance.refresh()
+        await presence_tracker.refresh()
     assert [line["event"] for line in logs] == ["presence_not_kept", "presence_made_good"]
     assert logs[0]["reason"] == "switched off"
     assert logs[1] == {"event": "presence_made_good", "log_level": "info", "entries": 1, "departures": 4}
@@ -772,14 +774,14 @@ async def test_a_client_that_comes_again_in_an_outage_is_not_taken_out_after_it(
     worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence = SwitchedPresence()
-    attendance = worker(presence)
-    await enter(attendance, someone("c1", "ann"))
+    presence_tracker = worker(presence)
+    await enter(presence_tracker, someone("c1", "ann"))
     presence.away = True
-    attendance.depart(CHANNEL, "c1")
+    presence_tracker.depart(CHANNEL, "c1")
     await tasks.finish()
-    await enter(attendance, someone("c1", "ann"))
+    await enter(presence_tracker, someone("c1", "ann"))
     presence.away = False
-    await attendance.refresh()
+    await presence_tracker.refresh()
     await tasks.finish()
     assert set(await presence.get(CHANNEL)) == {"c1"}
     assert "leave c1" not in broker.of()
@@ -790,19 +792,19 @@ async def test_what_waits_for_the_end_of_an_outage_is_bounded(
 ) -> None:
     monkeypatch.setattr(module, "_UNDONE_LIMIT", 3)
     presence = SwitchedPresence()
-    attendance = worker(presence)
+    presence_tracker = worker(presence)
     presence.away = True
     with structlog.testing.capture_logs() as logs:
         for number in range(5):
-            await enter(attendance, someone(f"c{number}", "ann"))
-            attendance.depart(CHANNEL, f"c{number}")
-            await attendance.arrive(CHANNEL, someone(f"refused{number}", "ann"), BOTH)
-            attendance.depart(CHANNEL, f"refused{number}")
+            await enter(presence_tracker, someone(f"c{number}", "ann"))
+            presence_tracker.depart(CHANNEL, f"c{number}")
+            await presence_tracker.arrive(CHANNEL, someone(f"refused{number}", "ann"), BOTH)
+            presence_tracker.depart(CHANNEL, f"refused{number}")
             await tasks.finish()
     assert sum(line["leaves"] for line in logs if line["event"] == "leaves_given_up") == 2
-    assert len(attendance._leaving) == 3
+    assert len(presence_tracker._leaving) == 3
     presence.away = False
-    await attendance.refresh()
+    await presence_tracker.refresh()
     await tasks.finish()
     assert [told for told in broker.of() if "leave" in told] == ["leave c2", "leave c3", "leave c4"]
 
@@ -810,18 +812,18 @@ async def test_what_waits_for_the_end_of_an_outage_is_bounded(
 async def test_a_join_that_cannot_be_told_harms_nobody(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
-    attendance = worker(presence)
+    presence_tracker = worker(presence)
     for failure in (BrokerUnavailable("away"), PublicationTooLarge("at most 8000 bytes")):
         broker.failure = failure
         with structlog.testing.capture_logs() as logs:
-            await enter(attendance, someone("c1", "ann"))
+            await enter(presence_tracker, someone("c1", "ann"))
             await tasks.finish()
-            attendance.depart(CHANNEL, "c1")
+            presence_tracker.depart(CHANNEL, "c1")
             await tasks.finish()
         assert str(failure) in {line["reason"] for line in logs}
         assert await presence.get(CHANNEL) == {}
     broker.failure = None
-    await enter(attendance, someone("c1", "ann"))
+    await enter(presence_tracker, someone("c1", "ann"))
     await tasks.finish()
     assert broker.of() == ["join c1"]
 
@@ -841,14 +843,14 @@ async def test_over_redis_another_process_sees_and_hears_who_comes_and_goes(
             await party.broker.subscribe(CHANNEL)
             parties.append(party)
         here, there = parties
-        attendance = Attendance(here.broker.presence, here.broker, start_task=tasks.start, leave_delay=0.2)
+        presence_tracker = PresenceTracker(here.broker.presence, here.broker, start_task=tasks.start, leave_delay=0.2)
         ann = someone("c1", "ann")
-        await enter(attendance, ann)
+        await enter(presence_tracker, ann)
         await until(lambda: there.joins and here.joins, "the join is heard")
         assert there.joins == here.joins == [(CHANNEL, ann)]
         assert there.broker.presence is not None
         assert await there.broker.presence.get(CHANNEL) == {"c1": ann}
-        attendance.depart(CHANNEL, "c1")
+        presence_tracker.depart(CHANNEL, "c1")
         await until(lambda: there.leaves and here.leaves, "the leave is heard")
         assert there.leaves == here.leaves == [(CHANNEL, ann)]
         assert await there.broker.presence.get(CHANNEL) == {}

@@ -14,7 +14,7 @@ from starling.brokers.open import open_broker
 from starling.engine.broker import BrokerUnavailable, LinkState, StreamEntry
 from starling.engine.control import Control, NodeInfo
 from starling.engine.hub import Hub
-from starling.engine.revocation import Refused, Revocation, Revocations
+from starling.engine.revocation import Revocation, Revocations, RevocationSet
 from starling.engine.token_facts import TokenFacts
 from starling.protocol.messages import ClientInfo
 from tests.support.services import RedisServer
@@ -46,14 +46,14 @@ LATER = time.time() + 3600
     ],
 )
 def test_what_a_revocation_refuses(revocation: Revocation, token: TokenFacts, refused: bool) -> None:
-    known = Refused()
+    known = RevocationSet()
     known.add(revocation)
 
     assert known(token) is refused
 
 
 def test_the_later_moment_of_one_user_counts() -> None:
-    known = Refused()
+    known = RevocationSet()
 
     assert known.add(Revocation("user", "alice", LATER, 200.0))
     assert not known.add(Revocation("user", "alice", LATER, 100.0))
@@ -61,7 +61,7 @@ def test_the_later_moment_of_one_user_counts() -> None:
 
 
 def test_what_has_expired_is_forgotten() -> None:
-    known = Refused()
+    known = RevocationSet()
     known.add(Revocation("token", "t", 100.0))
 
     known.forget_expired(99.0)
@@ -127,8 +127,8 @@ async def test_one_nodes_revocation_is_every_nodes_within_a_second(redis_server:
         await one.revocations.revoke(Revocation("token", "t1", LATER))
 
         await until(lambda: all(member.revocations.refuses(token) for member in (one, *others)), deadline=1.0)
-        await until(lambda: all(member.revocations.figures.delays for member in (one, *others)))
-        assert max(member.revocations.figures.delays[0] for member in (one, *others)) < 1.0
+        await until(lambda: all(member.revocations.stats.delays for member in (one, *others)))
+        assert max(member.revocations.stats.delays[0] for member in (one, *others)) < 1.0
 
 
 async def test_a_node_that_starts_later_knows_what_was_revoked_before(redis_server: RedisServer) -> None:
@@ -182,7 +182,7 @@ async def test_a_store_that_lost_its_memory_is_told_again(redis_server: RedisSer
 
         redis_server.kill()
         redis_server.start()
-        await until(lambda: one.broker.figures.reconnects and other.broker.figures.reconnects)
+        await until(lambda: one.broker.stats.reconnects and other.broker.stats.reconnects)
 
         async with members(redis_server, 1) as (late,):
             await until(lambda: late.revocations.refuses(TokenFacts("alice", "t1")))
@@ -237,11 +237,11 @@ async def test_a_connection_that_cannot_be_ended_saves_no_other_and_stops_no_lat
 
     for _ in range(2):
         await member.revocations.revoke(Revocation("token", "t1", LATER))
-        await until(lambda: member.revocations.figures.delays)
-        member.revocations.figures.take_delays()
+        await until(lambda: member.revocations.stats.delays)
+        member.revocations.stats.take_delays()
 
     assert [client.ended for client in sound] == [2] * 5
-    assert member.revocations.figures.ordered == {"token": 2, "session": 0, "user": 0}
+    assert member.revocations.stats.ordered == {"token": 2, "session": 0, "user": 0}
     await member.stop()
 
 

@@ -12,7 +12,7 @@ from starling.brokers.memory.history import MemoryHistory
 from starling.engine.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
 from starling.engine.follower import Joined
 from starling.engine.recent import MemoryBudget
-from starling.engine.stream import HEAL_ENTRIES, RETRY_FIRST, Stream, StreamFigures, StreamOptions, check_positions
+from starling.engine.stream import HEAL_ENTRIES, RETRY_FIRST, Stream, StreamOptions, StreamStats, check_positions
 from starling.protocol.messages import Publication
 from starling.telemetry.tracing import TraceContext
 
@@ -132,11 +132,11 @@ class Subscriber:
 class Channel:
     """A stream over a store, with its hub."""
 
-    def __init__(self, store: Store, hub: Hub, stream: Stream[Subscriber], figures: StreamFigures) -> None:
+    def __init__(self, store: Store, hub: Hub, stream: Stream[Subscriber], stats: StreamStats) -> None:
         self.store = store
         self.hub = hub
         self.stream = stream
-        self.figures = figures
+        self.stats = stats
 
     async def join(self, since: StreamPosition | None = None, *, latest: bool = False) -> Subscriber:
         subscriber = Subscriber()
@@ -158,10 +158,10 @@ class Channel:
 
 
 def make_channel(store: Store, **options: int) -> Channel:
-    hub, figures = Hub(), StreamFigures()
+    hub, stats = Hub(), StreamStats()
     stream_options = StreamOptions(**{"history_size": 1000, "history_meta_ttl": 600} | options)
-    stream = Stream(CHANNEL, store, hub, stream_options, MemoryBudget(10**9), figures)
-    return Channel(store, hub, stream, figures)
+    stream = Stream(CHANNEL, store, hub, stream_options, MemoryBudget(10**9), stats)
+    return Channel(store, hub, stream, stats)
 
 
 @pytest.fixture
@@ -432,7 +432,7 @@ async def test_a_dropped_publication_is_read_and_nobody_notices(channel: Channel
     channel.publish(5)
     assert subscriber.got == [1, 2, 3, 4, 5]
     assert subscriber.told == 0
-    assert channel.figures.resets == 0
+    assert channel.stats.resets == 0
 
 
 async def test_what_is_told_while_a_gap_is_filled_follows_without_another_read(channel: Channel) -> None:
@@ -456,7 +456,7 @@ async def test_a_long_gap_is_filled_in_several_reads(channel: Channel) -> None:
     channel.publish(count)
     await channel.healed()
     assert subscriber.got == list(range(1, count + 1))
-    assert channel.figures.heals == 4
+    assert channel.stats.heals == 4
 
 
 async def test_a_gap_that_the_store_cannot_fill_is_told_to_live_and_joining_subscribers(channel: Channel) -> None:
@@ -471,7 +471,7 @@ async def test_a_gap_that_the_store_cannot_fill_is_told_to_live_and_joining_subs
     assert channel.hub.live == []
     assert channel.stream.idle
     assert channel.stream.position == at(channel, 5)
-    assert channel.figures.resets == 1
+    assert channel.stats.resets == 1
 
 
 async def test_after_a_rollback_the_next_publication_tells_everybody(channel: Channel) -> None:
@@ -552,7 +552,7 @@ async def test_a_publication_past_the_history_is_handed_on_and_moves_nothing(cha
     channel.stream.on(StreamEntry(Publication(Raw(b"7")), 0, ""))
     channel.publish(1)
     assert subscriber.got == [7, 1]
-    assert channel.figures.heals == 0
+    assert channel.stats.heals == 0
 
 
 async def test_a_removed_history_is_not_given_out_of_memory(channel: Channel) -> None:

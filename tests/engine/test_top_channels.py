@@ -45,7 +45,7 @@ class Client(Connection):
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     application: Any = create_app(load_settings({"STARLING_DEV": "true"}), CollectorRegistry())
-    node: Node = application.state.doors.node
+    node: Node = application.state.web_context.node
     await node.start()
     while not node.readiness.ready:
         await asyncio.sleep(0.01)
@@ -88,7 +88,7 @@ async def test_the_busiest_channel_is_the_one_with_the_most_deliveries(node: Nod
 
 def test_joins_and_leaves_count_as_messages_of_their_channel() -> None:
     application: Any = create_app(load_settings({"STARLING_DEV": "true"}), CollectorRegistry())
-    node: Node = application.state.doors.node
+    node: Node = application.state.web_context.node
     for _ in range(3):
         node.hub.watchers.add("room", Client(node))
 

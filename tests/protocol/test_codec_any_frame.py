@@ -18,7 +18,12 @@ from starling.protocol import client_pb2
 from starling.protocol.codec import COMMANDS_PER_FRAME, Codec
 from starling.protocol.codec_json import JsonCodec, is_json
 from starling.protocol.codec_protobuf import ProtobufCodec
-from starling.protocol.codes import DISCONNECT_BAD_REQUEST, DISCONNECT_INAPPROPRIATE_PROTOCOL, Disconnect, Refusal
+from starling.protocol.codes import (
+    DISCONNECT_BAD_REQUEST,
+    DISCONNECT_INAPPROPRIATE_PROTOCOL,
+    CommandRefused,
+    Disconnect,
+)
 from starling.protocol.messages import Command, Publication, Push, Reply
 from tests.protocol.vectors import COMMANDS
 
@@ -304,7 +309,7 @@ def test_data_reaches_a_json_client_as_it_is_or_not_at_all(data: bytes) -> None:
     reply = Reply(push=Push("news", pub=Publication(Raw(data))))
 
     if data and not is_json(data):
-        with pytest.raises(Refusal) as refusal:
+        with pytest.raises(CommandRefused) as refusal:
             TEXT.encode(reply)
         assert refusal.value.reason == DISCONNECT_INAPPROPRIATE_PROTOCOL
     else:

@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from starling.protocol.codec import COMMANDS_PER_FRAME
 from starling.protocol.codec_json import NESTING_LIMIT, JsonCodec, is_json
-from starling.protocol.codes import DISCONNECT_BAD_REQUEST, DISCONNECT_INAPPROPRIATE_PROTOCOL, Refusal
+from starling.protocol.codes import DISCONNECT_BAD_REQUEST, DISCONNECT_INAPPROPRIATE_PROTOCOL, CommandRefused
 from starling.protocol.messages import (
     ClientInfo,
     Command,
@@ -214,7 +214,7 @@ def test_pretty_printed_data_stays_on_one_line() -> None:
 def test_binary_data_cannot_reach_a_json_client_and_ends_its_connection_with_3506(place: object, data: bytes) -> None:
     assert callable(place)
 
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(CommandRefused) as refusal:
         codec.encode(place(Raw(data)))
 
     assert refusal.value.reason == DISCONNECT_INAPPROPRIATE_PROTOCOL

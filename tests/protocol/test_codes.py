@@ -3,7 +3,7 @@
 import pytest
 
 from starling.protocol import codes
-from starling.protocol.codes import Disconnect, Error, Refusal, Unsubscribe
+from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
 
 ERRORS = [
     (100, "internal server error", True),
@@ -100,8 +100,8 @@ def test_error_codes_under_100_belong_to_the_sdks() -> None:
 
 
 def test_a_refusal_carries_its_reason_and_says_it() -> None:
-    error = Refusal(codes.ERROR_PERMISSION_DENIED)
-    disconnect = Refusal(codes.DISCONNECT_SHUTDOWN)
+    error = CommandRefused(codes.ERROR_PERMISSION_DENIED)
+    disconnect = CommandRefused(codes.DISCONNECT_SHUTDOWN)
 
     assert (error.reason, str(error)) == (codes.ERROR_PERMISSION_DENIED, "(103, 'permission denied')")
     assert (disconnect.reason, str(disconnect)) == (codes.DISCONNECT_SHUTDOWN, "(3001, 'shutdown')")

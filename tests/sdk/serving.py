@@ -49,7 +49,7 @@ async def serving_here(channels_file: str, alter: Callable[[Node], None]) -> Asy
     """The service in this event loop and on an ordinary ASGI server, with a node that the test has altered."""
     settings = load_settings({"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_CHANNELS_FILE": channels_file})
     application = create_app(settings, CollectorRegistry())
-    alter(application.state.doors.node)
+    alter(application.state.web_context.node)
     server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=0, log_config=None))
     serving = asyncio.create_task(server.serve())
     async with asyncio.timeout(10):

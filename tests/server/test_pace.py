@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starling.brokers.memory.drain_rate import MemoryPace
+from starling.brokers.memory.drain_rate import MemoryDrainRate
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.drain_rate import PaceStore
-from starling.server.drain_rate import TURNS_AT_ONCE, Batch, DrainPace, Grant, batch_size, plan_local, plan_turns
+from starling.engine.drain_rate import DrainRateStore
+from starling.server.drain_rate import TURNS_AT_ONCE, Batch, DrainRate, Grant, batch_size, plan_local, plan_turns
 from tests.support.virtual_time import run_in_virtual_time
 
 ROUND_TRIP = 0.001
@@ -32,7 +32,7 @@ class Store:
     turns: list[tuple[float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._pace = MemoryPace(self.clock)
+        self._pace = MemoryDrainRate(self.clock)
 
     async def reserve(self, count: int, per_second: float) -> float:
         now = self.clock()
@@ -57,10 +57,10 @@ class Worker:
     gone: list[float] = field(default_factory=list)
     grants: Counter[Grant] = field(default_factory=Counter)
 
-    async def drain(self, store: PaceStore | None, per_second: float) -> None:
+    async def drain(self, store: DrainRateStore | None, per_second: float) -> None:
         clock = asyncio.get_running_loop().time
         await asyncio.sleep(self.begin)
-        pace = DrainPace(self.seconds, store, per_second, clock=clock)
+        pace = DrainRate(self.seconds, store, per_second, clock=clock)
         while len(self.gone) < self.clients:
             going = await pace(self.clients - len(self.gone))
             assert 1 <= going <= self.clients - len(self.gone)

@@ -55,7 +55,7 @@ class Client:
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    doors = create_app(load_settings({"STARLING_DEV": "true"}), CollectorRegistry()).state.doors
+    web_context = create_app(load_settings({"STARLING_DEV": "true"}), CollectorRegistry()).state.web_context
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer = socket.create_connection(listener.getsockname())
@@ -76,7 +76,7 @@ async def client() -> AsyncIterator[Client]:
         on_refused=lambda reason: None,
         deflater=None,
     )
-    connection = JsonConnection(doors.node, doors.authority, doors.session_limits, None)
+    connection = JsonConnection(web_context.node, web_context.authority, web_context.session_limits, None)
     connection.open(transport, "127.0.0.1")
     transport.detach(connection, write_limit=WRITE_LIMIT)
     await asyncio.sleep(0)
@@ -130,7 +130,7 @@ async def test_a_client_gone_when_written_to_is_3009_in_figures_and_log(client: 
         client.transport.flush()
         await client.ended()
 
-    assert +client.connection.figures.closed == {3009: 1}
+    assert +client.connection.stats.closed == {3009: 1}
     (line,) = [line for line in lines if line["event"] == "client_disconnected"]
     assert (line["code"], line["reason"]) == (3009, "write error")
 
@@ -139,7 +139,7 @@ async def test_a_client_that_is_gone_when_nothing_was_written_is_3000(client: Cl
     client.reset()
     await client.ended()
 
-    assert +client.connection.figures.closed == {3000: 1}
+    assert +client.connection.stats.closed == {3000: 1}
 
 
 @pytest.mark.parametrize("send", [in_one_tick, at_once])
@@ -166,4 +166,4 @@ async def test_a_client_that_says_goodbye_keeps_its_own_code(client: Client) -> 
     client.peer.sendall(b"\x88\x82" + bytes(4) + struct.pack("!H", 1001))
     await client.ended()
 
-    assert +client.connection.figures.closed == {1001: 1}
+    assert +client.connection.stats.closed == {1001: 1}

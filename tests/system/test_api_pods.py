@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from starling.auth.issue import issue_connection_token
-from starling.engine.capture import TRACES_LIMIT
+from starling.engine.capture import CAPTURES_LIMIT
 from tests.support.running import SECRET, Starling
 from tests.support.services import RedisServer
 from tests.support.waiting import until
@@ -108,7 +108,7 @@ class Watching:
         self._task: asyncio.Task[None]
 
     async def _read(self) -> None:
-        url, headers = f"{self._starling.http}/api/trace", {"X-API-Key": KEY}
+        url, headers = f"{self._starling.http}/api/capture", {"X-API-Key": KEY}
         async with (
             httpx2.AsyncClient(timeout=30) as http,
             http.stream("POST", url, json=self._asked, headers=headers) as answer,
@@ -158,12 +158,12 @@ async def test_a_user_is_traced_on_both_pods_without_a_token(pods: tuple[Starlin
     assert watching.lines[-1] == {"ended": "time is over", "frames": 12, "dropped": 0}
     assert len(watching.lines[0]["nodes"]) == 2
     for pod in pods:
-        assert "eyJ" not in json.dumps([line for line in pod.lines if line["event"].startswith("trace")])
-    await until(lambda: pods[0].lines[-1]["event"] == "trace_ended")
-    started, ended = [line for line in pods[0].lines if line["event"].startswith("trace")][-2:]
+        assert "eyJ" not in json.dumps([line for line in pod.lines if line["event"].startswith("capture")])
+    await until(lambda: pods[0].lines[-1]["event"] == "capture_ended")
+    started, ended = [line for line in pods[0].lines if line["event"].startswith("capture")][-2:]
     asked = {"user": "dora", "asked_by": "the test", "address": "127.0.0.1", "key": 1, "payload": payload}
     assert asked.items() <= started.items()
-    assert (started["event"], started["seconds"]) == ("trace_started", 2.5)
+    assert (started["event"], started["seconds"]) == ("capture_started", 2.5)
     assert asked.items() <= ended.items()
     assert (ended["frames"], ended["reason"]) == (12, "time is over")
 
@@ -209,10 +209,10 @@ def call_batch(starling: Starling, commands: list[dict[str, Any]]) -> None:
 async def test_an_asker_who_goes_ends_the_trace(pods: tuple[Starling, Starling]) -> None:
     async with httpx2.AsyncClient(timeout=10) as http:
         body = {"user": "nobody", "seconds": 600}
-        async with http.stream("POST", f"{pods[0].http}/api/trace", json=body, headers={"X-API-Key": KEY}) as answer:
-            assert "trace" in json.loads(await anext(answer.aiter_lines()))
+        async with http.stream("POST", f"{pods[0].http}/api/capture", json=body, headers={"X-API-Key": KEY}) as answer:
+            assert "capture" in json.loads(await anext(answer.aiter_lines()))
 
-    await until(lambda: pods[0].lines[-1]["event"] == "trace_ended")
+    await until(lambda: pods[0].lines[-1]["event"] == "capture_ended")
     assert pods[0].lines[-1]["reason"] == "the asker went"
     assert pods[0].lines[-1]["seconds"] < 10
 
@@ -229,22 +229,24 @@ async def test_an_asker_who_goes_ends_the_trace(pods: tuple[Starling, Starling])
     ],
 )
 def test_a_trace_that_cannot_be_is_refused(pods: tuple[Starling, Starling], asked: dict[str, Any], code: int) -> None:
-    answer = httpx2.post(f"{pods[0].http}/api/trace", json=asked, headers={"X-API-Key": KEY}, timeout=10)
+    answer = httpx2.post(f"{pods[0].http}/api/capture", json=asked, headers={"X-API-Key": KEY}, timeout=10)
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (200, code)
 
 
 def test_a_trace_needs_the_key(pods: tuple[Starling, Starling]) -> None:
-    answer = httpx2.post(f"{pods[0].http}/api/trace", json={"user": "a"}, headers={"X-API-Key": "another"}, timeout=10)
+    answer = httpx2.post(
+        f"{pods[0].http}/api/capture", json={"user": "a"}, headers={"X-API-Key": "another"}, timeout=10
+    )
 
     assert answer.status_code == 401
 
 
 async def test_more_traces_than_there_may_be_are_refused(pods: tuple[Starling, Starling]) -> None:
-    traces = [Watching(pods[number % 2], user=f"u{number}", seconds=2) for number in range(TRACES_LIMIT)]
+    traces = [Watching(pods[number % 2], user=f"u{number}", seconds=2) for number in range(CAPTURES_LIMIT)]
     await asyncio.gather(*(trace.__aenter__() for trace in traces))
 
-    refused = httpx2.post(f"{pods[0].http}/api/trace", json={"user": "a"}, headers={"X-API-Key": KEY}, timeout=10)
+    refused = httpx2.post(f"{pods[0].http}/api/capture", json={"user": "a"}, headers={"X-API-Key": KEY}, timeout=10)
 
     assert refused.json()["error"]["code"] == 106
     for trace in traces:

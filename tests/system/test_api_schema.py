@@ -51,7 +51,7 @@ def _send_all(cases: SearchStrategy[Any], starling: Starling, sent: Counter[str]
     @given(case=cases)
     @BOUNDED
     def send(case: schemathesis.Case[Any]) -> None:
-        if case.path == "/api/trace" and isinstance(case.body, dict):
+        if case.path == "/api/capture" and isinstance(case.body, dict):
             _shorten(case.body)
         answer = case.call(base_url=starling.http, headers={"X-API-Key": "dev"})
         sent[case.path] += 1

@@ -27,6 +27,6 @@ async def test_a_deaf_worker_is_found(redis_server: RedisServer, tmp_path: Path)
             proxy.cut()
 
             said = r'starling_broker_probes_total\{result="heard"\} ([3-9]|[1-9]\d)'
-            await asyncio.to_thread(find, running, "StarlingDeafWorker", "starling-0", shown=0, said=said)
+            await asyncio.to_thread(find, running, "StarlingUnresponsiveWorker", "starling-0", shown=0, said=said)
         finally:
             await asyncio.to_thread(prometheus.__exit__, None, None, None)

@@ -93,7 +93,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
             "STARLING_WRITE_BUFFER_BYTES": "65536",
             "STARLING_MAX_CONNECTIONS": str(CAPACITY),
             "STARLING_DRAIN_SECONDS": "8",
-            "STARLING_DRAIN_PACE": "1",
+            "STARLING_DRAIN_RATE": "1",
             "STARLING_WEBHOOK_URL": f"http://127.0.0.1:{free_port()}/nobody",
             "STARLING_HOOKS": "leaking_hook",
             "STARLING_HOOKS_PATH": str(directory),

@@ -149,21 +149,21 @@ async def test_a_reader_that_stops_on_the_protocol_door_is_cut_with_3008_and_fif
 
 async def test_peers_that_fall_silent_are_gone_within_ping_pong_and_grace(starling: Starling) -> None:
     # A stopped client's kernel goes on acknowledging, just as for these sockets, which nobody reads or answers.
-    doors = {
+    web_context = {
         "/ws": 'starling_connections_closed_total{code="1008",transport="echo"}',
         "/connection/websocket": 'starling_connections_closed_total{code="3012",transport="json"}',
     }
-    before = {name: figure(starling, name) for name in doors.values()}
+    before = {name: figure(starling, name) for name in web_context.values()}
     silent = []
     async with bystander(starling):
-        for path in doors:
+        for path in web_context:
             for _ in range(20):
                 client = await asyncio.to_thread(handshake, starling, path)
                 if path == "/connection/websocket":
                     client.sendall(frame(1, b'{"id":1,"connect":{}}'))
                 silent.append(client)
 
-        for name in doors.values():
+        for name in web_context.values():
             await until_at_least(starling, name, before[name] + 20, 2 * GONE_WITHIN)
     for client in silent:
         client.close()

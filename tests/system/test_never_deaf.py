@@ -106,11 +106,11 @@ async def test_a_worker_that_no_link_makes_hear_is_replaced_and_the_other_is_not
 
         events = [line["event"] for line in starling.lines if line.get("pid") == deaf]
         workers = await asyncio.to_thread(lambda: starling.workers)
-        assert [event for event in events if event in {"worker_deaf", "worker_retires", "drain_started"}] == [
-            "worker_deaf",
+        assert [event for event in events if event in {"worker_unresponsive", "worker_retires", "drain_started"}] == [
+            "worker_unresponsive",
             "worker_retires",
             "drain_started",
         ]
         assert other in workers
         assert len(workers) == 2
-        assert "worker_deaf" not in [line["event"] for line in starling.lines if line.get("pid") == other]
+        assert "worker_unresponsive" not in [line["event"] for line in starling.lines if line.get("pid") == other]

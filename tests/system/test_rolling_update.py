@@ -57,7 +57,7 @@ class Host:
             "STARLING_LOG_LEVEL": "debug",
             "STARLING_DRAIN_DELAY_SECONDS": str(DELAY),
             "STARLING_DRAIN_SECONDS": str(drain_seconds),
-            "STARLING_DRAIN_PACE": str(PACE),
+            "STARLING_DRAIN_RATE": str(PACE),
         }
         self._running: Starling | None = None
 
@@ -285,7 +285,7 @@ def let_go(lines: list[dict[str, Any]]) -> list[tuple[float, str]]:
     return [
         (datetime.fromisoformat(line["timestamp"]).timestamp(), line["reason"])
         for line in lines
-        if line["event"] == "clients_let_go"
+        if line["event"] == "clients_disconnected"
         for _ in range(line["clients"])
     ]
 
@@ -372,10 +372,10 @@ async def test_hosts_that_drain_at_once_share_one_pace(hosts: list[Host]) -> Non
     assert most_in_a_second(moments) <= 1.2 * PACE
     assert moments[-1] - moments[0] > 0.9 * 240 / PACE
     assert moments[-1] - moments[0] < 1.5 * 240 / PACE
-    left = [figures["starling_drain_left"] for figures in told if "starling_drain_left" in figures]
+    left = [stats["starling_drain_left"] for stats in told if "starling_drain_left" in stats]
     assert 60 < max(left) <= 120, "told once a second"
     assert left[left.index(max(left)) :] == sorted(left[left.index(max(left)) :], reverse=True), "it counts down"
-    shared = [figures.get('starling_drain_closes_total{reason="shared"}', 0) for figures in told]
+    shared = [stats.get('starling_drain_closes_total{reason="shared"}', 0) for stats in told]
     assert 60 < max(shared) <= 120
     for host_log in logs:
         ended = [line for line in host_log if line["event"] == "drain_ended"]
@@ -402,7 +402,7 @@ async def test_a_redis_that_is_away_holds_no_drain_up(hosts: list[Host], redis_s
     assert gone[0][0] - started < DELAY + 2
     assert max(moment for moment, _ in gone) - started < DELAY + 4 + 1
     assert most_in_a_second([moment for moment, _ in gone]) <= 1.5 * 240 / 4, "evenly all the same"
-    assert len([line for line in lines if line["event"] == "drain_pace_local"]) == 2, "each worker says so once"
+    assert len([line for line in lines if line["event"] == "drain_rate_local"]) == 2, "each worker says so once"
     for client in clients:
         await client.wait_closed()
         assert client.close_code == 1012

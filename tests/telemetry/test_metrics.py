@@ -4,7 +4,7 @@ import gc
 
 from prometheus_client import CollectorRegistry
 
-from starling.telemetry.garbage import GarbageFigures
+from starling.telemetry.garbage import GarbageStats
 from starling.telemetry.metrics import METRICS, Distribution, Metrics
 
 
@@ -130,7 +130,7 @@ def test_namespaces_are_there_from_the_start() -> None:
 
 def test_a_collection_is_counted_and_takes_time() -> None:
     registry = CollectorRegistry()
-    metrics, garbage = Metrics(registry), GarbageFigures()
+    metrics, garbage = Metrics(registry), GarbageStats()
     garbage.start()
     gc.collect()
     garbage.stop()

@@ -142,7 +142,9 @@ class Broker:
 async def test_what_the_broker_did_not_take_is_a_failed_span() -> None:
     exporter = InMemorySpanExporter()
     tracing = OpenTelemetry(exporter)
-    node: Node = create_app(load_settings({"STARLING_DEV": "true"}), CollectorRegistry(), tracing).state.doors.node
+    node: Node = create_app(
+        load_settings({"STARLING_DEV": "true"}), CollectorRegistry(), tracing
+    ).state.web_context.node
     broker = Broker()
     node.broker = broker  # type: ignore[assignment]
     tracing.start("a node")
@@ -298,7 +300,7 @@ def test_what_the_environment_asks_for_in_vain_is_named_with_its_mend(monkeypatc
         create_app(settings, CollectorRegistry())
     problems = refused.value.problems
     assert [problem.split()[0] for problem in problems] == list(asked)
-    assert all(mend in problem for problem, (_, mend) in zip(problems, asked.values(), strict=True))
+    assert all(remedy in problem for problem, (_, remedy) in zip(problems, asked.values(), strict=True))
 
 
 @pytest.mark.parametrize(

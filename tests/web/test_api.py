@@ -21,7 +21,7 @@ from starling.web.api_models import (
     BROADCAST_CHANNELS,
     IDEMPOTENCY_KEY_LENGTH,
     BatchRequest,
-    TraceRequest,
+    CaptureRequest,
 )
 
 SECRET = "a test's own secret, longer than thirty-two bytes"
@@ -430,18 +430,18 @@ def test_one_after_the_other_a_later_command_sees_what_an_earlier_one_did(api: T
 
 def test_openapi_tells_every_method_and_its_examples_are_true(api: TestClient) -> None:
     document = api.get("/openapi.json").json()
-    node: Node = api.app.state.doors.node  # type: ignore[attr-defined]
+    node: Node = api.app.state.web_context.node  # type: ignore[attr-defined]
     methods = ApiMethods(node, None, revocation_seconds=1)  # type: ignore[arg-type]
 
     told = {path.removeprefix("/api/") for path in document["paths"] if path.startswith("/api/")}
-    assert told == {*methods.by_name, "batch", "trace"}
+    assert told == {*methods.by_name, "batch", "capture"}
     for name, (request, result) in EXAMPLES.items():
         method = methods.by_name[name]
         msgspec.json.decode(json.dumps(request), type=method.request)
         msgspec.json.decode(json.dumps(result), type=method.result)
     for name in told:
         content = document["paths"][f"/api/{name}"]["post"]["requestBody"]["content"]["application/json"]
-        apart = {"batch": BatchRequest, "trace": TraceRequest}
+        apart = {"batch": BatchRequest, "capture": CaptureRequest}
         model = apart[name] if name in apart else methods.by_name[name].request
         msgspec.json.decode(json.dumps(content["example"]), type=model)
         assert content["schema"]["$ref"].rpartition("/")[2] in document["components"]["schemas"]
@@ -473,7 +473,7 @@ def test_requests_are_counted_by_method_and_outcome(api: TestClient) -> None:
     call(api, "batch", {"commands": [{"publish": {"channel": "a", "data": 1}}]})
     api.post("/api/nothing", json={})
     api.post("/api/publish", json={}, headers={"X-API-Key": "wrong"})
-    node: Node = api.app.state.doors.node  # type: ignore[attr-defined]
+    node: Node = api.app.state.web_context.node  # type: ignore[attr-defined]
     node.metrics.flush()
 
     def count(method: str, code: str) -> float | None:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from starling.web import chat, connection, echo, items
-from starling.web.direct import DirectDoors
+from starling.web.direct import DirectEndpoints
 
 Calls = list[str]
 
@@ -84,14 +84,14 @@ def visit(asgi: ASGIApp, who: str) -> Any:
 def test_the_same_is_called_and_told_as_through_fastapi(who: str) -> None:
     application, short = make(), make()
     told = visit(application, who)
-    assert visit(DirectDoors(short, [router]), who) == told
+    assert visit(DirectEndpoints(short, [router]), who) == told
     assert short.state.calls == application.state.calls
     assert application.state.calls[:4] == ["calls", "first of /door", "name", "greeting"]
 
 
 def test_a_dependency_that_is_overridden_is_the_one_that_is_asked() -> None:
     application = make()
-    direct = DirectDoors(application, [router])
+    direct = DirectEndpoints(application, [router])
     application.dependency_overrides[name] = lambda: "somebody else"
     assert "Hello, somebody else" in visit(direct, "alice")
 
@@ -109,7 +109,7 @@ def test_middleware_sees_who_comes() -> None:
             await self._app(scope, receive, send)
 
     application = make()
-    direct = DirectDoors(application, [router])
+    direct = DirectEndpoints(application, [router])
     application.add_middleware(Witness, word="inner")
     application.add_middleware(Witness, word="outer")
     visit(direct, "alice")
@@ -139,12 +139,12 @@ def test_what_asks_for_more_is_left_to_fastapi() -> None:
     @more.websocket("/{word}/with_query")
     async def with_query(websocket: WebSocket, word: str, number: int) -> None: ...
 
-    assert DirectDoors(FastAPI(), [more, router]).paths == {"/door"}
+    assert DirectEndpoints(FastAPI(), [more, router]).paths == {"/door"}
 
 
 def test_these_doors_have_a_short_way() -> None:
     routers = [echo.router, connection.router, items.router, chat.router]
-    assert DirectDoors(FastAPI(), routers).paths == {"/ws", "/connection/websocket", "/ws/{client_id}"}
+    assert DirectEndpoints(FastAPI(), routers).paths == {"/ws", "/connection/websocket", "/ws/{client_id}"}
 
 
 def test_what_a_path_tells_is_read_as_fastapi_reads_it() -> None:
@@ -159,7 +159,7 @@ def test_what_a_path_tells_is_read_as_fastapi_reads_it() -> None:
     def visit(*, direct: bool, path: str) -> Any:
         application = make()
         application.include_router(numbered)
-        with TestClient(DirectDoors(application, [numbered]) if direct else application) as client:
+        with TestClient(DirectEndpoints(application, [numbered]) if direct else application) as client:
             try:
                 with client.websocket_connect(path, headers={"x-name": "alice"}) as session:
                     return session.receive_text(), application.state.calls

@@ -11,7 +11,7 @@ from starlette.websockets import WebSocketDisconnect
 from structlog.testing import capture_logs
 
 from starling.auth.issue import issue_connection_token
-from starling.main import create_app, direct_doors
+from starling.main import create_app, direct_endpoints
 from starling.settings import load_settings
 
 SECRET = "a test's own secret, longer than thirty-two bytes"
@@ -20,7 +20,7 @@ SECRET = "a test's own secret, longer than thirty-two bytes"
 def client_with(direct: bool = False, /, **environment: str) -> TestClient:
     settings = load_settings({f"STARLING_{name}": value for name, value in environment.items()})
     application = create_app(settings, CollectorRegistry())
-    return TestClient(direct_doors(application) if direct else application)
+    return TestClient(direct_endpoints(application) if direct else application)
 
 
 @pytest.fixture(params=[False, True], ids=["through FastAPI", "direct"])

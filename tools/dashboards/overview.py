@@ -12,7 +12,7 @@ def overview() -> Dashboard:
         title="Starling overview",
         meaning="Connections, messages, the broker and the workers of Starling.",
         rows=(
-            Row("Overview", _figures()),
+            Row("Overview", _stats()),
             Row("Connections", _connections()),
             Row("Messages", _messages()),
             Row("Real-time protocol", _realtime()),
@@ -25,7 +25,7 @@ def overview() -> Dashboard:
     )
 
 
-def _figures() -> tuple[Figure, ...]:
+def _stats() -> tuple[Figure, ...]:
     failed = rate("starling_publications_total", 'result="failed"')
     errors = f"sum({failed}) + (sum({rate('starling_broker_dropped_total')}) or vector(0))"
     return (

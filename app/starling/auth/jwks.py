@@ -102,7 +102,9 @@ class Jwks:
         if self._task is not None:
             raise RuntimeError("the key set was started already")
         if self._insecure:
-            log.warning("jwks_insecure", host=self._host, mend="use https://: who can alter the answer lets anyone in")
+            log.warning(
+                "jwks_insecure", host=self._host, remedy="use https://: who can alter the answer lets anyone in"
+            )
         self._busy = True
         self._task = asyncio.create_task(self._keep_fresh(), name="jwks")
 

@@ -42,7 +42,7 @@ class JwtVerifier:
         if jwks is not None and rules.audience is None:
             log.warning(
                 "token_audience_unset",
-                mend="set the audience: an issuer signs tokens for other services too, and all of them pass here",
+                remedy="set the audience: an issuer signs tokens for other services too, and all of them pass here",
             )
 
     def connection_now(self, token: str) -> Credentials:

@@ -9,7 +9,7 @@ from broadcaster import Event
 
 from starling.brokers import envelope
 from starling.brokers.envelope import Join, MalformedEnvelope
-from starling.brokers.link import LinkBackend, LinkEvent, LinkFigures, MessageEvent
+from starling.brokers.link import LinkBackend, LinkEvent, LinkStats, MessageEvent
 from starling.engine.broker import (
     BrokerEvents,
     BrokerUnavailable,
@@ -19,7 +19,7 @@ from starling.engine.broker import (
     StreamEntry,
     StreamPosition,
 )
-from starling.engine.drain_rate import PaceStore
+from starling.engine.drain_rate import DrainRateStore
 from starling.engine.history import History
 from starling.engine.occupancy import Occupancy
 from starling.engine.presence import Presence
@@ -40,7 +40,7 @@ class BroadcastBroker:
     presence: Presence | None = None
     revocations: RevocationStore | None = None
     occupancy: Occupancy | None = None
-    pace: PaceStore | None = None
+    pace: DrainRateStore | None = None
 
     def __init__(self, backend: LinkBackend) -> None:
         self._backend = backend
@@ -49,9 +49,9 @@ class BroadcastBroker:
         self._malformed_logged_at = -_MALFORMED_LOG_INTERVAL
 
     @property
-    def figures(self) -> LinkFigures:
+    def stats(self) -> LinkStats:
         """How the link does."""
-        return self._backend.figures
+        return self._backend.stats
 
     async def start(self, events: BrokerEvents) -> None:
         """Begin to connect and return at once; the link's state is told to `events`."""
@@ -169,7 +169,7 @@ class BroadcastBroker:
             events.on_link(event.state)
 
     def _drop_malformed(self, channel: str, error: MalformedEnvelope) -> None:
-        self.figures.dropped["malformed"] += 1
+        self.stats.dropped["malformed"] += 1
         now = time.monotonic()
         if now - self._malformed_logged_at >= _MALFORMED_LOG_INTERVAL:
             self._malformed_logged_at = now
@@ -177,6 +177,6 @@ class BroadcastBroker:
                 "broker_message_malformed",
                 channel=channel,
                 problem=str(error),
-                dropped=self.figures.dropped["malformed"],
-                mend="something other than this service publishes under its prefix: give it another prefix",
+                dropped=self.stats.dropped["malformed"],
+                remedy="something other than this service publishes under its prefix: give it another prefix",
             )

@@ -58,7 +58,7 @@ class Link(ABC):
 
 
 @dataclass(slots=True)
-class LinkFigures:
+class LinkStats:
     """How this process's link does, for telemetry to read. Times are in seconds.
 
     `canary_heard_at` is on the clock of `time.monotonic`, None before the first canary and where none is needed, as in
@@ -104,7 +104,7 @@ class LinkEvent(Event):
 class LinkBackend(BroadcastBackend):
     """A broadcaster backend that carries bytes, tells its link's state among the events and keeps figures."""
 
-    figures: LinkFigures
+    stats: LinkStats
 
 
 class EventQueue:

@@ -20,8 +20,8 @@ from starling.brokers.link import (
     Link,
     LinkBackend,
     LinkEvent,
-    LinkFigures,
     LinkLost,
+    LinkStats,
     MessageEvent,
 )
 from starling.brokers.probe import hears_itself
@@ -74,7 +74,7 @@ class SupervisedBackend(LinkBackend):
         `max_events` bounds what may wait to be told; beyond it messages are dropped and counted, and a loss of the link
         is told, so that whoever can heal does. Several that share a `queue` are told as one.
         """
-        self.figures = LinkFigures()
+        self.stats = LinkStats()
         self.identity = uuid4().hex[:12]
         self.timeout = timeout
         self._address = address
@@ -127,7 +127,7 @@ class SupervisedBackend(LinkBackend):
         for state in states:
             self._queue.put(LinkEvent(state))
 
-    def mend(self, reason: str) -> str:
+    def remedy(self, reason: str) -> str:
         """What helps where a link was lost for `reason`; nothing where the words say it all."""
         return ""
 
@@ -146,7 +146,7 @@ class SupervisedBackend(LinkBackend):
             await asyncio.wait((self._supervisor,))
         self._subscriptions.close()
         await self.close_publishing()
-        self.figures.up = False
+        self.stats.up = False
 
     async def subscribe(self, group: str) -> None:
         """Return when the server has acknowledged. Raises BrokerUnavailable after `timeout`; the wish stands."""
@@ -173,7 +173,7 @@ class SupervisedBackend(LinkBackend):
     async def _supervise(self) -> None:
         deaf = 0
         while True:
-            failures = self.figures.failed_swaps
+            failures = self.stats.failed_swaps
             probe = asyncio.create_task(self._probe(), name="broker-probe") if failures else None
             try:
                 opened_at = time.monotonic()
@@ -181,7 +181,7 @@ class SupervisedBackend(LinkBackend):
                 came_up = self._state is LinkState.UP
                 if came_up and time.monotonic() - opened_at > _PROVEN:
                     failures = -1
-                self.figures.failed_swaps = failures = failures + 1
+                self.stats.failed_swaps = failures = failures + 1
                 self._link_down(reason)
                 wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(failures, 10))
                 await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
@@ -189,7 +189,7 @@ class SupervisedBackend(LinkBackend):
                 deaf = deaf + 1 if failures and not came_up and self._heard(probe) else 0
                 if deaf == _DEAF:
                     deaf = 0
-                    log.error("broker_link_deaf", address=self._address, reason=reason, failed_swaps=failures)
+                    log.error("broker_link_unresponsive", address=self._address, reason=reason, failed_swaps=failures)
                     self.tell(LinkState.DEAF)
             finally:
                 if probe is not None:
@@ -209,7 +209,7 @@ class SupervisedBackend(LinkBackend):
         if probe is None:
             return False
         heard = probe.done() and probe.result()
-        self.figures.probes["heard" if heard else "silent"] += 1
+        self.stats.probes["heard" if heard else "silent"] += 1
         return heard
 
     async def _hold(self, link: Link) -> str:
@@ -309,8 +309,8 @@ class SupervisedBackend(LinkBackend):
             if time.monotonic() - deadline > _STANDSTILL:
                 return False
             raise LinkLost(f"no canary heard within {_CANARY_TIMEOUT:g} s{problem}") from None
-        self.figures.canary_heard_at = time.monotonic()
-        self.figures.canary_round_trip_seconds = self.figures.canary_heard_at - sent_at
+        self.stats.canary_heard_at = time.monotonic()
+        self.stats.canary_round_trip_seconds = self.stats.canary_heard_at - sent_at
         return True
 
     # What comes over the link
@@ -324,14 +324,14 @@ class SupervisedBackend(LinkBackend):
                 self._overflow(channel)
             elif self._overflowed:
                 self._overflowed = False
-                log.info("broker_queue_has_room", dropped=self.figures.dropped["queue_full"])
+                log.info("broker_queue_has_room", dropped=self.stats.dropped["queue_full"])
 
     def _overflow(self, channel: str) -> None:
-        self.figures.dropped["queue_full"] += 1
-        self.figures.overflowed[channel] += 1
+        self.stats.dropped["queue_full"] += 1
+        self.stats.overflowed[channel] += 1
         if not self._overflowed:
             self._overflowed = True
-            log.warning("broker_queue_full", mend="this process delivers more slowly than messages come: add workers")
+            log.warning("broker_queue_full", remedy="this process delivers more slowly than messages come: add workers")
             # The gap begins here. Nothing else is queued before half of the queue is taken, so whoever heals on the
             # word of these two reads the history after the last message that was dropped.
             if self._state is LinkState.UP:
@@ -340,12 +340,12 @@ class SupervisedBackend(LinkBackend):
     async def _link_up(self) -> None:
         self._state = LinkState.UP
         self._reason = ""
-        self.figures.up = True
-        self.figures.failed_swaps = 0
+        self.stats.up = True
+        self.stats.failed_swaps = 0
         self.tell(LinkState.UP)
         log.info("broker_link_up", address=self._address, channels=len(self._subscriptions.wanted))
         if self._ever_up:
-            self.figures.reconnects += 1
+            self.stats.reconnects += 1
             return
         self._ever_up = True
         try:
@@ -354,11 +354,13 @@ class SupervisedBackend(LinkBackend):
             log.info("broker_not_inspected", address=self._address, reason=str(error))
 
     def _link_down(self, reason: str) -> None:
-        self.figures.up = False
+        self.stats.up = False
         if self._state is not LinkState.DOWN:
             self._state = LinkState.DOWN
             self.tell(LinkState.DOWN)
         if reason != self._reason:
             self._reason = reason
-            mend = self.mend(reason)
-            log.warning("broker_link_down", address=self._address, reason=reason, **({"mend": mend} if mend else {}))
+            remedy = self.remedy(reason)
+            log.warning(
+                "broker_link_down", address=self._address, reason=reason, **({"remedy": remedy} if remedy else {})
+            )

@@ -84,9 +84,9 @@ def info(
     table = Table("node", "version", "connections", "users", "subscriptions", "channels", "up", title="Nodes")
     for column in table.columns[2:]:
         column.justify = "right"
-    figures = ("num_clients", "num_users", "num_subs", "num_channels")
+    stats = ("num_clients", "num_users", "num_subs", "num_channels")
     for node in nodes:
-        table.add_row(node["name"], node["version"], *(str(node[name]) for name in figures), duration(node["uptime"]))
+        table.add_row(node["name"], node["version"], *(str(node[name]) for name in stats), duration(node["uptime"]))
     console.print(table)
     busiest = sorted(channels.items(), key=lambda one: (-one[1]["num_clients"], one[0]))
     shown = Table("channel", "clients", title=f"Channels: {len(channels)}")

@@ -58,7 +58,7 @@ FEWEST_PODS = 2
 MEMORY_SHARE = 0.9
 MOST_PODS = 1_000
 # Clients that come back a second while a pod drains.
-DRAIN_PACE = 500
+DRAIN_RATE = 500
 SHORTEST_DRAIN = 20
 DRAIN_DELAY = 5
 GRACE_BESIDE_DRAIN = 35
@@ -172,7 +172,7 @@ class Plan:
     @property
     def drain_seconds(self) -> int:
         """How long a full pod takes at the cluster's pace."""
-        return max(SHORTEST_DRAIN, math.ceil(self.max_connections * self.workers / DRAIN_PACE))
+        return max(SHORTEST_DRAIN, math.ceil(self.max_connections * self.workers / DRAIN_RATE))
 
     @property
     def grace_seconds(self) -> int:

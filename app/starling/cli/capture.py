@@ -1,4 +1,4 @@
-"""`starling trace`: the frames of one user, or about one channel, as they pass."""
+"""`starling capture`: the frames of one user, or about one channel, as they pass."""
 
 import getpass
 import json
@@ -25,7 +25,7 @@ class Kind(StrEnum):
     channel = "channel"
 
 
-def trace(
+def capture(
     kind: Annotated[Kind, typer.Argument(help="Whether a user's frames are meant, or those about a channel.")],
     name: Annotated[str, typer.Argument(help="Id of the user, or name of the channel.")],
     seconds: Annotated[float, typer.Option(min=0.1, max=MOST_SECONDS, help="How long.")] = 30.0,
@@ -42,16 +42,16 @@ def trace(
     printer = _Printer(as_json=as_json)
     ended = ""
     try:
-        for line in Service(url, key).stream("trace", body):
+        for line in Service(url, key).stream("capture", body):
             told = json.loads(line)
             ended = told.get("ended", "")
             printer.show(line, told)
     except KeyboardInterrupt:
         return
     if not ended:
-        fail("the service ended the trace early: try again", EXIT_UNREACHABLE)
+        fail("the service ended the capture early: try again", EXIT_UNREACHABLE)
     if ended != "time is over":
-        fail(f"the trace ended early: {ended}", EXIT_REFUSED)
+        fail(f"the capture ended early: {ended}", EXIT_REFUSED)
 
 
 class _Printer:
@@ -68,7 +68,7 @@ class _Printer:
             print(line, flush=True)
         elif "frame" in told:
             self._out.print(_frame(told))
-        elif "trace" in told:
+        elif "capture" in told:
             self._notice(f"tracing for {told['seconds']:g} s on {len(told['nodes'])} node(s)")
         elif "ended" in told:
             self._notice(f"{told['ended']}: {told['frames']} frames, {told['dropped']} dropped")

@@ -21,7 +21,7 @@ from starling.auth.issue import issue_connection_token, issue_subscription_token
 from starling.auth.jwks import Jwks
 from starling.auth.jwt import JwtVerifier
 from starling.cli import backend, live, pod
-from starling.cli.capture import trace
+from starling.cli.capture import capture
 from starling.cli.service import EXIT_CODES, EXIT_REFUSED, EXIT_USAGE, SERVE_EXIT_CODES, JsonOption, fail
 from starling.cli.size import size
 from starling.cli.top import top
@@ -234,11 +234,11 @@ cli.command(rich_help_panel=CLIENT, epilog=_epilog("starling top", "starling top
 cli.command(
     rich_help_panel=CLIENT,
     epilog=_epilog(
-        "starling trace user alice",
-        "starling trace channel news --seconds 300 --payload",
-        "starling trace user alice --json | jq .frame",
+        "starling capture user alice",
+        "starling capture channel news --seconds 300 --payload",
+        "starling capture user alice --json | jq .frame",
     ),
-)(trace)
+)(capture)
 cli.command(rich_help_panel=CLIENT, epilog=_epilog("starling ping", "starling ping --url wss://realtime.example.com"))(
     live.ping
 )

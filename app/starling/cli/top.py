@@ -105,13 +105,13 @@ def _nodes(snapshot: Snapshot) -> Table:
         state, style = "draining" if node["draining"] else "ready" if node["ready"] else "not ready", ""
         if not node["ready"]:
             style = "yellow"
-        table.add_row(node["name"], state, *_figures(node), duration(int(node["uptime"])), style=style)
+        table.add_row(node["name"], state, *_stats(node), duration(int(node["uptime"])), style=style)
     if len(nodes) > 1:
-        table.add_row("all", "", *_figures(total), "", style="bold")
+        table.add_row("all", "", *_stats(total), "", style="bold")
     return table
 
 
-def _figures(node: Mapping[str, Any]) -> list[str]:
+def _stats(node: Mapping[str, Any]) -> list[str]:
     return [
         f"{node['connections']:,}",
         f"{node['subscriptions']:,}",

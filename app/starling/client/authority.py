@@ -7,7 +7,7 @@ from msgspec import Raw, Struct, field
 
 from starling.engine.channels import ChannelOptions
 from starling.engine.token_facts import TokenFacts
-from starling.protocol.codes import Refusal
+from starling.protocol.codes import CommandRefused
 from starling.protocol.messages import NO_PAYLOAD, ConnectRequest, SubscribeRequest
 
 
@@ -47,12 +47,12 @@ class Identity(Struct, frozen=True):
 
 
 class Authority(Protocol):
-    """Decides. Every method raises starling.protocol.codes.Refusal."""
+    """Decides. Every method raises starling.protocol.codes.CommandRefused."""
 
-    async def identify(self, request: ConnectRequest, handshake: Identity | Refusal | None) -> Identity:
+    async def identify(self, request: ConnectRequest, handshake: Identity | CommandRefused | None) -> Identity:
         """Who the client is: by the token of its command, else by the `handshake`, else anonymous where allowed.
 
-        A `handshake` that brought a token which is no good is the Refusal that it met.
+        A `handshake` that brought a token which is no good is the CommandRefused that it met.
         """
 
     async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:

@@ -21,9 +21,9 @@ from starling.protocol.codes import (
     ERROR_INTERNAL,
     ERROR_METHOD_NOT_FOUND,
     REASON_BYTES,
+    CommandRefused,
     Disconnect,
     Error,
-    Refusal,
 )
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo
 
@@ -56,23 +56,23 @@ class Function:
             self._data = TypeAdapter(kind)
 
     async def __call__(self, data: Raw, *arguments: Any) -> Any:
-        """Call it; `data` is given where the function takes it. Raises Refusal, whatever goes wrong."""
+        """Call it; `data` is given where the function takes it. Raises CommandRefused, whatever goes wrong."""
         if self._data is not None:
             arguments = (*arguments, self._read(data))
         try:
             async with asyncio.timeout(self._seconds):
                 return await self._function(*arguments)
         except Refuse as refuse:
-            raise Refusal(_told(refuse)) from refuse
+            raise CommandRefused(_told(refuse)) from refuse
         except TimeoutError as late:
             log.warning("hook_too_slow", hook=self.name, seconds=self._seconds)
-            raise Refusal(ERROR_INTERNAL) from late
+            raise CommandRefused(ERROR_INTERNAL) from late
         except Exception as error:
             log.exception("hook_failed", hook=self.name)
-            raise Refusal(ERROR_INTERNAL) from error
+            raise CommandRefused(ERROR_INTERNAL) from error
 
     async def answer(self, data: Raw, *arguments: Any) -> Raw | None:
-        """Call it; returns what it returned as JSON, or its bytes as they are, and None for None. Raises Refusal."""
+        """Call it; returns its result as JSON, or its bytes as they are, and None for None. Raises CommandRefused."""
         result = await self(data, *arguments)
         if result is None:
             return None
@@ -80,7 +80,7 @@ class Function:
             return Raw(result if isinstance(result, bytes) else _ANYTHING.dump_json(result))
         except Exception as error:
             log.exception("hook_failed", hook=self.name)
-            raise Refusal(ERROR_INTERNAL) from error
+            raise CommandRefused(ERROR_INTERNAL) from error
 
     def _read(self, data: Raw) -> Any:
         if self._takes_bytes:
@@ -90,7 +90,7 @@ class Function:
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(["data", *(str(part) for part in problem["loc"])])
-            raise Refusal(Error(ERROR_BAD_REQUEST.code, f"bad request: {where}: {problem['msg']}")) from error
+            raise CommandRefused(Error(ERROR_BAD_REQUEST.code, f"bad request: {where}: {problem['msg']}")) from error
 
 
 class ModuleHooks:
@@ -135,14 +135,14 @@ class ModuleHooks:
         """Call the function of `rpc[method](client[, data])`."""
         function = self._methods.get(method)
         if function is None:
-            raise Refusal(ERROR_METHOD_NOT_FOUND)
+            raise CommandRefused(ERROR_METHOD_NOT_FOUND)
         return await function.answer(data, client) or NO_PAYLOAD
 
     async def message(self, client: ClientInfo, data: Raw) -> None:
         """Call `on_message(client[, data])`; where it is not defined, nobody takes what clients send: 3508."""
         hook = self._hooks.get("on_message")
         if hook is None:
-            raise Refusal(DISCONNECT_NOT_AVAILABLE)
+            raise CommandRefused(DISCONNECT_NOT_AVAILABLE)
         await hook(data, client)
 
 

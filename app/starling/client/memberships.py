@@ -72,13 +72,13 @@ class Memberships:
         self._by_channel[channel] = membership
         node.metrics.subscriptions[namespace_of(channel)] += 1
         try:
-            await node.attendance.arrive(channel, info, grant.options)
+            await node.presence_tracker.arrive(channel, info, grant.options)
             await node.subscriptions.join(subscriber, grant.options, since, latest=latest)
         finally:
             # By now it may be another's: a client that was refused can be on its way in again.
             if not subscriber.answered and self._by_channel.get(channel) is membership:
                 del self._by_channel[channel]
-                node.attendance.depart(channel, info.client)
+                node.presence_tracker.depart(channel, info.client)
                 node.metrics.subscriptions[namespace_of(channel)] -= 1
 
     def enter_heard(self, connection: Connection, channel: str, grant: Grant) -> None:
@@ -104,7 +104,7 @@ class Memberships:
     def leave(self, dropped: Membership) -> Coroutine[Any, Any, None]:
         """Take a client that was dropped from a channel out of presence, and out of the channel when awaited."""
         subscriber = dropped.subscriber
-        self._node.attendance.depart(subscriber.channel, subscriber.connection.id)
+        self._node.presence_tracker.depart(subscriber.channel, subscriber.connection.id)
         return self._node.subscriptions.leave(subscriber.connection, subscriber.channel)
 
     def leave_all(self) -> None:

@@ -9,7 +9,7 @@ from msgspec import Raw, Struct
 from starling.client.authority import Grant
 from starling.client.realtime import RealtimeConnection
 from starling.engine.broker import StreamPosition
-from starling.engine.control import Control, Order, OrderRefused
+from starling.engine.control import Control, NodeCommand, NodeCommandRefused
 from starling.engine.node import Node
 from starling.protocol.codes import DISCONNECT_FORCE_NO_RECONNECT, UNSUBSCRIBE_SERVER, Disconnect, Unsubscribe
 from starling.protocol.messages import NO_PAYLOAD, SubscribeRequest
@@ -18,7 +18,7 @@ from starling.protocol.messages import NO_PAYLOAD, SubscribeRequest
 CHANNELS_LIMIT = 100_000
 
 
-class ConnectionOrder(Order):
+class ConnectionCommand(NodeCommand):
     """An order about the connections of `user` (empty: the anonymous ones), or of these only one `client` or `session`.
 
     Those in `whitelist`, by client id, are spared.
@@ -30,17 +30,17 @@ class ConnectionOrder(Order):
     whitelist: list[str] = msgspec.field(default_factory=list)
 
 
-class DisconnectOrder(ConnectionOrder):
+class DisconnectCommand(ConnectionCommand):
     """Close the connections, as `disconnect` says."""
 
     disconnect: Disconnect = DISCONNECT_FORCE_NO_RECONNECT
 
 
-class SubscribeOrder(ConnectionOrder):
+class SubscribeCommand(ConnectionCommand):
     """Enter them in `channel`, from `since` on where that is given.
 
     `info` is shown to others in the channel, `data` goes to the client, `override` sets options of the channel for
-    these subscriptions (starling.engine.channels.OVERRIDES). `expire_at` is their end in seconds since 1970; None never ends.
+    these subscriptions (engine.channels.OVERRIDES). `expire_at` is their end in seconds since 1970; None never ends.
     """
 
     channel: str = ""
@@ -51,21 +51,21 @@ class SubscribeOrder(ConnectionOrder):
     expire_at: float | None = None
 
 
-class UnsubscribeOrder(ConnectionOrder):
+class UnsubscribeCommand(ConnectionCommand):
     """Take them out of `channel`, and tell them why."""
 
     channel: str = ""
     unsubscribe: Unsubscribe = UNSUBSCRIBE_SERVER
 
 
-class RefreshOrder(ConnectionOrder):
+class RefreshCommand(ConnectionCommand):
     """Give the connections another end, in seconds since 1970; None never ends, `expired` is at once."""
 
     expire_at: float | None = None
     expired: bool = False
 
 
-class ChannelsOrder(Order):
+class ChannelsCommand(NodeCommand):
     """Tell the channels that fit `pattern`: `*` any text, `?` one character, `[ab]` one of these."""
 
     pattern: str = "*"
@@ -77,34 +77,34 @@ class ChannelCounts(Struct):
     channels: dict[str, int]
 
 
-class Orders:
+class NodeCommands:
     """Gives orders to all nodes, and carries out those that reach this one."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._control: Control = node.control
-        self._control.on_order(DisconnectOrder, self._disconnect)
-        self._control.on_order(SubscribeOrder, self._subscribe)
-        self._control.on_order(UnsubscribeOrder, self._unsubscribe)
-        self._control.on_order(RefreshOrder, self._refresh)
-        self._control.on_order(ChannelsOrder, self._channels)
+        self._control.on_command(DisconnectCommand, self._disconnect)
+        self._control.on_command(SubscribeCommand, self._subscribe)
+        self._control.on_command(UnsubscribeCommand, self._unsubscribe)
+        self._control.on_command(RefreshCommand, self._refresh)
+        self._control.on_command(ChannelsCommand, self._channels)
 
-    async def give(self, order: ConnectionOrder) -> None:
+    async def give(self, order: ConnectionCommand) -> None:
         """Have every node carry it out. Raises BrokerUnavailable and PublicationTooLarge."""
         await self._control.tell(order)
 
     async def channels(self, pattern: str) -> dict[str, int]:
         """How many clients are in each channel that fits `pattern`, over all nodes that answer in time.
 
-        Raises BrokerUnavailable, and OrderRefused when there are too many channels to tell.
+        Raises BrokerUnavailable, and NodeCommandRefused when there are too many channels to tell.
         """
         counts: dict[str, int] = {}
-        for answer in (await self._control.ask(ChannelsOrder(pattern))).values():
+        for answer in (await self._control.ask(ChannelsCommand(pattern))).values():
             for channel, clients in msgspec.json.decode(answer, type=ChannelCounts).channels.items():
                 counts[channel] = counts.get(channel, 0) + clients
         return dict(sorted(counts.items()))
 
-    def _chosen(self, order: ConnectionOrder) -> list[RealtimeConnection]:
+    def _chosen(self, order: ConnectionCommand) -> list[RealtimeConnection]:
         return [
             connection
             for connection in self._node.hub.users.get(order.user, ())
@@ -114,11 +114,11 @@ class Orders:
             and connection.id not in order.whitelist
         ]
 
-    def _disconnect(self, order: DisconnectOrder) -> None:
+    def _disconnect(self, order: DisconnectCommand) -> None:
         for connection in self._chosen(order):
-            connection.order_disconnect(order.disconnect)
+            connection.send_disconnect(order.disconnect)
 
-    def _subscribe(self, order: SubscribeOrder) -> None:
+    def _subscribe(self, order: SubscribeCommand) -> None:
         options = self._node.channels.options(order.channel).overridden(order.override)
         grant = Grant(
             options,
@@ -131,17 +131,17 @@ class Orders:
             request = SubscribeRequest(order.channel)
             if order.since is not None:
                 request.recover, request.offset, request.epoch = True, order.since.offset, order.since.epoch
-            connection.order_subscribe(request, grant)
+            connection.send_subscribe(request, grant)
 
-    def _unsubscribe(self, order: UnsubscribeOrder) -> None:
+    def _unsubscribe(self, order: UnsubscribeCommand) -> None:
         for connection in self._chosen(order):
-            connection.order_unsubscribe(order.channel, order.unsubscribe)
+            connection.send_unsubscribe(order.channel, order.unsubscribe)
 
-    def _refresh(self, order: RefreshOrder) -> None:
+    def _refresh(self, order: RefreshCommand) -> None:
         for connection in self._chosen(order):
-            connection.order_refresh(0.0 if order.expired else order.expire_at)
+            connection.send_refresh(0.0 if order.expired else order.expire_at)
 
-    def _channels(self, order: ChannelsOrder) -> ChannelCounts:
+    def _channels(self, order: ChannelsCommand) -> ChannelCounts:
         fits = re.compile(translate(order.pattern)).match
         counts: dict[str, int] = {}
         for channel, groups in self._node.hub.subscribers.channels.items():
@@ -149,7 +149,7 @@ class Orders:
             if not channel.startswith(":") and fits(channel):
                 counts[channel] = sum(len(group) for group in groups.values())
         if len(counts) > CHANNELS_LIMIT:
-            raise OrderRefused(f"over {CHANNELS_LIMIT} channels fit this pattern: give a narrower one")
+            raise NodeCommandRefused(f"over {CHANNELS_LIMIT} channels fit this pattern: give a narrower one")
         return ChannelCounts(counts)
 
 

@@ -33,7 +33,7 @@ from starling.protocol import codes
 from starling.protocol.codec import Codec
 from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codec_protobuf import ProtobufCodec
-from starling.protocol.codes import Disconnect, Error, Refusal, Unsubscribe
+from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
 from starling.protocol.decisions import (
     Action,
     Authenticate,
@@ -91,7 +91,7 @@ METHODS: dict[type[Action], str] = {
 TRACED_COMMANDS = frozenset({"publish", "rpc", "send"})
 
 # In the empty namespace, which no client can name: a channel for each user, whose members are its connections.
-USER_PLACES = ":user:"
+USER_CHANNELS = ":user:"
 # RFC 6455 section 7.1.5: the code of a connection that ended without one.
 VANISHED = 1006
 
@@ -120,7 +120,7 @@ class RealtimeConnection(Connection):
     codec: ClassVar[Codec]
 
     def __init__(
-        self, node: Node, authority: Authority, limits: SessionLimits, handshake: Identity | Refusal | None
+        self, node: Node, authority: Authority, limits: SessionLimits, handshake: Identity | CommandRefused | None
     ) -> None:
         super().__init__(node, handshake.user if isinstance(handshake, Identity) else "")
         self.identity = Identity()
@@ -205,7 +205,7 @@ class RealtimeConnection(Connection):
         super().on_close(code, reason)
         self._carry_out(self.session.lost())
         if self._place:
-            self._node.attendance.depart(self._place, self.id)
+            self._node.presence_tracker.depart(self._place, self.id)
         if self._told:
             self._node.lifecycle.disconnected(self.id, self.user, code, reason)
 
@@ -220,19 +220,19 @@ class RealtimeConnection(Connection):
 
     # What a backend orders
 
-    def order_subscribe(self, request: SubscribeRequest, grant: Grant) -> None:
+    def send_subscribe(self, request: SubscribeRequest, grant: Grant) -> None:
         """Enter a channel without the client's asking, with what `grant` gives; nothing, if it is in it."""
         self._carry_out(self.session.subscribe(request, time.monotonic(), grant))
 
-    def order_unsubscribe(self, channel: str, reason: Unsubscribe) -> None:
+    def send_unsubscribe(self, channel: str, reason: Unsubscribe) -> None:
         """Leave a channel, and tell the client why; nothing, if it is not in it."""
         self._carry_out(self.session.unsubscribe(channel, reason, time.monotonic()))
 
-    def order_disconnect(self, reason: Disconnect) -> None:
+    def send_disconnect(self, reason: Disconnect) -> None:
         """End the conversation."""
         self._carry_out(self.session.close(reason))
 
-    def order_refresh(self, expires_at: float | None) -> None:
+    def send_refresh(self, expires_at: float | None) -> None:
         """Give the connection another end, in seconds since 1970; None never ends."""
         self._carry_out(self.session.refresh(time.monotonic(), ttl=_ttl(expires_at)))
 
@@ -242,10 +242,10 @@ class RealtimeConnection(Connection):
         if self.close_code is not None:
             return None
         if token is not None and refuses(token):
-            self.order_disconnect(codes.DISCONNECT_INVALID_TOKEN)
+            self.send_disconnect(codes.DISCONNECT_INVALID_TOKEN)
             return token
         for channel in self._memberships.refused(refuses):
-            self.order_unsubscribe(channel, codes.UNSUBSCRIBE_SERVER)
+            self.send_unsubscribe(channel, codes.UNSUBSCRIBE_SERVER)
         return None
 
     # What the session decides
@@ -258,7 +258,7 @@ class RealtimeConnection(Connection):
                 case Write(reply):
                     try:
                         replies.append(self._encode_reply(reply))
-                    except Refusal as refusal:
+                    except CommandRefused as refusal:
                         self._write(replies)
                         self.refuse(refusal.reason)
                         # Out of the session's hands already, these are nobody else's to carry out.
@@ -292,7 +292,7 @@ class RealtimeConnection(Connection):
         self._node.start_task(self._act(action, membership))
 
     def _encode_reply(self, reply: Reply) -> bytes:
-        """Encode what goes to this client alone. Raises Refusal for what it cannot read."""
+        """Encode what goes to this client alone. Raises CommandRefused for what it cannot read."""
         if reply.error is not None:
             self._node.metrics.errors[reply.error.code] += 1
         if self._node.hub.tap is not None:
@@ -338,7 +338,7 @@ class RealtimeConnection(Connection):
         """What comes of it, be it a refusal."""
         try:
             return await self._perform(action, leaving)
-        except Refusal as refusal:
+        except CommandRefused as refusal:
             return self.session.refused(action, refusal.reason, time.monotonic())
         except BrokerUnavailable:
             return self.session.refused(action, codes.ERROR_INTERNAL, time.monotonic())
@@ -388,7 +388,7 @@ class RealtimeConnection(Connection):
         told, self.user = self.user, self.identity.user
         if self.close_code is None:
             self._node.hub.identify(self)
-        await self._take_place()
+        await self._claim_user_channel()
         data = await self._node.hooks.connect(self.info(), action.request.data)
         transport = self.transport
         held = HeldTransport(transport)
@@ -403,7 +403,7 @@ class RealtimeConnection(Connection):
         self._carry_out(decisions)
         held.release()
         for channel in self._memberships:
-            self._node.attendance.announce(channel, self.id)
+            self._node.presence_tracker.announce(channel, self.id)
         self._tell_connected()
         if self.user != told:
             log.info("client_authenticated", connection_id=self.id, user=self.user, channels=len(subs))
@@ -439,19 +439,19 @@ class RealtimeConnection(Connection):
             first_ping=random.uniform(1, self._node.ping_interval),  # noqa: S311 - spreads pings
         )
 
-    async def _take_place(self) -> None:
-        """Count this connection as one of its user's. Raises Refusal when the user has as many as it may."""
+    async def _claim_user_channel(self) -> None:
+        """Count this connection as one of its user's. Raises CommandRefused when the user has as many as it may."""
         most = self._node.options.connections_per_user
         if not most or not self.user:
             return
         # What this process knows holds too while the broker is away.
         here = sum(1 for other in self._node.hub.users.get(self.user, ()) if getattr(other, "_place", ""))
-        place = USER_PLACES + self.user
-        if here >= most or not await self._node.attendance.enter(place, self.info(), most):
-            raise Refusal(codes.DISCONNECT_CONNECTION_LIMIT)
+        place = USER_CHANNELS + self.user
+        if here >= most or not await self._node.presence_tracker.enter(place, self.info(), most):
+            raise CommandRefused(codes.DISCONNECT_CONNECTION_LIMIT)
         self._place = place
         if self.close_code is not None:
-            self._node.attendance.depart(place, self.id)
+            self._node.presence_tracker.depart(place, self.id)
 
     def _tell_connected(self) -> None:
         if self.session.state is not SessionState.CONNECTED:
@@ -504,7 +504,7 @@ class RealtimeConnection(Connection):
         since = recovers_from(request, grant, anonymous=not self.user)
         await self._memberships.enter(subscriber, grant, self.info(grant.info), since)
         if subscriber.answered:
-            self._node.attendance.announce(request.channel, self.id)
+            self._node.presence_tracker.announce(request.channel, self.id)
         return []
 
     def _enter_at_once(self, action: Subscribe) -> list[Decision] | None:
@@ -518,7 +518,7 @@ class RealtimeConnection(Connection):
         now = time.monotonic()
         try:
             grant = self._authority.grant_by_options(self.identity, channel)
-        except Refusal as refusal:
+        except CommandRefused as refusal:
             node.metrics.commands["subscribe"] += 1
             return self.session.refused(action, refusal.reason, now)
         options = grant.options
@@ -565,7 +565,7 @@ class RealtimeConnection(Connection):
         self._node.metrics.commands["publish"] += 1
         try:
             options, info = self._publishing(action)
-        except Refusal as refusal:
+        except CommandRefused as refusal:
             return self.session.refused(action, refusal.reason, time.monotonic())
         outcome = self._node.begin_publish(
             action.channel, Publication(data=action.request.data, info=info), options, partial(self._published, action)
@@ -590,10 +590,10 @@ class RealtimeConnection(Connection):
         return self.session.answered(action, PublishResult(), time.monotonic())
 
     def _publishing(self, action: Publish) -> tuple[PublishOptions, ClientInfo]:
-        """How the publication is kept and who it is from. Raises Refusal."""
+        """How the publication is kept and who it is from. Raises CommandRefused."""
         options = self._options(action.channel, action.subscription)
         if not options.may_publish(anonymous=not self.user, subscribed=action.subscription is not None):
-            raise Refusal(codes.ERROR_PERMISSION_DENIED)
+            raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
         return options.publish_options(), self.info(
             action.subscription.chan_info if action.subscription else NO_PAYLOAD
         )
@@ -602,9 +602,9 @@ class RealtimeConnection(Connection):
         options = self._options(action.channel, action.subscription)
         presence = self._node.presence
         if presence is None or not options.presence:
-            raise Refusal(codes.ERROR_NOT_AVAILABLE)
+            raise CommandRefused(codes.ERROR_NOT_AVAILABLE)
         if not options.may_see_presence(anonymous=not self.user, subscribed=action.subscription is not None):
-            raise Refusal(codes.ERROR_PERMISSION_DENIED)
+            raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
         if isinstance(action, Presence):
             here = PresenceResult(await presence.get(action.channel))
             return self.session.answered(action, here, time.monotonic())
@@ -615,9 +615,9 @@ class RealtimeConnection(Connection):
     async def _read_history(self, action: History) -> list[Decision]:
         options = self._options(action.channel, action.subscription)
         if not options.keeps_history:
-            raise Refusal(codes.ERROR_NOT_AVAILABLE)
+            raise CommandRefused(codes.ERROR_NOT_AVAILABLE)
         if not options.may_read_history(anonymous=not self.user, subscribed=action.subscription is not None):
-            raise Refusal(codes.ERROR_PERMISSION_DENIED)
+            raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
         most = self._node.options.recovery_limit
         result = await self._node.read_history(action.channel, options, action.request, most)
         return self.session.answered(action, result, time.monotonic())

@@ -10,7 +10,7 @@ import structlog
 
 from starling.engine.hub import Hub
 from starling.engine.readiness import Readiness, Unready
-from starling.engine.rejection import TurnedAway
+from starling.engine.rejection import Rejection
 from starling.protocol.budget import Budget
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.admission")
@@ -59,32 +59,32 @@ class Admission:
         """True when no further client fits."""
         return bool(self._limits.connections) and len(self._hub.connections) >= self._limits.connections
 
-    def refusal(self) -> TurnedAway | None:
+    def refusal(self) -> Rejection | None:
         """None lets the client in, and counts as a connect: ask once for each."""
         refusal = self._refusal()
         if refusal is not None:
             self._refused[refusal.reason] += 1
         return refusal
 
-    def _refusal(self) -> TurnedAway | None:
+    def _refusal(self) -> Rejection | None:
         # The times to come back are spread, so that a crowd does not return as one.
         reasons = self._readiness.reasons
         if Unready.DRAINING in reasons:
-            return TurnedAway("draining", "this server is stopping; connect again", _between(1, 5))
+            return Rejection("draining", "this server is stopping; connect again", _between(1, 5))
         if self.full:
             return self.no_room()
         if Unready.LAGGING in reasons:
-            return TurnedAway("lag", "this server is too busy; try again", _between(5, 30))
+            return Rejection("lag", "this server is too busy; try again", _between(5, 30))
         if Unready.SHORT_OF_MEMORY in reasons:
-            return TurnedAway("memory", "this server is short of memory; try again", _between(5, 30))
+            return Rejection("memory", "this server is short of memory; try again", _between(5, 30))
         at_once = max(1.0, self._limits.connects_per_second)
         if self._connects is not None and not self._connects.afford(time.monotonic(), at_once):
-            return TurnedAway("connect_rate", "too many clients connect at once; try again", _between(1, 15))
+            return Rejection("connect_rate", "too many clients connect at once; try again", _between(1, 15))
         return None
 
-    def no_room(self) -> TurnedAway:
+    def no_room(self) -> Rejection:
         """The refusal of a full worker: for a client that was let in, while others took the last places."""
-        return TurnedAway("capacity", "this server is full; try again", _between(5, 30))
+        return Rejection("capacity", "this server is full; try again", _between(5, 30))
 
     def observe(self, lag: float) -> None:
         """Take note of how late the event loop was, in seconds, and tell readiness what holds; once a second."""

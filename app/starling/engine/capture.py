@@ -1,4 +1,4 @@
-"""Traces: the frames of one user, or about one channel, gathered from every node for whoever watches."""
+"""Captures: the frames of one user, or about one channel, gathered from every node for whoever watches."""
 
 import asyncio
 import secrets
@@ -11,18 +11,18 @@ import msgspec
 from msgspec import Raw, Struct
 
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions
-from starling.engine.control import Order
-from starling.engine.frame_tap import Tap, Trace
+from starling.engine.control import NodeCommand
+from starling.engine.frame_tap import Capture, FrameTap
 from starling.engine.node import Node
 from starling.protocol.messages import Publication
 
-TRACE_SECONDS = 600.0
+CAPTURE_SECONDS = 600.0
 # Over all nodes at one time.
-TRACES_LIMIT = 8
+CAPTURES_LIMIT = 8
 # Told by the nodes and not yet taken by who watches; what comes beyond it is dropped and counted.
 FRAMES_WAITING = 1000
 # In the empty namespace, which no client of the real-time protocol can name.
-_CHANNEL = ":trace:"
+_CHANNEL = ":capture:"
 _FLUSH_SECONDS = 0.1
 # A wish is repeated, so that nodes which start later hear of it, and ends where who watches has vanished.
 _RENEW_SECONDS = 3.0
@@ -33,12 +33,12 @@ _KEEP_ALIVE_SECONDS = 10.0
 _LOOK_SECONDS = 1.0
 
 
-class TraceRefused(Exception):
-    """No more traces can be on; the message says how many there may be."""
+class CaptureRefused(Exception):
+    """No more captures can be on; the message says how many there may be."""
 
 
-class TraceOrder(Order):
-    """Tell the frames of `user`, or about `channel`, in the channel of trace `id` for a while; with `stop` no more."""
+class CaptureCommand(NodeCommand):
+    """Publish the frames of `user`, or of `channel`, to the channel of capture `id`; with `stop`, end that."""
 
     id: str
     user: str = ""
@@ -47,7 +47,7 @@ class TraceOrder(Order):
     stop: bool = False
 
 
-class TraceReport(Struct, omit_defaults=True):
+class CaptureReport(Struct, omit_defaults=True):
     """Frames that a node saw, each as JSON of an Event, and how many it dropped before them."""
 
     node: str
@@ -55,24 +55,24 @@ class TraceReport(Struct, omit_defaults=True):
     dropped: int = 0
 
 
-class Traces:
-    """This node's part in all traces: what it tells of its own clients, and what is watched from here."""
+class Captures:
+    """This node's part in all captures: what it tells of its own clients, and what is watched from here."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._tap: Tap | None = None
-        node.control.on_order(TraceOrder, self._carry_out)
+        self._tap: FrameTap | None = None
+        node.control.on_command(CaptureCommand, self._carry_out)
 
     @asynccontextmanager
     async def watch(self, *, user: str = "", channel: str = "", payload: bool) -> AsyncIterator["Watching"]:
         """Have every node tell what it sees of `user` or `channel`, until the context ends.
 
-        Raises TraceRefused, BrokerUnavailable, and OrderRefused where a node of another version knows no traces.
+        Raises CaptureRefused, BrokerUnavailable, and NodeCommandRefused where a node's version has no captures.
         """
-        if self._tap is not None and len(self._tap.traces) >= TRACES_LIMIT:
-            raise TraceRefused(f"{TRACES_LIMIT} traces are on already: wait until one has ended")
+        if self._tap is not None and len(self._tap.captures) >= CAPTURES_LIMIT:
+            raise CaptureRefused(f"{CAPTURES_LIMIT} captures are on already: wait until one has ended")
         node = self._node
-        order = TraceOrder(secrets.token_hex(8), user, channel, payload)
+        order = CaptureCommand(secrets.token_hex(8), user, channel, payload)
         place = _CHANNEL + order.id
         watching = Watching(node, order.id)
         node.listeners[place] = watching.on_report
@@ -86,49 +86,49 @@ class Traces:
             renewing.cancel()
             node.listeners.pop(place, None)
             with suppress(BrokerUnavailable):
-                await node.control.tell(TraceOrder(order.id, stop=True))
+                await node.control.tell(CaptureCommand(order.id, stop=True))
             await node.broker.unsubscribe(place)
 
-    async def _renew(self, order: TraceOrder) -> None:
+    async def _renew(self, order: CaptureCommand) -> None:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
             with suppress(BrokerUnavailable):
                 await self._node.control.tell(order)
 
-    def _carry_out(self, order: TraceOrder) -> None:
+    def _carry_out(self, order: CaptureCommand) -> None:
         if order.stop:
             if self._tap is not None:
-                self._tap.traces.pop(order.id, None)
+                self._tap.captures.pop(order.id, None)
                 self._let_go()
             return
         if self._tap is None:
-            self._tap = tap = Tap(self._node.hub, self._node.describe().name)
+            self._tap = tap = FrameTap(self._node.hub, self._node.describe().name)
             self._node.hub.tap = tap
             self._node.start_task(self._tell(tap))
-        trace = self._tap.traces.setdefault(order.id, Trace(order.user, order.channel, payload=order.payload))
-        trace.ends_at = time.monotonic() + _LEASE_SECONDS
+        capture = self._tap.captures.setdefault(order.id, Capture(order.user, order.channel, payload=order.payload))
+        capture.ends_at = time.monotonic() + _LEASE_SECONDS
 
     def _let_go(self) -> None:
-        if self._tap is not None and not self._tap.traces:
+        if self._tap is not None and not self._tap.captures:
             self._tap = self._node.hub.tap = None
 
-    async def _tell(self, tap: Tap) -> None:
-        """Tell what `tap` has seen, until it has no traces."""
+    async def _tell(self, tap: FrameTap) -> None:
+        """Tell what `tap` has seen, until it has no captures."""
         while self._tap is tap:
             await asyncio.sleep(_FLUSH_SECONDS)
             now = time.monotonic()
-            for number, trace in tuple(tap.traces.items()):
-                if trace.ends_at < now:
+            for number, capture in tuple(tap.captures.items()):
+                if capture.ends_at < now:
                     # Its own end may have come while the one before it was told.
-                    tap.traces.pop(number, None)
+                    tap.captures.pop(number, None)
                 else:
-                    await self._report(number, trace)
+                    await self._report(number, capture)
             self._let_go()
 
-    async def _report(self, number: str, trace: Trace) -> None:
-        events, dropped = trace.take()
+    async def _report(self, number: str, capture: Capture) -> None:
+        events, dropped = capture.take()
         while events or dropped:
-            report = TraceReport(self._node.describe().name, dropped=dropped)
+            report = CaptureReport(self._node.describe().name, dropped=dropped)
             size, dropped = 0, 0
             while events and (not report.events or size + len(bytes(events[0])) < _REPORT_BYTES):
                 size += len(bytes(events[0]))
@@ -137,11 +137,11 @@ class Traces:
             try:
                 await self._node.broker.publish(_CHANNEL + number, publication, PublishOptions())
             except (BrokerUnavailable, PublicationTooLarge):
-                trace.dropped += len(report.events) + report.dropped
+                capture.dropped += len(report.events) + report.dropped
 
 
 class Watching:
-    """What the nodes tell of one trace, on its way to who watches."""
+    """What the nodes tell of one capture, on its way to who watches."""
 
     def __init__(self, node: Node, number: str) -> None:
         self.id = number
@@ -152,7 +152,7 @@ class Watching:
         self._waiting: deque[bytes] = deque()
         self._dropped: dict[str, int] = {}
         self._arrived = asyncio.Event()
-        self._decode = msgspec.json.Decoder(TraceReport).decode
+        self._decode = msgspec.json.Decoder(CaptureReport).decode
 
     def stop(self, why: str) -> None:
         """Let `lines` end."""
@@ -169,12 +169,12 @@ class Watching:
         self._arrived.set()
 
     async def lines(self, seconds: float) -> AsyncGenerator[bytes, None]:
-        """Lines of JSON for `seconds`: the trace itself, each frame, each number of dropped ones, and the end.
+        """Lines of JSON for `seconds`: the capture itself, each frame, each number of dropped ones, and the end.
 
         An empty line means that nothing happened.
         """
         nodes = [info.name for info in self._node.control.nodes()]
-        yield _line({"trace": self.id, "seconds": seconds, "nodes": nodes})
+        yield _line({"capture": self.id, "seconds": seconds, "nodes": nodes})
         loop = asyncio.get_running_loop()
         ends_at, quiet_since = loop.time() + seconds, loop.time()
         while not self.ended:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from starling.engine.broker import PublishOptions
-from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_UNKNOWN_CHANNEL, Refusal
+from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_UNKNOWN_CHANNEL, CommandRefused
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _NAMESPACE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
@@ -140,18 +140,18 @@ class Channels:
         }
 
     def options(self, channel: str) -> ChannelOptions:
-        """The options of `channel`. Raises Refusal with 107 for a name that cannot be, 102 for an unknown namespace."""
+        """The options of `channel`. Raises CommandRefused: 107 for an illegal name, 102 for an unknown namespace."""
         if not channel or len(channel) > self._max_length or _FORBIDDEN.search(channel):
-            raise Refusal(ERROR_BAD_REQUEST)
+            raise CommandRefused(ERROR_BAD_REQUEST)
         namespace, separator, rest = channel.removeprefix(TOKEN_MARK).partition(":")
         if not separator:
             namespace, rest = "", channel
         options = self.default if not separator else self.namespaces.get(namespace)
         if options is None:
-            raise Refusal(ERROR_UNKNOWN_CHANNEL)
+            raise CommandRefused(ERROR_UNKNOWN_CHANNEL)
         pattern = self._patterns.get(namespace)
         if pattern is not None and not pattern.search(rest):
-            raise Refusal(ERROR_BAD_REQUEST)
+            raise CommandRefused(ERROR_BAD_REQUEST)
         return options
 
     def may_subscribe(self, channel: str, user: str) -> bool:

@@ -66,13 +66,13 @@ class Connection:
         "_pinged",
         "_working",
         "close_code",
-        "figures",
         "id",
         "opened_at",
         "owner",
         "received",
         "sent",
         "slot",
+        "stats",
         "token",
         "transport",
         "user",
@@ -87,7 +87,7 @@ class Connection:
 
     def __init__(self, owner: Owner, user: str) -> None:
         self.owner = owner
-        self.figures = owner.metrics.transports[self.kind]
+        self.stats = owner.metrics.transports[self.kind]
         # A name, not a secret.
         self.id = f"{owner.names.getrandbits(64):016x}"
         self.user = user
@@ -109,7 +109,7 @@ class Connection:
 
     @staticmethod
     def encode(push: Push) -> Frame:
-        """Make the frame that clients of this kind get for a push. Raises Refusal for what they cannot read."""
+        """Make the frame that clients of this kind get for a push. Raises CommandRefused for what they cannot read."""
         raise NotImplementedError
 
     def begin(self) -> Coroutine[Any, Any, None] | None:
@@ -152,8 +152,8 @@ class Connection:
 
     def reply(self, frame: Frame) -> None:
         """Queue a frame that is for this client alone."""
-        self.figures.messages_out += 1
-        self.figures.bytes_out += len(frame.payload)
+        self.stats.messages_out += 1
+        self.stats.bytes_out += len(frame.payload)
         self.send(frame)
 
     def reply_text(self, text: str) -> None:
@@ -245,8 +245,8 @@ class Connection:
         """Note a message, which is a sign of life too."""
         self._alive = True
         self.received += 1
-        self.figures.messages_in += 1
-        self.figures.bytes_in += len(message) if message.isascii() else _size(message)
+        self.stats.messages_in += 1
+        self.stats.bytes_in += len(message) if message.isascii() else _size(message)
 
     def _floods(self) -> bool:
         """Whether the last messages were too many; then the client is let go, for these doors have no other answer."""

@@ -29,19 +29,19 @@ _GREETING_SECONDS = 0.1
 
 _NAME = re.compile(r"(?<!^)(?=[A-Z])")
 
-OrderType = TypeVar("OrderType", bound="Order")
+NodeCommandType = TypeVar("NodeCommandType", bound="NodeCommand")
 
 
-class Order(Struct, omit_defaults=True):
+class NodeCommand(Struct, omit_defaults=True):
     """What every node is asked to do, with what it needs for that; subclasses name it."""
 
     @classmethod
     def name(cls) -> str:
-        """What it is called on the wire: `refresh_order` of RefreshOrder."""
+        """What it is called on the wire: `refresh_command` of RefreshCommand."""
         return _NAME.sub("_", cls.__name__).lower()
 
 
-class OrderRefused(Exception):
+class NodeCommandRefused(Exception):
     """A node could not carry an order out; the message says why."""
 
 
@@ -108,10 +108,10 @@ class Control:
         self._met = asyncio.Event()
         self._decoder = msgspec.json.Decoder(ControlMessage)
 
-    def on_order(self, kind: type[OrderType], carry_out: Callable[[OrderType], Struct | None]) -> None:
+    def on_command(self, kind: type[NodeCommandType], carry_out: Callable[[NodeCommandType], Struct | None]) -> None:
         """Let `carry_out` do what orders of `kind` ask; what it returns is the answer where one is wanted.
 
-        Where it raises OrderRefused, whoever asked is told.
+        Where it raises NodeCommandRefused, whoever asked is told.
         """
         decode = msgspec.json.Decoder(kind).decode
         self._orders[kind.name()] = lambda content: carry_out(decode(content))
@@ -148,15 +148,15 @@ class Control:
 
     # Speaking
 
-    async def tell(self, order: Order) -> None:
+    async def tell(self, order: NodeCommand) -> None:
         """Have every node carry out `order`. Raises BrokerUnavailable and PublicationTooLarge."""
         await self._publish(ControlMessage(self._uid, order=order.name(), content=_encoded(order)))
 
-    async def ask(self, order: Order, *, within: float = ANSWER_SECONDS) -> dict[str, Raw]:
+    async def ask(self, order: NodeCommand, *, within: float = ANSWER_SECONDS) -> dict[str, Raw]:
         """Have every node carry out `order`, and gather the answers by node, until all or `within` seconds are over.
 
         A node that is gone holds this up once, and not longer than that. Raises BrokerUnavailable, PublicationTooLarge,
-        and OrderRefused when some node could not do it.
+        and NodeCommandRefused when some node could not do it.
         """
         number = secrets.token_hex(8)
         question = self._questions[number] = _Question()
@@ -175,7 +175,7 @@ class Control:
         finally:
             del self._questions[number]
         if question.refused:
-            raise OrderRefused(question.refused)
+            raise NodeCommandRefused(question.refused)
         return question.answers
 
     # Hearing
@@ -211,15 +211,15 @@ class Control:
         carry_out = self._orders.get(message.order)
         if carry_out is None:
             # Some node runs another version; it must not wait for us.
-            log.warning("order_unknown", order=message.order)
+            log.warning("node_command_unknown", order=message.order)
             answer.problem = f"a node of another version does not know {message.order}"
         else:
             try:
                 result = carry_out(message.content)
-            except OrderRefused as refused:
+            except NodeCommandRefused as refused:
                 answer.problem = str(refused)
             except Exception:
-                log.exception("order_failed", order=message.order)
+                log.exception("node_command_failed", order=message.order)
                 answer.problem = "a node failed to do it: its log tells why"
             else:
                 answer.content = NO_PAYLOAD if result is None else _encoded(result)

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 
-class PaceStore(Protocol):
+class DrainRateStore(Protocol):
     """Gives turns one after the other, whoever asks: a generic cell rate algorithm without a burst."""
 
     async def reserve(self, count: int, per_second: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from starling.engine.connection import Connection
 from starling.engine.transport import Batch, Frame
-from starling.telemetry.metrics import TransportFigures
+from starling.telemetry.metrics import TransportStats
 from starling.telemetry.tracing import Delivery, SocketWrite
 
 # Frames wait for others on their heels, because joined they cost one write: as long as writing them would take, about,
@@ -37,13 +37,13 @@ class Group:
         "came_at",
         "connections",
         "crowded",
-        "figures",
         "frames",
         "rests_until",
+        "stats",
     )
 
-    def __init__(self, figures: TransportFigures) -> None:
-        self.figures = figures
+    def __init__(self, stats: TransportStats) -> None:
+        self.stats = stats
         self.connections: set[Connection] = set()
         self.frames: list[Frame] = []
         # Who came when some of `frames` were there already, and how many.

@@ -1,4 +1,4 @@
-"""What a node sees of the frames that somebody traces; where nobody does, the hub has no tap and nothing is done."""
+"""What a node sees of the frames that somebody captures; where nobody does, the hub has no tap and nothing is done."""
 
 import time
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from starling.engine.connection import Connection
-from starling.engine.hub import Audience, Hub
+from starling.engine.hub import Hub, SubscriberIndex
 from starling.protocol.messages import Command, Push, Reply
 from starling.protocol.shown import shown
 
@@ -38,7 +38,7 @@ class Event(Struct, omit_defaults=True):
     frame: Raw = Raw(b"{}")
 
 
-class Trace:
+class Capture:
     """What is traced, a user or a channel, and what of it waits to be told."""
 
     def __init__(self, user: str, channel: str, *, payload: bool) -> None:
@@ -57,12 +57,12 @@ class Trace:
         return taken
 
 
-class Tap:
-    """Looks at every frame of this node while some trace is on."""
+class FrameTap:
+    """Looks at every frame of this node while some capture is on."""
 
     def __init__(self, hub: Hub, node: str) -> None:
         """`node` is this node's name."""
-        self.traces: dict[str, Trace] = {}
+        self.captures: dict[str, Capture] = {}
         self._hub = hub
         self._node = node
         self._connecting: dict[str, Command] = {}
@@ -76,8 +76,8 @@ class Tap:
             channels = _channels_of(command)
             for channel in channels:
                 _remember(self._asked, (connection.id, command.id), channel)
-            for trace in self._of(connection.user, channels):
-                self._tell(trace, "in", command, connection)
+            for capture in self._of(connection.user, channels):
+                self._tell(capture, "in", command, connection)
 
     def replied(self, connection: Connection, reply: Reply) -> None:
         """A reply, a push or a ping goes to one client."""
@@ -88,58 +88,64 @@ class Tap:
         if reply.connect is not None:
             channels.update(reply.connect.subs)
         connect = self._connecting.pop(connection.id, None) if reply.id else None
-        for trace in self._of(connection.user, channels):
-            if connect is not None and trace.user:
+        for capture in self._of(connection.user, channels):
+            if connect is not None and capture.user:
                 # Only now is it known whose it was.
-                self._tell(trace, "in", connect, connection)
-            self._tell(trace, "out", reply, connection)
+                self._tell(capture, "in", connect, connection)
+            self._tell(capture, "out", reply, connection)
 
-    def pushed(self, push: Push, audience: Audience) -> None:
+    def pushed(self, push: Push, audience: SubscriberIndex) -> None:
         """A push goes to everybody in `audience` who listens to its channel."""
         reply = Reply(push=push)
-        for trace in self.traces.values():
-            if trace.channel == push.channel:
+        for capture in self.captures.values():
+            if capture.channel == push.channel:
                 if clients := audience.count(push.channel):
-                    self._tell(trace, "out", reply, clients=clients)
-            elif trace.user:
+                    self._tell(capture, "out", reply, clients=clients)
+            elif capture.user:
                 groups = audience.channels.get(push.channel, {})
-                for connection in self._hub.users.get(trace.user, ()):
+                for connection in self._hub.users.get(capture.user, ()):
                     group = groups.get(connection.encode)
                     if group is not None and connection in group.connections:
-                        self._tell(trace, "out", reply, connection)
+                        self._tell(capture, "out", reply, connection)
 
     def closed(self, connection: Connection, code: int, reason: str) -> None:
         """A client has gone."""
         self._connecting.pop(connection.id, None)
-        for trace in self._of(connection.user, ()):
-            self._add(trace, "end", {"close": {"code": code, "reason": reason}}, connection)
+        for capture in self._of(connection.user, ()):
+            self._add(capture, "end", {"close": {"code": code, "reason": reason}}, connection)
 
-    def _of(self, user: str, channels: Iterable[str]) -> list[Trace]:
+    def _of(self, user: str, channels: Iterable[str]) -> list[Capture]:
         return [
-            trace
-            for trace in self.traces.values()
-            if (trace.user and trace.user == user) or (trace.channel and trace.channel in channels)
+            capture
+            for capture in self.captures.values()
+            if (capture.user and capture.user == user) or (capture.channel and capture.channel in channels)
         ]
 
     def _tell(
         self,
-        trace: Trace,
+        capture: Capture,
         direction: str,
         message: Command | Reply,
         connection: Connection | None = None,
         *,
         clients: int = 0,
     ) -> None:
-        if len(trace.events) < EVENTS_WAITING:
-            self._add(trace, direction, shown(message, payload=trace.payload), connection, clients=clients)
+        if len(capture.events) < EVENTS_WAITING:
+            self._add(capture, direction, shown(message, payload=capture.payload), connection, clients=clients)
         else:
-            trace.dropped += 1
+            capture.dropped += 1
 
     def _add(
-        self, trace: Trace, direction: str, frame: dict[str, Any], connection: Connection | None, *, clients: int = 0
+        self,
+        capture: Capture,
+        direction: str,
+        frame: dict[str, Any],
+        connection: Connection | None,
+        *,
+        clients: int = 0,
     ) -> None:
-        if len(trace.events) >= EVENTS_WAITING:
-            trace.dropped += 1
+        if len(capture.events) >= EVENTS_WAITING:
+            capture.dropped += 1
             return
         told = msgspec.json.encode(frame)
         if len(told) > _EVENT_BYTES:
@@ -148,7 +154,7 @@ class Tap:
         event = Event(int(time.time() * 1000), self._node, direction, clients=clients, frame=Raw(told))
         if connection is not None:
             event.user, event.client = connection.user, connection.id
-        trace.events.append(Raw(msgspec.json.encode(event)))
+        capture.events.append(Raw(msgspec.json.encode(event)))
 
 
 def _remember(memory: dict[Key, Value], key: Key, value: Value) -> None:

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from msgspec import Raw
 
-from starling.protocol.codes import DISCONNECT_NOT_AVAILABLE, ERROR_NOT_AVAILABLE, Refusal
+from starling.protocol.codes import DISCONNECT_NOT_AVAILABLE, ERROR_NOT_AVAILABLE, CommandRefused
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo
 
 
@@ -25,7 +25,7 @@ class Refuse(Exception):
 
 
 class Hooks(Protocol):
-    """Called while a client waits; each may raise Refusal, which is what the client is told. Payloads are raw.
+    """Called while a client waits; each may raise CommandRefused, which is what the client is told. Payloads are raw.
 
     `sees_clients`, `sees_subscriptions` and `sees_publications` are whether `connect`, `subscribe` and `publish` do
     anything: where one does not, nobody waits for it.
@@ -71,8 +71,8 @@ class NoHooks:
 
     async def call(self, client: ClientInfo, method: str, data: Raw) -> Raw:
         """Have no methods at all: 108, while 104 is for one that is unknown among others."""
-        raise Refusal(ERROR_NOT_AVAILABLE)
+        raise CommandRefused(ERROR_NOT_AVAILABLE)
 
     async def message(self, client: ClientInfo, data: Raw) -> None:
         """Tell the client that nobody takes it: 3508."""
-        raise Refusal(DISCONNECT_NOT_AVAILABLE)
+        raise CommandRefused(DISCONNECT_NOT_AVAILABLE)

@@ -7,7 +7,7 @@ from starling.engine.channels import namespace_of
 from starling.engine.connection import Connection
 from starling.engine.fanout import Fanout, Group
 from starling.engine.transport import Frame
-from starling.protocol.codes import Refusal
+from starling.protocol.codes import CommandRefused
 from starling.protocol.messages import Command, Publication, Push, Reply
 from starling.telemetry.top_channels import ChannelMeter
 from starling.telemetry.tracing import Delivery, NoTracer, TraceContext, Tracer
@@ -15,7 +15,7 @@ from starling.telemetry.tracing import Delivery, NoTracer, TraceContext, Tracer
 Encode = Callable[[Push], Frame]
 
 
-class Audience:
+class SubscriberIndex:
     """Who listens to each channel, grouped by how they encode, so that a frame is made once a group."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Audience:
             groups = self.channels[channel] = {}
         group = groups.get(connection.encode)
         if group is None:
-            group = groups[connection.encode] = Group(connection.figures)
+            group = groups[connection.encode] = Group(connection.stats)
         group.add(connection)
         return first
 
@@ -62,13 +62,13 @@ class Audience:
         for encode, group in tuple(self.channels.get(push.channel, {}).items()):
             try:
                 frames.append((group, encode(push)))
-            except Refusal as refusal:
+            except CommandRefused as refusal:
                 for connection in tuple(group):
                     connection.refuse(refusal.reason)
         return frames
 
 
-class Tap(Protocol):
+class FrameObserver(Protocol):
     """Looks at frames while somebody traces them."""
 
     def received(self, connection: Connection, commands: Iterable[Command]) -> None:
@@ -77,7 +77,7 @@ class Tap(Protocol):
     def replied(self, connection: Connection, reply: Reply) -> None:
         """A reply, a push or a ping goes to one client."""
 
-    def pushed(self, push: Push, audience: Audience) -> None:
+    def pushed(self, push: Push, audience: SubscriberIndex) -> None:
         """A push goes to everybody in `audience` who listens to its channel."""
 
     def closed(self, connection: Connection, code: int, reason: str) -> None:
@@ -90,11 +90,11 @@ class Hub:
     def __init__(self, tracer: Tracer | None = None) -> None:
         self._tracer = tracer or NoTracer()
         self.connections: set[Connection] = set()
-        self.subscribers = Audience()
-        self.watchers = Audience()
+        self.subscribers = SubscriberIndex()
+        self.watchers = SubscriberIndex()
         self.users: dict[str, set[Connection]] = {}
         self.traffic = ChannelMeter()
-        self.tap: Tap | None = None
+        self.tap: FrameObserver | None = None
         self._fanout = Fanout()
 
     def identify(self, connection: Connection) -> None:
@@ -119,8 +119,8 @@ class Hub:
         for group, frame in self.subscribers.encode(push):
             deliveries += (listeners := len(group.connections))
             size += (sent := len(frame.payload) * listeners)
-            group.figures.messages_out += listeners
-            group.figures.bytes_out += sent
+            group.stats.messages_out += listeners
+            group.stats.bytes_out += sent
             self._fanout.add(group, frame)
             if traced is not None:
                 group.trace(traced)
@@ -143,8 +143,8 @@ class Hub:
         for group, frame in self.watchers.encode(push):
             deliveries += len(group)
             size += len(frame.payload) * len(group)
-            group.figures.messages_out += len(group)
-            group.figures.bytes_out += len(frame.payload) * len(group)
+            group.stats.messages_out += len(group)
+            group.stats.bytes_out += len(frame.payload) * len(group)
             # Whoever reads too slowly leaves as it is written to.
             for connection in tuple(group):
                 if subscribers := groups.get(connection.encode):

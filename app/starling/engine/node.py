@@ -29,22 +29,22 @@ from starling.engine.channels import DEFAULT_NAMESPACE, ChannelOptions, Channels
 from starling.engine.connection import Connection
 from starling.engine.control import CHANNEL as CONTROL_CHANNEL
 from starling.engine.control import Control, NodeInfo
-from starling.engine.drain_rate import PaceStore
+from starling.engine.drain_rate import DrainRateStore
 from starling.engine.history import History, continues
 from starling.engine.hooks import Hooks
 from starling.engine.hub import Hub
 from starling.engine.lifecycle import Lifecycle, NoLifecycle
 from starling.engine.memory import MemoryLimit
 from starling.engine.presence import Presence
-from starling.engine.presence_tracker import Attendance
+from starling.engine.presence_tracker import PresenceTracker
 from starling.engine.readiness import Readiness, Unready
 from starling.engine.revocation import Revocations, RevocationStore
 from starling.engine.subscriptions import Subscriptions
 from starling.engine.timer_wheel import Wheel
 from starling.engine.top_channels import TopChannels
-from starling.protocol.codes import ERROR_NOT_AVAILABLE, ERROR_UNRECOVERABLE_POSITION, Refusal
+from starling.protocol.codes import ERROR_NOT_AVAILABLE, ERROR_UNRECOVERABLE_POSITION, CommandRefused
 from starling.protocol.messages import ClientInfo, HistoryRequest, HistoryResult, Join, Leave, Publication, Push
-from starling.telemetry.garbage import GarbageFigures
+from starling.telemetry.garbage import GarbageStats
 from starling.telemetry.metrics import Metrics, open_files_limit
 from starling.telemetry.tracing import NoTracer, Tracer
 
@@ -117,7 +117,7 @@ class Node:
         """Ends this worker as SIGTERM does; what makes the process sets it."""
         self.lifecycle: Lifecycle = NoLifecycle()
         """Is told of clients; what makes the process sets another before the start."""
-        self.pace_store: PaceStore | None = None
+        self.drain_rate_store: DrainRateStore | None = None
         """Where workers that drain take turns; what makes the process sets it."""
         self.names = random.Random()  # noqa: S311 - hides nothing
         self.ping_interval = options.ping_interval
@@ -129,7 +129,7 @@ class Node:
         self.hub = Hub(self.tracer)
         self.subscriptions = Subscriptions(broker, history, self.hub, recovery_limit=options.recovery_limit)
         self.admission = Admission(self.hub, readiness, options.admission, MemoryLimit().share)
-        self.attendance = Attendance(
+        self.presence_tracker = PresenceTracker(
             presence, broker, start_task=self.start_task, leave_delay=options.presence_leave_delay
         )
         self.control = Control(broker, start_task=self.start_task, describe=self.describe)
@@ -140,7 +140,7 @@ class Node:
         self.lag_seconds = 0.0
         """The event loop's worst delay of the last second."""
         self._wheel = Wheel(time.monotonic)
-        self._garbage = GarbageFigures()
+        self._garbage = GarbageStats()
         self._started_at = 0.0
         self._broker_lost_at: float | None = None
         self._retiring: asyncio.Task[None] | None = None
@@ -175,7 +175,7 @@ class Node:
         )
         self._clocks = [loop.create_task(work) for work in works]
         if self.presence is not None:
-            self._clocks.append(loop.create_task(self._keep(self.presence.ttl / 3, self.attendance.refresh)))
+            self._clocks.append(loop.create_task(self._keep(self.presence.ttl / 3, self.presence_tracker.refresh)))
 
     async def stop(self) -> None:
         """Finish what connections had begun, let the broker go and carry the last figures over."""
@@ -184,7 +184,7 @@ class Node:
             await asyncio.wait(self._tasks, timeout=2.0)
         for task in (*self._clocks, *self._tasks):
             task.cancel()
-        await self.attendance.close()
+        await self.presence_tracker.close()
         await self.lifecycle.stop()
         self.subscriptions.close()
         await self.broker.stop()
@@ -220,15 +220,15 @@ class Node:
 
     def opened(self, connection: Connection) -> None:
         """Keep a connection."""
-        connection.figures.opened += 1
-        connection.figures.now += 1
+        connection.stats.opened += 1
+        connection.stats.now += 1
         self.hub.connections.add(connection)
         self.schedule(connection, connection.first_tick(time.monotonic()))
 
     def closed(self, connection: Connection, code: int) -> None:
         """Let a connection go."""
-        connection.figures.now -= 1
-        connection.figures.close(code)
+        connection.stats.now -= 1
+        connection.stats.close(code)
         self.hub.forget(connection)
         self._wheel.remove(connection)
 
@@ -309,10 +309,10 @@ class Node:
     ) -> HistoryResult:
         """Read a part of a channel's stream, at most `most` publications (None: no bound).
 
-        Raises Refusal: 108 where there is no history, 112 when what follows `since` is not whole any more.
+        Raises CommandRefused: 108 where there is no history, 112 when what follows `since` is not whole any more.
         """
         if self.history is None or not options.keeps_history:
-            raise Refusal(ERROR_NOT_AVAILABLE)
+            raise CommandRefused(ERROR_NOT_AVAILABLE)
         limit = most if request.limit < 0 else request.limit if most is None else min(request.limit, most)
         since = request.since
         after = since.offset if since is not None and not request.reverse else 0
@@ -326,9 +326,9 @@ class Node:
             newest=request.reverse,
         )
         if since is not None and since.epoch and since.epoch != read.top.epoch:
-            raise Refusal(ERROR_UNRECOVERABLE_POSITION)
+            raise CommandRefused(ERROR_UNRECOVERABLE_POSITION)
         if since is not None and not request.reverse and limit != 0 and not continues(read, after):
-            raise Refusal(ERROR_UNRECOVERABLE_POSITION)
+            raise CommandRefused(ERROR_UNRECOVERABLE_POSITION)
         publications = [entry.publication for entry in read.entries]
         if request.reverse:
             publications.reverse()
@@ -363,7 +363,7 @@ class Node:
             self.revocations.catch_up()
             if self._broker_lost_at is not None:
                 self.start_task(self._catch_up())
-                self.start_task(self.attendance.refresh())
+                self.start_task(self.presence_tracker.refresh())
             self._broker_lost_at = None
             self.readiness.release(Unready.BROKER_NEVER_REACHED)
             self.readiness.release(Unready.BROKER_AWAY)
@@ -379,10 +379,10 @@ class Node:
     async def _retire(self) -> None:
         """End this worker, unless it hears again by the time that is its turn."""
         seconds = random.uniform(0, RETIRE_SECONDS)  # noqa: S311 - spreads the ends of a pod's workers
-        log.error("worker_deaf", retires_in_seconds=round(seconds, 3))
+        log.error("worker_unresponsive", retires_in_seconds=round(seconds, 3))
         await asyncio.sleep(seconds)
         if self._broker_lost_at is None:
-            log.info("worker_hears_again")
+            log.info("worker_responsive_again")
         else:
             log.error("worker_retires", reason="it cannot hear the broker, which serves its other connections")
             self.retire()
@@ -450,13 +450,13 @@ class Node:
         metrics.set("starling_worker_ready", int(self.readiness.ready))
         metrics.set("starling_worker_draining", int(self.readiness.draining))
         metrics.set("starling_memory_used_ratio", self.admission.memory_share)
-        metrics.set("starling_presence_clients", self.attendance.clients)
+        metrics.set("starling_presence_clients", self.presence_tracker.clients)
         metrics.set("starling_connections_capacity", self.options.admission.connections or open_files_limit())
         self._report_streams(metrics)
         for result, total in self.tracer.spans.items():
             metrics.count("starling_trace_spans_total", total, result)
         metrics.set("starling_revocations_in_force", len(self.revocations))
-        revoked = self.revocations.figures
+        revoked = self.revocations.stats
         for kind, total in revoked.ordered.items():
             metrics.count("starling_revocations_total", total, kind)
         metrics.count("starling_revoked_connections_total", revoked.ended)
@@ -465,9 +465,9 @@ class Node:
 
     def _report_streams(self, metrics: Metrics) -> None:
         metrics.set("starling_stream_recent_bytes", self.subscriptions.recent_bytes)
-        figures = self.subscriptions.figures
+        stats = self.subscriptions.stats
         for namespace in (DEFAULT_NAMESPACE, *self.channels.namespaces):
-            streams = figures[namespace]
+            streams = stats[namespace]
             metrics.count("starling_stream_heals_total", streams.heals, namespace)
             metrics.count("starling_stream_healed_total", streams.healed, namespace)
             metrics.count("starling_stream_resets_total", streams.resets, namespace)
@@ -475,5 +475,5 @@ class Node:
             metrics.count("starling_recoveries_total", streams.unrecovered, namespace, "refused")
             for delay in streams.take_healed_delays():
                 metrics.delivery.observe(delay)
-        metrics.count("starling_stream_join_reads_total", sum(each.join_reads for each in figures.values()))
-        metrics.count("starling_recoveries_from_memory_total", sum(each.from_memory for each in figures.values()))
+        metrics.count("starling_stream_join_reads_total", sum(each.join_reads for each in stats.values()))
+        metrics.count("starling_recoveries_from_memory_total", sum(each.from_memory for each in stats.values()))

@@ -5,12 +5,12 @@ import resource
 import msgspec
 from msgspec import Struct
 
-from starling.engine.control import Order
+from starling.engine.control import NodeCommand
 from starling.engine.node import Node
 from starling.telemetry.metrics import resident_memory
 
 
-class NodeFigures(Struct):
+class NodeStats(Struct):
     """A node now. Messages, bytes, publications and processor seconds count since its start, `uptime` seconds ago.
 
     `messages_out` are deliveries, one for each client. `lag_seconds` is the event loop's worst delay of late.
@@ -36,24 +36,24 @@ class NodeFigures(Struct):
     lag_seconds: float
 
 
-class FiguresOrder(Order):
+class StatsCommand(NodeCommand):
     """Tell what the node does."""
 
 
-class Figures:
+class NodeStatsCollector:
     """Tells what this node does, and asks the others."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        node.control.on_order(FiguresOrder, lambda _: self.here())
+        node.control.on_command(StatsCommand, lambda _: self.here())
 
-    def here(self) -> NodeFigures:
+    def here(self) -> NodeStats:
         """This node."""
         node = self._node
         about = node.describe()
         transports = node.metrics.transports.values()
         used = resource.getrusage(resource.RUSAGE_SELF)
-        return NodeFigures(
+        return NodeStats(
             uid=about.uid,
             name=about.name,
             version=about.version,
@@ -64,23 +64,23 @@ class Figures:
             users=about.num_users,
             subscriptions=about.num_subs,
             channels=about.num_channels,
-            messages_in=sum(figures.messages_in for figures in transports),
-            messages_out=sum(figures.messages_out for figures in transports),
-            bytes_in=sum(figures.bytes_in for figures in transports),
-            bytes_out=sum(figures.bytes_out for figures in transports),
+            messages_in=sum(stats.messages_in for stats in transports),
+            messages_out=sum(stats.messages_out for stats in transports),
+            bytes_in=sum(stats.bytes_in for stats in transports),
+            bytes_out=sum(stats.bytes_out for stats in transports),
             publications=sum(total for (_, result), total in node.metrics.published.items() if result == "stored"),
             cpu_seconds=used.ru_utime + used.ru_stime,
             memory_bytes=resident_memory(),
             lag_seconds=node.lag_seconds,
         )
 
-    async def everywhere(self) -> tuple[list[NodeFigures], list[str]]:
+    async def everywhere(self) -> tuple[list[NodeStats], list[str]]:
         """Every node that answers in time, by name, and the names of those that did not.
 
-        Raises BrokerUnavailable, and OrderRefused where a node of another version does not know what is asked.
+        Raises BrokerUnavailable, and NodeCommandRefused where a node of another version does not know what is asked.
         """
         known = {info.uid: info.name for info in self._node.control.nodes()}
-        answers = await self._node.control.ask(FiguresOrder())
-        nodes = [msgspec.json.decode(answer, type=NodeFigures) for answer in answers.values()]
+        answers = await self._node.control.ask(StatsCommand())
+        nodes = [msgspec.json.decode(answer, type=NodeStats) for answer in answers.values()]
         missing = sorted(name for uid, name in known.items() if uid not in answers)
         return sorted(nodes, key=lambda one: (one.name, one.uid)), missing

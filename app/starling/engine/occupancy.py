@@ -139,7 +139,9 @@ class OccupiedChannels:
             except BrokerUnavailable as error:
                 if not self._away:
                     self._away = True
-                    log.warning("occupancy_not_kept", reason=str(error), mend="it is made good when the broker answers")
+                    log.warning(
+                        "occupancy_not_kept", reason=str(error), remedy="it is made good when the broker answers"
+                    )
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             self._away = False

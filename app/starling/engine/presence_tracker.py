@@ -45,7 +45,7 @@ class _Stay:
         return self.channel, self.info.client
 
 
-class Attendance:
+class PresenceTracker:
     """Keeps the clients of this process in presence, and publishes joins and leaves.
 
     For each client and channel: `arrive`, then `announce` once the client has its answer, then `depart`. Whoever
@@ -175,7 +175,7 @@ class Attendance:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._take_out_all()
         except TimeoutError:
-            log.info("attendance_close_cut_short", seconds=_CLOSE_SECONDS)
+            log.info("presence_close_cut_short", seconds=_CLOSE_SECONDS)
         if self._leaving:
             log.warning("presence_left_behind", entries=len(self._leaving), reason="they go when their time is over")
 
@@ -295,4 +295,4 @@ class Attendance:
     def _note_away(self, error: BrokerUnavailable) -> None:
         if not self._away:
             self._away = True
-            log.warning("presence_not_kept", reason=str(error), mend="it is made good when the broker answers again")
+            log.warning("presence_not_kept", reason=str(error), remedy="it is made good when the broker answers again")

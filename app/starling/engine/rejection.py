@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class TurnedAway:
+class Rejection:
     """Why a client is turned away, and after how many seconds it should try again."""
 
     reason: str

@@ -11,7 +11,7 @@ import structlog
 from msgspec import Struct
 
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.control import Control, Order
+from starling.engine.control import Control, NodeCommand
 from starling.engine.hub import Hub
 from starling.engine.token_facts import TokenFacts
 
@@ -58,15 +58,15 @@ class RevocationStore(Protocol):
         """All that are in force."""
 
 
-class RevokeOrder(Order):
-    """Refuse and end what fits. `version` is the store's with it, `ordered_at` in seconds since 1970."""
+class RevokeCommand(NodeCommand):
+    """Refuse and end what fits. `version` is the store's with it, `sent_at` in seconds since 1970."""
 
     revocation: Revocation
     version: int
-    ordered_at: float
+    sent_at: float
 
 
-class RevocationFigures:
+class RevocationStats:
     """What telemetry reads: the seconds from order to effect since they were last taken, and ended connections."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class RevocationFigures:
         return taken
 
 
-class Refused:
+class RevocationSet:
     """What is refused, looked up in no time."""
 
     def __init__(self) -> None:
@@ -149,17 +149,17 @@ class Revocations:
         start_task: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         """`store` None: this broker keeps none, and nothing can be revoked."""
-        self.figures = RevocationFigures()
+        self.stats = RevocationStats()
         self.loaded = store is None
         self._store = store
         self._control = control
         self._hub = hub
         self._start_task = start_task
-        self._refused = Refused()
+        self._refused = RevocationSet()
         self._version = 0
-        self._pending: list[RevokeOrder] = []
+        self._pending: list[RevokeCommand] = []
         self._reload = asyncio.Event()
-        control.on_order(RevokeOrder, self._carry_out)
+        control.on_command(RevokeCommand, self._carry_out)
 
     def __len__(self) -> int:
         return len(self._refused)
@@ -177,9 +177,9 @@ class Revocations:
         """Keep it, and have every node carry it out. Raises BrokerUnavailable; it may be kept then all the same."""
         if self._store is None:
             raise ValueError("this broker keeps no revocations")
-        ordered_at = time.time()
+        sent_at = time.time()
         version = await self._store.add([revocation])
-        await self._control.tell(RevokeOrder(revocation, version, ordered_at))
+        await self._control.tell(RevokeCommand(revocation, version, sent_at))
 
     async def run(self) -> None:
         """Keep up with the store until cancelled."""
@@ -215,7 +215,7 @@ class Revocations:
         if lost:
             log.warning("revocations_restored", revocations=len(lost), reason="the store had lost them")
             version = await store.add(lost)
-        new = Refused()
+        new = RevocationSet()
         for revocation in stored.revocations:
             if revocation.expires_at > now and self._refused.add(revocation):
                 new.add(revocation)
@@ -223,8 +223,8 @@ class Revocations:
         if len(new):
             await self._end_all(new)
 
-    def _carry_out(self, order: RevokeOrder) -> None:
-        self.figures.ordered[order.revocation.kind] += 1
+    def _carry_out(self, order: RevokeCommand) -> None:
+        self.stats.ordered[order.revocation.kind] += 1
         self._refused.add(order.revocation)
         # Between this one and the last that was heard, others may have been missed.
         if order.version == self._version + 1:
@@ -240,15 +240,15 @@ class Revocations:
         # Others of the same burst come in first.
         await asyncio.sleep(0)
         while orders := tuple(self._pending):
-            refused = Refused()
+            refused = RevocationSet()
             for order in orders:
                 refused.add(order.revocation)
             await self._end_all(refused)
             now = time.time()
-            self.figures.delays += [max(0.0, now - order.ordered_at) for order in orders]
+            self.stats.delays += [max(0.0, now - order.sent_at) for order in orders]
             del self._pending[: len(orders)]
 
-    async def _end_all(self, refused: Refused) -> None:
+    async def _end_all(self, refused: RevocationSet) -> None:
         """End what lives here by the tokens that are refused."""
         connections = list(self._hub.connections)
         for start in range(0, len(connections), _PORTION):
@@ -260,11 +260,11 @@ class Revocations:
                     log.exception("revocation_failed", connection_id=connection.id)
                     continue
                 if token is not None:
-                    self.figures.ended += 1
+                    self.stats.ended += 1
                     self._follow_up(token, refused)
             await asyncio.sleep(0)
 
-    def _follow_up(self, token: TokenFacts, refused: Refused) -> None:
+    def _follow_up(self, token: TokenFacts, refused: RevocationSet) -> None:
         """Refuse the very token of a session that was revoked: it need not name the session, only we knew of it."""
         session = refused.session(token.session)
         if session is not None and token.token_id and not self.refuses(TokenFacts("", token.token_id)):

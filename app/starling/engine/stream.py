@@ -56,7 +56,7 @@ class Live(Protocol[S_contra]):
 
 
 @dataclass(slots=True)
-class StreamFigures:
+class StreamStats:
     """Counted over streams of a process. `resets` are gaps that the store could not fill.
 
     `from_memory` are those that came back and needed no entries of the store's. `healed_delays` are how many seconds
@@ -94,7 +94,7 @@ class StreamOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class ReadRequest:
     """Where a joining subscriber left off, None for a new one; whether it wants the latest publication only; whether
     the read must bring entries even if memory seems to have them."""
 
@@ -116,20 +116,20 @@ class Stream(Generic[S]):
         live: Live[S],
         options: StreamOptions,
         budget: MemoryBudget,
-        figures: StreamFigures,
+        stats: StreamStats,
     ) -> None:
         self.channel = channel
         self.options = options
         self._history = history
         self._live = live
-        self._figures = figures
+        self._stats = stats
         limit = min(options.history_size, options.recovery_limit)
         self._follower = Follower(Recent(limit, options.recovery_bytes, budget))
         self._started = False
         self._joining: dict[S, int] = {}
         self._joins = 0
         self._healing: asyncio.Task[None] | None = None
-        self._reads: SharedRead[_Wish, Found] = SharedRead(self._read_newest)
+        self._reads: SharedRead[ReadRequest, Found] = SharedRead(self._read_newest)
         self._urged = asyncio.Event()
         self._closed = False
 
@@ -218,8 +218,8 @@ class Stream(Generic[S]):
         if self._closed:
             raise BrokerUnavailable("the channel was left meanwhile")
         if since is not None:
-            self._figures.recovered += joined.recovered
-            self._figures.unrecovered += not joined.recovered
+            self._stats.recovered += joined.recovered
+            self._stats.unrecovered += not joined.recovered
         if not subscriber.reply(joined):
             return
         if joined.position == self._follower.position:
@@ -235,19 +235,19 @@ class Stream(Generic[S]):
         follower = self._follower
         for attempt in range(JOIN_ATTEMPTS):
             # The position first, if memory has the rest; what memory lacks after all is read at the next attempt.
-            found = await self._reads.get(_Wish(since, latest, entries=attempt > 0))
+            found = await self._reads.get(ReadRequest(since, latest, entries=attempt > 0))
             if found.mark.resets != follower.resets:
                 continue
             if follower.contradicted(found.read.top, found.mark):
                 await self._healed()
             elif joined := follower.recall(since, found.read, latest=latest):
-                self._figures.from_memory += since is not None
+                self._stats.from_memory += since is not None
                 return joined
             elif joined := follower.judge(since, found, latest=latest, limit=self.options.recovery_limit):
                 return joined
         return Joined(follower.position, [], recovered=False)
 
-    async def _read_newest(self, wishes: list[_Wish]) -> Found:
+    async def _read_newest(self, wishes: list[ReadRequest]) -> Found:
         """Read as far back as any of `wishes` needs, and keep what leads up to the entries in memory."""
         recent, mark = self._follower.recent, self._follower.mark()
         latest = any(wish.latest and wish.entries for wish in wishes)
@@ -259,7 +259,7 @@ class Stream(Generic[S]):
         ]
         limit = self.options.recovery_limit + 1 if returning else int(latest)
         after = min(returning) if returning and not latest else 0
-        self._figures.join_reads += 1
+        self._stats.join_reads += 1
         read = await self._history.read(
             self.channel,
             meta_ttl=self.options.history_meta_ttl,
@@ -311,7 +311,7 @@ class Stream(Generic[S]):
         joining = dict(self._joining)
         follower.reading()
         self._urged.clear()
-        self._figures.heals += 1
+        self._stats.heals += 1
         read = await self._history.read(
             self.channel,
             meta_ttl=self.options.history_meta_ttl,
@@ -323,9 +323,9 @@ class Stream(Generic[S]):
         if healed.lost:
             self._lose()
         if healed.deliver:
-            self._figures.healed += len(healed.deliver)
+            self._stats.healed += len(healed.deliver)
             now = time.time()
-            self._figures.healed_delays += [max(0.0, now - entry.publication.time / 1000) for entry in healed.deliver]
+            self._stats.healed_delays += [max(0.0, now - entry.publication.time / 1000) for entry in healed.deliver]
         for entry in healed.deliver:
             self._deliver(entry)
         for subscriber, offset in joining.items():
@@ -342,7 +342,7 @@ class Stream(Generic[S]):
             return
 
     def _lose(self) -> None:
-        self._figures.resets += 1
+        self._stats.resets += 1
         log.info("stream_reset", channel=self.channel, epoch=self._follower.epoch, offset=self._follower.last)
         self._live.unsubscribe_all(self.channel)
         for subscriber in tuple(self._joining):

@@ -12,7 +12,7 @@ from starling.engine.follower import Joined
 from starling.engine.history import History
 from starling.engine.hub import Hub
 from starling.engine.recent import MemoryBudget
-from starling.engine.stream import Stream, StreamFigures, StreamOptions, check_positions
+from starling.engine.stream import Stream, StreamOptions, StreamStats, check_positions
 from starling.protocol.messages import Publication
 from starling.telemetry.tracing import TraceContext
 
@@ -49,7 +49,7 @@ class Subscriptions:
 
     def __init__(self, broker: Broker, history: History | None, hub: Hub, *, recovery_limit: int) -> None:
         """`history` None: this broker keeps none. `recovery_limit` publications are recovered at most."""
-        self.figures: defaultdict[str, StreamFigures] = defaultdict(StreamFigures)
+        self.stats: defaultdict[str, StreamStats] = defaultdict(StreamStats)
         """By namespace."""
         self._broker = broker
         self._history = history
@@ -158,7 +158,7 @@ class Subscriptions:
         await self._listen(channel)
         stream_options = StreamOptions(options.history_size, options.history_meta_ttl, self._recovery_limit)
         stream: Stream[Subscriber] = Stream(
-            channel, history, self, stream_options, self._budget, self.figures[namespace_of(channel)]
+            channel, history, self, stream_options, self._budget, self.stats[namespace_of(channel)]
         )
         self._streams[channel] = stream
         try:

@@ -3,12 +3,12 @@
 import msgspec
 from msgspec import Struct
 
-from starling.engine.control import Control, Order
+from starling.engine.control import Control, NodeCommand
 from starling.engine.hub import Hub
 from starling.telemetry.top_channels import ChannelTraffic, joined
 
 
-class TopChannelsOrder(Order):
+class TopChannelsCommand(NodeCommand):
     """Tell the `limit` busiest channels."""
 
     limit: int = 10
@@ -26,7 +26,7 @@ class TopChannels:
     def __init__(self, hub: Hub, control: Control) -> None:
         self._hub = hub
         self._control = control
-        control.on_order(TopChannelsOrder, lambda order: TopChannelsAnswer(self.here(order.limit)))
+        control.on_command(TopChannelsCommand, lambda order: TopChannelsAnswer(self.here(order.limit)))
 
     def here(self, limit: int) -> list[ChannelTraffic]:
         """The `limit` busiest channels of this node, the busiest first."""
@@ -38,9 +38,9 @@ class TopChannels:
     async def everywhere(self, limit: int) -> list[ChannelTraffic]:
         """The `limit` busiest channels over all nodes that answer in time, the busiest first.
 
-        Raises BrokerUnavailable, and OrderRefused where a node of another version does not know what is asked.
+        Raises BrokerUnavailable, and NodeCommandRefused where a node of another version does not know what is asked.
         """
         # A channel that is busy everywhere may be the last in each node's own list.
-        answers = await self._control.ask(TopChannelsOrder(2 * limit))
+        answers = await self._control.ask(TopChannelsCommand(2 * limit))
         reports = [msgspec.json.decode(answer, type=TopChannelsAnswer).channels for answer in answers.values()]
         return joined(reports, limit)

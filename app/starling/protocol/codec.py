@@ -31,7 +31,7 @@ class Codec(Protocol):
     def encode(self, reply: Reply) -> bytes:
         """One reply, push or ping (`Reply()`), which is also a whole frame by itself.
 
-        Raises Refusal with 3506 where the format cannot carry a payload: binary data to a JSON client.
+        Raises CommandRefused with 3506 where the format cannot carry a payload: binary data to a JSON client.
         """
 
     def join(self, replies: Iterable[bytes]) -> bytes:

@@ -13,7 +13,12 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from msgspec import DecodeError, MsgspecError, Raw, Struct, json
 
 from starling.protocol.codec import COMMANDS_PER_FRAME
-from starling.protocol.codes import DISCONNECT_BAD_REQUEST, DISCONNECT_INAPPROPRIATE_PROTOCOL, Disconnect, Refusal
+from starling.protocol.codes import (
+    DISCONNECT_BAD_REQUEST,
+    DISCONNECT_INAPPROPRIATE_PROTOCOL,
+    CommandRefused,
+    Disconnect,
+)
 from starling.protocol.messages import NO_PAYLOAD, Command, Reply
 
 # Deeper JSON ends somebody's parser: Python's json module gives up near 1000 levels.
@@ -147,7 +152,7 @@ _find_payloads(Reply, _PAYLOADS)
 
 
 def _check_payloads(message: Struct) -> None:
-    """Raise Refusal for a payload that is no JSON; make an empty one the default, which is left out."""
+    """Raise CommandRefused for a payload that is no JSON; make an empty one the default, which is left out."""
     for name in _PAYLOADS[type(message)]:
         value = getattr(message, name)
         if value is None or value is NO_PAYLOAD:
@@ -156,7 +161,7 @@ def _check_payloads(message: Struct) -> None:
             if not value:
                 setattr(message, name, NO_PAYLOAD)
             elif not is_json(bytes(value)):
-                raise Refusal(DISCONNECT_INAPPROPRIATE_PROTOCOL)
+                raise CommandRefused(DISCONNECT_INAPPROPRIATE_PROTOCOL)
         elif isinstance(value, Struct):
             _check_payloads(value)
         else:

@@ -67,7 +67,7 @@ class Disconnect(Struct, frozen=True):
         return self.code % 1000 < 500
 
 
-class Refusal(Exception):
+class CommandRefused(Exception):
     """Raised where a wish is refused, carried to the session, and told to the client as `reason` says."""
 
     def __init__(self, reason: Error | Disconnect) -> None:

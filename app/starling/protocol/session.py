@@ -9,7 +9,7 @@
 OPENED waits for a `connect` command and takes nothing else. While CONNECTING, further commands are held. REFUSED has
 answered `connect` with an error, and the client is to hang up. A closed session decides nothing more.
 
-`receive`, `tick`, the outcomes of actions and the orders of the server all return decisions (starling.protocol.decisions),
+`receive`, `tick`, the outcomes of actions and the commands of the server all return decisions (protocol.decisions),
 to be carried out in their order. Commands of one channel wait until the action before them has its outcome; different
 channels, calls and refreshes do not wait for each other. While the session is `busy`, nothing more should be read.
 

@@ -17,7 +17,7 @@ import structlog
 import uvicorn
 
 from starling.engine.readiness import Unready
-from starling.server.drain_rate import DrainPace
+from starling.server.drain_rate import DrainRate
 from starling.server.options import ServerOptions, Service
 from starling.server.transport import WebSocketTransport
 from starling.server.websocket import StarlingWebSocket
@@ -50,8 +50,8 @@ class DrainServer(uvicorn.Server):
         super().__init__(config)
         self._options = options
         self._readiness = service.readiness
-        self._pace_store = service.pace_store
-        self._figures = service.drain
+        self._drain_rate_store = service.drain_rate_store
+        self._stats = service.drain
         self._master = master
         self._asked_at: float | None = None
         self._hurried = False
@@ -91,7 +91,7 @@ class DrainServer(uvicorn.Server):
             "drain_started",
             connections=len(self.server_state.connections),
             seconds=self._options.drain_seconds,
-            pace=self._options.drain_pace,
+            pace=self._options.drain_rate,
         )
         await self._unless_hurried(asyncio.sleep(self._options.drain_delay_seconds))
         self._close_listeners(sockets or [])
@@ -102,7 +102,7 @@ class DrainServer(uvicorn.Server):
                 await super().shutdown(sockets)
         except TimeoutError:
             log.error("shutdown_incomplete", seconds=limit)  # noqa: TRY400 - the limit tells all
-        log.info("drain_ended", seconds=round(time.monotonic() - started, 3), **self._figures.gone)
+        log.info("drain_ended", seconds=round(time.monotonic() - started, 3), **self._stats.gone)
 
     async def _unless_hurried(self, step: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(step)
@@ -130,28 +130,28 @@ class DrainServer(uvicorn.Server):
             else:
                 connection.shutdown()
         random.shuffle(waiting)
-        pace = DrainPace(self._options.drain_seconds, self._pace_store, self._options.drain_pace)
+        pace = DrainRate(self._options.drain_seconds, self._drain_rate_store, self._options.drain_rate)
         try:
             await self._let_go_at(pace, waiting, connections)
         finally:
             pace.close()
-            self._figures.left = 0
+            self._stats.left = 0
 
     async def _let_go_at(
-        self, pace: DrainPace, waiting: list[WebSocketTransport | StarlingWebSocket], connections: set[Any]
+        self, pace: DrainRate, waiting: list[WebSocketTransport | StarlingWebSocket], connections: set[Any]
     ) -> None:
-        figures, told_at = self._figures, time.monotonic()
+        stats, told_at = self._stats, time.monotonic()
         while True:
             while waiting and waiting[-1] not in connections:
                 waiting.pop()
-            figures.left = len(waiting)
+            stats.left = len(waiting)
             if not waiting:
                 return
             if time.monotonic() - told_at > PROGRESS_SECONDS:
                 told_at = time.monotonic()
-                log.info("drain_progress", left=figures.left, **figures.gone)
+                log.info("drain_progress", left=stats.left, **stats.gone)
             going = await pace(len(waiting))
-            figures.gone[pace.grant] += going
-            log.debug("clients_let_go", clients=going, reason=pace.grant)
+            stats.gone[pace.grant] += going
+            log.debug("clients_disconnected", clients=going, reason=pace.grant)
             for _ in range(going):
                 waiting.pop().shutdown()

@@ -12,7 +12,7 @@ from enum import StrEnum
 import structlog
 
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.drain_rate import PaceStore
+from starling.engine.drain_rate import DrainRateStore
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
@@ -40,7 +40,7 @@ class Grant(StrEnum):
 
 
 @dataclass(slots=True)
-class DrainFigures:
+class DrainStats:
     """How a worker's drain goes: clients still to go, and those that went by the reason for the moment."""
 
     left: int = 0
@@ -81,7 +81,7 @@ def plan_turns(count: int, left: int, *, turn: float, per_second: float, start: 
     return Batch(count, start, latest, Grant.DEADLINE)
 
 
-class DrainPace:
+class DrainRate:
     """Tells when how many clients may go, from its making on until `seconds` later.
 
     With a `store` this worker asks for turns at `per_second` clients of all processes together. They are asked for
@@ -91,7 +91,7 @@ class DrainPace:
     def __init__(
         self,
         seconds: float,
-        store: PaceStore | None = None,
+        store: DrainRateStore | None = None,
         per_second: float = 0.0,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -158,17 +158,17 @@ class DrainPace:
         asked, self._asked = self._asked, None
         return await asked
 
-    async def _reserve(self, store: PaceStore, count: int) -> tuple[int, float] | None:
+    async def _reserve(self, store: DrainRateStore, count: int) -> tuple[int, float] | None:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 wait = await store.reserve(count, self._per_second)
         except (BrokerUnavailable, TimeoutError) as error:
             self._retry_at = self._clock() + RETRY_SECONDS
             if not self._away:
-                log.warning("drain_pace_local", reason=str(error) or f"no answer within {ANSWER_SECONDS:g} s")
+                log.warning("drain_rate_local", reason=str(error) or f"no answer within {ANSWER_SECONDS:g} s")
             self._away = True
             return None
         if self._away:
-            log.info("drain_pace_shared")
+            log.info("drain_rate_shared")
         self._away = False
         return count, self._clock() + wait

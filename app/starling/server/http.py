@@ -20,11 +20,11 @@ import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from starling.engine.rejection import TurnedAway
+from starling.engine.rejection import Rejection
 from starling.server.compression import Compression
 from starling.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
 from starling.server.options import Asgi, ServerOptions
-from starling.server.reject_reason import Refusal
+from starling.server.reject_reason import RejectReason
 from starling.server.transport import DISCARD_BYTES, Flusher, linger
 from starling.server.websocket import StarlingWebSocket
 
@@ -46,7 +46,7 @@ class StarlingHttp(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         options: ServerOptions,
-        admit: Callable[[], TurnedAway | None],
+        admit: Callable[[], Rejection | None],
         on_refused: Callable[[str], None],
         flusher: Flusher,
         compression: Compression | None,
@@ -92,7 +92,9 @@ class StarlingHttp(HttpToolsProtocol):
             if self._head_too_large:
                 self._refuse_head()
             else:
-                self._refuse(HTTPStatus.BAD_REQUEST, Refusal.MALFORMED_REQUEST, "This is not an HTTP/1.1 request.\n")
+                self._refuse(
+                    HTTPStatus.BAD_REQUEST, RejectReason.MALFORMED_REQUEST, "This is not an HTTP/1.1 request.\n"
+                )
         else:
             self._check_progress()
 
@@ -106,9 +108,9 @@ class StarlingHttp(HttpToolsProtocol):
         # An upgrade to anything else is served as the plain request that it also is.
         if not self._should_upgrade():
             return
-        if (turned_away := self._admit()) is not None:
-            headers = f"Retry-After: {turned_away.retry_after}\r\n"
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, turned_away.reason, f"{turned_away.message}\n", headers)
+        if (rejection := self._admit()) is not None:
+            headers = f"Retry-After: {rejection.retry_after}\r\n"
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, rejection.reason, f"{rejection.message}\n", headers)
             return
         try:
             key = check_handshake(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
@@ -116,10 +118,10 @@ class StarlingHttp(HttpToolsProtocol):
         except WrongVersion as problem:
             # RFC 6455 section 4.4 wants the version told, RFC 9110 section 15.5.22 what to upgrade to.
             headers = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-            self._refuse(HTTPStatus.UPGRADE_REQUIRED, Refusal.BAD_UPGRADE, f"{problem}\n", headers)
+            self._refuse(HTTPStatus.UPGRADE_REQUIRED, RejectReason.BAD_UPGRADE, f"{problem}\n", headers)
             return
         except BadHandshake as problem:
-            self._refuse(HTTPStatus.BAD_REQUEST, Refusal.BAD_UPGRADE, f"{problem}\n")
+            self._refuse(HTTPStatus.BAD_REQUEST, RejectReason.BAD_UPGRADE, f"{problem}\n")
             return
         self.connections.discard(self)
         websocket = StarlingWebSocket(
@@ -212,7 +214,7 @@ class StarlingHttp(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._deadline = None
-        self._on_refused(Refusal.HANDSHAKE_TIMEOUT)
+        self._on_refused(RejectReason.HANDSHAKE_TIMEOUT)
         log.debug("handshake_timed_out", client=self.client)
         self.transport.abort()
 
@@ -222,19 +224,19 @@ class StarlingHttp(HttpToolsProtocol):
             return
         cycle: RequestResponseCycle = self.cycle
         if cycle.response_started or self.pipeline:
-            self._on_refused(Refusal.BODY_TIMEOUT)
+            self._on_refused(RejectReason.BODY_TIMEOUT)
             self.transport.abort()
             return
         cycle.disconnected = True
         cycle.message_event.set()
         text = f"The request's body did not come within {self._options.body_seconds:g} s.\n"
-        self._refuse(HTTPStatus.REQUEST_TIMEOUT, Refusal.BODY_TIMEOUT, text)
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, RejectReason.BODY_TIMEOUT, text)
 
     def _refuse_head(self) -> None:
         limits = self._options
         self._refuse(
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Refusal.HEAD_TOO_LARGE,
+            RejectReason.HEAD_TOO_LARGE,
             f"The request's head may have {limits.max_head_bytes} bytes in {limits.max_header_fields} fields.\n",
         )
 

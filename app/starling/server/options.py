@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from starling.engine.drain_rate import PaceStore
+from starling.engine.drain_rate import DrainRateStore
 from starling.engine.readiness import Readiness
-from starling.engine.rejection import TurnedAway
-from starling.server.drain_rate import DrainFigures
+from starling.engine.rejection import Rejection
+from starling.server.drain_rate import DrainStats
 from starling.telemetry.top_channels import ChannelTraffic
 
 Asgi = Callable[
@@ -59,8 +59,8 @@ class ServerOptions:
     """From SIGTERM to the closing of the listeners, for routers to notice."""
     drain_seconds: float = 20.0
     """Within how long clients are then let go."""
-    drain_pace: float = 0.0
-    """Clients a second that all processes with one `Service.pace_store` let go together; 0: each for itself."""
+    drain_rate: float = 0.0
+    """Clients a second that all processes with one `Service.drain_rate_store` let go together; 0: each for itself."""
     shutdown_seconds: int = 5
     """For what then remains: requests under way, and the application's own end."""
     heartbeat_seconds: int = 30
@@ -87,14 +87,14 @@ class Service:
     asgi: Asgi
     readiness: Readiness
     on_refused: Callable[[str], None] = lambda reason: None
-    """Told in the worker why a client was cut before the application heard of it; see starling.server.reject_reason.Refusal."""
-    pace_store: PaceStore | None = None
+    """Called in the worker with the RejectReason of a client that is cut before the application receives it."""
+    drain_rate_store: DrainRateStore | None = None
     """Where the processes that drain take turns; None: each for itself."""
-    drain: DrainFigures = field(default_factory=DrainFigures)
+    drain: DrainStats = field(default_factory=DrainStats)
     """How the drain of the worker goes, kept up by it."""
     on_waiting: Callable[[int, int], None] = lambda clients, size: None
     """Told in the worker about each second for how many clients how many bytes wait."""
     top_channels: Callable[[int], list[ChannelTraffic]] = lambda limit: []
     """Tells in the worker its busiest channels, as many as are asked for at most."""
-    admit: Callable[[], TurnedAway | None] = lambda: None
+    admit: Callable[[], Rejection | None] = lambda: None
     """Asked in the worker once for each WebSocket, before any work is done for it: None, or why it is turned away."""

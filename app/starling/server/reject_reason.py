@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Refusal(StrEnum):
+class RejectReason(StrEnum):
     """Told to `Service.on_refused`; the first six before the upgrade, the others on an open WebSocket."""
 
     HANDSHAKE_TIMEOUT = "handshake_timeout"

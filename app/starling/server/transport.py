@@ -31,7 +31,7 @@ from starling.server.frames import (
     payload_start,
 )
 from starling.server.options import ServerOptions
-from starling.server.reject_reason import Refusal
+from starling.server.reject_reason import RejectReason
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
@@ -46,10 +46,10 @@ FLUSH_BUNCH = 64
 DISCARD_BYTES = 2**20
 
 REFUSALS = {
-    1002: Refusal.PROTOCOL_ERROR,
-    1007: Refusal.INVALID_UTF8,
-    1008: Refusal.CONTROL_FLOOD,
-    1009: Refusal.MESSAGE_TOO_LARGE,
+    1002: RejectReason.PROTOCOL_ERROR,
+    1007: RejectReason.INVALID_UTF8,
+    1008: RejectReason.CONTROL_FLOOD,
+    1009: RejectReason.MESSAGE_TOO_LARGE,
 }
 
 
@@ -497,7 +497,7 @@ class WebSocketTransport(asyncio.Protocol):
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7): a close frame, a grace to read it, and no more input."""
-        self._on_refused(REFUSALS.get(code, Refusal.PROTOCOL_ERROR))
+        self._on_refused(REFUSALS.get(code, RejectReason.PROTOCOL_ERROR))
         log.debug("client_cut", code=code, reason=reason)
         if self._close_code is None:
             self._queue(control_frame(CLOSE, Close(code, reason).serialize()))

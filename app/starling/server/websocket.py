@@ -1,6 +1,6 @@
 """A WebSocket from its request to its hand-off from ASGI to the engine.
 
-The request was parsed once, by httptools: see starling.server.http. What is used of uvicorn here: the application that it
+The request was parsed once, by httptools: see server/http.py. What is used of uvicorn here: the application that it
 has configured, the sets of connections and tasks that its server waits for, and ClientDisconnected.
 """
 
@@ -18,7 +18,7 @@ from starling.server.compression import Agreement
 from starling.server.handshake import Header, accept_response, refuse_response
 from starling.server.options import Asgi, ServerOptions
 from starling.server.plain import WRITE_LIMIT, PlainConversation
-from starling.server.reject_reason import Refusal
+from starling.server.reject_reason import RejectReason
 from starling.server.transport import READ_BYTES, Flusher, WebSocketTransport
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
@@ -218,7 +218,7 @@ class StarlingWebSocket(asyncio.Protocol):
         if self._phase is Phase.ACCEPTED:
             self._end(1012)
         elif self._phase in {Phase.ASKED, Phase.REFUSING}:
-            self._on_refused(Refusal.DRAINING)
+            self._on_refused(RejectReason.DRAINING)
             wait = random.randint(*RETRY_AFTER_SECONDS)  # noqa: S311 - spreads load
             self._refuse(503, [(b"Retry-After", b"%d" % wait)], b"This server is stopping.\n")
             if self._endpoint is not None:

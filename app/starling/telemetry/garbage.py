@@ -9,7 +9,7 @@ from starling.telemetry.metrics import Metrics
 GENERATIONS = 3
 
 
-class GarbageFigures:
+class GarbageStats:
     """Collections of this process and the seconds they took, between `start` and `stop`."""
 
     def __init__(self) -> None:

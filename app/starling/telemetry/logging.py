@@ -187,25 +187,23 @@ def _drop(lines: int) -> Said:
     return "warning", {"event": "log_lines_dropped", "lines": lines}, None, time.time_ns()
 
 
-def configure_logging(
-    level: str, log_format: LogFormat = "auto", more_processors: Sequence[Processor] = ()
-) -> LogWriter:
+def configure_logging(level: str, log_format: LogFormat = "auto", more_cpus: Sequence[Processor] = ()) -> LogWriter:
     """Send the lines of structlog and of the standard library's loggers to stdout, in one form.
 
     `level` is `debug`, `info`, `warning` or `error`. `log_format` `auto` means `console` on a terminal, else `json`.
-    `more_processors` see each line where it is said, and may add to it.
+    `more_cpus` see each line where it is said, and may add to it.
     Call it once, before the workers are forked; the returned writer knows how many lines were dropped.
     """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     fd = sys.stdout.fileno()
     writer = LogWriter(fd, _LineMaker(_choose_renderer(log_format, terminal=os.isatty(fd))).make)
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, *more_processors],
+        processors=[structlog.contextvars.merge_contextvars, *more_cpus],
         wrapper_class=_wrapper_class(threshold),
         logger_factory=lambda *name: _Teller(writer, *name),
         cache_logger_on_first_use=True,
     )
-    handler = _LineHandler(writer, more_processors)
+    handler = _LineHandler(writer, more_cpus)
     handler.setLevel(threshold)
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.INFO), force=True)
     logging.captureWarnings(capture=True)

@@ -237,7 +237,7 @@ MOST_CLOSE_CODES = 64
 _OTHER_CODE = 0
 
 
-class TransportFigures:
+class TransportStats:
     """What the connections of one transport add to."""
 
     __slots__ = ("bytes_in", "bytes_out", "closed", "messages_in", "messages_out", "now", "opened")
@@ -284,7 +284,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.transports = {name: TransportFigures(slow_code) for name, slow_code in TRANSPORTS.items()}
+        self.transports = {name: TransportStats(slow_code) for name, slow_code in TRANSPORTS.items()}
         self.refused: Tally[str] = Tally(dict.fromkeys(REFUSALS, 0))
         self.published: Tally[tuple[str, str]] = Tally()
         self.commands: Tally[str] = Tally()
@@ -365,8 +365,8 @@ class Metrics:
         """Carry the plain figures over to Prometheus; once a second and when the worker ends."""
         for source in self.sources:
             source(self)
-        for name, figures in self.transports.items():
-            self._flush_transport(name, figures)
+        for name, stats in self.transports.items():
+            self._flush_transport(name, stats)
         for reason, total in self.refused.items():
             self.count("starling_connections_refused_total", total, reason)
         for (namespace, result), total in self.published.items():
@@ -385,14 +385,14 @@ class Metrics:
         self._flush_process()
         self.set("starling_build_info", 1, __version__, platform.python_version())
 
-    def _flush_transport(self, name: str, figures: TransportFigures) -> None:
-        self.set("starling_connections", figures.now, name)
-        self.count("starling_connections_opened_total", figures.opened, name)
-        self.count("starling_messages_received_total", figures.messages_in, name)
-        self.count("starling_messages_sent_total", figures.messages_out, name)
-        self.count("starling_received_bytes_total", figures.bytes_in, name)
-        self.count("starling_sent_bytes_total", figures.bytes_out, name)
-        for code, total in figures.closed.items():
+    def _flush_transport(self, name: str, stats: TransportStats) -> None:
+        self.set("starling_connections", stats.now, name)
+        self.count("starling_connections_opened_total", stats.opened, name)
+        self.count("starling_messages_received_total", stats.messages_in, name)
+        self.count("starling_messages_sent_total", stats.messages_out, name)
+        self.count("starling_received_bytes_total", stats.bytes_in, name)
+        self.count("starling_sent_bytes_total", stats.bytes_out, name)
+        for code, total in stats.closed.items():
             self.count("starling_connections_closed_total", total, name, str(code) if code else "other")
 
     def _flush_api(self) -> None:

@@ -21,7 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from structlog.typing import EventDict
 
 from starling import __version__
-from starling.telemetry.span_export import SpanExport, SpanFigures
+from starling.telemetry.span_export import SpanExport, SpanStats
 from starling.telemetry.tracing import LogProcessor, Publishing, SocketWrite, TraceContext
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.tracing")
@@ -98,17 +98,17 @@ class OpenTelemetry:
 
     def __init__(self, exporter: SpanExporter | None = None) -> None:
         """`exporter` None: over OTLP, as the environment says."""
-        self.log_processors: Sequence[LogProcessor] = (add_trace,)
+        self.log_processors: Sequence[LogProcessor] = (add_capture,)
         self._exporter = exporter
         self._propagator = TraceContextTextMapPropagator()
         self._processor: SpanExport | None = None
-        self._figures = SpanFigures()
+        self._stats = SpanStats()
         self._tracer: Tracer = api.NoOpTracer()
 
     @property
     def spans(self) -> Mapping[str, int]:
         """How many were exported, failed or dropped."""
-        return self._figures.results
+        return self._stats.results
 
     def start(self, node: str) -> None:
         """Begin to send spans; what the SDK does so with is a thread, and no thread outlives a fork."""
@@ -117,7 +117,7 @@ class OpenTelemetry:
             exporter = OTLPSpanExporter()
         provider = TracerProvider(resource=_resource(node), shutdown_on_exit=False)
         if exporter is not None:
-            self._processor = SpanExport(exporter, self._figures)
+            self._processor = SpanExport(exporter, self._stats)
             provider.add_span_processor(self._processor)
         self._tracer = provider.get_tracer("starling", __version__)
         # So that spans of a hook's own join the trace.
@@ -142,7 +142,7 @@ class OpenTelemetry:
             await asyncio.wait_for(done.wait(), FLUSH_SECONDS)
         except TimeoutError:
             log.warning("spans_not_sent", reason="the collector did not take them before the stop")
-        self._figures.give_up()
+        self._stats.give_up()
 
     # Where a trace comes from
 
@@ -268,7 +268,7 @@ class _Delivery:
         )
 
 
-def add_trace(_: object, __: str, event: EventDict) -> EventDict:
+def add_capture(_: object, __: str, event: EventDict) -> EventDict:
     """Add the ids of the current trace, if there is one, to a log line."""
     current = api.get_current_span().get_span_context()
     return {**event, **_ids(current)} if current.is_valid else event

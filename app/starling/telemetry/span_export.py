@@ -18,7 +18,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.tracing")
 QUEUE_SIZE = 2048
 
 
-class SpanFigures:
+class SpanStats:
     """How many spans wait, and what became of the others; written by the event loop, hooks' threads and the SDK's."""
 
     def __init__(self) -> None:
@@ -71,15 +71,15 @@ class SpanFigures:
 class SpanExport(SpanProcessor):
     """The SDK's batches, which never get more spans than their queue holds: what they drop they do not count."""
 
-    def __init__(self, exporter: SpanExporter, figures: SpanFigures) -> None:
-        self._figures = figures
+    def __init__(self, exporter: SpanExporter, stats: SpanStats) -> None:
+        self._stats = stats
         self._room = int(os.environ.get(OTEL_BSP_MAX_QUEUE_SIZE) or QUEUE_SIZE)
-        self._batches = BatchSpanProcessor(_CountedExporter(exporter, figures), max_queue_size=self._room)
+        self._batches = BatchSpanProcessor(_CountedExporter(exporter, stats), max_queue_size=self._room)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Send a span, if it is of a sampled trace."""
         context = span.get_span_context()
-        if context is not None and context.trace_flags.sampled and self._figures.take(self._room):
+        if context is not None and context.trace_flags.sampled and self._stats.take(self._room):
             self._batches.on_end(span)
 
     def shutdown(self) -> None:
@@ -92,17 +92,17 @@ class SpanExport(SpanProcessor):
 
 
 class _CountedExporter(SpanExporter):
-    def __init__(self, exporter: SpanExporter, figures: SpanFigures) -> None:
+    def __init__(self, exporter: SpanExporter, stats: SpanStats) -> None:
         self._exporter = exporter
-        self._figures = figures
+        self._stats = stats
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = SpanExportResult.FAILURE
-        self._figures.leave(len(spans))
+        self._stats.leave(len(spans))
         try:
             result = self._exporter.export(spans)
         finally:
-            self._figures.arrive(len(spans), "exported" if result is SpanExportResult.SUCCESS else "failed")
+            self._stats.arrive(len(spans), "exported" if result is SpanExportResult.SUCCESS else "failed")
         return result
 
     def shutdown(self) -> None:

@@ -21,10 +21,10 @@ from starling.protocol.codec_json import read_json
 from starling.protocol.codes import Error
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
-from starling.web.api_capture import Tracing
+from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_errors import describe
 from starling.web.api_methods import UNAVAILABLE, ApiMethods
-from starling.web.api_models import BatchRequest, TraceRequest
+from starling.web.api_models import BatchRequest, CaptureRequest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
 
@@ -37,7 +37,7 @@ _BROKEN_OFF = Error(codes.ERROR_BAD_REQUEST.code, "bad request: the body breaks 
 
 _encode = msgspec.json.Encoder().encode
 _decode_batch = msgspec.json.Decoder(BatchRequest).decode
-_decode_trace = msgspec.json.Decoder(TraceRequest).decode
+_decode_trace = msgspec.json.Decoder(CaptureRequest).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,10 @@ class Api:
     """The ASGI application of `/api/{method}`."""
 
     def __init__(
-        self, methods: ApiMethods, tracing: Tracing, options: ApiOptions, metrics: Metrics, tracer: Tracer
+        self, methods: ApiMethods, tracing: CaptureEndpoint, options: ApiOptions, metrics: Metrics, tracer: Tracer
     ) -> None:
         self._methods = methods
-        self._known = frozenset({*methods.by_name, "batch", "trace"})
+        self._known = frozenset({*methods.by_name, "batch", "capture"})
         self._tracer = tracer
         self._tracing = tracing
         self._keys = [key.encode() for key in options.keys]
@@ -99,7 +99,7 @@ class Api:
             self._metrics.answered(name, failed.status, 0.0)
             await _send(send, failed.status, _encode({"error": failed.error}))
             return
-        if name == "trace":
+        if name == "capture":
             await self._answer_trace(body, scope, receive, send)
         elif self._tracer.on:
             with self._tracer.received(_header(scope, b"traceparent"), _header(scope, b"tracestate")):
@@ -145,11 +145,11 @@ class Api:
         try:
             request = read_json(body or b"{}", _decode_trace)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            await self._answer_bad_request("trace", error, send)
+            await self._answer_bad_request("capture", error, send)
             return
         address = scope["client"][0] if scope.get("client") else ""
         refused = await self._tracing.answer(request, address, self._key_number(scope), receive, send)
-        self._metrics.answered("trace", refused.code if refused is not None else 0, 0.0)
+        self._metrics.answered("capture", refused.code if refused is not None else 0, 0.0)
         if refused is not None:
             away = refused is UNAVAILABLE
             await _send(send, HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"error": refused}))

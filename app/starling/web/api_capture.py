@@ -1,4 +1,4 @@
-"""`POST /api/trace`: frames as they pass, one line of JSON each, until the time is over or the asker goes."""
+"""`POST /api/capture`: frames as they pass, one line of JSON each, until the time is over or the asker goes."""
 
 import asyncio
 import time
@@ -8,15 +8,15 @@ import structlog
 from starlette.types import Receive, Send
 
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.capture import TraceRefused, Traces, Watching
-from starling.engine.control import OrderRefused
+from starling.engine.capture import CaptureRefused, Captures, Watching
+from starling.engine.control import NodeCommandRefused
 from starling.engine.node import Node
 from starling.protocol import codes
-from starling.protocol.codes import Error, Refusal
+from starling.protocol.codes import CommandRefused, Error
 from starling.web.api_methods import UNAVAILABLE
-from starling.web.api_models import TraceRequest
+from starling.web.api_models import CaptureRequest
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.trace")
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.capture")
 
 # How long after the end the last lines may take to be read.
 _GRACE_SECONDS = 10.0
@@ -28,14 +28,16 @@ _HEADERS = [
 ]
 
 
-class Tracing:
-    """Answers requests to trace, each noted in the log."""
+class CaptureEndpoint:
+    """Answers requests to capture, each noted in the log."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._traces = Traces(node)
+        self._captures = Captures(node)
 
-    async def answer(self, request: TraceRequest, address: str, key: int, receive: Receive, send: Send) -> Error | None:
+    async def answer(
+        self, request: CaptureRequest, address: str, key: int, receive: Receive, send: Send
+    ) -> Error | None:
         """Answer, and return when it is over; or return the error that is still to be answered.
 
         `key` is the number of the key that the request came with.
@@ -47,36 +49,36 @@ class Tracing:
         asked = {**target, "asked_by": request.by, "address": address, "key": key, "payload": request.payload}
         started = time.monotonic()
         try:
-            async with self._traces.watch(**target, payload=request.payload) as watching:
+            async with self._captures.watch(**target, payload=request.payload) as watching:
                 # Whoever looks at others' frames is to be seen, whatever level of log lines is written.
-                log.warning("trace_started", trace=watching.id, seconds=request.seconds, **asked)
+                log.warning("capture_started", capture=watching.id, seconds=request.seconds, **asked)
                 try:
                     await _stream(watching, request.seconds, receive, send)
                 finally:
                     log.warning(
-                        "trace_ended",
-                        trace=watching.id,
+                        "capture_ended",
+                        capture=watching.id,
                         seconds=round(time.monotonic() - started, 3),
                         frames=watching.frames,
                         dropped=watching.dropped,
                         reason=watching.ended or "broken off",
                         **asked,
                     )
-        except TraceRefused as refused:
+        except CaptureRefused as refused:
             return _refused(codes.ERROR_LIMIT_EXCEEDED, str(refused))
-        except OrderRefused as refused:
+        except NodeCommandRefused as refused:
             return _refused(codes.ERROR_NOT_AVAILABLE, str(refused))
         except BrokerUnavailable:
             return UNAVAILABLE
         return None
 
-    def _problem(self, request: TraceRequest) -> Error | None:
+    def _problem(self, request: CaptureRequest) -> Error | None:
         if bool(request.user) == bool(request.channel):
             return _refused(codes.ERROR_BAD_REQUEST, "user, channel: name one of the two")
         try:
             if request.channel:
                 self._node.channels.options(request.channel)
-        except Refusal as refusal:
+        except CommandRefused as refusal:
             known = codes.ERROR_UNKNOWN_CHANNEL if refusal.reason == codes.ERROR_UNKNOWN_CHANNEL else None
             return _refused(known or codes.ERROR_BAD_REQUEST, f"channel: there can be no {request.channel!r}")
         return None
@@ -102,5 +104,5 @@ async def _stream(watching: Watching, seconds: float, receive: Receive, send: Se
         heeding.cancel()
 
 
-def _refused(error: Error, mend: str) -> Error:
-    return Error(error.code, f"{error.message}: {mend}")
+def _refused(error: Error, remedy: str) -> Error:
+    return Error(error.code, f"{error.message}: {remedy}")

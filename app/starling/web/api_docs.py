@@ -131,7 +131,7 @@ _BATCH_EXAMPLE = (
 )
 
 _TRACE_LINES: list[dict[str, Any]] = [
-    {"trace": "3f1c9d0e7f2a4c68", "seconds": 10, "nodes": ["starling-6f7c9_8"]},
+    {"capture": "3f1c9d0e7f2a4c68", "seconds": 10, "nodes": ["starling-6f7c9_8"]},
     {
         "time": 1790000000000,
         "node": "starling-6f7c9_8",
@@ -183,7 +183,7 @@ def install(application: FastAPI, methods: ApiMethods, *, developer: bool, keyed
 
 
 def _add_methods(document: dict[str, Any], methods: ApiMethods) -> None:
-    wanted: list[type[Any]] = [models.BatchRequest, models.ApiError, models.TraceRequest]
+    wanted: list[type[Any]] = [models.BatchRequest, models.ApiError, models.CaptureRequest]
     for method in methods.by_name.values():
         wanted += [method.request, method.result]
     _, schemas = msgspec.json.schema_components(wanted, ref_template=_SCHEMA)
@@ -197,7 +197,7 @@ def _add_methods(document: dict[str, Any], methods: ApiMethods) -> None:
         )
     replies = {"replies": {"type": "array", "items": {"type": "object"}}}
     document["paths"]["/api/batch"] = _path("batch", models.BatchRequest, replies, *_BATCH_EXAMPLE)
-    document["paths"]["/api/trace"] = _trace_path()
+    document["paths"]["/api/capture"] = _capture_path()
 
 
 def _path(
@@ -239,9 +239,9 @@ def _path(
     }
 
 
-def _trace_path() -> dict[str, Any]:
+def _capture_path() -> dict[str, Any]:
     """As the others, but the answer is a line of JSON for each frame."""
-    path = _path("trace", models.TraceRequest, {}, {"user": "alice", "seconds": 10}, {})
+    path = _path("capture", models.CaptureRequest, {}, {"user": "alice", "seconds": 10}, {})
     lines = "".join(f"{json.dumps(line)}\n" for line in _TRACE_LINES)
     failed = path["post"]["responses"]["401"]["content"]["application/json"]
     path["post"]["responses"]["200"] = {

@@ -1,4 +1,4 @@
-"""What each method of the server API does. Every one raises Refusal with the error that the backend is told."""
+"""What each method of the server API does. Every one raises CommandRefused with the error that the backend is told."""
 
 import asyncio
 import base64
@@ -12,12 +12,12 @@ import structlog
 from msgspec import UNSET, Raw, Struct
 
 from starling.client.node_commands import (
-    ConnectionOrder,
-    DisconnectOrder,
-    Orders,
-    RefreshOrder,
-    SubscribeOrder,
-    UnsubscribeOrder,
+    ConnectionCommand,
+    DisconnectCommand,
+    NodeCommands,
+    RefreshCommand,
+    SubscribeCommand,
+    UnsubscribeCommand,
 )
 from starling.engine.broker import (
     BrokerUnavailable,
@@ -27,13 +27,13 @@ from starling.engine.broker import (
     StreamPosition,
 )
 from starling.engine.channels import ChannelOptions
-from starling.engine.control import OrderRefused
+from starling.engine.control import NodeCommandRefused
 from starling.engine.node import Node
-from starling.engine.node_stats import Figures
+from starling.engine.node_stats import NodeStatsCollector
 from starling.engine.revocation import Revocation
 from starling.protocol import codes
 from starling.protocol.codec_json import is_json
-from starling.protocol.codes import Disconnect, Error, Refusal
+from starling.protocol.codes import CommandRefused, Disconnect, Error
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo, HistoryRequest, Publication
 from starling.protocol.messages import StreamPosition as Since
 from starling.web import api_models as models
@@ -61,10 +61,10 @@ class Method:
 class ApiMethods:
     """The methods by name. `revocation_seconds` is how long a revocation is kept that names no end."""
 
-    def __init__(self, node: Node, orders: Orders, *, revocation_seconds: float) -> None:
+    def __init__(self, node: Node, orders: NodeCommands, *, revocation_seconds: float) -> None:
         self._node = node
         self._orders = orders
-        self._figures = Figures(node)
+        self._stats = NodeStatsCollector(node)
         self._waiting = Waiting()
         self._revocation_seconds = revocation_seconds
         self.by_name = {
@@ -101,7 +101,7 @@ class ApiMethods:
         outcome: Answer | Error
         try:
             outcome = await self.by_name[name].run(request)
-        except Refusal as refusal:
+        except CommandRefused as refusal:
             reason = refusal.reason
             outcome = reason if isinstance(reason, Error) else Error(codes.ERROR_INTERNAL.code, reason.reason)
         except BrokerUnavailable:
@@ -168,7 +168,7 @@ class ApiMethods:
                     kept = of_namespace[id(options)] = _publish_options(options, request)
                 wishes.append((channel, kept))
                 answers.append(None)
-            except Refusal as refusal:
+            except CommandRefused as refusal:
                 answers.append(models.PublishAnswer(error=_api_error(refusal.reason)))
         outcomes: list[PublishOutcome] = []
 
@@ -197,13 +197,13 @@ class ApiMethods:
         if since is not None and not options.keeps_history:
             raise _not_available(f"recover_since: {request.channel} keeps no history")
         if request.expire_at is not None and request.expire_at <= time.time():
-            raise Refusal(_bad_request("expire_at: it is past, so there is nothing to subscribe to"))
+            raise CommandRefused(_bad_request("expire_at: it is past, so there is nothing to subscribe to"))
         override = {
             name: value if isinstance(value, bool) else value.value
             for name, value in msgspec.structs.asdict(request.override or models.Overrides()).items()
             if value is not None
         }
-        order = SubscribeOrder(
+        order = SubscribeCommand(
             channel=request.channel,
             info=bytes(_payload(request.info, request.b64info, "info", needed=False)),
             data=bytes(_payload(request.data, request.b64data, needed=False)),
@@ -215,24 +215,24 @@ class ApiMethods:
 
     async def _unsubscribe(self, request: models.UnsubscribeRequest) -> models.EmptyResult:
         self._options(request.channel)
-        return await self._give(UnsubscribeOrder(channel=request.channel), request)
+        return await self._give(UnsubscribeCommand(channel=request.channel), request)
 
     async def _disconnect(self, request: models.DisconnectRequest) -> models.EmptyResult:
-        order = DisconnectOrder(whitelist=request.whitelist)
+        order = DisconnectCommand(whitelist=request.whitelist)
         if request.disconnect is not None:
             try:
                 order.disconnect = Disconnect(request.disconnect.code, request.disconnect.reason)
             except ValueError as error:
-                raise Refusal(_bad_request(f"disconnect: {error}")) from error
+                raise CommandRefused(_bad_request(f"disconnect: {error}")) from error
         return await self._give(order, request)
 
     async def _refresh(self, request: models.RefreshRequest) -> models.EmptyResult:
-        return await self._give(RefreshOrder(expired=request.expired, expire_at=request.expire_at), request)
+        return await self._give(RefreshCommand(expired=request.expired, expire_at=request.expire_at), request)
 
-    async def _give(self, order: ConnectionOrder, request: Any) -> models.EmptyResult:
+    async def _give(self, order: ConnectionCommand, request: Any) -> models.EmptyResult:
         order.user, order.client, order.session = request.user, request.client, request.session
         if not (order.user or order.client or order.session):
-            raise Refusal(_bad_request("user: name a user, or with an empty one a client or a session"))
+            raise CommandRefused(_bad_request("user: name a user, or with an empty one a client or a session"))
         await self._orders.give(order)
         return _DONE
 
@@ -269,8 +269,8 @@ class ApiMethods:
     async def _channels(self, request: models.ChannelsRequest) -> models.ChannelsResult:
         try:
             counts = await self._orders.channels(request.pattern or "*")
-        except OrderRefused as refused:
-            raise Refusal(Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {refused}")) from refused
+        except NodeCommandRefused as refused:
+            raise CommandRefused(Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {refused}")) from refused
         return models.ChannelsResult({channel: models.ChannelCount(count) for channel, count in counts.items()})
 
     async def _info(self, request: models.InfoRequest) -> models.InfoResult:
@@ -279,9 +279,9 @@ class ApiMethods:
     async def _top(self, request: models.TopRequest) -> models.TopResult:
         try:
             (nodes, missing), channels = await asyncio.gather(
-                self._figures.everywhere(), self._node.top_channels.everywhere(request.limit)
+                self._stats.everywhere(), self._node.top_channels.everywhere(request.limit)
             )
-        except OrderRefused as refused:
+        except NodeCommandRefused as refused:
             raise _not_available(str(refused)) from refused
         return models.TopResult(nodes, channels, missing)
 
@@ -314,7 +314,7 @@ class ApiMethods:
         if expire_at is None:
             return time.time() + self._revocation_seconds
         if expire_at <= time.time():
-            raise Refusal(_bad_request("expire_at: it is past, so there is nothing left to revoke"))
+            raise CommandRefused(_bad_request("expire_at: it is past, so there is nothing left to revoke"))
         return expire_at
 
     # Channels
@@ -322,12 +322,12 @@ class ApiMethods:
     def _options(self, channel: str) -> ChannelOptions:
         try:
             return self._node.channels.options(channel)
-        except Refusal as refusal:
+        except CommandRefused as refusal:
             if refusal.reason == codes.ERROR_UNKNOWN_CHANNEL:
-                mend = f"unknown channel: {channel!r}: its namespace is not in the channels file"
-                raise Refusal(Error(codes.ERROR_UNKNOWN_CHANNEL.code, mend)) from refusal
-            mend = "channel: too long, or with {, } or control characters, or against its namespace's channel_regex"
-            raise Refusal(_bad_request(mend)) from refusal
+                remedy = f"unknown channel: {channel!r}: its namespace is not in the channels file"
+                raise CommandRefused(Error(codes.ERROR_UNKNOWN_CHANNEL.code, remedy)) from refusal
+            remedy = "channel: too long, or with {, } or control characters, or against its namespace's channel_regex"
+            raise CommandRefused(_bad_request(remedy)) from refusal
 
     def _options_with_history(self, channel: str) -> ChannelOptions:
         options = self._options(channel)
@@ -341,9 +341,9 @@ def _payload(data: Raw, b64: str, field: str = "data", *, needed: bool = True) -
         try:
             return Raw(base64.b64decode(b64, validate=True))
         except (binascii.Error, ValueError) as error:
-            raise Refusal(_bad_request(f"b64{field}: it is no base64")) from error
+            raise CommandRefused(_bad_request(f"b64{field}: it is no base64")) from error
     if not data and needed:
-        raise Refusal(_bad_request(f"{field}: it is missing"))
+        raise CommandRefused(_bad_request(f"{field}: it is missing"))
     # A view would keep the whole request alive, as long as the publication is.
     return data.copy() if data else NO_PAYLOAD
 
@@ -383,9 +383,9 @@ def _api_error(reason: Error | Disconnect) -> models.ApiError:
     return models.ApiError(reason.code, reason.message if isinstance(reason, Error) else reason.reason)
 
 
-def _bad_request(mend: str) -> Error:
-    return Error(codes.ERROR_BAD_REQUEST.code, f"bad request: {mend}")
+def _bad_request(remedy: str) -> Error:
+    return Error(codes.ERROR_BAD_REQUEST.code, f"bad request: {remedy}")
 
 
-def _not_available(mend: str) -> Refusal:
-    return Refusal(Error(codes.ERROR_NOT_AVAILABLE.code, f"not available: {mend}"))
+def _not_available(remedy: str) -> CommandRefused:
+    return CommandRefused(Error(codes.ERROR_NOT_AVAILABLE.code, f"not available: {remedy}"))

@@ -5,9 +5,9 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from starling.engine.capture import TRACE_SECONDS
+from starling.engine.capture import CAPTURE_SECONDS
 from starling.engine.control import NodeInfo
-from starling.engine.node_stats import NodeFigures
+from starling.engine.node_stats import NodeStats
 from starling.telemetry.top_channels import ChannelTraffic
 
 # One request may not keep the event loop from everyone else.
@@ -244,7 +244,7 @@ class TopRequest(Struct):
     limit: Annotated[int, Meta(ge=0, le=TOP_LIMIT, description="How many channels.")] = 10
 
 
-class TraceRequest(Struct):
+class CaptureRequest(Struct):
     """Watch the frames of a user's connections, or those about a channel, on every node, for a bounded time.
 
     Tokens and headers are never told, payloads on request only. Each trace is logged with all of this.
@@ -252,7 +252,7 @@ class TraceRequest(Struct):
 
     user: Annotated[str, Meta(max_length=255, description="Id of the user; or name a channel.")] = ""
     channel: Annotated[str, Meta(description="Name of the channel; or name a user.")] = ""
-    seconds: Annotated[float, Meta(gt=0, le=TRACE_SECONDS, description="How long.")] = 30.0
+    seconds: Annotated[float, Meta(gt=0, le=CAPTURE_SECONDS, description="How long.")] = 30.0
     payload: Annotated[bool, Meta(description="Tell the data too, of each the beginning.")] = False
     by: Annotated[str, Meta(max_length=ASKER_LENGTH, description="Who asks, for the log.")] = ""
 
@@ -417,7 +417,7 @@ class TopResult(Struct):
     Rates of channels are those of about the last ten seconds.
     """
 
-    nodes: list[NodeFigures]
+    nodes: list[NodeStats]
     channels: list[ChannelTraffic]
     missing: list[str]
 

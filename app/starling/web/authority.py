@@ -19,7 +19,7 @@ from starling.auth.tokens import (
 from starling.client.authority import Grant, Identity
 from starling.engine.channels import OVERRIDES, USERS_MARK, ChannelOptions, Channels
 from starling.protocol import codes
-from starling.protocol.codes import Error, Refusal
+from starling.protocol.codes import CommandRefused, Error
 from starling.protocol.messages import ConnectRequest, SubscribeRequest
 from starling.web.revocation import RevocableVerifier, connection_facts, subscription_facts
 
@@ -42,7 +42,7 @@ class TokenAuthority:
         self._allow_anonymous = allow_anonymous
         self._personal_channel = personal_channel
 
-    async def identify(self, request: ConnectRequest, handshake: Identity | Refusal | None) -> Identity:
+    async def identify(self, request: ConnectRequest, handshake: Identity | CommandRefused | None) -> Identity:
         """By the token of the command, else by the handshake, else anonymous where allowed, else 3500.
 
         Browsers cannot set the headers of a WebSocket, so their SDK sends some with the command: an Authorization
@@ -56,18 +56,18 @@ class TokenAuthority:
         if isinstance(handshake, Identity):
             # Seconds may have passed since the upgrade.
             if handshake.token is not None and self._verifier.revoked(handshake.token):
-                raise Refusal(codes.DISCONNECT_INVALID_TOKEN)
+                raise CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
             return handshake
         if self._allow_anonymous:
             return Identity()
-        raise handshake or Refusal(codes.DISCONNECT_INVALID_TOKEN)
+        raise handshake or CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
 
     async def identify_token(self, token: str) -> Identity:
-        """Who a connection token says the client is. Raises Refusal: 109 for an expired one, 3500 for a bad one."""
+        """The identity in a connection token. Raises CommandRefused: 109 for an expired one, 3500 for a bad one."""
         return self.identity_of(await self._connection(token))
 
     def identity_of(self, credentials: Credentials) -> Identity:
-        """What verified credentials say, with the channels they enter. Raises Refusal for a channel that cannot be."""
+        """The identity in verified credentials, with its channels. Raises CommandRefused for an illegal channel."""
         subscriptions = {
             channel: Grant(
                 _overridden(self._channels.options(channel), options.override),
@@ -101,7 +101,7 @@ class TokenAuthority:
         """By the channel's options."""
         options = self._channels.options(channel)
         if not self._channels.may_subscribe(channel, identity.user):
-            raise Refusal(codes.ERROR_PERMISSION_DENIED)
+            raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
         return Grant(options)
 
     async def renew(self, identity: Identity, token: str) -> Identity:
@@ -109,7 +109,7 @@ class TokenAuthority:
         with _another_chance():
             credentials = await self._connection(token)
         if credentials.user != identity.user:
-            raise Refusal(codes.DISCONNECT_INVALID_TOKEN)
+            raise CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
         return replace(identity, expires_at=credentials.expires_at, token=connection_facts(credentials))
 
     async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
@@ -131,7 +131,7 @@ class TokenAuthority:
             raise _refusal(refused, codes.ERROR_PERMISSION_DENIED) from refused
         if granted.user != identity.user or granted.channel != channel:
             log.info("token_refused", reason="for_another_user_or_channel")
-            raise Refusal(codes.ERROR_PERMISSION_DENIED)
+            raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
         return granted
 
 
@@ -140,17 +140,17 @@ def _another_chance() -> Iterator[None]:
     """Answer an expired token as temporary: an SDK then fetches the next one, while it gives up after a final error."""
     try:
         yield
-    except Refusal as refusal:
+    except CommandRefused as refusal:
         if refusal.reason == codes.ERROR_TOKEN_EXPIRED:
-            raise Refusal(EXPIRED_AT_REFRESH) from refusal
+            raise CommandRefused(EXPIRED_AT_REFRESH) from refusal
         raise
 
 
-def _refusal(refused: TokenRefused, final: codes.Error | codes.Disconnect) -> Refusal:
+def _refusal(refused: TokenRefused, final: codes.Error | codes.Disconnect) -> CommandRefused:
     log.info("token_refused", reason=refused.reason.value, claim=refused.claim)
     if isinstance(refused, KeyNotLoaded):
-        return Refusal(codes.ERROR_INTERNAL)
-    return Refusal(codes.ERROR_TOKEN_EXPIRED if refused.reason is RefusalReason.EXPIRED else final)
+        return CommandRefused(codes.ERROR_INTERNAL)
+    return CommandRefused(codes.ERROR_TOKEN_EXPIRED if refused.reason is RefusalReason.EXPIRED else final)
 
 
 def _grant(options: ChannelOptions, granted: SubscriptionGrant) -> Grant:

@@ -9,7 +9,7 @@ from starling.engine.connection import Connection
 from starling.engine.node import Node
 from starling.engine.transport import Frame
 from starling.protocol.messages import Publication, Push
-from starling.web.dependencies import CredentialsDependency, DoorsDependency, admit, identify
+from starling.web.dependencies import CredentialsDependency, WebContextDependency, admit, identify
 from starling.web.handoff import hand_off
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.chat")
@@ -67,7 +67,7 @@ class ChatConnection(Connection):
         try:
             await self._say(f"Client #{self._client_id} left the chat")
         except BrokerUnavailable:
-            log.warning("chat_leave_not_told", connection_id=self.id)
+            log.warning("chat_leave_not_published", connection_id=self.id)
 
     async def _say(self, sentence: str) -> None:
         await self._node.publish(ROOM, Publication(data=Raw(sentence.encode())), PublishOptions())
@@ -75,8 +75,8 @@ class ChatConnection(Connection):
 
 @router.websocket("/ws/{client_id}")
 async def chat(
-    websocket: WebSocket, doors: DoorsDependency, client_id: int, credentials: CredentialsDependency
+    websocket: WebSocket, web_context: WebContextDependency, client_id: int, credentials: CredentialsDependency
 ) -> None:
     """The chat door."""
     user = credentials.user if credentials else ""
-    await hand_off(websocket, identify(ChatConnection(doors.node, user, client_id), credentials), doors)
+    await hand_off(websocket, identify(ChatConnection(web_context.node, user, client_id), credentials), web_context)

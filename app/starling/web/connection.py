@@ -6,8 +6,8 @@ from fastapi import APIRouter, Depends, WebSocket
 
 from starling.client.authority import Identity
 from starling.client.realtime import JsonConnection, ProtobufConnection, RealtimeConnection
-from starling.protocol.codes import Refusal
-from starling.web.dependencies import DoorsDependency, admit, presented_token
+from starling.protocol.codes import CommandRefused
+from starling.web.dependencies import WebContextDependency, admit, presented_token
 from starling.web.handoff import hand_off
 
 router = APIRouter(dependencies=[Depends(admit)])
@@ -15,18 +15,18 @@ router = APIRouter(dependencies=[Depends(admit)])
 SUBPROTOCOLS = {"centrifuge-json": JsonConnection, "centrifuge-protobuf": ProtobufConnection}
 
 
-async def find_identity(websocket: WebSocket, doors: DoorsDependency) -> Identity | Refusal | None:
+async def find_identity(websocket: WebSocket, web_context: WebContextDependency) -> Identity | CommandRefused | None:
     """Who the handshake's token says it is, or why it is no good; None without one.
 
     Browsers cannot read why an upgrade was refused, so nothing is refused here: a client whose connect command brings
     no token either is told then.
     """
-    presented = presented_token(websocket, doors)
+    presented = presented_token(websocket, web_context)
     if presented is None:
         return None
     try:
-        return await doors.authority.identify_token(presented.token)
-    except Refusal as refusal:
+        return await web_context.authority.identify_token(presented.token)
+    except CommandRefused as refusal:
         return refusal
 
 
@@ -44,10 +44,10 @@ def choose_format(websocket: WebSocket) -> tuple[type[RealtimeConnection], str |
 @router.websocket("/connection/websocket")
 async def connection(
     websocket: WebSocket,
-    doors: DoorsDependency,
-    identity: Annotated[Identity | Refusal | None, Depends(find_identity)],
+    web_context: WebContextDependency,
+    identity: Annotated[Identity | CommandRefused | None, Depends(find_identity)],
 ) -> None:
     """The real-time door."""
     kind, subprotocol = choose_format(websocket)
-    client = kind(doors.node, doors.authority, doors.session_limits, identity)
-    await hand_off(websocket, client, doors, subprotocol)
+    client = kind(web_context.node, web_context.authority, web_context.session_limits, identity)
+    await hand_off(websocket, client, web_context, subprotocol)

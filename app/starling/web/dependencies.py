@@ -13,7 +13,7 @@ from starling.auth.handshake import PresentedToken, find_token
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
 from starling.engine.connection import Connection
 from starling.engine.node import Node
-from starling.engine.rejection import TurnedAway
+from starling.engine.rejection import Rejection
 from starling.engine.transport import EXTENSION
 from starling.protocol.session import SessionLimits
 from starling.web.authority import TokenAuthority
@@ -23,7 +23,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.doors")
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class WebContext:
     """What the doors share. `developer` lets everyone in; `write_limit` is in bytes."""
 
     node: Node
@@ -36,32 +36,32 @@ class Doors:
     write_limit: int
 
 
-def doors_of(connection: HTTPConnection) -> Doors:
+def web_context_of(connection: HTTPConnection) -> WebContext:
     """The doors' parts, put there by `main`."""
-    doors: Doors = connection.app.state.doors
-    return doors
+    web_context: WebContext = connection.app.state.web_context
+    return web_context
 
 
-async def get_doors(connection: HTTPConnection) -> Doors:
-    """`doors_of` as a dependency: a coroutine, because FastAPI runs plain functions in a thread."""
-    return doors_of(connection)
+async def get_web_context(connection: HTTPConnection) -> WebContext:
+    """`web_context_of` as a dependency: a coroutine, because FastAPI runs plain functions in a thread."""
+    return web_context_of(connection)
 
 
-DoorsDependency = Annotated[Doors, Depends(get_doors)]
+WebContextDependency = Annotated[WebContext, Depends(get_web_context)]
 
 
-async def admit(websocket: WebSocket, doors: DoorsDependency) -> None:
+async def admit(websocket: WebSocket, web_context: WebContextDependency) -> None:
     """Turn the client away with 503 where this worker wants no new ones, with 403 when its page is foreign.
 
     Our own server has asked admission before it came to this.
     """
-    if own_socket(websocket) is None and (refusal := doors.node.admission.refusal()):
-        raise turn_away(doors, refusal)
+    if own_socket(websocket) is None and (refusal := web_context.node.admission.refusal()):
+        raise turn_away(web_context, refusal)
     origin = header_of(websocket, b"origin")
-    if doors.developer or origin is None:
+    if web_context.developer or origin is None:
         return
-    if not origin_allowed(origin, header_of(websocket, b"host") or "", doors.allowed_origins):
-        doors.node.metrics.refuse("origin")
+    if not origin_allowed(origin, header_of(websocket, b"host") or "", web_context.allowed_origins):
+        web_context.node.metrics.refuse("origin")
         raise HTTPException(
             status.HTTP_403_FORBIDDEN, "pages of this origin may not connect: see STARLING_ALLOWED_ORIGINS"
         )
@@ -80,9 +80,9 @@ def own_socket(websocket: WebSocket) -> Any:
     return (websocket.scope.get("extensions") or {}).get(EXTENSION)
 
 
-def turn_away(doors: Doors, refusal: TurnedAway) -> HTTPException:
+def turn_away(web_context: WebContext, refusal: Rejection) -> HTTPException:
     """Count a client that admission refuses; returns its answer."""
-    doors.node.metrics.refuse(refusal.reason)
+    web_context.node.metrics.refuse(refusal.reason)
     return HTTPException(
         status.HTTP_503_SERVICE_UNAVAILABLE, refusal.message, {"Retry-After": str(refusal.retry_after)}
     )
@@ -97,23 +97,23 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
     return any(fnmatchcase(origin.lower(), pattern.lower().replace("[", "[[]")) for pattern in allowed)
 
 
-async def authenticate(websocket: WebSocket, doors: DoorsDependency) -> Credentials | None:
+async def authenticate(websocket: WebSocket, web_context: WebContextDependency) -> Credentials | None:
     """Whose connection this is; None in developer mode. No token: 1008, which is 403 before the upgrade. Bad: 401."""
-    if doors.developer:
+    if web_context.developer:
         return None
-    presented = presented_token(websocket, doors)
+    presented = presented_token(websocket, web_context)
     if presented is None:
-        doors.node.metrics.refuse("no_token")
+        web_context.node.metrics.refuse("no_token")
         raise WebSocketException(status.WS_1008_POLICY_VIOLATION, "a token is needed")
     try:
-        return await doors.verifier.connection(presented.token)
+        return await web_context.verifier.connection(presented.token)
     except KeyNotLoaded as unknown:
-        doors.node.metrics.refuse("issuer_away")
+        web_context.node.metrics.refuse("issuer_away")
         raise HTTPException(
             status.HTTP_503_SERVICE_UNAVAILABLE, "the token cannot be checked now; try again", {"Retry-After": "5"}
         ) from unknown
     except TokenRefused as refused:
-        doors.node.metrics.refuse("bad_token")
+        web_context.node.metrics.refuse("bad_token")
         log.info("token_refused", reason=refused.reason.value, claim=refused.claim, source=presented.source.value)
         detail = "the token has expired" if refused.reason is RefusalReason.EXPIRED else "the token is not valid"
         raise HTTPException(
@@ -121,14 +121,14 @@ async def authenticate(websocket: WebSocket, doors: DoorsDependency) -> Credenti
         ) from refused
 
 
-def presented_token(websocket: WebSocket, doors: Doors) -> PresentedToken | None:
+def presented_token(websocket: WebSocket, web_context: WebContext) -> PresentedToken | None:
     """The token that the handshake brings, not verified yet."""
     presented = find_token(authorization=header_of(websocket, b"authorization"))
     return presented or find_token(
         subprotocols=websocket.scope["subprotocols"],
         cookie=websocket.cookies.get("session"),
-        query=websocket.query_params.get("token") if doors.token_in_query else None,
-        allow_query=doors.token_in_query,
+        query=websocket.query_params.get("token") if web_context.token_in_query else None,
+        allow_query=web_context.token_in_query,
     )
 
 

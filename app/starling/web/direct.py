@@ -86,15 +86,15 @@ def _is_plain(dependant: Dependant) -> bool:
     return iscoroutinefunction(dependant.call) and dependant.use_cache and not any(more)
 
 
-class DirectDoors:
+class DirectEndpoints:
     """ASGI: `application` with short ways through those doors of `routers` that can be laid out."""
 
     def __init__(self, application: FastAPI, routers: Sequence[APIRouter]) -> None:
         self._application = application
         routes = [route for router in routers for route in router.routes if isinstance(route, APIWebSocketRoute)]
-        doors = [door for route in routes if (door := lay_out(route)) is not None]
-        self._fixed = {door.route.path: door for door in doors if not door.route.param_convertors}
-        self._patterns = [door for door in doors if door.route.param_convertors]
+        web_context = [door for route in routes if (door := lay_out(route)) is not None]
+        self._fixed = {door.route.path: door for door in web_context if not door.route.param_convertors}
+        self._patterns = [door for door in web_context if door.route.param_convertors]
         self._stack: ASGIApp | None = None
 
     @property

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Depends, WebSocket
 
 from starling.engine.connection import Connection
 from starling.engine.transport import Frame
-from starling.web.dependencies import CredentialsDependency, DoorsDependency, admit, identify
+from starling.web.dependencies import CredentialsDependency, WebContextDependency, admit, identify
 from starling.web.handoff import hand_off
 
 router = APIRouter(dependencies=[Depends(admit)])
@@ -26,7 +26,7 @@ class EchoConnection(Connection):
 
 
 @router.websocket("/ws")
-async def echo(websocket: WebSocket, doors: DoorsDependency, credentials: CredentialsDependency) -> None:
+async def echo(websocket: WebSocket, web_context: WebContextDependency, credentials: CredentialsDependency) -> None:
     """The echo door."""
     user = credentials.user if credentials else ""
-    await hand_off(websocket, identify(EchoConnection(doors.node, user), credentials), doors)
+    await hand_off(websocket, identify(EchoConnection(web_context.node, user), credentials), web_context)

@@ -9,10 +9,12 @@ from starlette.websockets import WebSocketState
 from starling.auth.handshake import select_subprotocol
 from starling.engine.connection import Connection
 from starling.engine.transport import Batch, Frame, Handler
-from starling.web.dependencies import Doors, own_socket, turn_away
+from starling.web.dependencies import WebContext, own_socket, turn_away
 
 
-async def hand_off(websocket: WebSocket, connection: Connection, doors: Doors, subprotocol: str | None = None) -> None:
+async def hand_off(
+    websocket: WebSocket, connection: Connection, web_context: WebContext, subprotocol: str | None = None
+) -> None:
     """Accept, and let `connection` have the socket. `subprotocol` is answered, or `starling.v1` where it was offered.
 
     Others may have taken the last places since this client was let in: then it is turned away here.
@@ -20,16 +22,16 @@ async def hand_off(websocket: WebSocket, connection: Connection, doors: Doors, s
     On our own server this returns at once, and nothing of the request stays alive; elsewhere it returns when the
     conversation has ended.
     """
-    if doors.node.admission.full:
-        raise turn_away(doors, doors.node.admission.no_room())
+    if web_context.node.admission.full:
+        raise turn_away(web_context, web_context.node.admission.no_room())
     await websocket.accept(subprotocol or select_subprotocol(websocket.scope["subprotocols"]))
     address = websocket.client.host if websocket.client else ""
     own = own_socket(websocket)
     if own is not None:
         connection.open(own, address)
-        own.detach(connection, write_limit=doors.write_limit)
+        own.detach(connection, write_limit=web_context.write_limit)
         return
-    transport = LoopTransport(websocket, connection, doors.write_limit)
+    transport = LoopTransport(websocket, connection, web_context.write_limit)
     connection.open(transport, address)
     await transport.run()
 

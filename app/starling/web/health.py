@@ -3,7 +3,7 @@
 from fastapi import APIRouter, status
 from fastapi.responses import JSONResponse
 
-from starling.web.dependencies import DoorsDependency
+from starling.web.dependencies import WebContextDependency
 
 router = APIRouter(tags=["health"])
 
@@ -15,17 +15,17 @@ async def livez() -> dict[str, bool]:
 
 
 @router.get("/startupz", summary="Has this worker started?", responses={503: {"description": "Still starting."}})
-async def startupz(doors: DoorsDependency) -> JSONResponse:
+async def startupz(web_context: WebContextDependency) -> JSONResponse:
     """200 once the configuration stands and the first contact with the broker was tried."""
-    return _answer(doors, good=doors.node.readiness.started)
+    return _answer(web_context, good=web_context.node.readiness.started)
 
 
 @router.get("/readyz", summary="Does this worker want new clients?", responses={503: {"description": "Not now."}})
-async def readyz(doors: DoorsDependency) -> JSONResponse:
+async def readyz(web_context: WebContextDependency) -> JSONResponse:
     """200 while nothing speaks against new clients; the body names the reasons and the broker's state."""
-    return _answer(doors, good=doors.node.readiness.ready)
+    return _answer(web_context, good=web_context.node.readiness.ready)
 
 
-def _answer(doors: DoorsDependency, *, good: bool) -> JSONResponse:
+def _answer(web_context: WebContextDependency, *, good: bool) -> JSONResponse:
     code = status.HTTP_200_OK if good else status.HTTP_503_SERVICE_UNAVAILABLE
-    return JSONResponse(doors.node.readiness.report(), code)
+    return JSONResponse(web_context.node.readiness.report(), code)

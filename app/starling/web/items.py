@@ -6,7 +6,7 @@ from fastapi import APIRouter, Cookie, Depends, Query, WebSocket, WebSocketExcep
 
 from starling.engine.connection import Connection
 from starling.engine.node import Node
-from starling.web.dependencies import CredentialsDependency, DoorsDependency, admit, identify, presented_token
+from starling.web.dependencies import CredentialsDependency, WebContextDependency, admit, identify, presented_token
 from starling.web.handoff import hand_off
 
 router = APIRouter(dependencies=[Depends(admit)])
@@ -40,7 +40,7 @@ class ItemsConnection(Connection):
 
 async def get_cookie_or_token(
     websocket: WebSocket,
-    doors: DoorsDependency,
+    web_context: WebContextDependency,
     credentials: CredentialsDependency,
     session: Annotated[str | None, Cookie()] = None,
     token: Annotated[str | None, Query()] = None,
@@ -50,16 +50,16 @@ async def get_cookie_or_token(
         return credentials.user
     if session is not None or token is not None:
         return session or token or ""
-    if presented := presented_token(websocket, doors):
+    if presented := presented_token(websocket, web_context):
         return presented.token
-    doors.node.metrics.refuse("no_token")
+    web_context.node.metrics.refuse("no_token")
     raise WebSocketException(code=status.WS_1008_POLICY_VIOLATION)
 
 
 @router.websocket("/items/{item_id}/ws")
 async def items(
     websocket: WebSocket,
-    doors: DoorsDependency,
+    web_context: WebContextDependency,
     item_id: str,
     credentials: CredentialsDependency,
     cookie_or_token: Annotated[str, Depends(get_cookie_or_token)],
@@ -67,5 +67,5 @@ async def items(
 ) -> None:
     """The items door."""
     user = credentials.user if credentials else ""
-    connection = ItemsConnection(doors.node, user, cookie_or_token, item_id, q)
-    await hand_off(websocket, identify(connection, credentials), doors)
+    connection = ItemsConnection(web_context.node, user, cookie_or_token, item_id, q)
+    await hand_off(websocket, identify(connection, credentials), web_context)

@@ -6,12 +6,12 @@ from fastapi import FastAPI, WebSocket, status
 from fastapi.exceptions import WebSocketRequestValidationError
 from fastapi.responses import JSONResponse
 
-from starling.web.dependencies import doors_of
+from starling.web.dependencies import web_context_of
 
 
 async def refuse_parameters(websocket: WebSocket, error: Any) -> None:
     """422 before the upgrade, naming each parameter that does not fit; values are not repeated."""
-    doors_of(websocket).node.metrics.refuse("parameters")
+    web_context_of(websocket).node.metrics.refuse("parameters")
     problems = [{"parameter": str(problem["loc"][-1]), "message": problem["msg"]} for problem in error.errors()]
     response = JSONResponse({"detail": problems}, status.HTTP_422_UNPROCESSABLE_CONTENT)
     await websocket.send_denial_response(response)

@@ -81,7 +81,7 @@ class WebhookSender:
                     log.info("webhook_delivered_late", receiver=self._host, attempts=attempt + 1)
                 return True
             if not attempt:
-                log.warning("webhook_not_delivered", receiver=self._host, reason=problem, mend="it is tried again")
+                log.warning("webhook_not_delivered", receiver=self._host, reason=problem, remedy="it is tried again")
         log.error("webhook_given_up", receiver=self._host, reason=problem, attempts=ATTEMPTS)
         return False
 

@@ -142,7 +142,7 @@ class Webhooks:
             if not self._overflowing:
                 self._overflowing = True
                 log.error(
-                    "webhook_queue_full", events=self._queue_events, mend="the receiver is away or slow: see to it"
+                    "webhook_queue_full", events=self._queue_events, remedy="the receiver is away or slow: see to it"
                 )
             return
         self._overflowing = False

@@ -11,7 +11,7 @@
 {{- $grace := include "starling.grace" . | int -}}
 {{- $sufficient := include "starling.sufficientGrace" . | int -}}
 {{- if lt $grace $sufficient -}}
-{{- print "\n- " (printf "terminationGracePeriodSeconds is %d, but settings.drainDelaySeconds, the drain (settings.drainSeconds, else settings.maxConnections × workers at settings.drainPace) and 35 seconds to close need %d: raise it, leave it null, or drain faster" $grace $sufficient) -}}
+{{- print "\n- " (printf "terminationGracePeriodSeconds is %d, but settings.drainDelaySeconds, the drain (settings.drainSeconds, else settings.maxConnections × workers at settings.drainRate) and 35 seconds to close need %d: raise it, leave it null, or drain faster" $grace $sufficient) -}}
 {{- end -}}
 {{- $deadline := include "starling.progressDeadline" . | int -}}
 {{- $slowest := include "starling.slowestRollout" . | int -}}

@@ -8,7 +8,7 @@
 {{/* Seconds within which a pod lets its clients go: as set, else what a full one takes at the pace, 20 to 3600. */}}
 {{- define "starling.drainSeconds" -}}
 {{- if kindIs "invalid" .Values.settings.drainSeconds -}}
-{{- $pace := .Values.settings.drainPace | float64 -}}
+{{- $pace := .Values.settings.drainRate | float64 -}}
 {{- $atPace := 0 -}}
 {{- if gt $pace 0.0 }}{{ $atPace = divf (include "starling.capacity" . | int) $pace | ceil | int }}{{ end -}}
 {{- min 3600 (max 20 $atPace) -}}

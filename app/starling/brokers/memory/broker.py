@@ -7,8 +7,8 @@ from broadcaster import Event
 
 from starling.brokers import envelope
 from starling.brokers.broadcast import BroadcastBroker
-from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
-from starling.brokers.memory.drain_rate import MemoryPace
+from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkStats, MessageEvent
+from starling.brokers.memory.drain_rate import MemoryDrainRate
 from starling.brokers.memory.history import MemoryHistory
 from starling.brokers.memory.occupancy import MemoryOccupancy
 from starling.brokers.memory.presence import MemoryPresence
@@ -22,18 +22,18 @@ class MemoryBackend(LinkBackend):
     """Hands messages to the process that published them."""
 
     def __init__(self, *, max_events: int = MAX_EVENTS) -> None:
-        self.figures = LinkFigures()
+        self.stats = LinkStats()
         self._queue = EventQueue(max_events)
         self._channels: set[str] = set()
 
     async def connect(self) -> None:
         """Come up at once."""
-        self.figures.up = True
+        self.stats.up = True
         self._queue.put(LinkEvent(LinkState.UP))
 
     async def disconnect(self) -> None:
         """Take nothing more."""
-        self.figures.up = False
+        self.stats.up = False
         self._channels.clear()
 
     async def subscribe(self, group: str) -> None:
@@ -50,7 +50,7 @@ class MemoryBackend(LinkBackend):
 
     def offer(self, channel: str, message: bytes) -> None:
         """Queue for this process. Raises BrokerUnavailable when it is stopped or too far behind to take more."""
-        if not self.figures.up:
+        if not self.stats.up:
             raise BrokerUnavailable("the broker is not started")
         if channel in self._channels and not self._queue.offer(MessageEvent(channel, message)):
             raise BrokerUnavailable("this process is behind with delivery and takes nothing more for the moment")
@@ -73,7 +73,7 @@ class MemoryBroker(BroadcastBroker):
         self.presence: MemoryPresence = MemoryPresence(presence_ttl)
         self.revocations: MemoryRevocations = MemoryRevocations()
         self.occupancy: MemoryOccupancy = MemoryOccupancy(presence_ttl)
-        self.pace: MemoryPace = MemoryPace()
+        self.pace: MemoryDrainRate = MemoryDrainRate()
 
     def begin_publish(
         self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 
 
-class MemoryPace:
-    """Implements starling.engine.drain_rate.PaceStore."""
+class MemoryDrainRate:
+    """Implements starling.engine.drain_rate.DrainRateStore."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

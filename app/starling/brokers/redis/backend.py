@@ -30,7 +30,7 @@ class RedisBackend(SupervisedBackend):
         super().__init__(str(address), timeout=timeout, max_events=max_events)
         self.prefix = prefix
         self._pool: ConnectionPool = make_pool(address, timeout=timeout)
-        self._rights_mend = f"ACL SETUSER {address.username or 'default'} {rule(prefix)}"
+        self._rights_remedy = f"ACL SETUSER {address.username or 'default'} {rule(prefix)}"
         # Known from the start, so that no publication is sent twice and falls behind the one after it.
         scripts = [script.introduce() for script in PUBLISHING_SCRIPTS]
         self._calls = self._make_calls("publisher", first=scripts)
@@ -100,7 +100,7 @@ class RedisBackend(SupervisedBackend):
 
     async def first_up(self) -> None:
         """Say what of the server or its user is not as it should be."""
-        await inspect(self.execute, self.prefix, cluster=False, rights_mend=self._rights_mend)
+        await inspect(self.execute, self.prefix, cluster=False, rights_remedy=self._rights_remedy)
 
     async def check_server(self) -> None:
         """Leave a server that became a replica: it takes a PUBLISH all the same, but its master does not hear of it."""
@@ -114,9 +114,9 @@ class RedisBackend(SupervisedBackend):
             self.reads.renew()
             raise LinkLost("the server is a replica, its master is elsewhere")
 
-    def mend(self, reason: str) -> str:
+    def remedy(self, reason: str) -> str:
         """The rule for the user, where Redis says that something is not allowed."""
-        return self._rights_mend if "permission" in reason else ""
+        return self._rights_remedy if "permission" in reason else ""
 
     def _make_calls(self, purpose: str, *, max_batch: int = CALLS_AT_ONCE, first: Sequence[Command] = ()) -> RedisCalls:
         return RedisCalls(

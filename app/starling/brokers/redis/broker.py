@@ -13,7 +13,7 @@ from starling.brokers.redis.backend import RedisBackend
 from starling.brokers.redis.calls import Command, Reply
 from starling.brokers.redis.cluster_backend import ClusterBackend
 from starling.brokers.redis.cluster_calls import Answer
-from starling.brokers.redis.drain_rate import RedisPace
+from starling.brokers.redis.drain_rate import RedisDrainRate
 from starling.brokers.redis.history import RedisHistory, read_position
 from starling.brokers.redis.occupancy import RedisOccupancy
 from starling.brokers.redis.presence import RedisPresence
@@ -44,7 +44,7 @@ class RedisBroker(BroadcastBroker):
         )
         self.revocations: RedisRevocations = RedisRevocations(backend.execute, backend.reads.execute, backend.prefix)
         self.occupancy: RedisOccupancy = RedisOccupancy(backend.execute, backend.prefix, presence_ttl)
-        self.pace: RedisPace = RedisPace(backend.execute, backend.prefix)
+        self.pace: RedisDrainRate = RedisDrainRate(backend.execute, backend.prefix)
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Keep and send in one atomic step, or only send; returns the position. Raises BrokerUnavailable."""

@@ -10,7 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkFigures, MessageEvent
+from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkStats, MessageEvent
 from starling.brokers.redis.address import RedisAddress
 from starling.brokers.redis.backend import CALLS_AT_ONCE, READS_AT_ONCE
 from starling.brokers.redis.calls import Command, RedisCalls, Reply
@@ -43,7 +43,7 @@ class ClusterBackend(LinkBackend):
         self.prefix = prefix
         self.timeout = timeout
         self._address = address
-        self._figures = LinkFigures()
+        self._stats = LinkStats()
         self._queue = EventQueue(max_events)
         self._map = ClusterMap(address.hosts)
         # Known from the start, so that no publication is sent twice and falls behind the one after it.
@@ -56,14 +56,14 @@ class ClusterBackend(LinkBackend):
         self._state = LinkState.CONNECTING
         self._reason = ""
         self._ever_up = False
-        self._rights_mend = f"ACL SETUSER {address.username or 'default'} {rule(prefix, cluster=True)}"
+        self._rights_remedy = f"ACL SETUSER {address.username or 'default'} {rule(prefix, cluster=True)}"
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def figures(self) -> LinkFigures:  # type: ignore[override]  # a field of the others, made of many here
+    def stats(self) -> LinkStats:  # type: ignore[override]  # a field of the others, made of many here
         """The worst of all links, and what they counted together."""
-        told = self._figures
-        links = [shard.figures for shard in self._shards.values()]
+        told = self._stats
+        links = [shard.stats for shard in self._shards.values()]
         told.up = self._state is LinkState.UP
         told.canary_round_trip_seconds = max((link.canary_round_trip_seconds for link in links), default=0.0)
         told.canary_heard_at = min((link.canary_heard_at for link in links if link.canary_heard_at), default=None)
@@ -213,11 +213,11 @@ class ClusterBackend(LinkBackend):
             slots=self._map,
             make_connection=lambda purpose: self._make_connection(node, purpose),
             calls=lambda: self._calls.at(node),
-            rights_mend=self._rights_mend,
+            rights_remedy=self._rights_remedy,
             told=self._hear_of,
             moved=self._give_up,
         )
-        shard.figures.dropped, shard.figures.probes = self._figures.dropped, self._figures.probes
+        shard.stats.dropped, shard.stats.probes = self._stats.dropped, self._stats.probes
         return shard
 
     def _give_up(self, shard: ShardBackend, channels: list[str]) -> None:
@@ -249,7 +249,7 @@ class ClusterBackend(LinkBackend):
         whole = self._map.is_whole and self._map.masters == self._shards.keys()
         if self._state is LinkState.UP or not whole or not all(shard.is_up for shard in self._shards.values()):
             return
-        self._figures.reconnects += self._ever_up
+        self._stats.reconnects += self._ever_up
         self._state, self._reason, self._ever_up = LinkState.UP, "", True
         self._queue.put(LinkEvent(LinkState.UP))
         log.info("broker_link_up", address=str(self._address), channels=len(self._wanted), nodes=len(self._shards))
@@ -257,18 +257,18 @@ class ClusterBackend(LinkBackend):
     def _down(self, reason: str) -> None:
         if reason and reason != self._reason:
             self._reason = reason
-            mend = self._mend(reason)
+            remedy = self._remedy(reason)
             log.warning(
-                "broker_link_down", address=str(self._address), reason=reason, **({"mend": mend} if mend else {})
+                "broker_link_down", address=str(self._address), reason=reason, **({"remedy": remedy} if remedy else {})
             )
         if self._state is not LinkState.DOWN:
             self._state = LinkState.DOWN
             self._queue.put(LinkEvent(LinkState.DOWN))
 
-    def _mend(self, reason: str) -> str:
+    def _remedy(self, reason: str) -> str:
         if "cluster support disabled" in reason:
             return "this Redis is no cluster: write redis:// (or rediss://) in the broker URL"
-        return self._rights_mend if "permission" in reason else ""
+        return self._rights_remedy if "permission" in reason else ""
 
     # Connections
 

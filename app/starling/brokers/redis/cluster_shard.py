@@ -33,7 +33,7 @@ class ShardBackend(SupervisedBackend):
         slots: ClusterMap,
         make_connection: Callable[[str], AbstractConnection],
         calls: Callable[[], RedisCalls],
-        rights_mend: str,
+        rights_remedy: str,
         told: Callable[["ShardBackend", tuple[LinkState, ...]], None],
         moved: Callable[["ShardBackend", list[str]], None],
     ) -> None:
@@ -47,7 +47,7 @@ class ShardBackend(SupervisedBackend):
         self._map = slots
         self._make_connection = make_connection
         self._calls = calls
-        self._rights_mend = rights_mend
+        self._rights_remedy = rights_remedy
         self._told = told
         self._moved = moved
 
@@ -93,15 +93,15 @@ class ShardBackend(SupervisedBackend):
 
     async def first_up(self) -> None:
         """Say what of the server or its user is not as it should be."""
-        await inspect(self._calls().execute, self._prefix, cluster=True, rights_mend=self._rights_mend)
+        await inspect(self._calls().execute, self._prefix, cluster=True, rights_remedy=self._rights_remedy)
 
     def tell(self, *states: LinkState) -> None:
         """Let the cluster tell, which has one state for all."""
         self._told(self, states)
 
-    def mend(self, reason: str) -> str:
+    def remedy(self, reason: str) -> str:
         """The rule for the user, where Redis says that something is not allowed."""
-        return self._rights_mend if "permission" in reason else ""
+        return self._rights_remedy if "permission" in reason else ""
 
     def drop(self, channel: str) -> None:
         """Listen to `channel` no more."""

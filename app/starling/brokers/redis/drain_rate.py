@@ -3,8 +3,8 @@
 from starling.brokers.redis.script import Execute, Script
 
 
-class RedisPace:
-    """Implements starling.engine.drain_rate.PaceStore; the clock is Redis's own, so that those of the hosts may differ."""
+class RedisDrainRate:
+    """Implements DrainRateStore with Redis's own clock, so that the clocks of the hosts may differ."""
 
     def __init__(self, execute: Execute, prefix: str) -> None:
         self._execute = execute

@@ -14,13 +14,13 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 _OLDEST = (7, 0)
 
 
-async def inspect(execute: Execute, prefix: str, *, cluster: bool, rights_mend: str) -> None:
+async def inspect(execute: Execute, prefix: str, *, cluster: bool, rights_remedy: str) -> None:
     """Warn of rights that are missing, of a server that is too old, or that evicts what it should keep.
 
     Raises BrokerUnavailable.
     """
     if missing := await missing_rights(execute, prefix, cluster=cluster):
-        log.error("redis_rights_missing", commands=missing, mend=rights_mend)
+        log.error("redis_rights_missing", commands=missing, remedy=rights_remedy)
     try:
         version = _field(await execute("INFO", "server"), "redis_version")
         in_cluster = _field(await execute("INFO", "cluster"), "cluster_enabled")
@@ -29,14 +29,14 @@ async def inspect(execute: Execute, prefix: str, *, cluster: bool, rights_mend: 
         raise BrokerUnavailable(f"Redis refused to tell its version and settings: {error}") from None
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
     if numbers < _OLDEST:
-        log.warning("redis_too_old", version=version, mend="run Redis 7.0 or newer")
+        log.warning("redis_too_old", version=version, remedy="run Redis 7.0 or newer")
     if in_cluster == "1" and not cluster:
-        log.error("redis_is_a_cluster", mend="write redis+cluster:// (or rediss+cluster://) in the broker URL")
+        log.error("redis_is_a_cluster", remedy="write redis+cluster:// (or rediss+cluster://) in the broker URL")
     if policy != "noeviction":
         log.warning(
             "redis_may_evict",
             maxmemory_policy=policy,
-            mend="set maxmemory-policy noeviction: under any other policy Redis may delete history and presence",
+            remedy="set maxmemory-policy noeviction: under any other policy Redis may delete history and presence",
         )
 
 

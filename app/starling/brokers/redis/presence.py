@@ -168,7 +168,7 @@ def _decode_all(channel: str, found: list[object]) -> Iterator[tuple[str, Client
             "presence_malformed",
             channel=channel,
             entries=malformed,
-            mend="something other than this service writes under its prefix: give it another prefix",
+            remedy="something other than this service writes under its prefix: give it another prefix",
         )
 
 
