@@ -11,7 +11,7 @@ import structlog
 from msgspec import Raw
 from redis.crc import key_slot
 
-import starling.brokers
+import starling.brokers.redis
 from starling.brokers.redis.rights import rule
 from starling.engine.broker import BrokerUnavailable, LinkState, PublishOptions, StreamPosition
 from starling.protocol.messages import Publication
@@ -22,7 +22,7 @@ from tests.support.redis_cluster import RedisCluster
 from tests.support.services import RedisServer
 from tests.support.waiting import until
 
-PUBLISH = Path(starling.brokers.__file__).with_name("publish.lua")
+PUBLISH = Path(starling.brokers.redis.__file__).with_name("publish.lua")
 KEPT = PublishOptions(history_size=100, history_ttl=60, history_meta_ttl=3600)
 # One for each node.
 ROOMS = [

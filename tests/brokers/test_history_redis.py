@@ -14,7 +14,7 @@ from msgspec import Raw
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-import starling.brokers
+import starling.brokers.redis
 from starling.brokers.open import open_broker
 from starling.engine.broker import (
     BrokerUnavailable,
@@ -227,14 +227,16 @@ async def test_a_new_connection_to_redis_knows_the_scripts_before_the_first_publ
     await opener(redis_server.limited_url)
 
     names = ("publish.lua", "publish_once.lua")
-    digests = [hashlib.sha1(Path(starling.brokers.__file__).with_name(name).read_bytes()).hexdigest() for name in names]
+    digests = [
+        hashlib.sha1(Path(starling.brokers.redis.__file__).with_name(name).read_bytes()).hexdigest() for name in names
+    ]
     assert await redis.script_exists(*digests) == [True, True]
 
 
 async def test_a_backend_publishes_with_eval_alone(redis_server: RedisServer, opener: Opener) -> None:
     here = await opener(redis_server.url)
     await here.broker.subscribe(CHANNEL)
-    script = Path(starling.brokers.__file__).with_name("publish.lua")
+    script = Path(starling.brokers.redis.__file__).with_name("publish.lua")
     answers = []
     for key in ("order-1", "order-1", "order-2"):
         keys = [META, STREAM, f"starling:idem:{{news:a}}:{key}"]

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from structlog.typing import EventDict
 
-import starling.brokers
+import starling.brokers.redis
 from starling.brokers.open import open_broker
 from starling.brokers.redis.rights import rule
 from starling.engine.broker import BrokerUnavailable
@@ -26,7 +26,7 @@ from tests.support.configured_redis import ConfiguredServer
 from tests.support.services import RedisServer, documented_user, free_port
 from tests.support.waiting import until
 
-SOURCES = Path(starling.brokers.__file__).parent
+SOURCES = Path(starling.brokers.redis.__file__).parent
 
 
 def events(logs: list[EventDict], name: str) -> list[EventDict]:

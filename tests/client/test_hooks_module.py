@@ -1,6 +1,8 @@
 """Hooks of a Python module: what they are given, what they decide, and how they fail."""
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -171,10 +173,22 @@ def test_a_misspelt_hook_is_refused() -> None:
         hooks(on_conect=on_conect)
 
 
-@pytest.mark.parametrize("name", ["app", "starling.main"])
-def test_starlings_own_modules_are_no_hooks(name: str) -> None:
-    with pytest.raises(HooksError, match="Starling's own"):
-        load_hooks(name, None, seconds=1)
+def test_hooks_of_a_package_called_app_import_the_users_own_modules(tmp_path: Path) -> None:
+    package = tmp_path / "app"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "models.py").write_text("GREETING = 'from app.models'\n")
+    (package / "hooks.py").write_text(
+        "from app.models import GREETING\n\nasync def on_connect(client):\n    return {'said': GREETING}\n"
+    )
+    code = (
+        "from pathlib import Path; from starling.client.hooks_module import load_hooks; import sys\n"
+        f"load_hooks('app.hooks', Path({str(tmp_path)!r}), seconds=1)\n"
+        "print(sys.modules['app.models'].GREETING)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "from app.models\n"), done.stderr
 
 
 def test_a_module_is_found_on_the_path_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,9 +31,9 @@ def open_broker(
 ) -> BroadcastBroker:
     """The broker at `url`, which connects when it is started.
 
-    `memory://`, `postgresql://`, or a scheme of starling.brokers.redis.address. `prefix` begins every name in the server,
-    `timeout` in seconds bounds one call to it. For `rediss` schemes `ca_file` holds the certificates that servers are
-    checked against, `cert_file` and `key_file` what this client shows them. A client stays in presence for
+    `memory://`, `postgresql://`, or a scheme of starling.brokers.redis.address. `prefix` begins every name in the
+    server, `timeout` in seconds bounds one call to it. For `rediss` schemes `ca_file` holds the certificates that
+    servers are checked against, `cert_file` and `key_file` what this client shows them. A client stays in presence for
     `presence_ttl` seconds unless it is refreshed, and a process that long in occupancy. Raises ValueError, naming the
     mend, never the password.
     """

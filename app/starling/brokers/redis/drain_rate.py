@@ -9,7 +9,7 @@ class RedisDrainRate:
     def __init__(self, execute: Execute, prefix: str) -> None:
         self._execute = execute
         self._keys = [f"{prefix}:{{drain}}:pace".encode()]
-        self._script = Script("pace_reserve.lua")
+        self._script = Script("drain_rate_reserve.lua")
 
     async def reserve(self, count: int, per_second: float) -> float:
         """Take the next `count` turns; returns the seconds until they begin. Raises BrokerUnavailable."""
