@@ -540,8 +540,9 @@ class Settings(BaseModel):
 
 
 def usable_cpus() -> int:
-    """Processors this process may use: the smaller of its CPU affinity and its cgroup's quota, at least 1."""
-    available = len(os.sched_getaffinity(0))
+    """CPUs this process may use: the smaller of its CPU affinity and its cgroup's quota, at least 1."""
+    # macOS has neither of the two.
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):

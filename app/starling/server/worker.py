@@ -115,7 +115,9 @@ def set_socket_options(listener: socket.socket, options: ServerOptions) -> None:
     if listener.family not in {socket.AF_INET, socket.AF_INET6}:
         return
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(options.unacknowledged_seconds * 1000))
+    # Linux has it and macOS does not, where a service is only developed with.
+    if (user_timeout := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:
+        listener.setsockopt(socket.IPPROTO_TCP, user_timeout, int(options.unacknowledged_seconds * 1000))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer_bytes)
 
 

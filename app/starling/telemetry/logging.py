@@ -7,11 +7,13 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Literal
@@ -101,7 +103,7 @@ class LogWriter:
         self._fd = fd
         self._make = make
         # A pipe keeps only short writes whole, so processes take turns; the lock of a process ends with it.
-        self._turn = os.memfd_create("starling-log-turn")
+        self._turn = _file_without_name()
         self._begin_process()
         os.register_at_fork(after_in_child=self._begin_process)
 
@@ -177,6 +179,16 @@ class LogWriter:
                 rest = rest[os.write(self._fd, rest) :]
         finally:
             fcntl.lockf(self._turn, fcntl.LOCK_UN)
+
+
+def _file_without_name() -> int:
+    """Open a file that no other program can name; the descriptor stays open as long as the process."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("starling-log-turn")
+    # macOS has no such files.
+    descriptor, path = tempfile.mkstemp(prefix="starling-log-")
+    Path(path).unlink()
+    return descriptor
 
 
 def _failed(logger: str | None) -> bytes:

@@ -7,6 +7,7 @@ to integers, and `flush` carries the differences over once a second.
 import os
 import platform
 import resource
+import sys
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
@@ -423,11 +424,19 @@ def open_files_limit() -> int:
 
 
 def resident_memory() -> int:
-    """Bytes of this process that are in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    """Bytes of this process that are in memory; where the kernel has no /proc (macOS), the most there ever were."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
 
 
 def _count_open_files() -> int:
     # Since Linux 6.2 the size of the directory is their number; to list them takes milliseconds where there are many.
     directory = "/proc/self/fd"
-    return Path(directory).stat().st_size or len(os.listdir(directory))  # noqa: PTH208 - their names are not wanted
+    try:
+        return Path(directory).stat().st_size or len(os.listdir(directory))  # noqa: PTH208 - the names are not needed
+    except OSError:
+        # macOS has no /proc; its /dev/fd lists the same, but its size is not their number.
+        return len(os.listdir("/dev/fd"))  # noqa: PTH208 - the names are not needed
