@@ -1,0 +1,82 @@
+"""Fossil deltas: small patches, cut at characters, that the format's definition accepts."""
+
+import json
+
+import pytest
+from centrifuge import fossil
+from hypothesis import given
+from hypothesis import strategies as st
+
+from starling.protocol.delta import checksum, create_patch
+
+
+def applied(base: bytes, patch: bytes) -> bytes:
+    return bytes(fossil.apply_delta(base, patch))
+
+
+def test_a_patch_is_written_as_the_format_says() -> None:
+    base, target = b"the quick brown fox jumps", b"the quick green fox jumps"
+
+    patch = create_patch(base, target)
+
+    # 25 bytes; copy 10 from 0; insert "gree"; copy 11 from 14; the sum of the target's big-endian words.
+    words = [int.from_bytes(target[i : i + 4].ljust(4, b"\0"), "big") for i in range(0, 25, 4)]
+    assert checksum(target) == sum(words) % 2**32
+    assert patch is not None
+    assert patch.startswith(b"P\nA@0,4:greeB@E,")
+
+
+def test_two_changed_fields_of_a_document_of_one_kibibyte_cost_at_most_8_percent() -> None:
+    document = {"id": 7, "items": [{"name": f"item {i}", "price": i * 1.25, "stock": i * 3} for i in range(22)]}
+    base = json.dumps(document).encode()
+    document["items"][2]["price"] = 77.77  # type: ignore[index]
+    document["items"][19]["stock"] = 9999  # type: ignore[index]
+    target = json.dumps(document).encode()
+
+    patch = create_patch(base, target)
+
+    assert 900 < len(target) < 1200
+    assert patch is not None
+    assert len(patch) <= 0.08 * len(target)
+    assert applied(base, patch) == target
+
+
+@pytest.mark.parametrize(("base", "target"), [(b"", b""), (b"", b"abc"), (b"abc", b"xyz"), (b"a" * 30, b"b" * 30)])
+def test_documents_without_anything_in_common_are_sent_whole(base: bytes, target: bytes) -> None:
+    assert create_patch(base, target) is None
+
+
+def test_the_same_document_again_is_one_copy() -> None:
+    text = ("ä" * 50).encode()
+    patch = create_patch(text, text)
+    assert patch is not None
+    assert patch.count(b"@") == 1
+    assert applied(text, patch) == text
+
+
+@pytest.mark.parametrize(
+    ("base", "target"),
+    [
+        # The changed characters share their first byte, or their last, with those in their place.
+        ("начало " * 4 + "д" + " конец" * 4, "начало " * 4 + "ж" + " конец" * 4),
+        ("漢字仮名" * 8 + "交" + "じり文" * 8, "漢字仮名" * 8 + "亣" + "じり文" * 8),
+        ("🎉" * 10 + "😀" + "🎉" * 10, "🎉" * 10 + "😁" + "🎉" * 10),
+        ("a" * 40 + "é", "a" * 40 + "è"),
+        ("é" + "a" * 40, "è" + "a" * 40),
+    ],
+)
+def test_no_patch_cuts_a_character(base: str, target: str) -> None:
+    patch = create_patch(base.encode(), target.encode())
+    assert patch is not None
+    patch.decode()
+    assert applied(base.encode(), patch) == target.encode()
+
+
+@given(st.text(max_size=200), st.text(max_size=200), st.text(max_size=200), st.text(max_size=40))
+def test_any_text_comes_back_whole_from_its_patch(head: str, body: str, tail: str, new: str) -> None:
+    base, target = f"{head}{body}{tail}".encode(errors="ignore"), f"{tail}{new}{body}{head}".encode(errors="ignore")
+    patch = create_patch(base, target)
+    if patch is not None:
+        patch.decode()
+        assert len(patch) < len(target)
+        assert applied(base, patch) == target
