@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 
 from starling.auth.claims import TokenRules
 from starling.auth.jwks import Jwks, parse_jwks
-from starling.auth.jwks_download import JwksDownload, JwksError
+from starling.auth.jwks_download import JwksError
 from starling.auth.jwt import JwtVerifier
 from starling.auth.keys import VerificationKey
 from starling.auth.tokens import KeyNotLoaded, RefusalReason, TokenRefused
@@ -266,14 +266,6 @@ async def test_an_issuer_that_answers_drop_by_drop_is_cut_off(issuer: Issuer, ke
             assert isinstance(await refused(verifier, token_of(key)), KeyNotLoaded)
             assert await asyncio.to_thread(cut.wait, 15)
     assert "no whole answer within 0.5 s" in [line.get("error") for line in logs]
-
-
-def test_a_download_given_up_before_it_was_connected_ends_too(issuer: Issuer) -> None:
-    download = JwksDownload(issuer.url, 60)
-    download.abort()
-    with pytest.raises(JwksError):
-        download.run()
-    assert issuer.requests == []
 
 
 async def test_stopping_ends_a_fetch_under_way_and_answers_those_who_wait(issuer: Issuer, key: SigningKey) -> None:

@@ -1,4 +1,4 @@
-"""An issuer's JSON Web Key Set, fetched outside the event loop and kept fresh in the background (RFC 7517)."""
+"""An issuer's JSON Web Key Set, fetched and kept fresh in the background (RFC 7517)."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from starling.auth.compact import parse_strict_object
-from starling.auth.jwks_download import JwksDownload, JwksError
+from starling.auth.jwks_download import JwksError, download_jwks
 from starling.auth.keys import VerificationKey
 from starling.auth.tokens import TokenRefused
 
@@ -114,7 +114,7 @@ class Jwks:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        self._tell_waiters(fetched=False)
+        self._release_waiters(fetched=False)
 
     async def look_again(self) -> bool:
         """Wait for a fetch that is under way, or one made for this call; True if it gave keys.
@@ -142,7 +142,7 @@ class Jwks:
             fetched = await self._refresh()
             failures = 0 if fetched else failures + 1
             self._busy = False
-            self._tell_waiters(fetched=fetched)
+            self._release_waiters(fetched=fetched)
             delay = self._refresh_seconds
             if failures:
                 delay = min(delay, _FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 10), _LAST_RETRY_SECONDS)
@@ -152,7 +152,7 @@ class Jwks:
 
     async def _refresh(self) -> bool:
         try:
-            keys, skipped = parse_jwks(await self._download())
+            keys, skipped = parse_jwks(await download_jwks(self._url, self._timeout_seconds))
         except JwksError as error:
             log.warning("jwks_unreachable", host=self._host, error=str(error), kept_keys=len(self._keys))
             return False
@@ -164,17 +164,7 @@ class Jwks:
         log.info("jwks_refreshed", host=self._host, keys=len(keys), skipped=skipped[:3])
         return True
 
-    async def _download(self) -> bytes:
-        download = JwksDownload(self._url, self._timeout_seconds)
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await asyncio.to_thread(download.run)
-        except TimeoutError:
-            raise JwksError(f"no whole answer within {self._timeout_seconds:g} s") from None
-        finally:
-            download.abort()
-
-    def _tell_waiters(self, *, fetched: bool) -> None:
+    def _release_waiters(self, *, fetched: bool) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
