@@ -1,4 +1,4 @@
-"""Makes the broker that a URL asks for."""
+"""Makes the broker, or its link alone, that a URL names."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from starling.brokers.broadcast import BroadcastBroker
-from starling.brokers.memory.broker import MemoryBroker
+from starling.brokers.link import LinkBackend
+from starling.brokers.memory.broker import MemoryBackend, MemoryBroker
 from starling.brokers.postgres import PostgresBackend, PostgresBroker
 from starling.brokers.redis.address import SCHEMES, Topology, parse_address
 from starling.brokers.redis.backend import RedisBackend
@@ -31,18 +32,41 @@ def open_broker(
 ) -> BroadcastBroker:
     """The broker at `url`, which connects when it is started.
 
+    A client stays in presence for `presence_ttl` seconds unless it is refreshed, and a process that long in occupancy.
+    The other arguments are those of `open_backend`. Raises ValueError as it does.
+    """
+    if presence_ttl <= 0:
+        raise ValueError("presence ttl: a number of seconds above 0")
+    backend = open_backend(url, prefix=prefix, timeout=timeout, ca_file=ca_file, cert_file=cert_file, key_file=key_file)
+    match backend:
+        case RedisBackend() | ClusterBackend():
+            return RedisBroker(backend, presence_ttl=presence_ttl)
+        case PostgresBackend():
+            return PostgresBroker(backend)
+        case _:
+            return MemoryBroker(presence_ttl=presence_ttl)
+
+
+def open_backend(
+    url: str,
+    *,
+    prefix: str,
+    timeout: float,
+    ca_file: str | Path | None = None,
+    cert_file: str | Path | None = None,
+    key_file: str | Path | None = None,
+) -> LinkBackend:
+    """The link to the server at `url`, which connects when it is started.
+
     `memory://`, `postgresql://`, or a scheme of starling.brokers.redis.address. `prefix` begins every name in the
     server, `timeout` in seconds bounds one call to it. For `rediss` schemes `ca_file` holds the certificates that
-    servers are checked against, `cert_file` and `key_file` what this client shows them. A client stays in presence for
-    `presence_ttl` seconds unless it is refreshed, and a process that long in occupancy. Raises ValueError, naming the
-    mend, never the password.
+    servers are checked against, `cert_file` and `key_file` are this client's own. Raises ValueError, naming the remedy,
+    never the password.
     """
     if not _PREFIX.fullmatch(prefix):
         raise ValueError("broker prefix: 1 to 40 letters, digits, '_', '.' or '-', such as starling")
     if timeout <= 0:
         raise ValueError("broker timeout: a number of seconds above 0")
-    if presence_ttl <= 0:
-        raise ValueError("presence ttl: a number of seconds above 0")
     scheme = url.partition(":")[0] if ":" in url else ""
     tls = {"CA": ca_file, "cert": cert_file, "key": key_file}
     _check_files(tls, wanted=scheme.startswith("rediss"))
@@ -52,9 +76,9 @@ def open_broker(
         given = {name: str(path) for name, path in files.items() if path is not None}
         address = replace(address, options={**address.options, **given})
         kind = ClusterBackend if address.topology is Topology.CLUSTER else RedisBackend
-        return RedisBroker(kind(address, prefix=prefix, timeout=timeout), presence_ttl=presence_ttl)
+        return kind(address, prefix=prefix, timeout=timeout)
     if scheme == "memory":
-        return MemoryBroker(presence_ttl=presence_ttl)
+        return MemoryBackend()
     if scheme != "postgresql":
         raise ValueError(
             "broker URL: it must start with memory://, redis://, rediss:// or postgresql://, "
@@ -67,7 +91,7 @@ def open_broker(
         raise ValueError(f"broker URL: host or port cannot be read; write it like {_POSTGRES}") from None
     if not parts.hostname:
         raise ValueError(f"broker URL: the host is missing; write it like {_POSTGRES}")
-    return PostgresBroker(PostgresBackend(url, prefix=prefix, timeout=timeout, address=place))
+    return PostgresBackend(url, prefix=prefix, timeout=timeout, address=place)
 
 
 def _check_files(files: Mapping[str, str | Path | None], *, wanted: bool) -> None:
