@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from starling.brokers.subscriptions import Subscriptions
+from starling.brokers.subscriptions import LinkSubscriptions
 
 channels = st.sampled_from("abcd")
 
@@ -17,7 +17,7 @@ class ServerModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.subscriptions = Subscriptions()
+        self.subscriptions = LinkSubscriptions()
         self.wished: set[str] = set()
         self.server: set[str] = set()
         self.request: list[str] = []
@@ -79,7 +79,7 @@ TestServerModel.settings = settings(max_examples=60, stateful_step_count=25, dea
 
 
 async def test_several_may_wait_for_one_channel() -> None:
-    subscriptions = Subscriptions()
+    subscriptions = LinkSubscriptions()
     subscriptions.want("room")
     waiting = [asyncio.ensure_future(subscriptions.wait("room", 5)) for _ in range(3)]
     await asyncio.sleep(0)
@@ -88,7 +88,7 @@ async def test_several_may_wait_for_one_channel() -> None:
 
 
 async def test_taking_the_wish_back_lets_those_who_wait_go() -> None:
-    subscriptions = Subscriptions()
+    subscriptions = LinkSubscriptions()
     subscriptions.want("room")
     waiting = asyncio.ensure_future(subscriptions.wait("room", 5))
     await asyncio.sleep(0)

@@ -20,8 +20,8 @@ from starling.web.api_models import (
     BATCH_COMMANDS,
     BROADCAST_CHANNELS,
     IDEMPOTENCY_KEY_LENGTH,
-    BatchRequest,
-    CaptureRequest,
+    BatchBody,
+    CaptureBody,
 )
 
 SECRET = "a test's own secret, longer than thirty-two bytes"
@@ -441,7 +441,7 @@ def test_openapi_tells_every_method_and_its_examples_are_true(api: TestClient) -
         msgspec.json.decode(json.dumps(result), type=method.result)
     for name in told:
         content = document["paths"][f"/api/{name}"]["post"]["requestBody"]["content"]["application/json"]
-        apart = {"batch": BatchRequest, "capture": CaptureRequest}
+        apart = {"batch": BatchBody, "capture": CaptureBody}
         model = apart[name] if name in apart else methods.by_name[name].request
         msgspec.json.decode(json.dumps(content["example"]), type=model)
         assert content["schema"]["$ref"].rpartition("/")[2] in document["components"]["schemas"]

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from starling.protocol.codes import Refused
+
 
 class RefusalReason(StrEnum):
     """Why a token was refused: a bounded set, fit for a metric's label."""
@@ -30,7 +32,7 @@ class RefusalReason(StrEnum):
     REVOCATIONS_NOT_LOADED = "revocations_not_loaded"
 
 
-class TokenRefused(Exception):
+class TokenRefused(Refused):
     """A token that grants nothing.
 
     `sentence` says why in words for the people who run the service. It never holds any part of a token whose

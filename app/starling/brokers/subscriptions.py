@@ -4,7 +4,7 @@ import asyncio
 from itertools import islice
 
 
-class Subscriptions:
+class LinkSubscriptions:
     """The wishes and the server's state, and what is left to ask of the server to make them one.
 
     Requests go out in batches, one at a time: `next_missing`, then `acknowledged` when the server has answered;

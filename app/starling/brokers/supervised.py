@@ -25,7 +25,7 @@ from starling.brokers.link import (
     MessageEvent,
 )
 from starling.brokers.probe import hears_itself
-from starling.brokers.subscriptions import Subscriptions
+from starling.brokers.subscriptions import LinkSubscriptions
 from starling.engine.broker import BrokerUnavailable, LinkState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
@@ -78,7 +78,7 @@ class SupervisedBackend(LinkBackend):
         self.identity = uuid4().hex[:12]
         self.timeout = timeout
         self._address = address
-        self._subscriptions = Subscriptions()
+        self._subscriptions = LinkSubscriptions()
         self._queue = queue or EventQueue(max_events)
         self._overflowed = False
         self._state = LinkState.CONNECTING

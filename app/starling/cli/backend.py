@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from starling.cli.service import EXIT_USAGE, JsonOption, KeyOption, Service, UrlOption, duration, fail
+from starling.cli.service import EXIT_USAGE, JsonOption, KeyOption, ServiceAddress, UrlOption, duration, fail
 
 INFO_LIMIT = 20
 
@@ -39,7 +39,7 @@ def publish(
         fail("--tag: write it as NAME=VALUE", EXIT_USAGE)
     if tags:
         body["tags"] = {name: value for name, _, value in tags}
-    result = Service(url, key).call("publish", body)
+    result = ServiceAddress(url, key).call("publish", body)
     if as_json:
         print(json.dumps(result))
     elif result:
@@ -62,7 +62,7 @@ def disconnect(
 ) -> None:
     """Close a user's connections, on every node."""
     body = {"user": user, "client": client, "session": session, "disconnect": {"code": code, "reason": reason}}
-    result = Service(url, key).call("disconnect", body)
+    result = ServiceAddress(url, key).call("disconnect", body)
     print(json.dumps(result) if as_json else f"Every node was told to disconnect {user} with {code} ({reason}).")
 
 
@@ -74,7 +74,7 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Show the nodes, their connections, and the channels with the most clients."""
-    service = Service(url, key)
+    service = ServiceAddress(url, key)
     nodes = service.call("info", {})["nodes"]
     channels = service.call("channels", {"pattern": pattern})["channels"]
     if as_json:

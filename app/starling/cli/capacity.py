@@ -92,7 +92,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Pod:
+class PodUse:
     """What one pod of `pods` alike holds and uses."""
 
     connections: float
@@ -113,7 +113,7 @@ def reached_workers(load: Load, workers: int) -> float:
     return workers * (1 - math.pow(1 - 1 / workers, load.subscribers))
 
 
-def pod_of(load: Load, pods: int, workers: int) -> Pod:
+def pod_of(load: Load, pods: int, workers: int) -> PodUse:
     """A pod of `workers` processes, one of `pods`."""
     everywhere = pods * workers
     reached = reached_workers(load, everywhere)
@@ -130,7 +130,7 @@ def pod_of(load: Load, pods: int, workers: int) -> Pod:
     memory += workers * min(channels * kept, RECENT_MOST_BYTES)
     memory += load.connections / pods * CONNECTION_BYTES
     memory += max(0.0, subscriptions - load.connections) / pods * SUBSCRIPTION_BYTES
-    return Pod(load.connections / pods, seconds / pods, memory)
+    return PodUse(load.connections / pods, seconds / pods, memory)
 
 
 def redis_of(load: Load, workers: int) -> Redis:
@@ -160,7 +160,7 @@ class Plan:
     load: Load
     pods: int
     workers: int
-    pod: Pod
+    pod: PodUse
     redis: Redis
 
     @property

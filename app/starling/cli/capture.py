@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
-from starling.cli.service import EXIT_REFUSED, EXIT_UNREACHABLE, JsonOption, KeyOption, Service, UrlOption, fail
+from starling.cli.service import EXIT_REFUSED, EXIT_UNREACHABLE, JsonOption, KeyOption, ServiceAddress, UrlOption, fail
 
 MOST_SECONDS = 600
 ARROWS = {"in": ("→", "green"), "out": ("←", "cyan"), "end": ("x", "yellow")}
@@ -39,10 +39,10 @@ def capture(
     The service's log notes who looked at what, and how long. Tokens are never shown.
     """
     body = {kind.value: name, "seconds": seconds, "payload": payload, "by": _asker()}
-    printer = _Printer(as_json=as_json)
+    printer = _FramePrinter(as_json=as_json)
     ended = ""
     try:
-        for line in Service(url, key).stream("capture", body):
+        for line in ServiceAddress(url, key).stream("capture", body):
             told = json.loads(line)
             ended = told.get("ended", "")
             printer.show(line, told)
@@ -54,7 +54,7 @@ def capture(
         fail(f"the capture ended early: {ended}", EXIT_REFUSED)
 
 
-class _Printer:
+class _FramePrinter:
     """Prints frames on standard output, and everything else on standard error."""
 
     def __init__(self, *, as_json: bool) -> None:

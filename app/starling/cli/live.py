@@ -16,7 +16,7 @@ from starling.cli.service import (
     EXIT_UNREACHABLE,
     EXIT_USAGE,
     JsonOption,
-    Service,
+    ServiceAddress,
     TokenOption,
     UrlOption,
     fail,
@@ -48,7 +48,7 @@ def subscribe(
         if not separator or not offset.isdigit() or len(channels) != 1:
             fail("--since: write it as OFFSET:EPOCH, for one channel", EXIT_USAGE)
         position = (int(offset), epoch)
-    listening = _Listening(Service(url), user, token, _Printer(as_json=as_json), count)
+    listening = _Listening(ServiceAddress(url), user, token, _Printer(as_json=as_json), count)
     try:
         asyncio.run(listening.run(channels, position))
     except KeyboardInterrupt:
@@ -95,7 +95,7 @@ class _Printer:
 class _Listening:
     """One client of the real-time protocol, from its connect to its end."""
 
-    def __init__(self, service: Service, user: str, token: str | None, printer: _Printer, count: int) -> None:
+    def __init__(self, service: ServiceAddress, user: str, token: str | None, printer: _Printer, count: int) -> None:
         self._service = service
         self._user = user
         self._token = token
@@ -224,7 +224,7 @@ def ping(
     as_json: JsonOption = False,
 ) -> None:
     """Send a message to the echo door, and tell how long its echo took."""
-    service = Service(url)
+    service = ServiceAddress(url)
     address = f"{service.websocket}/ws"
     seconds = asyncio.run(_round_trip(address, token or service.connection_token(USER), timeout))
     if as_json:

@@ -56,7 +56,7 @@ def duration(seconds: int) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-class Service:
+class ServiceAddress:
     """A service at `url`, as options and the environment tell it."""
 
     def __init__(self, url: str | None, key: str | None = None, environment: Mapping[str, str] = os.environ) -> None:

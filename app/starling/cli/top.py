@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from starling.cli.service import JsonOption, KeyOption, Service, UrlOption, duration
+from starling.cli.service import JsonOption, KeyOption, ServiceAddress, UrlOption, duration
 
 # Of what grows, the difference between two looks by the node's own clock is told.
 RATES = {
@@ -37,7 +37,7 @@ def top(
     as_json: JsonOption = False,
 ) -> None:
     """Show nodes, connections, rates, and the busiest channels, until Ctrl-C."""
-    snapshots = _snapshots(Service(url, key), FIRST_SECONDS if once else interval, limit)
+    snapshots = _snapshots(ServiceAddress(url, key), FIRST_SECONDS if once else interval, limit)
     console = Console()
     try:
         if once or as_json or not console.is_terminal:
@@ -56,7 +56,7 @@ def top(
         return
 
 
-def _snapshots(service: Service, interval: float, limit: int) -> Iterator[Snapshot]:
+def _snapshots(service: ServiceAddress, interval: float, limit: int) -> Iterator[Snapshot]:
     """One after each interval, the first one soon."""
     before = service.call("top", {"limit": 0})
     time.sleep(min(interval, FIRST_SECONDS))

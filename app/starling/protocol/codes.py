@@ -16,7 +16,8 @@ DISCONNECT_CODES = range(3000, 5000)
 class Error(Struct, frozen=True, omit_defaults=True):
     """The answer to a command that was not carried out; the connection lives on.
 
-    `temporary` tells the SDK that the same command may succeed later. Codes under 100 are the SDKs' own: ValueError.
+    `temporary`: the same command may succeed later, and the SDK repeats it.
+    Codes under 100 are the SDKs' own: ValueError.
     """
 
     code: int
@@ -29,7 +30,7 @@ class Error(Struct, frozen=True, omit_defaults=True):
 
 
 class Unsubscribe(Struct, frozen=True):
-    """Why a subscription ended, told by the server. The SDKs need a reason, so an empty one is a ValueError."""
+    """Why the server ended a subscription. The SDKs need a reason, so an empty one is a ValueError."""
 
     code: int
     reason: str
@@ -67,8 +68,12 @@ class Disconnect(Struct, frozen=True):
         return self.code % 1000 < 500
 
 
-class CommandRefused(Exception):
-    """Raised where a wish is refused, carried to the session, and told to the client as `reason` says."""
+class Refused(Exception):
+    """The family of exceptions that refuse what was asked; no other failure is one of them."""
+
+
+class CommandRefused(Refused):
+    """Raised where a command is refused; the client gets `reason`: an error, or the end of its connection."""
 
     def __init__(self, reason: Error | Disconnect) -> None:
         super().__init__(reason.code, reason.message if isinstance(reason, Error) else reason.reason)

@@ -28,7 +28,7 @@ RETRY_SECONDS = 1.0
 LATE_SECONDS = 0.05
 
 
-class Grant(StrEnum):
+class DrainReason(StrEnum):
     """Why clients may go when they do, as metrics and log lines name it."""
 
     SHARED = "shared"
@@ -44,17 +44,17 @@ class DrainStats:
     """How a worker's drain goes: clients still to go, and those that went by the reason for the moment."""
 
     left: int = 0
-    gone: dict[Grant, int] = field(default_factory=lambda: dict.fromkeys(Grant, 0))
+    gone: dict[DrainReason, int] = field(default_factory=lambda: dict.fromkeys(DrainReason, 0))
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class DrainBatch:
     """`count` clients that go evenly from `begin` to `finish`, seconds on the clock of the one that planned it."""
 
     count: int
     begin: float
     finish: float
-    grant: Grant
+    grant: DrainReason
 
 
 def batch_size(left: int, remaining: float, per_second: float) -> int:
@@ -63,12 +63,12 @@ def batch_size(left: int, remaining: float, per_second: float) -> int:
     return min(left, TURNS_AT_ONCE * math.ceil(fastest * SHORTEST_BATCH / TURNS_AT_ONCE))
 
 
-def plan_local(count: int, left: int, *, start: float, end: float) -> Batch:
+def plan_local(count: int, left: int, *, start: float, end: float) -> DrainBatch:
     """Let `count` clients go at the even pace that has all that are `left` gone at `end`, or faster where few are."""
-    return Batch(count, start, start + count * min((end - start) / left, LONGEST_GAP), Grant.LOCAL)
+    return DrainBatch(count, start, start + count * min((end - start) / left, LONGEST_GAP), DrainReason.LOCAL)
 
 
-def plan_turns(count: int, left: int, *, turn: float, per_second: float, start: float, end: float) -> Batch:
+def plan_turns(count: int, left: int, *, turn: float, per_second: float, start: float, end: float) -> DrainBatch:
     """Let `count` clients go when it is their `turn`, unless the others that are `left` could not go by `end` then.
 
     `start` is the earliest that they may go: the batch before has gone by then.
@@ -77,8 +77,8 @@ def plan_turns(count: int, left: int, *, turn: float, per_second: float, start: 
     finish = begin + count / per_second
     latest = start + count * (end - start) / left
     if finish <= latest:
-        return Batch(count, begin, finish, Grant.SHARED)
-    return Batch(count, start, latest, Grant.DEADLINE)
+        return DrainBatch(count, begin, finish, DrainReason.SHARED)
+    return DrainBatch(count, start, latest, DrainReason.DEADLINE)
 
 
 class DrainRate:
@@ -105,13 +105,13 @@ class DrainRate:
         self._asked: asyncio.Task[tuple[int, float] | None] | None = None
         self._away = False
         self._retry_at = 0.0
-        self.grant = Grant.LOCAL
+        self.grant = DrainReason.LOCAL
         """Why those may go who were told last."""
 
     async def __call__(self, left: int) -> int:
         """Wait until some of the `left` clients may go; returns how many."""
         if self._clock() >= self._end:
-            self.grant = Grant.LOCAL if self._store is None else Grant.DEADLINE
+            self.grant = DrainReason.LOCAL if self._store is None else DrainReason.DEADLINE
             return left
         if not self._due:
             await self._plan(left)

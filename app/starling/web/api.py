@@ -24,7 +24,7 @@ from starling.telemetry.tracing import Tracer
 from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_errors import describe
 from starling.web.api_methods import UNAVAILABLE, ApiMethods
-from starling.web.api_models import BatchRequest, CaptureRequest
+from starling.web.api_models import BatchBody, CaptureBody
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
 
@@ -36,8 +36,8 @@ _HEADERS = {
 _BROKEN_OFF = Error(codes.ERROR_BAD_REQUEST.code, "bad request: the body breaks off")
 
 _encode = msgspec.json.Encoder().encode
-_decode_batch = msgspec.json.Decoder(BatchRequest).decode
-_decode_trace = msgspec.json.Decoder(CaptureRequest).decode
+_decode_batch = msgspec.json.Decoder(BatchBody).decode
+_decode_trace = msgspec.json.Decoder(CaptureBody).decode
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from starling.engine.node import Node
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
 from starling.web.api_methods import UNAVAILABLE
-from starling.web.api_models import CaptureRequest
+from starling.web.api_models import CaptureBody
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.capture")
 
@@ -35,9 +35,7 @@ class CaptureEndpoint:
         self._node = node
         self._captures = Captures(node)
 
-    async def answer(
-        self, request: CaptureRequest, address: str, key: int, receive: Receive, send: Send
-    ) -> Error | None:
+    async def answer(self, request: CaptureBody, address: str, key: int, receive: Receive, send: Send) -> Error | None:
         """Answer, and return when it is over; or return the error that is still to be answered.
 
         `key` is the number of the key that the request came with.
@@ -72,7 +70,7 @@ class CaptureEndpoint:
             return UNAVAILABLE
         return None
 
-    def _problem(self, request: CaptureRequest) -> Error | None:
+    def _problem(self, request: CaptureBody) -> Error | None:
         if bool(request.user) == bool(request.channel):
             return _refused(codes.ERROR_BAD_REQUEST, "user, channel: name one of the two")
         try:

@@ -183,7 +183,7 @@ def install(application: FastAPI, methods: ApiMethods, *, developer: bool, keyed
 
 
 def _add_methods(document: dict[str, Any], methods: ApiMethods) -> None:
-    wanted: list[type[Any]] = [models.BatchRequest, models.ApiError, models.CaptureRequest]
+    wanted: list[type[Any]] = [models.BatchBody, models.ApiError, models.CaptureBody]
     for method in methods.by_name.values():
         wanted += [method.request, method.result]
     _, schemas = msgspec.json.schema_components(wanted, ref_template=_SCHEMA)
@@ -196,7 +196,7 @@ def _add_methods(document: dict[str, Any], methods: ApiMethods) -> None:
             name, method.request, {"result": _ref(method.result)}, request_example, {"result": result_example}
         )
     replies = {"replies": {"type": "array", "items": {"type": "object"}}}
-    document["paths"]["/api/batch"] = _path("batch", models.BatchRequest, replies, *_BATCH_EXAMPLE)
+    document["paths"]["/api/batch"] = _path("batch", models.BatchBody, replies, *_BATCH_EXAMPLE)
     document["paths"]["/api/capture"] = _capture_path()
 
 
@@ -241,7 +241,7 @@ def _path(
 
 def _capture_path() -> dict[str, Any]:
     """As the others, but the answer is a line of JSON for each frame."""
-    path = _path("capture", models.CaptureRequest, {}, {"user": "alice", "seconds": 10}, {})
+    path = _path("capture", models.CaptureBody, {}, {"user": "alice", "seconds": 10}, {})
     lines = "".join(f"{json.dumps(line)}\n" for line in _TRACE_LINES)
     failed = path["post"]["responses"]["401"]["content"]["application/json"]
     path["post"]["responses"]["200"] = {

@@ -43,7 +43,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
 
 UNAVAILABLE = Error(codes.ERROR_INTERNAL.code, "the broker does not answer; it is not known to be done: try again")
 FAILED = Error(codes.ERROR_INTERNAL.code, "internal server error: the log tells why")
-_DONE = models.EmptyResult()
+_DONE = models.EmptyResponse()
 
 Answer = Struct | Mapping[str, Any]
 
@@ -68,23 +68,23 @@ class ApiMethods:
         self._waiting = Waiting()
         self._revocation_seconds = revocation_seconds
         self.by_name = {
-            "publish": Method(models.PublishRequest, models.PublishResult, self._publish),
-            "broadcast": Method(models.BroadcastRequest, models.BroadcastResult, self._broadcast),
-            "subscribe": Method(models.SubscribeRequest, models.EmptyResult, self._subscribe),
-            "unsubscribe": Method(models.UnsubscribeRequest, models.EmptyResult, self._unsubscribe),
-            "disconnect": Method(models.DisconnectRequest, models.EmptyResult, self._disconnect),
-            "refresh": Method(models.RefreshRequest, models.EmptyResult, self._refresh),
-            "presence": Method(models.PresenceRequest, models.PresenceResult, self._presence),
-            "presence_stats": Method(models.PresenceStatsRequest, models.PresenceStatsResult, self._presence_stats),
-            "history": Method(models.HistoryRequest, models.HistoryResult, self._history),
-            "history_remove": Method(models.HistoryRemoveRequest, models.EmptyResult, self._history_remove),
-            "channels": Method(models.ChannelsRequest, models.ChannelsResult, self._channels),
-            "info": Method(models.InfoRequest, models.InfoResult, self._info),
-            "top": Method(models.TopRequest, models.TopResult, self._top),
-            "revoke_token": Method(models.RevokeTokenRequest, models.EmptyResult, self._revoke_token),
-            "revoke_session": Method(models.RevokeSessionRequest, models.EmptyResult, self._revoke_session),
+            "publish": Method(models.PublishBody, models.PublishResponse, self._publish),
+            "broadcast": Method(models.BroadcastBody, models.BroadcastResponse, self._broadcast),
+            "subscribe": Method(models.SubscribeBody, models.EmptyResponse, self._subscribe),
+            "unsubscribe": Method(models.UnsubscribeBody, models.EmptyResponse, self._unsubscribe),
+            "disconnect": Method(models.DisconnectBody, models.EmptyResponse, self._disconnect),
+            "refresh": Method(models.RefreshBody, models.EmptyResponse, self._refresh),
+            "presence": Method(models.PresenceBody, models.PresenceResponse, self._presence),
+            "presence_stats": Method(models.PresenceStatsBody, models.PresenceStatsResponse, self._presence_stats),
+            "history": Method(models.HistoryBody, models.HistoryResponse, self._history),
+            "history_remove": Method(models.HistoryRemoveBody, models.EmptyResponse, self._history_remove),
+            "channels": Method(models.ChannelsBody, models.ChannelsResponse, self._channels),
+            "info": Method(models.InfoBody, models.InfoResponse, self._info),
+            "top": Method(models.TopBody, models.TopResponse, self._top),
+            "revoke_token": Method(models.RevokeTokenBody, models.EmptyResponse, self._revoke_token),
+            "revoke_session": Method(models.RevokeSessionBody, models.EmptyResponse, self._revoke_session),
             "invalidate_user_tokens": Method(
-                models.InvalidateUserTokensRequest, models.InvalidateUserTokensResult, self._invalidate_user_tokens
+                models.InvalidateUserTokensBody, models.InvalidateUserTokensResponse, self._invalidate_user_tokens
             ),
         }
         node.metrics.name_methods(self.by_name)
@@ -115,7 +115,7 @@ class ApiMethods:
         self._node.metrics.answered(name, code, time.perf_counter() - started)
         return outcome
 
-    async def batch(self, request: models.BatchRequest) -> list[Mapping[str, Any]]:
+    async def batch(self, request: models.BatchBody) -> list[Mapping[str, Any]]:
         """Do every command; each has a reply of its own, in their order.
 
         One after the other, publications that follow each other go out together all the same: the broker takes them in
@@ -144,7 +144,7 @@ class ApiMethods:
 
     # Publishing
 
-    async def _publish(self, request: models.PublishRequest) -> models.PublishResult:
+    async def _publish(self, request: models.PublishBody) -> models.PublishResponse:
         publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
         options = _publish_options(self._options(request.channel), request)
         try:
@@ -153,9 +153,9 @@ class ApiMethods:
             )
         except ValueError as error:
             raise _not_available(str(error)) from error
-        return models.PublishResult(position.offset, position.epoch)
+        return models.PublishResponse(position.offset, position.epoch)
 
-    async def _broadcast(self, request: models.BroadcastRequest) -> models.BroadcastResult:
+    async def _broadcast(self, request: models.BroadcastBody) -> models.BroadcastResponse:
         publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
         answers: list[models.PublishAnswer | None] = []
         wishes: list[tuple[str, PublishOptions]] = []
@@ -187,11 +187,11 @@ class ApiMethods:
             if all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes):
                 raise
         published = iter(outcomes)
-        return models.BroadcastResult([_publish_answer(next(published)) if one is None else one for one in answers])
+        return models.BroadcastResponse([_publish_answer(next(published)) if one is None else one for one in answers])
 
     # Connections
 
-    async def _subscribe(self, request: models.SubscribeRequest) -> models.EmptyResult:
+    async def _subscribe(self, request: models.SubscribeBody) -> models.EmptyResponse:
         options = self._options(request.channel)
         since = request.recover_since
         if since is not None and not options.keeps_history:
@@ -213,11 +213,11 @@ class ApiMethods:
         )
         return await self._give(order, request)
 
-    async def _unsubscribe(self, request: models.UnsubscribeRequest) -> models.EmptyResult:
+    async def _unsubscribe(self, request: models.UnsubscribeBody) -> models.EmptyResponse:
         self._options(request.channel)
         return await self._give(UnsubscribeCommand(channel=request.channel), request)
 
-    async def _disconnect(self, request: models.DisconnectRequest) -> models.EmptyResult:
+    async def _disconnect(self, request: models.DisconnectBody) -> models.EmptyResponse:
         order = DisconnectCommand(whitelist=request.whitelist)
         if request.disconnect is not None:
             try:
@@ -226,10 +226,10 @@ class ApiMethods:
                 raise CommandRefused(_bad_request(f"disconnect: {error}")) from error
         return await self._give(order, request)
 
-    async def _refresh(self, request: models.RefreshRequest) -> models.EmptyResult:
+    async def _refresh(self, request: models.RefreshBody) -> models.EmptyResponse:
         return await self._give(RefreshCommand(expired=request.expired, expire_at=request.expire_at), request)
 
-    async def _give(self, order: ConnectionCommand, request: Any) -> models.EmptyResult:
+    async def _give(self, order: ConnectionCommand, request: Any) -> models.EmptyResponse:
         order.user, order.client, order.session = request.user, request.client, request.session
         if not (order.user or order.client or order.session):
             raise CommandRefused(_bad_request("user: name a user, or with an empty one a client or a session"))
@@ -238,72 +238,72 @@ class ApiMethods:
 
     # Looking
 
-    async def _presence(self, request: models.PresenceRequest) -> models.PresenceResult:
+    async def _presence(self, request: models.PresenceBody) -> models.PresenceResponse:
         presence = self._node.presence
         if presence is None or not self._options(request.channel).presence:
             raise _not_available(f"{request.channel} keeps no presence: set it in the channel's options")
         here = await presence.get(request.channel)
-        return models.PresenceResult({client: _client_info(info) for client, info in here.items()})
+        return models.PresenceResponse({client: _client_info(info) for client, info in here.items()})
 
-    async def _presence_stats(self, request: models.PresenceStatsRequest) -> models.PresenceStatsResult:
+    async def _presence_stats(self, request: models.PresenceStatsBody) -> models.PresenceStatsResponse:
         presence = self._node.presence
         if presence is None or not self._options(request.channel).presence:
             raise _not_available(f"{request.channel} keeps no presence: set it in the channel's options")
         stats = await presence.stats(request.channel)
-        return models.PresenceStatsResult(stats.num_clients, stats.num_users)
+        return models.PresenceStatsResponse(stats.num_clients, stats.num_users)
 
-    async def _history(self, request: models.HistoryRequest) -> models.HistoryResult:
+    async def _history(self, request: models.HistoryBody) -> models.HistoryResponse:
         options = self._options_with_history(request.channel)
         since = None if request.since is None else Since(request.since.offset, request.since.epoch)
         wanted = HistoryRequest(request.channel, request.limit, since, request.reverse)
         found = await self._node.read_history(request.channel, options, wanted, models.HISTORY_LIMIT)
         publications = [_history_publication(publication) for publication in found.publications]
-        return models.HistoryResult(publications, found.offset, found.epoch)
+        return models.HistoryResponse(publications, found.offset, found.epoch)
 
-    async def _history_remove(self, request: models.HistoryRemoveRequest) -> models.EmptyResult:
+    async def _history_remove(self, request: models.HistoryRemoveBody) -> models.EmptyResponse:
         self._options_with_history(request.channel)
         if self._node.history is not None:
             await self._node.history.remove(request.channel)
         return _DONE
 
-    async def _channels(self, request: models.ChannelsRequest) -> models.ChannelsResult:
+    async def _channels(self, request: models.ChannelsBody) -> models.ChannelsResponse:
         try:
             counts = await self._orders.channels(request.pattern or "*")
         except NodeCommandRefused as refused:
             raise CommandRefused(Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {refused}")) from refused
-        return models.ChannelsResult({channel: models.ChannelCount(count) for channel, count in counts.items()})
+        return models.ChannelsResponse({channel: models.ChannelCount(count) for channel, count in counts.items()})
 
-    async def _info(self, request: models.InfoRequest) -> models.InfoResult:
-        return models.InfoResult(self._node.control.nodes())
+    async def _info(self, request: models.InfoBody) -> models.InfoResponse:
+        return models.InfoResponse(self._node.control.nodes())
 
-    async def _top(self, request: models.TopRequest) -> models.TopResult:
+    async def _top(self, request: models.TopBody) -> models.TopResponse:
         try:
             (nodes, missing), channels = await asyncio.gather(
                 self._stats.everywhere(), self._node.top_channels.everywhere(request.limit)
             )
         except NodeCommandRefused as refused:
             raise _not_available(str(refused)) from refused
-        return models.TopResult(nodes, channels, missing)
+        return models.TopResponse(nodes, channels, missing)
 
     # Revoking
 
-    async def _revoke_token(self, request: models.RevokeTokenRequest) -> models.EmptyResult:
+    async def _revoke_token(self, request: models.RevokeTokenBody) -> models.EmptyResponse:
         await self._revoke(Revocation("token", request.uid, self._end(request.expire_at)))
         return _DONE
 
-    async def _revoke_session(self, request: models.RevokeSessionRequest) -> models.EmptyResult:
+    async def _revoke_session(self, request: models.RevokeSessionBody) -> models.EmptyResponse:
         await self._revoke(Revocation("session", request.session, self._end(request.expire_at)))
         return _DONE
 
     async def _invalidate_user_tokens(
-        self, request: models.InvalidateUserTokensRequest
-    ) -> models.InvalidateUserTokensResult:
+        self, request: models.InvalidateUserTokensBody
+    ) -> models.InvalidateUserTokensResponse:
         # Whole seconds, as tokens tell them: one that is issued right after this must pass.
         before = float(int(time.time())) if request.issued_before is None else request.issued_before
         if request.channel:
             self._options(request.channel)
         await self._revoke(Revocation("user", request.user, self._end(request.expire_at), before, request.channel))
-        return models.InvalidateUserTokensResult(before)
+        return models.InvalidateUserTokensResponse(before)
 
     async def _revoke(self, revocation: Revocation) -> None:
         if not self._node.revocations.available:
@@ -348,9 +348,7 @@ def _payload(data: Raw, b64: str, field: str = "data", *, needed: bool = True) -
     return data.copy() if data else NO_PAYLOAD
 
 
-def _publish_options(
-    options: ChannelOptions, request: models.PublishRequest | models.BroadcastRequest
-) -> PublishOptions:
+def _publish_options(options: ChannelOptions, request: models.PublishBody | models.BroadcastBody) -> PublishOptions:
     key = request.idempotency_key or (waiting_key() if request.wait_seconds else "")
     if request.skip_history:
         return PublishOptions(idempotency_key=key)
@@ -359,7 +357,7 @@ def _publish_options(
 
 def _publish_answer(outcome: PublishOutcome) -> models.PublishAnswer:
     if isinstance(outcome, StreamPosition):
-        return models.PublishAnswer(result=models.PublishResult(outcome.offset, outcome.epoch))
+        return models.PublishAnswer(result=models.PublishResponse(outcome.offset, outcome.epoch))
     if isinstance(outcome, BrokerUnavailable):
         return models.PublishAnswer(error=_api_error(UNAVAILABLE))
     return models.PublishAnswer(error=models.ApiError(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {outcome}"))
@@ -373,10 +371,10 @@ def _history_publication(publication: Publication) -> models.HistoryPublication:
     return models.HistoryPublication(data, publication.offset, publication.time, info, publication.tags, binary)
 
 
-def _client_info(info: ClientInfo) -> models.ClientInfo:
+def _client_info(info: ClientInfo) -> models.PresentClient:
     """The client without what JSON cannot hold."""
     readable = (raw if raw and is_json(bytes(raw)) else UNSET for raw in (info.conn_info, info.chan_info))
-    return models.ClientInfo(info.user, info.client, *readable)
+    return models.PresentClient(info.user, info.client, *readable)
 
 
 def _api_error(reason: Error | Disconnect) -> models.ApiError:

@@ -70,7 +70,7 @@ ExpireAt = Annotated[
 # --- what is asked ---
 
 
-class PublishRequest(Struct):
+class PublishBody(Struct):
     """Send `data` to everyone in a channel."""
 
     channel: Name
@@ -84,7 +84,7 @@ class PublishRequest(Struct):
     tracestate: TraceState = ""
 
 
-class BroadcastRequest(Struct):
+class BroadcastBody(Struct):
     """Send the same `data` to many channels."""
 
     channels: Annotated[
@@ -123,7 +123,7 @@ class Overrides(Struct):
     force_recovery: Switch | bool | None = None
 
 
-class SubscribeRequest(Struct):
+class SubscribeBody(Struct):
     """Subscribe a user's connections to a channel, on every node."""
 
     user: User
@@ -144,7 +144,7 @@ class SubscribeRequest(Struct):
     override: Overrides | None = None
 
 
-class UnsubscribeRequest(Struct):
+class UnsubscribeBody(Struct):
     """Take a user's connections out of a channel, on every node."""
 
     user: User
@@ -160,7 +160,7 @@ class DisconnectReason(Struct):
     reason: Annotated[str, Meta(max_length=123)] = "force disconnect"
 
 
-class DisconnectRequest(Struct):
+class DisconnectBody(Struct):
     """Close a user's connections, on every node."""
 
     user: User
@@ -172,7 +172,7 @@ class DisconnectRequest(Struct):
     disconnect: Annotated[DisconnectReason | None, Meta(description="Left out: 3503, force disconnect.")] = None
 
 
-class RefreshRequest(Struct):
+class RefreshBody(Struct):
     """Give a user's connections another end."""
 
     user: User
@@ -184,19 +184,19 @@ class RefreshRequest(Struct):
     )
 
 
-class PresenceRequest(Struct):
+class PresenceBody(Struct):
     """Ask who is in a channel."""
 
     channel: Name
 
 
-class PresenceStatsRequest(Struct):
+class PresenceStatsBody(Struct):
     """Ask how many are in a channel."""
 
     channel: Name
 
 
-class HistoryRequest(Struct):
+class HistoryBody(Struct):
     """Read what a channel keeps."""
 
     channel: Name
@@ -215,13 +215,13 @@ class HistoryRequest(Struct):
     reverse: Annotated[bool, Meta(description="The newest first.")] = False
 
 
-class HistoryRemoveRequest(Struct):
+class HistoryRemoveBody(Struct):
     """Delete what a channel keeps; its position stays."""
 
     channel: Name
 
 
-class ChannelsRequest(Struct):
+class ChannelsBody(Struct):
     """Ask which channels have subscribers, over all nodes."""
 
     pattern: Annotated[
@@ -234,17 +234,17 @@ class ChannelsRequest(Struct):
     ] = ""
 
 
-class InfoRequest(Struct):
+class InfoBody(Struct):
     """Ask which nodes there are."""
 
 
-class TopRequest(Struct):
+class TopBody(Struct):
     """Ask what every node does, and which channels are the busiest over all of them."""
 
     limit: Annotated[int, Meta(ge=0, le=TOP_LIMIT, description="How many channels.")] = 10
 
 
-class CaptureRequest(Struct):
+class CaptureBody(Struct):
     """Watch the frames of a user's connections, or those about a channel, on every node, for a bounded time.
 
     Tokens and headers are never told, payloads on request only. Each trace is logged with all of this.
@@ -257,14 +257,14 @@ class CaptureRequest(Struct):
     by: Annotated[str, Meta(max_length=ASKER_LENGTH, description="Who asks, for the log.")] = ""
 
 
-class RevokeTokenRequest(Struct):
+class RevokeTokenBody(Struct):
     """Refuse one token from now on, and end its connections with 3500."""
 
     uid: Annotated[str, Meta(min_length=1, max_length=255, description="The token's `jti`.")]
     expire_at: ExpireAt | None = None
 
 
-class RevokeSessionRequest(Struct):
+class RevokeSessionBody(Struct):
     """Refuse the tokens of one session (claim `sid`) from now on, and end its connections with 3500.
 
     Where tokens name no session, each connection is one of its own, as its connect result tells; then the connection
@@ -275,7 +275,7 @@ class RevokeSessionRequest(Struct):
     expire_at: ExpireAt | None = None
 
 
-class InvalidateUserTokensRequest(Struct):
+class InvalidateUserTokensBody(Struct):
     """Refuse a user's tokens issued before a moment, and end the connections that came with one, with 3500."""
 
     user: Annotated[str, Meta(min_length=1, max_length=255, description="Id of the user.")]
@@ -293,25 +293,25 @@ class InvalidateUserTokensRequest(Struct):
 class BatchCommand(Struct, omit_defaults=True):
     """One command: exactly one of the methods, with its request."""
 
-    publish: PublishRequest | None = None
-    broadcast: BroadcastRequest | None = None
-    subscribe: SubscribeRequest | None = None
-    unsubscribe: UnsubscribeRequest | None = None
-    disconnect: DisconnectRequest | None = None
-    refresh: RefreshRequest | None = None
-    presence: PresenceRequest | None = None
-    presence_stats: PresenceStatsRequest | None = None
-    history: HistoryRequest | None = None
-    history_remove: HistoryRemoveRequest | None = None
-    channels: ChannelsRequest | None = None
-    info: InfoRequest | None = None
-    top: TopRequest | None = None
-    revoke_token: RevokeTokenRequest | None = None
-    revoke_session: RevokeSessionRequest | None = None
-    invalidate_user_tokens: InvalidateUserTokensRequest | None = None
+    publish: PublishBody | None = None
+    broadcast: BroadcastBody | None = None
+    subscribe: SubscribeBody | None = None
+    unsubscribe: UnsubscribeBody | None = None
+    disconnect: DisconnectBody | None = None
+    refresh: RefreshBody | None = None
+    presence: PresenceBody | None = None
+    presence_stats: PresenceStatsBody | None = None
+    history: HistoryBody | None = None
+    history_remove: HistoryRemoveBody | None = None
+    channels: ChannelsBody | None = None
+    info: InfoBody | None = None
+    top: TopBody | None = None
+    revoke_token: RevokeTokenBody | None = None
+    revoke_session: RevokeSessionBody | None = None
+    invalidate_user_tokens: InvalidateUserTokensBody | None = None
 
 
-class BatchRequest(Struct):
+class BatchBody(Struct):
     """Do several things with one request: one after the other, or with `parallel` all at once."""
 
     commands: Annotated[list[BatchCommand], Meta(max_length=BATCH_COMMANDS)]
@@ -328,7 +328,7 @@ class ApiError(Struct):
     message: Annotated[str, Meta(examples=["bad request: channel: it is missing"])]
 
 
-class PublishResult(Struct, omit_defaults=True):
+class PublishResponse(Struct, omit_defaults=True):
     """The publication's place in the channel's history; empty where it has none."""
 
     offset: int = 0
@@ -339,20 +339,20 @@ class PublishAnswer(Struct, omit_defaults=True):
     """What became of one channel of a broadcast."""
 
     error: ApiError | None = None
-    result: PublishResult | None = None
+    result: PublishResponse | None = None
 
 
-class BroadcastResult(Struct):
+class BroadcastResponse(Struct):
     """What became of each channel, in the order of the request."""
 
     responses: list[PublishAnswer]
 
 
-class EmptyResult(Struct):
+class EmptyResponse(Struct):
     """It was done."""
 
 
-class ClientInfo(Struct):
+class PresentClient(Struct):
     """A connection. `conn_info` and `chan_info` are what its tokens say for others to see."""
 
     user: str
@@ -361,13 +361,13 @@ class ClientInfo(Struct):
     chan_info: Raw | UnsetType = UNSET
 
 
-class PresenceResult(Struct):
+class PresenceResponse(Struct):
     """Who is in the channel, by client id."""
 
-    presence: dict[str, ClientInfo]
+    presence: dict[str, PresentClient]
 
 
-class PresenceStatsResult(Struct):
+class PresenceStatsResponse(Struct):
     """How many connections are in the channel, and how many users they are of."""
 
     num_clients: int
@@ -380,12 +380,12 @@ class HistoryPublication(Struct, omit_defaults=True):
     data: Raw
     offset: int = 0
     time: int = 0
-    info: ClientInfo | None = None
+    info: PresentClient | None = None
     tags: dict[str, str] | None = None
     b64data: str = ""
 
 
-class HistoryResult(Struct):
+class HistoryResponse(Struct):
     """The publications asked for, and the position of the channel's newest one."""
 
     publications: list[HistoryPublication]
@@ -399,19 +399,19 @@ class ChannelCount(Struct):
     num_clients: int
 
 
-class ChannelsResult(Struct):
+class ChannelsResponse(Struct):
     """The channels with subscribers; over 100,000 on one node are refused with 106."""
 
     channels: dict[str, ChannelCount]
 
 
-class InfoResult(Struct):
+class InfoResponse(Struct):
     """Every node: each worker of each pod is one."""
 
     nodes: list[NodeInfo]
 
 
-class TopResult(Struct):
+class TopResponse(Struct):
     """Every node that answered, the busiest channels first, and the names of nodes that did not answer in time.
 
     Rates of channels are those of about the last ten seconds.
@@ -422,7 +422,7 @@ class TopResult(Struct):
     missing: list[str]
 
 
-class InvalidateUserTokensResult(Struct):
+class InvalidateUserTokensResponse(Struct):
     """Tokens issued before this moment are refused, in seconds since 1970."""
 
     issued_before: float

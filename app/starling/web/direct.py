@@ -24,7 +24,7 @@ _WEBSOCKET = 0
 _DOOR = "starling.door"
 
 
-class Step(NamedTuple):
+class EndpointCall(NamedTuple):
     """One call on the way through a door: `arguments` name earlier results by their place, the first the WebSocket."""
 
     call: Callable[..., Awaitable[Any]]
@@ -35,12 +35,12 @@ class Door(NamedTuple):
     """A way laid out: `steps`, and what the last of them, the endpoint, wants of the path besides."""
 
     route: APIWebSocketRoute
-    steps: Sequence[Step]
+    steps: Sequence[EndpointCall]
 
 
 def lay_out(route: APIWebSocketRoute) -> Door | None:
     """Return what FastAPI would call, in its order; None where more is asked for than coroutines and the path."""
-    steps: list[Step] = []
+    steps: list[EndpointCall] = []
     places: dict[Callable[..., Any], int] = {}
     try:
         _add(replace(route.dependant, path_params=[]), steps, places)
@@ -49,7 +49,7 @@ def lay_out(route: APIWebSocketRoute) -> Door | None:
     return Door(route, steps)
 
 
-def _add(dependant: Dependant, steps: list[Step], places: dict[Callable[..., Any], int]) -> int:
+def _add(dependant: Dependant, steps: list[EndpointCall], places: dict[Callable[..., Any], int]) -> int:
     call = dependant.call
     if call is None or not _is_plain(dependant):
         raise LookupError(dependant.name)
@@ -64,7 +64,7 @@ def _add(dependant: Dependant, steps: list[Step], places: dict[Callable[..., Any
         place = _add(dependency, steps, places)
         if dependency.name is not None:
             arguments.append((dependency.name, place))
-    steps.append(Step(call, tuple(arguments)))
+    steps.append(EndpointCall(call, tuple(arguments)))
     places[call] = len(steps)
     return places[call]
 

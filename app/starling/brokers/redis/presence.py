@@ -24,7 +24,7 @@ _STRANGE = "a presence script answered in another form than it should"
 
 
 @dataclass(slots=True)
-class _Call:
+class _PresenceCall:
     """Clients of one channel, the arguments that tell a script of them, and the flag it answered for each."""
 
     channel: str
@@ -98,16 +98,18 @@ class RedisPresence:
                 return PresenceStats(clients, users)
         raise BrokerUnavailable(_STRANGE)
 
-    async def _keep_alive(self, call: _Call) -> object:
+    async def _keep_alive(self, call: _PresenceCall) -> object:
         keys = self._keys(call.channel)
         return await self._keep.run(self._writing, keys, self._lives, *call.arguments, size=call.size)
 
-    async def _take_out(self, call: _Call) -> object:
+    async def _take_out(self, call: _PresenceCall) -> object:
         return await self._remove.run(self._writing, self._keys(call.channel), *call.arguments, size=call.size)
 
-    async def _in_portions(self, run: Callable[[_Call], Awaitable[object]], calls: Iterable[_Call]) -> list[_Call]:
+    async def _in_portions(
+        self, run: Callable[[_PresenceCall], Awaitable[object]], calls: Iterable[_PresenceCall]
+    ) -> list[_PresenceCall]:
         """Run every call and keep what it answered. A call of one channel is under way in its turn."""
-        done: list[_Call] = []
+        done: list[_PresenceCall] = []
         left = iter(calls)
         while portion := list(islice(left, _CALLS)):
             answers = await asyncio.gather(*(run(call) for call in portion), return_exceptions=True)
@@ -123,15 +125,17 @@ class RedisPresence:
         return [f"{self._prefix}:{kind}:{{{channel}}}".encode() for kind in kinds]
 
 
-def _calls(entries: Mapping[str, Collection[ClientInfo]], encode: Callable[[ClientInfo], bytes]) -> Iterator[_Call]:
+def _calls(
+    entries: Mapping[str, Collection[ClientInfo]], encode: Callable[[ClientInfo], bytes]
+) -> Iterator[_PresenceCall]:
     for channel, infos in entries.items():
-        call = _Call(channel)
+        call = _PresenceCall(channel)
         for info in infos:
             client, rest = info.client.encode(), encode(info)
             size = len(client) + len(rest)
             if call.infos and (len(call.infos) == _CALL_CLIENTS or call.size + size > _CALL_BYTES):
                 yield call
-                call = _Call(channel)
+                call = _PresenceCall(channel)
             call.infos.append(info)
             call.arguments += (client, rest)
             call.size += size
