@@ -11,7 +11,7 @@ from starling.auth.compact import MAX_TOKEN_BYTES
 from starling.brokers.link import MAX_EVENTS
 from starling.client.node_commands import CHANNELS_LIMIT
 from starling.engine.capture import CAPTURE_SECONDS, CAPTURES_LIMIT, FRAMES_WAITING
-from starling.engine.channels import ChannelOptions, Channels
+from starling.engine.channels import NAME_LENGTH
 from starling.engine.frame_tap import EVENTS_WAITING
 from starling.protocol.codec import COMMANDS_PER_FRAME
 from starling.protocol.codec_json import NESTING_LIMIT
@@ -60,7 +60,7 @@ FIXED = {
     "payload that a trace shows": PAYLOAD_BYTES,
     "channels that `top` names": TOP_LIMIT,
     "channels of a node that `channels` tells": CHANNELS_LIMIT,
-    "channel name": Channels(ChannelOptions(), {})._max_length,
+    "channel name": NAME_LENGTH,
 }
 
 

@@ -129,7 +129,6 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, trace
             verifier,
             node.channels,
             allow_anonymous=settings.allow_anonymous or settings.dev,
-            personal_channel=settings.subscribe_to_personal_channel,
         ),
         session_limits=SessionLimits(
             connect_timeout=settings.connect_seconds,
@@ -239,9 +238,15 @@ def build_channels(settings: Settings) -> Channels:
         except yaml.YAMLError as error:
             raise SettingsError([f"{PREFIX}CHANNELS_FILE: {settings.channels_file} is no YAML: {error}"]) from error
     try:
-        channels = parse_channels(document, developer=settings.dev)
+        channels = parse_channels(
+            document,
+            developer=settings.dev,
+            personal=settings.subscribe_to_personal_channel,
+            personal_namespace=settings.personal_channel_namespace,
+        )
     except ChannelsError as error:
-        raise SettingsError([f"{settings.channels_file}: {problem}" for problem in error.problems]) from error
+        where = settings.channels_file or f"{PREFIX}CHANNELS_FILE"
+        raise SettingsError([f"{where}: {problem}" for problem in error.problems]) from error
     if settings.broker_scheme == "postgresql":
         problems = [
             f"{settings.channels_file}: {name or 'default'} uses {what}, which postgresql:// does not keep: "

@@ -259,8 +259,17 @@ class Settings(BaseModel):
         Field(description="Let clients of the real-time protocol connect without a token, as nobody in particular."),
     ] = False
     subscribe_to_personal_channel: Annotated[
-        bool, Field(description="Subscribe every user's connections to the channel `#USER`.")
+        bool,
+        Field(description="Subscribe every user's connections to the channel `#USER`, which is that user's alone."),
     ] = False
+    personal_channel_namespace: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9_.-]{0,64}$",
+            description="Namespace of personal channels, which are then called `NAMESPACE:#USER`. Unset: the default "
+            "namespace.",
+        ),
+    ] = ""
     max_channels: Annotated[
         int, Field(ge=1, le=100_000, description="Channels one connection may be subscribed to.")
     ] = 128
@@ -485,6 +494,11 @@ class Settings(BaseModel):
             problems.append(
                 "STARLING_MAX_CONNECTIONS_PER_USER counts over all processes, which postgresql:// does not keep: "
                 "use a redis:// broker, or unset it"
+            )
+        if self.personal_channel_namespace and not self.subscribe_to_personal_channel:
+            problems.append(
+                "STARLING_PERSONAL_CHANNEL_NAMESPACE is set, but there are no personal channels: set "
+                "STARLING_SUBSCRIBE_TO_PERSONAL_CHANNEL=true, or unset it"
             )
         if self.port == self.internal_port:
             problems.append(

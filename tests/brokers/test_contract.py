@@ -57,6 +57,15 @@ async def test_fifty_channels_subscribed_at_once_all_hear_what_is_published_next
     )
 
 
+@pytest.mark.parametrize("user", ["google:1", "a{b}", "}", "Doe, John", "100%7B", "ålice", "a\nb\x00", "x" * 255])
+async def test_a_personal_channel_carries_what_is_published_whatever_its_users_id_is(pair: Pair, user: str) -> None:
+    here, there = pair
+    channel = f"#{user}"
+    await here.broker.subscribe(channel)
+    await there.publish(channel, b'"yours"')
+    await until(lambda: here.heard(channel) == [b'"yours"'], "the message arrives")
+
+
 async def test_two_publishers_are_heard_by_two_subscribers_in_one_order(pair: Pair) -> None:
     for party in pair:
         await party.broker.subscribe("room")

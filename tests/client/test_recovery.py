@@ -32,7 +32,7 @@ def grant(options: dict[str, Any], *, recover: bool = False, data: bytes = b"") 
 def told(
     request: SubscribeRequest, granted: Grant, joined: Joined = NOTHING_MISSED, *, anonymous: bool = False
 ) -> SubscribeResult:
-    return subscribe_result(request, granted, joined, anonymous=anonymous)
+    return subscribe_result(request, granted, joined, user="" if anonymous else "alice")
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_a_client_that_comes_back_recovers_where_it_may_read_or_the_channel_or_i
 ) -> None:
     granted = grant(options, recover=by_token)
 
-    since = recovers_from(BACK, granted, anonymous=anonymous)
+    since = recovers_from(BACK, granted, user="" if anonymous else "alice")
 
     assert since == (StreamPosition(7, "then") if recovers else None)
     assert told(BACK, granted, anonymous=anonymous).recoverable is recovers
 
 
 def test_a_client_that_is_new_has_no_position_to_recover_from() -> None:
-    assert recovers_from(SubscribeRequest("news"), grant(FORCED), anonymous=False) is None
+    assert recovers_from(SubscribeRequest("news"), grant(FORCED), user="alice") is None
 
 
 def test_a_new_client_hears_where_the_stream_is_if_it_can_recover_later() -> None:

@@ -42,66 +42,6 @@ def test_the_token_mark_stands_before_the_namespace() -> None:
     assert known.options("$news:today").presence
 
 
-def test_nothing_is_allowed_that_was_not_said() -> None:
-    known = channels()
-    options = known.options("room")
-
-    assert not known.may_subscribe("room", "alice")
-    for allowed in (options.may_publish, options.may_see_presence, options.may_read_history):
-        assert not allowed(anonymous=False, subscribed=True)
-
-
-@pytest.mark.parametrize(
-    ("options", "user", "allowed"),
-    [
-        ({"allow_subscribe_for_client": True}, "alice", True),
-        ({"allow_subscribe_for_client": True}, "", False),
-        ({"allow_subscribe_for_client": True, "allow_subscribe_for_anonymous": True}, "", True),
-        ({"allow_subscribe_for_anonymous": True}, "", False),
-    ],
-)
-def test_who_may_subscribe(options: dict[str, bool], user: str, allowed: bool) -> None:
-    assert channels(**options).may_subscribe("room", user) is allowed
-
-
-@pytest.mark.parametrize(
-    ("options", "anonymous", "subscribed", "allowed"),
-    [
-        ({"allow_publish_for_client": True}, False, False, True),
-        ({"allow_publish_for_client": True}, True, True, False),
-        ({"allow_publish_for_client": True, "allow_publish_for_anonymous": True}, True, False, True),
-        ({"allow_publish_for_subscriber": True}, False, False, False),
-        ({"allow_publish_for_subscriber": True}, False, True, True),
-    ],
-)
-def test_who_may_publish(options: dict[str, bool], anonymous: bool, subscribed: bool, allowed: bool) -> None:
-    room = channels(**options).options("room")
-
-    assert room.may_publish(anonymous=anonymous, subscribed=subscribed) is allowed
-
-
-def test_a_channel_that_begins_with_the_token_mark_needs_a_token() -> None:
-    assert not channels(allow_subscribe_for_client=True).may_subscribe("$room", "alice")
-
-
-@pytest.mark.parametrize(
-    ("channel", "user", "allowed"),
-    [
-        ("dialog#alice", "alice", True),
-        ("dialog#alice", "bob", False),
-        ("dialog#alice,bob", "bob", True),
-        ("dialog#alice", "ali", False),
-        ("dialog#", "", False),
-    ],
-)
-def test_a_user_limited_channel_is_for_the_users_it_names(channel: str, user: str, allowed: bool) -> None:
-    known = channels(
-        allow_user_limited_channels=True, allow_subscribe_for_client=True, allow_subscribe_for_anonymous=True
-    )
-
-    assert known.may_subscribe(channel, user) is allowed
-
-
 def test_a_channel_regex_bounds_the_rest_of_the_name() -> None:
     known = parse_channels({"namespaces": {"user": {"channel_regex": "^[0-9]+$"}}}, developer=False)
 
@@ -160,10 +100,3 @@ def test_what_is_no_mapping_is_named(document: Any, problem: str) -> None:
         parse_channels(document, developer=False)
 
     assert caught.value.problems == [problem]
-
-
-def test_in_developer_mode_everyone_may_do_everything() -> None:
-    known = parse_channels({"namespaces": {"news": {}}}, developer=True)
-
-    assert known.may_subscribe("news:today", "")
-    assert known.options("news:today").may_publish(anonymous=True, subscribed=False)

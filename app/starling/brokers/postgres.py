@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 
 from starling.brokers.broadcast import BroadcastBroker
+from starling.brokers.channel_names import original_name, stored_name
 from starling.brokers.link import Link, LinkLost, Receive
 from starling.brokers.redis.outbox import Outbox
 from starling.brokers.supervised import SupervisedBackend, in_words
@@ -32,14 +33,14 @@ def identifier(prefix: str, channel: str) -> str:
 
 def encode(channel: str, message: bytes) -> bytes:
     """The bytes of a notice. They name the channel, because two channels may share an identifier."""
-    return b"%b\n%b" % (channel.encode(), message)
+    return b"%b\n%b" % (stored_name(channel).encode(), message)
 
 
 def decode(payload: str) -> tuple[str, bytes] | None:
     """The channel and the message of a notice; None for a notice of somebody else's."""
     try:
         channel, message = base64.b64decode(payload.partition(".")[2], validate=True).split(b"\n", 1)
-        return channel.decode(), message
+        return original_name(channel.decode()), message
     except (ValueError, binascii.Error):
         return None
 

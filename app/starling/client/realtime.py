@@ -26,6 +26,7 @@ from starling.engine.channels import ChannelOptions
 from starling.engine.connection import Connection
 from starling.engine.follower import Joined
 from starling.engine.node import Node
+from starling.engine.rights import Client, Verb, may
 from starling.engine.subscriptions import Subscriber
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import WRITE_ERROR, Frame
@@ -478,13 +479,13 @@ class RealtimeConnection(Connection):
                 def answer(joined: Joined, request: SubscribeRequest = request, grant: Grant = grant) -> bool:
                     if self.session.state is not SessionState.CONNECTING:
                         return False
-                    results[request.channel] = subscribe_result(request, grant, joined, anonymous=not self.user)
+                    results[request.channel] = subscribe_result(request, grant, joined, user=self.user)
                     self._watch(request, grant.options)
                     return True
 
                 request.channel = channel
                 subscriber = Subscriber(self, channel, answer)
-                since = recovers_from(request, grant, anonymous=not self.user)
+                since = recovers_from(request, grant, user=self.user)
                 await self._memberships.enter(subscriber, grant, self.info(grant.info), since)
         except BaseException:
             self._memberships.leave_all()
@@ -501,7 +502,7 @@ class RealtimeConnection(Connection):
             grant = await self._authority.grant(self.identity, request)
             await self._node.hooks.subscribe(self.info(grant.info), request.channel, request.data)
         subscriber = Subscriber(self, request.channel, partial(self._answer, action, grant))
-        since = recovers_from(request, grant, anonymous=not self.user)
+        since = recovers_from(request, grant, user=self.user)
         await self._memberships.enter(subscriber, grant, self.info(grant.info), since)
         if subscriber.answered:
             self._node.presence_tracker.announce(request.channel, self.id)
@@ -537,7 +538,7 @@ class RealtimeConnection(Connection):
         if grant.token is not None and self._node.revocations.refuses(grant.token):
             self._carry_out(self.session.refused(action, codes.ERROR_PERMISSION_DENIED, now))
             return False
-        result = subscribe_result(request, grant, joined, anonymous=not self.user)
+        result = subscribe_result(request, grant, joined, user=self.user)
         if request.flag & FLAG_REJECT_UNRECOVERED and result.was_recovering and not result.recovered:
             self._carry_out(self.session.refused(action, codes.ERROR_UNRECOVERABLE_POSITION, now))
             return False
@@ -592,8 +593,7 @@ class RealtimeConnection(Connection):
     def _publishing(self, action: Publish) -> tuple[PublishOptions, ClientInfo]:
         """How the publication is kept and who it is from. Raises CommandRefused."""
         options = self._options(action.channel, action.subscription)
-        if not options.may_publish(anonymous=not self.user, subscribed=action.subscription is not None):
-            raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
+        self._require(Verb.PUBLISH, action, options)
         return options.publish_options(), self.info(
             action.subscription.chan_info if action.subscription else NO_PAYLOAD
         )
@@ -603,8 +603,7 @@ class RealtimeConnection(Connection):
         presence = self._node.presence
         if presence is None or not options.presence:
             raise CommandRefused(codes.ERROR_NOT_AVAILABLE)
-        if not options.may_see_presence(anonymous=not self.user, subscribed=action.subscription is not None):
-            raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
+        self._require(Verb.PRESENCE, action, options)
         if isinstance(action, Presence):
             here = PresenceResult(await presence.get(action.channel))
             return self.session.answered(action, here, time.monotonic())
@@ -616,11 +615,18 @@ class RealtimeConnection(Connection):
         options = self._options(action.channel, action.subscription)
         if not options.keeps_history:
             raise CommandRefused(codes.ERROR_NOT_AVAILABLE)
-        if not options.may_read_history(anonymous=not self.user, subscribed=action.subscription is not None):
-            raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
+        self._require(Verb.HISTORY, action, options)
         most = self._node.options.recovery_limit
         result = await self._node.read_history(action.channel, options, action.request, most)
         return self.session.answered(action, result, time.monotonic())
+
+    def _require(
+        self, verb: Verb, action: Publish | Presence | PresenceStats | History, options: ChannelOptions
+    ) -> None:
+        """Raise CommandRefused where the client may not do `verb` in the action's channel."""
+        client = Client(self.user, subscribed=action.subscription is not None)
+        if not may(client, verb, self._node.channels.facts(action.channel, options)).allowed:
+            raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
 
     def _options(self, channel: str, subscription: Subscription | None) -> ChannelOptions:
         options = self._memberships.options(channel) if subscription is not None else None

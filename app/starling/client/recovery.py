@@ -2,22 +2,24 @@
 
 from starling.client.authority import Grant
 from starling.engine.broker import StreamPosition
+from starling.engine.channels import ChannelFacts
 from starling.engine.follower import Joined
+from starling.engine.rights import Client, Verb, may
 from starling.protocol.messages import NO_PAYLOAD, SubscribeRequest, SubscribeResult
 
 
-def recovers_from(request: SubscribeRequest, grant: Grant, *, anonymous: bool) -> StreamPosition | None:
+def recovers_from(request: SubscribeRequest, grant: Grant, *, user: str) -> StreamPosition | None:
     """The position since which the client gets what it missed; None where it asks for none, or may not."""
-    if not (request.recover and _recoverable(request, grant, anonymous=anonymous)):
+    if not (request.recover and _recoverable(request, grant, user=user)):
         return None
     return StreamPosition(request.offset, request.epoch)
 
 
-def subscribe_result(request: SubscribeRequest, grant: Grant, joined: Joined, *, anonymous: bool) -> SubscribeResult:
+def subscribe_result(request: SubscribeRequest, grant: Grant, joined: Joined, *, user: str) -> SubscribeResult:
     """What a client is told that has `joined` a channel; when the subscription ends is for the session to add."""
     options = grant.options
     result = SubscribeResult(data=grant.data or NO_PAYLOAD)
-    result.recoverable = _recoverable(request, grant, anonymous=anonymous)
+    result.recoverable = _recoverable(request, grant, user=user)
     asked = request.positioned or options.force_positioning
     result.positioned = options.keeps_history and (result.recoverable or asked)
     if result.positioned:
@@ -33,10 +35,11 @@ def subscribe_result(request: SubscribeRequest, grant: Grant, joined: Joined, *,
     return result
 
 
-def _recoverable(request: SubscribeRequest, grant: Grant, *, anonymous: bool) -> bool:
+def _recoverable(request: SubscribeRequest, grant: Grant, *, user: str) -> bool:
     options = grant.options
     if not options.keeps_history:
         return False
     asked = request.recoverable or request.recover
-    may_read = options.may_read_history(anonymous=anonymous, subscribed=True)
-    return options.force_recovery or (asked and (may_read or grant.recover))
+    channel = ChannelFacts(request.channel, options)
+    may_read = asked and may(Client(user, subscribed=True), Verb.HISTORY, channel).allowed
+    return options.force_recovery or may_read or (asked and grant.recover)

@@ -1,9 +1,10 @@
-"""Channel names, namespaces and their options: who may do what in a channel, and what the channel keeps."""
+"""Channel names, namespaces and their options: what a channel keeps, and what starling.engine.rights decides from."""
 
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
+from msgspec import Struct
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from starling.engine.broker import PublishOptions
@@ -15,6 +16,10 @@ _FORBIDDEN = re.compile(r"[{}\x00-\x1f\x7f]")
 
 TOKEN_MARK = "$"  # noqa: S105 - the first character of a channel that needs a subscription token
 USERS_MARK = "#"
+USER_SEPARATOR = ","
+# In characters. A personal channel may be as long as the user id of the longest token, which has 8192 bytes.
+NAME_LENGTH = 255
+PERSONAL_NAME_LENGTH = 8192
 # In metrics, where an empty label would be none; no namespace can have this name.
 DEFAULT_NAMESPACE = "(default)"
 
@@ -104,44 +109,88 @@ class ChannelOptions(BaseModel):
             said.pop("force_recovery", None)
         return self.model_copy(update=said) if said else self
 
-    def may_publish(self, *, anonymous: bool, subscribed: bool) -> bool:
-        """Whether a client may publish here."""
-        allowed = self.allow_publish_for_client or (subscribed and self.allow_publish_for_subscriber)
-        return allowed and (not anonymous or self.allow_publish_for_anonymous)
-
-    def may_see_presence(self, *, anonymous: bool, subscribed: bool) -> bool:
-        """Whether a client may ask who is here."""
-        allowed = self.allow_presence_for_client or (subscribed and self.allow_presence_for_subscriber)
-        return allowed and (not anonymous or self.allow_presence_for_anonymous)
-
-    def may_read_history(self, *, anonymous: bool, subscribed: bool) -> bool:
-        """Whether a client may read what the channel keeps."""
-        allowed = self.allow_history_for_client or (subscribed and self.allow_history_for_subscriber)
-        return allowed and (not anonymous or self.allow_history_for_anonymous)
-
 
 OVERRIDES = ("presence", "join_leave", "force_push_join_leave", "force_positioning", "force_recovery")
 DEVELOPER_RIGHTS = {name: True for name in ChannelOptions.model_fields if name.startswith("allow_")}
 
 
+class ChannelFacts(Struct, frozen=True):
+    """A channel as a decision about rights sees it.
+
+    `personal_prefixes` are the beginnings of names that are personal channels; none while those are off.
+    """
+
+    name: str
+    options: ChannelOptions
+    personal_prefixes: tuple[str, ...] = ()
+
+    @property
+    def owner(self) -> str | None:
+        """The user whose personal channel this is: the whole rest of the name. None where it is no personal channel."""
+        for prefix in self.personal_prefixes:
+            if self.name.startswith(prefix):
+                return self.name[len(prefix) :]
+        return None
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether nobody enters without a subscription token."""
+        return self.name.startswith(TOKEN_MARK)
+
+    @property
+    def listed_users(self) -> tuple[str, ...] | None:
+        """The users that the end of the name lists; None where it lists none, or the list does not count.
+
+        No id that contains a mark of the list can be listed.
+        """
+        if not self.options.allow_user_limited_channels or USERS_MARK not in self.name:
+            return None
+        return tuple(filter(None, self.name.rpartition(USERS_MARK)[2].split(USER_SEPARATOR)))
+
+
 class Channels:
-    """The namespaces of this service. `max_length` bounds a channel's name in characters."""
+    """The namespaces of this service.
+
+    While `personal` is on, a name that begins with `#` is the personal channel of the user that the rest of it is, and
+    Starling subscribes every user to its own: in the default namespace, or in `personal_namespace`, as `NAME:#USER`.
+    Raises ChannelsError for a `personal_namespace` that is not among `namespaces`.
+    """
 
     def __init__(
-        self, default: ChannelOptions, namespaces: Mapping[str, ChannelOptions], *, max_length: int = 255
+        self,
+        default: ChannelOptions,
+        namespaces: Mapping[str, ChannelOptions],
+        *,
+        personal: bool = False,
+        personal_namespace: str = "",
     ) -> None:
+        if personal_namespace and personal_namespace not in namespaces:
+            missing = (
+                f"namespaces.{personal_namespace}: it is missing, and STARLING_PERSONAL_CHANNEL_NAMESPACE names it"
+            )
+            raise ChannelsError([missing])
         self.default = default
         self.namespaces = dict(namespaces)
-        self._max_length = max_length
+        self._personal_prefix = f"{personal_namespace}:{USERS_MARK}" if personal_namespace else USERS_MARK
+        self._personal_prefixes = tuple({USERS_MARK: None, self._personal_prefix: None}) if personal else ()
         self._patterns = {
             name: re.compile(options.channel_regex)
             for name, options in {"": default, **self.namespaces}.items()
             if options.channel_regex
         }
 
+    def personal_channel(self, user: str) -> str | None:
+        """The channel that every connection of `user` is subscribed to; None for anonymous ones and while it is off."""
+        return self._personal_prefix + user if self._personal_prefixes and user else None
+
     def options(self, channel: str) -> ChannelOptions:
-        """The options of `channel`. Raises CommandRefused: 107 for an illegal name, 102 for an unknown namespace."""
-        if not channel or len(channel) > self._max_length or _FORBIDDEN.search(channel):
+        """The options of `channel`. Raises CommandRefused: 107 for an illegal name, 102 for an unknown namespace.
+
+        The rest of a personal channel's name is a user id, so no rule for names and no `channel_regex` is about it.
+        """
+        if channel.startswith(self._personal_prefixes):
+            return self._personal_options(channel)
+        if not channel or len(channel) > NAME_LENGTH or _FORBIDDEN.search(channel):
             raise CommandRefused(ERROR_BAD_REQUEST)
         namespace, separator, rest = channel.removeprefix(TOKEN_MARK).partition(":")
         if not separator:
@@ -154,25 +203,32 @@ class Channels:
             raise CommandRefused(ERROR_BAD_REQUEST)
         return options
 
-    def may_subscribe(self, channel: str, user: str) -> bool:
-        """Whether `user` (empty: anonymous) may subscribe to `channel` without a subscription token."""
-        options = self.options(channel)
-        if channel.startswith(TOKEN_MARK):
-            return False
-        if USERS_MARK in channel and options.allow_user_limited_channels:
-            return bool(user) and user in channel.rpartition(USERS_MARK)[2].split(",")
-        return options.allow_subscribe_for_client and (bool(user) or options.allow_subscribe_for_anonymous)
+    def _personal_options(self, channel: str) -> ChannelOptions:
+        if len(channel) > PERSONAL_NAME_LENGTH:
+            raise CommandRefused(ERROR_BAD_REQUEST)
+        if channel.startswith(USERS_MARK):
+            return self.default
+        return self.namespaces[channel.partition(":")[0]]
+
+    def facts(self, channel: str, options: ChannelOptions | None = None) -> ChannelFacts:
+        """What rights in `channel` depend on, with `options` in place of the namespace's. Raises as `options` does."""
+        return ChannelFacts(channel, options or self.options(channel), self._personal_prefixes)
 
 
 def namespace_of(channel: str) -> str:
     """The namespace's name as metrics show it."""
-    return (":" in channel and channel.removeprefix(TOKEN_MARK).partition(":")[0]) or DEFAULT_NAMESPACE
+    if ":" not in channel or channel.startswith(USERS_MARK):
+        return DEFAULT_NAMESPACE
+    return channel.removeprefix(TOKEN_MARK).partition(":")[0] or DEFAULT_NAMESPACE
 
 
-def parse_channels(document: object, *, developer: bool) -> Channels:
+def parse_channels(
+    document: object, *, developer: bool, personal: bool = False, personal_namespace: str = ""
+) -> Channels:
     """Make Channels from `{default: {option: value}, namespaces: {name: {option: value}}}`.
 
-    In developer mode everyone has every right in every namespace. Raises ChannelsError naming every mistake.
+    In developer mode everyone has every right in every namespace, apart from the personal channels of others. For
+    `personal` see Channels. Raises ChannelsError naming every mistake.
     """
     problems: list[str] = []
     if document is None:
@@ -194,7 +250,7 @@ def parse_channels(document: object, *, developer: bool) -> Channels:
         namespaces[str(name)] = _parse_options(f"namespaces.{name}", options, rights, problems)
     if problems:
         raise ChannelsError(problems)
-    return Channels(default, namespaces)
+    return Channels(default, namespaces, personal=personal, personal_namespace=personal_namespace)
 
 
 def _parse_options(path: str, options: Any, rights: Mapping[str, bool], problems: list[str]) -> ChannelOptions:

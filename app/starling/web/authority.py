@@ -17,7 +17,8 @@ from starling.auth.tokens import (
     TokenRefused,
 )
 from starling.client.authority import Grant, Identity
-from starling.engine.channels import OVERRIDES, USERS_MARK, ChannelOptions, Channels
+from starling.engine.channels import OVERRIDES, ChannelOptions, Channels
+from starling.engine.rights import Client, Verb, may
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
 from starling.protocol.messages import ConnectRequest, SubscribeRequest
@@ -31,16 +32,13 @@ EXPIRED_AT_REFRESH = Error(codes.ERROR_TOKEN_EXPIRED.code, codes.ERROR_TOKEN_EXP
 class TokenAuthority:
     """Implements starling.client.authority.Authority with tokens.
 
-    `allow_anonymous` lets clients without a token in; `personal_channel` enters every user in `#USER`.
+    `allow_anonymous` lets clients without a token connect.
     """
 
-    def __init__(
-        self, verifier: RevocableVerifier, channels: Channels, *, allow_anonymous: bool, personal_channel: bool
-    ) -> None:
+    def __init__(self, verifier: RevocableVerifier, channels: Channels, *, allow_anonymous: bool) -> None:
         self._verifier = verifier
         self._channels = channels
         self._allow_anonymous = allow_anonymous
-        self._personal_channel = personal_channel
 
     async def identify(self, request: ConnectRequest, handshake: Identity | CommandRefused | None) -> Identity:
         """By the token of the command, else by the handshake, else anonymous where allowed, else 3500.
@@ -77,8 +75,7 @@ class TokenAuthority:
             )
             for channel, options in credentials.subs.items()
         }
-        if self._personal_channel and credentials.user:
-            personal = USERS_MARK + credentials.user
+        if personal := self._channels.personal_channel(credentials.user):
             subscriptions.setdefault(personal, Grant(self._channels.options(personal)))
         return Identity(
             user=credentials.user,
@@ -99,10 +96,10 @@ class TokenAuthority:
 
     def grant_by_options(self, identity: Identity, channel: str) -> Grant:
         """By the channel's options."""
-        options = self._channels.options(channel)
-        if not self._channels.may_subscribe(channel, identity.user):
+        facts = self._channels.facts(channel)
+        if not may(Client(identity.user), Verb.SUBSCRIBE, facts).allowed:
             raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
-        return Grant(options)
+        return Grant(facts.options)
 
     async def renew(self, identity: Identity, token: str) -> Identity:
         """A new token must be of the same user, or the connection ends with 3500."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ResponseError
 
+from starling.brokers.channel_names import stored_name
 from starling.brokers.link import MAX_EVENTS, LinkLost
 from starling.brokers.redis.address import RedisAddress
 from starling.brokers.redis.calls import Command, RedisCalls, Reply
@@ -39,7 +40,7 @@ class RedisBackend(SupervisedBackend):
 
     def wire_name(self, channel: str) -> str:
         """What `channel` is called in Redis."""
-        return f"{self.prefix}:{channel}"
+        return f"{self.prefix}:{stored_name(channel)}"
 
     def publish_command(self, channel: str, message: bytes) -> Command:
         """The command that sends `message` to every process."""

@@ -10,6 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
+from starling.brokers.channel_names import stored_name
 from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkStats, MessageEvent
 from starling.brokers.redis.address import RedisAddress
 from starling.brokers.redis.backend import CALLS_AT_ONCE, READS_AT_ONCE
@@ -95,7 +96,7 @@ class ClusterBackend(LinkBackend):
 
     async def subscribe(self, group: str) -> None:
         """Return when the node that has the slot has acknowledged. Raises BrokerUnavailable; the wish stands."""
-        slot = key_slot(group.encode())
+        slot = key_slot(stored_name(group).encode())
         self._wanted.setdefault(group, None)
         deadline = time.monotonic() + self.timeout
         while group in self._wanted:
@@ -140,7 +141,7 @@ class ClusterBackend(LinkBackend):
 
     def wire_name(self, channel: str) -> str:
         """What `channel` is called in Redis: its slot is that of the channel's keys."""
-        return f"{self.prefix}:{{{channel}}}"
+        return f"{self.prefix}:{{{stored_name(channel)}}}"
 
     def publish_command(self, channel: str, message: bytes) -> Command:
         """The command that sends `message` to every process."""
@@ -184,7 +185,7 @@ class ClusterBackend(LinkBackend):
             await shard.connect()
         moves: list[tuple[str, ShardBackend]] = []
         for channel, present in self._wanted.items():
-            place = self._map.node_of(key_slot(channel.encode()))
+            place = self._map.node_of(key_slot(stored_name(channel).encode()))
             if place is None or place == present or place not in self._shards:
                 continue
             if present in self._shards:

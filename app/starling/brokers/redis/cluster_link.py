@@ -8,6 +8,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 
+from starling.brokers.channel_names import stored_name
 from starling.brokers.link import LinkLost
 from starling.brokers.redis.link import RedisLink
 
@@ -36,7 +37,7 @@ class ShardLink(RedisLink):
 
     def wire_name(self, channel: str) -> bytes:
         """What `channel` is called in Redis: its slot is that of the channel's keys."""
-        return b"%b{%b}" % (self._prefix, channel.encode())
+        return b"%b{%b}" % (self._prefix, stored_name(channel).encode())
 
     async def subscribe(self, channels: Sequence[str]) -> None:
         """Return when Redis has acknowledged or refused all of them."""

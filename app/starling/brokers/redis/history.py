@@ -9,6 +9,7 @@ from itertools import islice
 import structlog
 from redis.exceptions import ResponseError
 
+from starling.brokers.channel_names import stored_name
 from starling.brokers.envelope import MalformedEnvelope, decode_body
 from starling.brokers.redis.calls import Command
 from starling.brokers.redis.script import Execute, Script
@@ -133,10 +134,11 @@ class RedisHistory:
             raise BrokerUnavailable(f"Redis refused: {error}") from None
 
     def _keys(self, channel: str) -> list[bytes]:
-        return [f"{self._prefix}:meta:{{{channel}}}".encode(), f"{self._prefix}:stream:{{{channel}}}".encode()]
+        name = stored_name(channel)
+        return [f"{self._prefix}:meta:{{{name}}}".encode(), f"{self._prefix}:stream:{{{name}}}".encode()]
 
     def _idempotency(self, channel: str, key: str) -> bytes:
-        return f"{self._prefix}:idem:{{{channel}}}:{key}".encode()
+        return f"{self._prefix}:idem:{{{stored_name(channel)}}}:{key}".encode()
 
 
 def read_position(found: object) -> StreamPosition:

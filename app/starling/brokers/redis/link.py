@@ -8,6 +8,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from starling.brokers.channel_names import stored_name
 from starling.brokers.link import Link, LinkLost, Receive
 from starling.brokers.redis.calls import discard
 from starling.brokers.supervised import in_words
@@ -36,7 +37,7 @@ class RedisLink(Link, asyncio.Protocol):
 
     def wire_name(self, channel: str) -> bytes:
         """What `channel` is called in Redis."""
-        return self._prefix + channel.encode()
+        return self._prefix + stored_name(channel).encode()
 
     async def open(self) -> None:
         """Connect and log in."""

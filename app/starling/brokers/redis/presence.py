@@ -8,6 +8,7 @@ from itertools import islice
 import structlog
 from msgspec import Raw
 
+from starling.brokers.channel_names import stored_name
 from starling.brokers.redis.script import Execute, Script
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.presence import DEFAULT_TTL, PresenceStats
@@ -121,8 +122,8 @@ class RedisPresence:
         return done
 
     def _keys(self, channel: str) -> list[bytes]:
-        kinds = ("presence", "presence-deadlines", "presence-users")
-        return [f"{self._prefix}:{kind}:{{{channel}}}".encode() for kind in kinds]
+        kinds, name = ("presence", "presence-deadlines", "presence-users"), stored_name(channel)
+        return [f"{self._prefix}:{kind}:{{{name}}}".encode() for kind in kinds]
 
 
 def _calls(
