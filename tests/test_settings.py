@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from starling.main import build_channels
 from starling.settings import SECTIONS, Settings, SettingsError, load_settings
 
 SECRET = "x" * 32
@@ -73,6 +74,28 @@ def test_a_secret_is_read_from_a_file(tmp_path: Path) -> None:
 
     assert settings.token_hmac_secret is not None
     assert settings.token_hmac_secret.get_secret_value() == SECRET
+
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_a_byte_order_mark_is_no_part_of_what_a_file_holds(tmp_path: Path, end: bytes) -> None:
+    secret, keys, channels = tmp_path / "secret", tmp_path / "keys", tmp_path / "channels.yaml"
+    secret.write_bytes(BYTE_ORDER_MARK + b"a secret of more than thirty-two bytes" + end)
+    keys.write_bytes(BYTE_ORDER_MARK + b"0123456789abcdef0123" + end)
+    channels.write_bytes(BYTE_ORDER_MARK + b"default: {presence: true}" + end)
+    settings = load_settings(
+        {
+            "STARLING_TOKEN_HMAC_SECRET_FILE": str(secret),
+            "STARLING_API_KEYS_FILE": str(keys),
+            "STARLING_CHANNELS_FILE": str(channels),
+        }
+    )
+    assert settings.token_hmac_secret is not None
+    assert settings.token_hmac_secret.get_secret_value() == "a secret of more than thirty-two bytes"
+    assert settings.api_key_list == ("0123456789abcdef0123",)
+    assert build_channels(settings).default.presence
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -36,18 +36,19 @@ from starling.protocol.session import SessionLimits
 from starling.server.application import serve
 from starling.server.drain_rate import DrainStats
 from starling.server.options import ServerOptions, Service
-from starling.settings import PREFIX, Settings, SettingsError
+from starling.settings import PREFIX, Settings, SettingsError, read_file
 from starling.telemetry.logging import configure_logging
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.top_channels import ChannelMeter
 from starling.telemetry.tracing import NoTracer, Tracer
-from starling.web import api_docs, chat, connection, echo, health, items, pages, refusals
+from starling.web import api_docs, chat, connection, echo, health, items, pages, refusals, unknown_path
 from starling.web.api import Api, ApiOptions
 from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_methods import ApiMethods
 from starling.web.authority import TokenAuthority
 from starling.web.dependencies import WebContext
 from starling.web.direct import DirectEndpoints
+from starling.web.head_requests import HeadRequests
 from starling.web.request_id import RequestId
 from starling.web.revocation import RevocableVerifier
 
@@ -100,6 +101,7 @@ def server_options(settings: Settings) -> ServerOptions:
         workers=settings.worker_count,
         runtime_dir=settings.runtime_dir,
         trusted_proxies=settings.trusted_proxies,
+        keep_alive_seconds=settings.keep_alive_seconds,
         handshake_seconds=settings.handshake_seconds,
         close_seconds=CLOSE_SECONDS,
         unacknowledged_seconds=settings.ping_seconds + settings.pong_seconds + CLOSE_SECONDS,
@@ -167,8 +169,10 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, trace
         telemetry=NO_FASTAPI_TELEMETRY,
     )
     application.state.web_context = web_context
+    application.add_middleware(HeadRequests)
     application.add_middleware(RequestId)
     refusals.install(application)
+    unknown_path.install(application, node.metrics)
     # First, because routes are tried in their order and this one is asked most.
     application.router.routes.insert(0, api.route)
     for door in (pages, health, connection, echo, items, chat):
@@ -232,7 +236,7 @@ def build_channels(settings: Settings) -> Channels:
     document: object = None
     if settings.channels_file is not None:
         try:
-            document = yaml.safe_load(settings.channels_file.read_text())
+            document = yaml.safe_load(read_file(settings.channels_file))
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError([f"{PREFIX}CHANNELS_FILE: cannot read {settings.channels_file}: {error}"]) from error
         except yaml.YAMLError as error:

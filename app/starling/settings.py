@@ -70,7 +70,9 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=1, le=65535, description="Public port: the page, the WebSocket doors, the API.")] = (
         8000
     )
-    internal_host: Annotated[str, Field(description="Address the internal port listens on.")] = "0.0.0.0"  # noqa: S104 - the kubelet and Prometheus ask from outside the pod
+    internal_host: Annotated[
+        str, Field(description="Address the internal port listens on; anyone who reaches it can read it.")
+    ] = "127.0.0.1"
     internal_port: Annotated[
         int, Field(ge=1, le=65535, description="Internal port: metrics and probes of the whole pod; never publish it.")
     ] = 9090
@@ -245,6 +247,15 @@ class Settings(BaseModel):
     handshake_seconds: Annotated[
         float, Field(gt=0, le=300, description="Time a new connection has to finish its request's head.")
     ] = 10.0
+    keep_alive_seconds: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=3600,
+            description="How long an idle HTTP connection stays open after a response; keep it over what the load "
+            "balancer keeps its own connections: nginx and AWS 60 s, Google Cloud 600 s.",
+        ),
+    ] = 75
     ping_seconds: Annotated[
         int, Field(ge=1, le=3600, description="How often a client is pinged; keep it under every proxy's idle timeout.")
     ] = 25
@@ -566,6 +577,14 @@ def usable_cpus() -> int:
     return max(1, min(available, int(quota) // int(period)))
 
 
+def read_file(path: Path | str) -> str:
+    """Return the text of a file in UTF-8, without the byte order mark that editors on Windows put before it.
+
+    Raises OSError, UnicodeDecodeError.
+    """
+    return Path(path).read_text(encoding="utf-8-sig")
+
+
 def read_variable(environment: Mapping[str, str], name: str) -> str | None:
     """One setting as the environment or the file that it names has it, unchecked: for the command's client side."""
     variable = f"{PREFIX}{name.upper()}"
@@ -575,7 +594,7 @@ def read_variable(environment: Mapping[str, str], name: str) -> str | None:
     if path is None:
         return None
     try:
-        return Path(path).read_text().strip()
+        return read_file(path).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"{variable}_FILE: cannot read {path}: {error}"]) from error
 
@@ -594,7 +613,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
             if f"{PREFIX}{field.upper()}" in environment:
                 problems.append(f"{variable} and {PREFIX}{field.upper()} are both set: unset one of the two")
             try:
-                values[field] = Path(environment[variable]).read_text().strip()
+                values[field] = read_file(environment[variable]).strip()
             except (OSError, UnicodeDecodeError) as error:
                 problems.append(f"{variable}: cannot read {environment[variable]}: {error}")
         else:

@@ -125,7 +125,7 @@ def test_what_the_values_say_themselves_is_the_application_s_default_or_the_char
         for field in OPEN
         if (value := yaml.safe_load((CHART / "values.yaml").read_text())["settings"][camel_case(field)]) is not None
     }
-    own = {"workers": 1, "runtime_dir": "/run/starling", "log_format": "json"}
+    own = {"internal_host": "0.0.0.0", "workers": 1, "runtime_dir": "/run/starling", "log_format": "json"}
     assert {field: said.pop(field) for field in own} == own
     assert said == {field: Settings.model_fields[field].default for field in said}
 

@@ -2,7 +2,8 @@
 
 Doors: `/ws` hands off to Speaker; `/plain` echoes by plain ASGI; `/slow` accepts after a minute; `/late` after half a
 second; `/return` accepts and returns; `/crash` accepts and fails; `/refuse` refuses; `/twice` hands off twice. HTTP
-answers `ok`, to a POST once its body has come, and to one at `/early` at once.
+answers `ok`, to a POST once its body has come, and to one at `/early` at once; at `/later` and `/later-stream` after a
+moment; at `/scope` what the request says; at `/large` 1 MiB; at `/stream` only headers, until its client leaves.
 """
 
 import asyncio
@@ -101,10 +102,35 @@ class Application:
         elif scope["type"] == "http":
             if scope["method"] == "POST" and scope["path"] != "/early":
                 await self.read_body(receive)
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-            await send({"type": "http.response.body", "body": b"ok"})
+            await self.answer(scope, receive, send)
         else:
             await self.open(scope, receive, send)
+
+    async def answer(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b"ok"
+        match scope["path"]:
+            case "/later" | "/later-stream":
+                await asyncio.sleep(0.05)
+            case "/scope":
+                hosts = [value.decode() for name, value in scope["headers"] if name == b"host"]
+                told = {"path": scope["path"], "query": scope["query_string"].decode(), "host": hosts}
+                body = json.dumps({**told, "client": scope["client"][0], "scheme": scope["scheme"]}).encode()
+            case "/large":
+                body = bytes(2**20)
+            case "/stream":
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                log.info("stream_ended")
+                return
+        headers = [] if scope["path"] == "/later-stream" else [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for start in range(0, len(body), 65536):
+            part = body[start : start + 65536]
+            await send({"type": "http.response.body", "body": part, "more_body": start + 65536 < len(body)})
+            await asyncio.sleep(0)
+        if scope["path"] == "/large":
+            log.info("large_sent")
 
     async def read_body(self, receive: Any) -> None:
         message = {"type": "http.request", "more_body": True}
@@ -158,6 +184,7 @@ def main() -> None:
     readiness = Readiness()
     application = Application(readiness, starts=told.pop("starts", True), start_seconds=told.pop("start_seconds", 0))
     configure_logging(told.pop("log_level", "debug"), told.pop("log_format", "json"))
+    told["trusted_proxies"] = tuple(told.pop("trusted_proxies", ()))
     options = ServerOptions(**told | {"runtime_dir": Path(told["runtime_dir"])})
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(options.metrics_dir)
     options.metrics_dir.mkdir(parents=True, exist_ok=True)

@@ -164,6 +164,48 @@ async def test_http_on_message_complete_ends_a_body_and_a_cycle_can_be_told_that
     protocol._unset_keepalive_if_required()
 
 
+async def test_http_eof_received_may_keep_a_socket_for_the_answer_and_keep_alive_closes_it(state: Any) -> None:
+    protocol = await http(Endpoint(*ANSWER), state)
+    protocol.data_received(REQUEST)
+    protocol.eof_received()
+    protocol.cycle.keep_alive = False
+    assert protocol.cycle.chunked_encoding is None
+    await asyncio.gather(*state.tasks)
+    written: Any = protocol.transport
+    assert b"connection: close" in written.written
+    assert written.closing
+
+
+async def test_http_on_response_complete_goes_on_with_the_pipelines_oldest(state: Any) -> None:
+    class Watched(HttpToolsProtocol):
+        def on_response_complete(self) -> None:
+            waiting.append([cycle for cycle, _ in self.pipeline])
+            super().on_response_complete()
+
+    waiting: list[list[Any]] = []
+    protocol = await http(Endpoint(*ANSWER), state, Watched)
+    protocol.data_received(REQUEST * 3)
+    (second, _), (third, _) = reversed(protocol.pipeline)
+    while not third.response_complete:
+        await asyncio.gather(*state.tasks)
+    assert waiting == [[third, second], [third], []]
+    protocol._unset_keepalive_if_required()
+
+
+async def test_http_scope_takes_headers_and_url_as_on_headers_complete_leaves_them(state: Any) -> None:
+    class Changing(HttpToolsProtocol):
+        def on_headers_complete(self) -> None:
+            self.url = b"/other"
+            self.headers[:] = [(b"host", b"other")]
+            super().on_headers_complete()
+
+    protocol = await http(Endpoint(*ANSWER), state, Changing)
+    protocol.data_received(REQUEST)
+    assert (protocol.scope["path"], protocol.scope["headers"]) == ("/other", [(b"host", b"other")])
+    await asyncio.gather(*state.tasks)
+    protocol._unset_keepalive_if_required()
+
+
 async def test_http_an_exception_in_on_headers_complete_ends_the_parsing(state: Any) -> None:
     class Watched(HttpToolsProtocol):
         def on_headers_complete(self) -> None:

@@ -332,3 +332,32 @@ def test_a_server_whose_output_is_not_read_serves_and_stops(tmp_path: Path) -> N
         assert client.text() == "served"
         server.stop()
     os.close(unread)
+
+
+@pytest.mark.parametrize(
+    "text", ["a\n2026-01-01T00:00:00Z [error    ] forged", "a\x1b[2Jb", "a\r2026 forged", "a\x9bb"]
+)
+def test_the_text_of_an_exception_forges_no_line_of_the_console_format(text: str) -> None:
+    code = f"""
+import structlog, logging
+try:
+    raise ValueError({text!r})
+except ValueError:
+    structlog.get_logger('x').exception('failed')
+    logging.getLogger('y').exception('failed')
+"""
+    with logged(code, log_format="console") as process:
+        out, _ = process.communicate(timeout=20)
+    shown = out.decode()
+    assert shown.count("ValueError: a") == 2
+    assert [line for line in shown.splitlines() if "forged" in line and not line.startswith("    ")] == []
+    assert not any(character in shown for character in "\x1b\r\x9b")
+
+
+def test_lines_that_cannot_be_written_are_reported_once_on_standard_error() -> None:
+    code = "import structlog\nfor n in range(20): structlog.get_logger('x').info('event', n=n); writer.flush()"
+    with Path("/dev/full").open("wb") as full, logged(code, stdout=full.fileno()) as process:
+        _, error = process.communicate(timeout=20)
+    assert error.decode().splitlines() == [
+        "log lines cannot be written to standard output, and are lost: No space left on device"
+    ]

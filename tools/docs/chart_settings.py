@@ -7,7 +7,12 @@ from typing import Any
 from tools.docs.setting import Setting, all_settings
 
 # What the chart wants to be otherwise than the application's own default.
-OWN_DEFAULTS: dict[str, Any] = {"workers": 1, "runtime_dir": "/run/starling", "log_format": "json"}
+OWN_DEFAULTS: dict[str, Any] = {
+    "internal_host": "0.0.0.0",  # noqa: S104 - the kubelet and Prometheus ask from outside the pod
+    "workers": 1,
+    "runtime_dir": "/run/starling",
+    "log_format": "json",
+}
 # What the templates compute with, so that it has to stand in the values.
 COMPUTED_WITH = ("port", "internal_port", "runtime_dir", "drain_delay_seconds", "drain_rate")
 # What the chart can make up itself.

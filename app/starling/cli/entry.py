@@ -1,6 +1,7 @@
 """The command `starling`."""
 
 import asyncio
+import errno
 import json
 import os
 import secrets
@@ -29,6 +30,8 @@ from starling.settings import PREFIX, SECTIONS, Settings, SettingsError, load_se
 
 SERVER = "The service"
 CLIENT = "A running service"
+# Why standard output cannot be written.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 cli = typer.Typer(
     name="starling",
@@ -325,9 +328,23 @@ def _refuse(error: SettingsError) -> NoReturn:
 
 def main() -> None:
     """Entry point of the command."""
+    if sys.stdout is None:
+        print("standard output is closed: give the command one, /dev/null at least", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
     try:
-        cli()
+        try:
+            cli()
+        finally:
+            sys.stdout.flush()
     except SettingsError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         sys.exit(EXIT_USAGE)
+    except OSError as error:
+        # Errors of files name them.
+        if error.filename is not None or error.errno not in FULL:
+            raise
+        print(f"cannot write to standard output: {error.strerror}", file=sys.stderr)
+        # Python would try once more at its end, and print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_REFUSED)

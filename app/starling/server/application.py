@@ -107,6 +107,7 @@ class StarlingApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
             "backlog": options.backlog,
             "max_requests": 0,
             "timeout": options.heartbeat_seconds,
+            "keepalive": options.keep_alive_seconds,
             "graceful_timeout": math.ceil(options.drain_delay_seconds + options.drain_seconds) + BEYOND_DRAIN_SECONDS,
             "worker_tmp_dir": str(MEMORY_DIR) if os.access(MEMORY_DIR, os.W_OK) else None,
             "control_socket_disable": True,

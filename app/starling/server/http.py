@@ -4,10 +4,11 @@ Members of uvicorn's HttpToolsProtocol that this module uses, each held by a tes
 tests/server/test_uvicorn_members.py, because most are not public:
 
 - attributes `app`, `app_state`, `asgi_version`, `client`, `connections`, `cycle`, `flow.read_paused`, `headers`,
-  `loop`, `parser`, `pipeline`, `root_path`, `scheme`, `server`, `server_state.default_headers`, `tasks`, `transport`,
-  `url`; of a cycle `disconnected`, `message_event`, `response_complete`, `response_started`;
-- methods `connection_lost`, `connection_made`, `on_headers_complete`, `on_message_begin`, `on_message_complete`,
-  `shutdown`, `_should_upgrade`, `_unset_keepalive_if_required`.
+  `loop`, `parser`, `pipeline`, `root_path`, `scheme`, `scope`, `server`, `server_state.default_headers`, `tasks`,
+  `transport`, `url`; of a cycle `chunked_encoding`, `disconnected`, `keep_alive`, `message_event`, `response_complete`,
+  `response_started`;
+- methods `connection_lost`, `connection_made`, `eof_received`, `on_headers_complete`, `on_message_begin`,
+  `on_message_complete`, `on_response_complete`, `shutdown`, `_should_upgrade`, `_unset_keepalive_if_required`.
 """
 
 import asyncio
@@ -24,7 +25,9 @@ from starling.engine.rejection import Rejection
 from starling.server.compression import Compression
 from starling.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
 from starling.server.options import Asgi, ServerOptions
+from starling.server.peer_address import unmapped
 from starling.server.reject_reason import RejectReason
+from starling.server.target import BadTarget, check_host, replace_host, split_absolute_form
 from starling.server.transport import DISCARD_BYTES, Flusher, linger
 from starling.server.websocket import StarlingWebSocket
 
@@ -61,19 +64,47 @@ class StarlingHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._upgrades: bool | None = None
         self._head_too_large = False
+        self._bad_target: BadTarget | None = None
         self._body_left = False
+        self._running: RequestResponseCycle | None = None
         self._refused = False
         self._discarded = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Bound the time until the client has said what it wants."""
+        """Bound the time until the head of a request is here."""
         super().connection_made(transport)
+        if self.client is not None:
+            self.client = (unmapped(self.client[0]), self.client[1])
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the client."""
         self._end_deadline()
+        self._end_cycles()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
+        """Answer a client that sends no more, then close: a half-closed connection may still be read.
+
+        Returns True while the answer is under way. A client that ends in the middle of a request cannot be answered,
+        and one that ends its side while a response of unknown length is under way has left.
+        """
+        if self._refused or self._body_left or not self._busy:
+            return False
+        running = self._running
+        if running is not None and running.response_started and running.chunked_encoding and not self.pipeline:
+            return False
+        self._end_deadline()
+        self.cycle.keep_alive = False
+        return True
+
+    def _end_cycles(self) -> None:
+        # uvicorn marks the last cycle alone: one before it would go on to write to a closed socket.
+        for cycle in (self._running, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
         """Take a piece of a request."""
@@ -91,6 +122,8 @@ class StarlingHttp(HttpToolsProtocol):
         except httptools.HttpParserError:
             if self._head_too_large:
                 self._refuse_head()
+            elif self._bad_target is not None:
+                self._refuse(HTTPStatus.BAD_REQUEST, RejectReason.MALFORMED_REQUEST, f"{self._bad_target}\n")
             else:
                 self._refuse(
                     HTTPStatus.BAD_REQUEST, RejectReason.MALFORMED_REQUEST, "This is not an HTTP/1.1 request.\n"
@@ -191,8 +224,28 @@ class StarlingHttp(HttpToolsProtocol):
         if size > self._options.max_head_bytes or len(self.headers) > self._options.max_header_fields:
             self._head_too_large = True
             raise HeadTooLargeError
+        self._find_target()
         self._body_left = True
         super().on_headers_complete()
+        if not self.pipeline:
+            self._running = self.cycle
+
+    def _find_target(self) -> None:
+        """Check the Host field, and bring a target in absolute form into the form that endpoints know."""
+        try:
+            check_host(self.parser.get_http_version(), self.headers)
+            absolute = split_absolute_form(self.url)
+        except BadTarget as problem:
+            self._bad_target = problem
+            raise
+        if absolute is not None:
+            host, self.url = absolute
+            self.headers[:] = replace_host(self.headers, host)
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request of a pipeline."""
+        self._running = self.pipeline[-1][0] if self.pipeline else None
+        super().on_response_complete()
 
     def on_message_complete(self) -> None:
         """Take the end of a request's body."""
@@ -225,6 +278,7 @@ class StarlingHttp(HttpToolsProtocol):
         cycle: RequestResponseCycle = self.cycle
         if cycle.response_started or self.pipeline:
             self._on_refused(RejectReason.BODY_TIMEOUT)
+            self._end_cycles()
             self.transport.abort()
             return
         cycle.disconnected = True
@@ -246,6 +300,7 @@ class StarlingHttp(HttpToolsProtocol):
         self._on_refused(refusal)
         log.debug("request_refused", client=self.client, status=status.value, reason=refusal)
         if self._busy and not self.cycle.disconnected:  # an answer would be taken for a part of the one under way
+            self._end_cycles()
             self.transport.abort()
             return
         head = (

@@ -38,6 +38,8 @@ class ServerOptions:
     """Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed."""
     backlog: int = 4096
 
+    keep_alive_seconds: int = 75
+    """How long an idle HTTP connection stays open after a response; longer than the proxy in front keeps its own."""
     handshake_seconds: float = 10.0
     """From the connection, or the end of the response before, to the end of the request's head."""
     body_seconds: float = BODY_SECONDS

@@ -28,6 +28,7 @@ from starling.server.compression import Compression
 from starling.server.drain import DrainServer
 from starling.server.http import StarlingHttp
 from starling.server.options import ServerOptions, Service
+from starling.server.peer_address import unmapped_network
 from starling.server.pod import CHANNELS_SUFFIX, TOP_CHANNELS
 from starling.server.transport import Flusher
 from starling.server.websocket import StarlingWebSocket
@@ -143,7 +144,7 @@ def uvicorn_settings(options: ServerOptions, service: Service, flusher: Flusher)
         "access_log": False,
         "server_header": False,
         "proxy_headers": bool(options.trusted_proxies),
-        "forwarded_allow_ips": list(options.trusted_proxies),
+        "forwarded_allow_ips": [unmapped_network(proxy) for proxy in options.trusted_proxies],
         "backlog": options.backlog,
         "workers": 1,
         "callback_notify": None,  # the worker's own heartbeat goes on where uvicorn's does not

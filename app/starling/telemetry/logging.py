@@ -24,6 +24,7 @@ from structlog.typing import EventDict, Processor
 
 LogFormat = Literal["auto", "json", "console"]
 
+STANDARD_ERROR = 2
 # Lines that may wait for stdout; later ones are dropped and counted.
 QUEUE_LINES = 4096
 # Lines are written so many at once, as they gather in this time. Seconds.
@@ -80,6 +81,8 @@ SECRET_TEXT = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 # Values of these types never change, so a line of them may be made later than it was said.
 LASTING_TYPES = frozenset({bool, float, int, str, type(None)})
 
@@ -109,6 +112,7 @@ class LogWriter:
 
     def _begin_process(self) -> None:
         self._reported = self.dropped
+        self._failing = False
         # put() of this queue may be interrupted by a signal handler that logs too.
         self._queue: SimpleQueue[bytes | Said | threading.Event] = SimpleQueue()
         self._awaited = threading.Event()
@@ -142,15 +146,12 @@ class LogWriter:
                 self._awaited.wait(NAP_SECONDS)
                 self._awaited.clear()
             lines, awaited = self._take_with(first)
-            # The reader is gone or the disk is full: there is nowhere left to say so.
-            with suppress(OSError):
-                if lines:
-                    self._put_out(b"\n".join(lines))
+            if lines:
+                self._write_or_report(b"\n".join(lines))
             for written in awaited:
                 written.set()
             if (dropped := self.dropped) > self._reported:
-                with suppress(OSError):
-                    self._put_out(self.made(_drop(dropped - self._reported)))
+                self._write_or_report(self.made(_drop(dropped - self._reported)))
                 self._reported = dropped
 
     def _take_with(self, first: bytes | Said | threading.Event) -> tuple[list[bytes], list[threading.Event]]:
@@ -170,6 +171,19 @@ class LogWriter:
             return self._make(line)
         except Exception:  # noqa: BLE001 - whatever a value may raise
             return _failed(line[2])
+
+    def _write_or_report(self, lines: bytes) -> None:
+        """Write `lines`; where that fails (a full disk, a reader that is gone) one line on standard error says so."""
+        try:
+            self._put_out(lines)
+        except OSError as error:
+            if not self._failing:
+                self._failing = True
+                problem = f"log lines cannot be written to standard output, and are lost: {error.strerror}\n"
+                with suppress(OSError):
+                    os.write(STANDARD_ERROR, problem.encode())
+        else:
+            self._failing = False
 
     def _put_out(self, lines: bytes) -> None:
         rest = lines + b"\n"
@@ -291,9 +305,21 @@ def _choose_renderer(log_format: LogFormat, *, terminal: bool) -> Callable[[Even
 
     def render_console(line: EventDict) -> bytes:
         del line["pid"]
+        for name in ("exception", "stack"):
+            if isinstance(text := line.get(name), str):
+                line[name] = _indented(text)
         return str(console(None, "", line)).encode()
 
     return render_console
+
+
+def _indented(text: str) -> str:
+    """A traceback whose lines cannot pass for log lines: each is indented, and control characters are escaped."""
+    return "\n".join("    " + CONTROL_CHARACTER.sub(_escape, line) for line in text.split("\n"))
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 class _LineMaker:

@@ -38,6 +38,7 @@ REFUSALS = (
     "bad_token",
     "issuer_away",
     "parameters",
+    "unknown_path",
     "handshake_timeout",
     "head_too_large",
     "body_timeout",

@@ -33,6 +33,8 @@ _HEADERS = {
     HTTPStatus.UNAUTHORIZED: [(b"www-authenticate", b"apikey")],
     HTTPStatus.METHOD_NOT_ALLOWED: [(b"allow", b"POST")],
 }
+# More digits than any size of a body that could be allowed.
+_LENGTH_DIGITS = 18
 _BROKEN_OFF = Error(codes.ERROR_BAD_REQUEST.code, "bad request: the body breaks off")
 
 _encode = msgspec.json.Encoder().encode
@@ -181,8 +183,10 @@ class Api:
             )
         if scope["method"] != "POST":
             return HTTPStatus.METHOD_NOT_ALLOWED, Error(codes.ERROR_BAD_REQUEST.code, "bad request: use POST")
-        length = next((value for header, value in scope["headers"] if header == b"content-length"), b"0")
-        if length.isdigit() and int(length) > self._max_body_bytes:
+        length = next((value for header, value in scope["headers"] if header == b"content-length"), b"")
+        digits = length.lstrip(b"0")
+        # int() refuses a number of thousands of digits.
+        if digits.isdigit() and (len(digits) > _LENGTH_DIGITS or int(digits) > self._max_body_bytes):
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._too_large
         return None
 

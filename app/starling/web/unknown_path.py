@@ -1,0 +1,63 @@
+"""Requests to paths that no endpoint has: 404 on HTTP and before an upgrade, with the path that was meant."""
+
+import json
+import re
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from starling.telemetry.metrics import Metrics
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.web")
+
+REASON = "unknown_path"
+WEBSOCKET_REMEDY = "clients of the real-time protocol connect to /connection/websocket"
+
+
+class UnknownPath:
+    """The ASGI application behind all routes."""
+
+    def __init__(self, application: FastAPI, metrics: Metrics) -> None:
+        self._router = application.router
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 404; a WebSocket is counted and logged, because its client sees nothing but that it failed."""
+        remedy = self._remedy(scope)
+        detail = f"there is no endpoint at {json.dumps(scope['path'])[1:-1]}"
+        if scope["type"] == "websocket":
+            self._metrics.refuse(REASON)
+            log.info("websocket_refused", reason=REASON, path=scope["path"], remedy=remedy or WEBSOCKET_REMEDY)
+            await _answer(send, "websocket.http.response", f"{detail}: {remedy or WEBSOCKET_REMEDY}")
+        else:
+            await _answer(send, "http.response", f"{detail}: {remedy}" if remedy else detail)
+
+    def _remedy(self, scope: Scope) -> str:
+        """Name the endpoint that the path has with fewer slashes; empty where there is none."""
+        path = re.sub("/{2,}", "/", scope["path"]).rstrip("/")
+        if not path or path == scope["path"]:
+            return ""
+        nearest = {**scope, "path": path}
+        found = any(route.matches(nearest)[0] is not Match.NONE for route in self._router.routes)
+        return f"did you mean {path}? (a slash too many)" if found else ""
+
+
+async def _answer(send: Send, kind: str, detail: str) -> None:
+    body = json.dumps({"detail": detail}).encode()
+    headers: list[Any] = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+    await send({"type": f"{kind}.start", "status": 404, "headers": headers})
+    await send({"type": f"{kind}.body", "body": body})
+
+
+def install(application: FastAPI, metrics: Metrics) -> None:
+    """Answer unknown paths in this way, and never by a redirect to the host that a request names."""
+    application.router.redirect_slashes = False
+    unknown: ASGIApp = UnknownPath(application, metrics)
+    application.router.default = unknown
