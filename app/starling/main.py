@@ -353,6 +353,7 @@ def _build_broker(settings: Settings) -> BroadcastBroker:
             cert_file=settings.broker_cert_file,
             key_file=settings.broker_key_file,
             presence_ttl=settings.presence_ttl_seconds,
+            read_ttl=settings.position_read_ttl_seconds,
         )
     except ValueError as error:
         # "broker CA file: there is no file x" is about STARLING_BROKER_CA_FILE.

@@ -113,6 +113,15 @@ class Settings(BaseModel):
     broker_key_file: Annotated[
         Path | None, Field(description="Private key of `STARLING_BROKER_CERT_FILE`, without a passphrase.")
     ] = None
+    position_read_ttl_seconds: Annotated[
+        float,
+        Field(
+            ge=1,
+            le=366 * 86400,
+            description="How long the position of a channel without a publication is kept after it was read. A client "
+            "that is away longer gets `recovered: false`.",
+        ),
+    ] = 3600.0
     ready_requires_broker_seconds: Annotated[
         float,
         Field(ge=0, description="Unready a worker whose broker has been away this long. 0: never, which is safer."),

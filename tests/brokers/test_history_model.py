@@ -186,8 +186,10 @@ class RedisStore:
         for key in await self._redis.keys("starling:*"):
             value = await self._redis.dump(key)
             assert isinstance(key, bytes)
-            assert isinstance(value, bytes)
-            self._snapshot[key] = value
+            # A read under way may delete entries that outlived their position.
+            if value is not None:
+                assert isinstance(value, bytes)
+                self._snapshot[key] = value
 
     async def go_back(self) -> None:
         async with self._redis.pipeline(transaction=True) as pipeline:

@@ -14,6 +14,7 @@ from starling.brokers.redis.address import SCHEMES, Topology, parse_address
 from starling.brokers.redis.backend import RedisBackend
 from starling.brokers.redis.broker import RedisBroker
 from starling.brokers.redis.cluster_backend import ClusterBackend
+from starling.engine.history import DEFAULT_READ_TTL
 from starling.engine.presence import DEFAULT_TTL
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,40}")
@@ -29,22 +30,26 @@ def open_broker(
     cert_file: str | Path | None = None,
     key_file: str | Path | None = None,
     presence_ttl: float = DEFAULT_TTL,
+    read_ttl: float = DEFAULT_READ_TTL,
 ) -> BroadcastBroker:
     """The broker at `url`, which connects when it is started.
 
     A client stays in presence for `presence_ttl` seconds unless it is refreshed, and a process that long in occupancy.
-    The other arguments are those of `open_backend`. Raises ValueError as it does.
+    The position of a channel without a publication is kept for `read_ttl` seconds after it was read. The other
+    arguments are those of `open_backend`. Raises ValueError as it does.
     """
     if presence_ttl <= 0:
         raise ValueError("presence ttl: a number of seconds above 0")
+    if read_ttl <= 0:
+        raise ValueError("position read ttl: a number of seconds above 0")
     backend = open_backend(url, prefix=prefix, timeout=timeout, ca_file=ca_file, cert_file=cert_file, key_file=key_file)
     match backend:
         case RedisBackend() | ClusterBackend():
-            return RedisBroker(backend, presence_ttl=presence_ttl)
+            return RedisBroker(backend, presence_ttl=presence_ttl, read_ttl=read_ttl)
         case PostgresBackend():
             return PostgresBroker(backend)
         case _:
-            return MemoryBroker(presence_ttl=presence_ttl)
+            return MemoryBroker(presence_ttl=presence_ttl, read_ttl=read_ttl)
 
 
 def open_backend(

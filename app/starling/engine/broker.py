@@ -42,13 +42,15 @@ class StreamRead:
     """What one atomic read of a stream gave: its top position and the entries asked for, oldest first.
 
     Who stands before offset `bottom` has missed what the stream no longer holds; the top itself if it holds nothing.
-    `more` is true when the read stopped at its limits, so that there may be further entries.
+    `more` is true when the read stopped at its limits, so that there may be further entries. `created`: the channel had
+    no position before this read.
     """
 
     top: StreamPosition
     bottom: int
     entries: list[StreamEntry]
     more: bool = False
+    created: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,10 @@ class PublishOptions:
 
 class BrokerUnavailable(Exception):
     """The broker did not take the call within its time: nothing is acknowledged, and the caller may try again."""
+
+
+class BrokerRefused(BrokerUnavailable):
+    """The broker answered that it does not do it, in the words of the message: nothing was done."""
 
 
 class PublicationTooLarge(Exception):

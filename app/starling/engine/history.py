@@ -5,12 +5,17 @@ from typing import Protocol
 
 from starling.engine.broker import StreamEntry, StreamPosition, StreamRead
 
+# How long a position without a publication is kept after it was read. Seconds.
+DEFAULT_READ_TTL = 3600.0
+
 
 class History(Protocol):
     """Reads the streams that `Broker.publish` writes. Every method raises BrokerUnavailable.
 
     A channel that was never published to has a position all the same: the first read gives it an epoch. `meta_ttl` is
-    how long, in seconds, a position outlives its last publication or read (0: for ever).
+    how long, in seconds, a position outlives its last publication or read (0: for ever). A position without a
+    publication lives for the store's own read ttl, or `meta_ttl` where that is shorter, and only a read that says
+    `followed` renews it: so asking for names does not fill the store.
     """
 
     async def read(
@@ -23,11 +28,13 @@ class History(Protocol):
         limit: int | None = None,
         max_bytes: int | None = None,
         newest: bool = False,
+        followed: bool = False,
     ) -> StreamRead:
         """Read the top position and, in the same atomic step, the entries with `after` < offset < `before`.
 
         At most `limit` entries (0: the position only, None: all) and, beyond the first, no more than `max_bytes` of
         data. Where these cut, the oldest are kept, or with `newest` the newest; entries come oldest first either way.
+        `followed`: this process follows the channel.
         """
 
     async def positions(self, channels: Mapping[str, float]) -> dict[str, StreamPosition]:

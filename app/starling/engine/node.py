@@ -17,6 +17,7 @@ from starling import __version__
 from starling.engine.admission import Admission, AdmissionLimits
 from starling.engine.broker import (
     Broker,
+    BrokerRefused,
     BrokerUnavailable,
     LinkState,
     PublicationTooLarge,
@@ -25,6 +26,7 @@ from starling.engine.broker import (
     StreamEntry,
     StreamPosition,
 )
+from starling.engine.broker_refusals import BrokerRefusals
 from starling.engine.channels import DEFAULT_NAMESPACE, ChannelOptions, Channels, namespace_of
 from starling.engine.connection import Connection
 from starling.engine.control import CHANNEL as CONTROL_CHANNEL
@@ -147,6 +149,7 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._clocks: list[asyncio.Task[None]] = []
         self._taken: list[int] = []
+        self._refusals = BrokerRefusals()
 
     # Life
 
@@ -301,6 +304,8 @@ class Node:
 
     def _count_published(self, channel: str, outcome: PublishOutcome) -> None:
         failed = "failed" if isinstance(outcome, BrokerUnavailable) else "too_large"
+        if isinstance(outcome, BrokerRefused):
+            self._refusals.report(channel, outcome)
         result = "stored" if isinstance(outcome, StreamPosition) else failed
         self.metrics.published[namespace_of(channel), result] += 1
 

@@ -141,7 +141,7 @@ class Stream(Generic[S]):
         Raises BrokerUnavailable, and then this stream must not be used.
         """
         self._follower.reading()
-        read = await self._history.read(self.channel, meta_ttl=self.options.history_meta_ttl, limit=0)
+        read = await self._history.read(self.channel, meta_ttl=self.options.history_meta_ttl, limit=0, followed=True)
         self._started = True
         if not self._follower.healed(read).done:
             self._start_healing()
@@ -267,6 +267,7 @@ class Stream(Generic[S]):
             limit=limit,
             max_bytes=self.options.recovery_bytes,
             newest=True,
+            followed=True,
         )
         if mark.resets == self._follower.resets and not self._follower.contradicted(read.top, mark):
             recent.keep(read)
@@ -318,6 +319,7 @@ class Stream(Generic[S]):
             after=follower.last,
             limit=HEAL_ENTRIES,
             max_bytes=HEAL_BYTES,
+            followed=True,
         )
         healed = follower.healed(read)
         if healed.lost:

@@ -23,7 +23,7 @@ from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
 from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_errors import describe
-from starling.web.api_methods import UNAVAILABLE, ApiMethods
+from starling.web.api_methods import ApiMethods, Unavailable
 from starling.web.api_models import BatchBody, CaptureBody
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
@@ -125,7 +125,7 @@ class Api:
         if isinstance(outcome, Error):
             status = HTTPStatus.OK
             if outcome.code == codes.ERROR_INTERNAL.code:
-                away = outcome is UNAVAILABLE
+                away = isinstance(outcome, Unavailable)
                 status = HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.INTERNAL_SERVER_ERROR
             await _send(send, status, _encode({"error": outcome}))
         else:
@@ -140,7 +140,7 @@ class Api:
             return
         replies = await self._methods.batch(request)
         self._metrics.answered("batch", 0, time.perf_counter() - started)
-        away = bool(replies) and all(reply.get("error") is UNAVAILABLE for reply in replies)
+        away = bool(replies) and all(isinstance(reply.get("error"), Unavailable) for reply in replies)
         await _send(send, HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"replies": replies}))
 
     async def _answer_trace(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
@@ -153,7 +153,7 @@ class Api:
         refused = await self._tracing.answer(request, address, self._key_number(scope), receive, send)
         self._metrics.answered("capture", refused.code if refused is not None else 0, 0.0)
         if refused is not None:
-            away = refused is UNAVAILABLE
+            away = isinstance(refused, Unavailable)
             await _send(send, HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"error": refused}))
 
     async def _answer_bad_request(self, name: str, problem: Exception, send: Send) -> None:

@@ -13,7 +13,7 @@ from starling.engine.control import NodeCommandRefused
 from starling.engine.node import Node
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
-from starling.web.api_methods import UNAVAILABLE
+from starling.web.api_methods import unavailable
 from starling.web.api_models import CaptureBody
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.capture")
@@ -66,8 +66,8 @@ class CaptureEndpoint:
             return _refused(codes.ERROR_LIMIT_EXCEEDED, str(refused))
         except NodeCommandRefused as refused:
             return _refused(codes.ERROR_NOT_AVAILABLE, str(refused))
-        except BrokerUnavailable:
-            return UNAVAILABLE
+        except BrokerUnavailable as failure:
+            return unavailable(failure)
         return None
 
     def _problem(self, request: CaptureBody) -> Error | None:

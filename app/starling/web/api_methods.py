@@ -20,6 +20,7 @@ from starling.client.node_commands import (
     UnsubscribeCommand,
 )
 from starling.engine.broker import (
+    BrokerRefused,
     BrokerUnavailable,
     PublicationTooLarge,
     PublishOptions,
@@ -41,7 +42,14 @@ from starling.web.api_waiting import Waiting, waiting_key
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
 
-UNAVAILABLE = Error(codes.ERROR_INTERNAL.code, "the broker does not answer; it is not known to be done: try again")
+
+class Unavailable(Error, frozen=True):
+    """The broker did not do it; the answer's status is 503."""
+
+
+UNAVAILABLE = Unavailable(
+    codes.ERROR_INTERNAL.code, "the broker does not answer; it is not known to be done: try again"
+)
 FAILED = Error(codes.ERROR_INTERNAL.code, "internal server error: the log tells why")
 _DONE = models.EmptyResponse()
 
@@ -104,8 +112,8 @@ class ApiMethods:
         except CommandRefused as refusal:
             reason = refusal.reason
             outcome = reason if isinstance(reason, Error) else Error(codes.ERROR_INTERNAL.code, reason.reason)
-        except BrokerUnavailable:
-            outcome = UNAVAILABLE
+        except BrokerUnavailable as failure:
+            outcome = unavailable(failure)
         except PublicationTooLarge as too_large:
             outcome = Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {too_large}")
         except Exception:
@@ -174,10 +182,10 @@ class ApiMethods:
 
         async def publish_all() -> None:
             outcomes[:] = await self._node.publish_all(publication, wishes)
-            away = [isinstance(outcome, BrokerUnavailable) for outcome in outcomes]
+            away = [outcome for outcome in outcomes if isinstance(outcome, BrokerUnavailable)]
             # Some stored and some not is an answer, unless the rest may wait.
-            if away and (all(away) or (request.wait_seconds and any(away))):
-                raise BrokerUnavailable
+            if away and (len(away) == len(outcomes) or request.wait_seconds):
+                raise away[0]
 
         try:
             await self._waiting.until_stored(publish_all, request.wait_seconds)
@@ -336,6 +344,13 @@ class ApiMethods:
         return options
 
 
+def unavailable(failure: BrokerUnavailable) -> Unavailable:
+    """The error of what the broker did not do: it refused, and why, or it does not answer."""
+    if isinstance(failure, BrokerRefused):
+        return Unavailable(codes.ERROR_INTERNAL.code, f"the broker did nothing: {failure}")
+    return UNAVAILABLE
+
+
 def _payload(data: Raw, b64: str, field: str = "data", *, needed: bool = True) -> Raw:
     if b64:
         try:
@@ -359,7 +374,7 @@ def _publish_answer(outcome: PublishOutcome) -> models.PublishAnswer:
     if isinstance(outcome, StreamPosition):
         return models.PublishAnswer(result=models.PublishResponse(outcome.offset, outcome.epoch))
     if isinstance(outcome, BrokerUnavailable):
-        return models.PublishAnswer(error=_api_error(UNAVAILABLE))
+        return models.PublishAnswer(error=_api_error(unavailable(outcome)))
     return models.PublishAnswer(error=models.ApiError(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {outcome}"))
 
 

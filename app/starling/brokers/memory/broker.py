@@ -14,6 +14,7 @@ from starling.brokers.memory.occupancy import MemoryOccupancy
 from starling.brokers.memory.presence import MemoryPresence
 from starling.brokers.memory.revocations import MemoryRevocations
 from starling.engine.broker import BrokerUnavailable, LinkState, PublishOptions, PublishOutcome, StreamPosition
+from starling.engine.history import DEFAULT_READ_TTL
 from starling.engine.presence import DEFAULT_TTL
 from starling.protocol.messages import Publication
 
@@ -66,10 +67,10 @@ class MemoryBackend(LinkBackend):
 class MemoryBroker(BroadcastBroker):
     """Implements starling.engine.broker.Broker within one process, and keeps all there is as long as it lives."""
 
-    def __init__(self, *, presence_ttl: float = DEFAULT_TTL) -> None:
+    def __init__(self, *, presence_ttl: float = DEFAULT_TTL, read_ttl: float = DEFAULT_READ_TTL) -> None:
         self._memory = MemoryBackend()
         super().__init__(self._memory)
-        self.history: MemoryHistory = MemoryHistory()
+        self.history: MemoryHistory = MemoryHistory(read_ttl=read_ttl)
         self.presence: MemoryPresence = MemoryPresence(presence_ttl)
         self.revocations: MemoryRevocations = MemoryRevocations()
         self.occupancy: MemoryOccupancy = MemoryOccupancy(presence_ttl)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from starling.engine.broker import PublishOptions, StreamEntry, StreamPosition, StreamRead
+from starling.engine.history import DEFAULT_READ_TTL
 from starling.protocol.messages import Publication
 
 IDEMPOTENCY_SECONDS = 300.0
@@ -29,10 +30,12 @@ class _Stream:
 
 
 class MemoryHistory:
-    """Implements starling.engine.history.History. `clock` is in seconds and never goes back."""
+    """Implements starling.engine.history.History."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, read_ttl: float = DEFAULT_READ_TTL) -> None:
+        """`clock` is in seconds and never goes back; an unpublished channel's position lives `read_ttl` seconds."""
         self._clock = clock
+        self._read_ttl = read_ttl
         self._streams: dict[str, _Stream] = {}
         self._due: list[tuple[float, str]] = []
         self._repeated: dict[tuple[str, str], StreamPosition] = {}
@@ -48,6 +51,7 @@ class MemoryHistory:
         now = self._sweep()
         stream = self._stream(channel, options.history_meta_ttl, now)
         stream.top = entry.offset
+        stream.until = now + (options.history_meta_ttl or math.inf)
         stream.entries.append(entry)
         while len(stream.entries) > options.history_size:
             stream.entries.popleft()
@@ -74,13 +78,16 @@ class MemoryHistory:
         limit: int | None = None,
         max_bytes: int | None = None,
         newest: bool = False,
+        followed: bool = False,
     ) -> StreamRead:
         """Read the position and the entries with `after` < offset < `before`."""
-        stream = self._stream(channel, meta_ttl, self._sweep())
+        now = self._sweep()
+        created = channel not in self._streams
+        stream = self._stream(channel, meta_ttl, now, followed=followed)
         top = StreamPosition(stream.top, stream.epoch)
         bottom = stream.entries[0].previous if stream.entries else stream.top
         if limit == 0:
-            return StreamRead(top, bottom, [])
+            return StreamRead(top, bottom, [], created=created)
         entries = []
         for entry in reversed(stream.entries):
             if entry.offset <= after:
@@ -94,12 +101,14 @@ class MemoryHistory:
         del entries[count:]
         if newest:
             entries.reverse()
-        return StreamRead(top, bottom, entries, more)
+        return StreamRead(top, bottom, entries, more, created)
 
     async def positions(self, channels: Mapping[str, float]) -> dict[str, StreamPosition]:
         """Read the tops of many channels, each with its `meta_ttl`."""
         now = self._sweep()
-        streams = {channel: self._stream(channel, meta_ttl, now) for channel, meta_ttl in channels.items()}
+        streams = {
+            channel: self._stream(channel, meta_ttl, now, followed=True) for channel, meta_ttl in channels.items()
+        }
         return {channel: StreamPosition(stream.top, stream.epoch) for channel, stream in streams.items()}
 
     async def remove(self, channel: str) -> None:
@@ -107,12 +116,17 @@ class MemoryHistory:
         if stream := self._streams.get(channel):
             stream.entries.clear()
 
-    def _stream(self, channel: str, meta_ttl: float, now: float) -> _Stream:
+    def _stream(self, channel: str, meta_ttl: float, now: float, *, followed: bool = False) -> _Stream:
+        """The stream, made if there is none, and its life renewed."""
         stream = self._streams.get(channel)
+        created = stream is None
         if stream is None:
             # An epoch of its own each time, because the offsets begin anew.
             stream = self._streams[channel] = _Stream(secrets.token_urlsafe(6))
-        stream.until = now + (meta_ttl or math.inf)
+        if stream.top:
+            stream.until = now + (meta_ttl or math.inf)
+        elif created or followed:
+            stream.until = now + min(meta_ttl or math.inf, self._read_ttl)
         self._plan(channel, stream)
         return stream
 

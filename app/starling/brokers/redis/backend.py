@@ -14,6 +14,7 @@ from starling.brokers.redis.connections import client_name, make_pool
 from starling.brokers.redis.history import PUBLISHING_SCRIPTS
 from starling.brokers.redis.inspection import inspect
 from starling.brokers.redis.link import RedisLink
+from starling.brokers.redis.refusal import refused
 from starling.brokers.redis.rights import rule
 from starling.brokers.redis.sentinel import SentinelLink, SentinelPool
 from starling.brokers.supervised import SupervisedBackend
@@ -58,7 +59,7 @@ class RedisBackend(SupervisedBackend):
         try:
             await self.execute(*self.publish_command(channel, message), size=len(message))
         except ResponseError as error:
-            raise BrokerUnavailable(f"Redis refused the publish: {error}") from None
+            raise refused(error) from None
 
     async def publish_apart(self, channel: str, message: bytes) -> None:
         """Send over a connection that is opened for it. Raises BrokerUnavailable."""
@@ -67,7 +68,7 @@ class RedisBackend(SupervisedBackend):
         try:
             await calls.execute(*self.publish_command(channel, message))
         except ResponseError as error:
-            raise BrokerUnavailable(f"Redis refused the publish: {error}") from None
+            raise refused(error) from None
         finally:
             await calls.stop()
 

@@ -17,8 +17,10 @@ from starling.brokers.redis.drain_rate import RedisDrainRate
 from starling.brokers.redis.history import RedisHistory, read_position
 from starling.brokers.redis.occupancy import RedisOccupancy
 from starling.brokers.redis.presence import RedisPresence
+from starling.brokers.redis.refusal import refused
 from starling.brokers.redis.revocations import RedisRevocations
 from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
+from starling.engine.history import DEFAULT_READ_TTL
 from starling.engine.presence import DEFAULT_TTL
 from starling.protocol.messages import Publication
 from starling.telemetry.tracing import TraceContext
@@ -33,11 +35,18 @@ _BYTES_AT_ONCE = 8 * 2**20
 class RedisBroker(BroadcastBroker):
     """Implements starling.engine.broker.Broker over Redis Pub/Sub, and keeps history, presence and occupancy there."""
 
-    def __init__(self, backend: RedisBackend | ClusterBackend, *, presence_ttl: float = DEFAULT_TTL) -> None:
+    def __init__(
+        self,
+        backend: RedisBackend | ClusterBackend,
+        *,
+        presence_ttl: float = DEFAULT_TTL,
+        read_ttl: float = DEFAULT_READ_TTL,
+    ) -> None:
+        """A client stays in presence for `presence_ttl` seconds, a position that was only read for `read_ttl`."""
         super().__init__(backend)
         self._redis = backend
         self.history: RedisHistory = RedisHistory(
-            backend.execute, backend.reads.execute, backend.prefix, backend.wire_name
+            backend.execute, backend.reads.execute, backend.prefix, backend.wire_name, read_ttl=read_ttl
         )
         self.presence: RedisPresence = RedisPresence(
             backend.execute, backend.reads.execute, backend.prefix, presence_ttl
@@ -149,6 +158,6 @@ def _position(reply: object) -> PublishOutcome:
     if isinstance(reply, BrokerUnavailable):
         return reply
     if isinstance(reply, ResponseError):
-        return BrokerUnavailable(f"Redis refused the publish: {reply}")
+        return refused(reply)
     # PUBLISH and SPUBLISH answer with the number of processes that it reached.
     return StreamPosition(0, "") if isinstance(reply, int) else read_position(reply)

@@ -20,6 +20,7 @@ from starling.brokers.redis.cluster_map import ClusterMap, Node
 from starling.brokers.redis.cluster_shard import ShardBackend
 from starling.brokers.redis.connections import make_connection
 from starling.brokers.redis.history import PUBLISHING_SCRIPTS
+from starling.brokers.redis.refusal import refused
 from starling.brokers.redis.rights import rule
 from starling.engine.broker import BrokerUnavailable, LinkState
 
@@ -135,7 +136,7 @@ class ClusterBackend(LinkBackend):
         try:
             await self.execute(*self.publish_command(channel, message), size=len(message))
         except ResponseError as error:
-            raise BrokerUnavailable(f"Redis refused the publish: {error}") from None
+            raise refused(error) from None
 
     # What the broker asks
 

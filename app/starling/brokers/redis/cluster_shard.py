@@ -12,8 +12,9 @@ from starling.brokers.redis.calls import RedisCalls
 from starling.brokers.redis.cluster_link import ShardLink
 from starling.brokers.redis.cluster_map import ClusterMap, Node
 from starling.brokers.redis.inspection import inspect
+from starling.brokers.redis.refusal import refused
 from starling.brokers.supervised import SupervisedBackend
-from starling.engine.broker import BrokerUnavailable, LinkState
+from starling.engine.broker import LinkState
 
 # A node with a single slot needs as many tries as there are slots to find a channel in it.
 _TRIES = 100_000
@@ -83,7 +84,7 @@ class ShardBackend(SupervisedBackend):
         try:
             await calls.execute(b"SPUBLISH", f"{self._prefix}:{{{channel}}}".encode(), message)
         except ResponseError as error:
-            raise BrokerUnavailable(f"Redis refused the publish: {error}") from None
+            raise refused(error) from None
 
     async def open_publishing(self) -> None:
         """Nothing: the cluster has the connections."""

@@ -12,8 +12,10 @@ from redis.exceptions import ResponseError
 from starling.brokers.channel_names import stored_name
 from starling.brokers.envelope import MalformedEnvelope, decode_body
 from starling.brokers.redis.calls import Command
+from starling.brokers.redis.refusal import refused
 from starling.brokers.redis.script import Execute, Script
 from starling.engine.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
+from starling.engine.history import DEFAULT_READ_TTL
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
@@ -26,15 +28,25 @@ PUBLISHING_SCRIPTS = (Script("publish.lua"), Script("publish_once.lua"))
 class RedisHistory:
     """Implements starling.engine.history.History, and the publishing that belongs to it."""
 
-    def __init__(self, publishing: Execute, reading: Execute, prefix: str, wire_name: Callable[[str], str]) -> None:
-        """Reads are great and go their own way, so that publications and canaries do not wait behind them.
+    def __init__(
+        self,
+        publishing: Execute,
+        reading: Execute,
+        prefix: str,
+        wire_name: Callable[[str], str],
+        *,
+        read_ttl: float = DEFAULT_READ_TTL,
+    ) -> None:
+        """Reads are large and use a connection of their own, so that publications and canaries do not wait for them.
 
-        `wire_name` gives what a channel is called in Redis.
+        `wire_name` returns the name of a channel in Redis. A position without a publication is kept for `read_ttl`
+        seconds.
         """
         self._publishing = publishing
         self._reading = reading
         self._prefix = prefix
         self._wire_name = wire_name
+        self._read_ttl = read_ttl
         self._publish, self._publish_once = PUBLISHING_SCRIPTS
         self._read = Script("read.lua")
 
@@ -95,24 +107,28 @@ class RedisHistory:
         limit: int | None = None,
         max_bytes: int | None = None,
         newest: bool = False,
+        followed: bool = False,
     ) -> StreamRead:
         """Read the position and the entries with `after` < offset < `before` in one step. Raises BrokerUnavailable."""
+        epoch = _new_epoch()
         found = await self._read.run(
             self._reading,
             self._keys(channel),
             _milliseconds(meta_ttl),
-            _new_epoch(),
+            epoch,
             after,
             "" if before is None else max(0, before),
             -1 if limit is None else limit,
             -1 if max_bytes is None else max_bytes,
             "newest" if newest else "oldest",
+            max(1, _milliseconds(min(meta_ttl or self._read_ttl, self._read_ttl))),
+            int(followed),
         )
         match found:
-            case [bytes(epoch), bytes(offset), bytes(bottom), int(cut), list(rows)]:
-                top = StreamPosition(int(offset), epoch.decode())
+            case [bytes(stored_epoch), bytes(offset), bytes(bottom), int(cut), list(rows)]:
+                top = StreamPosition(int(offset), stored_epoch.decode())
                 entries = list(_entries(channel, top.epoch, reversed(rows) if newest else rows))
-                return StreamRead(top, int(bottom), entries, more=bool(cut))
+                return StreamRead(top, int(bottom), entries, more=bool(cut), created=top.epoch == epoch)
         raise BrokerUnavailable("the read script answered in another form than it should")
 
     async def positions(self, channels: Mapping[str, float]) -> dict[str, StreamPosition]:
@@ -120,7 +136,7 @@ class RedisHistory:
         found: dict[str, StreamPosition] = {}
         left = iter(channels.items())
         while portion := list(islice(left, _POSITIONS)):
-            reads = (self.read(channel, meta_ttl=meta_ttl, limit=0) for channel, meta_ttl in portion)
+            reads = (self.read(channel, meta_ttl=meta_ttl, limit=0, followed=True) for channel, meta_ttl in portion)
             for (channel, _), read in zip(portion, await asyncio.gather(*reads), strict=True):
                 found[channel] = read.top
         return found
@@ -131,7 +147,7 @@ class RedisHistory:
         try:
             await self._reading(b"UNLINK", stream)
         except ResponseError as error:
-            raise BrokerUnavailable(f"Redis refused: {error}") from None
+            raise refused(error) from None
 
     def _keys(self, channel: str) -> list[bytes]:
         name = stored_name(channel)

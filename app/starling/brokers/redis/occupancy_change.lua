@@ -28,6 +28,9 @@ if number > 1 and not (last and last.number == number - 1 and lease and tonumber
   return false
 end
 
+-- First a command that Redis denies when its memory is full: after another write it is never denied.
+redis.call('ZADD', leases, now + tonumber(ARGV[3]), holder)
+
 local occupied, vacated = {}, {}
 local function uncount(channel)
   if redis.call('HINCRBY', holders, channel, -1) <= 0 then
@@ -47,7 +50,6 @@ for at = 6, #ARGV do
     uncount(channel)
   end
 end
-redis.call('ZADD', leases, now + tonumber(ARGV[3]), holder)
 
 -- After the entering, so that a channel which goes from a lost holder to this one does not look empty in between.
 local more = 0

@@ -51,8 +51,8 @@ class RedisPresence:
         self._writing = writing
         self._reading = reading
         self._prefix = prefix
-        self._keep = Script("presence_sweep.lua", "presence_keep.lua")
-        self._enter = Script("presence_sweep.lua", "presence_enter.lua", "presence_keep.lua")
+        self._keep = Script("presence_room.lua", "presence_sweep.lua", "presence_keep.lua")
+        self._enter = Script("presence_room.lua", "presence_sweep.lua", "presence_enter.lua", "presence_keep.lua")
         self._remove = Script("presence_sweep.lua", "presence_remove.lua")
         self._get = Script("presence_sweep.lua", "presence_get.lua")
         self._stats = Script("presence_sweep.lua", "presence_stats.lua")

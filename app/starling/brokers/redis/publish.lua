@@ -55,6 +55,8 @@ if epoch then
   end
 else
   epoch = ARGV[6]
+  -- First the command that Redis denies when its memory is full: after another write it is never denied.
+  redis.call('HSET', meta, 'e', epoch, 'o', '0', 'r', run)
   redis.call('DEL', stream)
 end
 

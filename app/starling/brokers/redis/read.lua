@@ -1,10 +1,11 @@
--- Reads a channel's position and entries of its history in one step, and keeps the position alive.
+-- Reads a channel's position and entries of its history in one step, and renews the position's life.
 --
 -- KEYS  1 <prefix>:meta:{<channel>}   2 <prefix>:stream:{<channel>}
 -- ARGV  1 ms to keep the position (0: for ever)   2 random text without spaces, for a new epoch
 --       3, 4 offsets that the entries lie between (4: empty for no end)
 --       5 entries at most (-1: all)   6 bytes of data at most beyond the first entry (-1: all)
 --       7 which end to keep where 5 and 6 cut: oldest or newest
+--       8 ms to keep a position without a publication   9 1 if the caller follows the channel, and so renews those ms
 -- Returns { epoch, offset, bottom, 1 if cut, { { id, { 'p', previous, 'd', body } }, ... } }, the end that is kept first.
 -- Bottom is the offset before the oldest entry, or the position's own without entries.
 
@@ -20,10 +21,15 @@ if not epoch then
     return redis.error_reply('ERR INFO replication tells no master_replid, so history cannot be kept safely')
   end
   epoch, top = ARGV[2], '0'
-  redis.call('DEL', stream)
+  -- First the command that Redis denies when its memory is full: after another write it is never denied.
   redis.call('HSET', meta, 'e', epoch, 'o', top, 'r', run)
-end
-if tonumber(ARGV[1]) > 0 then
+  redis.call('PEXPIRE', meta, ARGV[8])
+  redis.call('DEL', stream)
+elseif top == '0' then
+  if ARGV[9] == '1' then
+    redis.call('PEXPIRE', meta, ARGV[8])
+  end
+elseif tonumber(ARGV[1]) > 0 then
   redis.call('PEXPIRE', meta, ARGV[1])
 else
   redis.call('PERSIST', meta)

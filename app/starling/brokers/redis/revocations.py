@@ -8,8 +8,8 @@ import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
+from starling.brokers.redis.refusal import refused
 from starling.brokers.redis.script import Execute, Script
-from starling.engine.broker import BrokerUnavailable
 from starling.engine.revocation import Revocation, StoredRevocations
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
@@ -47,7 +47,7 @@ class RedisRevocations:
         try:
             found = await self._reading(b"HGET", self._keys[0], _VERSION)
         except ResponseError as error:
-            raise BrokerUnavailable(f"Redis refused: {error}") from None
+            raise refused(error) from None
         return int(found) if isinstance(found, bytes) else 0
 
     async def load(self) -> StoredRevocations:
@@ -55,7 +55,7 @@ class RedisRevocations:
         try:
             found = await self._reading(b"HGETALL", self._keys[0])
         except ResponseError as error:
-            raise BrokerUnavailable(f"Redis refused: {error}") from None
+            raise refused(error) from None
         version, revocations = 0, []
         flat = found if isinstance(found, list) else []
         for name, content in zip(flat[::2], flat[1::2], strict=True):

@@ -6,16 +6,17 @@
 
 local entries, ends = KEYS[1], KEYS[2]
 
-local over = redis.call('ZRANGEBYSCORE', ends, '-inf', ARGV[1], 'LIMIT', 0, 1000)
-if #over > 0 then
-  redis.call('HDEL', entries, unpack(over))
-  redis.call('ZREM', ends, unpack(over))
-end
-
 for index = 2, #ARGV, 3 do
   if redis.call('ZADD', ends, 'GT', 'CH', ARGV[index + 2], ARGV[index]) > 0 then
     redis.call('HSET', entries, ARGV[index], ARGV[index + 1])
     redis.call('HINCRBY', entries, '', 1)
   end
+end
+
+-- After what Redis denies when its memory is full: after another write it is never denied.
+local over = redis.call('ZRANGEBYSCORE', ends, '-inf', ARGV[1], 'LIMIT', 0, 1000)
+if #over > 0 then
+  redis.call('HDEL', entries, unpack(over))
+  redis.call('ZREM', ends, unpack(over))
 end
 return redis.call('HGET', entries, '') or '0'

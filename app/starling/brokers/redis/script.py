@@ -7,7 +7,7 @@ from typing import Protocol
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from starling.engine.broker import BrokerUnavailable
+from starling.brokers.redis.refusal import refused
 
 
 class Execute(Protocol):
@@ -44,4 +44,4 @@ class Script:
                 # Redis forgets scripts when it restarts.
                 return await execute(b"EVAL", self._text, len(keys), *keys, *arguments, size=size + len(self._text))
         except ResponseError as error:
-            raise BrokerUnavailable(f"Redis refused: {error}") from None
+            raise refused(error) from None
