@@ -320,7 +320,7 @@ def _report_link(link: LinkStats, metrics: Metrics) -> None:
     metrics.set("starling_broker_canary_age_seconds", age)
     metrics.count("starling_broker_reconnects_total", link.reconnects)
     metrics.set("starling_broker_failed_swaps", link.failed_swaps)
-    for result, total in {"heard": 0, "silent": 0, **link.probes}.items():
+    for result, total in {"received": 0, "silent": 0, **link.probes}.items():
         metrics.count("starling_broker_probes_total", total, result)
     # The usual reasons are told from the start: what has never been 0 has no rate at its first time.
     for reason, total in {"queue_full": 0, "malformed": 0, **link.dropped}.items():

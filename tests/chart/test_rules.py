@@ -89,7 +89,7 @@ def test_a_page_is_headed_by_its_alerts_and_has_what_a_sleepy_reader_looks_for(p
     named = [alert["alert"] for alert in ALERTS if alert["annotations"]["runbook_url"] == f"docs/runbooks/{page.name}"]
     assert lines[0] == "# " + ", ".join(named)
     headings = [line for line in lines if line.startswith("#")]
-    assert headings[1:] == ["## Clients feel", "## Look", "## Mend"]
+    assert headings[1:] == ["## Impact", "## Diagnosis", "## Resolution"]
 
 
 def test_every_page_belongs_to_an_alert() -> None:

@@ -26,7 +26,7 @@ async def test_a_deaf_worker_is_found(redis_server: RedisServer, tmp_path: Path)
             proxy.refuse = lambda said: b":canary:" in said and b"SUBSCRIBE" in said and b"-%d\r" % well not in said
             proxy.cut()
 
-            said = r'starling_broker_probes_total\{result="heard"\} ([3-9]|[1-9]\d)'
+            said = r'starling_broker_probes_total\{result="received"\} ([3-9]|[1-9]\d)'
             await asyncio.to_thread(find, running, "StarlingUnresponsiveWorker", "starling-0", shown=0, said=said)
         finally:
             await asyncio.to_thread(prometheus.__exit__, None, None, None)

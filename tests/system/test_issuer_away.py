@@ -61,7 +61,7 @@ async def test_until_the_keys_are_here_clients_are_told_to_come_again_and_then_t
                 except InvalidStatus:
                     await asyncio.sleep(0.2)
         assert (await connect_with(starling, {"token": token}))["client"]
-        refusals = starling.metrics()['starling_connections_refused_total{reason="issuer_away"}']
+        refusals = starling.metrics()['starling_connections_refused_total{reason="issuer_unavailable"}']
         assert refusals >= len(DOORS)
         assert not [line for line in starling.lines if line["event"] == "client_failed"]
 

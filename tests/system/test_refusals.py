@@ -91,13 +91,13 @@ def test_a_port_that_is_taken_is_named(setting: str) -> None:
 
 
 async def test_a_malformed_token_is_401_and_counted(starling: Starling, token: str) -> None:
-    before = refusals(starling, "bad_token")
+    before = refusals(starling, "invalid_token")
 
     with pytest.raises(InvalidStatus) as refusal:
         await connect(f"{starling.url}/ws", additional_headers=bearer("a.b.c"))
 
     assert refusal.value.response.status_code == 401
-    await refused(starling, "bad_token", before)
+    await refused(starling, "invalid_token", before)
     await serves_on(starling, token)
 
 

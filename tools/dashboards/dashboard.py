@@ -1,4 +1,4 @@
-"""Builds dashboards for Grafana 11 or newer: what is alike in every panel is said here, once."""
+"""Builds dashboards for Grafana 11 or newer: what all panels share is defined here, once."""
 
 import json
 import re
@@ -38,8 +38,8 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Figure(Panel):
-    """One large figure. `words` replaces a value by a word and a colour; `by_name` shows legends instead of values."""
+class Number(Panel):
+    """One large number. `words` replaces a value by a word and a colour; `by_name` shows legends instead of values."""
 
     width: int = 3
     words: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -103,7 +103,7 @@ def _annotations() -> list[dict[str, Any]]:
             "New versions",
             "blue",
             f"count by (version) ({build}) unless count by (version) ({build} offset 5m)",
-            "Version {{version}} came",
+            "Version {{version}} started",
         ),
         _annotation(
             "Alerts",
@@ -159,7 +159,7 @@ def _variables() -> Iterator[dict[str, Any]]:
 
 
 def _placed(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
-    """The panels with their places and numbers, line after line."""
+    """The panels with their positions and numbers, row by row."""
     number, y = 1, 0
     for row in rows:
         line = {
@@ -175,7 +175,7 @@ def _placed(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
         for panel in row.panels:
             if x + panel.width > WIDTH:
                 x, y = 0, y + height
-            height = 4 if isinstance(panel, Figure) else 8
+            height = 4 if isinstance(panel, Number) else 8
             panels.append(_panel(panel, number, {"h": height, "w": panel.width, "x": x, "y": y}))
             number, x = number + 1, x + panel.width
         y += height
@@ -190,7 +190,7 @@ def _placed(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
 def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
     return {
         "id": number,
-        "type": "stat" if isinstance(panel, Figure) else "timeseries",
+        "type": "stat" if isinstance(panel, Number) else "timeseries",
         "title": panel.title,
         "description": panel.meaning,
         "datasource": DATASOURCE,
@@ -206,7 +206,7 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
             for position, query in enumerate(panel.queries)
         ],
         "fieldConfig": {"defaults": _field(panel), "overrides": []},
-        "options": _figure_options(panel) if isinstance(panel, Figure) else _GRAPH_OPTIONS,
+        "options": _number_options(panel) if isinstance(panel, Number) else _GRAPH_OPTIONS,
     }
 
 
@@ -216,12 +216,12 @@ _GRAPH_OPTIONS = {
 }
 
 
-def _figure_options(figure: Figure) -> dict[str, Any]:
+def _number_options(panel: Number) -> dict[str, Any]:
     return {
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
-        "colorMode": "value" if figure.words else "none",
-        "graphMode": "none" if figure.words or figure.by_name else "area",
-        "textMode": "name" if figure.by_name else "auto",
+        "colorMode": "value" if panel.words else "none",
+        "graphMode": "none" if panel.words or panel.by_name else "area",
+        "textMode": "name" if panel.by_name else "auto",
         "justifyMode": "auto",
         "orientation": "auto",
     }
@@ -231,7 +231,7 @@ def _field(panel: Panel) -> dict[str, Any]:
     defaults: dict[str, Any] = {"unit": panel.unit, "min": 0}
     if panel.maximum is not None:
         defaults["max"] = panel.maximum
-    if isinstance(panel, Figure):
+    if isinstance(panel, Number):
         words = {value: {"text": text, "color": color} for value, (text, color) in panel.words.items()}
         defaults["mappings"] = [{"type": "value", "options": words}] if words else []
     else:

@@ -5,11 +5,11 @@ from tools.dashboards.queries import by, of, rate
 
 
 def internals() -> Dashboard:
-    """What goes on inside the workers, for whoever knows which part of the service is not well."""
+    """The inside of the workers, for those who know which part of the service is not healthy."""
     return Dashboard(
         uid="starling-internals",
         title="Starling internals",
-        meaning="The busiest channels, and what goes on inside the workers.",
+        meaning="The busiest channels, and the inside of the workers.",
         rows=(
             Row("Busiest channels", _channels()),
             Row("Event loops", _loops()),
@@ -27,13 +27,13 @@ def _each(metric: str) -> tuple[Query, ...]:
 
 
 def _channels() -> tuple[Panel, ...]:
-    def top(figure: str, function: str = "sum") -> tuple[Query, ...]:
-        return by("channel", of(f"starling_top_channel_{figure}"), function)
+    def top(measure: str, function: str = "sum") -> tuple[Query, ...]:
+        return by("channel", of(f"starling_top_channel_{measure}"), function)
 
     return (
         Panel(
             "Deliveries by channel",
-            "Messages to single clients a second, of the busiest channels of each pod, over about ten seconds.",
+            "Messages to single clients a second, of the busiest channels of each pod, averaged over ten seconds.",
             "ops",
             top("deliveries_per_second"),
             width=12,
@@ -49,7 +49,7 @@ def _channels() -> tuple[Panel, ...]:
         Panel("Subscribers by channel", "Of the busiest channels.", "short", top("subscribers")),
         Panel(
             "Drops by channel",
-            "Broker messages a second that a worker had no room for.",
+            "Broker messages a second that a worker dropped because its queue was full.",
             "ops",
             top("dropped_per_second"),
         ),
@@ -61,14 +61,14 @@ def _loops() -> tuple[Panel, ...]:
         Panel("Loop lag by worker", "How late timers run.", "s", _each("starling_event_loop_lag_seconds"), width=12),
         Panel(
             "Worker silence",
-            "Since a worker showed the master that its event loop turns; each does so every second.",
+            "Time since a worker last reported to the master; each reports every second.",
             "s",
             (Query(of("starling_worker_silent_seconds"), "{{pod}} worker {{worker}}"),),
             width=12,
         ),
         Panel(
             "Garbage collector",
-            "Share of the time in which nothing else runs, summed over a pod's workers.",
+            "Share of the time spent in garbage collection, summed over a pod's workers.",
             "percentunit",
             by("pod", rate("starling_worker_gc_seconds_total")),
             width=12,
@@ -93,19 +93,19 @@ def _memory() -> tuple[Panel, ...]:
     return (
         Panel(
             "Memory a connection",
-            "Resident memory by open connections. It should fall as connections come; that it rises is a leak.",
+            "Resident memory by open connections. It falls as connections are added; a rise is a leak.",
             "bytes",
             (Query(f"sum by (pod) ({resident}) / clamp_min(sum by (pod) ({open_now}), 1)", "{{pod}}"),),
         ),
         Panel(
             "Write buffers",
-            "Bytes that wait for clients that read slowly.",
+            "Bytes buffered for slow clients.",
             "bytes",
             by("pod", of("starling_write_buffer_bytes")),
         ),
         Panel(
             "Clients behind",
-            "Clients for which bytes wait.",
+            "Clients with buffered bytes.",
             "short",
             by("pod", of("starling_write_buffer_clients")),
         ),
@@ -117,7 +117,7 @@ def _links() -> tuple[Panel, ...]:
         Panel("Canary by worker", "The last round trip.", "s", _each("starling_broker_canary_seconds"), width=12),
         Panel(
             "Canary's age by worker",
-            "Since a worker last heard itself through the broker.",
+            "Time since a worker last received its own message through the broker.",
             "s",
             _each("starling_broker_canary_age_seconds"),
             width=12,
@@ -130,7 +130,7 @@ def _streams() -> tuple[Panel, ...]:
     return (
         Panel(
             "Stream reads",
-            "Reads of Redis a second: to fill gaps, and for clients that enter a channel.",
+            "Reads of Redis a second: to fill gaps, and for clients that subscribe.",
             "ops",
             (
                 Query(f"sum({rate('starling_stream_heals_total')})", "heal"),
@@ -139,20 +139,20 @@ def _streams() -> tuple[Panel, ...]:
         ),
         Panel(
             "Healed publications",
-            "Publications a second that Pub/Sub lost and the stream had; delivered late.",
+            "Publications a second that Pub/Sub lost and the stream still had; delivered late.",
             "ops",
             by("channel_namespace", rate("starling_stream_healed_total")),
         ),
         Panel(
             "Recoveries from memory",
-            "Share of clients back with a position that a worker's memory served, without entries of Redis's.",
+            "Share of recoveries served from a worker's memory without reading entries from Redis.",
             "percentunit",
             (Query(f"{from_memory} / sum({rate('starling_recoveries_total')})", "from memory"),),
             maximum=1,
         ),
         Panel(
             "Recent publications",
-            "Memory of the publications kept for clients that come back; 64 MiB a worker at most.",
+            "Memory of the publications kept for recoveries; 64 MiB a worker at most.",
             "bytes",
             by("pod", of("starling_stream_recent_bytes")),
             width=24,
@@ -164,7 +164,7 @@ def _tracing() -> tuple[Panel, ...]:
     return (
         Panel(
             "Trace spans by result",
-            "A second. Failed: the collector did not take them; dropped: too many waited, or the worker ended.",
+            "A second. Failed: the collector did not accept them; dropped: the queue was full, or the worker ended.",
             "ops",
             by("result", rate("starling_trace_spans_total")),
             width=24,

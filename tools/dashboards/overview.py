@@ -1,12 +1,12 @@
 """The dashboard "Starling overview"."""
 
-from tools.dashboards.dashboard import Dashboard, Figure, Panel, Query, Row
+from tools.dashboards.dashboard import Dashboard, Number, Panel, Query, Row
 from tools.dashboards.overview_rows import api, broker, tokens, webhooks, workers
 from tools.dashboards.queries import by, of, quantile, rate
 
 
 def overview() -> Dashboard:
-    """The dashboard an on-call engineer opens first: is the service well, and if not, which part of it?"""
+    """The dashboard that an on-call engineer opens first: is the service healthy, and if not, which part is not?"""
     return Dashboard(
         uid="starling-overview",
         title="Starling overview",
@@ -25,31 +25,36 @@ def overview() -> Dashboard:
     )
 
 
-def _stats() -> tuple[Figure, ...]:
+def _stats() -> tuple[Number, ...]:
     failed = rate("starling_publications_total", 'result="failed"')
     errors = f"sum({failed}) + (sum({rate('starling_broker_dropped_total')}) or vector(0))"
     return (
-        Figure("Connections", "Open now.", "short", (Query(f"sum({of('starling_connections')})", "open"),)),
-        Figure("To clients", "Messages sent.", "ops", (Query(f"sum({rate('starling_messages_sent_total')})", "sent"),)),
-        Figure(
+        Number("Connections", "Open now.", "short", (Query(f"sum({of('starling_connections')})", "open"),)),
+        Number("To clients", "Messages sent.", "ops", (Query(f"sum({rate('starling_messages_sent_total')})", "sent"),)),
+        Number(
             "Delivery, 99 %",
-            "Time from the broker's taking a publication to its frames being handed to the sockets.",
+            "Time from the broker accepting a publication to its frames being written to the sockets.",
             "s",
             (Query(quantile("starling_delivery_seconds", "0.99"), "delivery"),),
         ),
-        Figure("Errors", "Publications that failed and broker messages dropped.", "ops", (Query(errors, "errors"),)),
-        Figure(
+        Number("Errors", "Publications that failed and broker messages dropped.", "ops", (Query(errors, "errors"),)),
+        Number(
             "Broker",
-            "Up while every worker hears itself through the broker.",
+            "Up while every worker receives its own messages through the broker.",
             "short",
             (Query(f"min({of('starling_broker_up')})", "broker"),),
             words={"0": ("down", "red"), "1": ("up", "green")},
         ),
-        Figure("Pods", "Pods that Prometheus reaches.", "short", (Query(f"sum({of('up')})", "pods"),)),
-        Figure("Ready workers", "Want new clients.", "short", (Query(f"sum({of('starling_worker_ready')})", "ready"),)),
-        Figure(
+        Number("Pods", "Pods that Prometheus reaches.", "short", (Query(f"sum({of('up')})", "pods"),)),
+        Number(
+            "Ready workers",
+            "Workers that accept new clients.",
+            "short",
+            (Query(f"sum({of('starling_worker_ready')})", "ready"),),
+        ),
+        Number(
             "Version",
-            "What runs; two versions during a rolling update.",
+            "Running versions; two during a rolling update.",
             "short",
             (Query(f"count by (version) ({of('starling_build_info')})", "{{version}}"),),
             by_name=True,
@@ -65,20 +70,20 @@ def _connections() -> tuple[Panel, ...]:
         Panel("Opened", "Accepted a second.", "ops", by("transport", rate("starling_connections_opened_total"))),
         Panel(
             "Closed by code",
-            "Ended a second. 1000, 1001: the client's own wish; 1006, 3000: vanished; 1012, 3001: drain; "
+            "Ended a second. 1000, 1001: by the client; 1006, 3000: connection lost; 1012, 3001: drain; "
             "1013, 3008: slow.",
             "ops",
             by("code", rate("starling_connections_closed_total")),
         ),
         Panel(
             "Refused by reason",
-            "A second: turned away before the upgrade, or cut for what they sent.",
+            "A second: rejected before the upgrade, or closed for what they sent.",
             "ops",
             by("reason", rate("starling_connections_refused_total")),
         ),
         Panel(
             "Slow clients",
-            "Cut a second, since they read more slowly than is written to them.",
+            "Disconnected a second, because they read too slowly.",
             "ops",
             by("pod", rate("starling_connections_closed_total", 'code=~"1013|3008"')),
             width=12,
@@ -113,7 +118,7 @@ def _messages() -> tuple[Panel, ...]:
         ),
         Panel(
             "Delivery",
-            "Time from the broker's taking a publication to its frames being handed to the sockets.",
+            "Time from the broker accepting a publication to its frames being written to the sockets.",
             "s",
             (
                 Query(quantile("starling_delivery_seconds", "0.5"), "50 %"),
@@ -144,7 +149,7 @@ def _messages() -> tuple[Panel, ...]:
         ),
         Panel(
             "Publications by result",
-            "A second, of clients and API. Failed: the broker did not take them.",
+            "A second, of clients and API. Failed: the broker did not accept them.",
             "ops",
             (Query(f"sum by (result) ({rate('starling_publications_total')})", "{{result}}"),),
         ),
@@ -169,13 +174,13 @@ def _realtime() -> tuple[Panel, ...]:
     return (
         Panel(
             "Subscriptions",
-            "Of real-time clients.",
+            "Of clients on the client endpoint.",
             "short",
             by("pod", of("starling_subscriptions")),
         ),
         Panel(
             "Subscriptions by namespace",
-            "Of real-time clients.",
+            "Of clients on the client endpoint.",
             "short",
             by("channel_namespace", of("starling_subscriptions")),
         ),
@@ -187,28 +192,28 @@ def _realtime() -> tuple[Panel, ...]:
         ),
         Panel(
             "Commands by method",
-            "Carried out a second.",
+            "Executed a second.",
             "ops",
             by("method", rate("starling_commands_total")),
             width=12,
         ),
         Panel(
             "Command errors by code",
-            "Errors a second. 100: ours; 103: forbidden; 108: not available; 112: not recoverable.",
+            "Errors a second. 100: internal; 103: permission denied; 108: not available; 112: not recoverable.",
             "ops",
             by("code", rate("starling_command_errors_total")),
             width=12,
         ),
         Panel(
             "Recoveries by result",
-            "Clients a second that came back with a position. Refused: the history no longer reached back so far.",
+            "Clients a second that reconnected with a position. Refused: the history was too short.",
             "ops",
             by("result", rate("starling_recoveries_total")),
             width=12,
         ),
         Panel(
             "Gaps in streams",
-            "A second: healed by reading the stream, unnoticed by clients; reset where it could not fill the gap.",
+            "A second. Healed: filled from the stream, clients notice nothing. Reset: the gap could not be filled.",
             "ops",
             (
                 Query(f"sum({rate('starling_stream_heals_total')})", "healed"),

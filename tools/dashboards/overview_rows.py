@@ -1,22 +1,22 @@
-"""The rows of "Starling overview" that are folded until somebody looks for a cause."""
+"""The rows of "Starling overview" that stay folded until someone needs them."""
 
 from tools.dashboards.dashboard import Panel, Query
 from tools.dashboards.queries import by, of, quantile, rate
 
 
 def api() -> tuple[Panel, ...]:
-    """What backends ask."""
+    """Requests of backends."""
     return (
         Panel("API requests by method", "A second.", "ops", by("method", rate("starling_api_requests_total"))),
         Panel(
             "API requests by code",
-            "A second. 0: done; 100: not done, try again; 101 to 112: what was asked cannot be; 4xx: refused before.",
+            "A second. 0: success; 100: failed, retry; 101 to 112: invalid request; 4xx: rejected before.",
             "ops",
             by("code", rate("starling_api_requests_total")),
         ),
         Panel(
             "API time by method",
-            "From a request's head to its answer, at the quantile chosen above.",
+            "From a request's head to its response, at the quantile chosen above.",
             "s",
             (Query(quantile("starling_api_request_seconds", "$quantile", "le, method"), "{{method}}"),),
         ),
@@ -24,36 +24,36 @@ def api() -> tuple[Panel, ...]:
 
 
 def tokens() -> tuple[Panel, ...]:
-    """What was revoked, and the keys that tokens are checked with."""
+    """Revocations, and the keys that verify tokens."""
     return (
         Panel(
             "Revocations in force",
-            "Known to the worker that knows the most; all workers of all pods should know as many.",
+            "The largest count of a worker; all workers of all pods should have the same.",
             "short",
             by("pod", of("starling_revocations_in_force"), "max"),
         ),
         Panel(
             "Revocations by kind",
-            "Carried out a minute, once in each worker.",
+            "Applied a minute, once in each worker.",
             "short",
             (Query(f"60 * sum by (kind) ({rate('starling_revocations_total')})", "{{kind}}"),),
         ),
         Panel(
             "Connections revoked",
-            "Ended a minute since their token was revoked.",
+            "Closed a minute because their token was revoked.",
             "short",
             (Query(f"60 * sum by (pod) ({rate('starling_revoked_connections_total')})", "{{pod}}"),),
         ),
         Panel(
             "Time to revoke",
-            "From the order to a worker's having carried it out, at the quantile chosen above.",
+            "From the request until a worker has applied it, at the quantile chosen above.",
             "s",
             (Query(quantile("starling_revocation_seconds", "$quantile"), "revocation"),),
             width=12,
         ),
         Panel(
             "Age of the issuer's keys",
-            "Since they were fetched, or asked for in vain; 0 where no key set is fetched.",
+            "Since the last successful fetch, or the first failed one; 0 where no key set is fetched.",
             "s",
             by("pod", of("starling_jwks_age_seconds"), "max"),
             width=12,
@@ -71,7 +71,7 @@ def broker() -> tuple[Panel, ...]:
     return (
         Panel(
             "Broker up",
-            "1 while every worker of the pod hears itself through the broker.",
+            "1 while every worker of the pod receives its own messages through the broker.",
             "short",
             worst("starling_broker_up", "min"),
             maximum=1,
@@ -84,13 +84,13 @@ def broker() -> tuple[Panel, ...]:
         ),
         Panel(
             "Canary's age",
-            "How long ago a worker last heard itself; grows while the broker is away.",
+            "Time since a worker last received its own message; grows while the broker is unavailable.",
             "s",
             worst("starling_broker_canary_age_seconds"),
         ),
         Panel(
             "Reconnects",
-            "Times a minute that a link to the broker was lost and found.",
+            "Lost and restored broker links a minute.",
             "short",
             (Query(f"60 * sum by (pod) ({rate('starling_broker_reconnects_total')})", "{{pod}}"),),
             width=12,
@@ -104,14 +104,14 @@ def broker() -> tuple[Panel, ...]:
         ),
         Panel(
             "Failed links",
-            "Links to the broker that failed one after the other; 0 while every worker has one.",
+            "Consecutive failed broker links; 0 while every worker has a link.",
             "short",
             worst("starling_broker_failed_swaps"),
             width=12,
         ),
         Panel(
             "Probes by result",
-            "A minute. Heard while links go on failing: the worker itself is at fault, and is replaced.",
+            "A minute. Received while links keep failing: the worker itself is at fault and is replaced.",
             "short",
             (Query(f"60 * sum by (result) ({rate('starling_broker_probes_total')})", "{{result}}"),),
             width=12,
@@ -120,7 +120,7 @@ def broker() -> tuple[Panel, ...]:
 
 
 def webhooks() -> tuple[Panel, ...]:
-    """What backends are told."""
+    """Webhook events for backends."""
     return (
         Panel(
             "Webhook events by result",
@@ -131,7 +131,7 @@ def webhooks() -> tuple[Panel, ...]:
         ),
         Panel(
             "Webhook events waiting",
-            "Grows while the receiver is away or slow; a worker keeps 10,000 at most.",
+            "Grows while the receiver is unavailable or slow; a worker keeps 10,000 at most.",
             "short",
             (Query(f"sum by (pod) ({of('starling_webhook_queue')})", "{{pod}}"),),
             width=12,
@@ -140,12 +140,12 @@ def webhooks() -> tuple[Panel, ...]:
 
 
 def workers() -> tuple[Panel, ...]:
-    """The processes and what they use."""
+    """The processes and the resources they use."""
     files = f"{of('starling_worker_open_files')} / {of('starling_worker_open_files_limit')}"
     return (
         Panel(
             "Worker states",
-            "Workers that run, that want new clients, and that let theirs go.",
+            "Workers that run, that accept new clients, and that drain.",
             "short",
             (
                 Query(f"sum({of('starling_workers')})", "running"),
@@ -155,19 +155,19 @@ def workers() -> tuple[Panel, ...]:
         ),
         Panel(
             "Event loop lag",
-            "How late timers run in the worst worker: everything is late by as much.",
+            "How late timers run in the worst worker; everything is delayed by as much.",
             "s",
             (Query(f"max by (pod) ({of('starling_event_loop_lag_seconds')})", "{{pod}}"),),
         ),
         Panel(
             "Restarts",
-            "Workers a minute that ended unexpectedly and were replaced.",
+            "Workers a minute that exited unexpectedly and were replaced.",
             "short",
             (Query(f"60 * sum by (pod) ({rate('starling_worker_restarts_total')})", "{{pod}}"),),
         ),
         Panel(
             "Resident memory",
-            "Of all workers of a pod; what they share is counted more than once.",
+            "Of all workers of a pod; shared memory is counted more than once.",
             "bytes",
             (Query(f"sum by (pod) ({of('starling_worker_resident_memory_bytes')})", "{{pod}}"),),
         ),
@@ -180,13 +180,13 @@ def workers() -> tuple[Panel, ...]:
         ),
         Panel(
             "Clients left to drain",
-            "Clients that draining workers have still to let go.",
+            "Clients that draining workers still have to disconnect.",
             "short",
             by("pod", of("starling_drain_left")),
         ),
         Panel(
             "Drain closes by reason",
-            "A second: at a turn of the shared pace, faster for the deadline, or at a local pace.",
+            "A second: at the shared drain rate, faster to meet the deadline, or at a local rate.",
             "ops",
             by("reason", rate("starling_drain_closes_total")),
         ),
@@ -197,8 +197,8 @@ def workers() -> tuple[Panel, ...]:
             by("version", of("starling_build_info"), "count"),
         ),
         Panel(
-            "Processor",
-            "Processors in use by the workers of a pod.",
+            "CPU",
+            "CPU cores used by the workers of a pod.",
             "short",
             (Query(f"sum by (pod) ({rate('starling_worker_cpu_seconds_total')})", "{{pod}}"),),
         ),

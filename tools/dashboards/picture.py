@@ -1,4 +1,4 @@
-"""Draws a panel as Grafana would show it, near enough to see whether it tells what it should."""
+"""Draws a panel as Grafana would show it, close enough to review it."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import matplotlib.figure
 import matplotlib.ticker
 from PIL import Image
 
-from tools.dashboards.dashboard import Figure, Panel
+from tools.dashboards.dashboard import Number, Panel
 
 DOTS_PER_INCH = 80
 GRAPH_INCHES = (6.0, 2.4)
@@ -23,8 +23,8 @@ Line = tuple[str, Sequence[float], Sequence[float]]
 def draw(panel: Panel, lines: Sequence[Line], path: Path) -> None:
     """Write the panel's picture to `path`."""
     with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
-        if isinstance(panel, Figure):
-            _draw_figure(panel, lines).savefig(path, dpi=DOTS_PER_INCH)
+        if isinstance(panel, Number):
+            _draw_number(panel, lines).savefig(path, dpi=DOTS_PER_INCH)
         else:
             _draw_graph(panel, lines).savefig(path, dpi=DOTS_PER_INCH)
     with Image.open(path) as picture:
@@ -63,7 +63,7 @@ def _draw_graph(panel: Panel, lines: Sequence[Line]) -> matplotlib.figure.Figure
     return figure
 
 
-def _draw_figure(panel: Figure, lines: Sequence[Line]) -> matplotlib.figure.Figure:
+def _draw_number(panel: Number, lines: Sequence[Line]) -> matplotlib.figure.Figure:
     figure = matplotlib.figure.Figure(figsize=FIGURE_INCHES)
     legend, _, values = lines[0]
     text, color = panel.words.get(f"{values[-1]:g}", (with_unit(values[-1], panel.unit), "black"))

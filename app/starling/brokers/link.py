@@ -64,7 +64,7 @@ class LinkStats:
     `canary_heard_at` is on the clock of `time.monotonic`, None before the first canary and where none is needed, as in
     memory. `reconnects` counts links found again after a loss. `dropped` counts messages that came and were not told,
     by reason: `queue_full`, `malformed`. `failed_swaps` counts links that failed one after the other, 0 while one
-    stands; `probes` what was heard beside them: `heard`, `silent`. `overflowed` counts what `queue_full` dropped by
+    stands; `probes` what was heard beside them: `received`, `silent`. `overflowed` counts what `queue_full` dropped by
     channel, since it was last taken.
     """
 

@@ -209,7 +209,7 @@ class SupervisedBackend(LinkBackend):
         if probe is None:
             return False
         heard = probe.done() and probe.result()
-        self.stats.probes["heard" if heard else "silent"] += 1
+        self.stats.probes["received" if heard else "silent"] += 1
         return heard
 
     async def _hold(self, link: Link) -> str:

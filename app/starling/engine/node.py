@@ -371,7 +371,7 @@ class Node:
                 self.start_task(self.presence_tracker.refresh())
             self._broker_lost_at = None
             self.readiness.release(Unready.BROKER_NEVER_REACHED)
-            self.readiness.release(Unready.BROKER_AWAY)
+            self.readiness.release(Unready.BROKER_UNAVAILABLE)
             if self.options.contact_file is not None:
                 self.options.contact_file.touch()
         elif self._broker_lost_at is None:
@@ -415,7 +415,7 @@ class Node:
         self.admission.observe(lag)
         grace, lost_at = self.options.broker_grace, self._broker_lost_at
         if grace and lost_at is not None and time.monotonic() - lost_at > grace:
-            self.readiness.hold(Unready.BROKER_AWAY)
+            self.readiness.hold(Unready.BROKER_UNAVAILABLE)
         self.metrics.flush()
 
     async def _keep(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:

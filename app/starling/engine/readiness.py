@@ -9,7 +9,7 @@ class Unready(Enum):
 
     STARTING = "starting"
     BROKER_NEVER_REACHED = "broker_never_reached"
-    BROKER_AWAY = "broker_away"
+    BROKER_UNAVAILABLE = "broker_unavailable"
     AT_CAPACITY = "at_capacity"
     LAGGING = "lagging"
     SHORT_OF_MEMORY = "short_of_memory"

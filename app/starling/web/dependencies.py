@@ -108,12 +108,12 @@ async def authenticate(websocket: WebSocket, web_context: WebContextDependency) 
     try:
         return await web_context.verifier.connection(presented.token)
     except KeyNotLoaded as unknown:
-        web_context.node.metrics.refuse("issuer_away")
+        web_context.node.metrics.refuse("issuer_unavailable")
         raise HTTPException(
             status.HTTP_503_SERVICE_UNAVAILABLE, "the token cannot be checked now; try again", {"Retry-After": "5"}
         ) from unknown
     except TokenRefused as refused:
-        web_context.node.metrics.refuse("bad_token")
+        web_context.node.metrics.refuse("invalid_token")
         log.info("token_refused", reason=refused.reason.value, claim=refused.claim, source=presented.source.value)
         detail = "the token has expired" if refused.reason is RefusalReason.EXPIRED else "the token is not valid"
         raise HTTPException(
