@@ -15,7 +15,7 @@ IMAGE ?= starling:$(VERSION)
 IMAGE_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench soak fmt docs dashboard-preview lock image chart capacity clean node-packages
+.PHONY: help run test check bench soak fmt docs protobuf dashboard-preview lock image chart capacity clean node-packages
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ fmt: $(VENV)/.dev  ## Format, and mend what the linter can mend
 
 docs: $(VENV)/.dev  ## Write what is made from the code: settings, values, schema, dashboard
 	$(BIN)/python -m tools.docs
+
+protobuf: $(VENV)/.dev  ## Write the Python of starling/protocol/client.proto
+	$(BIN)/python -m grpc_tools.protoc --proto_path=app --python_out=app --pyi_out=app starling/protocol/client.proto
 
 dashboard-preview: $(VENV)/.dev  ## Draw the dashboard's panels from a service under load, into docs/pictures/
 	@tools/setup/system-packages.sh
