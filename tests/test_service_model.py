@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 import hypothesis.strategies as st
 import pytest
 import structlog
-from fastapi import FastAPI
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from msgspec import Raw
@@ -25,7 +24,7 @@ from prometheus_client import CollectorRegistry
 
 from starling.client.realtime import JsonConnection
 from starling.engine.transport import Frame
-from starling.main import create_app
+from starling.main import Application, build_application
 from starling.protocol.codes import UNSUBSCRIBE_SERVER
 from starling.protocol.messages import Publication
 from starling.settings import load_settings
@@ -101,16 +100,15 @@ class Conversations(RuleBasedStateMachine):
         self.everyone: list[Client] = []
         self.number = 0
         self.model = {channel: ModelChannel(KEPT.get(channel.split(":")[0], 0)) for channel in CHANNELS}
-        self.service: FastAPI = self.runner.run(self._start())
-        self.web_context = self.service.state.web_context
+        self.service: Application = self.runner.run(self._start())
 
-    async def _start(self) -> FastAPI:
+    async def _start(self) -> Application:
         path = Path(self.stack.enter_context(tempfile.TemporaryDirectory())) / "channels.json"
         path.write_text(CHANNELS_FILE)
-        service = create_app(
+        service = build_application(
             load_settings({"STARLING_DEV": "true", "STARLING_CHANNELS_FILE": str(path)}), CollectorRegistry()
         )
-        await self.stack.enter_async_context(service.router.lifespan_context(service))
+        await self.stack.enter_async_context(service.asgi.router.lifespan_context(service.asgi))
         return service
 
     def teardown(self) -> None:
@@ -169,14 +167,15 @@ class Conversations(RuleBasedStateMachine):
         async def work() -> None:
             for _ in range(count):
                 publication = Publication(Raw(b"%d" % self._published(channel)))
-                options = self.web_context.node.channels.options(channel).publish_options()
-                await self.web_context.node.publish(channel, publication, options)
+                options = self.service.engine.channels.options(channel).publish_options()
+                await self.service.engine.publisher.publish(channel, publication, options)
 
         self._run(work())
 
     @rule(channel=st.sampled_from([channel for channel in CHANNELS if not channel.startswith("plain")]))
     def remove_the_history(self, channel: str) -> None:
-        self._run(self.web_context.node.history.remove(channel))
+        options = self.service.engine.channels.options(channel)
+        self._run(self.service.engine.history.remove(channel, options))
         self.model[channel].bottom = len(self.model[channel].published)
 
     @rule(client=clients, channel=channels)
@@ -200,7 +199,7 @@ class Conversations(RuleBasedStateMachine):
 
     @invariant()
     def the_hub_holds_who_is_live_and_nobody_else(self) -> None:
-        hub = self.web_context.node.hub
+        hub = self.service.engine.hub
         assert len(hub.connections) == len(self.everyone)
         live = {channel for client in self.everyone for channel in client.live}
         assert set(hub.subscribers.channels) == live
@@ -210,7 +209,7 @@ class Conversations(RuleBasedStateMachine):
     def _connect(self) -> tuple[Wire, JsonConnection]:
         wire = Wire()
         connection = JsonConnection(
-            self.web_context.node, self.web_context.authority, self.web_context.session_limits, None
+            self.service.engine, self.service.context.authority, self.service.context.session_limits, None
         )
 
         async def begin() -> None:

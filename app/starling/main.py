@@ -3,10 +3,9 @@
 import os
 import secrets
 import signal
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from dataclasses import dataclass
 from ipaddress import ip_network
 
 import structlog
@@ -21,25 +20,22 @@ from starling.auth.jwks import Jwks
 from starling.auth.jwt import JwtVerifier
 from starling.auth.keys import VerificationKey
 from starling.brokers.broadcast import BroadcastBroker
-from starling.brokers.link import LinkStats
 from starling.brokers.open import open_broker
 from starling.client.hooks_module import HooksError, load_hooks
 from starling.client.node_commands import NodeCommands
 from starling.engine.admission import AdmissionLimits
 from starling.engine.channels import Channels, ChannelsError, parse_channels
-from starling.engine.hooks import Hooks, NoHooks
-from starling.engine.lifecycle import Lifecycle, NoLifecycle
-from starling.engine.node import Node, NodeOptions
+from starling.engine.engine import Engine, EngineOptions, build_engine
+from starling.engine.hooks import Hooks
+from starling.engine.lifecycle import Lifecycle
 from starling.engine.occupancy import Occupancy
-from starling.engine.readiness import Readiness
+from starling.engine.top_channels import TopChannels
 from starling.protocol.session import SessionLimits
 from starling.server.application import serve
-from starling.server.drain_rate import DrainStats
 from starling.server.options import ServerOptions, Service
 from starling.settings import PREFIX, Settings, SettingsError, read_file
 from starling.telemetry.logging import configure_logging
 from starling.telemetry.metrics import Metrics
-from starling.telemetry.top_channels import ChannelMeter
 from starling.telemetry.tracing import NoTracer, Tracer
 from starling.web import api_docs, chat, connection, echo, health, items, pages, refusals, unknown_path
 from starling.web.api import Api, ApiOptions
@@ -68,19 +64,18 @@ def run(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format, tracer.log_processors)
     for warning in settings.warnings():
         log.warning("settings_may_surprise", warning=warning)
-    application = create_app(settings, tracer=tracer)
-    node: Node = application.state.web_context.node
-    node.retire = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    built = build_application(settings, tracer=tracer)
+    engine = built.engine
     service = Service(
-        asgi=direct_endpoints(application),
-        readiness=node.readiness,
-        on_refused=node.metrics.refuse,
-        admit=node.admission.refusal,
-        on_waiting=node.metrics.waiting,
-        top_channels=node.top_channels.here,
-        drain_rate_store=node.drain_rate_store,
+        asgi=direct_endpoints(built.asgi),
+        readiness=engine.readiness,
+        on_refused=engine.metrics.refuse,
+        admit=engine.admission.refusal,
+        on_waiting=engine.metrics.waiting,
+        top_channels=built.top_channels.here,
+        drain_rate_store=built.broker.pace,
     )
-    node.metrics.sources.append(lambda metrics: _report_drain(service.drain, metrics))
+    engine.metrics.sources.append(service.drain.report)
     serve(server_options(settings), service)
 
 
@@ -114,22 +109,92 @@ def server_options(settings: Settings) -> ServerOptions:
     )
 
 
-def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, tracer: Tracer | None = None) -> FastAPI:
-    """Build the application; `app.state.doors.node` is its engine. Raises SettingsError for keys that are none.
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What one process serves, and the parts that its server and tests need besides."""
 
-    `tracer` None: as the settings say.
+    asgi: FastAPI
+    engine: Engine
+    context: WebContext
+    broker: BroadcastBroker
+    top_channels: TopChannels
+
+
+def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, tracer: Tracer | None = None) -> FastAPI:
+    """Build the ASGI application alone; see `build_application`."""
+    return build_application(settings, registry, tracer).asgi
+
+
+def build_application(
+    settings: Settings,
+    registry: CollectorRegistry = REGISTRY,
+    tracer: Tracer | None = None,
+    lifecycle: Lifecycle | None = None,
+) -> Application:
+    """Build everything that one process serves. Raises SettingsError for settings that cannot be served.
+
+    `tracer` and `lifecycle` None: as the settings say.
     """
-    node = build_node(settings, registry, tracer or build_tracer(settings))
+    broker = _build_broker(settings)
+    metrics = Metrics(registry)
+    engine = build_engine(
+        broker,
+        build_channels(settings),
+        metrics,
+        engine_options(settings),
+        hooks=build_hooks(settings),
+        lifecycle=lifecycle or build_lifecycle(settings, broker.occupancy, metrics),
+        tracer=tracer or build_tracer(settings),
+        retire=lambda: os.kill(os.getpid(), signal.SIGTERM),
+    )
     unrevoked, jwks = build_verifier(settings)
     if jwks is not None:
-        node.metrics.sources.append(partial(_report_jwks, jwks, time.monotonic()))
-    verifier = RevocableVerifier(unrevoked, node.revocations)
-    web_context = WebContext(
-        node=node,
+        metrics.sources.append(jwks.report)
+    context = build_web_context(settings, engine, RevocableVerifier(unrevoked, engine.revocations))
+    top_channels = TopChannels(engine.hub, engine.control)
+    methods = ApiMethods(engine, NodeCommands(engine), top_channels, revocation_seconds=settings.revocation_seconds)
+    api = Api(methods, CaptureEndpoint(engine), build_api_options(settings), metrics, engine.tracer)
+
+    @asynccontextmanager
+    async def lifespan(application: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            if jwks is not None:
+                jwks.start()
+                stack.push_async_callback(jwks.stop)
+            stack.push_async_callback(engine.stop)
+            await engine.start()
+            yield
+
+    application = FastAPI(
+        title="Starling",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=NO_FASTAPI_TELEMETRY,
+    )
+    application.state.web_context = context
+    application.add_middleware(HeadRequests)
+    application.add_middleware(RequestId)
+    refusals.install(application)
+    unknown_path.install(application, metrics)
+    # First, because routes are tried in their order and this one is asked most.
+    application.router.routes.insert(0, api.route)
+    for endpoint in (pages, health, connection, echo, items, chat):
+        application.include_router(endpoint.router)
+    api_docs.install(application, methods, developer=settings.dev, keyed=bool(settings.api_key_list))
+    application.mount("/static", pages.static_files, name="static")
+    return Application(application, engine, context, broker, top_channels)
+
+
+def build_web_context(settings: Settings, engine: Engine, verifier: RevocableVerifier) -> WebContext:
+    """Build what the endpoints share."""
+    return WebContext(
+        engine=engine,
         verifier=verifier,
         authority=TokenAuthority(
             verifier,
-            node.channels,
+            engine.channels,
             allow_anonymous=settings.allow_anonymous or settings.dev,
         ),
         session_limits=SessionLimits(
@@ -147,47 +212,10 @@ def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, trace
         write_limit=settings.write_buffer_bytes,
     )
 
-    methods = ApiMethods(node, NodeCommands(node), revocation_seconds=settings.revocation_seconds)
-    api = Api(methods, CaptureEndpoint(node), build_api_options(settings), node.metrics, node.tracer)
 
-    @asynccontextmanager
-    async def lifespan(application: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            if jwks is not None:
-                jwks.start()
-                stack.push_async_callback(jwks.stop)
-            stack.push_async_callback(node.stop)
-            await node.start()
-            yield
-
-    application = FastAPI(
-        title="Starling",
-        version=__version__,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        telemetry=NO_FASTAPI_TELEMETRY,
-    )
-    application.state.web_context = web_context
-    application.add_middleware(HeadRequests)
-    application.add_middleware(RequestId)
-    refusals.install(application)
-    unknown_path.install(application, node.metrics)
-    # First, because routes are tried in their order and this one is asked most.
-    application.router.routes.insert(0, api.route)
-    for door in (pages, health, connection, echo, items, chat):
-        application.include_router(door.router)
-    api_docs.install(application, methods, developer=settings.dev, keyed=bool(settings.api_key_list))
-    application.mount("/static", pages.static_files, name="static")
-    return application
-
-
-def build_node(settings: Settings, registry: CollectorRegistry, tracer: Tracer) -> Node:
-    """Build a worker's engine and its link to the others. Raises SettingsError for a broker that cannot be."""
-    metrics = Metrics(registry)
-    broker = _build_broker(settings)
-    metrics.sources.append(lambda metrics: _report_link(broker.stats, metrics))
-    options = NodeOptions(
+def engine_options(settings: Settings) -> EngineOptions:
+    """The options of the engine among the settings."""
+    return EngineOptions(
         ping_interval=settings.ping_seconds,
         pong_timeout=settings.pong_seconds,
         admission=AdmissionLimits(
@@ -204,22 +232,6 @@ def build_node(settings: Settings, registry: CollectorRegistry, tracer: Tracer) 
         connections_per_user=settings.max_connections_per_user,
         presence_leave_delay=settings.presence_leave_delay_seconds,
     )
-    node = Node(
-        broker,
-        broker.history,
-        broker.presence,
-        build_channels(settings),
-        build_hooks(settings),
-        metrics,
-        Readiness(),
-        options,
-        broker.revocations,
-        tracer,
-    )
-    node.lifecycle = build_lifecycle(settings, broker.occupancy, metrics)
-    node.drain_rate_store = broker.pace
-    metrics.sources.append(lambda _: _report_overflow(broker.stats, node.hub.traffic))
-    return node
 
 
 def build_api_options(settings: Settings) -> ApiOptions:
@@ -264,10 +276,10 @@ def build_channels(settings: Settings) -> Channels:
     return channels
 
 
-def build_hooks(settings: Settings) -> Hooks:
+def build_hooks(settings: Settings) -> Hooks | None:
     """Load the application's own functions, if there are any. Raises SettingsError."""
     if settings.hooks is None:
-        return NoHooks()
+        return None
     try:
         return load_hooks(settings.hooks, settings.hooks_path, seconds=settings.hook_seconds)
     except HooksError as error:
@@ -291,10 +303,10 @@ def build_tracer(settings: Settings) -> Tracer:
     return OpenTelemetry()
 
 
-def build_lifecycle(settings: Settings, occupancy: Occupancy | None, metrics: Metrics) -> Lifecycle:
+def build_lifecycle(settings: Settings, occupancy: Occupancy | None, metrics: Metrics) -> Lifecycle | None:
     """Build what tells a backend of clients and channels, if one is to be told. Raises SettingsError."""
     if settings.webhook_url is None:
-        return NoLifecycle()
+        return None
     # The HTTP client takes memory and time to load in every worker.
     from starling.web.webhook_sender import Receiver, parse_secret
     from starling.web.webhooks import Webhooks
@@ -311,36 +323,6 @@ def build_verifier(settings: Settings) -> tuple[JwtVerifier, Jwks | None]:
     """Build what checks tokens, with the issuer's keys if they are fetched. Raises SettingsError for a bad key."""
     jwks = _build_jwks(settings)
     return JwtVerifier(_build_keys(settings), _build_rules(settings), jwks), jwks
-
-
-def _report_link(link: LinkStats, metrics: Metrics) -> None:
-    metrics.set("starling_broker_up", int(link.up))
-    metrics.set("starling_broker_canary_seconds", link.canary_round_trip_seconds)
-    age = 0.0 if link.canary_heard_at is None else time.monotonic() - link.canary_heard_at
-    metrics.set("starling_broker_canary_age_seconds", age)
-    metrics.count("starling_broker_reconnects_total", link.reconnects)
-    metrics.set("starling_broker_failed_swaps", link.failed_swaps)
-    for result, total in {"received": 0, "silent": 0, **link.probes}.items():
-        metrics.count("starling_broker_probes_total", total, result)
-    # The usual reasons are told from the start: what has never been 0 has no rate at its first time.
-    for reason, total in {"queue_full": 0, "malformed": 0, **link.dropped}.items():
-        metrics.count("starling_broker_dropped_total", total, reason)
-
-
-def _report_jwks(jwks: Jwks, made_at: float, metrics: Metrics) -> None:
-    age = jwks.age_seconds
-    metrics.set("starling_jwks_age_seconds", time.monotonic() - made_at if age is None else age)
-
-
-def _report_overflow(link: LinkStats, traffic: ChannelMeter) -> None:
-    for channel, messages in link.take_overflowed().items():
-        traffic.count_dropped(channel, messages)
-
-
-def _report_drain(drain: DrainStats, metrics: Metrics) -> None:
-    metrics.set("starling_drain_left", drain.left)
-    for grant, total in drain.gone.items():
-        metrics.count("starling_drain_closes_total", total, grant)
 
 
 def _build_broker(settings: Settings) -> BroadcastBroker:

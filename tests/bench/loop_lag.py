@@ -12,11 +12,11 @@ from msgspec import Raw
 from rich.console import Console
 
 from starling.client.realtime import JsonConnection
-from starling.engine.connection import Connection
 from starling.engine.hub import Hub
 from starling.engine.transport import Batch
 from starling.protocol.messages import Publication
 from starling.telemetry.metrics import TransportStats
+from tests.support.receivers import FakeReceiver
 
 SUBSCRIBERS = 100_000
 BROADCASTS = 10
@@ -42,17 +42,13 @@ class StandIn:
     queue_batch = send_batch
 
 
-class Subscriber(Connection):
-    """A client of the real-time door, as far as a broadcast knows it."""
+class Subscriber(FakeReceiver):
+    """A client of the client endpoint, as far as a broadcast knows it."""
 
-    __slots__ = ()
-
-    encode = staticmethod(JsonConnection.encode)
+    encoder = JsonConnection.encoder
 
     def __init__(self, transport: StandIn, stats: TransportStats) -> None:
-        self.sent = 0
-        self.stats = stats
-        self.transport = transport  # type: ignore[assignment]  # nothing else of a transport is used
+        super().__init__(transport=transport, stats=stats)
 
 
 async def measure() -> tuple[list[float], list[float]]:

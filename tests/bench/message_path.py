@@ -32,7 +32,7 @@ class Socket:
         """Take a batch."""
 
 
-async def deliver(web_context: Any, receivers: int) -> float:
+async def deliver(service: Any, receivers: int) -> float:
     """From the broker's bytes to the receivers' sockets."""
     from msgspec import Raw
 
@@ -40,18 +40,18 @@ async def deliver(web_context: Any, receivers: int) -> float:
     from starling.client.realtime import JsonConnection
     from starling.protocol.messages import Publication
 
-    node, channel = web_context.node, f"room{receivers}"
+    engine, context, channel = service.engine, service.context, f"room{receivers}"
     for _ in range(receivers):
-        connection = JsonConnection(node, web_context.authority, web_context.session_limits, None)
+        connection = JsonConnection(engine, context.authority, context.session_limits, None)
         connection.transport = Socket()  # type: ignore[assignment]  # all that is asked of it here
-        node.hub.subscribers.add(channel, connection)
+        engine.hub.subscribers.add(channel, connection)
     message = encode_publication(encode_body(Publication(Raw(b'{"text":"' + b"x" * 180 + b'"}')), 1_700_000_000_000))
     messages = MESSAGES if receivers < MANY else MESSAGES // 4
     began = time.process_time()
     for _ in range(messages):
-        node.on_publication(channel, decode(message))
+        engine.subscriptions.on(channel, decode(message))
         await asyncio.sleep(0)
-    while node.hub._fanout.busy:
+    while engine.hub.busy:
         await asyncio.sleep(0)
     return (time.process_time() - began) / messages * 1e6
 
@@ -87,16 +87,15 @@ async def measure() -> dict[str, float]:
     """Microseconds of a message, by what is done with it."""
     from prometheus_client import CollectorRegistry
 
-    from starling.main import create_app
+    from starling.main import build_application
     from starling.settings import load_settings
 
-    application = create_app(load_settings({"STARLING_DEV": "true"}), CollectorRegistry())
-    async with application.router.lifespan_context(application):
-        web_context = application.state.web_context
+    service = build_application(load_settings({"STARLING_DEV": "true"}), CollectorRegistry())
+    async with service.asgi.router.lifespan_context(service.asgi):
         return {
-            "delivered to 1": await deliver(web_context, 1),
-            f"delivered to {MANY}": await deliver(web_context, MANY),
-            "published over the API": await publish(application),
+            "delivered to 1": await deliver(service, 1),
+            f"delivered to {MANY}": await deliver(service, MANY),
+            "published over the API": await publish(service.asgi),
         }
 
 

@@ -5,24 +5,22 @@ A message is decoded, encoded and written to socket pairs, once with the count a
 
 import asyncio
 import os
-import random
 import socket
 import statistics
 import time
 
 from msgspec import Raw
-from prometheus_client import CollectorRegistry
 
 from starling.brokers import envelope
 from starling.client.realtime import JsonConnection
 from starling.engine.broker import StreamEntry
-from starling.engine.connection import Connection
 from starling.engine.hub import Hub
 from starling.engine.transport import Batch
 from starling.protocol.messages import Publication
-from starling.telemetry.metrics import Metrics
+from starling.telemetry.metrics import TransportStats
 from starling.telemetry.top_channels import ChannelMeter
 from tests.bench.process import raise_file_limit
+from tests.support.receivers import FakeReceiver
 
 ROUNDS = 25
 SOCKETS = 500
@@ -30,15 +28,6 @@ SOCKETS = 500
 CASES = ((1, 1, 8000), (1, 500, 8000), (1, 20_000, 8000), (10, 1, 3000), (100, 1, 600))
 # Each message that is counted stands for so many: all are counted, or as at 60,000 messages a second.
 SAMPLING = (1, 60)
-
-
-class Owner:
-    """The part of a node that a connection touches."""
-
-    def __init__(self) -> None:
-        self.metrics = Metrics(CollectorRegistry())
-        self.names = random.Random()
-        self.messages_per_second = 0.0
 
 
 class Pair:
@@ -59,15 +48,13 @@ class Pair:
     queue_batch = send_batch
 
 
-class Client(Connection):
-    """One who only listens."""
+class Client(FakeReceiver):
+    """A client that only listens."""
 
-    kind = "json"
-    encode = staticmethod(JsonConnection.encode)
+    encoder = JsonConnection.encoder
 
-    def __init__(self, owner: Owner) -> None:
-        super().__init__(owner, "")  # type: ignore[arg-type]
-        self.transport = Pair()  # type: ignore[assignment]
+    def __init__(self, stats: TransportStats) -> None:
+        super().__init__(transport=Pair(), stats=stats)
 
 
 class NoMeter(ChannelMeter):
@@ -79,8 +66,8 @@ class NoMeter(ChannelMeter):
 
 async def measure(subscribers: int, channels: int, messages: int, each: int) -> None:
     """Print the processor time of a message without the count, and the ratio with it."""
-    hub, owner = Hub(), Owner()
-    clients = [Client(owner) for _ in range(min(SOCKETS, subscribers * channels))]
+    hub, stats = Hub(), TransportStats(slow_code=3008)
+    clients = [Client(stats) for _ in range(min(SOCKETS, subscribers * channels))]
     names = [f"room:{number}" for number in range(channels)]
     for number, name in enumerate(names):
         for place in range(subscribers):
@@ -95,7 +82,7 @@ async def measure(subscribers: int, channels: int, messages: int, each: int) -> 
             entry = envelope.decode(wire)
             assert isinstance(entry, StreamEntry)
             hub.broadcast(names[number % channels], entry.publication)
-            while hub._fanout.busy:
+            while hub.busy:
                 await asyncio.sleep(0)
         return time.process_time() - began
 

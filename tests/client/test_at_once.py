@@ -15,10 +15,9 @@ from starling.client.realtime import JsonConnection
 from starling.engine.broker import PublishOptions
 from starling.engine.lifecycle import NoLifecycle
 from starling.engine.token_facts import TokenFacts
-from starling.main import create_app
+from starling.main import Application, build_application
 from starling.protocol.messages import Publication
 from starling.settings import load_settings
-from starling.web.dependencies import WebContext
 from tests.support.json_transport import JsonTransport
 from tests.support.waiting import until
 
@@ -44,29 +43,30 @@ class Told(NoLifecycle):
         self.events.append(("unsubscribed", user, channel))
 
 
-def made(tmp_path: Path) -> WebContext:
-    """A worker's doors, its node not started yet."""
+def made(tmp_path: Path, lifecycle: NoLifecycle | None = None) -> Application:
+    """A worker that is not started yet."""
     channels = tmp_path / "channels.json"
     channels.write_text(json.dumps(CHANNELS))
     environment = {"STARLING_TOKEN_HMAC_SECRET": "x" * 32, "STARLING_CHANNELS_FILE": str(channels)}
-    web_context: WebContext = create_app(load_settings(environment), CollectorRegistry()).state.web_context
-    return web_context
+    return build_application(load_settings(environment), CollectorRegistry(), lifecycle=lifecycle)
 
 
 @pytest.fixture
-async def web_context(tmp_path: Path) -> AsyncIterator[WebContext]:
-    web_context = made(tmp_path)
-    web_context.node.lifecycle = Told()
-    await web_context.node.start()
-    await until(lambda: web_context.node.readiness.ready, "the node is ready")
-    yield web_context
-    await web_context.node.stop()
+async def service(tmp_path: Path) -> AsyncIterator[Application]:
+    service = made(tmp_path, Told())
+    await service.engine.start()
+    await until(lambda: service.engine.readiness.ready, "the node is ready")
+    yield service
+    await service.engine.stop()
 
 
-def opened(web_context: WebContext, user: str) -> tuple[JsonConnection, JsonTransport]:
+def opened(service: Application, user: str) -> tuple[JsonConnection, JsonTransport]:
     """A client that has said nothing yet."""
     client = JsonConnection(
-        web_context.node, web_context.authority, web_context.session_limits, Identity(user, token=TokenFacts(user))
+        service.engine,
+        service.context.authority,
+        service.context.session_limits,
+        Identity(user, token=TokenFacts(user)),
     )
     transport = JsonTransport()
     client.open(transport)
@@ -78,9 +78,9 @@ def commands(*bodies: dict[str, Any]) -> str:
     return "\n".join(json.dumps({"id": number, **body}) for number, body in enumerate(bodies, 1))
 
 
-async def first_in(web_context: WebContext, channel: str) -> JsonTransport:
+async def first_in(service: Application, channel: str) -> JsonTransport:
     """Have this process hear a channel; returns what its first listener is told."""
-    client, transport = opened(web_context, "first")
+    client, transport = opened(service, "first")
     client.on_message(commands({"connect": {}}, {"subscribe": {"channel": channel}}))
     await answered(transport, 2)
     return transport
@@ -90,9 +90,9 @@ async def answered(transport: JsonTransport, count: int) -> None:
     await until(lambda: len(transport.lines) >= count, f"{count} commands are answered")
 
 
-async def published(web_context: WebContext, channel: str, data: bytes, first: JsonTransport) -> None:
+async def published(service: Application, channel: str, data: bytes, first: JsonTransport) -> None:
     """Publish; returns when the first listener has heard it, and with it everybody in the channel."""
-    await web_context.node.publish(channel, Publication(data=Raw(data)), PublishOptions())
+    await service.engine.publisher.publish(channel, Publication(data=Raw(data)), PublishOptions())
     await until(lambda: first.pushes, "the first listener hears it")
 
 
@@ -101,9 +101,9 @@ def heard(transport: JsonTransport) -> list[Any]:
     return [push["pub"]["data"] for push in transport.pushes]
 
 
-async def test_a_whole_frame_is_answered_in_its_order_before_anything_else_runs(web_context: WebContext) -> None:
-    first = await first_in(web_context, "news")
-    client, transport = opened(web_context, "alice")
+async def test_a_whole_frame_is_answered_in_its_order_before_anything_else_runs(service: Application) -> None:
+    first = await first_in(service, "news")
+    client, transport = opened(service, "alice")
 
     client.on_message(
         commands(
@@ -120,15 +120,15 @@ async def test_a_whole_frame_is_answered_in_its_order_before_anything_else_runs(
     await answered(transport, 4)
     errors = {line["id"]: line["error"]["code"] for line in transport.lines[2:]}
     assert errors == {3: 103, 4: 105}
-    await published(web_context, "news", b'"hello"', first)
+    await published(service, "news", b'"hello"', first)
     assert heard(transport) == ["hello"]
 
 
-async def test_those_outside_hear_of_the_client_before_its_channels(web_context: WebContext) -> None:
-    await first_in(web_context, "news")
-    told: Told = web_context.node.lifecycle  # type: ignore[assignment]
+async def test_those_outside_hear_of_the_client_before_its_channels(service: Application) -> None:
+    await first_in(service, "news")
+    told: Told = service.engine.lifecycle  # type: ignore[assignment]
     told.events.clear()
-    client, _ = opened(web_context, "alice")
+    client, _ = opened(service, "alice")
 
     client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "news"}}))
     client.on_close(1000, "")
@@ -136,38 +136,38 @@ async def test_those_outside_hear_of_the_client_before_its_channels(web_context:
     assert told.events == [("connected", "alice"), ("subscribed", "alice", "news"), ("unsubscribed", "alice", "news")]
 
 
-async def test_who_enters_and_leaves_in_one_frame_gets_nothing_and_is_not_counted(web_context: WebContext) -> None:
-    first = await first_in(web_context, "news")
-    client, transport = opened(web_context, "alice")
+async def test_who_enters_and_leaves_in_one_frame_gets_nothing_and_is_not_counted(service: Application) -> None:
+    first = await first_in(service, "news")
+    client, transport = opened(service, "alice")
 
     news = {"channel": "news"}
     client.on_message(commands({"connect": {}}, {"subscribe": news}, {"unsubscribe": news}))
     await answered(transport, 3)
-    await published(web_context, "news", b'"hello"', first)
+    await published(service, "news", b'"hello"', first)
 
     assert [line["id"] for line in transport.lines] == [1, 2, 3]
-    assert web_context.node.metrics.subscriptions.total() == 1
+    assert service.engine.metrics.subscriptions.total() == 1
 
 
-async def test_a_publication_that_is_owed_already_is_not_for_who_enters_after_it(web_context: WebContext) -> None:
-    await first_in(web_context, "news")
-    client, transport = opened(web_context, "alice")
+async def test_a_publication_that_is_owed_already_is_not_for_who_enters_after_it(service: Application) -> None:
+    await first_in(service, "news")
+    client, transport = opened(service, "alice")
     client.on_message(commands({"connect": {}}))
 
-    web_context.node.hub.broadcast("news", Publication(data=Raw(b'"before"')))
+    service.engine.hub.broadcast("news", Publication(data=Raw(b'"before"')))
     client.on_message(commands({"ping": {}}, {"subscribe": {"channel": "news"}}))
-    web_context.node.hub.broadcast("news", Publication(data=Raw(b'"after"')))
+    service.engine.hub.broadcast("news", Publication(data=Raw(b'"after"')))
     await until(lambda: transport.pushes, "a publication comes")
 
     assert transport.lines[-2]["id"] == 2
     assert heard(transport) == ["after"]
 
 
-async def test_what_a_client_is_owed_comes_before_its_close(web_context: WebContext) -> None:
-    first = await first_in(web_context, "news")
-    client, transport = opened(web_context, "alice")
+async def test_what_a_client_is_owed_comes_before_its_close(service: Application) -> None:
+    first = await first_in(service, "news")
+    client, transport = opened(service, "alice")
     client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "news"}}))
-    web_context.node.hub.broadcast("news", Publication(data=Raw(b'"last"')))
+    service.engine.hub.broadcast("news", Publication(data=Raw(b'"last"')))
     assert heard(transport) == []
 
     client.close(3000, "enough")
@@ -177,20 +177,24 @@ async def test_what_a_client_is_owed_comes_before_its_close(web_context: WebCont
     await until(lambda: heard(first) == ["last"], "the others are written to in their turn")
 
 
-async def test_presence_is_kept_of_channels_that_are_heard(web_context: WebContext) -> None:
-    await first_in(web_context, "shown:a")
-    client, transport = opened(web_context, "alice")
+async def test_presence_is_kept_of_channels_that_are_heard(service: Application) -> None:
+    await first_in(service, "shown:a")
+    client, transport = opened(service, "alice")
     client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "shown:a"}}))
     await answered(transport, 2)
 
     assert [line["id"] for line in transport.lines] == [1, 2]
-    assert web_context.node.presence is not None
-    assert {info.user for info in (await web_context.node.presence.get("shown:a")).values()} == {"first", "alice"}
+    options = service.engine.channels.options("shown:a")
+    members = await service.engine.presence.members("shown:a", options)
+    assert {info.user for info in members.values()} == {
+        "first",
+        "alice",
+    }
 
 
-async def test_a_revoked_handshake_is_disconnected(web_context: WebContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    client, transport = opened(web_context, "alice")
-    monkeypatch.setattr(web_context.node.revocations, "refuses", lambda token: token.user == "alice")
+async def test_a_revoked_handshake_is_disconnected(service: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, transport = opened(service, "alice")
+    monkeypatch.setattr(service.engine.revocations, "refuses", lambda token: token.user == "alice")
 
     client.on_message(commands({"connect": {}}))
 
@@ -198,11 +202,11 @@ async def test_a_revoked_handshake_is_disconnected(web_context: WebContext, monk
     assert transport.lines == []
 
 
-async def test_no_two_clients_have_one_name_whatever_an_application_seeds(web_context: WebContext) -> None:
+async def test_no_two_clients_have_one_name_whatever_an_application_seeds(service: Application) -> None:
     names: set[str] = set()
     for _ in range(3):
         random.seed(7)
-        client, _ = opened(web_context, "alice")
+        client, _ = opened(service, "alice")
         names |= {client.id, client.session_id}
 
     assert len(names) == 6
@@ -210,11 +214,11 @@ async def test_no_two_clients_have_one_name_whatever_an_application_seeds(web_co
 
 async def test_no_two_workers_give_one_name_though_one_process_made_them(tmp_path: Path) -> None:
     one, other = made(tmp_path), made(tmp_path)
-    other.node.names.setstate(one.node.names.getstate())  # as it is in two workers after the fork
-    await one.node.start()
-    await other.node.start()
+    other.engine.node.names.setstate(one.engine.node.names.getstate())  # as it is in two workers after the fork
+    await one.engine.start()
+    await other.engine.start()
     try:
         assert opened(one, "alice")[0].id != opened(other, "alice")[0].id
     finally:
-        await one.node.stop()
-        await other.node.stop()
+        await one.engine.stop()
+        await other.engine.stop()

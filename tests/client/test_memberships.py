@@ -13,14 +13,13 @@ from starling.client.memberships import Memberships
 from starling.client.realtime import JsonConnection
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.channels import DEFAULT_NAMESPACE, parse_channels
+from starling.engine.engine import Engine
 from starling.engine.follower import Joined
-from starling.engine.node import Node
 from starling.engine.subscriptions import Subscriber
 from starling.engine.token_facts import TokenFacts
-from starling.main import create_app
+from starling.main import Application, build_application
 from starling.protocol.messages import ClientInfo, Publication
 from starling.settings import load_settings
-from starling.web.dependencies import WebContext
 from tests.support.json_transport import JsonTransport
 from tests.support.waiting import until
 
@@ -29,24 +28,24 @@ KEPT = parse_channels({"default": {"history_size": 10, "history_ttl": "1m"}}, de
 
 
 @pytest.fixture
-async def web_context() -> AsyncIterator[WebContext]:
+async def service() -> AsyncIterator[Application]:
     settings = load_settings({"STARLING_TOKEN_HMAC_SECRET": "x" * 32})
-    web_context: WebContext = create_app(settings, CollectorRegistry()).state.web_context
-    await web_context.node.start()
-    await until(lambda: web_context.node.readiness.ready, "the node is ready")
-    yield web_context
-    await web_context.node.stop()
+    service = build_application(settings, CollectorRegistry())
+    await service.engine.start()
+    await until(lambda: service.engine.readiness.ready, "the node is ready")
+    yield service
+    await service.engine.stop()
 
 
-def opened(web_context: WebContext) -> JsonConnection:
-    client = JsonConnection(web_context.node, web_context.authority, web_context.session_limits, None)
+def opened(service: Application) -> JsonConnection:
+    client = JsonConnection(service.engine, service.context.authority, service.context.session_limits, None)
     client.open(JsonTransport())
     return client
 
 
 @pytest.fixture
-async def client(web_context: WebContext) -> JsonConnection:
-    return opened(web_context)
+async def client(service: Application) -> JsonConnection:
+    return opened(service)
 
 
 async def enter(
@@ -61,55 +60,54 @@ async def enter(
     await memberships.enter(subscriber, Grant(SHOWN.options(channel)), ClientInfo("alice", client.id), None)
 
 
-def counted(node: Node) -> int:
-    return node.metrics.subscriptions[DEFAULT_NAMESPACE]
+def counted(engine: Engine) -> int:
+    return engine.metrics.subscriptions[DEFAULT_NAMESPACE]
 
 
-async def shown(node: Node, channel: str = "news") -> list[str]:
-    assert node.presence is not None
-    return list(await node.presence.get(channel))
+async def shown(engine: Engine, channel: str = "news") -> list[str]:
+    return list(await engine.presence.members(channel, SHOWN.options(channel)))
 
 
-async def nobody_is_shown(node: Node, channel: str = "news") -> None:
+async def nobody_is_shown(engine: Engine, channel: str = "news") -> None:
     async with asyncio.timeout(10):
-        while await shown(node, channel):
+        while await shown(engine, channel):
             await asyncio.sleep(0.01)
 
 
 async def test_who_is_in_a_channel_is_counted_and_shown_until_it_leaves(
-    web_context: WebContext, client: JsonConnection
+    service: Application, client: JsonConnection
 ) -> None:
-    memberships = Memberships(web_context.node)
+    memberships = Memberships(service.engine)
     await enter(memberships, client)
 
     assert list(memberships) == ["news"]
-    assert counted(web_context.node) == 1
-    assert await shown(web_context.node) == [client.id]
+    assert counted(service.engine) == 1
+    assert await shown(service.engine) == [client.id]
 
     dropped = memberships.drop("news")
     assert dropped is not None
     # At once: until the broker has been told, more may be published.
-    assert client not in web_context.node.hub.subscribers.of("news")
+    assert client not in service.engine.hub.subscribers.of("news")
     await memberships.leave(dropped)
     assert memberships.drop("news") is None
     assert list(memberships) == []
-    assert counted(web_context.node) == 0
-    await nobody_is_shown(web_context.node)
+    assert counted(service.engine) == 0
+    await nobody_is_shown(service.engine)
 
 
 async def test_the_broker_is_told_when_the_last_one_leaves_and_not_before(
-    web_context: WebContext, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
+    service: Application, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[str] = []
-    unsubscribe = web_context.node.broker.unsubscribe
+    unsubscribe = service.broker.unsubscribe
 
     async def noted(channel: str) -> None:
         left.append(channel)
         await unsubscribe(channel)
 
-    monkeypatch.setattr(web_context.node.broker, "unsubscribe", noted)
-    other = opened(web_context)
-    in_it = [(Memberships(web_context.node), who) for who in (client, other)]
+    monkeypatch.setattr(service.broker, "unsubscribe", noted)
+    other = opened(service)
+    in_it = [(Memberships(service.engine), who) for who in (client, other)]
     for memberships, who in in_it:
         await enter(memberships, who)
     told = []
@@ -123,66 +121,66 @@ async def test_the_broker_is_told_when_the_last_one_leaves_and_not_before(
 
 
 async def test_nothing_is_left_of_a_channel_that_the_broker_did_not_open(
-    web_context: WebContext, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
+    service: Application, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The memory broker is never away, and another would be away for everything at once.
     async def away(channel: str) -> None:
         raise BrokerUnavailable("away")
 
-    monkeypatch.setattr(web_context.node.broker, "subscribe", away)
-    memberships = Memberships(web_context.node)
+    monkeypatch.setattr(service.broker, "subscribe", away)
+    memberships = Memberships(service.engine)
     with pytest.raises(BrokerUnavailable):
         await enter(memberships, client)
 
     assert list(memberships) == []
     assert memberships.options("news") is None
-    assert counted(web_context.node) == 0
-    assert "news" not in web_context.node.hub.subscribers.channels
-    await nobody_is_shown(web_context.node)
+    assert counted(service.engine) == 0
+    assert "news" not in service.engine.hub.subscribers.channels
+    await nobody_is_shown(service.engine)
 
 
 async def test_nothing_is_left_of_a_channel_that_the_client_refused(
-    web_context: WebContext, client: JsonConnection
+    service: Application, client: JsonConnection
 ) -> None:
-    memberships = Memberships(web_context.node)
+    memberships = Memberships(service.engine)
     await enter(memberships, client, answer=False)
 
     assert list(memberships) == []
-    assert counted(web_context.node) == 0
-    assert "news" not in web_context.node.hub.subscribers.channels
-    await nobody_is_shown(web_context.node)
+    assert counted(service.engine) == 0
+    assert "news" not in service.engine.hub.subscribers.channels
+    await nobody_is_shown(service.engine)
 
 
 async def test_who_left_before_this_process_was_where_it_stands_is_not_let_in_later(
-    web_context: WebContext, client: JsonConnection
+    service: Application, client: JsonConnection
 ) -> None:
-    node, options = web_context.node, KEPT.options("news")
-    first, memberships = Memberships(node), Memberships(node)
+    engine, options = service.engine, KEPT.options("news")
+    first, memberships = Memberships(engine), Memberships(engine)
     await first.enter(
         Subscriber(client, "news", lambda joined: True), Grant(options), ClientInfo("first", client.id), None
     )
-    history = node.history
+    history = service.broker.history
     assert isinstance(history, MemoryHistory)
     kept = options.publish_options()
     # In the store already, while this process has not heard of it.
     history.append("news", history.next_entry("news", Publication(Raw(b"1")), 0, kept), kept)
     since = (await history.positions({"news": 60.0}))["news"]
-    ahead = opened(web_context)
+    ahead = opened(service)
     await memberships.enter(
         Subscriber(ahead, "news", lambda joined: True), Grant(options), ClientInfo("ahead", ahead.id), since
     )
-    assert ahead not in node.hub.subscribers.of("news")
+    assert ahead not in engine.hub.subscribers.of("news")
 
     assert memberships.drop("news") is not None
-    await node.publish("news", Publication(Raw(b"2")), kept)
-    await until(lambda: node.subscriptions.stats[DEFAULT_NAMESPACE].healed, "this process has caught up")
+    await engine.publisher.publish("news", Publication(Raw(b"2")), kept)
+    await until(lambda: engine.subscriptions.stats[DEFAULT_NAMESPACE].healed, "this process has caught up")
     await asyncio.sleep(0.05)
 
-    assert node.hub.subscribers.of("news") == [client]
+    assert engine.hub.subscribers.of("news") == [client]
 
 
-async def test_a_renewed_subscription_stands_by_its_new_token(web_context: WebContext, client: JsonConnection) -> None:
-    memberships = Memberships(web_context.node)
+async def test_a_renewed_subscription_stands_by_its_new_token(service: Application, client: JsonConnection) -> None:
+    memberships = Memberships(service.engine)
     await enter(memberships, client)
     memberships.renew("news", TokenFacts("alice", "first"))
     memberships.renew("news", TokenFacts("alice", "second"))
@@ -192,17 +190,15 @@ async def test_a_renewed_subscription_stands_by_its_new_token(web_context: WebCo
     assert memberships.refused(lambda token: token.token_id == "second") == ["news"]
 
 
-async def test_who_is_not_let_in_after_all_leaves_every_channel(
-    web_context: WebContext, client: JsonConnection
-) -> None:
-    memberships = Memberships(web_context.node)
+async def test_who_is_not_let_in_after_all_leaves_every_channel(service: Application, client: JsonConnection) -> None:
+    memberships = Memberships(service.engine)
     for channel in ("news", "sport"):
         await enter(memberships, client, channel)
 
     memberships.leave_all()
 
     assert list(memberships) == []
-    assert counted(web_context.node) == 0
+    assert counted(service.engine) == 0
     for channel in ("news", "sport"):
-        await nobody_is_shown(web_context.node, channel)
-    await until(lambda: not {"news", "sport"} & set(web_context.node.hub.subscribers.channels), "nobody listens")
+        await nobody_is_shown(service.engine, channel)
+    await until(lambda: not {"news", "sport"} & set(service.engine.hub.subscribers.channels), "nobody listens")

@@ -21,13 +21,11 @@ from starling.client.node_commands import (
 from starling.client.realtime import JsonConnection
 from starling.engine.broker import StreamPosition
 from starling.engine.control import NodeCommandRefused
-from starling.engine.node import Node
 from starling.engine.token_facts import TokenFacts
-from starling.main import create_app
+from starling.main import Application, build_application
 from starling.protocol.codes import Disconnect, Unsubscribe
 from starling.protocol.messages import Publication
 from starling.settings import load_settings
-from starling.web.dependencies import WebContext
 from tests.support.json_transport import JsonTransport
 from tests.support.waiting import until
 
@@ -40,20 +38,27 @@ CHANNELS = {
 class Cluster:
     """A node on memory with its orders, and clients of it."""
 
-    def __init__(self, web_context: WebContext) -> None:
-        self.web_context = web_context
-        self.node: Node = web_context.node
-        self.orders = NodeCommands(web_context.node)
+    def __init__(self, service: Application) -> None:
+        self.service = service
+        self.engine = service.engine
+        self.orders = NodeCommands(service.engine)
 
     async def enter(self, user: str, session: str = "") -> tuple[JsonConnection, JsonTransport]:
         """A connected client of `user`."""
         handshake = Identity(user, token=TokenFacts(user, session=session))
-        client = JsonConnection(self.node, self.web_context.authority, self.web_context.session_limits, handshake)
+        client = JsonConnection(
+            self.engine, self.service.context.authority, self.service.context.session_limits, handshake
+        )
         transport = JsonTransport()
         client.open(transport)
         client.on_message('{"id":1,"connect":{}}')
         await until(lambda: any(line.get("id") == 1 for line in transport.lines))
         return client, transport
+
+    async def publish(self, channel: str, data: bytes) -> StreamPosition:
+        """Publish as a backend does."""
+        options = self.engine.channels.options(channel).publish_options()
+        return await self.engine.publisher.publish(channel, Publication(Raw(data)), options)
 
     async def subscribe(self, client: JsonConnection, transport: JsonTransport, channel: str) -> None:
         client.on_message(json.dumps({"id": 2, "subscribe": {"channel": channel}}))
@@ -70,11 +75,11 @@ async def cluster(tmp_path: Any) -> AsyncIterator[Cluster]:
         "STARLING_CHANNELS_FILE": str(channels),
         "STARLING_MAX_CHANNELS": "3",
     }
-    web_context: WebContext = create_app(load_settings(environment), CollectorRegistry()).state.web_context
-    await web_context.node.start()
-    await until(lambda: web_context.node.readiness.ready)
-    yield Cluster(web_context)
-    await web_context.node.stop()
+    service = build_application(load_settings(environment), CollectorRegistry())
+    await service.engine.start()
+    await until(lambda: service.engine.readiness.ready)
+    yield Cluster(service)
+    await service.engine.stop()
 
 
 async def test_a_user_is_disconnected_on_all_connections_and_nobody_else(cluster: Cluster) -> None:
@@ -126,7 +131,7 @@ async def test_an_ordered_subscription_is_told_and_delivers(cluster: Cluster) ->
 
     await cluster.orders.give(SubscribeCommand(user="alice", channel="room", data=b'{"welcome":1}'))
     await until(lambda: transport.pushes)
-    await cluster.node.publish("room", Publication(Raw(b'"hi"')), cluster.node.channels.default.publish_options())
+    await cluster.publish("room", b'"hi"')
     await until(lambda: len(transport.pushes) == 2)
 
     assert transport.pushes[0] == {"channel": "room", "subscribe": {"data": {"welcome": 1}}}
@@ -145,14 +150,13 @@ async def test_who_is_in_the_channel_already_is_told_nothing(cluster: Cluster) -
 
 
 async def test_an_ordered_subscription_delivers_what_was_published_since(cluster: Cluster) -> None:
-    options = cluster.node.channels.options("kept:a").publish_options()
-    positions = [await cluster.node.publish("kept:a", Publication(Raw(b"%d" % n)), options) for n in range(4)]
+    positions = [await cluster.publish("kept:a", b"%d" % n) for n in range(4)]
     _, transport = await cluster.enter("alice")
 
     since = StreamPosition(positions[1].offset, positions[1].epoch)
     await cluster.orders.give(SubscribeCommand(user="alice", channel="kept:a", since=since))
     await until(lambda: len(transport.pushes) >= 3)
-    await cluster.node.publish("kept:a", Publication(Raw(b"4")), options)
+    await cluster.publish("kept:a", b"4")
     await until(lambda: len(transport.pushes) == 4)
 
     subscribe, *publications = transport.pushes
@@ -163,15 +167,16 @@ async def test_an_ordered_subscription_delivers_what_was_published_since(cluster
 async def test_info_and_overrides_of_an_order_count(cluster: Cluster) -> None:
     alice, _ = await cluster.enter("alice")
     bob, _ = await cluster.enter("bob")
-    assert cluster.node.presence is not None
 
     await cluster.orders.give(SubscribeCommand(user="alice", channel="shown:a", info=b'{"role":"host"}'))
     await cluster.orders.give(SubscribeCommand(user="bob", channel="shown:a", override={"presence": False}))
     await cluster.orders.give(SubscribeCommand(user="bob", channel="plain", override={"presence": True}))
 
     async def here(channel: str) -> dict[str, bytes]:
-        assert cluster.node.presence is not None
-        return {client: bytes(info.chan_info) for client, info in (await cluster.node.presence.get(channel)).items()}
+        # One of the channels shows only the members whose subscription overrides its options.
+        options = cluster.engine.channels.options(channel).overridden({"presence": True})
+        members = await cluster.engine.presence.members(channel, options)
+        return {client: bytes(info.chan_info) for client, info in members.items()}
 
     end = time.monotonic() + 10
     while time.monotonic() < end and not (await here("shown:a") and await here("plain")):
@@ -196,7 +201,7 @@ async def test_an_ordered_end_of_a_subscription_is_told_and_nothing_follows(clus
 
     await cluster.orders.give(UnsubscribeCommand(user="alice", channel="room", unsubscribe=Unsubscribe(2100, "banned")))
     await until(lambda: transport.pushes)
-    await cluster.node.publish("room", Publication(Raw(b"1")), cluster.node.channels.default.publish_options())
+    await cluster.publish("room", b"1")
     await cluster.orders.give(SubscribeCommand(user="alice", channel="end"))
     await until(lambda: len(transport.pushes) == 2)
 
@@ -256,7 +261,7 @@ async def test_too_many_channels_are_refused_instead_of_told_in_part(
 
 async def test_the_chat_room_is_no_channel(cluster: Cluster) -> None:
     client, _ = await cluster.enter("alice")
-    await cluster.node.subscriptions.wait_in(client, ":chat")
+    await cluster.engine.subscriptions.wait_in(client, ":chat")
 
     assert await cluster.orders.channels("*") == {}
 
@@ -266,7 +271,7 @@ async def test_a_node_tells_of_itself(cluster: Cluster) -> None:
     await cluster.enter("alice")
     await cluster.subscribe(client, transport, "room")
 
-    (info,) = cluster.node.control.nodes()
+    (info,) = cluster.engine.control.nodes()
 
-    assert info.uid == cluster.node.id
+    assert info.uid == cluster.engine.node.id
     assert (info.num_clients, info.num_users, info.num_subs, info.num_channels) == (2, 1, 1, 1)

@@ -1,56 +1,15 @@
 """Who is let in: each limit at one below, at it and one above, and when a limit that was passed is forgotten."""
 
 import asyncio
-import random
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from starling.engine.admission import Admission, AdmissionLimits
-from starling.engine.connection import Connection
 from starling.engine.hub import Hub
 from starling.engine.readiness import Readiness, Unready
-from starling.telemetry.metrics import Metrics
-
-
-class Owner:
-    """The part of a node that a connection which is never opened needs."""
-
-    ping_interval = 25
-    pong_timeout = 8
-    messages_per_second = 0.0
-    message_burst = 1
-    message_step = 1
-
-    def __init__(self) -> None:
-        self.metrics = Metrics(CollectorRegistry())
-        self.names = random.Random()
-
-    def opened(self, connection: Connection) -> None:
-        pass
-
-    def closed(self, connection: Connection, code: int) -> None:
-        pass
-
-    def settle(self, connection: Connection) -> None:
-        pass
-
-    def schedule(self, connection: Connection, deadline: float) -> None:
-        pass
-
-    def start_task(self, work: Coroutine[Any, Any, None]) -> None:
-        pass
-
-
-class Quiet(Connection):
-    """A client that only takes a place."""
-
-    __slots__ = ()
-
-    kind = "echo"
+from tests.support.receivers import FakeReceiver
 
 
 class Door:
@@ -62,11 +21,10 @@ class Door:
         self.readiness.release(Unready.STARTING)
         self.memory: float | None = None
         self.admission = Admission(self.hub, self.readiness, limits, lambda: self.memory)
-        self._owner = Owner()
 
     def hold(self, count: int) -> None:
         while len(self.hub.connections) < count:
-            self.hub.connections.add(Quiet(self._owner, ""))
+            self.hub.connections.add(FakeReceiver())
         while len(self.hub.connections) > count:
             self.hub.connections.pop()
 

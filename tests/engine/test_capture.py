@@ -5,31 +5,27 @@ from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
-from starling.engine.broker import PublishOptions, StreamPosition
 from starling.engine.capture import CaptureCommand, Captures
-from starling.engine.control import NodeInfo
 from starling.engine.hub import Hub
 from starling.protocol.messages import Publication, Push
 
 
-class Node:
-    """A node as far as captures go; `on_publish` runs while a report is under way."""
+class FakeEngine:
+    """An engine as far as captures go; `on_publish` runs while a report is under way."""
 
     def __init__(self) -> None:
         self.hub = Hub()
-        self.tasks: list[asyncio.Task[None]] = []
+        self.running: list[asyncio.Task[None]] = []
         self.published: list[str] = []
         self.on_publish: Callable[[], None] = lambda: None
         self.order: Callable[[CaptureCommand], None] = lambda _: None
-        self.control = SimpleNamespace(on_command=self._on_order)
-        self.broker = SimpleNamespace(publish=self._publish)
+        self.control = SimpleNamespace(on_command=self._on_order, publish=self._publish)
+        self.tasks = SimpleNamespace(start=self._start)
+        self.node = SimpleNamespace(name="node")
         Captures(self)  # type: ignore[arg-type]
 
-    def describe(self) -> NodeInfo:
-        return NodeInfo("uid", "node")
-
-    def start_task(self, work: Coroutine[Any, Any, None]) -> None:
-        self.tasks.append(asyncio.create_task(work))
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self.running.append(asyncio.create_task(work))
 
     def see(self, channel: str) -> None:
         """Something happens in `channel`, which has a listener."""
@@ -44,38 +40,37 @@ class Node:
     def _on_order(self, _: object, carry_out: Callable[[CaptureCommand], None]) -> None:
         self.order = carry_out
 
-    async def _publish(self, channel: str, _: Publication, __: PublishOptions) -> StreamPosition:
+    async def _publish(self, channel: str, _: Publication) -> None:
         self.on_publish()
         self.published.append(channel)
-        return StreamPosition(0, "")
 
 
 async def test_a_trace_that_is_ended_while_another_is_told_ends_no_other() -> None:
-    node = Node()
+    engine = FakeEngine()
     for number in ("first", "second"):
-        node.order(CaptureCommand(number, channel=number))
-    node.on_publish = lambda: node.order(CaptureCommand("second", stop=True))
-    tap: Any = node.hub.tap
+        engine.order(CaptureCommand(number, channel=number))
+    engine.on_publish = lambda: engine.order(CaptureCommand("second", stop=True))
+    tap: Any = engine.hub.tap
     tap.captures["second"].ends_at = 0.0
 
     for _ in range(2):
-        node.see("first")
-        await node.until_told(":capture:first")
-        node.published.clear()
+        engine.see("first")
+        await engine.until_told(":capture:first")
+        engine.published.clear()
 
-    assert not node.tasks[0].done()
-    node.tasks[0].cancel()
+    assert not engine.running[0].done()
+    engine.running[0].cancel()
 
 
 async def test_a_trace_right_after_another_has_one_teller() -> None:
-    node = Node()
+    engine = FakeEngine()
     for number in ("first", "second"):
-        node.order(CaptureCommand(number, channel="news"))
-        node.order(CaptureCommand(number, channel="news", stop=number == "first"))
+        engine.order(CaptureCommand(number, channel="news"))
+        engine.order(CaptureCommand(number, channel="news", stop=number == "first"))
 
-    node.see("news")
-    await node.until_told(":capture:second")
+    engine.see("news")
+    await engine.until_told(":capture:second")
     await asyncio.sleep(0.2)
 
-    assert [task.done() for task in node.tasks] == [True, False]
-    node.tasks[1].cancel()
+    assert [task.done() for task in engine.running] == [True, False]
+    engine.running[1].cancel()

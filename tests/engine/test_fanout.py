@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starling.engine.connection import Connection
 from starling.engine.fanout import Fanout, Group
 from starling.engine.transport import Batch, Frame
 from starling.telemetry.metrics import TransportStats
+from tests.support.receivers import FakeReceiver
 
 
 class Transport:
@@ -37,16 +37,12 @@ class Transport:
         return self.written + self.queued
 
 
-class Listener(Connection):
-    """A connection that only listens."""
+class Listener(FakeReceiver):
+    """A receiver with a socket."""
 
     def __init__(self) -> None:
-        self.sent = 0
-        self.transport = Transport()  # type: ignore[assignment]
-
-    @property
-    def socket(self) -> Transport:
-        return self.transport  # type: ignore[return-value]
+        self.socket = Transport()
+        super().__init__(transport=self.socket)
 
 
 def group_of(listeners: list[Listener]) -> Group:
@@ -76,7 +72,7 @@ def test_everyone_gets_what_was_broadcast_while_it_was_in(
         listeners = [Listener() for _ in range(300)]
         # Two groups that overlap, so that some listeners are owed by both.
         groups = [group_of(listeners[:200]), group_of(listeners[100:250])]
-        inside = [set(group.connections) for group in groups]
+        inside = [set(group.receivers) for group in groups]
         wanted: dict[Listener, list[list[bytes]]] = {listener: [[], []] for listener in listeners}
         for count, (step, number) in enumerate(steps):
             which, listener = number % 2, listeners[number]
@@ -94,7 +90,7 @@ def test_everyone_gets_what_was_broadcast_while_it_was_in(
                 inside[which].discard(listener)
                 assert [x for x in listener.socket.got if int(x) % 2 == which] == wanted[listener][which]
             elif step == "settle":
-                fanout.settle(listener)
+                fanout.flush(listener)
                 assert sorted(listener.socket.got) == sorted([*wanted[listener][0], *wanted[listener][1]])
             else:
                 await asyncio.sleep(0)
@@ -172,7 +168,7 @@ async def test_a_listener_that_goes_while_its_group_rests_has_all_it_is_owed() -
     for _ in range(100):
         await asyncio.sleep(0)
     assert fanout.busy
-    fanout.settle(listeners[0])
+    fanout.flush(listeners[0])
     group.remove(listeners[1])
 
     assert listeners[0].socket.got == listeners[1].socket.got == [b"0", b"1", b"2"]

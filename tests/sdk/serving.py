@@ -1,15 +1,15 @@
 """Services that a test starts and ends while its clients live on in the same event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from starling.engine.node import Node
-from starling.main import create_app
+from starling.engine.lifecycle import Lifecycle
+from starling.main import build_application
 from starling.settings import load_settings
 from tests.support.running import SECRET, Starling
 
@@ -45,11 +45,10 @@ class Place:
 
 
 @asynccontextmanager
-async def serving_here(channels_file: str, alter: Callable[[Node], None]) -> AsyncIterator[Place]:
-    """The service in this event loop and on an ordinary ASGI server, with a node that the test has altered."""
+async def serving_here(channels_file: str, lifecycle: Lifecycle | None = None) -> AsyncIterator[Place]:
+    """The service in this event loop and on an ordinary ASGI server, with a lifecycle listener of the test's own."""
     settings = load_settings({"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_CHANNELS_FILE": channels_file})
-    application = create_app(settings, CollectorRegistry())
-    alter(application.state.web_context.node)
+    application = build_application(settings, CollectorRegistry(), lifecycle=lifecycle).asgi
     server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=0, log_config=None))
     serving = asyncio.create_task(server.serve())
     async with asyncio.timeout(10):

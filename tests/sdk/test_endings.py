@@ -9,7 +9,6 @@ import pytest
 from websockets.asyncio.client import connect
 
 from starling.engine.lifecycle import NoLifecycle
-from starling.engine.node import Node
 from starling.protocol.decisions import Decision
 from starling.protocol.messages import Command
 from starling.protocol.session import Session
@@ -249,10 +248,7 @@ async def test_a_fault_of_the_service_itself_is_3004_and_the_client_comes_back(
             if faults.pop(user, None):
                 raise RuntimeError("a fault of the service")
 
-    def break_lifecycle(node: Node) -> None:
-        node.lifecycle = Faulty()
-
-    async with serving_here(channels_file, break_lifecycle) as service:
+    async with serving_here(channels_file, Faulty()) as service:
 
         async def play(sdk: str) -> None:
             client = await open_sdk(sdk, service, user(sdk))
@@ -275,7 +271,7 @@ async def test_a_fault_while_a_command_is_read_is_3004_too(
         return receive(session, command, now)
 
     monkeypatch.setattr(Session, "receive", receive_or_fail)
-    async with serving_here(channels_file, lambda node: None) as service:
+    async with serving_here(channels_file) as service:
 
         async def play(sdk: str) -> None:
             client = await open_sdk(sdk, service, user(sdk))

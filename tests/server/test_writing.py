@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from starling.client.realtime import JsonConnection
 from starling.engine.transport import Batch, Frame
-from starling.main import create_app
+from starling.main import build_application
 from starling.server.options import ServerOptions
 from starling.server.transport import Flusher, WebSocketTransport
 from starling.settings import load_settings
@@ -55,7 +55,7 @@ class Client:
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    web_context = create_app(load_settings({"STARLING_DEV": "true"}), CollectorRegistry()).state.web_context
+    context = build_application(load_settings({"STARLING_DEV": "true"}), CollectorRegistry()).context
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer = socket.create_connection(listener.getsockname())
@@ -76,7 +76,7 @@ async def client() -> AsyncIterator[Client]:
         on_refused=lambda reason: None,
         deflater=None,
     )
-    connection = JsonConnection(web_context.node, web_context.authority, web_context.session_limits, None)
+    connection = JsonConnection(context.engine, context.authority, context.session_limits, None)
     connection.open(transport, "127.0.0.1")
     transport.detach(connection, write_limit=WRITE_LIMIT)
     await asyncio.sleep(0)

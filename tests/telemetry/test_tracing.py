@@ -16,12 +16,13 @@ from prometheus_client import CollectorRegistry
 
 from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
 from starling.engine.fanout import Fanout
-from starling.engine.node import Node
+from starling.engine.publisher import Publisher
 from starling.engine.transport import Frame
 from starling.main import create_app
 from starling.protocol.messages import Publication
 from starling.settings import SettingsError, load_settings
 from starling.telemetry import open_telemetry
+from starling.telemetry.metrics import Metrics
 from starling.telemetry.open_telemetry import LONGEST_HEADER, OpenTelemetry
 from starling.telemetry.tracing import TraceContext
 from tests.engine.test_fanout import Listener, group_of, until_written
@@ -142,15 +143,12 @@ class Broker:
 async def test_what_the_broker_did_not_take_is_a_failed_span() -> None:
     exporter = InMemorySpanExporter()
     tracing = OpenTelemetry(exporter)
-    node: Node = create_app(
-        load_settings({"STARLING_DEV": "true"}), CollectorRegistry(), tracing
-    ).state.web_context.node
     broker = Broker()
-    node.broker = broker  # type: ignore[assignment]
+    publisher = Publisher(broker, Metrics(CollectorRegistry()), tracing)  # type: ignore[arg-type]
     tracing.start("a node")
     with pytest.raises(BrokerUnavailable):
-        await node.publish("kept:a", Publication(Raw(b"1")), PublishOptions())
-    outcomes = await node.publish_all(Publication(Raw(b"1")), [("a", PublishOptions()), ("b", PublishOptions())])
+        await publisher.publish("kept:a", Publication(Raw(b"1")), PublishOptions())
+    outcomes = await publisher.publish_many(Publication(Raw(b"1")), [("a", PublishOptions()), ("b", PublishOptions())])
     await tracing.stop()
 
     assert [type(outcome) for outcome in outcomes] == [BrokerUnavailable, StreamPosition]

@@ -11,9 +11,9 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
-from starling.engine.node import Node
 from starling.main import create_app
 from starling.settings import load_settings
+from starling.telemetry.metrics import Metrics
 from starling.web.api_docs import EXAMPLES
 from starling.web.api_methods import ApiMethods
 from starling.web.api_models import (
@@ -23,6 +23,7 @@ from starling.web.api_models import (
     BatchBody,
     CaptureBody,
 )
+from tests.support.engines import memory_engine
 
 SECRET = "a test's own secret, longer than thirty-two bytes"
 KEYS = ("the first key of a test", "the second key of a test")
@@ -430,8 +431,7 @@ def test_one_after_the_other_a_later_command_sees_what_an_earlier_one_did(api: T
 
 def test_openapi_tells_every_method_and_its_examples_are_true(api: TestClient) -> None:
     document = api.get("/openapi.json").json()
-    node: Node = api.app.state.web_context.node  # type: ignore[attr-defined]
-    methods = ApiMethods(node, None, revocation_seconds=1)  # type: ignore[arg-type]
+    methods = ApiMethods(memory_engine(), None, None, revocation_seconds=1)  # type: ignore[arg-type]
 
     told = {path.removeprefix("/api/") for path in document["paths"] if path.startswith("/api/")}
     assert told == {*methods.by_name, "batch", "capture"}
@@ -473,16 +473,16 @@ def test_requests_are_counted_by_method_and_outcome(api: TestClient) -> None:
     call(api, "batch", {"commands": [{"publish": {"channel": "a", "data": 1}}]})
     api.post("/api/nothing", json={})
     api.post("/api/publish", json={}, headers={"X-API-Key": "wrong"})
-    node: Node = api.app.state.web_context.node  # type: ignore[attr-defined]
-    node.metrics.flush()
+    metrics: Metrics = api.app.state.web_context.engine.metrics  # type: ignore[attr-defined]
+    metrics.flush()
 
     def count(method: str, code: str) -> float | None:
-        return node.metrics.registry.get_sample_value("starling_api_requests_total", {"method": method, "code": code})
+        return metrics.registry.get_sample_value("starling_api_requests_total", {"method": method, "code": code})
 
     assert count("publish", "0") == 2
     assert count("publish", "102") == 1
     assert count("publish", "401") == 1
     assert count("batch", "0") == 1
     assert count("unknown", "404") == 1
-    observed = node.metrics.registry.get_sample_value("starling_api_request_seconds_count", {"method": "publish"})
+    observed = metrics.registry.get_sample_value("starling_api_request_seconds_count", {"method": "publish"})
     assert observed == 4

@@ -12,6 +12,7 @@ from starling.auth.compact import parse_strict_object
 from starling.auth.jwks_download import JwksError, download_jwks
 from starling.auth.keys import VerificationKey
 from starling.auth.tokens import TokenRefused
+from starling.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +76,7 @@ class Jwks:
         self._cooldown_seconds = cooldown_seconds
         self._keys: tuple[VerificationKey, ...] = ()
         self._fetched_at: float | None = None
+        self._made_at = time.monotonic()
         self._asked_at: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -96,6 +98,11 @@ class Jwks:
     def age_seconds(self) -> float | None:
         """How long ago the keys were fetched; None before the first time."""
         return None if self._fetched_at is None else time.monotonic() - self._fetched_at
+
+    def report(self, metrics: Metrics) -> None:
+        """Set the metric of the keys' age; before the first fetch it is the age of this object."""
+        age = self.age_seconds
+        metrics.set("starling_jwks_age_seconds", time.monotonic() - self._made_at if age is None else age)
 
     def start(self) -> None:
         """Begin to fetch, in the running event loop, and return at once."""

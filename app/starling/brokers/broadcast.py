@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -25,6 +26,7 @@ from starling.engine.occupancy import Occupancy
 from starling.engine.presence import Presence
 from starling.engine.revocation import RevocationStore
 from starling.protocol.messages import ClientInfo, Publication
+from starling.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
@@ -52,6 +54,14 @@ class BroadcastBroker:
     def stats(self) -> LinkStats:
         """How the link does."""
         return self._backend.stats
+
+    def report(self, metrics: Metrics) -> None:
+        """Set the metrics of the link."""
+        self.stats.report(metrics)
+
+    def take_overflowed(self) -> Counter[str]:
+        """Return the messages that overflow dropped since the last call, by channel."""
+        return self.stats.take_overflowed()
 
     async def start(self, events: BrokerEvents) -> None:
         """Begin to connect and return at once; the link's state is told to `events`."""

@@ -1,6 +1,7 @@
 """A link to the server, what passes from it to the node in its order, and the figures about the link itself."""
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from broadcaster import BroadcastBackend, Event
 
 from starling.engine.broker import LinkState
+from starling.telemetry.metrics import Metrics
 
 # What may wait to be told in one process; beyond it messages are dropped, counted and told as a gap.
 MAX_EVENTS = 65_536
@@ -76,6 +78,20 @@ class LinkStats:
     probes: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     overflowed: Counter[str] = field(default_factory=Counter)
+
+    def report(self, metrics: Metrics) -> None:
+        """Set the metrics of the link."""
+        metrics.set("starling_broker_up", int(self.up))
+        metrics.set("starling_broker_canary_seconds", self.canary_round_trip_seconds)
+        age = 0.0 if self.canary_heard_at is None else time.monotonic() - self.canary_heard_at
+        metrics.set("starling_broker_canary_age_seconds", age)
+        metrics.count("starling_broker_reconnects_total", self.reconnects)
+        metrics.set("starling_broker_failed_swaps", self.failed_swaps)
+        for result, total in {"received": 0, "silent": 0, **self.probes}.items():
+            metrics.count("starling_broker_probes_total", total, result)
+        # The usual reasons are exported as 0 from the start: `rate()` misses the first increase of a new series.
+        for reason, total in {"queue_full": 0, "malformed": 0, **self.dropped}.items():
+            metrics.count("starling_broker_dropped_total", total, reason)
 
     def take_overflowed(self) -> Counter[str]:
         """What was dropped by channel, and begin anew."""

@@ -1,7 +1,6 @@
 """The channels of one client: entering them, leaving them, and what it has in each."""
 
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -9,9 +8,9 @@ from msgspec.structs import replace
 from starling.client.authority import Grant
 from starling.engine.broker import StreamPosition
 from starling.engine.channels import ChannelOptions, namespace_of
-from starling.engine.connection import Connection
+from starling.engine.engine import Engine
 from starling.engine.follower import Joined
-from starling.engine.node import Node
+from starling.engine.receiver import Receiver
 from starling.engine.subscriptions import Subscriber
 from starling.engine.token_facts import TokenFacts
 from starling.protocol.messages import ClientInfo
@@ -31,10 +30,10 @@ class Memberships:
     the connection's part.
     """
 
-    __slots__ = ("_by_channel", "_node")
+    __slots__ = ("_by_channel", "_engine")
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._by_channel: dict[str, Membership] = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -66,30 +65,30 @@ class Memberships:
         The subscriber is answered at the moment from which nothing will be missed; one that was not, be it by its own
         refusal, is not in the channel. Raises BrokerUnavailable.
         """
-        node, channel = self._node, subscriber.channel
+        engine, channel = self._engine, subscriber.channel
         latest = grant.options.force_recovery_mode == "cache"
         membership = Membership(subscriber, grant)
         self._by_channel[channel] = membership
-        node.metrics.subscriptions[namespace_of(channel)] += 1
+        engine.metrics.subscriptions[namespace_of(channel)] += 1
         try:
-            await node.presence_tracker.arrive(channel, info, grant.options)
-            await node.subscriptions.join(subscriber, grant.options, since, latest=latest)
+            await engine.presence.arrive(channel, info, grant.options)
+            await engine.subscriptions.join(subscriber, grant.options, since, latest=latest)
         finally:
             # By now it may be another's: a client that was refused can be on its way in again.
             if not subscriber.answered and self._by_channel.get(channel) is membership:
                 del self._by_channel[channel]
-                node.presence_tracker.depart(channel, info.client)
-                node.metrics.subscriptions[namespace_of(channel)] -= 1
+                engine.presence.depart(channel, info.client)
+                engine.metrics.subscriptions[namespace_of(channel)] -= 1
 
-    def enter_heard(self, connection: Connection, channel: str, grant: Grant) -> None:
+    def enter_heard(self, connection: Receiver, channel: str, grant: Grant) -> None:
         """Let the client at once into a channel that this process hears, without history, presence, joins and leaves.
 
         Its connection has the answer ready.
         """
         subscriber = Subscriber(connection, channel, _answered_already)
         self._by_channel[channel] = Membership(subscriber, grant)
-        self._node.metrics.subscriptions[namespace_of(channel)] += 1
-        self._node.subscriptions.join_heard(subscriber)
+        self._engine.metrics.subscriptions[namespace_of(channel)] += 1
+        self._engine.subscriptions.join_heard(subscriber)
 
     # Leaving
 
@@ -97,21 +96,21 @@ class Memberships:
         """From now on the client gets nothing more of a channel; None if it is not in it. `leave` does the rest."""
         membership = self._by_channel.pop(channel, None)
         if membership is not None:
-            self._node.metrics.subscriptions[namespace_of(channel)] -= 1
-            self._node.subscriptions.drop(membership.subscriber)
+            self._engine.metrics.subscriptions[namespace_of(channel)] -= 1
+            self._engine.subscriptions.drop(membership.subscriber)
         return membership
 
-    def leave(self, dropped: Membership) -> Coroutine[Any, Any, None]:
-        """Take a client that was dropped from a channel out of presence, and out of the channel when awaited."""
+    async def leave(self, dropped: Membership) -> None:
+        """Take a client that was dropped from a channel out of presence and out of the channel."""
         subscriber = dropped.subscriber
-        self._node.presence_tracker.depart(subscriber.channel, subscriber.connection.id)
-        return self._node.subscriptions.leave(subscriber.connection, subscriber.channel)
+        self._engine.presence.depart(subscriber.channel, subscriber.receiver.id)
+        await self._engine.subscriptions.leave(subscriber.receiver, subscriber.channel)
 
     def leave_all(self) -> None:
-        """Take a client that is not let in after all out of every channel, in tasks that the node owns."""
+        """Take a client that is not let in after all out of every channel, in tasks that the engine owns."""
         for channel in tuple(self._by_channel):
             if (membership := self.drop(channel)) is not None:
-                self._node.start_task(self.leave(membership))
+                self._engine.tasks.start(self.leave(membership))
 
 
 def _answered_already(_: Joined) -> bool:

@@ -10,7 +10,7 @@ from starling.client.authority import Grant
 from starling.client.realtime import RealtimeConnection
 from starling.engine.broker import StreamPosition
 from starling.engine.control import Control, NodeCommand, NodeCommandRefused
-from starling.engine.node import Node
+from starling.engine.engine import Engine
 from starling.protocol.codes import DISCONNECT_FORCE_NO_RECONNECT, UNSUBSCRIBE_SERVER, Disconnect, Unsubscribe
 from starling.protocol.messages import NO_PAYLOAD, SubscribeRequest
 
@@ -80,9 +80,9 @@ class ChannelCounts(Struct):
 class NodeCommands:
     """Gives orders to all nodes, and carries out those that reach this one."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._control: Control = node.control
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._control: Control = engine.control
         self._control.on_command(DisconnectCommand, self._disconnect)
         self._control.on_command(SubscribeCommand, self._subscribe)
         self._control.on_command(UnsubscribeCommand, self._unsubscribe)
@@ -107,7 +107,7 @@ class NodeCommands:
     def _chosen(self, order: ConnectionCommand) -> list[RealtimeConnection]:
         return [
             connection
-            for connection in self._node.hub.users.get(order.user, ())
+            for connection in self._engine.hub.users.get(order.user, ())
             if isinstance(connection, RealtimeConnection)
             and (not order.client or connection.id == order.client)
             and (not order.session or connection.session_id == order.session)
@@ -119,7 +119,7 @@ class NodeCommands:
             connection.send_disconnect(order.disconnect)
 
     def _subscribe(self, order: SubscribeCommand) -> None:
-        options = self._node.channels.options(order.channel).overridden(order.override)
+        options = self._engine.channels.options(order.channel).overridden(order.override)
         grant = Grant(
             options,
             info=_payload(order.info),
@@ -144,7 +144,7 @@ class NodeCommands:
     def _channels(self, order: ChannelsCommand) -> ChannelCounts:
         fits = re.compile(translate(order.pattern)).match
         counts: dict[str, int] = {}
-        for channel, groups in self._node.hub.subscribers.channels.items():
+        for channel, groups in self._engine.hub.subscribers.channels.items():
             # The chat's room and the like are no channels of the real-time protocol.
             if not channel.startswith(":") and fits(channel):
                 counts[channel] = sum(len(group) for group in groups.values())

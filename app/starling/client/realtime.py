@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from starling import __version__
 from starling.client.authority import Authority, Grant, Identity
+from starling.client.connection import Connection
 from starling.client.held_transport import HeldTransport
 from starling.client.memberships import Membership, Memberships
 from starling.client.recovery import recovers_from, subscribe_result
@@ -23,9 +24,8 @@ from starling.engine.broker import (
     StreamPosition,
 )
 from starling.engine.channels import ChannelOptions
-from starling.engine.connection import Connection
+from starling.engine.engine import Engine
 from starling.engine.follower import Joined
-from starling.engine.node import Node
 from starling.engine.rights import Client, Verb, may
 from starling.engine.subscriptions import Subscriber
 from starling.engine.token_facts import TokenFacts
@@ -95,6 +95,8 @@ TRACED_COMMANDS = frozenset({"publish", "rpc", "send"})
 USER_CHANNELS = ":user:"
 # RFC 6455 section 7.1.5: the code of a connection that ended without one.
 VANISHED = 1006
+JSON = JsonCodec()
+PROTOBUF = ProtobufCodec()
 
 
 class RealtimeConnection(Connection):
@@ -109,7 +111,6 @@ class RealtimeConnection(Connection):
         "_deadline",
         "_handshake",
         "_memberships",
-        "_node",
         "_paused",
         "_place",
         "_told",
@@ -121,17 +122,16 @@ class RealtimeConnection(Connection):
     codec: ClassVar[Codec]
 
     def __init__(
-        self, node: Node, authority: Authority, limits: SessionLimits, handshake: Identity | CommandRefused | None
+        self, engine: Engine, authority: Authority, limits: SessionLimits, handshake: Identity | CommandRefused | None
     ) -> None:
-        super().__init__(node, handshake.user if isinstance(handshake, Identity) else "")
+        super().__init__(engine, handshake.user if isinstance(handshake, Identity) else "")
         self.identity = Identity()
         # A hook may take longer for one publication than for the next, so the next waits for it.
-        self.session = Session(limits, time.monotonic(), publish_in_turn=node.hooks.sees_publications)
-        self.session_id = f"{node.names.getrandbits(64):016x}"
-        self._node = node
+        self.session = Session(limits, time.monotonic(), publish_in_turn=engine.hooks.sees_publications)
+        self.session_id = f"{engine.node.names.getrandbits(64):016x}"
         self._authority = authority
         self._handshake = handshake
-        self._memberships = Memberships(node)
+        self._memberships = Memberships(engine)
         self._deadline = self.session.deadline
         self._paused = False
         # Where its user's connections are counted, once it is one of them.
@@ -159,8 +159,8 @@ class RealtimeConnection(Connection):
         if isinstance(commands, Disconnect):
             self._carry_out(self.session.close(commands))
             return
-        if self._node.hub.tap is not None:
-            self._node.hub.tap.received(self, commands)
+        if self.engine.hub.tap is not None:
+            self.engine.hub.tap.received(self, commands)
         now = time.monotonic()
         decisions: list[Decision] = []
         for command in commands:
@@ -201,14 +201,14 @@ class RealtimeConnection(Connection):
         if code == VANISHED:
             gone = codes.DISCONNECT_WRITE_ERROR if reason == WRITE_ERROR else codes.DISCONNECT_CONNECTION_CLOSED
             code, reason = gone.code, gone.reason
-        if self._node.hub.tap is not None:
-            self._node.hub.tap.closed(self, code, reason)
+        if self.engine.hub.tap is not None:
+            self.engine.hub.tap.closed(self, code, reason)
         super().on_close(code, reason)
         self._carry_out(self.session.lost())
         if self._place:
-            self._node.presence_tracker.depart(self._place, self.id)
+            self.engine.presence.depart(self._place, self.id)
         if self._told:
-            self._node.lifecycle.disconnected(self.id, self.user, code, reason)
+            self.engine.lifecycle.disconnected(self.id, self.user, code, reason)
 
     def refuse(self, reason: Error | Disconnect) -> None:
         """End the conversation, because what should be told here cannot be."""
@@ -272,7 +272,7 @@ class RealtimeConnection(Connection):
                     self.close(disconnect.code, disconnect.reason)
                 case EndSubscription():
                     self._end_membership(decision)
-                case Publish() if not (self._node.hooks.sees_publications or self._node.tracer.on):
+                case Publish() if not (self.engine.hooks.sees_publications or self.engine.tracer.on):
                     # What it leads to comes last in the list that is being gone through.
                     decisions += self._begin_publish(decision)
                 case Authenticate() if (connected := self._connect_at_once(decision)) is not None:
@@ -280,24 +280,24 @@ class RealtimeConnection(Connection):
                 case Subscribe() if (entered := self._enter_at_once(decision)) is not None:
                     decisions += entered
                 case Action():
-                    self._node.start_task(self._act(decision, None))
+                    self.engine.tasks.start(self._act(decision, None))
         self._write(replies)
         if self.session.deadline < self._deadline and self.close_code is None:
             self._deadline = self.session.deadline
-            self._node.schedule(self, self._deadline)
+            self.engine.clock.schedule(self, self._deadline)
 
     def _end_membership(self, action: EndSubscription) -> None:
         membership = self._memberships.drop(action.channel)
         if membership is not None and self._told and membership.subscriber.answered:
-            self._node.lifecycle.unsubscribed(self.id, self.user, action.channel)
-        self._node.start_task(self._act(action, membership))
+            self.engine.lifecycle.unsubscribed(self.id, self.user, action.channel)
+        self.engine.tasks.start(self._act(action, membership))
 
     def _encode_reply(self, reply: Reply) -> bytes:
         """Encode what goes to this client alone. Raises CommandRefused for what it cannot read."""
         if reply.error is not None:
-            self._node.metrics.errors[reply.error.code] += 1
-        if self._node.hub.tap is not None:
-            self._node.hub.tap.replied(self, reply)
+            self.engine.metrics.errors[reply.error.code] += 1
+        if self.engine.hub.tap is not None:
+            self.engine.hub.tap.replied(self, reply)
         return self.codec.encode(reply)
 
     def _write(self, replies: list[bytes]) -> None:
@@ -307,9 +307,9 @@ class RealtimeConnection(Connection):
 
     async def _act(self, action: Action, leaving: Membership | None) -> None:
         if (method := METHODS.get(type(action))) is not None:
-            self._node.metrics.commands[method] += 1
-        if self._node.tracer.on and method in TRACED_COMMANDS:
-            with self._node.tracer.command(method, self.id):
+            self.engine.metrics.commands[method] += 1
+        if self.engine.tracer.on and method in TRACED_COMMANDS:
+            with self.engine.tracer.command(method, self.id):
                 decisions = await self._attempt(action, leaving)
         else:
             decisions = await self._attempt(action, leaving)
@@ -366,10 +366,10 @@ class RealtimeConnection(Connection):
             case History():
                 return await self._read_history(action)
             case Call(request=request):
-                result = await self._node.hooks.call(self.info(), request.method, request.data)
+                result = await self.engine.hooks.call(self.info(), request.method, request.data)
                 return self.session.answered(action, RPCResult(result), time.monotonic())
             case Deliver(request=request):
-                await self._node.hooks.message(self.info(), request.data)
+                await self.engine.hooks.message(self.info(), request.data)
                 return self.session.delivered(action, time.monotonic())
             case Refresh(request=request):
                 self._adopt(await self._authority.renew(self.identity, request.token))
@@ -388,9 +388,9 @@ class RealtimeConnection(Connection):
         self._handshake = None
         told, self.user = self.user, self.identity.user
         if self.close_code is None:
-            self._node.hub.identify(self)
+            self.engine.hub.identify(self)
         await self._claim_user_channel()
-        data = await self._node.hooks.connect(self.info(), action.request.data)
+        data = await self.engine.hooks.connect(self.info(), action.request.data)
         transport = self.transport
         held = HeldTransport(transport)
         self.transport = held
@@ -404,7 +404,7 @@ class RealtimeConnection(Connection):
         self._carry_out(decisions)
         held.release()
         for channel in self._memberships:
-            self._node.presence_tracker.announce(channel, self.id)
+            self.engine.presence.announce(channel, self.id)
         self._tell_connected()
         if self.user != told:
             log.info("client_authenticated", connection_id=self.id, user=self.user, channels=len(subs))
@@ -412,24 +412,24 @@ class RealtimeConnection(Connection):
 
     def _connect_at_once(self, action: Authenticate) -> list[Decision] | None:
         """Let in without a task who is known by the handshake and enters no channel, if nobody is asked; None else."""
-        identity, request, node = self._handshake, action.request, self._node
+        identity, request, engine = self._handshake, action.request, self.engine
         if not isinstance(identity, Identity) or identity.subscriptions or request.token or request.headers:
             return None
-        if node.hooks.sees_clients or node.options.connections_per_user:
+        if engine.hooks.sees_clients or engine.options.connections_per_user:
             return None
         self._handshake = None
-        node.metrics.commands["connect"] += 1
-        if identity.token is not None and node.revocations.refuses(identity.token):
+        engine.metrics.commands["connect"] += 1
+        if identity.token is not None and engine.revocations.refuses(identity.token):
             return self.session.refused(action, codes.DISCONNECT_INVALID_TOKEN, time.monotonic())
         self._adopt(identity)
-        node.hub.identify(self)
+        engine.hub.identify(self)
         decisions = self._connected(action, NO_PAYLOAD, {})
         self._tell_connected()
         return decisions
 
     def _connected(self, action: Authenticate, data: Raw, subs: dict[str, SubscribeResult]) -> list[Decision]:
         result = ConnectResult(
-            client=self.id, version=__version__, data=data, subs=subs, node=self._node.id, session=self.session_id
+            client=self.id, version=__version__, data=data, subs=subs, node=self.engine.node.id, session=self.session_id
         )
         return self.session.connected(
             action,
@@ -437,30 +437,30 @@ class RealtimeConnection(Connection):
             time.monotonic(),
             ttl=_ttl(self.identity.expires_at),
             sub_ttls={channel: _ttl(grant.expires_at) for channel, grant in self.identity.subscriptions.items()},
-            first_ping=random.uniform(1, self._node.ping_interval),  # noqa: S311 - spreads pings
+            first_ping=random.uniform(1, self.engine.options.ping_interval),  # noqa: S311 - spreads pings
         )
 
     async def _claim_user_channel(self) -> None:
         """Count this connection as one of its user's. Raises CommandRefused when the user has as many as it may."""
-        most = self._node.options.connections_per_user
+        most = self.engine.options.connections_per_user
         if not most or not self.user:
             return
         # What this process knows holds too while the broker is away.
-        here = sum(1 for other in self._node.hub.users.get(self.user, ()) if getattr(other, "_place", ""))
+        here = sum(1 for other in self.engine.hub.users.get(self.user, ()) if getattr(other, "_place", ""))
         place = USER_CHANNELS + self.user
-        if here >= most or not await self._node.presence_tracker.enter(place, self.info(), most):
+        if here >= most or not await self.engine.presence.enter(place, self.info(), most):
             raise CommandRefused(codes.DISCONNECT_CONNECTION_LIMIT)
         self._place = place
         if self.close_code is not None:
-            self._node.presence_tracker.depart(place, self.id)
+            self.engine.presence.depart(place, self.id)
 
     def _tell_connected(self) -> None:
         if self.session.state is not SessionState.CONNECTED:
             return
         self._told = True
-        self._node.lifecycle.connected(self.id, self.user)
+        self.engine.lifecycle.connected(self.id, self.user)
         for channel in self._memberships:
-            self._node.lifecycle.subscribed(self.id, self.user, channel)
+            self.engine.lifecycle.subscribed(self.id, self.user, channel)
 
     def _adopt(self, identity: Identity) -> None:
         """Be `identity` from now on, in the session that its token names, or in one of this connection's own."""
@@ -500,42 +500,42 @@ class RealtimeConnection(Connection):
             grant: Grant = action.terms
         else:
             grant = await self._authority.grant(self.identity, request)
-            await self._node.hooks.subscribe(self.info(grant.info), request.channel, request.data)
+            await self.engine.hooks.subscribe(self.info(grant.info), request.channel, request.data)
         subscriber = Subscriber(self, request.channel, partial(self._answer, action, grant))
         since = recovers_from(request, grant, user=self.user)
         await self._memberships.enter(subscriber, grant, self.info(grant.info), since)
         if subscriber.answered:
-            self._node.presence_tracker.announce(request.channel, self.id)
+            self.engine.presence.announce(request.channel, self.id)
         return []
 
     def _enter_at_once(self, action: Subscribe) -> list[Decision] | None:
         """Enter without a task a channel that this process hears, where nothing is asked of others; None elsewhere."""
-        request, channel, node = action.request, action.channel, self._node
+        request, channel, engine = action.request, action.channel, self.engine
         # Until others know of this client, they cannot be told of its channels.
-        if not self._told or action.server_side or request.token or node.hooks.sees_subscriptions:
+        if not self._told or action.server_side or request.token or engine.hooks.sees_subscriptions:
             return None
-        if not node.subscriptions.hears(channel) or self.session.state is not SessionState.CONNECTED:
+        if not engine.subscriptions.hears(channel) or self.session.state is not SessionState.CONNECTED:
             return None
         now = time.monotonic()
         try:
             grant = self._authority.grant_by_options(self.identity, channel)
         except CommandRefused as refusal:
-            node.metrics.commands["subscribe"] += 1
+            engine.metrics.commands["subscribe"] += 1
             return self.session.refused(action, refusal.reason, now)
         options = grant.options
         if options.keeps_history or options.presence or options.join_leave:
             return None
-        node.metrics.commands["subscribe"] += 1
+        engine.metrics.commands["subscribe"] += 1
         decisions = self.session.subscribed(action, SubscribeResult(data=grant.data or NO_PAYLOAD), now)
         self._memberships.enter_heard(self, channel, grant)
-        node.lifecycle.subscribed(self.id, self.user, channel)
+        engine.lifecycle.subscribed(self.id, self.user, channel)
         return decisions
 
     def _answer(self, action: Subscribe, grant: Grant, joined: Joined) -> bool:
         if self.session.state is not SessionState.CONNECTED:
             return False
         request, now = action.request, time.monotonic()
-        if grant.token is not None and self._node.revocations.refuses(grant.token):
+        if grant.token is not None and self.engine.revocations.refuses(grant.token):
             self._carry_out(self.session.refused(action, codes.ERROR_PERMISSION_DENIED, now))
             return False
         result = subscribe_result(request, grant, joined, user=self.user)
@@ -547,12 +547,12 @@ class RealtimeConnection(Connection):
         self._carry_out(self.session.subscribed(action, result, now, ttl=ttl, chan_info=grant.info))
         entered = action.channel in self.session.subscriptions
         if entered:
-            self._node.lifecycle.subscribed(self.id, self.user, action.channel)
+            self.engine.lifecycle.subscribed(self.id, self.user, action.channel)
         return entered
 
     def _watch(self, request: SubscribeRequest, options: ChannelOptions) -> None:
         if options.join_leave and (request.join_leave or options.force_push_join_leave):
-            self._node.hub.watchers.add(request.channel, self)
+            self.engine.hub.watchers.add(request.channel, self)
 
     async def _leave(self, action: EndSubscription, leaving: Membership | None) -> list[Decision]:
         if leaving is not None:
@@ -563,12 +563,12 @@ class RealtimeConnection(Connection):
 
     def _begin_publish(self, action: Publish) -> list[Decision]:
         """Publish without a task of its own, where no hook has a say and no span is made."""
-        self._node.metrics.commands["publish"] += 1
+        self.engine.metrics.commands["publish"] += 1
         try:
             options, info = self._publishing(action)
         except CommandRefused as refusal:
             return self.session.refused(action, refusal.reason, time.monotonic())
-        outcome = self._node.begin_publish(
+        outcome = self.engine.publisher.begin(
             action.channel, Publication(data=action.request.data, info=info), options, partial(self._published, action)
         )
         return [] if outcome is None else self._judge(action, outcome)
@@ -586,8 +586,8 @@ class RealtimeConnection(Connection):
 
     async def _publish(self, action: Publish) -> list[Decision]:
         options, info = self._publishing(action)
-        data = await self._node.hooks.publish(info, action.channel, action.request.data)
-        await self._node.publish(action.channel, Publication(data=data, info=info), options)
+        data = await self.engine.hooks.publish(info, action.channel, action.request.data)
+        await self.engine.publisher.publish(action.channel, Publication(data=data, info=info), options)
         return self.session.answered(action, PublishResult(), time.monotonic())
 
     def _publishing(self, action: Publish) -> tuple[PublishOptions, ClientInfo]:
@@ -600,14 +600,14 @@ class RealtimeConnection(Connection):
 
     async def _read_presence(self, action: Presence | PresenceStats) -> list[Decision]:
         options = self._options(action.channel, action.subscription)
-        presence = self._node.presence
-        if presence is None or not options.presence:
+        if not options.presence:
             raise CommandRefused(codes.ERROR_NOT_AVAILABLE)
         self._require(Verb.PRESENCE, action, options)
+        presence = self.engine.presence
         if isinstance(action, Presence):
-            here = PresenceResult(await presence.get(action.channel))
+            here = PresenceResult(await presence.members(action.channel, options))
             return self.session.answered(action, here, time.monotonic())
-        stats = await presence.stats(action.channel)
+        stats = await presence.count(action.channel, options)
         counts = PresenceStatsResult(stats.num_clients, stats.num_users)
         return self.session.answered(action, counts, time.monotonic())
 
@@ -616,8 +616,8 @@ class RealtimeConnection(Connection):
         if not options.keeps_history:
             raise CommandRefused(codes.ERROR_NOT_AVAILABLE)
         self._require(Verb.HISTORY, action, options)
-        most = self._node.options.recovery_limit
-        result = await self._node.read_history(action.channel, options, action.request, most)
+        most = self.engine.options.recovery_limit
+        result = await self.engine.history.read(action.channel, options, action.request, most)
         return self.session.answered(action, result, time.monotonic())
 
     def _require(
@@ -625,12 +625,28 @@ class RealtimeConnection(Connection):
     ) -> None:
         """Raise CommandRefused where the client may not do `verb` in the action's channel."""
         client = Client(self.user, subscribed=action.subscription is not None)
-        if not may(client, verb, self._node.channels.facts(action.channel, options)).allowed:
+        if not may(client, verb, self.engine.channels.facts(action.channel, options)).allowed:
             raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
 
     def _options(self, channel: str, subscription: Subscription | None) -> ChannelOptions:
         options = self._memberships.options(channel) if subscription is not None else None
-        return self._node.channels.options(channel) if options is None else options
+        return self.engine.channels.options(channel) if options is None else options
+
+
+class JsonPushes:
+    """Encodes pushes as text frames of JSON."""
+
+    def encode_push(self, push: Push) -> Frame:
+        """One push as a text frame."""
+        return Frame(JSON.encode(Reply(push=push)), text=True)
+
+
+class ProtobufPushes:
+    """Encodes pushes as binary frames of Protobuf."""
+
+    def encode_push(self, push: Push) -> Frame:
+        """One push as a binary frame."""
+        return Frame(PROTOBUF.encode(Reply(push=push)), text=False)
 
 
 class JsonConnection(RealtimeConnection):
@@ -639,12 +655,8 @@ class JsonConnection(RealtimeConnection):
     __slots__ = ()
 
     kind = "json"
-    codec = JsonCodec()
-
-    @staticmethod
-    def encode(push: Push) -> Frame:
-        """One push as a text frame."""
-        return Frame(JsonConnection.codec.encode(Reply(push=push)), text=True)
+    codec = JSON
+    encoder = JsonPushes()
 
 
 class ProtobufConnection(RealtimeConnection):
@@ -653,12 +665,8 @@ class ProtobufConnection(RealtimeConnection):
     __slots__ = ()
 
     kind = "protobuf"
-    codec = ProtobufCodec()
-
-    @staticmethod
-    def encode(push: Push) -> Frame:
-        """One push as a binary frame."""
-        return Frame(ProtobufConnection.codec.encode(Reply(push=push)), text=False)
+    codec = PROTOBUF
+    encoder = ProtobufPushes()
 
 
 def _ttl(expires_at: float | None) -> float | None:

@@ -12,6 +12,7 @@ from starling.engine.hub import Hub
 from starling.engine.readiness import Readiness, Unready
 from starling.engine.rejection import Rejection
 from starling.protocol.budget import Budget
+from starling.telemetry.metrics import Metrics, open_files_limit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.admission")
 
@@ -95,6 +96,11 @@ class Admission:
         most = self._limits.memory
         self._watch(Unready.SHORT_OF_MEMORY, self.memory_share, most, most - MEMORY_RELEASE)
         self._log_refusals()
+
+    def report(self, metrics: Metrics) -> None:
+        """Set the metrics of memory and of the connections that fit."""
+        metrics.set("starling_memory_used_ratio", self.memory_share)
+        metrics.set("starling_connections_capacity", self._limits.connections or open_files_limit())
 
     def _watch(self, reason: Unready, value: float, limit: float, release: float) -> None:
         if limit and value > limit:

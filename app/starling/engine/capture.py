@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager, suppress
 import msgspec
 from msgspec import Raw, Struct
 
-from starling.engine.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions
+from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
 from starling.engine.control import NodeCommand
+from starling.engine.engine import Engine
 from starling.engine.frame_tap import Capture, FrameTap
-from starling.engine.node import Node
 from starling.protocol.messages import Publication
 
 CAPTURE_SECONDS = 600.0
@@ -58,10 +58,10 @@ class CaptureReport(Struct, omit_defaults=True):
 class Captures:
     """This node's part in all captures: what it tells of its own clients, and what is watched from here."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._tap: FrameTap | None = None
-        node.control.on_command(CaptureCommand, self._carry_out)
+        engine.control.on_command(CaptureCommand, self._carry_out)
 
     @asynccontextmanager
     async def watch(self, *, user: str = "", channel: str = "", payload: bool) -> AsyncIterator["Watching"]:
@@ -71,29 +71,26 @@ class Captures:
         """
         if self._tap is not None and len(self._tap.captures) >= CAPTURES_LIMIT:
             raise CaptureRefused(f"{CAPTURES_LIMIT} captures are on already: wait until one has ended")
-        node = self._node
+        control = self._engine.control
         order = CaptureCommand(secrets.token_hex(8), user, channel, payload)
         place = _CHANNEL + order.id
-        watching = Watching(node, order.id)
-        node.listeners[place] = watching.on_report
-        renewing = asyncio.get_running_loop().create_task(self._renew(order))
-        try:
-            await node.broker.subscribe(place)
-            # Asked and not told: from here on every node that answers sees each frame.
-            await node.control.ask(order)
-            yield watching
-        finally:
-            renewing.cancel()
-            node.listeners.pop(place, None)
-            with suppress(BrokerUnavailable):
-                await node.control.tell(CaptureCommand(order.id, stop=True))
-            await node.broker.unsubscribe(place)
+        watching = Watching(self._engine, order.id)
+        async with control.listening(place, watching.on_report):
+            renewing = asyncio.get_running_loop().create_task(self._renew(order))
+            try:
+                # With answers, because from here on every node that answers sees each frame.
+                await control.ask(order)
+                yield watching
+            finally:
+                renewing.cancel()
+                with suppress(BrokerUnavailable):
+                    await control.tell(CaptureCommand(order.id, stop=True))
 
     async def _renew(self, order: CaptureCommand) -> None:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
             with suppress(BrokerUnavailable):
-                await self._node.control.tell(order)
+                await self._engine.control.tell(order)
 
     def _carry_out(self, order: CaptureCommand) -> None:
         if order.stop:
@@ -102,15 +99,15 @@ class Captures:
                 self._let_go()
             return
         if self._tap is None:
-            self._tap = tap = FrameTap(self._node.hub, self._node.describe().name)
-            self._node.hub.tap = tap
-            self._node.start_task(self._tell(tap))
+            self._tap = tap = FrameTap(self._engine.hub, self._engine.node.name)
+            self._engine.hub.tap = tap
+            self._engine.tasks.start(self._tell(tap))
         capture = self._tap.captures.setdefault(order.id, Capture(order.user, order.channel, payload=order.payload))
         capture.ends_at = time.monotonic() + _LEASE_SECONDS
 
     def _let_go(self) -> None:
         if self._tap is not None and not self._tap.captures:
-            self._tap = self._node.hub.tap = None
+            self._tap = self._engine.hub.tap = None
 
     async def _tell(self, tap: FrameTap) -> None:
         """Tell what `tap` has seen, until it has no captures."""
@@ -128,14 +125,14 @@ class Captures:
     async def _report(self, number: str, capture: Capture) -> None:
         events, dropped = capture.take()
         while events or dropped:
-            report = CaptureReport(self._node.describe().name, dropped=dropped)
+            report = CaptureReport(self._engine.node.name, dropped=dropped)
             size, dropped = 0, 0
             while events and (not report.events or size + len(bytes(events[0])) < _REPORT_BYTES):
                 size += len(bytes(events[0]))
                 report.events.append(events.pop(0))
             publication = Publication(data=Raw(msgspec.json.encode(report)))
             try:
-                await self._node.broker.publish(_CHANNEL + number, publication, PublishOptions())
+                await self._engine.control.publish(_CHANNEL + number, publication)
             except (BrokerUnavailable, PublicationTooLarge):
                 capture.dropped += len(report.events) + report.dropped
 
@@ -143,12 +140,12 @@ class Captures:
 class Watching:
     """What the nodes tell of one capture, on its way to who watches."""
 
-    def __init__(self, node: Node, number: str) -> None:
+    def __init__(self, engine: Engine, number: str) -> None:
         self.id = number
         self.frames = 0
         self.dropped = 0
         self.ended = ""
-        self._node = node
+        self._engine = engine
         self._waiting: deque[bytes] = deque()
         self._dropped: dict[str, int] = {}
         self._arrived = asyncio.Event()
@@ -173,7 +170,7 @@ class Watching:
 
         An empty line means that nothing happened.
         """
-        nodes = [info.name for info in self._node.control.nodes()]
+        nodes = [info.name for info in self._engine.control.nodes()]
         yield _line({"capture": self.id, "seconds": seconds, "nodes": nodes})
         loop = asyncio.get_running_loop()
         ends_at, quiet_since = loop.time() + seconds, loop.time()
@@ -184,7 +181,7 @@ class Watching:
             now = loop.time()
             if now >= ends_at:
                 self.stop("time is over")
-            elif self._node.readiness.draining:
+            elif self._engine.readiness.draining:
                 self.stop("this worker stops")
             elif now - quiet_since >= _KEEP_ALIVE_SECONDS:
                 quiet_since = now

@@ -5,8 +5,8 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -94,10 +94,12 @@ class Control:
         self,
         broker: Broker,
         *,
-        start_task: Callable[[Coroutine[Any, Any, None]], None],
+        start_task: Callable[[Coroutine[Any, Any, None]], object],
         describe: Callable[[], NodeInfo],
     ) -> None:
         """`describe` tells of this node; `start_task` runs work in a task that the caller owns."""
+        self.listeners: dict[str, Callable[[Publication], None]] = {CHANNEL: self.on_publication}
+        """What receives the publications of internal channels, by channel."""
         self._broker = broker
         self._start_task = start_task
         self._describe = describe
@@ -138,6 +140,24 @@ class Control:
         with suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE_SECONDS):
                 await self._say(ControlMessage(self._uid, goodbye=True))
+
+    @asynccontextmanager
+    async def listening(self, channel: str, listener: Callable[[Publication], None]) -> AsyncIterator[None]:
+        """Have `listener` receive the publications of an internal `channel` while the context lasts.
+
+        Raises BrokerUnavailable.
+        """
+        self.listeners[channel] = listener
+        try:
+            await self._broker.subscribe(channel)
+            yield
+        finally:
+            self.listeners.pop(channel, None)
+            await self._broker.unsubscribe(channel)
+
+    async def publish(self, channel: str, publication: Publication) -> None:
+        """Publish in an internal `channel`. Raises BrokerUnavailable and PublicationTooLarge."""
+        await self._broker.publish(channel, publication, PublishOptions())
 
     def nodes(self) -> list[NodeInfo]:
         """Every node that announced itself lately, this one always, by name."""
@@ -240,8 +260,7 @@ class Control:
             log.debug("control_message_not_sent", order=message.order)
 
     async def _publish(self, message: ControlMessage) -> None:
-        publication = Publication(data=_encoded(message))
-        await self._broker.publish(CHANNEL, publication, PublishOptions())
+        await self.publish(CHANNEL, Publication(data=_encoded(message)))
 
 
 def _encoded(message: Struct) -> Raw:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 
-from starling.engine.connection import Connection
+from starling.engine.receiver import Receiver
 from starling.engine.transport import Batch, Frame
 from starling.telemetry.metrics import TransportStats
 from starling.telemetry.tracing import Delivery, SocketWrite
@@ -35,22 +35,22 @@ class Group:
         "_remaining",
         "_writes",
         "came_at",
-        "connections",
         "crowded",
         "frames",
+        "receivers",
         "rests_until",
         "stats",
     )
 
     def __init__(self, stats: TransportStats) -> None:
         self.stats = stats
-        self.connections: set[Connection] = set()
+        self.receivers: set[Receiver] = set()
         self.frames: list[Frame] = []
         # Who came when some of `frames` were there already, and how many.
-        self._late: dict[Connection, int] = {}
+        self._late: dict[Receiver, int] = {}
         # What is being written, and who has not got it yet.
         self._batch: Batch | None = None
-        self._remaining: set[Connection] = set()
+        self._remaining: set[Receiver] = set()
         # Those of `frames` that are traced, and those of what is being written.
         self._deliveries: tuple[Delivery, ...] = ()
         self._writes: tuple[SocketWrite, ...] = ()
@@ -62,39 +62,47 @@ class Group:
         """What comes before is joined with what comes until then."""
 
     def __len__(self) -> int:
-        return len(self.connections)
+        return len(self.receivers)
 
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(self.connections)
+    def __iter__(self) -> Iterator[Receiver]:
+        return iter(self.receivers)
 
-    def add(self, connection: Connection) -> None:
+    def add(self, receiver: Receiver) -> None:
         """Let a listener in, from the next frame on."""
-        if connection not in self.connections:
-            self.connections.add(connection)
+        if receiver not in self.receivers:
+            self.receivers.add(receiver)
             if self.frames:
-                self._late[connection] = len(self.frames)
+                self._late[receiver] = len(self.frames)
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, receiver: Receiver) -> None:
         """Let a listener go, with what it is owed."""
-        self.settle(connection)
-        self.connections.discard(connection)
-        self._late.pop(connection, None)
+        self.flush(receiver)
+        self.receivers.discard(receiver)
+        self._late.pop(receiver, None)
+
+    def count_sent(self, frame: Frame) -> int:
+        """Count `frame` as sent to every receiver; return the bytes of all."""
+        count = len(self.receivers)
+        size = len(frame.payload) * count
+        self.stats.messages_out += count
+        self.stats.bytes_out += size
+        return size
 
     def trace(self, delivery: Delivery) -> None:
         """The last frame belongs to a trace: note there how it is written."""
-        delivery.owe(len(self.connections))
+        delivery.owe(len(self.receivers))
         self._deliveries += (delivery,)
 
-    def settle(self, connection: Connection) -> None:
+    def flush(self, receiver: Receiver) -> None:
         """Give a listener at once what it is owed."""
-        if connection in self._remaining and self._batch is not None:
-            self._remaining.discard(connection)
-            _deliver(connection, self._batch)
-        if self.frames and connection in self.connections:
-            owed = self.frames[self._late.get(connection, 0) :]
-            self._late[connection] = len(self.frames)
+        if receiver in self._remaining and self._batch is not None:
+            self._remaining.discard(receiver)
+            _deliver(receiver, self._batch)
+        if self.frames and receiver in self.receivers:
+            owed = self.frames[self._late.get(receiver, 0) :]
+            self._late[receiver] = len(self.frames)
             if owed:
-                _deliver(connection, Batch(owed))
+                _deliver(receiver, Batch(owed))
 
     def write(self, deadline: float, *, alone: bool) -> bool:
         """Write until `deadline`; True when all have it. What is not `alone` is queued, to be joined with more."""
@@ -105,12 +113,12 @@ class Group:
             for _ in range(_BETWEEN_LOOKS):
                 if not remaining:
                     break
-                connection = remaining.pop()
-                connection.sent += count
+                receiver = remaining.pop()
+                receiver.sent += count
                 if alone:
-                    connection.transport.send_batch(batch)
+                    receiver.transport.send_batch(batch)
                 else:
-                    connection.transport.queue_batch(batch)
+                    receiver.transport.queue_batch(batch)
             if time.monotonic() > deadline:
                 break
         if remaining:
@@ -127,19 +135,17 @@ class Group:
         self._batch = Batch(frames)
         if self._deliveries:
             self._begin_writes(self._batch)
-        self._remaining = set(self.connections)
+        self._remaining = set(self.receivers)
         self._remaining.difference_update(late)
-        for connection, missed in late.items():
+        for receiver, missed in late.items():
             if missed < len(frames):
-                _deliver(connection, Batch(frames[missed:]))
+                _deliver(receiver, Batch(frames[missed:]))
         return self._batch
 
     def _begin_writes(self, batch: Batch) -> None:
         deliveries, self._deliveries = self._deliveries, ()
-        connections, frames, size = len(self.connections), len(batch.frames), len(batch.wire)
-        self._writes = tuple(
-            delivery.write(connections=connections, frames=frames, size=size) for delivery in deliveries
-        )
+        receivers, frames, size = len(self.receivers), len(batch.frames), len(batch.wire)
+        self._writes = tuple(delivery.write(connections=receivers, frames=frames, size=size) for delivery in deliveries)
 
     def _end_writes(self, *, alone: bool) -> None:
         writes, self._writes = self._writes, ()
@@ -151,9 +157,9 @@ class Group:
                 asyncio.get_running_loop().call_soon(write.end)
 
 
-def _deliver(connection: Connection, batch: Batch) -> None:
-    connection.sent += len(batch.frames)
-    connection.transport.send_batch(batch)
+def _deliver(receiver: Receiver, batch: Batch) -> None:
+    receiver.sent += len(batch.frames)
+    receiver.transport.send_batch(batch)
 
 
 class Fanout:
@@ -204,15 +210,15 @@ class Fanout:
             self._waiting_since = 0.0
             self._owed = 0
         self._due.append(group)
-        self._owed += len(group.connections)
+        self._owed += len(group.receivers)
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._run)
 
-    def settle(self, connection: Connection) -> None:
-        """Give a connection at once what it is owed by whatever group, as before its last frame."""
+    def flush(self, receiver: Receiver) -> None:
+        """Give a receiver at once what it is owed by whatever group, as before its last frame."""
         for group in (*self._round, *self._due, *self._resting):
-            group.settle(connection)
+            group.flush(receiver)
 
     def _run(self) -> None:
         now = time.monotonic()
@@ -231,7 +237,7 @@ class Fanout:
 
     def _rest(self, group: Group) -> float:
         # Half as long as a write takes. A rest as long as the write joined no more frames, and made them later.
-        count = len(group.connections)
+        count = len(group.receivers)
         return 0.0 if count < FEW else min(self._longest_wait, max(_SHORTEST_REST, count * self._write_seconds / 2))
 
     def _begin_round(self, now: float) -> None:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from starling.engine.connection import Connection
 from starling.engine.hub import Hub, SubscriberIndex
+from starling.engine.receiver import Receiver
 from starling.protocol.messages import Command, Push, Reply
 from starling.protocol.shown import shown
 
@@ -68,51 +68,49 @@ class FrameTap:
         self._connecting: dict[str, Command] = {}
         self._asked: dict[tuple[str, int], str] = {}
 
-    def received(self, connection: Connection, commands: Iterable[Command]) -> None:
+    def received(self, receiver: Receiver, commands: Iterable[Command]) -> None:
         """Commands came from a client."""
         for command in commands:
-            if command.connect is not None and not connection.user:
-                _remember(self._connecting, connection.id, command)
+            if command.connect is not None and not receiver.user:
+                _remember(self._connecting, receiver.id, command)
             channels = _channels_of(command)
             for channel in channels:
-                _remember(self._asked, (connection.id, command.id), channel)
-            for capture in self._of(connection.user, channels):
-                self._tell(capture, "in", command, connection)
+                _remember(self._asked, (receiver.id, command.id), channel)
+            for capture in self._of(receiver.user, channels):
+                self._tell(capture, "in", command, receiver)
 
-    def replied(self, connection: Connection, reply: Reply) -> None:
+    def replied(self, receiver: Receiver, reply: Reply) -> None:
         """A reply, a push or a ping goes to one client."""
-        channel = self._asked.pop((connection.id, reply.id), "") if reply.id else ""
+        channel = self._asked.pop((receiver.id, reply.id), "") if reply.id else ""
         channels = {channel} if channel else set()
         if reply.push is not None:
             channels.add(reply.push.channel)
         if reply.connect is not None:
             channels.update(reply.connect.subs)
-        connect = self._connecting.pop(connection.id, None) if reply.id else None
-        for capture in self._of(connection.user, channels):
+        connect = self._connecting.pop(receiver.id, None) if reply.id else None
+        for capture in self._of(receiver.user, channels):
             if connect is not None and capture.user:
                 # Only now is it known whose it was.
-                self._tell(capture, "in", connect, connection)
-            self._tell(capture, "out", reply, connection)
+                self._tell(capture, "in", connect, receiver)
+            self._tell(capture, "out", reply, receiver)
 
-    def pushed(self, push: Push, audience: SubscriberIndex) -> None:
-        """A push goes to everybody in `audience` who listens to its channel."""
+    def pushed(self, push: Push, subscribers: SubscriberIndex) -> None:
+        """A push goes to all receivers of its channel in `subscribers`."""
         reply = Reply(push=push)
         for capture in self.captures.values():
             if capture.channel == push.channel:
-                if clients := audience.count(push.channel):
+                if clients := subscribers.count(push.channel):
                     self._tell(capture, "out", reply, clients=clients)
             elif capture.user:
-                groups = audience.channels.get(push.channel, {})
-                for connection in self._hub.users.get(capture.user, ()):
-                    group = groups.get(connection.encode)
-                    if group is not None and connection in group.connections:
-                        self._tell(capture, "out", reply, connection)
+                for receiver in self._hub.users.get(capture.user, ()):
+                    if subscribers.group_of(push.channel, receiver) is not None:
+                        self._tell(capture, "out", reply, receiver)
 
-    def closed(self, connection: Connection, code: int, reason: str) -> None:
+    def closed(self, receiver: Receiver, code: int, reason: str) -> None:
         """A client has gone."""
-        self._connecting.pop(connection.id, None)
-        for capture in self._of(connection.user, ()):
-            self._add(capture, "end", {"close": {"code": code, "reason": reason}}, connection)
+        self._connecting.pop(receiver.id, None)
+        for capture in self._of(receiver.user, ()):
+            self._add(capture, "end", {"close": {"code": code, "reason": reason}}, receiver)
 
     def _of(self, user: str, channels: Iterable[str]) -> list[Capture]:
         return [
@@ -126,12 +124,12 @@ class FrameTap:
         capture: Capture,
         direction: str,
         message: Command | Reply,
-        connection: Connection | None = None,
+        receiver: Receiver | None = None,
         *,
         clients: int = 0,
     ) -> None:
         if len(capture.events) < EVENTS_WAITING:
-            self._add(capture, direction, shown(message, payload=capture.payload), connection, clients=clients)
+            self._add(capture, direction, shown(message, payload=capture.payload), receiver, clients=clients)
         else:
             capture.dropped += 1
 
@@ -140,7 +138,7 @@ class FrameTap:
         capture: Capture,
         direction: str,
         frame: dict[str, Any],
-        connection: Connection | None,
+        receiver: Receiver | None,
         *,
         clients: int = 0,
     ) -> None:
@@ -152,8 +150,8 @@ class FrameTap:
             kinds = {name: value if name == "id" else "too large to show" for name, value in frame.items()}
             told = msgspec.json.encode({**kinds, "bytes": len(told)})
         event = Event(int(time.time() * 1000), self._node, direction, clients=clients, frame=Raw(told))
-        if connection is not None:
-            event.user, event.client = connection.user, connection.id
+        if receiver is not None:
+            event.user, event.client = receiver.user, receiver.id
         capture.events.append(Raw(msgspec.json.encode(event)))
 
 

@@ -1,9 +1,12 @@
-"""The history contract: how a channel's stream is read, and the one rule that tells whether a read is whole."""
+"""The history contract: how a channel's stream is read, the rule for a complete read, and reads for requests."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
 from starling.engine.broker import StreamEntry, StreamPosition, StreamRead
+from starling.engine.channels import ChannelOptions
+from starling.protocol.codes import ERROR_NOT_AVAILABLE, ERROR_UNRECOVERABLE_POSITION, CommandRefused
+from starling.protocol.messages import HistoryRequest, HistoryResult
 
 # How long a position without a publication is kept after it was read. Seconds.
 DEFAULT_READ_TTL = 3600.0
@@ -69,3 +72,54 @@ def continues(read: StreamRead, since: int) -> bool:
             return False
         expected = entry.offset
     return read.more or expected == read.top.offset
+
+
+class HistoryReader:
+    """Answers requests for history, of clients and of the server API."""
+
+    def __init__(self, history: History | None) -> None:
+        """`history` None: this broker keeps none."""
+        self._history = history
+
+    def keeps(self, options: ChannelOptions) -> bool:
+        """Whether there is history in channels with `options`."""
+        return self._history is not None and options.keeps_history
+
+    async def read(
+        self, channel: str, options: ChannelOptions, request: HistoryRequest, most: int | None
+    ) -> HistoryResult:
+        """Read a part of a channel's stream, at most `most` publications (None: no bound).
+
+        Raises BrokerUnavailable, and CommandRefused: 108 where there is no history, 112 when what follows `since` is
+        not complete any more.
+        """
+        history = self._store(options)
+        limit = most if request.limit < 0 else request.limit if most is None else min(request.limit, most)
+        since = request.since
+        after = since.offset if since is not None and not request.reverse else 0
+        before = since.offset if since is not None and request.reverse and since.offset else None
+        read = await history.read(
+            channel,
+            meta_ttl=options.history_meta_ttl,
+            after=after,
+            before=before,
+            limit=limit,
+            newest=request.reverse,
+        )
+        if since is not None and since.epoch and since.epoch != read.top.epoch:
+            raise CommandRefused(ERROR_UNRECOVERABLE_POSITION)
+        if since is not None and not request.reverse and limit != 0 and not continues(read, after):
+            raise CommandRefused(ERROR_UNRECOVERABLE_POSITION)
+        publications = [entry.publication for entry in read.entries]
+        if request.reverse:
+            publications.reverse()
+        return HistoryResult(publications, read.top.epoch, read.top.offset)
+
+    async def remove(self, channel: str, options: ChannelOptions) -> None:
+        """Delete a channel's publications. Raises BrokerUnavailable, and CommandRefused 108 without history."""
+        await self._store(options).remove(channel)
+
+    def _store(self, options: ChannelOptions) -> History:
+        if self._history is None or not options.keeps_history:
+            raise CommandRefused(ERROR_NOT_AVAILABLE)
+        return self._history

@@ -1,160 +1,169 @@
-"""This process's connections and who of them listens to what: the local half of every fan-out."""
+"""This process's connections and the channels that they receive: the local half of every fan-out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 from starling.engine.channels import namespace_of
-from starling.engine.connection import Connection
 from starling.engine.fanout import Fanout, Group
+from starling.engine.receiver import PushEncoder, Receiver
 from starling.engine.transport import Frame
 from starling.protocol.codes import CommandRefused
 from starling.protocol.messages import Command, Publication, Push, Reply
+from starling.telemetry.metrics import Metrics
 from starling.telemetry.top_channels import ChannelMeter
 from starling.telemetry.tracing import Delivery, NoTracer, TraceContext, Tracer
 
-Encode = Callable[[Push], Frame]
-
 
 class SubscriberIndex:
-    """Who listens to each channel, grouped by how they encode, so that a frame is made once a group."""
+    """The receivers of each channel, grouped by their encoder, so that a frame is made once per group."""
 
     def __init__(self) -> None:
-        self.channels: dict[str, dict[Encode, Group]] = {}
+        self.channels: dict[str, dict[PushEncoder, Group]] = {}
 
-    def add(self, channel: str, connection: Connection) -> bool:
-        """Add a listener; True when it is the channel's first."""
+    def add(self, channel: str, receiver: Receiver) -> bool:
+        """Add a receiver; True when it is the channel's first."""
         groups = self.channels.get(channel)
         first = groups is None
         if groups is None:
             groups = self.channels[channel] = {}
-        group = groups.get(connection.encode)
+        group = groups.get(receiver.encoder)
         if group is None:
-            group = groups[connection.encode] = Group(connection.stats)
-        group.add(connection)
+            group = groups[receiver.encoder] = Group(receiver.stats)
+        group.add(receiver)
         return first
 
-    def remove(self, channel: str, connection: Connection) -> bool:
-        """Take a listener out, with what it is owed; True when it was the channel's last. Unasked is no error."""
+    def remove(self, channel: str, receiver: Receiver) -> bool:
+        """Remove a receiver after writing what is pending for it; True when it was the last. Unknown is no error."""
         groups = self.channels.get(channel)
-        group = groups.get(connection.encode) if groups else None
-        if groups is None or group is None or connection not in group.connections:
+        group = groups.get(receiver.encoder) if groups else None
+        if groups is None or group is None or receiver not in group.receivers:
             return False
-        group.remove(connection)
-        if group.connections:
+        group.remove(receiver)
+        if group.receivers:
             return False
-        groups.pop(connection.encode, None)
+        groups.pop(receiver.encoder, None)
         if groups:
             return False
         self.channels.pop(channel, None)
         return True
 
-    def of(self, channel: str) -> list[Connection]:
-        """Everyone who listens to a channel."""
-        return [connection for group in self.channels.get(channel, {}).values() for connection in group]
+    def of(self, channel: str) -> list[Receiver]:
+        """All receivers of a channel."""
+        return [receiver for group in self.channels.get(channel, {}).values() for receiver in group]
 
     def count(self, channel: str) -> int:
-        """How many listen to a channel."""
+        """Number of receivers of a channel."""
         return sum(len(group) for group in self.channels.get(channel, {}).values())
 
+    def group_of(self, channel: str, receiver: Receiver) -> Group | None:
+        """The group in which a receiver gets a channel; None where it does not get it."""
+        group = self.channels.get(channel, {}).get(receiver.encoder)
+        return group if group is not None and receiver in group.receivers else None
+
     def encode(self, push: Push) -> list[tuple[Group, Frame]]:
-        """Make the frame of each group that listens to the push's channel; who cannot read it is refused."""
+        """Make the frame of each group of the push's channel; receivers whose format cannot carry it are refused."""
         frames = []
-        for encode, group in tuple(self.channels.get(push.channel, {}).items()):
+        for encoder, group in tuple(self.channels.get(push.channel, {}).items()):
             try:
-                frames.append((group, encode(push)))
+                frames.append((group, encoder.encode_push(push)))
             except CommandRefused as refusal:
-                for connection in tuple(group):
-                    connection.refuse(refusal.reason)
+                for receiver in tuple(group):
+                    receiver.refuse(refusal.reason)
         return frames
 
 
 class FrameObserver(Protocol):
-    """Looks at frames while somebody traces them."""
+    """Observes frames while a capture is on."""
 
-    def received(self, connection: Connection, commands: Iterable[Command]) -> None:
+    def received(self, receiver: Receiver, commands: Iterable[Command]) -> None:
         """Commands came from a client."""
 
-    def replied(self, connection: Connection, reply: Reply) -> None:
+    def replied(self, receiver: Receiver, reply: Reply) -> None:
         """A reply, a push or a ping goes to one client."""
 
-    def pushed(self, push: Push, audience: SubscriberIndex) -> None:
-        """A push goes to everybody in `audience` who listens to its channel."""
+    def pushed(self, push: Push, subscribers: SubscriberIndex) -> None:
+        """A push goes to all receivers of its channel in `subscribers`."""
 
-    def closed(self, connection: Connection, code: int, reason: str) -> None:
-        """A client has gone."""
+    def closed(self, receiver: Receiver, code: int, reason: str) -> None:
+        """A client has disconnected."""
 
 
 class Hub:
-    """All connections of this process, the subscribers of channels, and those who are told who comes and goes."""
+    """All connections of this process, the subscribers of channels, and the watchers of joins and leaves."""
 
     def __init__(self, tracer: Tracer | None = None) -> None:
         self._tracer = tracer or NoTracer()
-        self.connections: set[Connection] = set()
+        self.connections: set[Receiver] = set()
         self.subscribers = SubscriberIndex()
         self.watchers = SubscriberIndex()
-        self.users: dict[str, set[Connection]] = {}
+        self.users: dict[str, set[Receiver]] = {}
         self.traffic = ChannelMeter()
         self.tap: FrameObserver | None = None
         self._fanout = Fanout()
 
-    def identify(self, connection: Connection) -> None:
-        """Note whose connection this is, now that it is known."""
-        self.users.setdefault(connection.user, set()).add(connection)
+    @property
+    def busy(self) -> bool:
+        """Whether a broadcast is not written yet."""
+        return self._fanout.busy
 
-    def forget(self, connection: Connection) -> None:
-        """A connection has ended."""
-        self.connections.discard(connection)
-        if (of_user := self.users.get(connection.user)) is not None:
-            of_user.discard(connection)
+    def identify(self, receiver: Receiver) -> None:
+        """Index a connection by its user, once that is known."""
+        self.users.setdefault(receiver.user, set()).add(receiver)
+
+    def forget(self, receiver: Receiver) -> None:
+        """Remove a connection that has ended."""
+        self.connections.discard(receiver)
+        if (of_user := self.users.get(receiver.user)) is not None:
+            of_user.discard(receiver)
             if not of_user:
-                del self.users[connection.user]
+                del self.users[receiver.user]
 
     def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
-        """Owe a publication to everyone who subscribes here now; it is written when this tick's work is done."""
+        """Queue a publication for all subscribers of this moment; it is written when this tick's work is done."""
         push = Push(channel, pub=publication)
         if self.tap is not None:
             self.tap.pushed(push, self.subscribers)
         traced = None if trace is None else self._begin_delivery(channel, publication, trace)
         deliveries = size = 0
         for group, frame in self.subscribers.encode(push):
-            deliveries += (listeners := len(group.connections))
-            size += (sent := len(frame.payload) * listeners)
-            group.stats.messages_out += listeners
-            group.stats.bytes_out += sent
+            deliveries += len(group.receivers)
+            size += group.count_sent(frame)
             self._fanout.add(group, frame)
             if traced is not None:
                 group.trace(traced)
         if traced is not None:
             traced.end()
-        if self.traffic.skip:
-            self.traffic.skip -= 1
-        elif deliveries:
-            self.traffic.count(channel, deliveries, size)
+        self._count_delivery(channel, deliveries, size)
 
     def _begin_delivery(self, channel: str, publication: Publication, trace: TraceContext) -> Delivery | None:
         return self._tracer.fan_out(channel, namespace_of(channel), offset=publication.offset, trace=trace)
 
-    def tell_watchers(self, push: Push) -> None:
-        """Hand a join or a leave to those who watch its channel, after what was published there before."""
+    def push_to_watchers(self, push: Push) -> None:
+        """Send a join or a leave to the watchers of its channel, after what was published there before."""
         if self.tap is not None:
             self.tap.pushed(push, self.watchers)
         groups = self.subscribers.channels.get(push.channel, {})
         deliveries = size = 0
         for group, frame in self.watchers.encode(push):
-            deliveries += len(group)
-            size += len(frame.payload) * len(group)
-            group.stats.messages_out += len(group)
-            group.stats.bytes_out += len(frame.payload) * len(group)
-            # Whoever reads too slowly leaves as it is written to.
-            for connection in tuple(group):
-                if subscribers := groups.get(connection.encode):
-                    subscribers.settle(connection)
-                connection.send(frame)
+            deliveries += len(group.receivers)
+            size += group.count_sent(frame)
+            # A receiver that reads too slowly is removed while it is written to.
+            for receiver in tuple(group):
+                if subscribers := groups.get(receiver.encoder):
+                    subscribers.flush(receiver)
+                receiver.send(frame)
+        self._count_delivery(push.channel, deliveries, size)
+
+    def _count_delivery(self, channel: str, deliveries: int, size: int) -> None:
         if self.traffic.skip:
             self.traffic.skip -= 1
         elif deliveries:
-            self.traffic.count(push.channel, deliveries, size)
+            self.traffic.count(channel, deliveries, size)
 
-    def settle(self, connection: Connection) -> None:
-        """Write at once what a connection is owed: its end comes next."""
-        self._fanout.settle(connection)
+    def flush(self, receiver: Receiver) -> None:
+        """Write at once what is pending for a connection that is about to end."""
+        self._fanout.flush(receiver)
+
+    def report(self, metrics: Metrics) -> None:
+        """Set the metric of this process's channels."""
+        metrics.set("starling_channels", len(self.subscribers.channels))

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from starling.engine.control import NodeCommand
-from starling.engine.node import Node
+from starling.engine.engine import Engine
 from starling.telemetry.metrics import resident_memory
 
 
@@ -43,23 +43,23 @@ class StatsCommand(NodeCommand):
 class NodeStatsCollector:
     """Tells what this node does, and asks the others."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        node.control.on_command(StatsCommand, lambda _: self.here())
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        engine.control.on_command(StatsCommand, lambda _: self.here())
 
     def here(self) -> NodeStats:
         """This node."""
-        node = self._node
-        about = node.describe()
-        transports = node.metrics.transports.values()
+        engine = self._engine
+        about = engine.node.describe()
+        transports = engine.metrics.transports.values()
         used = resource.getrusage(resource.RUSAGE_SELF)
         return NodeStats(
             uid=about.uid,
             name=about.name,
             version=about.version,
-            uptime=node.uptime,
-            ready=node.readiness.ready,
-            draining=node.readiness.draining,
+            uptime=engine.node.uptime,
+            ready=engine.readiness.ready,
+            draining=engine.readiness.draining,
             connections=about.num_clients,
             users=about.num_users,
             subscriptions=about.num_subs,
@@ -68,10 +68,10 @@ class NodeStatsCollector:
             messages_out=sum(stats.messages_out for stats in transports),
             bytes_in=sum(stats.bytes_in for stats in transports),
             bytes_out=sum(stats.bytes_out for stats in transports),
-            publications=sum(total for (_, result), total in node.metrics.published.items() if result == "stored"),
+            publications=sum(total for (_, result), total in engine.metrics.published.items() if result == "stored"),
             cpu_seconds=used.ru_utime + used.ru_stime,
             memory_bytes=resident_memory(),
-            lag_seconds=node.lag_seconds,
+            lag_seconds=engine.clock.lag_seconds,
         )
 
     async def everywhere(self) -> tuple[list[NodeStats], list[str]]:
@@ -79,8 +79,8 @@ class NodeStatsCollector:
 
         Raises BrokerUnavailable, and NodeCommandRefused where a node of another version does not know what is asked.
         """
-        known = {info.uid: info.name for info in self._node.control.nodes()}
-        answers = await self._node.control.ask(StatsCommand())
+        known = {info.uid: info.name for info in self._engine.control.nodes()}
+        answers = await self._engine.control.ask(StatsCommand())
         nodes = [msgspec.json.decode(answer, type=NodeStats) for answer in answers.values()]
         missing = sorted(name for uid, name in known.items() if uid not in answers)
         return sorted(nodes, key=lambda one: (one.name, one.uid)), missing

@@ -11,8 +11,10 @@ import structlog
 
 from starling.engine.broker import Broker, BrokerUnavailable, PublicationTooLarge
 from starling.engine.channels import ChannelOptions
-from starling.engine.presence import Presence
+from starling.engine.presence import Presence, PresenceStats
+from starling.protocol.codes import ERROR_NOT_AVAILABLE, CommandRefused
 from starling.protocol.messages import ClientInfo
+from starling.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.attendance")
 
@@ -67,7 +69,7 @@ class PresenceTracker:
         presence: Presence | None,
         broker: Broker,
         *,
-        start_task: Callable[[Coroutine[Any, Any, None]], None],
+        start_task: Callable[[Coroutine[Any, Any, None]], object],
         leave_delay: float = 0.0,
     ) -> None:
         """`presence` None: this broker keeps none. `start_task` runs work in a task that the caller owns."""
@@ -88,6 +90,30 @@ class PresenceTracker:
     def clients(self) -> int:
         """How many are here, each once a channel."""
         return len(self._here)
+
+    def keeps(self, options: ChannelOptions) -> bool:
+        """Whether the clients in channels with `options` are listed."""
+        return self._presence is not None and options.presence
+
+    async def members(self, channel: str, options: ChannelOptions) -> dict[str, ClientInfo]:
+        """The clients in a channel over all processes, by client id.
+
+        Raises BrokerUnavailable, and CommandRefused 108 where no presence is kept.
+        """
+        return await self._store(options).get(channel)
+
+    async def count(self, channel: str, options: ChannelOptions) -> PresenceStats:
+        """How many clients and users are in a channel over all processes. Raises as `members` does."""
+        return await self._store(options).stats(channel)
+
+    def _store(self, options: ChannelOptions) -> Presence:
+        if self._presence is None or not options.presence:
+            raise CommandRefused(ERROR_NOT_AVAILABLE)
+        return self._presence
+
+    def report(self, metrics: Metrics) -> None:
+        """Set the metric of clients in presence."""
+        metrics.set("starling_presence_clients", self.clients)
 
     async def arrive(self, channel: str, info: ClientInfo, options: ChannelOptions) -> None:
         """Show a client in presence before it is answered, so that it finds itself there."""

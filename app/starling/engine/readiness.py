@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from enum import Enum
 
+from starling.telemetry.metrics import Metrics
+
 
 class Unready(Enum):
     """Why a worker wants no new clients."""
@@ -17,12 +19,16 @@ class Unready(Enum):
 
 
 class Readiness:
-    """The reasons that hold now, and what is known of the broker; told to `on_change` at each change."""
+    """The reasons that hold now, and what is known of the broker; observers are called at each change."""
 
     def __init__(self) -> None:
         self.reasons: set[Unready] = {Unready.STARTING}
         self.broker = "connecting"
-        self.on_change: Callable[[], None] = lambda: None
+        self._observers: list[Callable[[], None]] = []
+
+    def observe(self, observer: Callable[[], None]) -> None:
+        """Call `observer` at each change from now on."""
+        self._observers.append(observer)
 
     @property
     def ready(self) -> bool:
@@ -43,19 +49,28 @@ class Readiness:
         """Say that `reason` speaks against new clients."""
         if reason not in self.reasons:
             self.reasons.add(reason)
-            self.on_change()
+            self._changed()
 
     def release(self, reason: Unready) -> None:
         """Say that `reason` no longer holds."""
         if reason in self.reasons:
             self.reasons.remove(reason)
-            self.on_change()
+            self._changed()
 
-    def tell_broker(self, state: str) -> None:
+    def _changed(self) -> None:
+        for observer in self._observers:
+            observer()
+
+    def note_broker(self, state: str) -> None:
         """Note the state of the broker link for the body of the probes; it does not unready a worker by itself."""
         if state != self.broker:
             self.broker = state
-            self.on_change()
+            self._changed()
+
+    def report_metrics(self, metrics: Metrics) -> None:
+        """Set the metrics of readiness and drain."""
+        metrics.set("starling_worker_ready", int(self.ready))
+        metrics.set("starling_worker_draining", int(self.draining))
 
     def report(self) -> dict[str, object]:
         """The probes' body: `ready`, the sorted `reasons`, and `broker`."""

@@ -14,6 +14,7 @@ from starling.engine.broker import BrokerUnavailable
 from starling.engine.control import Control, NodeCommand
 from starling.engine.hub import Hub
 from starling.engine.token_facts import TokenFacts
+from starling.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.revocation")
 
@@ -146,7 +147,7 @@ class Revocations:
         control: Control,
         hub: Hub,
         *,
-        start_task: Callable[[Coroutine[Any, Any, None]], None],
+        start_task: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         """`store` None: this broker keeps none, and nothing can be revoked."""
         self.stats = RevocationStats()
@@ -168,6 +169,15 @@ class Revocations:
     def available(self) -> bool:
         """Whether this broker keeps revocations."""
         return self._store is not None
+
+    def report(self, metrics: Metrics) -> None:
+        """Set the metrics of revocations."""
+        metrics.set("starling_revocations_in_force", len(self))
+        for kind, total in self.stats.ordered.items():
+            metrics.count("starling_revocations_total", total, kind)
+        metrics.count("starling_revoked_connections_total", self.stats.ended)
+        for delay in self.stats.take_delays():
+            metrics.observe("starling_revocation_seconds", delay)
 
     def refuses(self, token: TokenFacts) -> bool:
         """Whether a token is refused."""

@@ -2,18 +2,19 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from starling.engine.broker import Broker, BrokerUnavailable, StreamEntry, StreamPosition
 from starling.engine.channels import ChannelOptions, namespace_of
-from starling.engine.connection import Connection
 from starling.engine.follower import Joined
 from starling.engine.history import History
 from starling.engine.hub import Hub
+from starling.engine.receiver import Receiver
 from starling.engine.recent import MemoryBudget
 from starling.engine.stream import Stream, StreamOptions, StreamStats, check_positions
 from starling.protocol.messages import Publication
+from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import TraceContext
 
 RECENT_BYTES = 64 * 2**20
@@ -26,10 +27,10 @@ class Subscriber:
     when the client has gone meanwhile.
     """
 
-    __slots__ = ("_answer", "answered", "channel", "connection")
+    __slots__ = ("_answer", "answered", "channel", "receiver")
 
-    def __init__(self, connection: Connection, channel: str, answer: Callable[[Joined], bool]) -> None:
-        self.connection = connection
+    def __init__(self, receiver: Receiver, channel: str, answer: Callable[[Joined], bool]) -> None:
+        self.receiver = receiver
         self.channel = channel
         self.answered = False
         self._answer = answer
@@ -41,7 +42,7 @@ class Subscriber:
 
     def unsubscribe(self) -> None:
         """The stream broke off behind this subscriber's position."""
-        self.connection.lose_state(self.channel)
+        self.receiver.lose_state(self.channel)
 
 
 class Subscriptions:
@@ -66,14 +67,14 @@ class Subscriptions:
 
     # Entering and leaving
 
-    async def wait_in(self, connection: Connection, channel: str) -> None:
+    async def wait_in(self, receiver: Receiver, channel: str) -> None:
         """Put a connection into a channel without history, whether the broker is there or not.
 
         Raises BrokerUnavailable when the broker did not acknowledge in time; the connection then waits in the channel
         and hears again when the link returns.
         """
         async with self._lock(channel):
-            if self._hub.subscribers.add(channel, connection):
+            if self._hub.subscribers.add(channel, receiver):
                 await self._broker.subscribe(channel)
 
     def hears(self, channel: str) -> bool:
@@ -83,7 +84,7 @@ class Subscriptions:
     def join_heard(self, subscriber: Subscriber) -> None:
         """Let a subscriber into a channel without history that this process `hears`: it has been answered."""
         subscriber.answered = True
-        self._hub.subscribers.add(subscriber.channel, subscriber.connection)
+        self._hub.subscribers.add(subscriber.channel, subscriber.receiver)
 
     async def join(
         self, subscriber: Subscriber, options: ChannelOptions, since: StreamPosition | None, *, latest: bool
@@ -101,10 +102,10 @@ class Subscriptions:
                 async with self._lock(channel):
                     await self._listen(channel)
                     if subscriber.reply(Joined(StreamPosition(0, ""), [], recovered=False)):
-                        self._hub.subscribers.add(channel, subscriber.connection)
+                        self._hub.subscribers.add(channel, subscriber.receiver)
         finally:
             if not subscriber.answered:
-                await self.leave(subscriber.connection, channel)
+                await self.leave(subscriber.receiver, channel)
 
     async def _join_stream(
         self,
@@ -127,15 +128,15 @@ class Subscriptions:
 
     def drop(self, subscriber: Subscriber) -> None:
         """From now on the subscriber gets nothing more; `leave` does the rest."""
-        channel, connection = subscriber.channel, subscriber.connection
-        self._hub.subscribers.remove(channel, connection)
-        self._hub.watchers.remove(channel, connection)
+        channel, receiver = subscriber.channel, subscriber.receiver
+        self._hub.subscribers.remove(channel, receiver)
+        self._hub.watchers.remove(channel, receiver)
         if stream := self._streams.get(channel):
             stream.leave(subscriber)
 
-    async def leave(self, connection: Connection, channel: str) -> None:
+    async def leave(self, receiver: Receiver, channel: str) -> None:
         """Take a connection out of a channel; the last one out ends this process's subscription."""
-        self._hub.subscribers.remove(channel, connection)
+        self._hub.subscribers.remove(channel, receiver)
         async with self._lock(channel):
             stream = self._streams.get(channel)
             if channel in self._hub.subscribers.channels or (stream is not None and not stream.idle):
@@ -193,12 +194,12 @@ class Subscriptions:
 
     def enter(self, channel: str, subscriber: Subscriber) -> None:
         """Make a subscriber live."""
-        self._hub.subscribers.add(channel, subscriber.connection)
+        self._hub.subscribers.add(channel, subscriber.receiver)
 
     def unsubscribe_all(self, channel: str) -> None:
         """Tell every live subscriber that the stream broke off behind it."""
-        for connection in self._hub.subscribers.of(channel):
-            connection.lose_state(channel)
+        for receiver in self._hub.subscribers.of(channel):
+            receiver.lose_state(channel)
 
     # What the broker tells
 
@@ -217,6 +218,22 @@ class Subscriptions:
         """
         if self._streams and self._history is not None:
             await check_positions(self._history, tuple(self._streams.values()), in_flight=in_flight)
+
+    def report(self, namespaces: Iterable[str], metrics: Metrics) -> None:
+        """Set the metrics of the streams in `namespaces`."""
+        metrics.set("starling_stream_recent_bytes", self.recent_bytes)
+        for namespace in namespaces:
+            streams = self.stats[namespace]
+            metrics.count("starling_stream_heals_total", streams.heals, namespace)
+            metrics.count("starling_stream_healed_total", streams.healed, namespace)
+            metrics.count("starling_stream_resets_total", streams.resets, namespace)
+            metrics.count("starling_recoveries_total", streams.recovered, namespace, "recovered")
+            metrics.count("starling_recoveries_total", streams.unrecovered, namespace, "refused")
+            for delay in streams.take_healed_delays():
+                metrics.delivery.observe(delay)
+        stats = self.stats.values()
+        metrics.count("starling_stream_join_reads_total", sum(each.join_reads for each in stats))
+        metrics.count("starling_recoveries_from_memory_total", sum(each.from_memory for each in stats))
 
     def close(self) -> None:
         """End every stream."""

@@ -13,6 +13,7 @@ import structlog
 
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.drain_rate import DrainRateStore
+from starling.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
@@ -45,6 +46,12 @@ class DrainStats:
 
     left: int = 0
     gone: dict[DrainReason, int] = field(default_factory=lambda: dict.fromkeys(DrainReason, 0))
+
+    def report(self, metrics: Metrics) -> None:
+        """Set the metrics of the drain."""
+        metrics.set("starling_drain_left", self.left)
+        for grant, total in self.gone.items():
+            metrics.count("starling_drain_closes_total", total, grant)
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,15 +153,13 @@ def uvicorn_settings(options: ServerOptions, service: Service, flusher: Flusher)
 
 
 def publish_status(readiness: Readiness, directory: Path) -> None:
-    """Keep a file `PID.json` in `directory` that tells the master what `readiness` tells, at each change of it."""
-    told_before = readiness.on_change
+    """Keep a file `PID.json` in `directory` that reports `readiness` to the master, at each change of it."""
     path = directory / f"{os.getpid()}.json"
 
     def publish() -> None:
-        told_before()
         write_status(path, {"pid": os.getpid(), "started": readiness.started, **readiness.report()})
 
-    readiness.on_change = publish
+    readiness.observe(publish)
     publish()
 
 

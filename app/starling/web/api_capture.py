@@ -10,7 +10,7 @@ from starlette.types import Receive, Send
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.capture import CaptureRefused, Captures, Watching
 from starling.engine.control import NodeCommandRefused
-from starling.engine.node import Node
+from starling.engine.engine import Engine
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
 from starling.web.api_methods import unavailable
@@ -31,9 +31,9 @@ _HEADERS = [
 class CaptureEndpoint:
     """Answers requests to capture, each noted in the log."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._captures = Captures(node)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._captures = Captures(engine)
 
     async def answer(self, request: CaptureBody, address: str, key: int, receive: Receive, send: Send) -> Error | None:
         """Answer, and return when it is over; or return the error that is still to be answered.
@@ -75,7 +75,7 @@ class CaptureEndpoint:
             return _refused(codes.ERROR_BAD_REQUEST, "user, channel: name one of the two")
         try:
             if request.channel:
-                self._node.channels.options(request.channel)
+                self._engine.channels.options(request.channel)
         except CommandRefused as refusal:
             known = codes.ERROR_UNKNOWN_CHANNEL if refusal.reason == codes.ERROR_UNKNOWN_CHANNEL else None
             return _refused(known or codes.ERROR_BAD_REQUEST, f"channel: there can be no {request.channel!r}")

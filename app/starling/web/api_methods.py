@@ -29,9 +29,10 @@ from starling.engine.broker import (
 )
 from starling.engine.channels import ChannelOptions
 from starling.engine.control import NodeCommandRefused
-from starling.engine.node import Node
+from starling.engine.engine import Engine
 from starling.engine.node_stats import NodeStatsCollector
 from starling.engine.revocation import Revocation
+from starling.engine.top_channels import TopChannels
 from starling.protocol import codes
 from starling.protocol.codec_json import is_json
 from starling.protocol.codes import CommandRefused, Disconnect, Error
@@ -69,10 +70,13 @@ class Method:
 class ApiMethods:
     """The methods by name. `revocation_seconds` is how long a revocation is kept that names no end."""
 
-    def __init__(self, node: Node, orders: NodeCommands, *, revocation_seconds: float) -> None:
-        self._node = node
+    def __init__(
+        self, engine: Engine, orders: NodeCommands, top_channels: TopChannels, *, revocation_seconds: float
+    ) -> None:
+        self._engine = engine
         self._orders = orders
-        self._stats = NodeStatsCollector(node)
+        self._stats = NodeStatsCollector(engine)
+        self._top_channels = top_channels
         self._waiting = Waiting()
         self._revocation_seconds = revocation_seconds
         self.by_name = {
@@ -95,12 +99,12 @@ class ApiMethods:
                 models.InvalidateUserTokensBody, models.InvalidateUserTokensResponse, self._invalidate_user_tokens
             ),
         }
-        node.metrics.name_methods(self.by_name)
+        engine.metrics.name_methods(self.by_name)
 
     async def call(self, name: str, request: Any) -> Answer | Error:
         """Do it; whatever goes wrong is told as an error."""
-        if self._node.tracer.on and (traceparent := getattr(request, "traceparent", "")):
-            with self._node.tracer.received(traceparent, request.tracestate):
+        if self._engine.tracer.on and (traceparent := getattr(request, "traceparent", "")):
+            with self._engine.tracer.received(traceparent, request.tracestate):
                 return await self._call(name, request)
         return await self._call(name, request)
 
@@ -120,7 +124,7 @@ class ApiMethods:
             log.exception("api_method_failed", method=name)
             outcome = FAILED
         code = outcome.code if isinstance(outcome, Error) else 0
-        self._node.metrics.answered(name, code, time.perf_counter() - started)
+        self._engine.metrics.answered(name, code, time.perf_counter() - started)
         return outcome
 
     async def batch(self, request: models.BatchBody) -> list[Mapping[str, Any]]:
@@ -157,7 +161,7 @@ class ApiMethods:
         options = _publish_options(self._options(request.channel), request)
         try:
             position = await self._waiting.until_stored(
-                lambda: self._node.publish(request.channel, publication, options), request.wait_seconds
+                lambda: self._engine.publisher.publish(request.channel, publication, options), request.wait_seconds
             )
         except ValueError as error:
             raise _not_available(str(error)) from error
@@ -181,7 +185,7 @@ class ApiMethods:
         outcomes: list[PublishOutcome] = []
 
         async def publish_all() -> None:
-            outcomes[:] = await self._node.publish_all(publication, wishes)
+            outcomes[:] = await self._engine.publisher.publish_many(publication, wishes)
             away = [outcome for outcome in outcomes if isinstance(outcome, BrokerUnavailable)]
             # Some stored and some not is an answer, unless the rest may wait.
             if away and (len(away) == len(outcomes) or request.wait_seconds):
@@ -247,31 +251,23 @@ class ApiMethods:
     # Looking
 
     async def _presence(self, request: models.PresenceBody) -> models.PresenceResponse:
-        presence = self._node.presence
-        if presence is None or not self._options(request.channel).presence:
-            raise _not_available(f"{request.channel} keeps no presence: set it in the channel's options")
-        here = await presence.get(request.channel)
+        here = await self._engine.presence.members(request.channel, self._options_with_presence(request.channel))
         return models.PresenceResponse({client: _client_info(info) for client, info in here.items()})
 
     async def _presence_stats(self, request: models.PresenceStatsBody) -> models.PresenceStatsResponse:
-        presence = self._node.presence
-        if presence is None or not self._options(request.channel).presence:
-            raise _not_available(f"{request.channel} keeps no presence: set it in the channel's options")
-        stats = await presence.stats(request.channel)
+        stats = await self._engine.presence.count(request.channel, self._options_with_presence(request.channel))
         return models.PresenceStatsResponse(stats.num_clients, stats.num_users)
 
     async def _history(self, request: models.HistoryBody) -> models.HistoryResponse:
         options = self._options_with_history(request.channel)
         since = None if request.since is None else Since(request.since.offset, request.since.epoch)
         wanted = HistoryRequest(request.channel, request.limit, since, request.reverse)
-        found = await self._node.read_history(request.channel, options, wanted, models.HISTORY_LIMIT)
+        found = await self._engine.history.read(request.channel, options, wanted, models.HISTORY_LIMIT)
         publications = [_history_publication(publication) for publication in found.publications]
         return models.HistoryResponse(publications, found.offset, found.epoch)
 
     async def _history_remove(self, request: models.HistoryRemoveBody) -> models.EmptyResponse:
-        self._options_with_history(request.channel)
-        if self._node.history is not None:
-            await self._node.history.remove(request.channel)
+        await self._engine.history.remove(request.channel, self._options_with_history(request.channel))
         return _DONE
 
     async def _channels(self, request: models.ChannelsBody) -> models.ChannelsResponse:
@@ -282,12 +278,12 @@ class ApiMethods:
         return models.ChannelsResponse({channel: models.ChannelCount(count) for channel, count in counts.items()})
 
     async def _info(self, request: models.InfoBody) -> models.InfoResponse:
-        return models.InfoResponse(self._node.control.nodes())
+        return models.InfoResponse(self._engine.control.nodes())
 
     async def _top(self, request: models.TopBody) -> models.TopResponse:
         try:
             (nodes, missing), channels = await asyncio.gather(
-                self._stats.everywhere(), self._node.top_channels.everywhere(request.limit)
+                self._stats.everywhere(), self._top_channels.everywhere(request.limit)
             )
         except NodeCommandRefused as refused:
             raise _not_available(str(refused)) from refused
@@ -314,9 +310,9 @@ class ApiMethods:
         return models.InvalidateUserTokensResponse(before)
 
     async def _revoke(self, revocation: Revocation) -> None:
-        if not self._node.revocations.available:
+        if not self._engine.revocations.available:
             raise _not_available("this broker keeps no revocations: use redis://")
-        await self._node.revocations.revoke(revocation)
+        await self._engine.revocations.revoke(revocation)
 
     def _end(self, expire_at: float | None) -> float:
         if expire_at is None:
@@ -329,7 +325,7 @@ class ApiMethods:
 
     def _options(self, channel: str) -> ChannelOptions:
         try:
-            return self._node.channels.options(channel)
+            return self._engine.channels.options(channel)
         except CommandRefused as refusal:
             if refusal.reason == codes.ERROR_UNKNOWN_CHANNEL:
                 remedy = f"unknown channel: {channel!r}: its namespace is not in the channels file"
@@ -339,8 +335,14 @@ class ApiMethods:
 
     def _options_with_history(self, channel: str) -> ChannelOptions:
         options = self._options(channel)
-        if self._node.history is None or not options.keeps_history:
+        if not self._engine.history.keeps(options):
             raise _not_available(f"{channel} keeps no history: set history_size and history_ttl in its options")
+        return options
+
+    def _options_with_presence(self, channel: str) -> ChannelOptions:
+        options = self._options(channel)
+        if not self._engine.presence.keeps(options):
+            raise _not_available(f"{channel} keeps no presence: set it in the channel's options")
         return options
 
 

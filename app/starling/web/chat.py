@@ -4,12 +4,13 @@ import structlog
 from fastapi import APIRouter, Depends, WebSocket
 from msgspec import Raw
 
+from starling.client.sequential import SequentialConnection
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions
-from starling.engine.connection import Connection
-from starling.engine.node import Node
+from starling.engine.engine import Engine
+from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import Frame
 from starling.protocol.messages import Publication, Push
-from starling.web.dependencies import CredentialsDependency, WebContextDependency, admit, identify
+from starling.web.dependencies import CredentialsDependency, WebContextDependency, admit, token_of
 from starling.web.handoff import hand_off
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.chat")
@@ -20,22 +21,25 @@ ROOM = ":chat"
 UNSUPPORTED_DATA = 1003
 
 
-class ChatConnection(Connection):
-    """A member of the room: what it writes is said to everyone, itself included, in one order for all."""
+class Sentences:
+    """Encodes publications as text frames of their data alone."""
 
-    __slots__ = ("_client_id", "_node")
-
-    kind = "chat"
-
-    def __init__(self, node: Node, user: str, client_id: int) -> None:
-        super().__init__(node, user)
-        self._node = node
-        self._client_id = client_id
-
-    @staticmethod
-    def encode(push: Push) -> Frame:
+    def encode_push(self, push: Push) -> Frame:
         """The sentence itself."""
         return Frame(bytes(push.pub.data) if push.pub else b"", text=True)
+
+
+class ChatConnection(SequentialConnection):
+    """A member of the room: what it writes is said to everyone, itself included, in one order for all."""
+
+    __slots__ = ("_client_id",)
+
+    kind = "chat"
+    encoder = Sentences()
+
+    def __init__(self, engine: Engine, user: str, token: TokenFacts | None, client_id: int) -> None:
+        super().__init__(engine, user, token)
+        self._client_id = client_id
 
     def describe(self) -> dict[str, object]:
         """The member's number."""
@@ -44,7 +48,7 @@ class ChatConnection(Connection):
     async def begin(self) -> None:
         """Enter the room; while the broker is away the member waits in it, and hears again when the link returns."""
         try:
-            await self._node.subscriptions.wait_in(self, ROOM)
+            await self.engine.subscriptions.wait_in(self, ROOM)
         except BrokerUnavailable:
             log.warning("chat_waits_for_broker", connection_id=self.id)
 
@@ -63,14 +67,14 @@ class ChatConnection(Connection):
 
     async def end(self) -> None:
         """Leave the room, and tell the others."""
-        await self._node.subscriptions.leave(self, ROOM)
+        await self.engine.subscriptions.leave(self, ROOM)
         try:
             await self._say(f"Client #{self._client_id} left the chat")
         except BrokerUnavailable:
             log.warning("chat_leave_not_published", connection_id=self.id)
 
     async def _say(self, sentence: str) -> None:
-        await self._node.publish(ROOM, Publication(data=Raw(sentence.encode())), PublishOptions())
+        await self.engine.publisher.publish(ROOM, Publication(data=Raw(sentence.encode())), PublishOptions())
 
 
 @router.websocket("/ws/{client_id}")
@@ -79,4 +83,4 @@ async def chat(
 ) -> None:
     """The chat door."""
     user = credentials.user if credentials else ""
-    await hand_off(websocket, identify(ChatConnection(web_context.node, user, client_id), credentials), web_context)
+    await hand_off(websocket, ChatConnection(web_context.engine, user, token_of(credentials), client_id), web_context)

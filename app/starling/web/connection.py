@@ -49,5 +49,5 @@ async def connection(
 ) -> None:
     """The real-time door."""
     kind, subprotocol = choose_format(websocket)
-    client = kind(web_context.node, web_context.authority, web_context.session_limits, identity)
+    client = kind(web_context.engine, web_context.authority, web_context.session_limits, identity)
     await hand_off(websocket, client, web_context, subprotocol)

@@ -11,9 +11,9 @@ from fastapi.requests import HTTPConnection
 
 from starling.auth.handshake import PresentedToken, find_token
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
-from starling.engine.connection import Connection
-from starling.engine.node import Node
+from starling.engine.engine import Engine
 from starling.engine.rejection import Rejection
+from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import EXTENSION
 from starling.protocol.session import SessionLimits
 from starling.web.authority import TokenAuthority
@@ -26,7 +26,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.doors")
 class WebContext:
     """What the doors share. `developer` lets everyone in; `write_limit` is in bytes."""
 
-    node: Node
+    engine: Engine
     verifier: TokenVerifier
     authority: TokenAuthority
     session_limits: SessionLimits
@@ -55,13 +55,13 @@ async def admit(websocket: WebSocket, web_context: WebContextDependency) -> None
 
     Our own server has asked admission before it came to this.
     """
-    if own_socket(websocket) is None and (refusal := web_context.node.admission.refusal()):
+    if own_socket(websocket) is None and (refusal := web_context.engine.admission.refusal()):
         raise turn_away(web_context, refusal)
     origin = header_of(websocket, b"origin")
     if web_context.developer or origin is None:
         return
     if not origin_allowed(origin, header_of(websocket, b"host") or "", web_context.allowed_origins):
-        web_context.node.metrics.refuse("origin")
+        web_context.engine.metrics.refuse("origin")
         raise HTTPException(
             status.HTTP_403_FORBIDDEN, "pages of this origin may not connect: see STARLING_ALLOWED_ORIGINS"
         )
@@ -82,7 +82,7 @@ def own_socket(websocket: WebSocket) -> Any:
 
 def turn_away(web_context: WebContext, refusal: Rejection) -> HTTPException:
     """Count a client that admission refuses; returns its answer."""
-    web_context.node.metrics.refuse(refusal.reason)
+    web_context.engine.metrics.refuse(refusal.reason)
     return HTTPException(
         status.HTTP_503_SERVICE_UNAVAILABLE, refusal.message, {"Retry-After": str(refusal.retry_after)}
     )
@@ -103,17 +103,17 @@ async def authenticate(websocket: WebSocket, web_context: WebContextDependency) 
         return None
     presented = presented_token(websocket, web_context)
     if presented is None:
-        web_context.node.metrics.refuse("no_token")
+        web_context.engine.metrics.refuse("no_token")
         raise WebSocketException(status.WS_1008_POLICY_VIOLATION, "a token is needed")
     try:
         return await web_context.verifier.connection(presented.token)
     except KeyNotLoaded as unknown:
-        web_context.node.metrics.refuse("issuer_unavailable")
+        web_context.engine.metrics.refuse("issuer_unavailable")
         raise HTTPException(
             status.HTTP_503_SERVICE_UNAVAILABLE, "the token cannot be checked now; try again", {"Retry-After": "5"}
         ) from unknown
     except TokenRefused as refused:
-        web_context.node.metrics.refuse("invalid_token")
+        web_context.engine.metrics.refuse("invalid_token")
         log.info("token_refused", reason=refused.reason.value, claim=refused.claim, source=presented.source.value)
         detail = "the token has expired" if refused.reason is RefusalReason.EXPIRED else "the token is not valid"
         raise HTTPException(
@@ -132,11 +132,9 @@ def presented_token(websocket: WebSocket, web_context: WebContext) -> PresentedT
     )
 
 
-def identify(connection: Connection, credentials: Credentials | None) -> Connection:
-    """Let a connection know the token it came by, so that it ends when that is revoked."""
-    if credentials is not None:
-        connection.token = connection_facts(credentials)
-    return connection
+def token_of(credentials: Credentials | None) -> TokenFacts | None:
+    """The token that a connection depends on: it ends when that is revoked."""
+    return connection_facts(credentials) if credentials is not None else None
 
 
 CredentialsDependency = Annotated[Credentials | None, Depends(authenticate)]

@@ -2,15 +2,15 @@
 
 from fastapi import APIRouter, Depends, WebSocket
 
-from starling.engine.connection import Connection
+from starling.client.sequential import SequentialConnection
 from starling.engine.transport import Frame
-from starling.web.dependencies import CredentialsDependency, WebContextDependency, admit, identify
+from starling.web.dependencies import CredentialsDependency, WebContextDependency, admit, token_of
 from starling.web.handoff import hand_off
 
 router = APIRouter(dependencies=[Depends(admit)])
 
 
-class EchoConnection(Connection):
+class EchoConnection(SequentialConnection):
     """Answers each text with `Message text was: ` and the text, each binary message with itself."""
 
     __slots__ = ()
@@ -29,4 +29,4 @@ class EchoConnection(Connection):
 async def echo(websocket: WebSocket, web_context: WebContextDependency, credentials: CredentialsDependency) -> None:
     """The echo door."""
     user = credentials.user if credentials else ""
-    await hand_off(websocket, identify(EchoConnection(web_context.node, user), credentials), web_context)
+    await hand_off(websocket, EchoConnection(web_context.engine, user, token_of(credentials)), web_context)

@@ -7,7 +7,7 @@ from fastapi import WebSocket
 from starlette.websockets import WebSocketState
 
 from starling.auth.handshake import select_subprotocol
-from starling.engine.connection import Connection
+from starling.client.connection import Connection
 from starling.engine.transport import Batch, Frame, Handler
 from starling.web.dependencies import WebContext, own_socket, turn_away
 
@@ -22,8 +22,8 @@ async def hand_off(
     On our own server this returns at once, and nothing of the request stays alive; elsewhere it returns when the
     conversation has ended.
     """
-    if web_context.node.admission.full:
-        raise turn_away(web_context, web_context.node.admission.no_room())
+    if web_context.engine.admission.full:
+        raise turn_away(web_context, web_context.engine.admission.no_room())
     await websocket.accept(subprotocol or select_subprotocol(websocket.scope["subprotocols"]))
     address = websocket.client.host if websocket.client else ""
     own = own_socket(websocket)

@@ -17,15 +17,15 @@ async def livez() -> dict[str, bool]:
 @router.get("/startupz", summary="Has this worker started?", responses={503: {"description": "Still starting."}})
 async def startupz(web_context: WebContextDependency) -> JSONResponse:
     """200 once the configuration stands and the first contact with the broker was tried."""
-    return _answer(web_context, good=web_context.node.readiness.started)
+    return _answer(web_context, good=web_context.engine.readiness.started)
 
 
 @router.get("/readyz", summary="Does this worker want new clients?", responses={503: {"description": "Not now."}})
 async def readyz(web_context: WebContextDependency) -> JSONResponse:
     """200 while nothing speaks against new clients; the body names the reasons and the broker's state."""
-    return _answer(web_context, good=web_context.node.readiness.ready)
+    return _answer(web_context, good=web_context.engine.readiness.ready)
 
 
 def _answer(web_context: WebContextDependency, *, good: bool) -> JSONResponse:
     code = status.HTTP_200_OK if good else status.HTTP_503_SERVICE_UNAVAILABLE
-    return JSONResponse(web_context.node.readiness.report(), code)
+    return JSONResponse(web_context.engine.readiness.report(), code)

@@ -4,9 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Cookie, Depends, Query, WebSocket, WebSocketException, status
 
-from starling.engine.connection import Connection
-from starling.engine.node import Node
-from starling.web.dependencies import CredentialsDependency, WebContextDependency, admit, identify, presented_token
+from starling.client.sequential import SequentialConnection
+from starling.engine.engine import Engine
+from starling.engine.token_facts import TokenFacts
+from starling.web.dependencies import CredentialsDependency, WebContextDependency, admit, presented_token, token_of
 from starling.web.handoff import hand_off
 
 router = APIRouter(dependencies=[Depends(admit)])
@@ -14,15 +15,17 @@ router = APIRouter(dependencies=[Depends(admit)])
 UNSUPPORTED_DATA = 1003
 
 
-class ItemsConnection(Connection):
+class ItemsConnection(SequentialConnection):
     """Answers each text with who asks, the query parameter where one was given, and the text."""
 
     __slots__ = ("_asker", "_item_id", "_q")
 
     kind = "items"
 
-    def __init__(self, owner: Node, user: str, asker: str, item_id: str, q: int | None) -> None:
-        super().__init__(owner, user)
+    def __init__(
+        self, engine: Engine, user: str, token: TokenFacts | None, asker: str, item_id: str, q: int | None
+    ) -> None:
+        super().__init__(engine, user, token)
         self._asker = asker
         self._item_id = item_id
         self._q = q
@@ -52,7 +55,7 @@ async def get_cookie_or_token(
         return session or token or ""
     if presented := presented_token(websocket, web_context):
         return presented.token
-    web_context.node.metrics.refuse("no_token")
+    web_context.engine.metrics.refuse("no_token")
     raise WebSocketException(code=status.WS_1008_POLICY_VIOLATION)
 
 
@@ -67,5 +70,5 @@ async def items(
 ) -> None:
     """The items door."""
     user = credentials.user if credentials else ""
-    connection = ItemsConnection(web_context.node, user, cookie_or_token, item_id, q)
-    await hand_off(websocket, identify(connection, credentials), web_context)
+    connection = ItemsConnection(web_context.engine, user, token_of(credentials), cookie_or_token, item_id, q)
+    await hand_off(websocket, connection, web_context)

@@ -11,7 +11,7 @@ from starling.web.dependencies import web_context_of
 
 async def refuse_parameters(websocket: WebSocket, error: Any) -> None:
     """422 before the upgrade, naming each parameter that does not fit; values are not repeated."""
-    web_context_of(websocket).node.metrics.refuse("parameters")
+    web_context_of(websocket).engine.metrics.refuse("parameters")
     problems = [{"parameter": str(problem["loc"][-1]), "message": problem["msg"]} for problem in error.errors()]
     response = JSONResponse({"detail": problems}, status.HTTP_422_UNPROCESSABLE_CONTENT)
     await websocket.send_denial_response(response)

@@ -1,0 +1,159 @@
+"""What every connection of this process has, whatever its endpoint: identity, counters, transport and life."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from starling.engine.engine import Engine
+from starling.engine.receiver import PushEncoder
+from starling.engine.token_facts import TokenFacts
+from starling.engine.transport import Frame, Transport
+from starling.protocol.codes import Disconnect, Error
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.connection")
+
+
+class Connection:
+    """One client. Implements starling.engine.receiver.Receiver and starling.engine.transport.Handler.
+
+    `kind` names its transport in metrics and log lines. Subclasses define what messages and time do.
+    """
+
+    __slots__ = (
+        "close_code",
+        "engine",
+        "id",
+        "opened_at",
+        "received",
+        "sent",
+        "slot",
+        "stats",
+        "transport",
+        "user",
+    )
+
+    kind: str
+    encoder: PushEncoder
+
+    transport: Transport
+
+    def __init__(self, engine: Engine, user: str) -> None:
+        self.engine = engine
+        self.stats = engine.metrics.transports[self.kind]
+        # An identifier, not a secret.
+        self.id = f"{engine.node.names.getrandbits(64):016x}"
+        self.user = user
+        self.received = 0
+        self.sent = 0
+        self.slot = -1
+        self.opened_at = 0.0
+        self.close_code: int | None = None
+
+    # Life
+
+    def open(self, transport: Transport, address: str = "") -> None:
+        """Take over `transport`, the socket of the client at `address`."""
+        self.transport = transport
+        self.opened_at = asyncio.get_running_loop().time()
+        self.stats.opened += 1
+        self.stats.now += 1
+        self.engine.hub.connections.add(self)
+        self.engine.clock.schedule(self, self.first_tick(time.monotonic()))
+        log.info(
+            "client_connected",
+            connection_id=self.id,
+            user=self.user,
+            transport=self.kind,
+            address=address,
+            **self.describe(),
+        )
+
+    def describe(self) -> dict[str, object]:
+        """Further fields of this connection's log lines; never a secret."""
+        return {}
+
+    def send(self, frame: Frame) -> None:
+        """Queue a frame of a fan-out, whose messages and bytes are counted there for all receivers at once."""
+        self.sent += 1
+        self.transport.send_frame(frame)
+
+    def reply(self, frame: Frame) -> None:
+        """Queue a frame for this client alone."""
+        self.stats.messages_out += 1
+        self.stats.bytes_out += len(frame.payload)
+        self.send(frame)
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Close from this side, after everything that was broadcast to this client."""
+        self.engine.hub.flush(self)
+        self.transport.close(code, reason)
+
+    def count_received(self, message: str | bytes) -> None:
+        """Count a message of the client."""
+        self.received += 1
+        self.stats.messages_in += 1
+        self.stats.bytes_in += len(message) if message.isascii() else _size(message)
+
+    # What subclasses define
+
+    def first_tick(self, now: float) -> float:
+        """When to call `tick` for the first time, in seconds of `time.monotonic`."""
+        raise NotImplementedError
+
+    def tick(self, now: float) -> float:
+        """Do what is due at `now`; return when to tick next."""
+        raise NotImplementedError
+
+    def refuse(self, reason: Error | Disconnect) -> None:
+        """End the connection, because a push that it must get cannot be encoded for it."""
+        raise NotImplementedError
+
+    def lose_state(self, channel: str) -> None:
+        """End the subscription to `channel`: publications that the client must get there are no longer available."""
+
+    def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> TokenFacts | None:
+        """End what depends on a token that `refuses` returns true for; return the token if it was the connection's."""
+        raise NotImplementedError
+
+    # What the transport calls
+
+    def on_message(self, message: str | bytes) -> None:
+        """Handle one message."""
+        raise NotImplementedError
+
+    def on_pong(self) -> None:
+        """Note the answer to a WebSocket ping."""
+
+    def on_overflow(self) -> None:
+        """Disconnect a client that reads too slowly."""
+        raise NotImplementedError
+
+    def on_shutdown(self) -> None:
+        """Disconnect the client, because this process stops."""
+        raise NotImplementedError
+
+    def on_close(self, code: int, reason: str) -> None:
+        """Note the end of the connection and log it."""
+        self.close_code = code
+        self.stats.now -= 1
+        self.stats.close(code)
+        self.engine.hub.forget(self)
+        self.engine.clock.remove(self)
+        log.info(
+            "client_disconnected",
+            connection_id=self.id,
+            user=self.user,
+            transport=self.kind,
+            code=code,
+            reason=reason,
+            received=self.received,
+            sent=self.sent,
+            seconds=round(asyncio.get_running_loop().time() - self.opened_at, 3),
+            **self.describe(),
+        )
+
+
+def _size(message: str | bytes) -> int:
+    return len(message.encode()) if isinstance(message, str) else len(message)

@@ -1,0 +1,260 @@
+"""The engine of one worker: every part that connections, the server API and the broker share, built in one place."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from starling.engine.admission import Admission, AdmissionLimits
+from starling.engine.broker import Broker
+from starling.engine.channels import DEFAULT_NAMESPACE, Channels
+from starling.engine.clock import Clock, Periodic
+from starling.engine.control import Control
+from starling.engine.event_router import EventRouter
+from starling.engine.history import History, HistoryReader
+from starling.engine.hooks import Hooks, NoHooks
+from starling.engine.hub import Hub
+from starling.engine.lifecycle import Lifecycle, NoLifecycle
+from starling.engine.link_watch import LinkWatch
+from starling.engine.memory import MemoryLimit
+from starling.engine.node import Node
+from starling.engine.presence import Presence
+from starling.engine.presence_tracker import PresenceTracker
+from starling.engine.publisher import Publisher
+from starling.engine.readiness import Readiness
+from starling.engine.revocation import Revocations, RevocationStore
+from starling.engine.subscriptions import Subscriptions
+from starling.engine.tasks import Tasks
+from starling.telemetry.garbage import GarbageStats
+from starling.telemetry.metrics import Metrics
+from starling.telemetry.top_channels import ChannelMeter
+from starling.telemetry.tracing import NoTracer, Tracer
+
+POSITION_CHECK_SECONDS = 25.0
+
+
+class Backend(Broker, Protocol):
+    """A broker with the stores that it keeps; None for a store that it does not have."""
+
+    @property
+    def history(self) -> History | None:
+        """Where streams are read."""
+
+    @property
+    def presence(self) -> Presence | None:
+        """Where presence is kept."""
+
+    @property
+    def revocations(self) -> RevocationStore | None:
+        """Where revocations are kept."""
+
+    def report(self, metrics: Metrics) -> None:
+        """Set the metrics of the link."""
+
+    def take_overflowed(self) -> Mapping[str, int]:
+        """Return the messages that overflow dropped since the last call, by channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine behaves. Times in seconds.
+
+    Beyond the limits of `admission` new clients are rejected. A client of a tutorial endpoint may send
+    `messages_per_second` (0: any number) and `message_burst` at once; sessions of the client endpoint have limits of
+    their own. A broker away for over `broker_grace` unreadies this worker (0: never). The first contact of all workers
+    with the broker creates `contact_file`; without it a worker is not ready before its own. At most `recovery_limit`
+    publications are recovered or read from history at once. A user may have `connections_per_user` on the client
+    endpoint (0: any number). Leaves are published after `presence_leave_delay`, unless the user is back by then.
+    """
+
+    ping_interval: int = 25
+    pong_timeout: int = 8
+    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
+    messages_per_second: float = 0.0
+    message_burst: int = 1
+    broker_grace: float = 0.0
+    contact_file: Path | None = None
+    recovery_limit: int = 300
+    connections_per_user: int = 0
+    presence_leave_delay: float = 0.0
+
+
+class EngineLife:
+    """Starts and stops the parts of an engine in their order. What needs the event loop begins in `start`."""
+
+    def __init__(
+        self,
+        broker: Backend,
+        events: EventRouter,
+        link_watch: LinkWatch,
+        garbage: GarbageStats,
+    ) -> None:
+        self._broker = broker
+        self._events = events
+        self._link_watch = link_watch
+        self._garbage = garbage
+        self._running: list[asyncio.Task[None]] = []
+
+    async def start(self, engine: "Engine") -> None:
+        """Start `engine`; see `Engine.start`."""
+        engine.node.begin()
+        engine.tracer.start(engine.node.id)
+        engine.metrics.name_namespaces((DEFAULT_NAMESPACE, *engine.channels.namespaces))
+        self._garbage.start()
+        self._link_watch.begin()
+        await self._broker.start(self._events)
+        engine.lifecycle.start(engine.node.id)
+        engine.metrics.flush()
+        engine.clock.start()
+        loop = asyncio.get_running_loop()
+        works = (engine.control.run(engine.node.id), engine.revocations.run())
+        self._running = [loop.create_task(work) for work in works]
+
+    async def stop(self, engine: "Engine") -> None:
+        """Stop `engine`; see `Engine.stop`."""
+        await engine.control.stop()
+        engine.clock.stop()
+        self._link_watch.stop()
+        await engine.tasks.stop()
+        for task in self._running:
+            task.cancel()
+        await engine.presence.close()
+        await engine.lifecycle.stop()
+        engine.subscriptions.close()
+        await self._broker.stop()
+        await engine.tracer.stop()
+        self._garbage.stop()
+        engine.metrics.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One worker's engine, built before the event loop runs; nothing in it is replaced afterwards."""
+
+    options: EngineOptions
+    node: Node
+    channels: Channels
+    hooks: Hooks
+    lifecycle: Lifecycle
+    hub: Hub
+    publisher: Publisher
+    subscriptions: Subscriptions
+    history: HistoryReader
+    presence: PresenceTracker
+    control: Control
+    revocations: Revocations
+    admission: Admission
+    readiness: Readiness
+    clock: Clock
+    tasks: Tasks
+    metrics: Metrics
+    tracer: Tracer
+    _life: EngineLife
+
+    async def start(self) -> None:
+        """Begin to connect to the broker and to keep time; returns at once, and `readiness` has the rest."""
+        await self._life.start(self)
+
+    async def stop(self) -> None:
+        """Finish what connections have begun, give the broker back and flush the metrics a last time."""
+        await self._life.stop(self)
+
+
+def build_engine(
+    broker: Backend,
+    channels: Channels,
+    metrics: Metrics,
+    options: EngineOptions | None = None,
+    *,
+    hooks: Hooks | None = None,
+    lifecycle: Lifecycle | None = None,
+    tracer: Tracer | None = None,
+    retire: Callable[[], None] = lambda: None,
+) -> Engine:
+    """Build a worker's engine; nothing needs a running event loop before `Engine.start`.
+
+    `hooks`, `lifecycle` and `tracer` are off where they are None. `retire` ends this worker as SIGTERM does; it is
+    called when the broker link stays unresponsive.
+    """
+    options = options or EngineOptions()
+    tracer = tracer or NoTracer()
+    readiness, tasks, hub = Readiness(), Tasks(), Hub(tracer)
+    node = Node(hub, metrics)
+    control = Control(broker, start_task=tasks.start, describe=node.describe)
+    subscriptions = Subscriptions(broker, broker.history, hub, recovery_limit=options.recovery_limit)
+    presence = PresenceTracker(
+        broker.presence, broker, start_task=tasks.start, leave_delay=options.presence_leave_delay
+    )
+    revocations = Revocations(broker.revocations, control, hub, start_task=tasks.start)
+    admission = Admission(hub, readiness, options.admission, MemoryLimit().share)
+    link_watch = LinkWatch(
+        readiness,
+        subscriptions,
+        revocations,
+        presence,
+        tasks,
+        grace=options.broker_grace,
+        contact_file=options.contact_file,
+        retire=retire,
+    )
+    clock = Clock(
+        tasks,
+        each_second=(
+            lambda turn: hub.traffic.turn(turn.seconds),
+            lambda turn: admission.observe(turn.lag),
+            link_watch.each_second,
+            lambda _: metrics.flush(),
+        ),
+        periodic=(
+            Periodic(POSITION_CHECK_SECONDS, link_watch.check_positions),
+            *([Periodic(broker.presence.ttl / 3, presence.refresh)] if broker.presence is not None else []),
+        ),
+    )
+    garbage = GarbageStats()
+    namespaces = (DEFAULT_NAMESPACE, *channels.namespaces)
+    metrics.sources += [
+        broker.report,
+        lambda _: _count_overflow(broker, hub.traffic),
+        hub.report,
+        readiness.report_metrics,
+        admission.report,
+        presence.report,
+        partial(subscriptions.report, namespaces),
+        revocations.report,
+        clock.report,
+        garbage.report,
+        partial(_report_spans, tracer),
+    ]
+    return Engine(
+        options=options,
+        node=node,
+        channels=channels,
+        hooks=hooks or NoHooks(),
+        lifecycle=lifecycle or NoLifecycle(),
+        hub=hub,
+        publisher=Publisher(broker, metrics, tracer),
+        subscriptions=subscriptions,
+        history=HistoryReader(broker.history),
+        presence=presence,
+        control=control,
+        revocations=revocations,
+        admission=admission,
+        readiness=readiness,
+        clock=clock,
+        tasks=tasks,
+        metrics=metrics,
+        tracer=tracer,
+        _life=EngineLife(broker, EventRouter(subscriptions, control, hub, link_watch, metrics), link_watch, garbage),
+    )
+
+
+def _count_overflow(broker: Backend, traffic: ChannelMeter) -> None:
+    for channel, messages in broker.take_overflowed().items():
+        traffic.count_dropped(channel, messages)
+
+
+def _report_spans(tracer: Tracer, metrics: Metrics) -> None:
+    for result, total in tracer.spans.items():
+        metrics.count("starling_trace_spans_total", total, result)

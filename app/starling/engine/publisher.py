@@ -1,0 +1,97 @@
+"""Publishing to all processes: through the broker, counted in the metrics and traced where tracing is on."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any
+
+from starling.engine.broker import (
+    Broker,
+    BrokerRefused,
+    BrokerUnavailable,
+    PublicationTooLarge,
+    PublishOptions,
+    PublishOutcome,
+    StreamPosition,
+)
+from starling.engine.broker_refusals import BrokerRefusals
+from starling.engine.channels import namespace_of
+from starling.protocol.messages import Publication
+from starling.telemetry.metrics import Metrics
+from starling.telemetry.tracing import Tracer
+
+
+class Publisher:
+    """Publishes; a publication reaches this process the same way as all others, through the broker."""
+
+    def __init__(self, broker: Broker, metrics: Metrics, tracer: Tracer) -> None:
+        self._broker = broker
+        self._metrics = metrics
+        self._tracer = tracer
+        self._refusals = BrokerRefusals()
+
+    def publish(
+        self, channel: str, publication: Publication, options: PublishOptions
+    ) -> Coroutine[Any, Any, StreamPosition]:
+        """Publish and return the position. Raises BrokerUnavailable and PublicationTooLarge."""
+        publish = self._publish_traced if self._tracer.on else self._publish
+        return publish(channel, publication, options)
+
+    async def _publish_traced(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
+        size = len(publication.data)
+        with self._tracer.publish(channel, namespace_of(channel), size=size, channels=1) as publishing:
+            return await self._publish(channel, publication, replace(options, trace=publishing.trace))
+
+    async def _publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
+        try:
+            position = await self._broker.publish(channel, publication, options)
+        except (BrokerUnavailable, PublicationTooLarge) as failure:
+            self._count(channel, failure)
+            raise
+        self._count(channel, position)
+        return position
+
+    def begin(
+        self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
+    ) -> PublishOutcome | None:
+        """Publish without waiting: return the outcome, or None; after None, `done` is called with the outcome later.
+
+        It makes no span: callers use `publish` where tracing is on.
+        """
+
+        def finish(outcome: PublishOutcome) -> None:
+            self._count(channel, outcome)
+            done(outcome)
+
+        outcome = self._broker.begin_publish(channel, publication, options, finish)
+        if outcome is not None:
+            self._count(channel, outcome)
+        return outcome
+
+    async def publish_many(
+        self, publication: Publication, targets: Sequence[tuple[str, PublishOptions]]
+    ) -> list[PublishOutcome]:
+        """Publish the same in many channels; return the outcomes in the order of `targets`."""
+        if not self._tracer.on:
+            return await self._publish_many(publication, targets)
+        with self._tracer.publish("", "", size=len(publication.data), channels=len(targets)) as publishing:
+            if publishing.trace is not None:
+                targets = [(channel, replace(options, trace=publishing.trace)) for channel, options in targets]
+            outcomes = await self._publish_many(publication, targets)
+            if failed := [outcome for outcome in outcomes if not isinstance(outcome, StreamPosition)]:
+                publishing.fail(type(failed[0]).__name__, len(failed))
+            return outcomes
+
+    async def _publish_many(
+        self, publication: Publication, targets: Sequence[tuple[str, PublishOptions]]
+    ) -> list[PublishOutcome]:
+        outcomes = await self._broker.publish_all(publication, targets)
+        for (channel, _), outcome in zip(targets, outcomes, strict=True):
+            self._count(channel, outcome)
+        return outcomes
+
+    def _count(self, channel: str, outcome: PublishOutcome) -> None:
+        failed = "failed" if isinstance(outcome, BrokerUnavailable) else "too_large"
+        if isinstance(outcome, BrokerRefused):
+            self._refusals.report(channel, outcome)
+        result = "stored" if isinstance(outcome, StreamPosition) else failed
+        self._metrics.published[namespace_of(channel), result] += 1

@@ -1,0 +1,47 @@
+"""What hub, fan-out, streams and revocation know about a client: a small protocol, which connections implement."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from starling.engine.token_facts import TokenFacts
+from starling.engine.transport import Frame, Transport
+from starling.protocol.codes import Disconnect, Error
+from starling.protocol.messages import Push
+from starling.telemetry.metrics import TransportStats
+
+
+class PushEncoder(Protocol):
+    """Encodes pushes in one wire format. The hub groups receivers by their encoder, so there is one object a format."""
+
+    def encode_push(self, push: Push) -> Frame:
+        """Return the frame for a push. Raises CommandRefused for a push that this format cannot carry."""
+
+
+class Receiver(Protocol):
+    """A client of this process. `sent` counts its frames; `slot` belongs to the timer wheel."""
+
+    id: str
+    user: str
+    sent: int
+    slot: int
+    stats: TransportStats
+    transport: Transport
+
+    @property
+    def encoder(self) -> PushEncoder:
+        """The wire format in which this client gets pushes."""
+
+    def send(self, frame: Frame) -> None:
+        """Queue a frame whose messages and bytes the caller counts."""
+
+    def tick(self, now: float) -> float:
+        """Do what is due at `now` and return when to tick next, in seconds of `time.monotonic`."""
+
+    def refuse(self, reason: Error | Disconnect) -> None:
+        """End the connection, because a push that it must get cannot be encoded for it."""
+
+    def lose_state(self, channel: str) -> None:
+        """End the subscription to `channel`: publications that the client must get there are no longer available."""
+
+    def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> TokenFacts | None:
+        """End what depends on a token that `refuses` returns true for; return the token if it was the connection's."""
