@@ -65,7 +65,7 @@ def test_head_is_no_second_operation_in_the_api_description(client: TestClient) 
 def test_a_websocket_to_a_path_that_no_endpoint_has_is_404_logged_and_counted(
     client: TestClient, path: str, meant: str
 ) -> None:
-    metrics = client.app.state.web_context.node.metrics  # type: ignore[attr-defined]
+    metrics = client.app.state.web_context.engine.metrics  # type: ignore[attr-defined]
     before = metrics.refused["unknown_path"]
     # The TestClient takes two slashes at the start for a host.
     with (
