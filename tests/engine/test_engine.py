@@ -78,7 +78,7 @@ async def test_a_broker_that_is_away_for_longer_than_the_grace_unreadies_the_wor
     engine = memory_engine(options=EngineOptions(broker_grace=0.01), broker=broker)
     async with started(engine):
         broker.events.on_link(LinkState.DOWN)
-        await until(lambda: Unready.BROKER_AWAY in engine.readiness.reasons, "the grace is over")
+        await until(lambda: Unready.BROKER_UNAVAILABLE in engine.readiness.reasons, "the grace is over")
 
         broker.events.on_link(LinkState.UP)
         assert engine.readiness.ready
