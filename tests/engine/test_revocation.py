@@ -11,6 +11,7 @@ import redis as redis_client
 
 from starling.brokers.broadcast import BroadcastBroker
 from starling.brokers.open import open_broker
+from starling.engine import revocation
 from starling.engine.broker import BrokerUnavailable, LinkState, StreamEntry
 from starling.engine.control import Control, NodeInfo
 from starling.engine.hub import Hub
@@ -187,6 +188,49 @@ async def test_a_store_that_lost_its_memory_is_told_again(redis_server: RedisSer
         async with members(redis_server, 1) as (late,):
             await until(lambda: late.revocations.refuses(TokenFacts("alice", "t1")))
         assert one.revocations.refuses(TokenFacts("alice", "t1"))
+
+
+async def full(redis: RedisServer, *, is_full: bool) -> None:
+    with redis_client.Redis.from_url(redis.url) as plain:
+        plain.config_set("maxmemory-policy", "noeviction")
+        plain.config_set("maxmemory", "1" if is_full else "0")
+
+
+async def test_what_a_full_store_refuses_holds_everywhere_and_reaches_who_starts_and_is_stored_at_last(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocation, "OFFER_SECONDS", 0.2)
+    token = TokenFacts("alice", "t1")
+    async with members(redis_server, 2) as (one, other):
+        await full(redis_server, is_full=True)
+        client = Client(faulty=False)
+        other.hub.connections.add(client)
+
+        assert not await one.revocations.revoke(Revocation("token", "t1", LATER))
+
+        await until(lambda: one.revocations.refuses(token) and other.revocations.refuses(token))
+        await until(lambda: client.ended == 1)
+        async with members(redis_server, 1) as (late,):
+            # It judges nothing before it knows: so it is right from the first token on.
+            assert late.revocations.refuses(token)
+            assert [member.revocations.unstored for member in (one, other, late)] == [1, 1, 1]
+            await full(redis_server, is_full=False)
+            await until(lambda: not any(member.revocations.unstored for member in (one, other, late)))
+    async with members(redis_server, 1) as (alone,):
+        assert alone.revocations.refuses(token)
+
+
+async def test_what_is_stored_moves_on_though_the_store_was_full_before(redis_server: RedisServer) -> None:
+    async with members(redis_server, 1) as (one,):
+        assert await one.revocations.revoke(Revocation("token", "t1", LATER))
+        await full(redis_server, is_full=True)
+        assert not await one.revocations.revoke(Revocation("session", "s1", LATER))
+        await full(redis_server, is_full=False)
+        assert await one.revocations.revoke(Revocation("user", "alice", LATER, 100.0))
+        await until(lambda: not one.revocations.unstored, deadline=20)
+        assert one.broker.revocations is not None
+        stored = (await one.broker.revocations.load()).revocations
+        assert sorted(each.kind for each in stored) == ["session", "token", "user"]
 
 
 async def test_where_nothing_is_kept_nothing_is_revoked_and_everything_judged() -> None:

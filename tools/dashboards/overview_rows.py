@@ -30,7 +30,10 @@ def tokens() -> tuple[Panel, ...]:
             "Revocations in force",
             "The largest count of a worker; all workers of all pods should have the same.",
             "short",
-            by("pod", of("starling_revocations_in_force"), "max"),
+            (
+                *by("pod", of("starling_revocations_in_force"), "max"),
+                Query(f"max by (pod) ({of('starling_revocations_unstored')})", "{{pod}} not stored"),
+            ),
         ),
         Panel(
             "Revocations by kind",

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import structlog
 from msgspec import Struct
 
-from starling.engine.broker import BrokerUnavailable
+from starling.engine.broker import BrokerRefused, BrokerUnavailable
 from starling.engine.control import Control, NodeCommand
 from starling.engine.hub import Hub
 from starling.engine.token_facts import TokenFacts
@@ -21,6 +21,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.revocation")
 # How often the store is asked whether something was missed.
 CHECK_SECONDS = 25.0
 RETRY_SECONDS = 1.0
+# How often the store is offered what it refused.
+OFFER_SECONDS = 5.0
+# How long a node that starts waits for the others to send what the store refused.
+PEER_SECONDS = 1.0
 # Connections looked at in one go; what else is to be done gets its turn in between.
 _PORTION = 1000
 
@@ -58,17 +62,27 @@ class RevocationStore(Protocol):
     async def load(self) -> StoredRevocations:
         """All that are in force."""
 
+    async def writable(self) -> bool:
+        """Whether the store takes an addition now; False where it answers that it does not."""
+
 
 class RevokeCommand(NodeCommand):
-    """Refuse and end what fits. `version` is the store's with it, `sent_at` in seconds since 1970."""
+    """Refuse and end what fits. `version` is the store's with it, `sent_at` in seconds since 1970.
+
+    `version` 0: the store did not take it, so each node keeps it and offers it to the store.
+    """
 
     revocation: Revocation
     version: int
     sent_at: float
 
 
+class UnstoredRevocationsCommand(NodeCommand):
+    """Send what you keep because the store did not take it: a node that starts cannot read it there."""
+
+
 class RevocationStats:
-    """What telemetry reads: the seconds from order to effect since they were last taken, and ended connections."""
+    """What telemetry reads: the seconds from command to effect since they were last taken, and ended connections."""
 
     def __init__(self) -> None:
         self.delays: list[float] = []
@@ -111,8 +125,12 @@ class RevocationSet:
         """The revocation of a session, if there is one."""
         return self._by_key.get(("session", session, ""))
 
+    def discard(self, revocation: Revocation) -> None:
+        """Take one out, whatever its times."""
+        self._by_key.pop((revocation.kind, revocation.id, revocation.channel), None)
+
     def forget_expired(self, now: float) -> None:
-        """Let go of those whose tokens have all expired."""
+        """Take out those whose tokens have all expired."""
         self._by_key = {key: known for key, known in self._by_key.items() if known.expires_at > now}
 
     def __call__(self, token: TokenFacts) -> bool:
@@ -138,7 +156,8 @@ class Revocations:
 
     It stands in memory, so that a connect costs no look-up elsewhere and an outage of the store lets nobody in again.
     Before the store was read for the first time nothing can be judged: `loaded` is false. A store that lost its memory
-    is told again what this node knows.
+    gets again what this node knows. What the store refuses, for want of memory say, every node keeps and offers again
+    until the store takes it, and sends to each node that starts.
     """
 
     def __init__(
@@ -157,13 +176,20 @@ class Revocations:
         self._hub = hub
         self._start_task = start_task
         self._refused = RevocationSet()
+        self._unstored = RevocationSet()
         self._version = 0
         self._pending: list[RevokeCommand] = []
         self._reload = asyncio.Event()
         control.on_command(RevokeCommand, self._carry_out)
+        control.on_command(UnstoredRevocationsCommand, self._send_unstored)
 
     def __len__(self) -> int:
         return len(self._refused)
+
+    @property
+    def unstored(self) -> int:
+        """How many the store has not taken yet."""
+        return len(self._unstored)
 
     @property
     def available(self) -> bool:
@@ -173,6 +199,7 @@ class Revocations:
     def report(self, metrics: Metrics) -> None:
         """Set the metrics of revocations."""
         metrics.set("starling_revocations_in_force", len(self))
+        metrics.set("starling_revocations_unstored", self.unstored)
         for kind, total in self.stats.ordered.items():
             metrics.count("starling_revocations_total", total, kind)
         metrics.count("starling_revoked_connections_total", self.stats.ended)
@@ -183,13 +210,25 @@ class Revocations:
         """Whether a token is refused."""
         return self._refused(token)
 
-    async def revoke(self, revocation: Revocation) -> None:
-        """Keep it, and have every node carry it out. Raises BrokerUnavailable; it may be kept then all the same."""
+    async def revoke(self, revocation: Revocation) -> bool:
+        """Store it, and have every node carry it out; False where the store refused it and the nodes keep it.
+
+        Raises BrokerUnavailable; it may be stored then all the same.
+        """
         if self._store is None:
             raise ValueError("this broker keeps no revocations")
-        sent_at = time.time()
-        version = await self._store.add([revocation])
+        sent_at, version = time.time(), 0
+        try:
+            version = await self._store.add([revocation])
+        except BrokerRefused as refusal:
+            log.warning(
+                "revocation_not_stored",
+                kind=revocation.kind,
+                reason=str(refusal),
+                remedy="the running workers hold to it and offer it again: let the broker take writes",
+            )
         await self._control.tell(RevokeCommand(revocation, version, sent_at))
+        return version > 0
 
     async def run(self) -> None:
         """Keep up with the store until cancelled."""
@@ -198,6 +237,7 @@ class Revocations:
             try:
                 if not self.loaded or await self._store.version() != self._version:
                     await self._load(self._store)
+                await self._offer(self._store)
             except BrokerUnavailable:
                 log.debug("revocations_not_read")
             except Exception:
@@ -205,48 +245,92 @@ class Revocations:
                 log.exception("revocations_failed")
             else:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(CHECK_SECONDS):
+                    async with asyncio.timeout(OFFER_SECONDS if self.unstored else CHECK_SECONDS):
                         await self._reload.wait()
                 self._refused.forget_expired(time.time())
+                self._unstored.forget_expired(time.time())
                 continue
             await asyncio.sleep(RETRY_SECONDS)
 
     def catch_up(self) -> None:
-        """Orders may have been missed: read the store again."""
+        """Commands may have been missed: read the store again."""
         self._version = -1
         self._reload.set()
 
     async def _load(self, store: RevocationStore) -> None:
+        await self._ask_peers(store)
         stored = await store.load()
         now = time.time()
         kept = {(one.kind, one.id, one.channel) for one in stored.revocations}
         lost = [one for one in self._refused if one.expires_at > now and (one.kind, one.id, one.channel) not in kept]
-        version = stored.version
-        if lost:
-            log.warning("revocations_restored", revocations=len(lost), reason="the store had lost them")
-            version = await store.add(lost)
+        for one in lost:
+            self._unstored.add(one)
         new = RevocationSet()
         for revocation in stored.revocations:
             if revocation.expires_at > now and self._refused.add(revocation):
                 new.add(revocation)
-        self._version, self.loaded = version, True
+        self._version, self.loaded = stored.version, True
         if len(new):
             await self._end_all(new)
 
+    async def _ask_peers(self, store: RevocationStore) -> None:
+        """Have the other nodes send what the store did not take; wait for them where it takes nothing even now."""
+        await self._control.tell(UnstoredRevocationsCommand())
+        if not self.loaded and not await store.writable():
+            await asyncio.sleep(PEER_SECONDS / 2)
+            # This node may not have been listening when it asked first.
+            await self._control.tell(UnstoredRevocationsCommand())
+            await asyncio.sleep(PEER_SECONDS / 2)
+
+    def _send_unstored(self, _: UnstoredRevocationsCommand) -> None:
+        if self.unstored:
+            self._start_task(self._tell_all(list(self._unstored)))
+
+    async def _tell_all(self, revocations: Collection[Revocation], version: int = 0) -> None:
+        try:
+            for revocation in revocations:
+                await self._control.tell(RevokeCommand(revocation, version, time.time()))
+        except BrokerUnavailable:
+            log.debug("revocations_not_sent")
+
+    async def _offer(self, store: RevocationStore) -> None:
+        """Have the store take what it has not taken yet. Raises BrokerUnavailable where that is not known."""
+        offered = list(self._unstored)
+        if not offered:
+            return
+        try:
+            version = await store.add(offered)
+        except BrokerRefused as refusal:
+            log.debug("revocations_not_stored", revocations=len(offered), reason=str(refusal))
+            return
+        log.warning("revocations_restored", revocations=len(offered), reason="the store had lost or refused them")
+        for revocation in offered:
+            self._unstored.discard(revocation)
+        self._version = version
+        # The others learn by it that the store has them.
+        await self._tell_all(offered, version)
+
     def _carry_out(self, order: RevokeCommand) -> None:
         self.stats.ordered[order.revocation.kind] += 1
-        self._refused.add(order.revocation)
-        # Between this one and the last that was heard, others may have been missed.
+        known = not self._refused.add(order.revocation)
+        if not order.version:
+            self._unstored.add(order.revocation)
+            self._reload.set()
+        else:
+            self._unstored.discard(order.revocation)
+        # Between this one and the last that was received, others may have been missed.
         if order.version == self._version + 1:
             self._version = order.version
         elif order.version > self._version:
             self._reload.set()
+        if known and not order.version:
+            return
         self._pending.append(order)
         if len(self._pending) == 1:
             self._start_task(self._end_pending())
 
     async def _end_pending(self) -> None:
-        """End what the orders of this moment are about; those that come meanwhile are dealt with together."""
+        """End what the commands of this moment are about; those that come meanwhile are dealt with together."""
         # Others of the same burst come in first.
         await asyncio.sleep(0)
         while orders := tuple(self._pending):
@@ -266,7 +350,7 @@ class Revocations:
                 try:
                     token = connection.drop_revoked(refused)
                 except Exception:
-                    # The others have to end all the same, and so have those of later orders.
+                    # The others have to end all the same, and so have those of later commands.
                     log.exception("revocation_failed", connection_id=connection.id)
                     continue
                 if token is not None:
@@ -286,5 +370,5 @@ class Revocations:
         try:
             await self.revoke(revocation)
         except BrokerUnavailable:
-            # It stands in memory here, and is told to the store when that is back.
+            # It stands in memory here, and goes to the store when that is back.
             log.warning("revocation_not_kept", kind=revocation.kind)

@@ -154,6 +154,12 @@ METRICS = (
     Metric(
         "starling_revocations_in_force", "gauge", "Revocations that the worker with the most knows.", mode="livemax"
     ),
+    Metric(
+        "starling_revocations_unstored",
+        "gauge",
+        "Revocations that the broker has not stored, kept by the worker that keeps the most.",
+        mode="livemax",
+    ),
     Metric("starling_revocations_total", "counter", "Revocations carried out by this pod's workers.", ("kind",)),
     Metric("starling_revoked_connections_total", "counter", "Connections ended because their token was revoked."),
     Metric(

@@ -93,8 +93,8 @@ class ApiMethods:
             "channels": Method(models.ChannelsBody, models.ChannelsResponse, self._channels),
             "info": Method(models.InfoBody, models.InfoResponse, self._info),
             "top": Method(models.TopBody, models.TopResponse, self._top),
-            "revoke_token": Method(models.RevokeTokenBody, models.EmptyResponse, self._revoke_token),
-            "revoke_session": Method(models.RevokeSessionBody, models.EmptyResponse, self._revoke_session),
+            "revoke_token": Method(models.RevokeTokenBody, models.RevocationResponse, self._revoke_token),
+            "revoke_session": Method(models.RevokeSessionBody, models.RevocationResponse, self._revoke_session),
             "invalidate_user_tokens": Method(
                 models.InvalidateUserTokensBody, models.InvalidateUserTokensResponse, self._invalidate_user_tokens
             ),
@@ -291,13 +291,13 @@ class ApiMethods:
 
     # Revoking
 
-    async def _revoke_token(self, request: models.RevokeTokenBody) -> models.EmptyResponse:
-        await self._revoke(Revocation("token", request.uid, self._end(request.expire_at)))
-        return _DONE
+    async def _revoke_token(self, request: models.RevokeTokenBody) -> models.RevocationResponse:
+        stored = await self._revoke(Revocation("token", request.uid, self._end(request.expire_at)))
+        return models.RevocationResponse(stored)
 
-    async def _revoke_session(self, request: models.RevokeSessionBody) -> models.EmptyResponse:
-        await self._revoke(Revocation("session", request.session, self._end(request.expire_at)))
-        return _DONE
+    async def _revoke_session(self, request: models.RevokeSessionBody) -> models.RevocationResponse:
+        stored = await self._revoke(Revocation("session", request.session, self._end(request.expire_at)))
+        return models.RevocationResponse(stored)
 
     async def _invalidate_user_tokens(
         self, request: models.InvalidateUserTokensBody
@@ -306,13 +306,14 @@ class ApiMethods:
         before = float(int(time.time())) if request.issued_before is None else request.issued_before
         if request.channel:
             self._options(request.channel)
-        await self._revoke(Revocation("user", request.user, self._end(request.expire_at), before, request.channel))
-        return models.InvalidateUserTokensResponse(before)
+        revocation = Revocation("user", request.user, self._end(request.expire_at), before, request.channel)
+        stored = await self._revoke(revocation)
+        return models.InvalidateUserTokensResponse(before, stored)
 
-    async def _revoke(self, revocation: Revocation) -> None:
+    async def _revoke(self, revocation: Revocation) -> bool:
         if not self._engine.revocations.available:
             raise _not_available("this broker keeps no revocations: use redis://")
-        await self._engine.revocations.revoke(revocation)
+        return await self._engine.revocations.revoke(revocation)
 
     def _end(self, expire_at: float | None) -> float:
         if expire_at is None:

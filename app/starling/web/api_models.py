@@ -422,7 +422,17 @@ class TopResponse(Struct):
     missing: list[str]
 
 
-class InvalidateUserTokensResponse(Struct):
-    """Tokens issued before this moment are refused, in seconds since 1970."""
+class RevocationResponse(Struct, omit_defaults=True):
+    """It is refused from now on, on every worker. `stored` false: the broker did not store it; the workers keep it.
+
+    They offer it again until it is stored, and send it to each worker that starts. Only if all end before is it lost.
+    """
+
+    stored: bool = True
+
+
+class InvalidateUserTokensResponse(Struct, omit_defaults=True):
+    """Tokens issued before this moment are refused, in seconds since 1970. `stored` as of the other revocations."""
 
     issued_before: float
+    stored: bool = True

@@ -28,6 +28,10 @@ class MemoryRevocations:
         """How many were ever added."""
         return self._version
 
+    async def writable(self) -> bool:
+        """True."""
+        return True
+
     async def load(self) -> StoredRevocations:
         """All that are kept."""
         return StoredRevocations(self._version, list(self._revocations.values()))

@@ -68,6 +68,15 @@ class RedisRevocations:
                 log.warning("revocation_malformed", problem=str(error))
         return StoredRevocations(version, revocations)
 
+    async def writable(self) -> bool:
+        """Whether Redis takes an addition now. Raises BrokerUnavailable."""
+        try:
+            # It changes nothing, and is denied where memory or replicas are missing.
+            await self._writing(b"ZADD", self._keys[1], "XX", 0, "")
+        except ResponseError:
+            return False
+        return True
+
 
 def _name(revocation: Revocation) -> str:
     return msgspec.json.encode((revocation.kind, revocation.id, revocation.channel, revocation.issued_before)).decode()
