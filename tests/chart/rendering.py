@@ -15,9 +15,10 @@ HELM = str(Path(sys.executable).with_name("helm"))
 RELEASE = "starling"
 NAMESPACE = "live"
 
-# The least that the chart accepts: a broker and a key to check tokens with.
+# Several pods, and what they need: a broker and a key to check tokens with.
 ACCEPTED: Mapping[str, Any] = {
-    "secrets": {"brokerUrl": {"existingSecret": "broker"}, "tokenHmacSecret": {"existingSecret": "tokens"}}
+    "replicaCount": 2,
+    "secrets": {"brokerUrl": {"existingSecret": "broker"}, "tokenHmacSecret": {"existingSecret": "tokens"}},
 }
 
 
@@ -47,14 +48,20 @@ class Objects:
         return [f"{document['kind']} {document['metadata']['name']}" for document in self.documents]
 
     @property
-    def pod(self) -> Mapping[str, Any]:
-        """The specification of the server's pods."""
+    def template(self) -> Mapping[str, Any]:
+        """What the server's pods are made from."""
         (template,) = [
             deployment["spec"]["template"]
             for deployment in self.of("Deployment")
             if deployment["metadata"]["labels"]["app.kubernetes.io/component"] == "server"
         ]
-        pod: Mapping[str, Any] = template["spec"]
+        found: Mapping[str, Any] = template
+        return found
+
+    @property
+    def pod(self) -> Mapping[str, Any]:
+        """The specification of the server's pods."""
+        pod: Mapping[str, Any] = self.template["spec"]
         return pod
 
     @property
@@ -73,7 +80,7 @@ class Objects:
 
 
 def render(values: Mapping[str, Any] | None = None, *, options: Sequence[str] = ()) -> Objects:
-    """Render with `values` on top of the least that is accepted. Raises RefusedError with Helm's words."""
+    """Render with `values` on top of ACCEPTED. Raises RefusedError with Helm's words."""
     return render_exactly(merged(ACCEPTED, values or {}), options=options)
 
 
@@ -102,6 +109,16 @@ def _rendered(values: str, options: tuple[str, ...], chart: Path) -> Objects:
     return Objects([document for document in yaml.safe_load_all(done.stdout) if document])
 
 
+def channels_file(objects: Objects) -> str:
+    """The channels file as the kubelet writes it into the pod: the annotation that the volume names."""
+    (volume,) = [volume for volume in objects.pod["volumes"] if volume["name"] == "channels"]
+    (item,) = volume["downwardAPI"]["items"]
+    assert item["path"] == "channels.yaml"
+    name = item["fieldRef"]["fieldPath"].removeprefix("metadata.annotations['").removesuffix("']")
+    text: str = objects.template["metadata"]["annotations"][name]
+    return text
+
+
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Two maps of values as Helm lays them over each other."""
     both = dict(below)
@@ -112,5 +129,5 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def value_files() -> list[Path]:
-    """The values that the chart brings along for its tests."""
-    return sorted((CHART / "ci").glob("*-values.yaml"))
+    """The values that the chart brings along: for production, and for its tests."""
+    return [CHART / "production.yaml", *sorted((CHART / "ci").glob("*-values.yaml"))]

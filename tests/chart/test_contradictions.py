@@ -1,4 +1,4 @@
-"""Values that contradict one another, or that are no values, are refused with words that name the mend."""
+"""Values that contradict one another, or that are no values, are refused with words that name the remedy."""
 
 from typing import Any
 
@@ -37,6 +37,16 @@ CONTRADICTIONS = [
     ({"channels": {"default": {}}, "settings": {"channelsFile": "/c"}}, "channels and settings.channelsFile"),
     ({"tracing": {"enabled": True, "endpoint": "http://c"}, "settings": {"tracing": True}}, "unset settings.tracing"),
     ({"tracing": {"enabled": True}}, "tracing.enabled without tracing.endpoint"),
+    (merged(AUTOSCALED, {"keda": {"enabled": True, "serverAddress": "http://p"}}), "would fight over the number"),
+    ({"keda": {"enabled": True}, "autoscaling": {"targetConnections": 9}}, "keda.enabled without keda.serverAddress"),
+    ({"keda": {"enabled": True, "serverAddress": "http://p"}}, "settings.maxConnections .*, or autoscaling.targetCo"),
+    ({"extraEnv": [{"name": "TZ", "value": "UTC"}, {"name": "TZ", "value": "CET"}]}, "extraEnv has TZ twice"),
+    ({"certificate": {"enabled": True, "dnsNames": ["a.example.com"]}}, "certificate.enabled without .*issuerRef.name"),
+    ({"certificate": {"enabled": True, "issuerRef": {"name": "i"}}}, "certificate.enabled without a name to certify"),
+    (
+        {"lifecycle": {"preStop": {"sleep": {"seconds": 10}}}, "terminationGracePeriodSeconds": 69},
+        "terminationGracePeriodSeconds is 69, but .* need 70",
+    ),
     ({"ingress": {"enabled": True}}, "ingress.enabled without ingress.hosts"),
     ({"httpRoute": {"enabled": True}}, "httpRoute.enabled without httpRoute.parentRefs"),
     ({"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}, "scraped twice"),
@@ -52,9 +62,18 @@ def test_a_contradiction_is_refused(values: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (OWN_BROKER, "no key to check tokens with: set secrets.tokenHmacSecret.existingSecret"),
-        (OWN_TOKEN, "2 pods, but no broker joins them: set secrets.brokerUrl.existingSecret"),
-        (merged(OWN_TOKEN, {"secrets": {"brokerUrl": {"value": "memory://"}}}), "2 pods, but no broker"),
+        (
+            merged(OWN_BROKER, {"secrets": {"tokenHmacSecret": {"generate": False}}}),
+            "no key to check tokens with: set secrets.tokenHmacSecret.existingSecret",
+        ),
+        (
+            merged(OWN_TOKEN, {"replicaCount": 2}),
+            "2 pods, but no broker joins them: set secrets.brokerUrl.existingSecret",
+        ),
+        (
+            merged(OWN_TOKEN, {"replicaCount": 2, "secrets": {"brokerUrl": {"value": "memory://"}}}),
+            "2 pods, but no broker",
+        ),
         (merged(OWN_TOKEN, {"replicaCount": 1, "settings": {"workers": 2}}), "settings.workers is 2, but no broker"),
         (merged(OWN_TOKEN, {"replicaCount": 1, **AUTOSCALED}), "10 pods, but no broker joins them"),
     ],
@@ -64,11 +83,12 @@ def test_what_is_missing_is_named_with_how_to_set_it(values: dict[str, Any], wor
         render_exactly(values)
 
 
-def test_everything_that_is_wrong_is_told_at_once() -> None:
+def test_everything_that_is_wrong_is_reported_at_once() -> None:
+    keyless = {"secrets": {"tokenHmacSecret": {"generate": False}}}
     with pytest.raises(RefusedError) as refused:
-        render_exactly({"terminationGracePeriodSeconds": 1})
-    told = str(refused.value)
-    assert all(words in told for words in ("terminationGracePeriodSeconds is 1", "no key", "no broker"))
+        render_exactly({"terminationGracePeriodSeconds": 1, "replicaCount": 2, **keyless})
+    message = str(refused.value)
+    assert all(words in message for words in ("terminationGracePeriodSeconds is 1", "no key", "no broker"))
 
 
 @pytest.mark.parametrize(
@@ -105,6 +125,17 @@ SLIPS = [
     ({"channels": {"default": {"presense": True}}}, "presense"),
     ({"channels": {"namespaces": {"chat": {"history_ttl": "5 minutes"}}}}, "history_ttl"),
     ({"service": {"type": "ExternalName"}}, "type"),
+    ({"service": {"trafficDistribution": "Near"}}, "trafficDistribution"),
+    ({"service": {"clusterIP": "none"}}, "clusterIP"),
+    ({"service": {"ipFamilies": ["IPv5"]}}, "ipFamilies"),
+    ({"resources": {"limits": {"memory": "512MB"}}}, "memory"),
+    ({"resources": {"request": {"cpu": 1}}}, "request"),
+    ({"test": {"resources": {"requests": {"cpu": "1 core"}}}}, "cpu"),
+    ({"podDisruptionBudget": {"maxUnavailable": "101%"}}, "maxUnavailable"),
+    ({"ingress": {"hosts": [{"host": "*.*"}]}}, "host"),
+    ({"ingress": {"hosts": [{"host": "Live.example.com"}]}}, "host"),
+    ({"httpRoute": {"hostnames": ["https://live.example.com"]}}, "hostnames"),
+    ({"namespaceOverride": "My.Namespace"}, "namespaceOverride"),
 ]
 
 

@@ -1,10 +1,12 @@
 """The Deployment: times that fit into one another, how pods are replaced, and what runs in them."""
 
+from typing import Any
+
 import pytest
 
 from starling.server.application import BEYOND_DRAIN_SECONDS
 from starling.settings import load_settings
-from tests.chart.rendering import render
+from tests.chart.rendering import RELEASE, render
 
 
 def test_the_grace_is_computed_from_the_drain() -> None:
@@ -134,26 +136,78 @@ def test_selectors_never_hold_a_version() -> None:
 
 
 def test_a_change_of_channels_or_of_a_given_secret_restarts_the_pods() -> None:
-    def annotations(values: dict[str, object]) -> dict[str, str]:
-        pod: dict[str, str] = render(values).one("Deployment")["spec"]["template"]["metadata"]["annotations"]
-        return pod
+    def template(values: dict[str, object]) -> object:
+        return render(values).template
 
-    before = annotations({"channels": {"default": {"history_size": 1}}})
-    after = annotations({"channels": {"default": {"history_size": 2}}})
-    assert before["checksum/channels"] != after["checksum/channels"]
+    before = template({"channels": {"default": {"history_size": 1, "history_ttl": 60}}})
+    after = template({"channels": {"default": {"history_size": 2, "history_ttl": 60}}})
+    assert before != after
     given = [
-        annotations({"secrets": {"tokenHmacSecretPrevious": {"value": value}}})["checksum/secret"]
-        for value in ("a" * 32, "b" * 32, "b" * 32)
+        template({"secrets": {"tokenHmacSecretPrevious": {"value": value}}}) for value in ("a" * 32, "b" * 32, "b" * 32)
     ]
     assert given[0] != given[1] == given[2]
 
 
-def test_a_secret_that_is_made_up_does_not_restart_the_pods_at_every_upgrade() -> None:
-    made_up = {"tokenHmacSecret": {"existingSecret": "", "generate": True}}
-    rendered = [render({"secrets": made_up, "replicaCount": pods}) for pods in (2, 3)]
+def test_a_secret_that_is_generated_does_not_restart_the_pods_at_every_upgrade() -> None:
+    generated = {"tokenHmacSecret": {"existingSecret": "", "generate": True}}
+    rendered = [render({"secrets": generated, "replicaCount": pods}) for pods in (2, 3)]
     assert rendered[0].one("Secret") != rendered[1].one("Secret")
-    checksums = {
-        objects.one("Deployment")["spec"]["template"]["metadata"]["annotations"]["checksum/secret"]
-        for objects in rendered
-    }
-    assert len(checksums) == 1
+    assert rendered[0].template == rendered[1].template
+
+
+PLACES: dict[str, Any] = {
+    "nodeSelector": {"pool": "live"},
+    "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+    "priorityClassName": "high",
+    "runtimeClassName": "gvisor",
+    "schedulerName": "packed",
+    "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["redis"]}],
+    "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]},
+}
+
+
+def test_every_pod_runs_where_the_values_say() -> None:
+    node: dict[str, Any] = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
+    apart: dict[str, Any] = {"preferredDuringSchedulingIgnoredDuringExecution": []}
+    values = {**PLACES, "affinity": {"nodeAffinity": node, "podAntiAffinity": apart}, "redis": {"enabled": True}}
+    objects = render({**values, "secrets": {"brokerUrl": {"existingSecret": ""}}})
+    test = objects.one("Pod", f"{RELEASE}-round-trip")["spec"]
+    redis = objects.one("Deployment", f"{RELEASE}-redis")["spec"]["template"]["spec"]
+    for pod in (objects.pod, test, redis):
+        assert {name: pod[name] for name in PLACES} == PLACES
+        assert pod["affinity"]["nodeAffinity"] == node
+    assert "podAntiAffinity" in objects.pod["affinity"]
+    assert "podAntiAffinity" not in test["affinity"], "a test must fit next to the server"
+
+
+def test_common_annotations_reach_every_object_and_pod_and_labels_of_selectors_stay() -> None:
+    owner = {"example.com/owner": "platform"}
+    labels = {"app.kubernetes.io/component": "other", "team": "live"}
+    values = {"commonAnnotations": owner, "commonLabels": labels, "podLabels": labels, "dashboards": {"enabled": True}}
+    objects = render({**values, "deploymentAnnotations": {"reloader.stakater.com/auto": "true"}})
+    for document in objects.documents:
+        assert owner.items() <= document["metadata"]["annotations"].items(), document["kind"]
+        assert document["metadata"]["labels"]["team"] == "live"
+        assert document["metadata"]["labels"]["app.kubernetes.io/component"] != "other"
+    assert owner.items() <= objects.template["metadata"]["annotations"].items()
+    assert objects.one("Deployment")["metadata"]["annotations"]["reloader.stakater.com/auto"] == "true"
+
+
+def test_everything_goes_to_another_namespace_where_one_is_given() -> None:
+    objects = render({"namespaceOverride": "elsewhere", "serviceMonitor": {"enabled": True}})
+    assert {document["metadata"]["namespace"] for document in objects.documents} == {"elsewhere"}
+    assert objects.one("ServiceMonitor")["spec"]["namespaceSelector"] == {"matchNames": ["elsewhere"]}
+
+
+def test_extra_objects_are_made_from_maps_and_from_text() -> None:
+    text = 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: "{{ .Release.Name }}-text", labels: {}}\n'
+    mapped = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Values.service.port }}-map"}}
+    names = [found["metadata"]["name"] for found in render({"extraObjects": [text, mapped]}).of("ConfigMap")]
+    assert sorted(names) == ["80-map", f"{RELEASE}-text"]
+
+
+def test_seconds_of_a_pre_stop_hook_are_added_to_the_grace() -> None:
+    hook = {"preStop": {"sleep": {"seconds": 10}}}
+    objects = render({"lifecycle": hook})
+    assert objects.container["lifecycle"] == hook
+    assert objects.pod["terminationGracePeriodSeconds"] == 70

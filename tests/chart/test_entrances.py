@@ -78,9 +78,51 @@ def test_a_route_points_to_the_public_service_only_and_names_no_timeouts() -> No
     assert "timeouts" not in rule
 
 
+def test_rules_of_a_route_lead_to_the_public_service_unless_they_say_otherwise() -> None:
+    redirect = {"filters": [{"type": "RequestRedirect", "requestRedirect": {"hostname": "a"}}]}
+    elsewhere = {"backendRefs": [{"name": "other", "port": 1}]}
+    rules: list[dict[str, Any]] = [{"timeouts": {"request": "0s"}}, redirect, elsewhere]
+    rendered = render({"httpRoute": {**HTTP_ROUTE, "rules": rules}}).one("HTTPRoute")["spec"]["rules"]
+    assert rendered == [{**rules[0], "backendRefs": [{"name": RELEASE, "port": 80}]}, redirect, elsewhere]
+
+
+def test_a_certificate_is_for_all_hosts_and_the_ingress_uses_it() -> None:
+    objects = render(
+        {
+            "certificate": {"enabled": True, "issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}},
+            "ingress": {"enabled": True, "hosts": [{"host": "a.example.com"}]},
+            "httpRoute": {**HTTP_ROUTE, "hostnames": ["b.example.com"]},
+        }
+    )
+    specification = objects.one("Certificate")["spec"]
+    assert specification["dnsNames"] == ["a.example.com", "b.example.com"]
+    assert specification["issuerRef"] == {"name": "letsencrypt", "kind": "ClusterIssuer"}
+    (tls,) = objects.one("Ingress")["spec"]["tls"]
+    assert tls == {"secretName": specification["secretName"], "hosts": specification["dnsNames"]}
+
+
+def test_the_public_service_takes_what_a_cluster_s_network_is_tuned_by() -> None:
+    values = {
+        "trafficDistribution": "PreferClose",
+        "ipFamilyPolicy": "PreferDualStack",
+        "ipFamilies": ["IPv6", "IPv4"],
+        "clusterIP": "None",
+        "labels": {"example.com/a": "b"},
+    }
+    objects = render({"service": values})
+    service = objects.one("Service")
+    assert {name: service["spec"][name] for name in values if name != "labels"} == {
+        name: value for name, value in values.items() if name != "labels"
+    }
+    assert service["metadata"]["labels"]["example.com/a"] == "b"
+    internal = objects.one("Service", f"{RELEASE}-internal")["spec"]
+    assert internal["ipFamilyPolicy"] == "PreferDualStack"
+    assert "clusterIP" not in internal
+
+
 def test_no_entrance_is_opened_by_default() -> None:
     objects = render()
-    assert objects.of("Ingress") + objects.of("HTTPRoute") == []
+    assert objects.of("Ingress") + objects.of("HTTPRoute") + objects.of("Certificate") == []
     assert {service["spec"]["type"] for service in objects.of("Service")} == {"ClusterIP"}
 
 

@@ -1,114 +1,92 @@
-"""A secret that the chart made up outlives an upgrade.
+"""Secrets that the chart generates: kept in an upgrade, new at every rendering without a cluster, and only for a trial.
 
 Helm reads the standing Secret back from the cluster. Here a few answers of a Kubernetes API stand in for one, since
 rendering needs no more; tests/chart/test_cluster.py does the same with a real cluster where there is one.
 """
 
 import base64
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.chart.rendering import NAMESPACE, RELEASE, render
+from tests.chart.cluster_api import cluster_with, path_of
+from tests.chart.rendering import CHART, NAMESPACE, RELEASE, Objects, render_exactly
 
 STANDING = "the secret of the first installation"
-SECRET_PATH = f"/api/v1/namespaces/{NAMESPACE}/secrets/{RELEASE}"
-GENERATED = {"secrets": {"tokenHmacSecret": {"existingSecret": "", "generate": True}}}
+TRIAL: dict[str, Any] = {"secrets": {"tokenHmacSecret": {"existingSecret": ""}}}
 
 
-def answers(*, secret_stands: bool) -> dict[str, Any]:
-    """What the API answers, by path."""
-    resource = {"name": "secrets", "singularName": "secret", "namespaced": True, "kind": "Secret", "verbs": ["get"]}
-    found: dict[str, Any] = {
-        "/version": {"major": "1", "minor": "31", "gitVersion": "v1.31.0"},
-        "/api": {"kind": "APIVersions", "versions": ["v1"]},
-        "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
-        "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": [resource]},
-    }
-    if secret_stands:
-        found[SECRET_PATH] = {
-            "kind": "Secret",
-            "apiVersion": "v1",
-            "metadata": {"name": RELEASE, "namespace": NAMESPACE},
-            "data": {"token-hmac-secret": base64.b64encode(STANDING.encode()).decode()},
-        }
-    return found
+def generated(objects: Objects) -> dict[str, str]:
+    """What the generated Secret holds, in the clear."""
+    data = objects.one("Secret")["data"]
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
 
-class Api(BaseHTTPRequestHandler):
-    """Answers from the server's `answers`, and notes in `asked` what was asked."""
-
-    server: "ApiServer"
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        self.server.asked.append(path)
-        answer = self.server.answers.get(path)
-        missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
-        body = json.dumps(answer or missing).encode()
-        self.send_response(200 if answer else 404)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name for it
-        pass
+def secret(data: dict[str, str]) -> dict[str, Any]:
+    coded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
+    metadata = {"name": RELEASE, "namespace": NAMESPACE}
+    return {"kind": "Secret", "apiVersion": "v1", "metadata": metadata, "data": coded}
 
 
-class ApiServer(ThreadingHTTPServer):
-    """A few answers of a Kubernetes API on a loopback port."""
-
-    def __init__(self, answers: dict[str, Any]) -> None:
-        super().__init__(("127.0.0.1", 0), Api)
-        self.answers = answers
-        self.asked: list[str] = []
-
-    def kubeconfig(self, directory: Path) -> str:
-        """Write the file that leads Helm here, and return its path."""
-        path = directory / "kubeconfig"
-        configuration = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.server_port}"}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": ""}}],
-            "current-context": "c",
-        }
-        path.write_text(yaml.safe_dump(configuration))
-        return str(path)
+def test_the_secret_that_stands_is_kept_and_what_it_lacks_is_generated(tmp_path: Path) -> None:
+    standing = secret({"token-hmac-secret": STANDING})
+    with cluster_with([standing], tmp_path) as api:
+        held = generated(api.upgrade(TRIAL))
+        assert path_of(standing) in api.asked
+    assert held["token-hmac-secret"] == STANDING
+    assert len(held["api-keys"]) == 64
 
 
-@pytest.fixture
-def api(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
-    with ApiServer(answers(secret_stands=request.param)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join(10)
+def test_without_one_it_is_generated(tmp_path: Path) -> None:
+    with cluster_with([], tmp_path) as api:
+        held = generated(api.upgrade(TRIAL))
+        assert f"/api/v1/namespaces/{NAMESPACE}/secrets/{RELEASE}" in api.asked
+    assert sorted(held) == ["api-keys", "token-hmac-secret"]
+    assert all(len(value) == 64 and value.isalnum() for value in held.values())
 
 
-def made_up(api: ApiServer, directory: Path) -> str:
-    """The secret as an upgrade would set it."""
-    options = ["--dry-run=server", "--is-upgrade", "--kubeconfig", api.kubeconfig(directory)]
-    secret = render(GENERATED, options=options).one("Secret")
-    assert SECRET_PATH in api.asked
-    return base64.b64decode(secret["data"]["token-hmac-secret"]).decode()
+def test_it_outlives_the_release() -> None:
+    assert render_exactly({}).one("Secret")["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
 
 
-@pytest.mark.parametrize("api", [True], indirect=True)
-def test_the_secret_that_stands_is_kept(api: ApiServer, tmp_path: Path) -> None:
-    assert made_up(api, tmp_path) == STANDING
+def test_rendered_without_a_cluster_it_is_new_each_time_but_a_secret_of_the_users_is_not() -> None:
+    """What Argo CD does at each sync: nothing may differ there, or every token in use would be void."""
+    renderings = [render_exactly({"podAnnotations": {"sync": time}}) for time in ("1", "2")]
+    assert generated(renderings[0]) != generated(renderings[1])
+    production = yaml.safe_load((CHART / "production.yaml").read_text())
+    first, second = ([str(one) for one in synced(production, time)] for time in ("1", "2"))
+    assert first == second
 
 
-@pytest.mark.parametrize("api", [False], indirect=True)
-def test_without_one_it_is_made_up(api: ApiServer, tmp_path: Path) -> None:
-    secret = made_up(api, tmp_path)
-    assert len(secret) == 64
-    assert secret.isalnum()
+def synced(values: dict[str, Any], time: str) -> list[dict[str, Any]]:
+    """Every object of one of several equal renderings; `time` tells them apart for Helm alone."""
+    return [dict(document) for document in render_exactly(values, options=["--set", f"global.sync={time}"]).documents]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"secrets": {"tokenHmacSecret": {"existingSecret": "mine"}}},
+        {"secrets": {"tokenHmacSecret": {"value": "x" * 32}}},
+        {"settings": {"tokenJwksUrl": "https://issuer.example.com/keys"}},
+        {"settings": {"tokenPublicKey": "-----BEGIN PUBLIC KEY-----"}},
+        {"settings": {"dev": True}},
+        {"extraEnvFrom": [{"secretRef": {"name": "everything"}}]},
+        {"extraEnv": [{"name": "STARLING_TOKEN_HMAC_SECRET_FILE", "value": "/vault/hmac"}]},
+        {"extraEnv": [{"name": "STARLING_TOKEN_JWKS_URL", "value": "https://issuer.example.com/keys"}]},
+    ],
+    ids=str,
+)
+def test_nothing_is_generated_where_something_else_checks_tokens(values: dict[str, Any]) -> None:
+    objects = render_exactly(values)
+    assert [secret for secret in objects.of("Secret") if secret["metadata"]["name"] == RELEASE] == []
+    assert "STARLING_API_KEYS" not in objects.environment
+
+
+def test_a_generated_secret_can_be_asked_for_one_by_one() -> None:
+    mine = {"tokenHmacSecret": {"existingSecret": "mine"}, "apiKeys": {"generate": True}}
+    assert list(generated(render_exactly({"secrets": mine}))) == ["api-keys"]
+    closed = {"apiKeys": {"generate": False}}
+    assert list(generated(render_exactly({"secrets": closed}))) == ["token-hmac-secret"]

@@ -25,7 +25,9 @@ def talking_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def notes(chart: Path, name: str) -> str:
-    values: dict[str, Any] = yaml.safe_load((CHART / "ci" / f"{name}-values.yaml").read_text())
+    values: dict[str, Any] = {}
+    if name != "defaults":
+        values = yaml.safe_load((CHART / "ci" / f"{name}-values.yaml").read_text())
     if name == "everything-else":
         values["secrets"]["brokerUrl"]["value"] = f"redis://:{SECRET}@redis"
     text: str = render_exactly(values, chart=chart).one("Notes", "notes")["text"]
@@ -47,6 +49,38 @@ def test_they_warn_of_what_is_for_trying_out(talking_chart: Path) -> None:
     assert "port-forward service/starling 8000:80" in told
     assert "get secret starling" in told
     assert "WARNING: settings.dev" in notes(talking_chart, "one-pod")
+
+
+def test_without_values_they_say_that_it_is_a_trial_and_what_production_needs(talking_chart: Path) -> None:
+    text = notes(talking_chart, "defaults")
+    assert "WARNING: this is a trial" in text
+    assert all(value in text for value in ("secrets.brokerUrl", "replicaCount", "production.yaml"))
+    assert "starling token alice" in text
+    assert "{.data.api-keys}" in text
+    assert "secrets.apiKeys opens it" not in text
+
+
+@pytest.mark.parametrize("name", ["defaults", "try-out"])
+def test_they_send_users_of_argo_cd_to_secrets_of_their_own_where_one_is_generated(
+    talking_chart: Path, name: str
+) -> None:
+    text = notes(talking_chart, name)
+    assert "Argo CD" in text
+    assert "secrets.tokenHmacSecret.existingSecret" in text
+    assert "Argo CD" not in notes(talking_chart, "production")
+
+
+def test_they_name_both_ways_in_where_there_are_two(talking_chart: Path) -> None:
+    values = yaml.safe_load((CHART / "ci" / "everything-else-values.yaml").read_text())
+    values["httpRoute"] = {"enabled": True, "parentRefs": [{"name": "g"}], "hostnames": ["gateway.example.com"]}
+    text = str(render_exactly(values, chart=talking_chart).one("Notes", "notes")["text"])
+    assert "wss://gateway.example.com/ws" in text
+    assert "wss://live.example.com/ws" in text
+
+
+def test_they_say_that_alerts_have_no_link_where_the_runbooks_address_is_missing(talking_chart: Path) -> None:
+    assert "prometheusRule.runbookUrl" in notes(talking_chart, "everything-else")
+    assert "prometheusRule.runbookUrl" not in notes(talking_chart, "production")
 
 
 def test_they_say_that_the_server_api_is_closed_where_no_key_opens_it(talking_chart: Path) -> None:

@@ -1,5 +1,6 @@
 """The alerts: valid, each proven firing and silent, each with a page, and in the chart as they are in the file."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -146,6 +147,22 @@ def test_annotations_reach_prometheus_as_they_are() -> None:
             **alert["annotations"],
             "runbook_url": "https://git.example.com/" + alert["annotations"]["runbook_url"],
         }
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_with_grafana_s_address_an_alert_links_to_its_panel(alert: dict[str, Any]) -> None:
+    rendered = rendered_alerts({"grafanaUrl": "https://grafana.example.com/"})[alert["alert"]]["annotations"]
+    dashboard, _, query = rendered["panel_url"].partition("?")
+    assert dashboard == f"https://grafana.example.com/d/{alert['annotations']['dashboard']}"
+    parts = dict(part.split("=") for part in query.split("&"))
+    assert (parts["var-namespace"], parts["var-job"]) == (NAMESPACE, RELEASE)
+    boards = [json.loads(path.read_text()) for path in (CHART / "dashboards").glob("*.json")]
+    (board,) = [board for board in boards if board["uid"] == alert["annotations"]["dashboard"]]
+    panels = [panel for row in board["panels"] for panel in (row, *row.get("panels", ()))]
+    (panel,) = [panel for panel in panels if panel["id"] == int(parts["viewPanel"])]
+    assert panel["title"] == alert["annotations"]["panel"]
+    variables = {variable["name"] for variable in board["templating"]["list"]}
+    assert {"namespace", "job"} <= variables
 
 
 def test_threshold_time_and_severity_can_be_changed() -> None:

@@ -1,10 +1,12 @@
 """How many pods: replicas, the autoscaler and the disruption budget."""
 
+import re
 from typing import Any
 
 import pytest
 
-from tests.chart.rendering import render
+from tests.chart.exposition import exposed_names, names_in
+from tests.chart.rendering import CHART, NAMESPACE, RELEASE, render
 
 AUTOSCALED: dict[str, Any] = {
     "autoscaling": {"enabled": True, "minReplicas": 3},
@@ -38,12 +40,36 @@ def test_pods_come_at_once_and_go_slowly() -> None:
     }
 
 
-def test_the_autoscaler_owns_the_number_of_pods_but_for_the_first_installation() -> None:
-    assert render(AUTOSCALED).one("Deployment")["spec"]["replicas"] == 3
-    assert "replicas" not in render(AUTOSCALED, options=["--is-upgrade"]).one("Deployment")["spec"]
-    unseeded = {**AUTOSCALED, "autoscaling": {**AUTOSCALED["autoscaling"], "seedReplicas": False}}
-    assert "replicas" not in render(unseeded).one("Deployment")["spec"]
-    assert render(options=["--is-upgrade"]).one("Deployment")["spec"]["replicas"] == 2
+def test_keda_follows_the_release_s_connections_within_the_same_bounds() -> None:
+    keda = {
+        "enabled": True,
+        "serverAddress": "http://prometheus:9090",
+        "fallback": {"failureThreshold": 3, "replicas": 6},
+    }
+    objects = render({**AUTOSCALED, "autoscaling": {"minReplicas": 3, "maxReplicas": 7}, "keda": keda})
+    specification = objects.one("ScaledObject")["spec"]
+    assert specification["scaleTargetRef"] == {"name": RELEASE}
+    assert (specification["minReplicaCount"], specification["maxReplicaCount"]) == (3, 7)
+    assert specification["fallback"] == {"failureThreshold": 3, "replicas": 6}
+    behavior = specification["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior == render(AUTOSCALED).one("HorizontalPodAutoscaler")["spec"]["behavior"]
+    (trigger,) = specification["triggers"]
+    assert trigger["metadata"] == {
+        "serverAddress": "http://prometheus:9090",
+        "query": f'sum(starling_connections{{job="{RELEASE}",namespace="{NAMESPACE}"}})',
+        "threshold": "14000",
+    }
+    assert names_in(trigger["metadata"]["query"]) <= exposed_names()
+    assert objects.of("HorizontalPodAutoscaler") == []
+    assert objects.of("PodDisruptionBudget"), "three pods at least"
+
+
+def test_the_rule_for_an_adapter_asks_for_the_metric_that_the_autoscaler_reads() -> None:
+    page = (CHART / "README.md").read_text()
+    (rule,) = re.findall(r"seriesQuery: (\w+)", page)
+    (metric,) = render(AUTOSCALED).one("HorizontalPodAutoscaler")["spec"]["metrics"]
+    assert rule == metric["pods"]["metric"]["name"]
+    assert rule in exposed_names()
 
 
 def test_the_budget_lets_one_pod_go_at_a_time() -> None:

@@ -14,8 +14,9 @@ import yaml
 from tests.chart.rendering import CHART, HELM, render_exactly, value_files
 
 CRDS = Path(__file__).parent / "crds"
-CUSTOM = ("HTTPRoute", "PodMonitor", "PrometheusRule", "ServiceMonitor")
-OLDEST = 29
+CUSTOM = ("Certificate", "HTTPRoute", "PodMonitor", "PrometheusRule", "ScaledObject", "ServiceMonitor")
+FAMILIES = {"Certificate": "cert-manager", "HTTPRoute": "gateway-api", "ScaledObject": "keda"}
+OLDEST = 30
 NEWEST = int(kubernetes_validate.latest_version().split(".")[1])
 
 
@@ -82,7 +83,7 @@ def wrong_fields(resources: list[Mapping[str, Any]], directory: Path) -> str:
     """What TypeScript says of fields that a resource's definition does not have."""
     lines = []
     for position, resource in enumerate(resources):
-        family = "gateway-api" if resource["kind"] == "HTTPRoute" else "prometheus-operator"
+        family = FAMILIES.get(resource["kind"], "prometheus-operator")
         kind = f"@kubernetes-models/{family}/{resource['apiVersion']}/{resource['kind']}"
         lines.append(f'import type {{ I{resource["kind"]} as Kind{position} }} from "{kind}";')
         lines.append(f"export const resource{position}: Kind{position} = {json.dumps(resource)};")

@@ -83,6 +83,18 @@ def test_no_role_is_asked_for() -> None:
     assert not kinds & {"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}
 
 
+def test_two_long_names_that_differ_at_their_end_stay_apart() -> None:
+    names = {
+        render({"fullnameOverride": "a" * 55 + end}).of("Deployment")[0]["metadata"]["name"] for end in ("-one", "-two")
+    }
+    assert len(names) == 2
+
+
+def test_a_release_with_a_dot_in_its_name_has_names_that_a_service_may_have() -> None:
+    objects = render({"fullnameOverride": "a.b"})
+    assert {service["metadata"]["name"] for service in objects.of("Service")} == {"a-b", "a-b-internal"}
+
+
 def test_long_names_stay_within_what_kubernetes_allows() -> None:
     objects = render({"fullnameOverride": "a" * 50 + "-and-more", "dashboards": {"enabled": True}})
     assert max(len(document["metadata"]["name"]) for document in objects.documents) <= 63

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from starling.engine.channels import ChannelOptions, parse_channels
 from starling.settings import Settings, load_settings
-from tests.chart.rendering import CHART, NAMESPACE, RELEASE, Objects, render, render_exactly, value_files
+from tests.chart.rendering import CHART, NAMESPACE, RELEASE, Objects, channels_file, render, render_exactly, value_files
 
 # Settings whose value a test chooses so that they fit together; each differs from the application's own default.
 CHOSEN: dict[str, Any] = {
@@ -42,6 +42,10 @@ CHOSEN: dict[str, Any] = {
     # With a JWKS address developer mode is refused, so this one keeps its default.
     "dev": False,
 }
+
+
+NO_BROKER = {"secrets": {"brokerUrl": {"existingSecret": ""}}}
+TRACED = {"tracing": {"enabled": True, "endpoint": "http://collector.monitoring:4318"}}
 
 
 def camel_case(field: str) -> str:
@@ -148,18 +152,12 @@ def test_a_secret_that_is_given_stands_in_the_secret_and_nowhere_else(field: str
     objects = render({"secrets": {camel_case(field): {"existingSecret": "", "value": value}}})
     holders = [document["kind"] for document in objects.documents if word in json.dumps(document)]
     assert holders == []
-    secret = objects.one("Secret")
-    assert base64.b64decode(secret["data"][field.replace("_", "-")]).decode() == value
-    assert objects.environment[f"STARLING_{field.upper()}"] == {"name": RELEASE, "key": field.replace("_", "-")}
-
-
-def test_a_secret_that_is_made_up_is_long_and_outlives_the_release() -> None:
-    values = {"secrets": {"tokenHmacSecret": {"existingSecret": "", "generate": True}}}
-    made = [render({**values, "replicaCount": pods}).one("Secret") for pods in (2, 3)]
-    words = [base64.b64decode(secret["data"]["token-hmac-secret"]) for secret in made]
-    assert len(words[0]) == 64
-    assert words[0] != words[1]
-    assert made[0]["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    reference = objects.environment[f"STARLING_{field.upper()}"]
+    assert reference["name"] == f"{RELEASE}-values"
+    assert reference["key"].startswith(field.replace("_", "-") + ".")
+    secret = objects.one("Secret", reference["name"])
+    assert base64.b64decode(secret["data"][reference["key"]]).decode() == value
+    assert "helm.sh/resource-policy" not in secret["metadata"]["annotations"], "it goes with the release"
 
 
 def test_without_secrets_of_its_own_the_chart_makes_none() -> None:
@@ -167,15 +165,9 @@ def test_without_secrets_of_its_own_the_chart_makes_none() -> None:
 
 
 def test_channels_become_a_file_that_the_server_reads() -> None:
-    chat = {"presence": True, "allow_subscribe_for_client": True}
-    channels = {"default": {"history_size": 10, "history_ttl": "300s"}, "namespaces": {"chat": chat}}
-    objects = render({"channels": channels})
+    objects = render({"channels": {"namespaces": {"chat": {"presence": True}}}})
     (mount,) = [mount for mount in objects.container["volumeMounts"] if mount["name"] == "channels"]
-    (volume,) = [volume for volume in objects.pod["volumes"] if volume["name"] == "channels"]
-    configuration = objects.one("ConfigMap", volume["configMap"]["name"])
-    document = yaml.safe_load(configuration["data"]["channels.yaml"])
-    assert document == channels
-    assert parse_channels(document, developer=False).namespaces.keys() == {"chat"}
+    assert parse_channels(yaml.safe_load(channels_file(objects)), developer=False).namespaces["chat"].presence
     assert objects.environment["STARLING_CHANNELS_FILE"] == f"{mount['mountPath']}/channels.yaml"
     assert "STARLING_CHANNELS_FILE" not in render().environment
 
@@ -184,8 +176,7 @@ def test_every_option_of_a_channel_can_be_set_from_the_chart() -> None:
     defaults = {name: field.default for name, field in ChannelOptions.model_fields.items()}
     options = {**defaults, "history_size": 100_000, "history_ttl": 1_000_000, "history_meta_ttl": "365d"}
     objects = render({"channels": {"default": options, "namespaces": {"chat": options}}})
-    (volume,) = [volume for volume in objects.pod["volumes"] if volume["name"] == "channels"]
-    document = yaml.safe_load(objects.one("ConfigMap", volume["configMap"]["name"])["data"]["channels.yaml"])
+    document = yaml.safe_load(channels_file(objects))
     assert parse_channels(document, developer=False).default == ChannelOptions(**options)
 
 
@@ -244,3 +235,34 @@ def test_tracing_is_turned_on_with_what_the_sdk_reads_itself() -> None:
     # Kubernetes fills in only what stands before.
     assert names.index("POD_NAME") < names.index("OTEL_RESOURCE_ATTRIBUTES")
     assert not any(name.startswith("OTEL_") for name in render().environment)
+
+
+@pytest.mark.parametrize(
+    ("values", "variable", "value"),
+    [
+        ({}, {"name": "STARLING_LOG_FORMAT", "value": "console"}, "console"),
+        ({"redis": {"enabled": True}, **NO_BROKER}, {"name": "STARLING_BROKER_URL", "value": "redis://a"}, "redis://a"),
+        ({}, {"name": "STARLING_BROKER_URL", "value": "redis://b"}, "redis://b"),
+        (TRACED, {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://other"}, "http://other"),
+        (TRACED, {"name": "POD_NAME", "value": "fixed"}, "fixed"),
+    ],
+    ids=lambda part: part.get("name") if isinstance(part, dict) else None,
+)
+def test_a_variable_of_extra_env_replaces_the_chart_s_own(
+    values: dict[str, Any], variable: dict[str, str], value: str
+) -> None:
+    """A name twice would be refused by a server-side apply, which Helm 4 and Argo CD do."""
+    objects = render({**values, "extraEnv": [variable, {"name": "TZ", "value": "UTC"}]})
+    names = [each["name"] for each in objects.container["env"]]
+    assert len(set(names)) == len(names)
+    assert objects.environment[variable["name"]] == value
+    assert names[-1] == "TZ"
+    if "POD_NAME" in names:
+        assert names.index("POD_NAME") < names.index("OTEL_RESOURCE_ATTRIBUTES")
+
+
+def test_a_file_of_extra_env_replaces_the_setting_itself() -> None:
+    """The application refuses a setting that comes by both ways."""
+    objects = render({"extraEnv": [{"name": "STARLING_BROKER_URL_FILE", "value": "/vault/broker"}]})
+    assert "STARLING_BROKER_URL" not in objects.environment
+    assert objects.environment["STARLING_BROKER_URL_FILE"] == "/vault/broker"

@@ -15,8 +15,11 @@ OWN_DEFAULTS: dict[str, Any] = {
 }
 # What the templates compute with, so that it has to stand in the values.
 COMPUTED_WITH = ("port", "internal_port", "runtime_dir", "drain_delay_seconds", "drain_rate")
-# What the chart can make up itself.
-GENERATED = ("token_hmac_secret",)
+# What the chart can generate itself, each with what `generate: null` means for it.
+GENERATED = {
+    "token_hmac_secret": "only where nothing else checks tokens, for a first try",
+    "api_keys": "as `tokenHmacSecret` for a first try",
+}
 
 WIDTH = 118
 
@@ -48,11 +51,11 @@ def secrets_values() -> str:
         lines.append('    value: ""')
         if setting.field in GENERATED:
             lines += _comment(
-                "Make one up at the first installation and keep it. Needs `helm install`: tools that only render "
-                "(`helm template`, Argo CD) would make up another each time.",
+                "Generate it at the first installation and keep it. Needs `helm install`: tools that only render "
+                f"(`helm template`, Argo CD) would generate another each time. Null: {GENERATED[setting.field]}.",
                 4,
             )
-            lines.append("    generate: false")
+            lines.append("    generate: null")
     return "\n".join(lines) + "\n"
 
 
@@ -82,7 +85,7 @@ def _secret_schema(setting: Setting) -> dict[str, Any]:
         "value": {"type": "string"},
     }
     if setting.field in GENERATED:
-        properties["generate"] = {"type": "boolean"}
+        properties["generate"] = {"type": ["boolean", "null"]}
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 

@@ -1,7 +1,7 @@
-{{/* Values that contradict one another, which the schema cannot see. All are told at once, each with its mend. */}}
+{{/* Values that contradict one another, which the schema cannot see. All are reported at once, each with its remedy. */}}
 
 {{- define "starling.checks" -}}
-{{- $problems := print (include "starling.timeProblems" .) (include "starling.secretProblems" .) (include "starling.brokerProblems" .) (include "starling.podProblems" .) (include "starling.entranceProblems" .) -}}
+{{- $problems := print (include "starling.timeProblems" .) (include "starling.secretProblems" .) (include "starling.brokerProblems" .) (include "starling.podProblems" .) (include "starling.entranceProblems" .) (include "starling.channelProblems" .) -}}
 {{- if $problems -}}
 {{- fail (print "these values cannot be used:" $problems) -}}
 {{- end -}}
@@ -23,16 +23,6 @@
 {{- end -}}
 {{- end -}}
 
-{{/* "true" where extraEnv or extraEnvFrom may bring the setting. Takes (list ROOT PREFIX-OF-VARIABLE). */}}
-{{- define "starling.mayComeFromOutside" -}}
-{{- $root := index . 0 -}}
-{{- $prefix := index . 1 -}}
-{{- if $root.Values.extraEnvFrom -}}true{{- end -}}
-{{- range $root.Values.extraEnv -}}
-{{- if hasPrefix $prefix .name -}}true{{- end -}}
-{{- end -}}
-{{- end -}}
-
 {{- define "starling.secretProblems" -}}
 {{- range $name, $secret := .Values.secrets -}}
 {{- $ways := 0 -}}
@@ -45,9 +35,9 @@
 {{- end -}}
 {{- $secret := .Values.secrets.tokenHmacSecret -}}
 {{- $settings := .Values.settings -}}
-{{- $key := or $secret.existingSecret $secret.value $secret.generate $settings.tokenPublicKey $settings.tokenJwksUrl -}}
-{{- if not (or $key $settings.dev (include "starling.mayComeFromOutside" (list . "STARLING_TOKEN_"))) -}}
-{{- print "\n- " "no key to check tokens with: set secrets.tokenHmacSecret.existingSecret to a Secret of yours, or secrets.tokenHmacSecret.generate=true, or settings.tokenJwksUrl, or settings.tokenPublicKey (to try out: settings.dev=true lets everyone in)" -}}
+{{- $key := or (include "starling.secretReference" (list . "tokenHmacSecret")) $settings.tokenPublicKey $settings.tokenJwksUrl -}}
+{{- if not (or $key $settings.dev (include "starling.tokenKeyFromOutside" .)) -}}
+{{- print "\n- " "no key to check tokens with: set secrets.tokenHmacSecret.existingSecret to a Secret of yours, or secrets.tokenHmacSecret.generate=true or null, or settings.tokenJwksUrl, or settings.tokenPublicKey (to try out: settings.dev=true lets everyone in)" -}}
 {{- end -}}
 {{- if and $settings.dev $settings.tokenJwksUrl -}}
 {{- print "\n- " "settings.dev lets everyone in, which contradicts settings.tokenJwksUrl: unset one of the two" -}}
@@ -80,7 +70,7 @@
 {{- print "\n- " "tracing.enabled and settings.tracing are both set: unset settings.tracing" -}}
 {{- end -}}
 {{- $endpoint := or $tracing.endpoint $tracing.env.OTEL_EXPORTER_OTLP_ENDPOINT $tracing.env.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT -}}
-{{- if and $tracing.enabled (not (or $endpoint (include "starling.mayComeFromOutside" (list . "OTEL_EXPORTER_OTLP_")))) -}}
+{{- if and $tracing.enabled (not (or $endpoint (include "starling.mayComeFromOutside" (list . "OTEL_EXPORTER_OTLP_ENDPOINT")) (include "starling.mayComeFromOutside" (list . "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")))) -}}
 {{- print "\n- " "tracing.enabled without tracing.endpoint: name the collector, as in http://collector.monitoring:4318" -}}
 {{- end -}}
 {{- if and .Values.channels .Values.settings.channelsFile -}}
@@ -106,12 +96,25 @@
 {{- print "\n- " "podDisruptionBudget needs minAvailable or maxUnavailable: set one, or enabled=false" -}}
 {{- end -}}
 {{- end -}}
-{{- if .Values.autoscaling.enabled -}}
+{{- $names := list -}}
+{{- range .Values.extraEnv -}}
+{{- if has .name $names -}}
+{{- print "\n- " (printf "extraEnv has %s twice, which a cluster refuses: keep one of them" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled .Values.keda.enabled -}}
+{{- print "\n- " "autoscaling.enabled and keda.enabled are both set, and the two would fight over the number of pods: turn one off" -}}
+{{- end -}}
+{{- if and .Values.keda.enabled (not .Values.keda.serverAddress) -}}
+{{- print "\n- " "keda.enabled without keda.serverAddress: name your Prometheus, as in http://prometheus-operated.monitoring:9090" -}}
+{{- end -}}
+{{- if include "starling.autoscaled" . -}}
 {{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) -}}
 {{- print "\n- " "autoscaling.minReplicas is more than autoscaling.maxReplicas" -}}
 {{- end -}}
 {{- if not (include "starling.targetConnections" .) -}}
-{{- print "\n- " "autoscaling needs to know what a pod holds: set settings.maxConnections (70 % of it is aimed at), or autoscaling.targetConnections" -}}
+{{- print "\n- " "autoscaling (and keda) needs to know what a pod holds: set settings.maxConnections (70 % of it is aimed at), or autoscaling.targetConnections" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -122,6 +125,14 @@
 {{- end -}}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) -}}
 {{- print "\n- " "httpRoute.enabled without httpRoute.parentRefs: name the Gateway that serves it" -}}
+{{- end -}}
+{{- if .Values.certificate.enabled -}}
+{{- if not .Values.certificate.issuerRef.name -}}
+{{- print "\n- " "certificate.enabled without certificate.issuerRef.name: name the Issuer or ClusterIssuer that signs it" -}}
+{{- end -}}
+{{- if not (include "starling.certificateNames" . | fromYamlArray) -}}
+{{- print "\n- " "certificate.enabled without a name to certify: set certificate.dnsNames, or the hosts of the ingress or the httpRoute" -}}
+{{- end -}}
 {{- end -}}
 {{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled -}}
 {{- print "\n- " "serviceMonitor.enabled and podMonitor.enabled are both set: every pod would be scraped twice; turn one off" -}}

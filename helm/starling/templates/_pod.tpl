@@ -1,4 +1,29 @@
-{{/* Parts of the server's pod. */}}
+{{/* Parts of the server's pod, and what all pods of the chart share. */}}
+
+{{/* Annotations of the server's pods. The channels file is one of them, so that every revision has its own. */}}
+{{- define "starling.podAnnotations" -}}
+{{- $annotations := dict "kubectl.kubernetes.io/default-container" "starling" -}}
+{{- with .Values.channels }}{{ $_ := set $annotations "starling/channels" (toYaml .) }}{{ end -}}
+{{- merge $annotations (deepCopy .Values.podAnnotations) (deepCopy .Values.commonAnnotations) | toYaml -}}
+{{- end -}}
+
+{{/* Where a pod may run, and how it resolves names. Takes (list ROOT AFFINITY). */}}
+{{- define "starling.scheduling" -}}
+{{- $values := (index . 0).Values -}}
+{{- range $name, $value := dict
+  "affinity" (index . 1)
+  "nodeSelector" $values.nodeSelector
+  "tolerations" $values.tolerations
+  "priorityClassName" $values.priorityClassName
+  "runtimeClassName" $values.runtimeClassName
+  "schedulerName" $values.schedulerName
+  "hostAliases" $values.hostAliases
+  "dnsConfig" $values.dnsConfig }}
+{{- with $value }}
+{{ dict $name . | toYaml }}
+{{- end }}
+{{- end }}
+{{- end -}}
 
 {{- define "starling.serverContainer" -}}
 - name: starling
@@ -18,6 +43,10 @@
     - name: internal
       containerPort: {{ .Values.settings.internalPort }}
       protocol: TCP
+  {{- with .Values.lifecycle }}
+  lifecycle:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   startupProbe:
     httpGet:
       path: /startupz
@@ -75,8 +104,11 @@
     sizeLimit: {{ .Values.tmpVolume.sizeLimit }}
 {{- if .Values.channels }}
 - name: channels
-  configMap:
-    name: {{ include "starling.fullname" . }}-channels
+  downwardAPI:
+    items:
+      - path: channels.yaml
+        fieldRef:
+          fieldPath: metadata.annotations['starling/channels']
 {{- end }}
 {{- with .Values.brokerCa.existingSecret }}
 - name: broker-ca
@@ -90,7 +122,7 @@
 {{- end }}
 {{- end -}}
 
-{{/* Pods of one revision spread over zones and nodes; a wish, so that a small cluster still gets them all. */}}
+{{/* Pods of one revision spread over zones and nodes; a preference, so that a small cluster still gets them all. */}}
 {{- define "starling.spread" -}}
 {{- if kindIs "invalid" .Values.topologySpreadConstraints -}}
 {{- $root := . -}}

@@ -5,8 +5,26 @@
 STARLING_{{ . | snakecase | upper }}
 {{- end -}}
 
-{{/* The whole environment of the server. */}}
+{{/* The whole environment of the server. A variable of extraEnv replaces the chart's own of that name, in its place; one
+     that names a file (NAME_FILE) replaces NAME. A name is never there twice: a cluster would refuse it. */}}
 {{- define "starling.environment" -}}
+{{- $given := dict -}}
+{{- range .Values.extraEnv }}{{ $_ := set $given .name . }}{{ end -}}
+{{- $environment := list -}}
+{{- range include "starling.ownEnvironment" . | fromYamlArray -}}
+{{- if hasKey $given .name -}}
+{{- $environment = append $environment (get $given .name) -}}
+{{- $_ := unset $given .name -}}
+{{- else if not (hasKey $given (print .name "_FILE")) -}}
+{{- $environment = append $environment . -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.extraEnv }}{{ if hasKey $given .name }}{{ $environment = append $environment . }}{{ end }}{{ end -}}
+{{- toYaml $environment -}}
+{{- end -}}
+
+{{/* The variables that the chart sets by itself. */}}
+{{- define "starling.ownEnvironment" -}}
 {{- $root := . -}}
 {{- range $name, $value := .Values.settings }}
 {{- if not (kindIs "invalid" $value) }}
@@ -43,25 +61,16 @@ STARLING_{{ . | snakecase | upper }}
   value: redis://{{ include "starling.fullname" . }}-redis:6379/0
 {{- end }}
 {{- range $name, $secret := .Values.secrets }}
-{{- if $secret.existingSecret }}
+{{- $reference := include "starling.secretReference" (list $root $name) }}
+{{- with $reference }}
 - name: {{ include "starling.variable" $name }}
   valueFrom:
     secretKeyRef:
-      name: {{ $secret.existingSecret }}
-      key: {{ $secret.key }}
-{{- else if or $secret.value $secret.generate }}
-- name: {{ include "starling.variable" $name }}
-  valueFrom:
-    secretKeyRef:
-      name: {{ include "starling.fullname" $root }}
-      key: {{ $secret.key }}
+      {{- . | nindent 6 }}
 {{- end }}
 {{- end }}
 {{- if .Values.tracing.enabled }}
 {{- include "starling.tracing" . }}
-{{- end }}
-{{- with .Values.extraEnv }}
-{{ toYaml . }}
 {{- end }}
 {{- end -}}
 
@@ -70,7 +79,7 @@ STARLING_{{ . | snakecase | upper }}
 {{- $name := include "starling.fullname" . -}}
 {{- $variables := dict
   "OTEL_SERVICE_NAME" $name
-  "OTEL_RESOURCE_ATTRIBUTES" (printf "k8s.namespace.name=%s,k8s.deployment.name=%s,k8s.pod.name=$(POD_NAME)" .Release.Namespace $name)
+  "OTEL_RESOURCE_ATTRIBUTES" (printf "k8s.namespace.name=%s,k8s.deployment.name=%s,k8s.pod.name=$(POD_NAME)" (include "starling.namespace" .) $name)
   "OTEL_TRACES_SAMPLER" "parentbased_traceidratio"
   "OTEL_TRACES_SAMPLER_ARG" .Values.tracing.sampleRatio -}}
 {{- with .Values.tracing.endpoint }}{{ $_ := set $variables "OTEL_EXPORTER_OTLP_ENDPOINT" . }}{{ end }}
@@ -90,27 +99,4 @@ STARLING_{{ . | snakecase | upper }}
 {{- define "starling.collectorPort" -}}
 {{- $address := urlParse .Values.tracing.endpoint -}}
 {{- regexFind ":[0-9]+$" $address.host | trimPrefix ":" | default (ternary "443" "80" (eq $address.scheme "https")) -}}
-{{- end -}}
-
-{{/* "true" where the chart makes a Secret of its own. */}}
-{{- define "starling.makesSecret" -}}
-{{- range .Values.secrets -}}
-{{- if and (not .existingSecret) (or .value .generate) -}}true{{- end -}}
-{{- end -}}
-{{- end -}}
-
-{{/* "true" where a secret is made up. */}}
-{{- define "starling.generatesSecret" -}}
-{{- range .Values.secrets -}}
-{{- if and .generate (not .existingSecret) -}}true{{- end -}}
-{{- end -}}
-{{- end -}}
-
-{{/* What the user put into the chart's own Secret; a value that was made up never changes, so it is not looked at. */}}
-{{- define "starling.secretChecksum" -}}
-{{- $given := dict -}}
-{{- range $name, $secret := .Values.secrets -}}
-{{- $_ := set $given $name (printf "%s:%s" $secret.key $secret.value) -}}
-{{- end -}}
-{{- $given | toJson | sha256sum -}}
 {{- end -}}

@@ -30,9 +30,10 @@
 {{- if gt $seconds (mul 60 (trimSuffix "m" $for | int)) }}{{ $seconds }}s{{ else }}{{ $for }}{{ end -}}
 {{- end -}}
 
-{{/* Seconds from SIGTERM to SIGKILL that are enough: gunicorn's and 20 more. */}}
+{{/* Seconds of a pod's end that are enough: those that a preStop hook sleeps, gunicorn's and 20 more. */}}
 {{- define "starling.sufficientGrace" -}}
-{{- add (include "starling.gracefulTimeout" . | int) 20 -}}
+{{- $hook := default dict .Values.lifecycle.preStop -}}
+{{- add (include "starling.gracefulTimeout" . | int) 20 (default dict $hook.sleep).seconds -}}
 {{- end -}}
 
 {{- define "starling.grace" -}}
@@ -44,11 +45,11 @@
 {{- end -}}
 
 {{- define "starling.fewestPods" -}}
-{{- ternary .Values.autoscaling.minReplicas .Values.replicaCount .Values.autoscaling.enabled | int -}}
+{{- ternary .Values.autoscaling.minReplicas .Values.replicaCount (eq (include "starling.autoscaled" .) "true") | int -}}
 {{- end -}}
 
 {{- define "starling.mostPods" -}}
-{{- ternary .Values.autoscaling.maxReplicas .Values.replicaCount .Values.autoscaling.enabled | int -}}
+{{- ternary .Values.autoscaling.maxReplicas .Values.replicaCount (eq (include "starling.autoscaled" .) "true") | int -}}
 {{- end -}}
 
 {{/* Seconds that a rolling update takes if every pod needs its whole grace, one after the other. */}}
