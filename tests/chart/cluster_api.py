@@ -1,4 +1,4 @@
-"""A few answers of a Kubernetes API, for templates that look up what the cluster has (`helm upgrade --dry-run=server`)."""
+"""A few answers of a Kubernetes API, for templates that look up what it has (`helm upgrade --dry-run=server`)."""
 
 import json
 import threading
