@@ -29,7 +29,7 @@ def test_the_examples_make_tokens_that_are_accepted(monkeypatch: pytest.MonkeyPa
 
 
 def test_every_reason_for_a_refusal_is_explained() -> None:
-    table = PAGE.partition("## What is refused")[2]
+    table = PAGE.partition("## Why a token is refused")[2]
     first_cells = re.findall(r"^\|([^|]*)\|", table, re.MULTILINE)
     assert {name for cell in first_cells for name in re.findall(r"`([a-z_]+)`", cell)} == set(RefusalReason)
 

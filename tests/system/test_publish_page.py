@@ -178,8 +178,8 @@ class Heard(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]  # has n
 
 
 async def test_straight_into_redis_reaches_clients(starling: Starling, redis: RedisServer) -> None:
-    publish = run(example("Straight into Redis", "python"), starling, redis)["publish"]
-    kept_code = example("Straight into Redis", "python", 1).replace(
+    publish = run(example("Directly into Redis", "python"), starling, redis)["publish"]
+    kept_code = example("Directly into Redis", "python", 1).replace(
         "app/starling/brokers", str(ROOT / "app" / "starling" / "brokers")
     )
     publish_kept = run(kept_code, starling, redis)["publish_kept"]
