@@ -355,7 +355,7 @@ def write(found: dict[str, float], console: Console) -> None:
         if count != 1:
             raise RuntimeError(f"{path.name} has no {name}")
         setattr(capacity, name, rounded)
-    capacity.MEASURED = f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f}"
+    capacity.MEASURED = f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f}"
     text = re.sub(r"^MEASURED = .*$", f'MEASURED = "{capacity.MEASURED}"', text, flags=re.MULTILINE)
     measured = re.findall(r"^([A-Z_]+) = ", text.partition("# Not measured")[0], re.MULTILINE)
     if missing := set(measured) - set(found) - {"MEASURED"}:

@@ -1,13 +1,13 @@
-"""What a load costs: processors, memory and Redis, from constants that `make bench ONLY=size` measures and checks."""
+"""What a load costs: CPU, memory and Redis, from constants that `make bench ONLY=size` measures and checks."""
 
 import math
 from dataclasses import dataclass
 
 # Every constant was measured by `make bench ONLY=size`, which prints each of them anew by its name here, and checks
-# this model against a run of another load. Seconds are those of a processor; memory is what the kernel cannot give up,
+# this model against a run of another load. Seconds are CPU seconds; memory is what the kernel cannot give up,
 # as docs/limits.md counts it.
 
-MEASURED = "2 processors, load average 0.4"
+MEASURED = "2 CPUs, load average 0.4"
 
 # A pod without clients: the master with the internal port, and each worker over Redis.
 MASTER_BYTES = 54000000.0
@@ -102,7 +102,7 @@ class PodUse:
 
 @dataclass(frozen=True, slots=True)
 class Redis:
-    """What Redis uses; it runs commands on one processor."""
+    """What Redis uses; it runs commands on one CPU."""
 
     cores: float
     memory_bytes: float
@@ -215,7 +215,7 @@ class Plan:
         told = []
         if self.redis.cores > REDIS_SHARE:
             told.append(
-                f"Redis needs {self.redis.cores:.2f} of the one processor that it uses: publish less often, or spread "
+                f"Redis needs {self.redis.cores:.2f} of the one CPU that it uses: publish less often, or spread "
                 "channels over several clusters of Starling and Redis"
             )
         return told
