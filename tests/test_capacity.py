@@ -153,8 +153,8 @@ def test_the_command_tells_a_plan_and_values_that_the_chart_takes() -> None:
     told = json.loads(size(*asked, "--json")[1])
 
     assert code == 0
-    assert "3 of 1 worker(s)" in shown
-    assert "TLS at the entrance" in shown
+    assert "3, each with 1 worker\n" in shown
+    assert "TLS at the proxy" in shown
     assert "replicaCount: 3" in shown
     assert (told["pods"], told["grace_seconds"], told["deliveries_per_second"]) == (3, 60, 100_000)
     pod = render(told["values"]).one("Deployment")["spec"]["template"]["spec"]

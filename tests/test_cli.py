@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from starling import __version__
 from starling.cli.entry import cli
 from starling.cli.top import snapshot_of
-from starling.settings import CLIENT_VARIABLES
+from starling.variables import CLIENT_VARIABLES
 from tests.support.proxy import Proxy
 from tests.support.running import SECRET, Starling
 from tests.support.services import RedisServer, free_port
@@ -197,7 +197,7 @@ def test_verify_says_why_a_token_is_refused_with_exit_code_1() -> None:
         (("publish", "news", "hello"), "a text needs quotes of its own"),
         (("publish", "news", "1", "--tag", "x"), "--tag: write it as NAME=VALUE"),
         (("publish", "news", "1", "--url", "nowhere"), "--url: 'nowhere' is no address"),
-        (("publish", "news", "1"), "No key: give --key or STARLING_API_KEY"),
+        (("publish", "news", "1", "--url", "https://realtime.example.com"), "No key: give --key or STARLING_API_KEY"),
         (("subscribe", "news", "--since", "x"), "--since: write it as OFFSET:EPOCH"),
     ],
 )

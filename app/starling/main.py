@@ -37,6 +37,7 @@ from starling.settings import PREFIX, Settings, SettingsError, read_file
 from starling.telemetry.logging import configure_logging
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import NoTracer, Tracer
+from starling.variables import DEVELOPER_KEY
 from starling.web import api_docs, chat, connection, echo, health, items, pages, refusals, unknown_path
 from starling.web.api import Api, ApiOptions
 from starling.web.api_capture import CaptureEndpoint
@@ -50,7 +51,6 @@ from starling.web.revocation import RevocableVerifier
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling")
 
-DEVELOPER_KEY = "dev"
 CONTACT_FILE = "broker-contact"
 # How long a peer may take over its part of the closing handshake before its socket is cut.
 CLOSE_SECONDS = 3.0
@@ -80,8 +80,11 @@ def run(settings: Settings) -> None:
 
 
 def direct_endpoints(application: FastAPI) -> DirectEndpoints:
-    """The application, with a short way through the doors that most clients take."""
-    return DirectEndpoints(application, [echo.router, connection.router, chat.router])
+    """The application, with a short way through the endpoints that most clients use."""
+    routers = [connection.router]
+    if application.state.tutorial:
+        routers += [echo.router, chat.router]
+    return DirectEndpoints(application, routers)
 
 
 def server_options(settings: Settings) -> ServerOptions:
@@ -89,7 +92,7 @@ def server_options(settings: Settings) -> ServerOptions:
     if settings.runtime_dir is None:
         raise SettingsError([f"{PREFIX}RUNTIME_DIR is not set"])
     return ServerOptions(
-        host=settings.host,
+        host=settings.listen_host,
         port=settings.port,
         internal_host=settings.internal_host,
         internal_port=settings.internal_port,
@@ -170,6 +173,7 @@ def build_application(
         version=__version__,
         lifespan=lifespan,
         docs_url=None,
+        openapi_url="/openapi.json" if settings.serves_api_docs else None,
         redoc_url=None,
         telemetry=NO_FASTAPI_TELEMETRY,
     )
@@ -180,10 +184,14 @@ def build_application(
     unknown_path.install(application, metrics)
     # First, because routes are tried in their order and this one is asked most.
     application.router.routes.insert(0, api.route)
-    for endpoint in (pages, health, connection, echo, items, chat):
+    application.state.tutorial = settings.tutorial
+    tutorial = (echo, items, chat) if settings.tutorial else ()
+    for endpoint in (*((pages,) if settings.pages else ()), health, connection, *tutorial):
         application.include_router(endpoint.router)
-    api_docs.install(application, methods, developer=settings.dev, keyed=bool(settings.api_key_list))
-    application.mount("/static", pages.static_files, name="static")
+    if settings.serves_api_docs:
+        api_docs.install(application, methods, developer=settings.dev, keyed=bool(settings.api_key_list))
+    if settings.pages or settings.serves_api_docs:
+        application.mount("/static", pages.static_files, name="static")
     return Application(application, engine, context, broker, top_channels)
 
 

@@ -13,18 +13,11 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from starling.brokers.redis.address import SCHEMES as REDIS_SCHEMES
-
-PREFIX = "STARLING_"
+from starling.variables import CLIENT_VARIABLES
+from starling.variables import PREFIX as PREFIX  # noqa: PLC0414 - settings begin with it
 
 # Kubernetes puts such names into pods for a Service called "starling" unless enableServiceLinks is false.
 _SERVICE_LINK = re.compile(r"^STARLING_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP))")
-
-# What the client commands read (starling.cli): where the service is and what opens it, each with its meaning.
-CLIENT_VARIABLES = {
-    "STARLING_API_URL": "Where the service is. Default: this machine, at STARLING_PORT or 8000.",
-    "STARLING_API_KEY": "Key of the server API. Default: the first of STARLING_API_KEYS; in developer mode `dev`.",
-    "STARLING_TOKEN": "Connection token. Default: one made with STARLING_TOKEN_HMAC_SECRET, else none.",
-}
 
 # The sections of the list, each by the setting that it begins with.
 SECTIONS = {
@@ -33,7 +26,8 @@ SECTIONS = {
     "token_hmac_secret": "Tokens, and who may connect",
     "api_keys": "Server API",
     "max_connections": "Connections and their limits",
-    "channels_file": "Real-time door",
+    "tutorial": "Endpoints and pages",
+    "channels_file": "Channels",
     "hooks": "Hooks",
     "webhook_url": "Webhooks",
     "drain_delay_seconds": "Stop",
@@ -66,8 +60,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
 
-    host: Annotated[str, Field(description="Address the public port listens on.")] = "0.0.0.0"  # noqa: S104 - a server in a container is reached from outside it
-    port: Annotated[int, Field(ge=1, le=65535, description="Public port: the page, the WebSocket doors, the API.")] = (
+    host: Annotated[
+        str | None,
+        Field(description="Address the public port listens on. Unset: `0.0.0.0`; in developer mode `127.0.0.1`."),
+    ] = None
+    port: Annotated[int, Field(ge=1, le=65535, description="Public port: WebSocket endpoints, server API, pages.")] = (
         8000
     )
     internal_host: Annotated[
@@ -270,6 +267,21 @@ class Settings(BaseModel):
     ] = 25
     pong_seconds: Annotated[int, Field(ge=1, le=600, description="How long the answer to a ping may take.")] = 8
 
+    tutorial: Annotated[
+        bool,
+        Field(
+            description="Serve the endpoints of the FastAPI tutorial: `/ws`, `/items/{item_id}/ws`, `/ws/{client_id}`. "
+            "Outside developer mode they need a token."
+        ),
+    ] = True
+    pages: Annotated[bool, Field(description="Serve the page at `/` and its files.")] = True
+    api_docs: Annotated[
+        bool | None,
+        Field(
+            description="Serve the reference of the server API at `/docs` and `/openapi.json`. Unset: only in "
+            "developer mode."
+        ),
+    ] = None
     channels_file: Annotated[
         Path | None,
         Field(description="YAML or JSON file with the options of channels and namespaces: see docs/channels.md."),
@@ -444,6 +456,18 @@ class Settings(BaseModel):
         return value
 
     @property
+    def listen_host(self) -> str:
+        """The address of the public port: as set, else every address, in developer mode this machine's alone."""
+        if self.host is not None:
+            return self.host
+        return "127.0.0.1" if self.dev else "0.0.0.0"  # noqa: S104 - a server in a container is reached from outside it
+
+    @property
+    def serves_api_docs(self) -> bool:
+        """Whether the reference of the server API is served: as set, else in developer mode only."""
+        return self.dev if self.api_docs is None else self.api_docs
+
+    @property
     def api_key_list(self) -> tuple[str, ...]:
         """The keys of `api_keys`, one by one."""
         text = self.api_keys.get_secret_value() if self.api_keys else ""
@@ -592,20 +616,6 @@ def read_file(path: Path | str) -> str:
     Raises OSError, UnicodeDecodeError.
     """
     return Path(path).read_text(encoding="utf-8-sig")
-
-
-def read_variable(environment: Mapping[str, str], name: str) -> str | None:
-    """One setting as the environment or the file that it names has it, unchecked: for the command's client side."""
-    variable = f"{PREFIX}{name.upper()}"
-    if variable in environment:
-        return environment[variable]
-    path = environment.get(f"{variable}_FILE")
-    if path is None:
-        return None
-    try:
-        return read_file(path).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([f"{variable}_FILE: cannot read {path}: {error}"]) from error
 
 
 def load_settings(environment: Mapping[str, str]) -> Settings:

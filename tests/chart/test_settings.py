@@ -16,6 +16,7 @@ from tests.chart.rendering import CHART, NAMESPACE, RELEASE, Objects, channels_f
 # Settings whose value a test chooses so that they fit together; each differs from the application's own default.
 CHOSEN: dict[str, Any] = {
     "host": "127.0.0.1",
+    "api_docs": True,
     "internal_host": "127.0.0.2",
     "port": 8001,
     "internal_port": 9091,

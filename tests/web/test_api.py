@@ -52,7 +52,7 @@ def client_with(channels_file: Path, address: str = "192.0.2.7", **environment: 
 @pytest.fixture
 def api(channels_file: Path) -> Iterator[TestClient]:
     """The API of a running node on memory, opened with a key."""
-    with client_with(channels_file, API_KEYS=",".join(KEYS)) as client:
+    with client_with(channels_file, API_KEYS=",".join(KEYS), API_DOCS="true") as client:
         client.headers["X-API-Key"] = KEYS[0]
         yield client
 
@@ -452,7 +452,7 @@ def test_openapi_tells_every_method_and_its_examples_are_true(api: TestClient) -
     [({"DEV": "true"}, "the key is `dev`"), ({}, "No key is set"), ({"API_KEYS": KEYS[0]}, "X-API-Key")],
 )
 def test_the_documentation_says_how_to_get_in(channels_file: Path, environment: dict[str, str], told: str) -> None:
-    with client_with(channels_file, **environment) as client:
+    with client_with(channels_file, API_DOCS="true", **environment) as client:
         assert told in client.get("/openapi.json").json()["info"]["description"]
 
 

@@ -3,7 +3,7 @@
 from itertools import groupby
 from operator import attrgetter
 
-from starling.settings import CLIENT_VARIABLES
+from starling.variables import CLIENT_VARIABLES
 from tools.docs.setting import Setting, all_settings, number
 
 _INTRODUCTION = """\

@@ -5,14 +5,15 @@ import json
 import socket
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.highlighter import JSONHighlighter
-from rich.text import Text
 
-from starling.cli.service import EXIT_REFUSED, EXIT_UNREACHABLE, JsonOption, KeyOption, ServiceAddress, UrlOption, fail
+from starling.cli.output import Output, OutputOption, console
+from starling.cli.service import EXIT_REFUSED, EXIT_UNREACHABLE, KeyOption, ServiceAddress, UrlOption, fail
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 MOST_SECONDS = 600
 ARROWS = {"in": ("→", "green"), "out": ("←", "cyan"), "end": ("x", "yellow")}
@@ -32,14 +33,14 @@ def capture(
     payload: Annotated[bool, typer.Option("--payload", help="Show the data too, of each the beginning.")] = False,
     url: UrlOption = None,
     key: KeyOption = None,
-    as_json: JsonOption = False,
+    output: OutputOption = Output.table,
 ) -> None:
     """Show the frames of a user's connections, or about a channel, on every node, for a while.
 
     The service's log notes who looked at what, and how long. Tokens are never shown.
     """
     body = {kind.value: name, "seconds": seconds, "payload": payload, "by": _asker()}
-    printer = _FramePrinter(as_json=as_json)
+    printer = _FramePrinter(as_json=output is Output.json)
     ended = ""
     try:
         for line in ServiceAddress(url, key).stream("capture", body):
@@ -59,8 +60,8 @@ class _FramePrinter:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._out = Console(soft_wrap=True, highlight=False)
-        self._err = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._out = console(soft_wrap=True)
+        self._err = console(stderr=True, soft_wrap=True)
 
     def show(self, line: str, told: dict[str, Any]) -> None:
         """One line of the answer."""
@@ -76,10 +77,15 @@ class _FramePrinter:
             self._notice(f"{told['node']} dropped {told['dropped']} frames: there were too many", "yellow")
 
     def _notice(self, text: str, style: str = "dim") -> None:
+        from rich.text import Text
+
         self._err.print(Text(text, style=style))
 
 
-def _frame(told: dict[str, Any]) -> Text:
+def _frame(told: dict[str, Any]) -> "Text":
+    from rich.highlighter import JSONHighlighter
+    from rich.text import Text
+
     arrow, style = ARROWS[told["direction"]]
     line = Text()
     moment = datetime.fromtimestamp(told["time"] / 1000).astimezone()

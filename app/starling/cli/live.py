@@ -7,15 +7,13 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.highlighter import JSONHighlighter
-from rich.text import Text
 
+from starling.cli.output import Output, OutputOption, console
+from starling.cli.reading import position_of
 from starling.cli.service import (
     EXIT_REFUSED,
     EXIT_UNREACHABLE,
     EXIT_USAGE,
-    JsonOption,
     ServiceAddress,
     TokenOption,
     UrlOption,
@@ -36,7 +34,7 @@ def subscribe(
     ] = "",
     url: UrlOption = None,
     token: TokenOption = None,
-    as_json: JsonOption = False,
+    output: OutputOption = Output.table,
 ) -> None:
     """Show what is published in channels, live, until Ctrl-C.
 
@@ -44,11 +42,10 @@ def subscribe(
     """
     position: tuple[int, str] | None = None
     if since:
-        offset, separator, epoch = since.partition(":")
-        if not separator or not offset.isdigit() or len(channels) != 1:
-            fail("--since: write it as OFFSET:EPOCH, for one channel", EXIT_USAGE)
-        position = (int(offset), epoch)
-    listening = _Listening(ServiceAddress(url), user, token, _Printer(as_json=as_json), count)
+        if len(channels) != 1:
+            fail("--since: name one channel, because each has positions of its own", EXIT_USAGE)
+        position = position_of(since)
+    listening = _Listening(ServiceAddress(url), user, token, _Printer(as_json=output is Output.json), count)
     try:
         asyncio.run(listening.run(channels, position))
     except KeyboardInterrupt:
@@ -60,11 +57,14 @@ class _Printer:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._out = Console(soft_wrap=True, highlight=False)
-        self._err = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._out = console(soft_wrap=True)
+        self._err = console(stderr=True, soft_wrap=True)
 
     def publication(self, channel: str, publication: Any) -> None:
         """One publication."""
+        from rich.highlighter import JSONHighlighter
+        from rich.text import Text
+
         publisher = publication.info.user if publication.info is not None else None
         if self._as_json:
             told = {
@@ -89,6 +89,8 @@ class _Printer:
 
     def notice(self, text: str, style: str = "dim") -> None:
         """Something about the connection."""
+        from rich.text import Text
+
         self._err.print(Text(text, style=style))
 
 
@@ -221,13 +223,13 @@ def ping(
     url: UrlOption = None,
     token: TokenOption = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until it counts as failed.")] = 10.0,
-    as_json: JsonOption = False,
+    output: OutputOption = Output.table,
 ) -> None:
     """Send a message to the echo door, and tell how long its echo took."""
     service = ServiceAddress(url)
     address = f"{service.websocket}/ws"
     seconds = asyncio.run(_round_trip(address, token or service.connection_token(USER), timeout))
-    if as_json:
+    if output is Output.json:
         print(json.dumps({"url": address, "seconds": seconds}))
     elif seconds is None:
         print(f"{address} answers, and wants a token: give --token or STARLING_TOKEN_HMAC_SECRET.")

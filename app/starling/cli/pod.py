@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from starling.cli.service import EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, fail
-from starling.settings import read_variable
+from starling.cli.service import EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, fail, read_variable
 
 _TIMEOUT = 5.0
 

@@ -1,16 +1,15 @@
 """`starling size`: how many pods a load takes, and what each of them and Redis need."""
 
 import json
+import sys
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-import yaml
-from rich.console import Console
-from rich.table import Table
 
 from starling.cli.capacity import Load, Plan, TooLargeError, entrance_cores, plan
-from starling.cli.service import EXIT_REFUSED, EXIT_USAGE, JsonOption, fail
+from starling.cli.output import Output, OutputOption, print_heading
+from starling.cli.service import EXIT_REFUSED, EXIT_USAGE, fail
 
 
 def size(
@@ -22,12 +21,12 @@ def size(
     ] = None,
     message_bytes: Annotated[int, typer.Option(min=0, help="Payload of a publication.")] = 200,
     history: Annotated[int, typer.Option(min=0, help="history_size of the channels; 0: no history.")] = 0,
-    connects: Annotated[float, typer.Option(min=0, help="Clients that come a second, as usual.")] = 0.0,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Workers of a pod, one processor each.")] = 1,
-    tls: Annotated[bool, typer.Option("--tls", help="Tell what TLS costs the entrance.")] = False,
-    as_json: JsonOption = False,
+    connects: Annotated[float, typer.Option(min=0, help="Clients that connect in a second, as usual.")] = 0.0,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Workers of a pod, one CPU each.")] = 1,
+    tls: Annotated[bool, typer.Option("--tls", help="Include what TLS costs the proxy.")] = False,
+    output: OutputOption = Output.table,
 ) -> None:
-    """Tell what a load needs: pods, memory, processors, Redis, the drain, and the chart's values.
+    """Estimate what a load needs: pods, memory, CPUs, Redis, the drain, and the chart's values.
 
     See docs/capacity.md for what this is computed from, and measure your own load before you rely on it.
     """
@@ -38,22 +37,22 @@ def size(
         found = plan(Load(connections, rate, channels, message_bytes, each, history, tls, connects), workers)
     except TooLargeError as error:
         fail(f"too large: {error}", EXIT_REFUSED)
-    if as_json:
-        print(json.dumps(_told(found)))
+    if output is Output.json:
+        print(json.dumps(_as_json(found)))
         return
-    table = Table(
-        title=f"{connections:,} connections, {found.load.deliveries:,.0f} deliveries a second", show_header=False
-    )
-    for name, value in _rows(found):
-        table.add_row(name, value)
-    console = Console(highlight=False)
-    console.print(table)
+    import yaml
+
+    print_heading(f"{connections:,} connections, {found.load.deliveries:,.0f} deliveries a second")
+    rows = _rows(found)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:{width}}  {value}")
     for warning in found.warnings():
-        console.print(f"[yellow]{warning}[/yellow]")
+        print(f"Warning: {warning}", file=sys.stderr)
     print(f"\n# values of the chart\n{yaml.safe_dump(found.values(), sort_keys=False)}", end="")
 
 
-def _told(found: Plan) -> dict[str, Any]:
+def _as_json(found: Plan) -> dict[str, Any]:
     return {
         "pods": found.pods,
         "pod": asdict(found.pod),
@@ -67,14 +66,18 @@ def _told(found: Plan) -> dict[str, Any]:
     }
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _rows(found: Plan) -> list[tuple[str, str]]:
     pod, redis = found.pod, found.redis
     rows = [
-        ("pods", f"{found.pods} of {found.workers} worker(s)"),
-        ("a pod", f"{pod.connections:,.0f} connections, {pod.cores:.2f} processors, {pod.memory_bytes / 1e6:.0f} MB"),
-        ("Redis", f"{redis.cores:.2f} processors, {redis.memory_bytes / 1e6:.0f} MB"),
+        ("pods", f"{found.pods}, each with {_counted(found.workers, 'worker')}"),
+        ("a pod", f"{pod.connections:,.0f} connections, {pod.cores:.2f} CPUs, {pod.memory_bytes / 1e6:.0f} MB"),
+        ("Redis", f"{redis.cores:.2f} CPUs, {redis.memory_bytes / 1e6:.0f} MB"),
         ("drain", f"{found.drain_seconds} s for a full pod, grace {found.grace_seconds} s"),
     ]
     if found.load.tls:
-        rows.append(("TLS at the entrance", f"{entrance_cores(found.load):.2f} processors"))
+        rows.append(("TLS at the proxy", f"{entrance_cores(found.load):.2f} CPUs"))
     return rows

@@ -1,4 +1,4 @@
-"""`starling top`: what every node does, and the busiest channels, looked at again and again."""
+"""`starling top`: what every node does, and the busiest channels, refreshed."""
 
 import json
 import time
@@ -6,14 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from starling.cli.service import JsonOption, KeyOption, ServiceAddress, UrlOption, duration
+from starling.cli.output import Column, Output, OutputOption, console, duration, table_lines, terminal_width
+from starling.cli.service import KeyOption, ServiceAddress, UrlOption
 
-# Of what grows, the difference between two looks by the node's own clock is told.
+# Of counters, the difference between two looks, by the node's own clock.
 RATES = {
     "received_per_second": "messages_in",
     "sent_per_second": "messages_out",
@@ -34,26 +31,30 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Look for a second, show it, and end.")] = False,
     url: UrlOption = None,
     key: KeyOption = None,
-    as_json: JsonOption = False,
+    output: OutputOption = Output.table,
 ) -> None:
     """Show nodes, connections, rates, and the busiest channels, until Ctrl-C."""
     snapshots = _snapshots(ServiceAddress(url, key), FIRST_SECONDS if once else interval, limit)
-    console = Console()
     try:
-        if once or as_json or not console.is_terminal:
+        if output is Output.json or once or terminal_width() is None:
             for snapshot in snapshots:
-                if as_json:
-                    print(json.dumps(snapshot), flush=True)
-                else:
-                    console.print(_view(snapshot))
+                print(json.dumps(snapshot) if output is Output.json else "\n".join(_view(snapshot)), flush=True)
                 if once:
                     return
         else:
-            with Live(console=console, screen=True, auto_refresh=False) as live:
-                for snapshot in snapshots:
-                    live.update(_view(snapshot), refresh=True)
+            _show_live(snapshots)
     except KeyboardInterrupt:
         return
+
+
+def _show_live(snapshots: Iterator[Snapshot]) -> None:
+    """Each snapshot in place of the one before, in the whole terminal."""
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=console(), screen=True, auto_refresh=False) as live:
+        for snapshot in snapshots:
+            live.update(Text("\n".join(_view(snapshot)), no_wrap=True, overflow="crop"), refresh=True)
 
 
 def _snapshots(service: ServiceAddress, interval: float, limit: int) -> Iterator[Snapshot]:
@@ -73,8 +74,8 @@ def snapshot_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> Snapshot:
     nodes = [_node(known.get(node["uid"]), node) for node in now["nodes"]]
     total = {name: sum(node[name] or 0 for node in nodes) for name in SUMMED}
     total["lag_seconds"] = max((node["lag_seconds"] for node in nodes), default=0.0)
-    told = {"time": round(time.time(), 3), "nodes": nodes, "total": total}
-    return {**told, "channels": now["channels"], "missing": now["missing"]}
+    snapshot = {"time": round(time.time(), 3), "nodes": nodes, "total": total}
+    return {**snapshot, "channels": now["channels"], "missing": now["missing"]}
 
 
 def _node(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,28 +88,41 @@ def _node(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[str,
     return node
 
 
-def _view(snapshot: Snapshot) -> Group:
-    parts: list[Table | Text] = [_nodes(snapshot), _channels(snapshot)]
+def _view(snapshot: Snapshot) -> list[str]:
+    """The lines that people see."""
+    moment = time.strftime("%H:%M:%S", time.localtime(snapshot["time"]))
+    lines = [f"Nodes: {len(snapshot['nodes'])}, {moment}", *_nodes(snapshot), ""]
+    lines += ["Busiest channels", *_channels(snapshot)]
     if snapshot["missing"]:
-        parts.append(Text(f"No answer in time: {', '.join(snapshot['missing'])}", style="yellow"))
-    return Group(*parts)
+        lines.append(f"No answer in time: {', '.join(snapshot['missing'])}")
+    return lines
 
 
-def _nodes(snapshot: Snapshot) -> Table:
-    nodes, total = snapshot["nodes"], snapshot["total"]
-    table = Table(title=f"Nodes: {len(nodes)}, {time.strftime('%H:%M:%S', time.localtime(snapshot['time']))}")
-    table.add_column("node")
-    table.add_column("state")
-    for column in ("connections", "subscriptions", "in/s", "out/s", "out", "published/s", "cpu", "memory", "lag", "up"):
-        table.add_column(column, justify="right")
-    for node in nodes:
-        state, style = "draining" if node["draining"] else "ready" if node["ready"] else "not ready", ""
-        if not node["ready"]:
-            style = "yellow"
-        table.add_row(node["name"], state, *_stats(node), duration(int(node["uptime"])), style=style)
-    if len(nodes) > 1:
-        table.add_row("all", "", *_stats(total), "", style="bold")
-    return table
+def _nodes(snapshot: Snapshot) -> list[str]:
+    columns = [
+        Column("NODE"),
+        Column("STATE", drop=2),
+        Column("CONN", right=True),
+        Column("SUBS", drop=3, right=True),
+        Column("IN/s", right=True),
+        Column("OUT/s", right=True),
+        Column("BYTES/s", drop=5, right=True),
+        Column("PUB/s", drop=4, right=True),
+        Column("CPU", right=True),
+        Column("MEM", right=True),
+        Column("LAG", drop=1, right=True),
+        Column("UP", drop=6, right=True),
+    ]
+    rows = [(node["name"], _state(node), *_stats(node), duration(int(node["uptime"]))) for node in snapshot["nodes"]]
+    if len(rows) > 1:
+        rows.append(("all", "", *_stats(snapshot["total"]), ""))
+    return table_lines(columns, rows, terminal_width())
+
+
+def _state(node: Mapping[str, Any]) -> str:
+    if node["draining"]:
+        return "draining"
+    return "ready" if node["ready"] else "unready"
 
 
 def _stats(node: Mapping[str, Any]) -> list[str]:
@@ -117,23 +131,35 @@ def _stats(node: Mapping[str, Any]) -> list[str]:
         f"{node['subscriptions']:,}",
         _rate(node["received_per_second"]),
         _rate(node["sent_per_second"]),
-        "-" if node["sent_bytes_per_second"] is None else f"{_bytes(node['sent_bytes_per_second'])}/s",
+        "-" if node["sent_bytes_per_second"] is None else _bytes(node["sent_bytes_per_second"]),
         _rate(node["publications_per_second"]),
-        "-" if node["cores"] is None else f"{100 * node['cores']:.0f} %",
+        "-" if node["cores"] is None else f"{100 * node['cores']:.0f}%",
         _bytes(node["memory_bytes"]),
-        f"{1000 * node['lag_seconds']:.1f} ms",
+        f"{1000 * node['lag_seconds']:.1f}ms",
     ]
 
 
-def _channels(snapshot: Snapshot) -> Table:
-    table = Table("channel", title="Busiest channels")
-    for column in ("subscribers", "messages/s", "deliveries/s", "bytes", "dropped/s"):
-        table.add_column(column, justify="right")
-    for one in snapshot["channels"]:
-        rates = [_rate(one[f"{name}_per_second"]) for name in ("messages", "deliveries")]
-        sent = f"{_bytes(one['bytes_per_second'])}/s"
-        table.add_row(Text(one["channel"]), f"{one['subscribers']:,}", *rates, sent, _rate(one["dropped_per_second"]))
-    return table
+def _channels(snapshot: Snapshot) -> list[str]:
+    columns = [
+        Column("CHANNEL"),
+        Column("SUBS", right=True),
+        Column("MSG/s", right=True),
+        Column("OUT/s", right=True),
+        Column("BYTES/s", drop=1, right=True),
+        Column("DROP/s", drop=2, right=True),
+    ]
+    rows = [
+        (
+            one["channel"],
+            f"{one['subscribers']:,}",
+            _rate(one["messages_per_second"]),
+            _rate(one["deliveries_per_second"]),
+            _bytes(one["bytes_per_second"]),
+            _rate(one["dropped_per_second"]),
+        )
+        for one in snapshot["channels"]
+    ]
+    return table_lines(columns, rows, terminal_width())
 
 
 def _rate(value: float | None) -> str:
@@ -145,6 +171,6 @@ def _rate(value: float | None) -> str:
 def _bytes(value: float) -> str:
     for unit in ("B", "kB", "MB"):
         if value < 1000:
-            return f"{value:.0f} {unit}"
+            return f"{value:.0f}{unit}"
         value /= 1000
-    return f"{value:.1f} GB"
+    return f"{value:.1f}GB"
