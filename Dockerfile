@@ -33,8 +33,8 @@ RUN /opt/venv/bin/python -c "import encodings.idna, gunicorn.arbiter, importlib,
     [importlib.import_module(module.name) for module in pkgutil.walk_packages(starling.__path__, 'starling.')]" && \
     STARLING_DEV=true starling check
 ENV PYTHONDONTWRITEBYTECODE=1
-# The kubelet and Prometheus ask from outside the container.
-ENV STARLING_INTERNAL_HOST=0.0.0.0
+# Clients, the kubelet and Prometheus connect from outside the container, in developer mode too.
+ENV STARLING_HOST=0.0.0.0 STARLING_INTERNAL_HOST=0.0.0.0
 ARG VERSION
 ARG REVISION
 LABEL org.opencontainers.image.title="Starling" \

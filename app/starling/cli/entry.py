@@ -22,7 +22,7 @@ JSON_FLAG = "--json"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
-class Command(TyperCommand):
+class CliCommand(TyperCommand):
     """A command with `--json` as the short form of `--output json`, and with plain types in its help."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -36,7 +36,8 @@ class Command(TyperCommand):
 
 def _pretty_help() -> str | None:
     """Help with boxes and colours on a terminal, plain text in a pipe and where NO_COLOR is set."""
-    terminals = all(stream.isatty() and colours_wanted(stream) for stream in (sys.stdout, sys.stderr))
+    # A stream that is closed is None.
+    terminals = all(stream and stream.isatty() and colours_wanted(stream) for stream in (sys.stdout, sys.stderr))
     return "rich" if terminals else None
 
 
@@ -72,7 +73,7 @@ def starling(
 def _add(panel: str, command: Callable[..., None], *examples: str, exit_codes: str = EXIT_CODES) -> None:
     """Add a command, with examples and exit codes for its help."""
     epilog = "\n\n".join(["Examples:", *(f"  {example}" for example in examples), exit_codes])
-    cli.command(cls=Command, rich_help_panel=panel, epilog=epilog)(command)
+    cli.command(cls=CliCommand, rich_help_panel=panel, epilog=epilog)(command)
 
 
 def version() -> None:
