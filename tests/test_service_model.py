@@ -22,7 +22,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from msgspec import Raw
 from prometheus_client import CollectorRegistry
 
-from starling.client.realtime import JsonConnection
+from starling.client.client_connection import JsonConnection
 from starling.engine.transport import Frame
 from starling.main import Application, build_application
 from starling.protocol.codes import UNSUBSCRIBE_SERVER
@@ -208,9 +208,7 @@ class Conversations(RuleBasedStateMachine):
 
     def _connect(self) -> tuple[Wire, JsonConnection]:
         wire = Wire()
-        connection = JsonConnection(
-            self.service.engine, self.service.context.authority, self.service.context.session_limits, None
-        )
+        connection = JsonConnection(self.service.context.dispatcher, None)
 
         async def begin() -> None:
             connection.open(wire)

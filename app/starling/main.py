@@ -21,6 +21,7 @@ from starling.auth.jwt import JwtVerifier
 from starling.auth.keys import VerificationKey
 from starling.brokers.broadcast import BroadcastBroker
 from starling.brokers.open import open_broker
+from starling.client.build import build_dispatcher
 from starling.client.hooks_module import HooksError, load_hooks
 from starling.client.node_commands import NodeCommands
 from starling.engine.admission import AdmissionLimits
@@ -197,23 +198,21 @@ def build_application(
 
 def build_web_context(settings: Settings, engine: Engine, verifier: RevocableVerifier) -> WebContext:
     """Build what the endpoints share."""
+    authority = TokenAuthority(verifier, engine.channels, allow_anonymous=settings.allow_anonymous or settings.dev)
+    limits = SessionLimits(
+        connect_timeout=settings.connect_seconds,
+        ping_interval=settings.ping_seconds,
+        pong_timeout=settings.pong_seconds,
+        expiry_grace=settings.expiry_grace_seconds,
+        channels=settings.max_channels,
+        requests_per_second=settings.messages_per_second,
+        request_burst=settings.message_burst,
+    )
     return WebContext(
         engine=engine,
         verifier=verifier,
-        authority=TokenAuthority(
-            verifier,
-            engine.channels,
-            allow_anonymous=settings.allow_anonymous or settings.dev,
-        ),
-        session_limits=SessionLimits(
-            connect_timeout=settings.connect_seconds,
-            ping_interval=settings.ping_seconds,
-            pong_timeout=settings.pong_seconds,
-            expiry_grace=settings.expiry_grace_seconds,
-            channels=settings.max_channels,
-            requests_per_second=settings.messages_per_second,
-            request_burst=settings.message_burst,
-        ),
+        authority=authority,
+        dispatcher=build_dispatcher(engine, authority, limits),
         developer=settings.dev,
         token_in_query=settings.token_in_query,
         allowed_origins=settings.allowed_origins,

@@ -11,7 +11,7 @@ import uvloop
 from msgspec import Raw
 from rich.console import Console
 
-from starling.client.realtime import JsonConnection
+from starling.client.client_connection import JsonConnection
 from starling.engine.hub import Hub
 from starling.engine.transport import Batch
 from starling.protocol.messages import Publication

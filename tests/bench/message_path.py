@@ -37,12 +37,12 @@ async def deliver(service: Any, receivers: int) -> float:
     from msgspec import Raw
 
     from starling.brokers.envelope import decode, encode_body, encode_publication
-    from starling.client.realtime import JsonConnection
+    from starling.client.client_connection import JsonConnection
     from starling.protocol.messages import Publication
 
     engine, context, channel = service.engine, service.context, f"room{receivers}"
     for _ in range(receivers):
-        connection = JsonConnection(engine, context.authority, context.session_limits, None)
+        connection = JsonConnection(context.dispatcher, None)
         connection.transport = Socket()  # type: ignore[assignment]  # all that is asked of it here
         engine.hub.subscribers.add(channel, connection)
     message = encode_publication(encode_body(Publication(Raw(b'{"text":"' + b"x" * 180 + b'"}')), 1_700_000_000_000))

@@ -12,7 +12,7 @@ import time
 from msgspec import Raw
 
 from starling.brokers import envelope
-from starling.client.realtime import JsonConnection
+from starling.client.client_connection import JsonConnection
 from starling.engine.broker import StreamEntry
 from starling.engine.hub import Hub
 from starling.engine.transport import Batch

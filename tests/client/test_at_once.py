@@ -11,7 +11,7 @@ from msgspec import Raw
 from prometheus_client import CollectorRegistry
 
 from starling.client.authority import Identity
-from starling.client.realtime import JsonConnection
+from starling.client.client_connection import JsonConnection
 from starling.engine.broker import PublishOptions
 from starling.engine.lifecycle import NoLifecycle
 from starling.engine.token_facts import TokenFacts
@@ -63,9 +63,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Application]:
 def opened(service: Application, user: str) -> tuple[JsonConnection, JsonTransport]:
     """A client that has said nothing yet."""
     client = JsonConnection(
-        service.engine,
-        service.context.authority,
-        service.context.session_limits,
+        service.context.dispatcher,
         Identity(user, token=TokenFacts(user)),
     )
     transport = JsonTransport()

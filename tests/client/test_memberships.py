@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from starling.brokers.memory.history import MemoryHistory
 from starling.client.authority import Grant
+from starling.client.client_connection import JsonConnection
 from starling.client.memberships import Memberships
-from starling.client.realtime import JsonConnection
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.channels import DEFAULT_NAMESPACE, parse_channels
 from starling.engine.engine import Engine
@@ -38,7 +38,7 @@ async def service() -> AsyncIterator[Application]:
 
 
 def opened(service: Application) -> JsonConnection:
-    client = JsonConnection(service.engine, service.context.authority, service.context.session_limits, None)
+    client = JsonConnection(service.context.dispatcher, None)
     client.open(JsonTransport())
     return client
 

@@ -11,6 +11,7 @@ from msgspec import Raw
 from prometheus_client import CollectorRegistry
 
 from starling.client.authority import Identity
+from starling.client.client_connection import JsonConnection
 from starling.client.node_commands import (
     DisconnectCommand,
     NodeCommands,
@@ -18,7 +19,6 @@ from starling.client.node_commands import (
     SubscribeCommand,
     UnsubscribeCommand,
 )
-from starling.client.realtime import JsonConnection
 from starling.engine.broker import StreamPosition
 from starling.engine.control import NodeCommandRefused
 from starling.engine.token_facts import TokenFacts
@@ -46,9 +46,7 @@ class Cluster:
     async def enter(self, user: str, session: str = "") -> tuple[JsonConnection, JsonTransport]:
         """A connected client of `user`."""
         handshake = Identity(user, token=TokenFacts(user, session=session))
-        client = JsonConnection(
-            self.engine, self.service.context.authority, self.service.context.session_limits, handshake
-        )
+        client = JsonConnection(self.service.context.dispatcher, handshake)
         transport = JsonTransport()
         client.open(transport)
         client.on_message('{"id":1,"connect":{}}')

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from starling.client.realtime import JsonConnection
+from starling.client.client_connection import JsonConnection
 from starling.engine.transport import Batch, Frame
 from starling.main import build_application
 from starling.server.options import ServerOptions
@@ -76,7 +76,7 @@ async def client() -> AsyncIterator[Client]:
         on_refused=lambda reason: None,
         deflater=None,
     )
-    connection = JsonConnection(context.engine, context.authority, context.session_limits, None)
+    connection = JsonConnection(context.dispatcher, None)
     connection.open(transport, "127.0.0.1")
     transport.detach(connection, write_limit=WRITE_LIMIT)
     await asyncio.sleep(0)

@@ -138,6 +138,12 @@ class TokenVerifier(Protocol):
     When it may be a new key of the issuer they wait for one fetch of its keys, a few seconds at most.
     """
 
+    def connection_now(self, token: str) -> Credentials:
+        """Verify a connection token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""
+
+    def subscription_now(self, token: str) -> SubscriptionGrant:
+        """Verify a subscription token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""
+
     async def connection(self, token: str) -> Credentials:
         """Verify a connection token. Raises TokenRefused."""
 

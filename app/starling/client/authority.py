@@ -47,19 +47,26 @@ class Identity(Struct, frozen=True):
 
 
 class Authority(Protocol):
-    """Decides. Every method raises starling.protocol.codes.CommandRefused."""
+    """Decides. Every method raises starling.protocol.codes.CommandRefused.
 
-    async def identify(self, request: ConnectRequest, handshake: Identity | CommandRefused | None) -> Identity:
+    `identify_now` and `grant_now` return None where the keys of a token's issuer must be fetched first; then `identify`
+    and `grant` do it. The rules of both are the same.
+    """
+
+    def identify_now(self, request: ConnectRequest, handshake: Identity | CommandRefused | None) -> Identity | None:
         """Who the client is: by the token of its command, else by the `handshake`, else anonymous where allowed.
 
-        A `handshake` that brought a token which is no good is the CommandRefused that it met.
+        A `handshake` whose token is refused is the CommandRefused that says why.
         """
 
-    async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
-        """What the client gets in a channel that it asks to enter."""
+    async def identify(self, request: ConnectRequest, handshake: Identity | CommandRefused | None) -> Identity:
+        """As `identify_now`, with keys that must be fetched."""
 
-    def grant_by_options(self, identity: Identity, channel: str) -> Grant:
-        """What the client gets in a channel that it asks to enter without a token."""
+    def grant_now(self, identity: Identity, request: SubscribeRequest) -> Grant | None:
+        """What the client gets in a channel that it asks to enter: by the token of its command, else by the rights."""
+
+    async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
+        """As `grant_now`, with keys that must be fetched."""
 
     async def renew(self, identity: Identity, token: str) -> Identity:
         """The same client with the end and the token that it has now."""

@@ -13,7 +13,7 @@ from starling.engine.follower import Joined
 from starling.engine.receiver import Receiver
 from starling.engine.subscriptions import Subscriber
 from starling.engine.token_facts import TokenFacts
-from starling.protocol.messages import ClientInfo
+from starling.protocol.messages import ClientInfo, SubscribeRequest
 
 
 class Membership(Struct, frozen=True):
@@ -90,6 +90,11 @@ class Memberships:
         self._engine.metrics.subscriptions[namespace_of(channel)] += 1
         self._engine.subscriptions.join_heard(subscriber)
 
+    def watch(self, receiver: Receiver, request: SubscribeRequest, options: ChannelOptions) -> None:
+        """Have the client get joins and leaves of the channel, where it asked for them or the options force them."""
+        if options.join_leave and (request.join_leave or options.force_push_join_leave):
+            self._engine.hub.watchers.add(request.channel, receiver)
+
     # Leaving
 
     def drop(self, channel: str) -> Membership | None:
@@ -99,6 +104,14 @@ class Memberships:
             self._engine.metrics.subscriptions[namespace_of(channel)] -= 1
             self._engine.subscriptions.drop(membership.subscriber)
         return membership
+
+    def leave_now(self, dropped: Membership) -> bool:
+        """Take a client that was dropped from a channel out of it without waiting; False where `leave` must do it."""
+        subscriber = dropped.subscriber
+        if not self._engine.subscriptions.leave_now(subscriber.receiver, subscriber.channel):
+            return False
+        self._engine.presence.depart(subscriber.channel, subscriber.receiver.id)
+        return True
 
     async def leave(self, dropped: Membership) -> None:
         """Take a client that was dropped from a channel out of presence and out of the channel."""

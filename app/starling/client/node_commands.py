@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from starling.client.authority import Grant
-from starling.client.realtime import RealtimeConnection
+from starling.client.client_connection import ClientConnection
 from starling.engine.broker import StreamPosition
 from starling.engine.control import Control, NodeCommand, NodeCommandRefused
 from starling.engine.engine import Engine
@@ -104,11 +104,11 @@ class NodeCommands:
                 counts[channel] = counts.get(channel, 0) + clients
         return dict(sorted(counts.items()))
 
-    def _chosen(self, order: ConnectionCommand) -> list[RealtimeConnection]:
+    def _chosen(self, order: ConnectionCommand) -> list[ClientConnection]:
         return [
             connection
             for connection in self._engine.hub.users.get(order.user, ())
-            if isinstance(connection, RealtimeConnection)
+            if isinstance(connection, ClientConnection)
             and (not order.client or connection.id == order.client)
             and (not order.session or connection.session_id == order.session)
             and connection.id not in order.whitelist

@@ -134,6 +134,11 @@ class Subscriptions:
         if stream := self._streams.get(channel):
             stream.leave(subscriber)
 
+    def leave_now(self, receiver: Receiver, channel: str) -> bool:
+        """Take a receiver out where others of this process stay in the channel; False where `leave` must do it."""
+        self._hub.subscribers.remove(channel, receiver)
+        return channel in self._hub.subscribers.channels
+
     async def leave(self, receiver: Receiver, channel: str) -> None:
         """Take a connection out of a channel; the last one out ends this process's subscription."""
         self._hub.subscribers.remove(channel, receiver)

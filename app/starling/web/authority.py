@@ -40,17 +40,20 @@ class TokenAuthority:
         self._channels = channels
         self._allow_anonymous = allow_anonymous
 
-    async def identify(self, request: ConnectRequest, handshake: Identity | CommandRefused | None) -> Identity:
+    def identify_now(self, request: ConnectRequest, handshake: Identity | CommandRefused | None) -> Identity | None:
         """By the token of the command, else by the handshake, else anonymous where allowed, else 3500.
 
-        Browsers cannot set the headers of a WebSocket, so their SDK sends some with the command: an Authorization
-        header among them counts as the token of the command.
+        None where the keys of the token's issuer must be fetched first.
         """
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        presented = find_token(authorization=headers.get("authorization"))
-        token = request.token or (presented.token if presented is not None else "")
-        if token:
-            return await self.identify_token(token)
+        token = _presented(request)
+        return self.identify_token_now(token) if token else self._without_token(handshake)
+
+    async def identify(self, request: ConnectRequest, handshake: Identity | CommandRefused | None) -> Identity:
+        """As `identify_now`, with keys that must be fetched."""
+        token = _presented(request)
+        return await self.identify_token(token) if token else self._without_token(handshake)
+
+    def _without_token(self, handshake: Identity | CommandRefused | None) -> Identity:
         if isinstance(handshake, Identity):
             # Seconds may have passed since the upgrade.
             if handshake.token is not None and self._verifier.revoked(handshake.token):
@@ -59,6 +62,15 @@ class TokenAuthority:
         if self._allow_anonymous:
             return Identity()
         raise handshake or CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
+
+    def identify_token_now(self, token: str) -> Identity | None:
+        """The identity in a connection token; None where keys must be fetched first. Raises as `identify_token`."""
+        try:
+            return self.identity_of(self._verifier.connection_now(token))
+        except KeyNotLoaded:
+            return None
+        except TokenRefused as refused:
+            raise _refusal(refused, codes.DISCONNECT_INVALID_TOKEN) from refused
 
     async def identify_token(self, token: str) -> Identity:
         """The identity in a connection token. Raises CommandRefused: 109 for an expired one, 3500 for a bad one."""
@@ -86,20 +98,27 @@ class TokenAuthority:
             subscriptions=subscriptions,
         )
 
-    async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
-        """By the subscription token of the command, else by the channel's options."""
-        if not request.token:
-            return self.grant_by_options(identity, request.channel)
-        options = self._channels.options(request.channel)
-        granted = await self._subscription(identity, request.channel, request.token)
-        return _grant(options, granted)
-
-    def grant_by_options(self, identity: Identity, channel: str) -> Grant:
-        """By the channel's options."""
-        facts = self._channels.facts(channel)
+    def grant_now(self, identity: Identity, request: SubscribeRequest) -> Grant | None:
+        """By the subscription token of the command, else by the rights; None where keys must be fetched first."""
+        facts = self._channels.facts(request.channel)
+        if request.token:
+            try:
+                granted = self._verifier.subscription_now(request.token)
+            except KeyNotLoaded:
+                return None
+            except TokenRefused as refused:
+                raise _refusal(refused, codes.ERROR_PERMISSION_DENIED) from refused
+            return _grant(facts.options, _of(granted, identity, request.channel))
         if not may(Client(identity.user), Verb.SUBSCRIBE, facts).allowed:
             raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
         return Grant(facts.options)
+
+    async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
+        """As `grant_now`, with keys that must be fetched."""
+        if (grant := self.grant_now(identity, request)) is not None:
+            return grant
+        granted = await self._subscription(identity, request.channel, request.token)
+        return _grant(self._channels.options(request.channel), granted)
 
     async def renew(self, identity: Identity, token: str) -> Identity:
         """A new token must be of the same user, or the connection ends with 3500."""
@@ -126,10 +145,28 @@ class TokenAuthority:
             granted = await self._verifier.subscription(token)
         except TokenRefused as refused:
             raise _refusal(refused, codes.ERROR_PERMISSION_DENIED) from refused
-        if granted.user != identity.user or granted.channel != channel:
-            log.info("token_refused", reason="for_another_user_or_channel")
-            raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
-        return granted
+        return _of(granted, identity, channel)
+
+
+def _presented(request: ConnectRequest) -> str:
+    """The token of a connect command, empty where it has none.
+
+    Browsers cannot set the headers of a WebSocket, so their SDK sends some with the command: an Authorization header
+    among them counts as the token of the command.
+    """
+    if request.token or not request.headers:
+        return request.token
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    presented = find_token(authorization=headers.get("authorization"))
+    return presented.token if presented is not None else ""
+
+
+def _of(granted: SubscriptionGrant, identity: Identity, channel: str) -> SubscriptionGrant:
+    """Raise CommandRefused for a good token of another user or channel."""
+    if granted.user != identity.user or granted.channel != channel:
+        log.info("token_refused", reason="for_another_user_or_channel")
+        raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
+    return granted
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, WebSocket
 
 from starling.client.authority import Identity
-from starling.client.realtime import JsonConnection, ProtobufConnection, RealtimeConnection
+from starling.client.client_connection import ClientConnection, JsonConnection, ProtobufConnection
 from starling.protocol.codes import CommandRefused
 from starling.web.dependencies import WebContextDependency, admit, presented_token
 from starling.web.handoff import hand_off
@@ -30,7 +30,7 @@ async def find_identity(websocket: WebSocket, web_context: WebContextDependency)
         return refusal
 
 
-def choose_format(websocket: WebSocket) -> tuple[type[RealtimeConnection], str | None]:
+def choose_format(websocket: WebSocket) -> tuple[type[ClientConnection], str | None]:
     """The wire format a client asks for, and the subprotocol that the upgrade answers."""
     offered = websocket.scope["subprotocols"]
     for subprotocol, kind in SUBPROTOCOLS.items():
@@ -49,5 +49,5 @@ async def connection(
 ) -> None:
     """The real-time door."""
     kind, subprotocol = choose_format(websocket)
-    client = kind(web_context.engine, web_context.authority, web_context.session_limits, identity)
+    client = kind(web_context.dispatcher, identity)
     await hand_off(websocket, client, web_context, subprotocol)

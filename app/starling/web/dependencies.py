@@ -11,11 +11,11 @@ from fastapi.requests import HTTPConnection
 
 from starling.auth.handshake import PresentedToken, find_token
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
+from starling.client.dispatcher import Dispatcher
 from starling.engine.engine import Engine
 from starling.engine.rejection import Rejection
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import EXTENSION
-from starling.protocol.session import SessionLimits
 from starling.web.authority import TokenAuthority
 from starling.web.revocation import connection_facts
 
@@ -29,7 +29,7 @@ class WebContext:
     engine: Engine
     verifier: TokenVerifier
     authority: TokenAuthority
-    session_limits: SessionLimits
+    dispatcher: Dispatcher
     developer: bool
     token_in_query: bool
     allowed_origins: Sequence[str]

@@ -29,6 +29,18 @@ class RevocableVerifier:
         self._verifier = verifier
         self._revocations = revocations
 
+    def connection_now(self, token: str) -> Credentials:
+        """Verify a connection token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""
+        credentials = self._verifier.connection_now(token)
+        self._check(connection_facts(credentials))
+        return credentials
+
+    def subscription_now(self, token: str) -> SubscriptionGrant:
+        """Verify a subscription token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""
+        grant = self._verifier.subscription_now(token)
+        self._check(subscription_facts(grant))
+        return grant
+
     async def connection(self, token: str) -> Credentials:
         """Verify a connection token. Raises TokenRefused."""
         credentials = await self._verifier.connection(token)

@@ -1,0 +1,257 @@
+"""Connections of the client endpoint: one client with its session, its identity and its channels."""
+
+import time
+from collections.abc import Callable
+from typing import ClassVar, Protocol
+
+import structlog
+from msgspec import Raw
+from msgspec.structs import replace
+
+from starling.client.authority import Grant, Identity
+from starling.client.connection import Connection
+from starling.client.memberships import Memberships
+from starling.engine.engine import Engine
+from starling.engine.token_facts import TokenFacts
+from starling.engine.transport import WRITE_ERROR, Frame
+from starling.protocol import codes
+from starling.protocol.codec import Codec
+from starling.protocol.codec_json import JsonCodec
+from starling.protocol.codec_protobuf import ProtobufCodec
+from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
+from starling.protocol.decisions import Decision
+from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Push, Reply, SubscribeRequest
+from starling.protocol.session import Session, SessionLimits
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
+
+# RFC 6455 section 7.1.5: the code of a connection that ended without one.
+VANISHED = 1006
+JSON = JsonCodec()
+PROTOBUF = ProtobufCodec()
+
+
+class Executor(Protocol):
+    """Carries out the decisions of sessions; starling.client.dispatcher has it."""
+
+    engine: Engine
+    limits: SessionLimits
+
+    def carry_out(self, client: "ClientConnection", decisions: list[Decision]) -> None:
+        """Carry out `decisions` in their order."""
+
+    def disconnected(self, client: "ClientConnection", code: int, reason: str) -> None:
+        """Release what a client held that is gone now."""
+
+
+class ClientConnection(Connection):
+    """A client of the client endpoint; subclasses name the wire format.
+
+    It passes frames, time and requests of the backend to its session, and what the session decides to the executor.
+    """
+
+    __slots__ = (
+        "_executor",
+        "announced",
+        "deadline",
+        "handshake",
+        "identity",
+        "memberships",
+        "paused",
+        "session",
+        "session_id",
+        "user_channel",
+    )
+
+    codec: ClassVar[Codec]
+
+    def __init__(self, executor: Executor, handshake: Identity | CommandRefused | None) -> None:
+        """`handshake`: the identity in the token of the upgrade, or why that token is refused; None without one."""
+        engine = executor.engine
+        super().__init__(engine, handshake.user if isinstance(handshake, Identity) else "")
+        self._executor = executor
+        self.handshake = handshake
+        self.identity = Identity()
+        # A hook may take longer for one publication than for the next, so the next waits for it.
+        self.session = Session(executor.limits, time.monotonic(), publish_in_turn=engine.hooks.sees_publications)
+        self.session_id = f"{engine.node.names.getrandbits(64):016x}"
+        self.memberships = Memberships(engine)
+        self.deadline = self.session.deadline
+        """When this connection is scheduled to tick."""
+        self.paused = False
+        """True while the transport does not read, because too many commands are pending."""
+        self.user_channel = ""
+        """The channel that counts the connections of this user, once this one is counted there."""
+        self.announced = False
+        """True once the lifecycle listener got `connected`; only then it gets `disconnected` and `unsubscribed`."""
+
+    def info(self, chan_info: Raw = NO_PAYLOAD) -> ClientInfo:
+        """What others may see of this client."""
+        return ClientInfo(self.identity.user, self.id, self.identity.info, chan_info)
+
+    def adopt(self, identity: Identity) -> None:
+        """Become `identity`, in the session that its token names, or in one of this connection's own."""
+        token = identity.token or TokenFacts(identity.user)
+        self.session_id = token.session or self.session_id
+        self.identity = replace(identity, token=replace(token, session=self.session_id))
+
+    def carry_out(self, decisions: list[Decision]) -> None:
+        """Carry out what the session decided."""
+        self._executor.carry_out(self, decisions)
+
+    # What transport and time cause
+
+    def on_message(self, message: str | bytes) -> None:
+        """Take the commands of one frame."""
+        self.count_received(message)
+        try:
+            self._take(message)
+        except Exception:
+            log.exception("client_failed", connection_id=self.id)
+            self.fail()
+
+    def _take(self, message: str | bytes) -> None:
+        commands = self.codec.decode(message)
+        if isinstance(commands, Disconnect):
+            self.carry_out(self.session.close(commands))
+            return
+        tap = self.engine.hub.tap
+        if tap is not None:
+            tap.received(self, commands)
+        now = time.monotonic()
+        decisions: list[Decision] = []
+        for command in commands:
+            decisions += self.session.receive(command, now)
+        self.carry_out(decisions)
+        if self.session.busy and not self.paused:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Let the transport read again, once few enough commands are pending."""
+        if self.paused and not self.session.busy:
+            self.paused = False
+            self.transport.resume_reading()
+
+    def first_tick(self, now: float) -> float:
+        """When the connect command must have come."""
+        return self.session.deadline
+
+    def tick(self, now: float) -> float:
+        """Let the session do what is due."""
+        self.deadline = 0.0
+        try:
+            self.carry_out(self.session.tick(now))
+        except Exception:
+            log.exception("client_failed", connection_id=self.id)
+            self.fail()
+        self.deadline = self.session.deadline
+        return self.deadline
+
+    def on_overflow(self) -> None:
+        """Disconnect a client that reads too slowly."""
+        self.send_disconnect(codes.DISCONNECT_SLOW)
+
+    def on_shutdown(self) -> None:
+        """Disconnect the client, to reconnect to another process."""
+        self.send_disconnect(codes.DISCONNECT_SHUTDOWN)
+
+    def on_close(self, code: int, reason: str) -> None:
+        """Leave every channel; the connection has ended.
+
+        A client that vanished cannot be sent a code, but logs and webhooks can: they get the protocol's own codes.
+        """
+        if code == VANISHED:
+            gone = codes.DISCONNECT_WRITE_ERROR if reason == WRITE_ERROR else codes.DISCONNECT_CONNECTION_CLOSED
+            code, reason = gone.code, gone.reason
+        tap = self.engine.hub.tap
+        if tap is not None:
+            tap.closed(self, code, reason)
+        super().on_close(code, reason)
+        self.carry_out(self.session.lost())
+        self._executor.disconnected(self, code, reason)
+
+    def fail(self) -> None:
+        """Close after a fault of this service: the state of this connection is unknown, that of a new one is not."""
+        self.close(codes.DISCONNECT_INTERNAL.code, codes.DISCONNECT_INTERNAL.reason)
+
+    # What the engine causes
+
+    def refuse(self, reason: Error | Disconnect) -> None:
+        """End the connection, because a push or reply that it must get cannot be encoded for it."""
+        self.send_disconnect(reason if isinstance(reason, Disconnect) else codes.DISCONNECT_INTERNAL)
+
+    def lose_state(self, channel: str) -> None:
+        """End the subscription with 2500, so that the client subscribes again."""
+        self.send_unsubscribe(channel, codes.UNSUBSCRIBE_INSUFFICIENT_STATE)
+
+    def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> TokenFacts | None:
+        """End the connection, or those of its subscriptions, that depend on a token which `refuses` is true for."""
+        token = self.identity.token
+        if self.close_code is not None:
+            return None
+        if token is not None and refuses(token):
+            self.send_disconnect(codes.DISCONNECT_INVALID_TOKEN)
+            return token
+        for channel in self.memberships.refused(refuses):
+            self.send_unsubscribe(channel, codes.UNSUBSCRIBE_SERVER)
+        return None
+
+    # What a backend causes
+
+    def send_subscribe(self, request: SubscribeRequest, grant: Grant) -> None:
+        """Subscribe the client on the server's side, with what `grant` gives; nothing, if it is subscribed."""
+        self.carry_out(self.session.subscribe(request, time.monotonic(), grant))
+
+    def send_unsubscribe(self, channel: str, reason: Unsubscribe) -> None:
+        """Unsubscribe the client and send it the reason; nothing, if it is not subscribed."""
+        self.carry_out(self.session.unsubscribe(channel, reason, time.monotonic()))
+
+    def send_disconnect(self, reason: Disconnect) -> None:
+        """Disconnect the client."""
+        self.carry_out(self.session.close(reason))
+
+    def send_refresh(self, expires_at: float | None) -> None:
+        """Give the connection another end, in seconds since 1970; None never ends."""
+        self.carry_out(self.session.refresh(time.monotonic(), ttl=ttl_until(expires_at)))
+
+
+class JsonPushes:
+    """Encodes pushes as text frames of JSON."""
+
+    def encode_push(self, push: Push) -> Frame:
+        """One push as a text frame."""
+        return Frame(JSON.encode(Reply(push=push)), text=True)
+
+
+class ProtobufPushes:
+    """Encodes pushes as binary frames of Protobuf."""
+
+    def encode_push(self, push: Push) -> Frame:
+        """One push as a binary frame."""
+        return Frame(PROTOBUF.encode(Reply(push=push)), text=False)
+
+
+class JsonConnection(ClientConnection):
+    """A client that reads JSON."""
+
+    __slots__ = ()
+
+    kind = "json"
+    codec = JSON
+    encoder = JsonPushes()
+
+
+class ProtobufConnection(ClientConnection):
+    """A client that reads Protobuf."""
+
+    __slots__ = ()
+
+    kind = "protobuf"
+    codec = PROTOBUF
+    encoder = ProtobufPushes()
+
+
+def ttl_until(expires_at: float | None) -> float | None:
+    """Seconds until `expires_at`, in seconds since 1970; None never ends."""
+    return None if expires_at is None else expires_at - time.time()

@@ -1,0 +1,40 @@
+"""What a command's handler defines: its rule, its short way and its long way."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from starling.client.client_connection import ClientConnection
+from starling.protocol.decisions import Action, Decision
+
+Outcome = list[Decision] | Exception
+Later = Callable[[Outcome], None]
+
+
+class Command(ABC):
+    """Handles one kind of action for all clients of a worker; the dispatcher calls it.
+
+    `prepare`, `try_now` and `run` may raise CommandRefused, BrokerUnavailable and PublicationTooLarge, each of which
+    is answered as an error; any other exception is a fault of this service.
+    """
+
+    action: ClassVar[type[Action]]
+    method: ClassVar[str] = ""
+    """The command's name in metrics and spans; empty for an action that need not come from a command."""
+    traced: ClassVar[bool] = False
+    """Whether it may lead to a publication, and so begins a trace where tracing is on."""
+
+    @abstractmethod
+    def prepare(self, client: ClientConnection, action: Any) -> Any:
+        """Apply the command's rule; return what `try_now` and `run` need of it."""
+
+    def try_now(self, client: ClientConnection, action: Any, prepared: Any, later: Later) -> list[Decision] | None:
+        """Finish without a task and return what the session decides, or None where `run` must do it.
+
+        An empty list may also mean that the work is under way: then `later` gets its outcome, once.
+        """
+        return None
+
+    @abstractmethod
+    async def run(self, client: ClientConnection, action: Any, prepared: Any) -> list[Decision]:
+        """Do it in a task; return what the session decides."""

@@ -1,0 +1,140 @@
+"""`connect`: makes the client known and subscribes it to the channels of its token."""
+
+import random
+import time
+from collections.abc import Mapping
+
+import structlog
+from msgspec import Raw
+
+from starling import __version__
+from starling.client.authority import Authority, Grant, Identity
+from starling.client.client_connection import ClientConnection, ttl_until
+from starling.client.commands.base import Command, Later
+from starling.client.held_transport import HeldTransport
+from starling.client.recovery import recovers_from, subscribe_result
+from starling.client.user_limit import UserLimit
+from starling.engine.engine import Engine
+from starling.engine.follower import Joined
+from starling.engine.subscriptions import Subscriber
+from starling.protocol.decisions import Authenticate, Decision
+from starling.protocol.messages import NO_PAYLOAD, ConnectResult, SubscribeRequest, SubscribeResult
+from starling.protocol.session import SessionState
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
+
+
+class Connect(Command):
+    """A client is connected once it is known, allowed, and subscribed to the channels that its token names."""
+
+    action = Authenticate
+    method = "connect"
+
+    def __init__(self, engine: Engine, authority: Authority, user_limit: UserLimit) -> None:
+        self._engine = engine
+        self._authority = authority
+        self._user_limit = user_limit
+
+    def prepare(self, client: ClientConnection, action: Authenticate) -> Identity | None:
+        """Who the client is; None where keys must be fetched to find out."""
+        return self._authority.identify_now(action.request, client.handshake)
+
+    def try_now(
+        self, client: ClientConnection, action: Authenticate, prepared: Identity | None, later: Later
+    ) -> list[Decision] | None:
+        """Connect at once a client without server-side subscriptions, where no hook and no limit has a say."""
+        if prepared is None or prepared.subscriptions or self._engine.hooks.sees_clients or self._user_limit.on:
+            return None
+        known = self._adopt(client, prepared)
+        decisions = self._connected(client, action, NO_PAYLOAD, {})
+        self._announce(client, known, channels=0)
+        return decisions
+
+    async def run(self, client: ClientConnection, action: Authenticate, prepared: Identity | None) -> list[Decision]:
+        """Connect with all that there may be: keys to fetch, a limit, a hook, server-side subscriptions."""
+        request = action.request
+        identity = prepared or await self._authority.identify(request, client.handshake)
+        known = self._adopt(client, identity)
+        await self._user_limit.claim(client)
+        data = await self._engine.hooks.connect(client.info(), request.data)
+        transport = client.transport
+        held = HeldTransport(transport)
+        client.transport = held
+        try:
+            subs = await self._enter_all(client, identity.subscriptions, request.subs)
+            decisions = self._connected(client, action, data, subs)
+        finally:
+            client.transport = transport
+        for channel, subscription in client.session.subscriptions.items():
+            subscription.chan_info = identity.subscriptions[channel].info
+        client.carry_out(decisions)
+        held.release()
+        for channel in client.memberships:
+            self._engine.presence.announce(channel, client.id)
+        self._announce(client, known, channels=len(subs))
+        return []
+
+    def _adopt(self, client: ClientConnection, identity: Identity) -> str:
+        """Have the client be `identity`; return the user that was known from the handshake."""
+        client.adopt(identity)
+        client.handshake = None
+        known, client.user = client.user, identity.user
+        if client.close_code is None:
+            self._engine.hub.identify(client)
+        return known
+
+    def _connected(
+        self, client: ClientConnection, action: Authenticate, data: Raw, subs: dict[str, SubscribeResult]
+    ) -> list[Decision]:
+        identity = client.identity
+        result = ConnectResult(
+            client=client.id,
+            version=__version__,
+            data=data,
+            subs=subs,
+            node=self._engine.node.id,
+            session=client.session_id,
+        )
+        return client.session.connected(
+            action,
+            result,
+            time.monotonic(),
+            ttl=ttl_until(identity.expires_at),
+            sub_ttls={channel: ttl_until(grant.expires_at) for channel, grant in identity.subscriptions.items()},
+            first_ping=random.uniform(1, self._engine.options.ping_interval),  # noqa: S311 - spreads pings
+        )
+
+    def _announce(self, client: ClientConnection, known: str, *, channels: int) -> None:
+        """Report the client to the lifecycle listener, and its user to the log where the upgrade did not name it."""
+        if client.session.state is SessionState.CONNECTED:
+            client.announced = True
+            lifecycle = self._engine.lifecycle
+            lifecycle.connected(client.id, client.user)
+            for channel in client.memberships:
+                lifecycle.subscribed(client.id, client.user, channel)
+        if client.user != known:
+            log.info("client_authenticated", connection_id=client.id, user=client.user, channels=channels)
+
+    async def _enter_all(
+        self, client: ClientConnection, grants: Mapping[str, Grant], requests: Mapping[str, SubscribeRequest]
+    ) -> dict[str, SubscribeResult]:
+        results: dict[str, SubscribeResult] = {}
+        try:
+            for channel, grant in grants.items():
+                request = requests.get(channel) or SubscribeRequest(channel)
+
+                def answer(joined: Joined, request: SubscribeRequest = request, grant: Grant = grant) -> bool:
+                    if client.session.state is not SessionState.CONNECTING:
+                        return False
+                    results[request.channel] = subscribe_result(request, grant, joined, user=client.user)
+                    client.memberships.watch(client, request, grant.options)
+                    return True
+
+                request.channel = channel
+                subscriber = Subscriber(client, channel, answer)
+                since = recovers_from(request, grant, user=client.user)
+                await client.memberships.enter(subscriber, grant, client.info(grant.info), since)
+        except BaseException:
+            client.memberships.leave_all()
+            raise
+        return results

@@ -1,0 +1,59 @@
+"""`presence` and `presence_stats`: who is in a channel, and how many."""
+
+import time
+
+from starling.client.client_connection import ClientConnection
+from starling.client.commands.base import Command
+from starling.client.commands.rights import channel_options, require
+from starling.engine.channels import ChannelOptions, Channels
+from starling.engine.presence_tracker import PresenceTracker
+from starling.engine.rights import Verb
+from starling.protocol import codes
+from starling.protocol.codes import CommandRefused
+from starling.protocol.decisions import Decision
+from starling.protocol.decisions import Presence as PresenceAction
+from starling.protocol.decisions import PresenceStats as PresenceStatsAction
+from starling.protocol.messages import PresenceResult, PresenceStatsResult
+
+
+class _PresenceQuery(Command):
+    """The rule of both commands."""
+
+    def __init__(self, channels: Channels, presence: PresenceTracker) -> None:
+        self._channels = channels
+        self.presence = presence
+
+    def prepare(self, client: ClientConnection, action: PresenceAction | PresenceStatsAction) -> ChannelOptions:
+        """The right to see who is in the channel, where presence is kept."""
+        options = channel_options(client, action, self._channels)
+        if not self.presence.keeps(options):
+            raise CommandRefused(codes.ERROR_NOT_AVAILABLE)
+        require(client, Verb.PRESENCE, action, options, self._channels)
+        return options
+
+
+class Presence(_PresenceQuery):
+    """Reads the members of a channel."""
+
+    action = PresenceAction
+    method = "presence"
+
+    async def run(self, client: ClientConnection, action: PresenceAction, prepared: ChannelOptions) -> list[Decision]:
+        """Read the members."""
+        result = PresenceResult(await self.presence.members(action.channel, prepared))
+        return client.session.answered(action, result, time.monotonic())
+
+
+class PresenceStats(_PresenceQuery):
+    """Counts the members of a channel."""
+
+    action = PresenceStatsAction
+    method = "presence_stats"
+
+    async def run(
+        self, client: ClientConnection, action: PresenceStatsAction, prepared: ChannelOptions
+    ) -> list[Decision]:
+        """Count the members."""
+        stats = await self.presence.count(action.channel, prepared)
+        result = PresenceStatsResult(stats.num_clients, stats.num_users)
+        return client.session.answered(action, result, time.monotonic())

@@ -1,0 +1,72 @@
+"""`publish`: a client's publication in a channel."""
+
+import time
+from typing import NamedTuple
+
+from starling.client.client_connection import ClientConnection
+from starling.client.commands.base import Command, Later
+from starling.client.commands.rights import channel_options, require
+from starling.engine.broker import PublishOptions, PublishOutcome, StreamPosition
+from starling.engine.channels import Channels
+from starling.engine.hooks import Hooks
+from starling.engine.publisher import Publisher
+from starling.engine.rights import Verb
+from starling.protocol.decisions import Decision
+from starling.protocol.decisions import Publish as PublishAction
+from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Publication, PublishResult
+
+
+class _Permit(NamedTuple):
+    """How the publication is kept, and who it is from."""
+
+    options: PublishOptions
+    info: ClientInfo
+
+
+class Publish(Command):
+    """Publishes; the answer means that the broker has stored it."""
+
+    action = PublishAction
+    method = "publish"
+    traced = True
+
+    def __init__(self, channels: Channels, hooks: Hooks, publisher: Publisher) -> None:
+        self._channels = channels
+        self._hooks = hooks
+        self._publisher = publisher
+
+    def prepare(self, client: ClientConnection, action: PublishAction) -> _Permit:
+        """The right to publish in the channel."""
+        options = channel_options(client, action, self._channels)
+        require(client, Verb.PUBLISH, action, options, self._channels)
+        chan_info = action.subscription.chan_info if action.subscription else NO_PAYLOAD
+        return _Permit(options.publish_options(), client.info(chan_info))
+
+    def try_now(
+        self, client: ClientConnection, action: PublishAction, prepared: _Permit, later: Later
+    ) -> list[Decision] | None:
+        """Publish without a task where no hook has a say."""
+        if self._hooks.sees_publications:
+            return None
+
+        def done(outcome: PublishOutcome) -> None:
+            later(_answer(client, action) if isinstance(outcome, StreamPosition) else outcome)
+
+        publication = Publication(data=action.request.data, info=prepared.info)
+        outcome = self._publisher.begin(action.channel, publication, prepared.options, done)
+        if outcome is None:
+            return []
+        if isinstance(outcome, StreamPosition):
+            return _answer(client, action)
+        raise outcome
+
+    async def run(self, client: ClientConnection, action: PublishAction, prepared: _Permit) -> list[Decision]:
+        """Publish what the hook makes of it."""
+        data = await self._hooks.publish(prepared.info, action.channel, action.request.data)
+        publication = Publication(data=data, info=prepared.info)
+        await self._publisher.publish(action.channel, publication, prepared.options)
+        return _answer(client, action)
+
+
+def _answer(client: ClientConnection, action: PublishAction) -> list[Decision]:
+    return client.session.answered(action, PublishResult(), time.monotonic())

@@ -1,0 +1,49 @@
+"""`refresh` and `sub_refresh`: new tokens for a connection and for a subscription."""
+
+import time
+
+from starling.client.authority import Authority
+from starling.client.client_connection import ClientConnection, ttl_until
+from starling.client.commands.base import Command
+from starling.protocol.decisions import Decision
+from starling.protocol.decisions import Refresh as RefreshAction
+from starling.protocol.decisions import SubRefresh as SubRefreshAction
+
+
+class Refresh(Command):
+    """Replaces the connection's token; the rule is the authority's, which may have to fetch keys."""
+
+    action = RefreshAction
+    method = "refresh"
+
+    def __init__(self, authority: Authority) -> None:
+        self._authority = authority
+
+    def prepare(self, client: ClientConnection, action: RefreshAction) -> None:
+        """Nothing can be said before the token is verified."""
+
+    async def run(self, client: ClientConnection, action: RefreshAction, prepared: None) -> list[Decision]:
+        """Verify the token and take its end over."""
+        client.adopt(await self._authority.renew(client.identity, action.request.token))
+        return client.session.refreshed(action, time.monotonic(), ttl=ttl_until(client.identity.expires_at))
+
+
+class SubRefresh(Command):
+    """Replaces a subscription's token; the rule is the authority's, which may have to fetch keys."""
+
+    action = SubRefreshAction
+    method = "sub_refresh"
+
+    def __init__(self, authority: Authority) -> None:
+        self._authority = authority
+
+    def prepare(self, client: ClientConnection, action: SubRefreshAction) -> None:
+        """Nothing can be said before the token is verified."""
+
+    async def run(self, client: ClientConnection, action: SubRefreshAction, prepared: None) -> list[Decision]:
+        """Verify the token and take its end over."""
+        channel = action.request.channel
+        grant = await self._authority.renew_grant(client.identity, channel, action.request.token)
+        client.memberships.renew(channel, grant.token)
+        ttl = ttl_until(grant.expires_at)
+        return client.session.sub_refreshed(action, time.monotonic(), ttl=ttl, chan_info=grant.info)

@@ -1,0 +1,29 @@
+"""`send`: a message to the application that wants no answer."""
+
+import time
+
+from starling.client.client_connection import ClientConnection
+from starling.client.commands.base import Command
+from starling.engine.hooks import Hooks
+from starling.protocol.decisions import Decision, Deliver
+from starling.protocol.messages import ClientInfo
+
+
+class Send(Command):
+    """Gives the message to the hook."""
+
+    action = Deliver
+    method = "send"
+    traced = True
+
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks = hooks
+
+    def prepare(self, client: ClientConnection, action: Deliver) -> ClientInfo:
+        """Every client may send; the hook sees who does."""
+        return client.info()
+
+    async def run(self, client: ClientConnection, action: Deliver, prepared: ClientInfo) -> list[Decision]:
+        """Give it to the application."""
+        await self._hooks.message(prepared, action.request.data)
+        return client.session.delivered(action, time.monotonic())

@@ -1,0 +1,124 @@
+"""`subscribe`, and the end of a subscription whatever its reason."""
+
+import time
+from functools import partial
+from typing import cast
+
+from starling.client.authority import Authority, Grant
+from starling.client.client_connection import ClientConnection, ttl_until
+from starling.client.commands.base import Command, Later
+from starling.client.memberships import Membership
+from starling.client.recovery import recovers_from, subscribe_result
+from starling.engine.engine import Engine
+from starling.engine.follower import Joined
+from starling.engine.subscriptions import Subscriber
+from starling.protocol import codes
+from starling.protocol.codes import CommandRefused
+from starling.protocol.decisions import Decision, EndSubscription
+from starling.protocol.decisions import Subscribe as SubscribeAction
+from starling.protocol.messages import FLAG_REJECT_UNRECOVERED, NO_PAYLOAD, SubscribeResult
+from starling.protocol.session import SessionState
+
+
+class Subscribe(Command):
+    """A client is answered at the moment from which it misses nothing in the channel."""
+
+    action = SubscribeAction
+    method = "subscribe"
+
+    def __init__(self, engine: Engine, authority: Authority) -> None:
+        self._engine = engine
+        self._authority = authority
+
+    def prepare(self, client: ClientConnection, action: SubscribeAction) -> Grant | None:
+        """What the client gets in the channel; None where keys must be fetched to find out."""
+        if action.server_side:
+            return cast("Grant", action.terms)
+        return self._authority.grant_now(client.identity, action.request)
+
+    def try_now(
+        self, client: ClientConnection, action: SubscribeAction, prepared: Grant | None, later: Later
+    ) -> list[Decision] | None:
+        """Enter at once a channel that this process is in, where nothing is asked of hooks, broker or history."""
+        engine, channel = self._engine, action.channel
+        # Until the lifecycle listener knows of this client, it cannot be told of its channels.
+        if prepared is None or action.server_side or not client.announced or engine.hooks.sees_subscriptions:
+            return None
+        options = prepared.options
+        if prepared.token is not None or options.keeps_history or options.presence or options.join_leave:
+            return None
+        if not engine.subscriptions.hears(channel) or client.session.state is not SessionState.CONNECTED:
+            return None
+        result = SubscribeResult(data=prepared.data or NO_PAYLOAD)
+        decisions = client.session.subscribed(action, result, time.monotonic())
+        client.memberships.enter_heard(client, channel, prepared)
+        engine.lifecycle.subscribed(client.id, client.user, channel)
+        return decisions
+
+    async def run(self, client: ClientConnection, action: SubscribeAction, prepared: Grant | None) -> list[Decision]:
+        """Ask the hook, enter the channel, and recover what the client missed."""
+        request = action.request
+        grant = prepared or await self._authority.grant(client.identity, request)
+        if not action.server_side:
+            await self._engine.hooks.subscribe(client.info(grant.info), request.channel, request.data)
+        subscriber = Subscriber(client, request.channel, partial(self._answer, client, action, grant))
+        since = recovers_from(request, grant, user=client.user)
+        await client.memberships.enter(subscriber, grant, client.info(grant.info), since)
+        if subscriber.answered:
+            self._engine.presence.announce(request.channel, client.id)
+        return []
+
+    def _answer(self, client: ClientConnection, action: SubscribeAction, grant: Grant, joined: Joined) -> bool:
+        """Answer the client, at the moment from which it misses nothing; False where it is not subscribed after all."""
+        session = client.session
+        if session.state is not SessionState.CONNECTED:
+            return False
+        request, now = action.request, time.monotonic()
+        # It may have been revoked while the hook, the broker or the history was asked.
+        if grant.token is not None and self._engine.revocations.refuses(grant.token):
+            client.carry_out(session.refused(action, codes.ERROR_PERMISSION_DENIED, now))
+            return False
+        result = subscribe_result(request, grant, joined, user=client.user)
+        if request.flag & FLAG_REJECT_UNRECOVERED and result.was_recovering and not result.recovered:
+            client.carry_out(session.refused(action, codes.ERROR_UNRECOVERABLE_POSITION, now))
+            return False
+        client.memberships.watch(client, request, grant.options)
+        ttl = ttl_until(grant.expires_at)
+        client.carry_out(session.subscribed(action, result, now, ttl=ttl, chan_info=grant.info))
+        entered = action.channel in session.subscriptions
+        if entered:
+            self._engine.lifecycle.subscribed(client.id, client.user, action.channel)
+        return entered
+
+
+class Unsubscribe(Command):
+    """Ends a subscription: the client gets nothing more of the channel from the start on."""
+
+    action = EndSubscription
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def prepare(self, client: ClientConnection, action: EndSubscription) -> Membership | None:
+        """Cut the channel off; None where the client was not in it."""
+        membership = client.memberships.drop(action.channel)
+        if membership is not None and client.announced and membership.subscriber.answered:
+            self._engine.lifecycle.unsubscribed(client.id, client.user, action.channel)
+        return membership
+
+    def try_now(
+        self, client: ClientConnection, action: EndSubscription, prepared: Membership | None, later: Later
+    ) -> list[Decision] | None:
+        """Finish at once where the broker need not know, because others of this process are in the channel."""
+        if prepared is not None and not client.memberships.leave_now(prepared):
+            return None
+        return client.session.ended(action, time.monotonic())
+
+    async def run(
+        self, client: ClientConnection, action: EndSubscription, prepared: Membership | None
+    ) -> list[Decision]:
+        """Leave the channel."""
+        if prepared is None:
+            raise CommandRefused(codes.ERROR_INTERNAL)
+        await client.memberships.leave(prepared)
+        return client.session.ended(action, time.monotonic())

@@ -1,0 +1,161 @@
+"""Carries out what sessions decide: writes, closes, and the actions, each by the handler of its command.
+
+Counting, tracing, mapping errors to answers and reading on happen here, once for all commands.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from functools import partial
+
+import structlog
+
+from starling.client.client_connection import ClientConnection
+from starling.client.commands.base import Command, Outcome
+from starling.client.user_limit import UserLimit
+from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
+from starling.engine.engine import Engine
+from starling.engine.transport import Frame
+from starling.protocol import codes
+from starling.protocol.codes import CommandRefused, Disconnect, Error
+from starling.protocol.decisions import (
+    Action,
+    Authenticate,
+    Close,
+    Decision,
+    EndSubscription,
+    Ping,
+    Subscribe,
+    Write,
+)
+from starling.protocol.messages import Reply
+from starling.protocol.session import SessionLimits, SessionState
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
+
+
+class Dispatcher:
+    """Implements starling.client.client_connection.Executor with one handler for each kind of action."""
+
+    def __init__(
+        self, engine: Engine, limits: SessionLimits, commands: Iterable[Command], user_limit: UserLimit
+    ) -> None:
+        self.engine = engine
+        self.limits = limits
+        self._commands = {command.action: command for command in commands}
+        self._user_limit = user_limit
+        self._metrics = engine.metrics
+        self._tracer = engine.tracer
+
+    def carry_out(self, client: ClientConnection, decisions: list[Decision]) -> None:
+        """Carry out `decisions` in their order; what an action leads to comes after all of them."""
+        replies: list[bytes] = []
+        work = deque(decisions)
+        while work:
+            decision = work.popleft()
+            if isinstance(decision, Write):
+                try:
+                    replies.append(self._encode(client, decision.reply))
+                except CommandRefused as refusal:
+                    self._write(client, replies)
+                    client.refuse(refusal.reason)
+                    # The session has forgotten these subscriptions already, so they must still be ended here.
+                    work = deque(ending for ending in work if isinstance(ending, EndSubscription))
+            elif isinstance(decision, Action):
+                work += self._begin(client, decision)
+            elif isinstance(decision, Ping):
+                replies.append(self._encode(client, Reply()))
+            elif isinstance(decision, Close):
+                self._write(client, replies)
+                client.close(decision.disconnect.code, decision.disconnect.reason)
+        self._write(client, replies)
+        deadline = client.session.deadline
+        if deadline < client.deadline and client.close_code is None:
+            client.deadline = deadline
+            self.engine.clock.schedule(client, deadline)
+
+    def disconnected(self, client: ClientConnection, code: int, reason: str) -> None:
+        """Release what a client held that is gone now, and report its end."""
+        self._user_limit.release(client)
+        if client.announced:
+            self.engine.lifecycle.disconnected(client.id, client.user, code, reason)
+
+    # Writing
+
+    def _encode(self, client: ClientConnection, reply: Reply) -> bytes:
+        """Encode a reply to one client. Raises CommandRefused for one that its format cannot carry."""
+        if reply.error is not None:
+            self._metrics.errors[reply.error.code] += 1
+        if (tap := self.engine.hub.tap) is not None:
+            tap.replied(client, reply)
+        return client.codec.encode(reply)
+
+    def _write(self, client: ClientConnection, replies: list[bytes]) -> None:
+        if replies:
+            client.reply(Frame(client.codec.join(replies), text=client.codec.text))
+            replies.clear()
+
+    # Actions
+
+    def _begin(self, client: ClientConnection, action: Action) -> list[Decision]:
+        """Carry an action out at once, or begin to: then what it leads to is carried out later."""
+        command = self._commands[type(action)]
+        if command.method:
+            self._metrics.commands[command.method] += 1
+        try:
+            prepared = command.prepare(client, action)
+            if not (command.traced and self._tracer.on):
+                later = partial(self._finish, client, action)
+                if (decisions := command.try_now(client, action, prepared, later)) is not None:
+                    return decisions
+        except Exception as error:  # noqa: BLE001 - mapped to the answer, and logged where it is a fault
+            return self._answer(client, action, error)
+        self.engine.tasks.start(self._run(client, command, action, prepared))
+        return []
+
+    async def _run(self, client: ClientConnection, command: Command, action: Action, prepared: object) -> None:
+        outcome: Outcome
+        try:
+            if command.traced and self._tracer.on:
+                with self._tracer.command(command.method, client.id):
+                    outcome = await command.run(client, action, prepared)
+            else:
+                outcome = await command.run(client, action, prepared)
+        except Exception as error:  # noqa: BLE001 - mapped to the answer, and logged where it is a fault
+            outcome = error
+        self._finish(client, action, outcome)
+
+    def _finish(self, client: ClientConnection, action: Action, outcome: Outcome) -> None:
+        try:
+            self.carry_out(client, self._answer(client, action, outcome) if isinstance(outcome, Exception) else outcome)
+        except Exception:
+            log.exception("client_failed", connection_id=client.id)
+            client.fail()
+        client.read_on()
+
+    def _answer(self, client: ClientConnection, action: Action, error: Exception) -> list[Decision]:
+        """What a client gets for an action that failed."""
+        reason = _reason(error)
+        if reason is None:
+            log.error("command_failed", connection_id=client.id, action=type(action).__name__, exc_info=error)
+            if _answered(client, action):
+                # An error cannot be reported for a command that has its answer already.
+                return client.session.close(codes.DISCONNECT_INTERNAL)
+        return client.session.refused(action, reason or codes.ERROR_INTERNAL, time.monotonic())
+
+
+def _reason(error: Exception) -> Error | Disconnect | None:
+    """The answer that an error means; None for a fault of this service."""
+    if isinstance(error, CommandRefused):
+        return error.reason
+    if isinstance(error, BrokerUnavailable):
+        return codes.ERROR_INTERNAL
+    if isinstance(error, PublicationTooLarge):
+        return codes.ERROR_LIMIT_EXCEEDED
+    return None
+
+
+def _answered(client: ClientConnection, action: Action) -> bool:
+    if isinstance(action, Authenticate):
+        return client.session.state is SessionState.CONNECTED
+    return isinstance(action, Subscribe) and action.channel in client.session.subscriptions
