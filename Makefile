@@ -15,7 +15,7 @@ IMAGE ?= starling:$(VERSION)
 IMAGE_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench soak fmt docs protobuf dashboard-preview lock image chart capacity clean node-packages
+.PHONY: help run test check bench soak fmt docs protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ image:  ## Build the container image with podman or docker
 chart: $(VENV)/.dev  ## Pack the Helm chart into dist/
 	$(BIN)/helm lint --strict --quiet helm/starling
 	$(BIN)/helm package --destination dist helm/starling
+
+test-cluster: $(VENV)/.dev  ## Test the chart on the cluster of KUBECONFIG (STARLING_IMAGE=…), or on one by kind, k3d or minikube
+	@ENGINE=$(ENGINE) tools/setup/test-cluster.sh $(BIN)/pytest -v -n 0 tests/chart/test_cluster.py
 
 clean:  ## Remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

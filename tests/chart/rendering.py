@@ -1,5 +1,6 @@
 """Renders the chart as `helm template` does, and finds objects in what comes out."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,8 @@ from typing import Any
 import yaml
 
 CHART = Path(__file__).parents[2] / "helm" / "starling"
-HELM = str(Path(sys.executable).with_name("helm"))
+# The helm of this environment, or another one to try.
+HELM = os.environ.get("HELM") or str(Path(sys.executable).with_name("helm"))
 RELEASE = "starling"
 NAMESPACE = "live"
 

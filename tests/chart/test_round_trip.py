@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from starling.cli.live import ANSWERED
 from tests.chart.rendering import RELEASE, render
 from tests.support.running import SECRET, Starling
 
@@ -41,7 +42,7 @@ def test_it_makes_a_token_and_hears_its_echo() -> None:
     with Starling(secured) as starling:
         done = round_trip(starling.url, secured)
         assert done.returncode == 0, done.stderr
-        assert "answered in" in done.stdout
+        assert ANSWERED in done.stdout
 
         without_secret = round_trip(starling.url, {})
         assert without_secret.returncode == 0, without_secret.stderr

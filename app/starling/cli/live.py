@@ -21,6 +21,8 @@ from starling.cli.service import (
 )
 
 USER = "starling-cli"
+# What `ping` prints before the milliseconds; tests in a cluster wait for it.
+ANSWERED = "answered in"
 # Beyond the second within which the SDK gives up a server that does not answer its close.
 CLOSE_SECONDS = 2.0
 
@@ -234,7 +236,7 @@ def ping(
     elif seconds is None:
         print(f"{address} answers, and wants a token: give --token or STARLING_TOKEN_HMAC_SECRET.")
     else:
-        print(f"{address} answered in {seconds * 1000:.1f} ms.")
+        print(f"{address} {ANSWERED} {seconds * 1000:.1f} ms.")
 
 
 async def _round_trip(address: str, token: str, within: float) -> float | None:
