@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from tests.support.running import SECRET, Starling
 DOCS = Path(__file__).parents[2] / "docs"
 CONNECT = (DOCS / "connect-a-client.md").read_text()
 CHANNELS = (DOCS / "channels.md").read_text()
+README = (DOCS.parent / "README.md").read_text()
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -30,6 +32,8 @@ def blocks(page: str, language: str) -> list[str]:
 
 QUICK_JAVASCRIPT, JAVASCRIPT = blocks(CONNECT, "js")
 QUICK_PYTHON, BACKEND, PYTHON = blocks(CONNECT, "python")
+(README_JAVASCRIPT,) = blocks(README, "js")
+README_PUBLISH = re.findall(r"bin/(starling publish .*)", README)
 (NAMESPACES,) = blocks(CONNECT, "yaml")
 (EXAMPLE,) = blocks(CHANNELS, "yaml")
 
@@ -82,6 +86,21 @@ def test_the_quick_programs_talk_to_each_other(folder: Path) -> None:
             with running(sys.executable, "lobby.py", folder=folder, log=python):
                 wait_for(python, "Python got hello from Python")
                 wait_for(javascript, "JavaScript got hello from Python")
+
+
+def test_the_page_of_the_readme_shows_what_its_command_publishes(folder: Path) -> None:
+    (command,) = README_PUBLISH
+    # Browsers have the class as a global, this Node.js has not.
+    (folder / "browser.mjs").write_text('import WebSocket from "ws";\nglobalThis.WebSocket = WebSocket;\n')
+    log = folder / "page.log"
+    with Starling() as service:
+        (folder / "page.mjs").write_text(README_JAVASCRIPT.replace("ws://localhost:8000", service.url))
+        publish = [f"{Path(sys.executable).parent}/starling", *shlex.split(command)[1:], "--url", service.http]
+        with running("node", "--import", "./browser.mjs", "page.mjs", folder=folder, log=log):
+            deadline = time.monotonic() + 60
+            while "hello" not in log.read_text():
+                assert time.monotonic() < deadline, log.read_text()
+                subprocess.run(publish, check=True, capture_output=True, timeout=60)
 
 
 def test_the_programs_with_users_fetch_tokens_and_talk_to_each_other(folder: Path) -> None:
