@@ -6,8 +6,14 @@ from typing import Protocol
 from starling.protocol.codes import Disconnect
 from starling.protocol.messages import Command, Reply
 
-# A client back with 128 channels batches about as many commands; whoever needs more sends a second frame.
+# A client that reconnects sends the subscriptions of all its channels in one frame, and some commands of its own.
 COMMANDS_PER_FRAME = 1000
+COMMANDS_BEYOND_CHANNELS = 100
+
+
+def commands_per_frame(channels: int) -> int:
+    """Return how many commands a frame may hold where a connection may be in `channels` channels."""
+    return max(COMMANDS_PER_FRAME, channels + COMMANDS_BEYOND_CHANNELS)
 
 
 class Codec(Protocol):
@@ -22,8 +28,8 @@ class Codec(Protocol):
     text: bool
     """Whether its frames are text frames."""
 
-    def decode(self, frame: str | bytes) -> list[Command] | Disconnect:
-        """The commands of one frame in their order, at least one, or the 3501 that ends the connection.
+    def decode(self, frame: str | bytes, limit: int = COMMANDS_PER_FRAME) -> list[Command] | Disconnect:
+        """The commands of one frame in their order, 1 to `limit`, or the 3501 that ends the connection.
 
         Never raises, whatever the bytes. Whether a command is legal is the session's question.
         """

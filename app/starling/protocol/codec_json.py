@@ -44,16 +44,16 @@ class JsonCodec:
     subprotocol = "centrifuge-json"
     text = True
 
-    def decode(self, frame: str | bytes) -> list[Command] | Disconnect:
+    def decode(self, frame: str | bytes, limit: int = COMMANDS_PER_FRAME) -> list[Command] | Disconnect:
         """See Codec. Blank lines are skipped; half a UTF-16 pair in an escape becomes U+FFFD."""
         try:
             content = frame.encode() if isinstance(frame, str) else _utf8(frame)
-            if content.count(b"\n") > COMMANDS_PER_FRAME or _nests_too_deep(content):
+            if content.count(b"\n") > limit or _nests_too_deep(content):
                 return DISCONNECT_BAD_REQUEST
             commands = [_command(line) for line in content.split(b"\n") if line and not line.isspace()]
         except (MsgspecError, UnicodeError, RecursionError):
             return DISCONNECT_BAD_REQUEST
-        if not 0 < len(commands) <= COMMANDS_PER_FRAME:
+        if not 0 < len(commands) <= limit:
             return DISCONNECT_BAD_REQUEST
         return commands
 

@@ -27,7 +27,7 @@ class ProtobufCodec:
     subprotocol = "centrifuge-protobuf"
     text = False
 
-    def decode(self, frame: str | bytes) -> list[Command] | Disconnect:
+    def decode(self, frame: str | bytes, limit: int = COMMANDS_PER_FRAME) -> list[Command] | Disconnect:
         """See Codec. A text frame is no Protobuf."""
         if isinstance(frame, str):
             return DISCONNECT_BAD_REQUEST
@@ -35,7 +35,7 @@ class ProtobufCodec:
         content = io.BytesIO(frame)
         try:
             while content.tell() < len(frame):
-                if len(commands) == COMMANDS_PER_FRAME:
+                if len(commands) == limit:
                     return DISCONNECT_BAD_REQUEST
                 commands.append(_struct(Command, proto.parse_length_prefixed(client_pb2.Command, content)))
         # The last two are how the library tells of a length beyond the frame.
