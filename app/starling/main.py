@@ -184,7 +184,7 @@ def build_application(
     refusals.install(application)
     unknown_path.install(application, metrics)
     # First, because routes are tried in their order and this one is asked most.
-    application.router.routes.insert(0, api.route)
+    application.router.routes[:0] = api.routes
     application.state.tutorial = settings.tutorial
     tutorial = (echo, items, chat) if settings.tutorial else ()
     for endpoint in (*((pages,) if settings.pages else ()), health, connection, *tutorial):

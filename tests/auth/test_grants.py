@@ -216,6 +216,15 @@ async def test_null_info_is_no_info() -> None:
     assert (granted.info, granted.meta, granted.subs["n"].data) == (b"", b"", b"")
 
 
+async def test_a_claim_that_is_null_is_one_that_is_not_there() -> None:
+    names = ("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "expire_at", "info", "meta", "channels", "channel")
+    assert await connection(dict.fromkeys(names)) == await connection({})
+    options = {"info": None, "data": None, "override": None, "expire_at": None}
+    assert (await connection({"subs": {"n": options}})).subs == (await connection({"subs": {"n": {}}})).subs
+    override = {"override": {"presence": None, "force_recovery": True}}
+    assert (await connection({"subs": {"n": override}})).subs["n"].override.presence is None
+
+
 @pytest.mark.parametrize(
     "name", ["presence", "join_leave", "force_push_join_leave", "force_positioning", "force_recovery"]
 )

@@ -389,3 +389,42 @@ async def test_in_memory_a_publication_that_cannot_be_told_is_not_kept() -> None
     assert broker.history is not None
     assert (await broker.history.read(CHANNEL, meta_ttl=60)).top.offset == 10 - refused
     assert party.entries == []
+
+
+def versioned(version: int, epoch: str = "") -> PublishOptions:
+    return replace(KEPT, version=version, version_epoch=epoch)
+
+
+@pytest.mark.parametrize("options", [KEPT, replace(KEPT, history_size=1)], ids=["history", "cache"])
+async def test_a_version_that_is_not_above_the_last_is_dropped(place: Place, options: PublishOptions) -> None:
+    await place.party.broker.subscribe(CHANNEL)
+    sent = [(b"5", 5), (b"4", 4), (b"5 again", 5), (b"6", 6), (b"1", 1)]
+    found = [
+        (await place.publish(item, options=replace(options, version=version, version_epoch="e")))[0]
+        for item, version in sent
+    ]
+    assert [position.offset for position in found] == [1, 1, 1, 2, 2]
+    assert {position.epoch for position in found} == {found[0].epoch}
+    assert data(await place.read()) == [b"5", b"6"][-options.history_size :]
+    [last] = await place.publish(b"end")
+    await until(lambda: len(place.party.heard(CHANNEL)) == 3)
+    assert place.party.heard(CHANNEL) == [b"5", b"6", b"end"], "what is dropped reaches nobody"
+    assert last.offset == 3
+
+
+async def test_versions_of_another_epoch_begin_anew_and_unversioned_ones_pass(place: Place) -> None:
+    await place.publish(b"a9", options=versioned(9, "a"))
+    await place.publish(b"none")
+    await place.publish(b"a9 again", options=versioned(9, "a"))
+    await place.publish(b"b1", options=versioned(1, "b"))
+    await place.publish(b"a1", options=versioned(1, "a"))
+    await place.publish(b"1", options=versioned(1))
+    assert data(await place.read()) == [b"a9", b"none", b"b1", b"a1", b"1"]
+
+
+async def test_versions_are_exact_beyond_what_a_float_holds(place: Place) -> None:
+    await place.publish(b"first", options=versioned(2**62))
+    await place.publish(b"older", options=versioned(2**62 - 1))
+    await place.publish(b"shorter", options=versioned(99))
+    await place.publish(b"newer", options=versioned(2**62 + 1))
+    assert data(await place.read()) == [b"first", b"newer"]

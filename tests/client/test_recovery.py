@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from starling.client.authority import Grant
-from starling.client.recovery import recovers_from, subscribe_result
+from starling.client.recovery import recovers_from, rejects_unrecovered, subscribe_result
 from starling.engine.broker import StreamPosition
 from starling.engine.channels import parse_channels
 from starling.engine.follower import Joined
@@ -33,6 +33,32 @@ def told(
     request: SubscribeRequest, granted: Grant, joined: Joined = NOTHING_MISSED, *, anonymous: bool = False
 ) -> SubscribeResult:
     return subscribe_result(request, granted, joined, user="" if anonymous else "alice")
+
+
+@pytest.mark.parametrize("options", [{}, HISTORY, READABLE, FORCED, CACHE])
+def test_a_client_that_asks_for_recovery_is_always_answered_whether_it_got_it(options: dict[str, Any]) -> None:
+    result = told(BACK, grant(options))
+    assert (result.was_recovering, result.recovered) == (True, False)
+    assert not told(SubscribeRequest("news"), grant(options)).was_recovering
+
+
+@pytest.mark.parametrize(
+    ("options", "joined", "rejected"),
+    [
+        ({}, NOTHING_MISSED, True),
+        (READABLE, NOTHING_MISSED, True),
+        (READABLE, ALL_MISSED, False),
+        (HISTORY, NOTHING_MISSED, False),
+    ],
+    ids=["no history", "not recovered", "recovered", "history it may not read"],
+)
+def test_a_client_that_wants_an_error_in_place_of_a_gap_gets_it(
+    options: dict[str, Any], joined: Joined, rejected: bool
+) -> None:
+    request = structs.replace(BACK, flag=2)
+    granted = grant(options)
+    assert rejects_unrecovered(request, granted, told(request, granted, joined)) is rejected
+    assert not rejects_unrecovered(BACK, granted, told(BACK, granted, joined))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +109,7 @@ def test_a_client_that_missed_too_much_goes_on_from_where_the_stream_is() -> Non
 
 
 def test_a_client_that_may_not_recover_gets_nothing_that_was_missed() -> None:
-    assert told(BACK, grant(HISTORY), ALL_MISSED) == SubscribeResult()
+    assert told(BACK, grant(HISTORY), ALL_MISSED) == SubscribeResult(was_recovering=True)
 
 
 def test_a_cache_gives_its_latest_publication_to_a_client_that_is_new() -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 from msgspec import Raw
 
-from starling.protocol.codec import COMMANDS_PER_FRAME
+from starling.protocol.codec import COMMANDS_PER_FRAME, commands_per_frame
 from starling.protocol.codec_json import NESTING_LIMIT, JsonCodec, is_json
 from starling.protocol.codes import DISCONNECT_BAD_REQUEST, DISCONNECT_INAPPROPRIATE_PROTOCOL, CommandRefused
 from starling.protocol.messages import (
@@ -93,7 +93,8 @@ def test_space_binary_frames_and_unknown_fields_are_no_obstacle(frame: str | byt
         '{"id":1,"connect":[]}',
         '{"id":1,"connect":{"token":5}}',
         '{"id":1,"connect":{"subs":{"news":5}}}',
-        '{"id":1,"publish":{"channel":null,"data":1}}',
+        '{"id":1,"connect":{"headers":{"a":null}}}',
+        '{"id":1,"connect":{"subs":{"news":null}}}',
         '{"id":1,"publish":{"channel":"c","data":NaN}}',
         '{"id":1,"publish":{"channel":"c","data":01}}',
         '{"id":1,"publish":{"channel":"c","data":}}',
@@ -119,6 +120,54 @@ def test_space_binary_frames_and_unknown_fields_are_no_obstacle(frame: str | byt
 )
 def test_what_is_no_command_ends_the_connection_with_3501(frame: str | bytes) -> None:
     assert codec.decode(frame) == DISCONNECT_BAD_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        (
+            '{"id":1,"connect":{"token":null,"name":null,"version":null,"headers":null,"subs":null}}',
+            '{"id":1,"connect":{}}',
+        ),
+        ('{"id":1,"connect":{"data":null}}', '{"id":1,"connect":{}}'),
+        (
+            '{"id":1,"connect":{"subs":{"a":{"offset":null,"epoch":null,"data":null,"tf":null}}}}',
+            '{"id":1,"connect":{"subs":{"a":{}}}}',
+        ),
+        (
+            '{"id":2,"subscribe":{"channel":"a","token":null,"recover":null,"epoch":null,"offset":null,"data":null}}',
+            '{"id":2,"subscribe":{"channel":"a"}}',
+        ),
+        (
+            '{"id":2,"subscribe":{"channel":"a","positioned":null,"recoverable":null,"join_leave":null,"delta":null}}',
+            '{"id":2,"subscribe":{"channel":"a"}}',
+        ),
+        (
+            '{"id":2,"subscribe":{"channel":"a","tf":null,"flag":null,"type":null}}',
+            '{"id":2,"subscribe":{"channel":"a"}}',
+        ),
+        (
+            '{"id":2,"history":{"channel":"a","limit":null,"since":null,"reverse":null}}',
+            '{"id":2,"history":{"channel":"a"}}',
+        ),
+        (
+            '{"id":2,"history":{"channel":"a","since":{"offset":7,"epoch":null}}}',
+            '{"id":2,"history":{"channel":"a","since":{"offset":7}}}',
+        ),
+        ('{"id":2,"rpc":{"method":null,"data":null}}', '{"id":2,"rpc":{"data":null}}'),
+        ('{"id":null,"send":{"data":null}}', '{"send":{"data":null}}'),
+        ('{"id":2,"publish":{"channel":null,"data":null}}', '{"id":2,"publish":{"data":null}}'),
+        ('{"id":2,"presence":{"channel":"a"},"publish":null,"rpc":null}', '{"id":2,"presence":{"channel":"a"}}'),
+        ('{"id": 2, "refresh": {"token": null , "unknown": null}}', '{"id":2,"refresh":{}}'),
+    ],
+)
+def test_null_is_a_field_that_is_not_set_but_for_the_users_own_data(sent: str, meant: str) -> None:
+    assert decode(sent) == decode(meant)
+
+
+def test_null_that_a_client_publishes_is_a_value() -> None:
+    assert publish_of('{"id":4,"publish":{"channel":"c","data":null}}') == b"null"
+    assert publish_of('{"id":4,"publish":{"channel":"c","data":null,"type":null}}') == b"null"
 
 
 def test_of_a_key_given_twice_the_last_counts() -> None:
@@ -148,6 +197,16 @@ def test_half_an_emoji_as_browsers_escape_it_becomes_the_replacement_character(s
 def test_a_frame_has_a_bound_of_commands() -> None:
     assert len(decode("\n".join(["{}"] * COMMANDS_PER_FRAME))) == COMMANDS_PER_FRAME
     assert codec.decode("\n".join(["{}"] * (COMMANDS_PER_FRAME + 1))) == DISCONNECT_BAD_REQUEST
+
+
+@pytest.mark.parametrize(("channels", "commands"), [(1, 1000), (900, 1000), (1200, 1300), (100_000, 100_100)])
+def test_a_frame_holds_the_subscriptions_of_all_channels_that_are_allowed(channels: int, commands: int) -> None:
+    limit = commands_per_frame(channels)
+    assert limit == commands
+    whole = codec.decode("\n".join(["{}"] * commands), limit)
+    assert isinstance(whole, list)
+    assert len(whole) == commands
+    assert codec.decode("\n".join(["{}"] * (commands + 1)), limit) == DISCONNECT_BAD_REQUEST
     assert codec.decode("{}" + "\n" * 60_000) == DISCONNECT_BAD_REQUEST
 
 

@@ -86,6 +86,8 @@ def test_what_is_no_command_ends_the_connection_with_3501(frame: str | bytes) ->
 def test_a_frame_has_a_bound_of_commands() -> None:
     assert len(decode(bytes(COMMANDS_PER_FRAME))) == COMMANDS_PER_FRAME
     assert codec.decode(bytes(COMMANDS_PER_FRAME + 1)) == DISCONNECT_BAD_REQUEST
+    assert len(codec.decode(bytes(1300), 1300)) == 1300  # type: ignore[arg-type]  # a list
+    assert codec.decode(bytes(1301), 1300) == DISCONNECT_BAD_REQUEST
 
 
 def schema_as_written() -> dict[str, dict[str, int]]:

@@ -57,6 +57,22 @@ def test_a_refused_subscription_is_answered_and_leaves_nothing() -> None:
     assert talk.send({"id": 3, "subscribe": {"channel": "news"}}) == ["Subscribe"]
 
 
+@pytest.mark.parametrize("kind", [1, 2, 3, 4, 5, 2**31 - 1, -1])
+@pytest.mark.parametrize("command", ["subscribe", "publish"])
+def test_kinds_of_subscriptions_that_are_not_there_are_refused_with_108(command: str, kind: int) -> None:
+    talk = Talk().connect()
+    said = talk.send({"id": 2, command: {"channel": "news", "data": 1, "type": kind}})
+    assert said == [{"id": 2, "error": {"code": 108, "message": "not available"}}]
+    assert talk.send({"id": 3, "subscribe": {"channel": "news", "type": 0}}) == ["Subscribe"]
+
+
+@pytest.mark.parametrize("command", ["subscribe", "publish", "history", "presence", "unsubscribe", "presence_stats"])
+def test_a_channel_that_is_null_is_a_bad_request_and_ends_nothing(command: str) -> None:
+    talk = Talk().connect()
+    said = talk.send({"id": 2, command: {"channel": None, "data": 1}})
+    assert said == [{"id": 2, "error": {"code": 107, "message": "bad request"}}]
+
+
 def test_entering_twice_is_answered_105() -> None:
     talk = Talk().connect().subscribe("news")
 

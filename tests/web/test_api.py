@@ -223,7 +223,6 @@ def test_a_body_over_the_limit_is_413_and_names_the_setting(channels_file: Path)
         ("invalidate_user_tokens", {"user": ""}, "user: expected str of length >= 1"),
         ("batch", {}, "commands: it is missing"),
         ("batch", {"commands": [{}] * (BATCH_COMMANDS + 1)}, "commands: expected array of length <= 1000"),
-        ("batch", {"commands": [{"publish": {"channel": 1}}]}, "commands[0].publish.channel: expected str"),
     ],
 )
 def test_bad_input_is_107_and_names_the_field(api: TestClient, method: str, body: Any, named: str) -> None:
@@ -231,6 +230,128 @@ def test_bad_input_is_107_and_names_the_field(api: TestClient, method: str, body
 
     assert code == 107
     assert named in message
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ({"publish": {}}, "publish.channel: it is missing"),
+        ({"publish": {"channel": 1}}, "publish.channel: expected str"),
+        ({"nonsense": {}}, "exactly one method"),
+        ({}, "exactly one method"),
+        (7, "expected object"),
+        (None, "expected object"),
+        ({"info": {}, "top": {}}, "exactly one method"),
+    ],
+)
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_bad_command_of_a_batch_fails_alone(api: TestClient, bad: Any, named: str, parallel: bool) -> None:
+    commands = [{"publish": {"channel": "news", "data": 1}}, bad, {"info": {}}]
+    first, second, third = call(api, "batch", {"commands": commands, "parallel": parallel})["replies"]
+    assert first == {"publish": {}}
+    assert second["error"]["code"] == 107
+    assert named in second["error"]["message"]
+    assert third["info"]["nodes"]
+
+
+def test_commands_that_name_their_method_are_answered_line_by_line(api: TestClient) -> None:
+    lines = [
+        {"method": "publish", "params": {"channel": "kept:a", "data": {"n": 1}}},
+        {"id": 7, "method": "history", "params": {"channel": "kept:a", "limit": 1}},
+        {"id": 8, "method": "nonsense", "params": {}},
+        {"method": "publish", "params": {"channel": 5}},
+        {"method": "info"},
+        {"params": {}},
+    ]
+    body = "\n".join([*map(json.dumps, lines), "no json", ""])
+
+    answer = api.post("/api", content=body, headers={"Content-Type": "application/json"}, follow_redirects=False)
+
+    assert answer.status_code == 200
+    replies = [json.loads(line) for line in answer.text.split("\n")]
+    assert replies[0]["result"]["offset"] == 1
+    assert replies[1]["result"]["publications"][0]["data"] == {"n": 1}
+    assert [reply.get("id") for reply in replies] == [None, 7, 8, None, None, None, None]
+    assert [reply.get("error", {}).get("code") for reply in replies] == [None, None, 104, 107, None, 107, 107]
+    assert "publish" in replies[2]["error"]["message"], "the methods are named"
+    assert replies[4]["result"]["nodes"]
+
+
+def test_the_envelope_is_guarded_as_every_method_is(api: TestClient) -> None:
+    line = {"method": "info", "params": {}}
+    assert api.post("/api", json=line, headers={"X-API-Key": "another"}).status_code == 401
+    assert api.get("/api").status_code == 405
+    assert api.post("/api/(envelope)", json=line).status_code == 404
+    for body in (b"", b"\n\n", b'{"method":"info"}\n' * (BATCH_COMMANDS + 1)):
+        assert api.post("/api", content=body).json()["error"]["code"] == 107
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "same"),
+    [
+        (
+            "publish",
+            {"channel": "kept:a", "data": 1, "skip_history": None, "tags": None, "b64data": None, "version": None},
+            {"channel": "kept:a", "data": 1},
+        ),
+        (
+            "broadcast",
+            {"channels": ["kept:a"], "data": 1, "idempotency_key": None},
+            {"channels": ["kept:a"], "data": 1},
+        ),
+        ("disconnect", {"user": "a", "client": None, "whitelist": None, "disconnect": None}, {"user": "a"}),
+        ("disconnect", {"user": "a", "disconnect": {"code": None, "reason": None}}, {"user": "a"}),
+        (
+            "subscribe",
+            {"user": "a", "channel": "b", "info": None, "data": None, "override": {"presence": None}},
+            {"user": "a", "channel": "b"},
+        ),
+        ("channels", {"pattern": None}, {}),
+        ("history", {"channel": "kept:b", "limit": None, "since": None, "reverse": None}, {"channel": "kept:b"}),
+        ("batch", {"commands": [{"channels": {"pattern": None}, "info": None}]}, {"commands": [{"channels": {}}]}),
+    ],
+)
+def test_null_is_a_field_that_is_not_set(api: TestClient, method: str, body: Any, same: Any) -> None:
+    answer, expected = call(api, method, body), call(api, method, same)
+    for told in (answer, expected):
+        result = told.get("result", {})
+        result.pop("offset", None)
+        for response in result.get("responses", ()):
+            response["result"].pop("offset")
+    assert answer == expected
+    assert "error" not in answer
+
+
+def test_null_for_a_field_that_is_needed_is_one_that_is_missing(api: TestClient) -> None:
+    assert error(api, "publish", {"channel": None, "data": 1}) == (107, "bad request: channel: it is missing")
+
+
+def test_null_is_a_value_of_the_users_own_data(api: TestClient) -> None:
+    call(api, "publish", {"channel": "kept:a", "data": None, "tags": None})
+    (publication,) = call(api, "history", {"channel": "kept:a", "limit": 1})["result"]["publications"]
+    assert publication == {"data": None, "offset": 1, "time": publication["time"]}
+
+
+@pytest.mark.parametrize("method", ["publish", "broadcast"])
+def test_an_outdated_version_is_dropped(api: TestClient, method: str) -> None:
+    for version, epoch in ((2, "e"), (1, "e"), (2, "e"), (3, "e"), (1, "f")):
+        body = {"data": [version, epoch], "version": version, "version_epoch": epoch}
+        call(api, method, body | ({"channel": "kept:a"} if method == "publish" else {"channels": ["kept:a"]}))
+    kept = call(api, "history", {"channel": "kept:a", "limit": -1})["result"]["publications"]
+    assert [publication["data"] for publication in kept] == [[2, "e"], [3, "e"], [1, "f"]]
+
+
+def test_history_in_reverse_reads_what_precedes_a_position(api: TestClient) -> None:
+    for number in range(3):
+        call(api, "publish", {"channel": "kept:a", "data": number})
+
+    def offsets(since: int) -> list[int]:
+        body = {"channel": "kept:a", "limit": -1, "reverse": True, "since": {"offset": since}}
+        return [publication["offset"] for publication in call(api, "history", body)["result"]["publications"]]
+
+    assert (offsets(1), offsets(3), offsets(4), offsets(5), offsets(10**6)) == ([], [2, 1], [3, 2, 1], [], [])
+    body = {"channel": "kept:a", "limit": 1, "reverse": True, "since": {"offset": 0}}
+    assert error(api, "history", body)[0] == 107
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from starling.auth.tokens import (
     SubscriptionOptions,
     TokenRefused,
 )
+from starling.protocol.json_nulls import NULL, without_nulls
 
 MAX_LEEWAY_SECONDS = 30.0
 
@@ -112,7 +113,7 @@ def read_connection_claims(payload: bytes, rules: TokenRules, now: float) -> Cre
     """Read a connection token's verified payload. Raises TokenRefused for claims that are wrong or break `rules`."""
     claims = _decode(payload, _ConnectionClaims)
     _check(claims, rules, now)
-    if bytes(claims.channel):
+    if bytes(claims.channel) not in {b"", NULL}:
         raise TokenRefused(
             RefusalReason.MALFORMED_CLAIM,
             "The token is for a subscription (it has the claim channel): a connection token has channels or subs.",
@@ -154,7 +155,8 @@ def read_subscription_claims(payload: bytes, rules: TokenRules, now: float) -> S
 def _decode(payload: bytes, kind: type[_Claims]) -> _Claims:
     parse_strict_object(payload, "payload")
     try:
-        return msgspec.json.decode(payload, type=kind)
+        # `null` is as good as absent, for every claim: many serializers leave nothing out.
+        return msgspec.json.decode(without_nulls(payload, kind) if NULL in payload else payload, type=kind)
     except msgspec.ValidationError as error:
         found = _MSGSPEC_PATH.match(str(error))
         what, path = (found["what"], found["path"]) if found else (str(error), None)

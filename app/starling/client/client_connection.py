@@ -111,7 +111,7 @@ class ClientConnection(Connection):
             self.fail()
 
     def _take(self, message: str | bytes) -> None:
-        commands = self.codec.decode(message)
+        commands = self.codec.decode(message, self.session.commands_per_frame)
         if isinstance(commands, Disconnect):
             self.carry_out(self.session.close(commands))
             return

@@ -15,7 +15,7 @@ from starling.client.commands.base import Command, Outcome
 from starling.client.user_limit import UserLimit
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
 from starling.engine.engine import Engine
-from starling.engine.transport import Frame
+from starling.engine.transport import NO_CLOSE_FRAME, Frame
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Disconnect, Error
 from starling.protocol.decisions import (
@@ -67,7 +67,9 @@ class Dispatcher:
                 replies.append(self._encode(client, Reply()))
             elif isinstance(decision, Close):
                 self._write(client, replies)
-                client.close(decision.disconnect.code, decision.disconnect.reason)
+                disconnect = decision.disconnect
+                silent = disconnect.code == codes.DISCONNECT_CONNECTION_CLOSED.code
+                client.close(NO_CLOSE_FRAME if silent else disconnect.code, disconnect.reason)
         self._write(client, replies)
         deadline = client.session.deadline
         if deadline < client.deadline and client.close_code is None:

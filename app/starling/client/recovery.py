@@ -5,7 +5,7 @@ from starling.engine.broker import StreamPosition
 from starling.engine.channels import ChannelFacts
 from starling.engine.follower import Joined
 from starling.engine.rights import Client, Verb, may
-from starling.protocol.messages import NO_PAYLOAD, SubscribeRequest, SubscribeResult
+from starling.protocol.messages import FLAG_REJECT_UNRECOVERED, NO_PAYLOAD, SubscribeRequest, SubscribeResult
 
 
 def recovers_from(request: SubscribeRequest, grant: Grant, *, user: str) -> StreamPosition | None:
@@ -24,15 +24,25 @@ def subscribe_result(request: SubscribeRequest, grant: Grant, joined: Joined, *,
     result.positioned = options.keeps_history and (result.recoverable or asked)
     if result.positioned:
         result.epoch, result.offset = joined.position.epoch, joined.position.offset
+    # A client that asked must learn that it got nothing, also where there is no recovery at all.
+    result.was_recovering = request.recover
     cache = options.force_recovery_mode == "cache" and result.recoverable
     if (request.recover and result.recoverable) or cache:
-        result.was_recovering = request.recover
         result.recovered = joined.recovered
         result.publications = joined.publications
         if joined.recovered:
             # The SDKs move on from here with every publication that they deliver, and stop where the application does.
             result.offset = request.offset
     return result
+
+
+def rejects_unrecovered(request: SubscribeRequest, grant: Grant, result: SubscribeResult) -> bool:
+    """Tell whether the client asked for error 112 in place of a subscription that misses publications.
+
+    Where there is history that the client may not read it gets its subscription.
+    """
+    asked = request.flag & FLAG_REJECT_UNRECOVERED and request.recover
+    return bool(asked) and not result.recovered and (result.recoverable or not grant.options.keeps_history)
 
 
 def _recoverable(request: SubscribeRequest, grant: Grant, *, user: str) -> bool:

@@ -58,13 +58,17 @@ class PublishOptions:
     """How a publication is kept. `history_size` 0 keeps nothing; times are in seconds.
 
     Two publishes with the same `idempotency_key` in one channel within 5 minutes are one: the second returns the
-    position of the first and reaches nobody. `trace` travels with what is sent, and is not kept.
+    position of the first and reaches nobody. In a channel with history, a publication whose `version` (from 1; 0: none)
+    is not above the one that was kept last with the same `version_epoch` is dropped: it is neither kept nor sent, and
+    the position of the stream's top is returned. `trace` travels with what is sent, and is not kept.
     """
 
     history_size: int = 0
     history_ttl: float = 0
     history_meta_ttl: float = 0
     idempotency_key: str = ""
+    version: int = 0
+    version_epoch: str = ""
     trace: TraceContext | None = None
 
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from starling.engine.broker import StreamEntry, StreamPosition, StreamRead
 from starling.engine.channels import ChannelOptions
-from starling.protocol.codes import ERROR_NOT_AVAILABLE, ERROR_UNRECOVERABLE_POSITION, CommandRefused
+from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_NOT_AVAILABLE, ERROR_UNRECOVERABLE_POSITION, CommandRefused
 from starling.protocol.messages import HistoryRequest, HistoryResult
 
 # How long a position without a publication is kept after it was read. Seconds.
@@ -90,14 +90,17 @@ class HistoryReader:
     ) -> HistoryResult:
         """Read a part of a channel's stream, at most `most` publications (None: no bound).
 
-        Raises BrokerUnavailable, and CommandRefused: 108 where there is no history, 112 when what follows `since` is
-        not complete any more.
+        In reverse these are the publications before `since`, the newest first; there is none before a position beyond
+        the top. Raises BrokerUnavailable, and CommandRefused: 107 for what precedes offset 0, 108 where there is no
+        history, 112 when what follows `since` is not complete any more.
         """
         history = self._store(options)
         limit = most if request.limit < 0 else request.limit if most is None else min(request.limit, most)
         since = request.since
+        if since is not None and request.reverse and not since.offset:
+            raise CommandRefused(ERROR_BAD_REQUEST)
         after = since.offset if since is not None and not request.reverse else 0
-        before = since.offset if since is not None and request.reverse and since.offset else None
+        before = since.offset if since is not None and request.reverse else None
         read = await history.read(
             channel,
             meta_ttl=options.history_meta_ttl,
@@ -111,6 +114,8 @@ class HistoryReader:
         if since is not None and not request.reverse and limit != 0 and not continues(read, after):
             raise CommandRefused(ERROR_UNRECOVERABLE_POSITION)
         publications = [entry.publication for entry in read.entries]
+        if before is not None and before > read.top.offset + 1:
+            publications = []
         if request.reverse:
             publications.reverse()
         return HistoryResult(publications, read.top.epoch, read.top.offset)

@@ -6,6 +6,8 @@ from typing import Protocol
 # Where an ASGI scope offers the Transport of a server that hands its sockets over.
 EXTENSION = "starling.websocket"
 WRITE_ERROR = "write error"
+# RFC 6455 section 7.4.1: this code is never sent, so to close with it is to end without a close frame.
+NO_CLOSE_FRAME = 1006
 
 
 class Frame:
@@ -72,6 +74,7 @@ class Transport(Protocol):
     def close(self, code: int, reason: str = "") -> None:
         """Write what is queued, then a close frame; the socket is cut after a grace if the peer does not answer.
 
+        With the code NO_CLOSE_FRAME the socket is closed without one, and its peer sees a lost connection.
         The handler's `on_close` is called once, with this code if the peer gave none.
         """
 

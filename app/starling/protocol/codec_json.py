@@ -19,10 +19,13 @@ from starling.protocol.codes import (
     CommandRefused,
     Disconnect,
 )
+from starling.protocol.json_nulls import NULL, without_nulls
 from starling.protocol.messages import NO_PAYLOAD, Command, Reply
 
 # Deeper JSON ends somebody's parser: Python's json module gives up near 1000 levels.
 NESTING_LIMIT = 256
+
+NULL_PAYLOAD = Raw(NULL)
 
 Message = TypeVar("Message")
 
@@ -74,25 +77,26 @@ def is_json(data: bytes) -> bool:
     try:
         _skip_value(_utf8(data))
     except (MsgspecError, UnicodeError, RecursionError):
-        mended = _mend_surrogates(data)
-        return mended != data and is_json(mended)
+        replaced = _replace_surrogates(data)
+        return replaced != data and is_json(replaced)
     return not _nests_too_deep(data)
 
 
-def read_json(content: bytes, decode: Callable[[bytes], Message]) -> Message:
+def read_json(content: bytes, decode: Callable[[bytes], Message], kind: type[Struct]) -> Message:
     """Decode JSON whose payloads stay raw, held to what every SDK can read: see `is_json`.
 
-    Half a UTF-16 pair in an escape becomes U+FFFD. Raises MsgspecError or UnicodeError.
+    `decode` makes a `kind` of it. A field that is `null` is not set; half a UTF-16 pair in an escape becomes U+FFFD.
+    Raises MsgspecError or UnicodeError.
     """
     if _nests_too_deep(_utf8(content)):
         raise DecodeError(f"JSON is nested over {NESTING_LIMIT} levels deep")
     try:
         return decode(content)
     except DecodeError:
-        mended = _mend_surrogates(content)
-        if mended == content:
+        readable = _readable(content, kind)
+        if readable == content:
             raise
-        return decode(mended)
+        return decode(readable)
 
 
 def _utf8(data: bytes) -> bytes:
@@ -104,15 +108,38 @@ def _utf8(data: bytes) -> bytes:
 
 def _command(line: bytes) -> Command:
     try:
-        return _decode_command(line)
+        command = _decode_command(line)
     except MsgspecError:
-        mended = _mend_surrogates(line)
-        if mended == line:
+        readable = _readable(line, Command)
+        if readable == line:
             raise
-        return _decode_command(mended)
+        command = _decode_command(readable)
+    if NULL in line and (command.connect is not None or command.subscribe is not None):
+        _unset_nulls(command)
+    return command
 
 
-def _mend_surrogates(text: bytes) -> bytes:
+def _readable(text: bytes, kind: type[Struct]) -> bytes:
+    """Bring what the decoder refused, but the protocol allows, into a form that it takes."""
+    text = _replace_surrogates(text)
+    return without_nulls(text, kind) if NULL in text else text
+
+
+def _unset_nulls(command: Command) -> None:
+    """Unset payloads that are `null`, but for those of publish, rpc and send: these are the user's own JSON."""
+    subscribes = [] if command.subscribe is None else [command.subscribe]
+    if (connect := command.connect) is not None:
+        subscribes += connect.subs.values()
+        if connect.data == NULL_PAYLOAD:
+            connect.data = NO_PAYLOAD
+    for subscribe in subscribes:
+        if subscribe.data == NULL_PAYLOAD:
+            subscribe.data = NO_PAYLOAD
+        if subscribe.tf == NULL_PAYLOAD:
+            subscribe.tf = NO_PAYLOAD
+
+
+def _replace_surrogates(text: bytes) -> bytes:
     # RFC 8259 section 8.2 allows them and browsers send them, for a text cut inside an emoji; msgspec refuses them.
     if b"\\u" not in text:
         return text

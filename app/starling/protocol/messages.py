@@ -69,6 +69,7 @@ class SubscribeRequest(Struct, omit_defaults=True):
 
     `flag` is a set of bits; with FLAG_REJECT_UNRECOVERED the client wants error 112 in place of `recovered: false`.
     `tf` is a filter by tags, taken only to be refused: without it the client would get what it asked to be spared.
+    `type` is the kind of subscription, 0 for a stream; others (maps, shared polls) are refused likewise.
     """
 
     channel: str = ""
@@ -83,6 +84,7 @@ class SubscribeRequest(Struct, omit_defaults=True):
     delta: str = ""
     tf: Raw = NO_PAYLOAD
     flag: Offset = 0
+    type: Int32 = 0
 
 
 class ConnectRequest(Struct, omit_defaults=True):
@@ -103,10 +105,11 @@ class UnsubscribeRequest(Struct, omit_defaults=True):
 
 
 class PublishRequest(Struct, omit_defaults=True):
-    """Send `data` to a channel."""
+    """Send `data` to a channel. `type` is its kind, 0 for a stream; others are refused."""
 
     channel: str = ""
     data: Raw = NO_PAYLOAD
+    type: Int32 = 0
 
 
 class PresenceRequest(Struct, omit_defaults=True):

@@ -28,6 +28,7 @@ from msgspec import Raw, Struct
 
 from starling.protocol import codes
 from starling.protocol.budget import Budget
+from starling.protocol.codec import commands_per_frame
 from starling.protocol.codes import Disconnect, Error, Unsubscribe
 from starling.protocol.decisions import (
     Action,
@@ -174,6 +175,11 @@ class Session:
         self._connection_ends_at = self._subscription_ends_at = inf
 
     @property
+    def commands_per_frame(self) -> int:
+        """How many commands one frame of the client may hold."""
+        return commands_per_frame(self._limits.channels)
+
+    @property
     def busy(self) -> bool:
         """Whether so much is pending that the client should not be read from for now."""
         return self._turns.pending + len(self._held) >= self._limits.pending
@@ -246,13 +252,15 @@ class Session:
         subscription = self.subscriptions.get(request.channel)
         match request:
             case SubscribeRequest():
-                if request.tf:
+                if request.tf or request.type:
                     return self._refuse(command_id, codes.ERROR_NOT_AVAILABLE, now)
                 return self._subscribe(Subscribe(command_id, request), now)
             case UnsubscribeRequest():
                 ending = self._end(subscription, None) if subscription is not None else []
                 return [*ending, Write(Reply(command_id, unsubscribe=UnsubscribeResult()))]
             case PublishRequest():
+                if request.type:
+                    return self._refuse(command_id, codes.ERROR_NOT_AVAILABLE, now)
                 return self._begin(Publish(command_id, request, subscription))
             case PresenceRequest():
                 return self._begin(Presence(command_id, request, subscription))

@@ -10,7 +10,7 @@ import structlog
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close, apply_mask  # type: ignore[attr-defined]  # the one in C, if there is one
 
-from starling.engine.transport import WRITE_ERROR, Batch, Frame, Handler
+from starling.engine.transport import NO_CLOSE_FRAME, WRITE_ERROR, Batch, Frame, Handler
 from starling.protocol.codes import REASON_BYTES
 from starling.server.assembly import ControlBudget, FragmentedMessage
 from starling.server.compression import Deflater, Inflater
@@ -259,6 +259,9 @@ class WebSocketTransport(asyncio.Protocol):
         """
         if self._finished or self._close_code is not None:
             return
+        if code == NO_CLOSE_FRAME:
+            self._end_without_frame()
+            return
         reason = reason.encode()[:REASON_BYTES].decode(errors="ignore")
         self._queue(control_frame(CLOSE, Close(code, reason).serialize()))
         self._close_code = code
@@ -268,6 +271,13 @@ class WebSocketTransport(asyncio.Protocol):
         self.abort_later()
         # The peer's close frame is wanted, whatever the handler wanted.
         self.resume_reading()
+
+    def _end_without_frame(self) -> None:
+        self._close_code = NO_CLOSE_FRAME
+        self._finish()
+        self.flush()
+        self._socket.close()
+        self.abort_later()
 
     def flush(self) -> None:
         """Write what is queued, in one piece."""

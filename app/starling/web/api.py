@@ -6,10 +6,11 @@ parsed. starling.web.api_docs tells OpenAPI what is here.
 
 import hmac
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
 
 import msgspec
 import structlog
@@ -24,7 +25,7 @@ from starling.telemetry.tracing import Tracer
 from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_errors import describe
 from starling.web.api_methods import ApiMethods, Unavailable
-from starling.web.api_models import BatchBody, CaptureBody
+from starling.web.api_models import BATCH_COMMANDS, BatchCommand, BatchFrame, CaptureBody, EnvelopeCommand
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
 
@@ -37,8 +38,13 @@ _HEADERS = {
 _LENGTH_DIGITS = 18
 _BROKEN_OFF = Error(codes.ERROR_BAD_REQUEST.code, "bad request: the body breaks off")
 
+# Name in metrics of requests to `/api`, whose commands name their method.
+ENVELOPE = "(envelope)"
+
 _encode = msgspec.json.Encoder().encode
-_decode_batch = msgspec.json.Decoder(BatchBody).decode
+_decode_batch = msgspec.json.Decoder(BatchFrame).decode
+_decode_command = msgspec.json.Decoder(BatchCommand).decode
+_decode_envelope = msgspec.json.Decoder(EnvelopeCommand).decode
 _decode_trace = msgspec.json.Decoder(CaptureBody).decode
 
 
@@ -80,13 +86,16 @@ class Api:
         self._metrics = metrics
 
     @property
-    def route(self) -> Route:
-        """Where it is found."""
-        return Route("/api/{method:path}", self, include_in_schema=False)
+    def routes(self) -> list[Route]:
+        """Where it is found; `/api` alone takes commands that name their method."""
+        return [
+            Route("/api/{method:path}", self, include_in_schema=False),
+            Route("/api", self, include_in_schema=False),
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        name: str = scope["path_params"]["method"]
+        name: str = scope["path_params"].get("method", ENVELOPE)
         refusal = self._refusal(name, scope)
         if refusal is not None:
             status, error = refusal
@@ -112,12 +121,15 @@ class Api:
     async def _answer(self, name: str, body: bytes, send: Send) -> None:
         if name == "batch":
             await self._answer_batch(body, send)
+        elif name == ENVELOPE:
+            await self._answer_envelope(body, send)
         else:
             await self._answer_one(name, body, send)
 
     async def _answer_one(self, name: str, body: bytes, send: Send) -> None:
+        method = self._methods.by_name[name]
         try:
-            request = read_json(body or b"{}", self._methods.by_name[name].decode)
+            request = read_json(body or b"{}", method.decode, method.request)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             await self._answer_bad_request(name, error, send)
             return
@@ -134,18 +146,56 @@ class Api:
     async def _answer_batch(self, body: bytes, send: Send) -> None:
         started = time.perf_counter()
         try:
-            request = read_json(body or b"{}", _decode_batch)
+            request = read_json(body or b"{}", _decode_batch, BatchFrame)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             await self._answer_bad_request("batch", error, send)
             return
-        replies = await self._methods.batch(request)
+        replies = await self._methods.batch(map(_read_command, request.commands), parallel=request.parallel)
         self._metrics.answered("batch", 0, time.perf_counter() - started)
         away = bool(replies) and all(isinstance(reply.get("error"), Unavailable) for reply in replies)
         await _send(send, HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"replies": replies}))
 
+    async def _answer_envelope(self, body: bytes, send: Send) -> None:
+        """Answer commands in the form that clients of older servers send: an object a line, each with its reply."""
+        started = time.perf_counter()
+        lines = [line for line in body.split(b"\n") if line.strip()]
+        if not 0 < len(lines) <= BATCH_COMMANDS:
+            problem = ValueError(f"send 1 to {BATCH_COMMANDS} commands, an object a line: method, params")
+            await self._answer_bad_request(ENVELOPE, problem, send)
+            return
+        commands = [self._read_envelope(line) for line in lines]
+        replies = await self._methods.batch((command for _, command in commands), parallel=False)
+        self._metrics.answered(ENVELOPE, 0, time.perf_counter() - started)
+        away = all(isinstance(reply.get("error"), Unavailable) for reply in replies)
+        answers = (
+            _encode({**({"id": number} if number else {}), **_named_result(reply)})
+            for (number, _), reply in zip(commands, replies, strict=True)
+        )
+        await _send(send, HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, b"\n".join(answers))
+
+    def _read_envelope(self, line: bytes) -> tuple[int, BatchCommand | Error]:
+        try:
+            envelope = read_json(line, _decode_envelope, EnvelopeCommand)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            return 0, _bad_request(error)
+        method = self._methods.by_name.get(envelope.method)
+        if method is None:
+            return envelope.id, Error(codes.ERROR_METHOD_NOT_FOUND.code, f"method not found: {self._methods_in_words}")
+        try:
+            request = read_json(bytes(envelope.params) or b"{}", method.decode, method.request)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            return envelope.id, _bad_request(error)
+        command = BatchCommand()
+        setattr(command, envelope.method, request)
+        return envelope.id, command
+
+    @property
+    def _methods_in_words(self) -> str:
+        return f"the methods are {', '.join(sorted(self._methods.by_name))}"
+
     async def _answer_trace(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            request = read_json(body or b"{}", _decode_trace)
+            request = read_json(body or b"{}", _decode_trace, CaptureBody)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             await self._answer_bad_request("capture", error, send)
             return
@@ -158,8 +208,7 @@ class Api:
 
     async def _answer_bad_request(self, name: str, problem: Exception, send: Send) -> None:
         self._metrics.answered(name, codes.ERROR_BAD_REQUEST.code, 0.0)
-        error = Error(codes.ERROR_BAD_REQUEST.code, f"bad request: {describe(problem)}")
-        await _send(send, HTTPStatus.OK, _encode({"error": error}))
+        await _send(send, HTTPStatus.OK, _encode({"error": _bad_request(problem)}))
 
     # Before the body is read
 
@@ -176,7 +225,7 @@ class Api:
                 if self._keys
                 else "unauthorized: no key opens this API until STARLING_API_KEYS holds one",
             )
-        if name not in self._known:
+        if name not in self._known and "method" in scope["path_params"]:
             known = ", ".join(sorted(self._known))
             return HTTPStatus.NOT_FOUND, Error(
                 codes.ERROR_METHOD_NOT_FOUND.code, f"method not found: the methods are {known}"
@@ -226,6 +275,22 @@ class Api:
             if not message.get("more_body", False):
                 return b"".join([*parts, part]) if parts else part
             parts.append(part)
+
+
+def _bad_request(problem: Exception) -> Error:
+    return Error(codes.ERROR_BAD_REQUEST.code, f"bad request: {describe(problem)}")
+
+
+def _read_command(content: msgspec.Raw) -> BatchCommand | Error:
+    try:
+        return read_json(bytes(content), _decode_command, BatchCommand)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        return _bad_request(error)
+
+
+def _named_result(reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A reply of a batch, with its result under `result` and not under its method's name."""
+    return reply if "error" in reply else {"result": next(iter(reply.values()))}
 
 
 def _header(scope: Scope, name: bytes) -> str:

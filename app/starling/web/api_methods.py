@@ -4,7 +4,8 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -36,6 +37,7 @@ from starling.engine.top_channels import TopChannels
 from starling.protocol import codes
 from starling.protocol.codec_json import is_json
 from starling.protocol.codes import CommandRefused, Disconnect, Error
+from starling.protocol.json_nulls import NULL
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo, HistoryRequest, Publication
 from starling.protocol.messages import StreamPosition as Since
 from starling.web import api_models as models
@@ -127,18 +129,20 @@ class ApiMethods:
         self._engine.metrics.answered(name, code, time.perf_counter() - started)
         return outcome
 
-    async def batch(self, request: models.BatchBody) -> list[Mapping[str, Any]]:
-        """Do every command; each has a reply of its own, in their order.
+    async def batch(
+        self, commands: Iterable[models.BatchCommand | Error], *, parallel: bool
+    ) -> list[Mapping[str, Any]]:
+        """Do every command; each has a reply of its own, in their order. An Error stands for one that was malformed.
 
         One after the other, publications that follow each other go out together all the same: the broker takes them in
         their order.
         """
-        if request.parallel:
-            return await asyncio.gather(*map(self._reply, request.commands))
+        if parallel:
+            return await asyncio.gather(*map(self._reply, commands))
         replies: list[Mapping[str, Any]] = []
         together: list[Coroutine[Any, Any, Mapping[str, Any]]] = []
-        for command in request.commands:
-            if command.publish is None and command.broadcast is None:
+        for command in commands:
+            if isinstance(command, Error) or (command.publish is None and command.broadcast is None):
                 replies += await asyncio.gather(*together)
                 together = []
                 replies.append(await self._reply(command))
@@ -146,7 +150,9 @@ class ApiMethods:
                 together.append(self._reply(command))
         return replies + await asyncio.gather(*together)
 
-    async def _reply(self, command: models.BatchCommand) -> Mapping[str, Any]:
+    async def _reply(self, command: models.BatchCommand | Error) -> Mapping[str, Any]:
+        if isinstance(command, Error):
+            return {"error": command}
         asked = [(name, request) for name in self.by_name if (request := getattr(command, name)) is not None]
         if len(asked) != 1:
             return {"error": _bad_request("a command holds exactly one method with its request")}
@@ -362,6 +368,8 @@ def _payload(data: Raw, b64: str, field: str = "data", *, needed: bool = True) -
             raise CommandRefused(_bad_request(f"b64{field}: it is no base64")) from error
     if not data and needed:
         raise CommandRefused(_bad_request(f"{field}: it is missing"))
+    if not needed and data == NULL:
+        return NO_PAYLOAD
     # A view would keep the whole request alive, as long as the publication is.
     return data.copy() if data else NO_PAYLOAD
 
@@ -370,7 +378,7 @@ def _publish_options(options: ChannelOptions, request: models.PublishBody | mode
     key = request.idempotency_key or (waiting_key() if request.wait_seconds else "")
     if request.skip_history:
         return PublishOptions(idempotency_key=key)
-    return options.publish_options(key)
+    return replace(options.publish_options(key), version=request.version, version_epoch=request.version_epoch)
 
 
 def _publish_answer(outcome: PublishOutcome) -> models.PublishAnswer:

@@ -56,6 +56,19 @@ TraceParent = Annotated[
 ]
 TraceState = Annotated[str, Meta(description="What goes with `traceparent`, as in the header of the same name.")]
 SkipHistory = Annotated[bool, Meta(description="Only to those who are there now, even where history is kept.")]
+Version = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=2**63 - 1,
+        description="In channels with history: the version of what the publication shows. One that is not above the "
+        "last one of the same `version_epoch` is dropped, and the answer is the position of the newest. 0: none.",
+    ),
+]
+VersionEpoch = Annotated[
+    str,
+    Meta(max_length=255, description="What `version` belongs to; versions of another epoch begin anew."),
+]
 ExpireAt = Annotated[
     float,
     Meta(
@@ -79,6 +92,8 @@ class PublishBody(Struct):
     skip_history: SkipHistory = False
     tags: Tags | None = None
     idempotency_key: IdempotencyKey = ""
+    version: Version = 0
+    version_epoch: VersionEpoch = ""
     wait_seconds: WaitSeconds = 0
     traceparent: TraceParent = ""
     tracestate: TraceState = ""
@@ -95,6 +110,8 @@ class BroadcastBody(Struct):
     skip_history: SkipHistory = False
     tags: Tags | None = None
     idempotency_key: IdempotencyKey = ""
+    version: Version = 0
+    version_epoch: VersionEpoch = ""
     wait_seconds: WaitSeconds = 0
     traceparent: TraceParent = ""
     tracestate: TraceState = ""
@@ -316,6 +333,21 @@ class BatchBody(Struct):
 
     commands: Annotated[list[BatchCommand], Meta(max_length=BATCH_COMMANDS)]
     parallel: bool = False
+
+
+class BatchFrame(Struct):
+    """A BatchBody whose commands are still to be read, so that a malformed one fails alone."""
+
+    commands: Annotated[list[Raw], Meta(max_length=BATCH_COMMANDS)]
+    parallel: bool = False
+
+
+class EnvelopeCommand(Struct):
+    """One line of a request to `/api`: a method by its name, with its request. The reply has the same `id`, if any."""
+
+    method: str
+    params: Raw = msgspec.field(default_factory=Raw)
+    id: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
 
 
 # --- what is answered ---

@@ -8,7 +8,8 @@ from starlette.websockets import WebSocketState
 
 from starling.auth.handshake import select_subprotocol
 from starling.client.connection import Connection
-from starling.engine.transport import Batch, Frame, Handler
+from starling.engine.transport import NO_CLOSE_FRAME, Batch, Frame, Handler
+from starling.protocol.codes import DISCONNECT_CONNECTION_CLOSED
 from starling.web.dependencies import WebContext, own_socket, turn_away
 
 
@@ -129,7 +130,11 @@ class LoopTransport:
                     await self._websocket.send_bytes(frame.payload)
             if self._closing is not None:
                 if self._websocket.application_state is WebSocketState.CONNECTED:
-                    await self._websocket.close(*self._closing)
+                    code, reason = self._closing
+                    # Plain ASGI cannot end a connection without a close frame.
+                    await self._websocket.close(
+                        DISCONNECT_CONNECTION_CLOSED.code if code == NO_CLOSE_FRAME else code, reason
+                    )
                 return
 
 

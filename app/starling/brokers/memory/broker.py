@@ -97,6 +97,8 @@ class MemoryBroker(BroadcastBroker):
         now = int(time.time() * 1000)
         body = envelope.encode_body(publication, now, options.trace)
         if options.history_size > 0:
+            if (top := self.history.outdated(channel, options)) is not None:
+                return top
             entry = self.history.next_entry(channel, publication, now, options)
             position = StreamPosition(entry.offset, entry.epoch)
             message = envelope.encode_publication(body, epoch=entry.epoch, offset=entry.offset, previous=entry.previous)

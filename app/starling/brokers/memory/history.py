@@ -27,6 +27,8 @@ class _Stream:
     entries_until: float = math.inf
     until: float = math.inf
     due: float = math.inf
+    version: int = 0
+    version_epoch: str = ""
 
 
 class MemoryHistory:
@@ -46,11 +48,22 @@ class MemoryHistory:
         stream = self._stream(channel, options.history_meta_ttl, self._sweep())
         return StreamEntry(replace(publication, offset=stream.top + 1, time=time), stream.top, stream.epoch)
 
+    def outdated(self, channel: str, options: PublishOptions) -> StreamPosition | None:
+        """The top of a stream that keeps the version of `options`, or one above it; None where it is new."""
+        self._sweep()
+        stream = self._streams.get(channel)
+        if stream is None or not options.version or not stream.version:
+            return None
+        same = stream.version_epoch == options.version_epoch
+        return StreamPosition(stream.top, stream.epoch) if same and options.version <= stream.version else None
+
     def append(self, channel: str, entry: StreamEntry, options: PublishOptions) -> None:
         """Keep what `next_entry` made, before anything else happens to the channel."""
         now = self._sweep()
         stream = self._stream(channel, options.history_meta_ttl, now)
         stream.top = entry.offset
+        if options.version:
+            stream.version, stream.version_epoch = options.version, options.version_epoch
         stream.until = now + (options.history_meta_ttl or math.inf)
         stream.entries.append(entry)
         while len(stream.entries) > options.history_size:

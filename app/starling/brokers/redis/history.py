@@ -83,6 +83,8 @@ class RedisHistory:
             _milliseconds(options.history_ttl),
             _milliseconds(options.history_meta_ttl),
             epoch,
+            options.version,
+            options.version_epoch,
             *(() if live is None or live is body else (live,)),
         )
 

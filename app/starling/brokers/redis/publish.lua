@@ -5,8 +5,9 @@
 -- ARGV  1 <prefix>:<channel>, in a cluster <prefix>:{<channel>}
 --       2 body: "<time in ms> <length of meta>\n<meta><data>"; without meta "<time in ms> 0\n<data>"
 --       3 entries to keep   4 ms to keep them (0: for ever)   5 ms to keep the position (0: for ever)
---       6 random text without spaces, for a new epoch   7 what is sent in place of the body, or left out
--- Returns { offset, epoch }, both text.
+--       6 random text without spaces, for a new epoch   7 version, of digits ("0": none)   8 epoch of the version
+--       9 what is sent in place of the body, or left out
+-- Returns { offset, epoch }, both text: of the stream's top where a version that is not new was dropped.
 
 -- Called without keys it does nothing, and Redis knows it from then on.
 if #KEYS == 0 then
@@ -42,8 +43,17 @@ if not run then
   return redis.error_reply('ERR INFO replication tells no master_replid, so history cannot be kept safely')
 end
 
-local known = redis.call('HMGET', meta, 'e', 'o', 'r')
+-- Numbers of Lua are exact up to 2^53 only, and so versions are compared as texts of digits.
+local function above(version, other)
+  return #version > #other or (#version == #other and version > other)
+end
+
+local known = redis.call('HMGET', meta, 'e', 'o', 'r', 'v', 'w')
 local epoch, previous, offset = known[1], 0, 1
+local version, version_epoch = ARGV[7], ARGV[8]
+if version ~= '0' and known[4] and known[5] == version_epoch and not above(version, known[4]) then
+  return { known[2], epoch }
+end
 if epoch then
   previous = tonumber(known[2])
   offset = previous + 1
@@ -63,11 +73,14 @@ end
 redis.call('XADD', stream, 'MAXLEN', ARGV[3], text(offset) .. '-0', 'p', text(previous), 'd', ARGV[2])
 expire(stream, ARGV[4])
 redis.call('HSET', meta, 'e', epoch, 'o', text(offset), 'r', run)
+if version ~= '0' then
+  redis.call('HSET', meta, 'v', version, 'w', version_epoch)
+end
 expire(meta, ARGV[5])
 if idempotency then
   redis.call('SET', idempotency, text(offset) .. ' ' .. epoch, 'PX', 300000)
 end
 -- No channel has a brace in its name. In a cluster a message stays within the shard that has the channel's slot.
 local publish = string.find(ARGV[1], '{', 1, true) and 'SPUBLISH' or 'PUBLISH'
-redis.call(publish, ARGV[1], 'p ' .. epoch .. ' ' .. text(offset) .. ' ' .. text(previous) .. '\n' .. (ARGV[7] or ARGV[2]))
+redis.call(publish, ARGV[1], 'p ' .. epoch .. ' ' .. text(offset) .. ' ' .. text(previous) .. '\n' .. (ARGV[9] or ARGV[2]))
 return { text(offset), epoch }

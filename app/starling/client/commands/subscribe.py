@@ -8,7 +8,7 @@ from starling.client.authority import Authority, Grant
 from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import Command, Later
 from starling.client.memberships import Membership
-from starling.client.recovery import recovers_from, subscribe_result
+from starling.client.recovery import recovers_from, rejects_unrecovered, subscribe_result
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.subscriptions import Subscriber
@@ -16,7 +16,7 @@ from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.decisions import Decision, EndSubscription
 from starling.protocol.decisions import Subscribe as SubscribeAction
-from starling.protocol.messages import FLAG_REJECT_UNRECOVERED, NO_PAYLOAD, SubscribeResult
+from starling.protocol.messages import NO_PAYLOAD, SubscribeResult
 from starling.protocol.session import SessionState
 
 
@@ -43,6 +43,8 @@ class Subscribe(Command):
         engine, channel = self._engine, action.channel
         # Until the lifecycle listener knows of this client, it cannot be told of its channels.
         if prepared is None or action.server_side or not client.announced or engine.hooks.sees_subscriptions:
+            return None
+        if action.request.recover:
             return None
         options = prepared.options
         if prepared.token is not None or options.keeps_history or options.presence or options.join_leave:
@@ -79,7 +81,7 @@ class Subscribe(Command):
             client.carry_out(session.refused(action, codes.ERROR_PERMISSION_DENIED, now))
             return False
         result = subscribe_result(request, grant, joined, user=client.user)
-        if request.flag & FLAG_REJECT_UNRECOVERED and result.was_recovering and not result.recovered:
+        if rejects_unrecovered(request, grant, result):
             client.carry_out(session.refused(action, codes.ERROR_UNRECOVERABLE_POSITION, now))
             return False
         client.memberships.watch(client, request, grant.options)
