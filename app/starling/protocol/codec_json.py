@@ -20,12 +20,10 @@ from starling.protocol.codes import (
     Disconnect,
 )
 from starling.protocol.json_nulls import NULL, without_nulls
-from starling.protocol.messages import NO_PAYLOAD, Command, Reply
+from starling.protocol.messages import NO_PAYLOAD, Command, Reply, unset_nulls
 
 # Deeper JSON ends somebody's parser: Python's json module gives up near 1000 levels.
 NESTING_LIMIT = 256
-
-NULL_PAYLOAD = Raw(NULL)
 
 Message = TypeVar("Message")
 
@@ -114,8 +112,8 @@ def _command(line: bytes) -> Command:
         if readable == line:
             raise
         command = _decode_command(readable)
-    if NULL in line and (command.connect is not None or command.subscribe is not None):
-        _unset_nulls(command)
+    if NULL in line:
+        unset_nulls(command)
     return command
 
 
@@ -123,20 +121,6 @@ def _readable(text: bytes, kind: type[Struct]) -> bytes:
     """Bring what the decoder refused, but the protocol allows, into a form that it takes."""
     text = _replace_surrogates(text)
     return without_nulls(text, kind) if NULL in text else text
-
-
-def _unset_nulls(command: Command) -> None:
-    """Unset payloads that are `null`, but for those of publish, rpc and send: these are the user's own JSON."""
-    subscribes = [] if command.subscribe is None else [command.subscribe]
-    if (connect := command.connect) is not None:
-        subscribes += connect.subs.values()
-        if connect.data == NULL_PAYLOAD:
-            connect.data = NO_PAYLOAD
-    for subscribe in subscribes:
-        if subscribe.data == NULL_PAYLOAD:
-            subscribe.data = NO_PAYLOAD
-        if subscribe.tf == NULL_PAYLOAD:
-            subscribe.tf = NO_PAYLOAD
 
 
 def _replace_surrogates(text: bytes) -> bytes:

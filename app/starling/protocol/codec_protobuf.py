@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 from starling.protocol import client_pb2, messages
 from starling.protocol.codec import COMMANDS_PER_FRAME
 from starling.protocol.codes import DISCONNECT_BAD_REQUEST, Disconnect
-from starling.protocol.messages import Command, Reply
+from starling.protocol.messages import Command, Reply, unset_nulls
 
 S = TypeVar("S", bound=Struct)
 
@@ -37,7 +37,9 @@ class ProtobufCodec:
             while content.tell() < len(frame):
                 if len(commands) == limit:
                     return DISCONNECT_BAD_REQUEST
-                commands.append(_struct(Command, proto.parse_length_prefixed(client_pb2.Command, content)))
+                command = _struct(Command, proto.parse_length_prefixed(client_pb2.Command, content))
+                unset_nulls(command)
+                commands.append(command)
         # The last two are how the library tells of a length beyond the frame.
         except (DecodeError, ValueError, OverflowError):
             return DISCONNECT_BAD_REQUEST

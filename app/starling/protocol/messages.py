@@ -16,6 +16,7 @@ Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 NO_PAYLOAD = Raw()
+NULL_PAYLOAD = Raw(b"null")
 
 # Bits of SubscribeRequest.flag.
 FLAG_REJECT_UNRECOVERED = 2
@@ -216,6 +217,20 @@ class Command(Struct, omit_defaults=True):
             )
             if request is not None
         ]
+
+
+def unset_nulls(command: Command) -> None:
+    """Unset payloads that are `null` in JSON, except those of publish, rpc and send: these are the user's own."""
+    subscribes = [] if command.subscribe is None else [command.subscribe]
+    if (connect := command.connect) is not None:
+        subscribes += connect.subs.values()
+        if connect.data == NULL_PAYLOAD:
+            connect.data = NO_PAYLOAD
+    for subscribe in subscribes:
+        if subscribe.data == NULL_PAYLOAD:
+            subscribe.data = NO_PAYLOAD
+        if subscribe.tf == NULL_PAYLOAD:
+            subscribe.tf = NO_PAYLOAD
 
 
 # --- server to client: the result of a command ---
