@@ -40,7 +40,7 @@ METHOD = """\
   than the joined C program with 16 in flight, and less with 10 at once, where both find all ten.
 - `C` is a program of ours with epoll and `send()` and nothing else: what the kernel leaves to any server.
 - What is not reached is told, with where the time goes, in
-  [decision 0015](decisions/0015-figures-that-are-not-reached.md).
+  [decision 0015](decisions/0015-targets-not-reached.md).
 - Starling without records has recorders that keep nothing. The plain integers that are added up on a message's way
   are in both.
 - Socket.IO's clients come by WebSocket alone.
