@@ -29,6 +29,7 @@ from starling.engine.channels import Channels, ChannelsError, parse_channels
 from starling.engine.engine import Engine, EngineOptions, build_engine
 from starling.engine.hooks import Hooks
 from starling.engine.lifecycle import Lifecycle
+from starling.engine.memory import MemoryLimit
 from starling.engine.occupancy import Occupancy
 from starling.engine.top_channels import TopChannels
 from starling.protocol.session import SessionLimits
@@ -105,6 +106,7 @@ def server_options(settings: Settings) -> ServerOptions:
         close_seconds=CLOSE_SECONDS,
         unacknowledged_seconds=settings.ping_seconds + settings.pong_seconds + CLOSE_SECONDS,
         max_message_bytes=settings.max_message_bytes,
+        waiting_budget_bytes=int(MemoryLimit().total_bytes * settings.waiting_memory_share / settings.worker_count),
         compression=settings.compression,
         drain_delay_seconds=settings.drain_delay_seconds,
         drain_seconds=settings.drain_time,

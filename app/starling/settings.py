@@ -243,6 +243,15 @@ class Settings(BaseModel):
         int,
         Field(ge=4096, description="Bytes that may wait for a client that reads slowly before it is closed as slow."),
     ] = 2**20
+    waiting_memory_share: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Share of the memory limit that replies may take while they wait for slow clients, in all "
+            "workers; beyond it the clients that wait with most are closed as slow. 0: no bound.",
+        ),
+    ] = 0.2
     compression: Annotated[
         bool,
         Field(

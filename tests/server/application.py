@@ -77,6 +77,9 @@ class Speaker:
     def on_pong(self) -> None:
         self.say("pong")
 
+    def on_drained(self) -> None:
+        """Nothing."""
+
     def on_overflow(self) -> None:
         log.info("overflow")
         self.transport.close(3008, "slow")

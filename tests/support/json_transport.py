@@ -28,6 +28,11 @@ class JsonTransport:
 
     def resume_reading(self) -> None: ...
 
+    replies_wait = False
+
+    def takes_replies(self) -> bool:
+        return False
+
     def close(self, code: int, reason: str = "") -> None:
         self.closed_with = self.closed_with or (code, reason)
 

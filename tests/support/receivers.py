@@ -42,6 +42,11 @@ class RecordingTransport:
     def resume_reading(self) -> None:
         self.reading = True
 
+    replies_wait = False
+
+    def takes_replies(self) -> bool:
+        return False
+
     def close(self, code: int, reason: str = "") -> None:
         self.closed_with = (code, reason)
 

@@ -126,6 +126,9 @@ class Connection:
     def on_pong(self) -> None:
         """Note the answer to a WebSocket ping."""
 
+    def on_drained(self) -> None:
+        """Note that the client has taken all replies that waited for it."""
+
     def on_overflow(self) -> None:
         """Disconnect a client that reads too slowly."""
         raise NotImplementedError

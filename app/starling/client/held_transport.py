@@ -40,6 +40,15 @@ class HeldTransport:
         """As the transport does."""
         self._transport.resume_reading()
 
+    @property
+    def replies_wait(self) -> bool:
+        """As the transport has it."""
+        return self._transport.replies_wait
+
+    def takes_replies(self) -> bool:
+        """As the transport has it."""
+        return self._transport.takes_replies()
+
     def close(self, code: int, reason: str = "") -> None:
         """As the transport does; what is held is not for a client that never connected."""
         self._held.clear()

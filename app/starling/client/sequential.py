@@ -94,7 +94,7 @@ class SequentialConnection(Connection):
             self.transport.ping()
             return now + options.pong_timeout
         self._pinged = False
-        if not self._alive:
+        if not self._alive and not self.transport.takes_replies():
             self.close(POLICY, "no pong")
         return now + options.ping_interval - options.pong_timeout
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from starling.engine.hub import Hub
+from starling.engine.memory import FreedMemory
 from starling.engine.readiness import Readiness, Unready
 from starling.engine.rejection import Rejection
 from starling.protocol.budget import Budget
@@ -21,6 +22,8 @@ LAG_RELEASE = 0.5
 MEMORY_RELEASE = 0.05
 # However many are refused, a line about them comes once in so many seconds.
 LOG_SECONDS = 10.0
+# While memory is short, freed memory is given back to the system this often.
+GIVE_BACK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ class Admission:
         self._readiness = readiness
         self._limits = limits
         self._measure_memory = memory_share
+        self._freed = FreedMemory()
+        self._gave_back_at = -GIVE_BACK_SECONDS
         self._lag = 0.0
         self._connects = Budget(limits.connects_per_second) if limits.connects_per_second else None
         self._refused: Counter[str] = Counter()
@@ -95,12 +100,19 @@ class Admission:
         self.memory_share = self._measure_memory() or 0.0
         most = self._limits.memory
         self._watch(Unready.SHORT_OF_MEMORY, self.memory_share, most, most - MEMORY_RELEASE)
+        self._give_back_memory()
         self._log_refusals()
 
     def report(self, metrics: Metrics) -> None:
         """Set the metrics of memory and of the connections that fit."""
         metrics.set("starling_memory_used_ratio", self.memory_share)
         metrics.set("starling_connections_capacity", self._limits.connections or open_files_limit())
+
+    def _give_back_memory(self) -> None:
+        now = time.monotonic()
+        if Unready.SHORT_OF_MEMORY in self._readiness.reasons and now - self._gave_back_at >= GIVE_BACK_SECONDS:
+            self._gave_back_at = now
+            self._freed.give_back()
 
     def _watch(self, reason: Unready, value: float, limit: float, release: float) -> None:
         if limit and value > limit:

@@ -1,6 +1,8 @@
 """How much of its memory limit this pod uses, as the control groups of the kernel tell (cgroup v2, and v1)."""
 
-from collections.abc import Iterator, Mapping
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,8 @@ MOUNT = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 # cgroup v1 tells no limit as a number near 2^63.
 _UNLIMITED = 2**60
+# A peak of buffers that is over by this much is worth a call of malloc_trim(3).
+TRIM_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +31,43 @@ _V1 = _Files(
 )
 
 
+def _find_trim() -> Callable[[int], object]:
+    library = ctypes.CDLL(None)
+    return library.malloc_trim if hasattr(library, "malloc_trim") else lambda pad: None
+
+
+class FreedMemory:
+    """Gives memory back to the system after a peak: the C library keeps what is freed between pieces in use."""
+
+    def __init__(self, trim: Callable[[int], object] | None = None) -> None:
+        """`trim` is malloc_trim(3) of the C library, None to find it; where there is none, nothing is given back."""
+        self._trim = trim or _find_trim()
+        self._peak = 0
+
+    def observe(self, size: int) -> None:
+        """Note that buffers of `size` bytes are in use, and give back what a peak left behind."""
+        self._peak = max(self._peak, size)
+        if self._peak - size > TRIM_BYTES:
+            self.give_back()
+            self._peak = size
+
+    def give_back(self) -> None:
+        """Give back all that is free; takes some milliseconds for each 100 MiB."""
+        self._trim(0)
+
+
 class MemoryLimit:
     """The memory limit of this process's control group and of those around it; a container sees its own group."""
 
     def __init__(self, mount: Path = MOUNT, own_groups: Path = OWN_GROUPS) -> None:
         """`mount` is where the control groups are, `own_groups` the file that names those of this process."""
         self._groups = [(group, files) for group, files in _groups(mount, own_groups) if (group / files.limit).exists()]
+
+    @property
+    def total_bytes(self) -> int:
+        """The lowest limit, or the machine's memory where there is none."""
+        limits = [limit for group, files in self._groups if (limit := _limit(group, files))]
+        return min(limits, default=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
     def share(self) -> float | None:
         """The used share of the limit that is nearest to being reached; None where there is no limit.
@@ -63,6 +98,14 @@ def _groups(mount: Path, own_groups: Path) -> Iterator[tuple[Path, _Files]]:
             yield group, files
             group = group.parent
         yield top, files
+
+
+def _limit(group: Path, files: _Files) -> int:
+    with suppress(OSError, ValueError):
+        limit = int((group / files.limit).read_text())
+        if 0 < limit < _UNLIMITED:
+            return limit
+    return 0
 
 
 def _share(group: Path, files: _Files) -> float | None:

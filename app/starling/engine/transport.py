@@ -71,6 +71,13 @@ class Transport(Protocol):
     def resume_reading(self) -> None:
         """Take input again."""
 
+    @property
+    def replies_wait(self) -> bool:
+        """Whether replies wait for a peer that reads slowly; it is not read from, and `on_drained` follows."""
+
+    def takes_replies(self) -> bool:
+        """Whether replies wait and the peer has taken some since the last call, so that it lives though unread."""
+
     def close(self, code: int, reason: str = "") -> None:
         """Write what is queued, then a close frame; the socket is cut after a grace if the peer does not answer.
 
@@ -90,6 +97,9 @@ class Handler(Protocol):
 
     def on_overflow(self) -> None:
         """More bytes wait for this peer than the write limit allows: it reads too slowly."""
+
+    def on_drained(self) -> None:
+        """The peer has taken all replies that waited."""
 
     def on_shutdown(self) -> None:
         """This process stops: say goodbye with the door's own code (1012, or 3001 on the protocol door)."""

@@ -54,6 +54,8 @@ class ServerOptions:
     max_fragments: int = 128
     compression: bool = False
     """Whether to meet clients that offer permessage-deflate."""
+    waiting_budget_bytes: int = 0
+    """What may wait for all clients of a worker together, shared frames aside; 0: no bound."""
     send_buffer_bytes: int = 65536
     """The kernel's part of what may wait for a slow reader (SO_SNDBUF)."""
 

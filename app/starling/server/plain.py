@@ -55,6 +55,9 @@ class PlainConversation:
     def on_pong(self) -> None:
         """Nobody asks."""
 
+    def on_drained(self) -> None:
+        """Do nothing."""
+
     def on_overflow(self) -> None:
         """Cut a client that does not read."""
         self._transport.close(TOO_SLOW, "slow")

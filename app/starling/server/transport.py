@@ -32,12 +32,16 @@ from starling.server.frames import (
 )
 from starling.server.options import ServerOptions
 from starling.server.reject_reason import RejectReason
+from starling.server.waiting import WaitingBudget
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
 PING_FRAME = control_frame(PING)
 # A loop tick reads at most this much of one client, so that a flood of tiny frames shares the loop.
 READ_BYTES = 16384
+# Who keeps a connection from being read.
+BY_HANDLER, BY_REPLIES = 1, 2
+
 # Writing goes on for so long, looked at after so many sockets, before the loop serves others. Seconds.
 FLUSH_SLICE = 0.005
 FLUSH_BUNCH = 64
@@ -59,10 +63,12 @@ class Flusher:
     `waiting` are those whose kernel takes no more at the moment.
     """
 
-    __slots__ = ("_dirty", "_scheduled", "waiting")
+    __slots__ = ("_dirty", "_scheduled", "budget", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, waiting_budget_bytes: int = 0) -> None:
+        """`waiting_budget_bytes` bounds what may wait for all clients; 0: no bound."""
         self.waiting: set[WebSocketTransport] = set()
+        self.budget = WaitingBudget(self.waiting, waiting_budget_bytes)
         self._dirty: deque[WebSocketTransport] = deque()
         self._scheduled = False
 
@@ -117,12 +123,15 @@ class WebSocketTransport(asyncio.Protocol):
         "_on_refused",
         "_options",
         "_overflowed",
+        "_own_pending",
+        "_own_waiting",
         "_paused",
         "_pending",
         "_pinged",
         "_release",
         "_socket",
         "_unread",
+        "_waited",
         "_write_failed",
         "_write_limit",
     )
@@ -161,7 +170,12 @@ class WebSocketTransport(asyncio.Protocol):
         self._unread: bytearray | None = None
         # What is unread waits for another tick, not for more bytes.
         self._held_back = False
-        self._paused = False
+        self._paused = 0
+        # Of what waits, at most this much is memory of this client alone; and whether what is queued holds such.
+        self._own_waiting = 0
+        self._own_pending = False
+        # What waited when it was last looked at whether the client reads.
+        self._waited = 0
         self._fragmented: FragmentedMessage | None = None
         self._budget: ControlBudget | None = None
         self._pinged = False
@@ -207,6 +221,7 @@ class WebSocketTransport(asyncio.Protocol):
         if self._finished or self._close_code is not None:
             return
         wire = frame.wire if self._deflater is None else self._deflater.wire_of_frame(frame)
+        self._own_pending = True
         if self._pending is None:
             self._pending = [wire]
             self._flusher.add(self, self._loop)
@@ -222,10 +237,14 @@ class WebSocketTransport(asyncio.Protocol):
             except OSError as error:
                 sent = self._note_failure(error)
             if sent != len(wire):
-                self._write_later(wire[sent:])
+                self._write_later(wire[sent:], own=sent > 0)
         elif not self._finished and self._close_code is None:
-            pending, self._pending = self._pending or [], None
-            self._write(b"".join((*pending, wire)))
+            pending, self._pending = self._pending, None
+            if pending is None:
+                self._write(wire, own=False)
+            else:
+                self._own_pending = False
+                self._write(b"".join((*pending, wire)), own=True)
 
     def queue_batch(self, batch: Batch) -> None:
         """Queue `batch` for this tick's one write; nothing is sent after a close."""
@@ -242,15 +261,29 @@ class WebSocketTransport(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Tell the handler of no more messages, and read no more, until `resume_reading`."""
-        self._paused = True
+        self._paused |= BY_HANDLER
         self._socket.pause_reading()
 
     def resume_reading(self) -> None:
         """Read again, beginning with what is here already, after this tick."""
-        if self._paused:
-            self._paused = False
-            self._held_back = True
-            self._loop.call_soon(self._read_on)
+        self._let_read(BY_HANDLER)
+
+    @property
+    def replies_wait(self) -> bool:
+        """Whether replies wait for the client, which is not read from until it has taken them."""
+        return bool(self._paused & BY_REPLIES)
+
+    def takes_replies(self) -> bool:
+        """Whether replies wait and the client has taken some since the last call, so that it lives though unread."""
+        before, self._waited = self._waited, self._socket.get_write_buffer_size()
+        return self.replies_wait and self._waited < before
+
+    def _let_read(self, reason: int) -> None:
+        if self._paused & reason:
+            self._paused &= ~reason
+            if not self._paused:
+                self._held_back = True
+                self._loop.call_soon(self._read_on)
 
     def close(self, code: int, reason: str = "") -> None:
         """Write what is queued and a close frame, then wait `close_seconds` at most for the peer's.
@@ -270,7 +303,8 @@ class WebSocketTransport(asyncio.Protocol):
         self._fd = -1
         self.abort_later()
         # The peer's close frame is wanted, whatever the handler wanted.
-        self.resume_reading()
+        self._let_read(BY_HANDLER)
+        self._let_read(BY_REPLIES)
 
     def _end_without_frame(self) -> None:
         self._close_code = NO_CLOSE_FRAME
@@ -282,10 +316,14 @@ class WebSocketTransport(asyncio.Protocol):
     def flush(self) -> None:
         """Write what is queued, in one piece."""
         pending, self._pending = self._pending, None
+        own, self._own_pending = self._own_pending, False
         if pending is not None and not self._socket.is_closing():
-            self._write(pending[0] if len(pending) == 1 else b"".join(pending))
+            if len(pending) == 1:
+                self._write(pending[0], own=own)
+            else:
+                self._write(b"".join(pending), own=True)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, *, own: bool) -> None:
         """Write `data` after all that was written: the kernel takes it at once, or what it leaves waits."""
         sent = 0
         if self._fd >= 0:
@@ -295,26 +333,43 @@ class WebSocketTransport(asyncio.Protocol):
                 sent = self._note_failure(error)
             if sent == len(data):
                 return
-        self._write_later(data[sent:])
+        self._write_later(data[sent:], own=own or sent > 0)
 
     def _note_failure(self, error: OSError) -> int:
         """Nothing was written: for want of room, or because the peer is gone, of which the socket will tell."""
         self._write_failed = not isinstance(error, BlockingIOError)
         return 0
 
-    def _write_later(self, data: bytes) -> None:
+    def _write_later(self, data: bytes, *, own: bool) -> None:
+        """Let `data` wait; `own`: its memory is this client's alone, as that of a reply is."""
         if self._socket.is_closing():
             return
         self._socket.write(data)
-        if (
-            not self._overflowed
-            and not self._finished
-            and self._close_code is None
-            and self._handler is not None
-            and self._socket.get_write_buffer_size() > self._write_limit
-        ):
-            self._overflowed = True
-            self._tell(self._handler.on_overflow)
+        if self._socket.get_write_buffer_size() > self._write_limit:
+            self.overflow()
+        if own:
+            self._own_waiting += len(data)
+            if not self.closing and self in self._flusher.waiting:
+                self._paused |= BY_REPLIES
+                self._socket.pause_reading()
+                self._waited = self._socket.get_write_buffer_size()
+            self._flusher.budget.add(len(data))
+
+    def overflow(self) -> None:
+        """Have the handler disconnect a client that reads too slowly, once."""
+        if self._overflowed or self.closing or self._handler is None:
+            return
+        self._overflowed = True
+        self._tell(self._handler.on_overflow)
+
+    @property
+    def closing(self) -> bool:
+        """Whether the conversation is at its end, and the socket is not."""
+        return self._finished or self._close_code is not None
+
+    def abort(self) -> None:
+        """Cut the socket, and drop what waits."""
+        self._socket.abort()
 
     # What uvicorn's server asks
 
@@ -357,9 +412,19 @@ class WebSocketTransport(asyncio.Protocol):
         """Bytes that the kernel has not taken yet."""
         return self._socket.get_write_buffer_size()
 
+    @property
+    def own_waiting_bytes(self) -> int:
+        """Of these, those whose memory no other client shares, at most."""
+        return min(self._own_waiting, self._socket.get_write_buffer_size())
+
     def resume_writing(self) -> None:
         """Nothing waits any more."""
         self._flusher.waiting.discard(self)
+        self._own_waiting = 0
+        if self.replies_wait:
+            self._let_read(BY_REPLIES)
+            if self._handler is not None:
+                self._tell(self._handler.on_drained)
         if self._finished or self._close_code is not None or self._socket.get_extra_info("sslcontext") is not None:
             return
         tcp = self._socket.get_extra_info("socket")

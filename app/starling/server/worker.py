@@ -23,6 +23,7 @@ import structlog
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
+from starling.engine.memory import FreedMemory
 from starling.engine.readiness import Readiness
 from starling.server.compression import Compression
 from starling.server.drain import DrainServer
@@ -55,7 +56,8 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
     ) -> None:
         self.options = app.options
         self.service = app.service
-        self.flusher = Flusher()
+        self.flusher = Flusher(self.options.waiting_budget_bytes)
+        self._freed = FreedMemory()
         self.CONFIG_KWARGS = uvicorn_settings(self.options, self.service, self.flusher)
         super().__init__(age, ppid, sockets, app, timeout, cfg, log)
         # uvicorn-worker has just given uvicorn's loggers gunicorn's handlers.
@@ -100,7 +102,9 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
         told: list[ChannelTraffic] = []
         while True:
             self.notify()
-            self.service.on_waiting(len(self.flusher.waiting), self.flusher.waiting_bytes)
+            waiting_bytes = self.flusher.waiting_bytes
+            self.service.on_waiting(len(self.flusher.waiting), waiting_bytes)
+            self._freed.observe(waiting_bytes)
             busiest = self.service.top_channels(TOP_CHANNELS)
             if busiest or told:
                 write_status(self.options.status_dir / f"{os.getpid()}{CHANNELS_SUFFIX}", busiest)

@@ -84,6 +84,15 @@ class LoopTransport:
         """Let the reader go on."""
         self._reading.set()
 
+    @property
+    def replies_wait(self) -> bool:
+        """False: the server that sends bounds what waits."""
+        return False
+
+    def takes_replies(self) -> bool:
+        """As `replies_wait`."""
+        return False
+
     def close(self, code: int, reason: str = "") -> None:
         """Let the writer close; after an overflow what was queued is dropped."""
         if self._closing is None:
