@@ -81,7 +81,7 @@ def main() -> None:
     costs = {name: statistics.median(values) for name, values in found.items()}
     for name, values in found.items():
         least, most = min(values) * 1e6, max(values) * 1e6
-        console.print(f"{name}: {costs[name] * 1e6:.0f} µs of processor ({least:.0f} to {most:.0f})")
+        console.print(f"{name}: {costs[name] * 1e6:.0f} µs of CPU ({least:.0f} to {most:.0f})")
     for name in publish:
         _compare(console, f"publish, {name}", costs, "bare route", PUBLISH_WANTED)
         _compare(console, f"broadcast to {CHANNELS}, {name}", costs, f"publish, {name}", BROADCAST_WANTED)
@@ -90,7 +90,7 @@ def main() -> None:
 def _compare(console: Console, name: str, costs: dict[str, float], base: str, wanted: float) -> None:
     ratio = costs[name] / costs[base]
     verdict = "reached" if ratio <= wanted else "NOT reached"
-    console.print(f"{name}: {ratio:.2f} times {base}; wanted: at most {wanted:g}: {verdict}")
+    console.print(f"{name}: {ratio:.2f} times {base}; target: at most {wanted:g}: {verdict}")
 
 
 @contextmanager

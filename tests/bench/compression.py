@@ -19,7 +19,7 @@ WORDS = ("alice", "bob", "order", "price", "volume", "open", "closed", "typing",
 def main() -> None:
     """Print a line for each size."""
     console = Console(highlight=False, soft_wrap=True)
-    console.print("JSON of a list of objects with numbers and words; microseconds of processor time, best of 5 rounds")
+    console.print("JSON of a list of objects with numbers and words; microseconds of CPU time, best of 5 rounds")
     for size in SIZES:
         payloads = [make_payload(random.Random(seed), size) for seed in range(MESSAGES)]
         deflater = Deflater(15)

@@ -42,7 +42,7 @@ def _bench_container(console: Console) -> None:
         for _ in range(STARTS):
             with Container(podman, image, {"STARLING_DEV": "true", "STARLING_DRAIN_DELAY_SECONDS": "0"}) as container:
                 seconds.append(container.seconds_to_ready)
-        console.print(f"container, 1 processor, from `podman run`: ready after {_spread(seconds)}")
+        console.print(f"container, 1 CPU, from `podman run`: ready after {_spread(seconds)}")
         size = podman.inspect(image)["Size"]
         added = size - podman.inspect(podman.ensure_base())["Size"]
         console.print(f"image: {size / 1e6:.0f} MB, {added / 1e6:.0f} MB of it above its base")

@@ -53,25 +53,25 @@ def _fan_out_goals(scale: Scale) -> Iterator[Goal]:
     for receivers in (1_000, 5_000):
         for server, wanted in beside.items():
             measure = _ratio(place("starling", receivers), place(server, receivers))
-            yield Goal("fanout", f"fan-out to {receivers:,}, beside {server}", wanted, measure)
+            yield Goal("fanout", f"fan-out to {receivers:,} vs {server}", wanted, measure)
     itself = _ratio(place("starling", 5_000), place("starling", 100))
-    yield Goal("fanout", "fan-out to 5,000, beside its own to 100", 0.75, itself)
+    yield Goal("fanout", "fan-out to 5,000 vs its own to 100", 0.75, itself)
 
 
 def _burst_goals(scale: Scale) -> Iterator[Goal]:
     case = f"{scale.receivers:,}, 16 in flight"
     for server, wanted in {"c-single": 4.0, "c-joined": 0.55, "ws": 5.0, "nchan": 3.0}.items():
         measure = _ratio(Place("burst", "starling", case, RATE), Place("burst", server, case, RATE))
-        yield Goal("burst", f"16 in flight to {scale.receivers:,}, beside {server}", wanted, measure)
+        yield Goal("burst", f"16 in flight to {scale.receivers:,} vs {server}", wanted, measure)
 
 
 def _redis_goals(scale: Scale) -> Iterator[Goal]:
     case = fan_out_case(1_000, 128)
     measure = _ratio(Place("fanout", "starling-redis-2", case, RATE), Place("fanout", "starling", case, RATE))
-    yield Goal("fanout", "Redis and 2 workers, beside memory, 1,000 receivers", 0.9, measure)
+    yield Goal("fanout", "Redis and 2 workers vs memory, 1,000 receivers", 0.9, measure)
     case = f"{scale.channels:,} channels"
     over, under = (Place("channels", server, case, RATE) for server in ("starling-redis", "broadcaster-redis"))
-    yield Goal("channels", f"{case} of one subscriber over Redis, beside broadcaster", 3.0, _ratio(over, under))
+    yield Goal("channels", f"{case} of one subscriber over Redis vs broadcaster", 3.0, _ratio(over, under))
 
 
 def _connection_goals(scale: Scale) -> Iterator[Goal]:
@@ -97,10 +97,10 @@ def _connection_goals(scale: Scale) -> Iterator[Goal]:
 def _latency_goals(scale: Scale) -> Iterator[Goal]:
     case = fan_out_case(scale.receivers, scale.sizes[0])
     over, under = (Place("latency", server, case, P99) for server in ("starling", "ws"))
-    text = "p99 at half of the own load, beside ws"
+    text = "p99 at half of the own load vs ws"
     yield Goal("latency", text, 1.2, _ratio(over, under), at_least=False)
     slow, free = (Place("slow", "starling", name, P99) for name in ("one slow reader", "nobody"))
-    text = "p99 of others with one slow reader, beside without"
+    text = "p99 of others with one slow reader vs without"
     yield Goal("slow", text, 1.2, _ratio(slow, free), at_least=False)
 
 

@@ -83,7 +83,7 @@ def main() -> None:
     console.print(f"event loop late by {_spread(lags)}")
     console.print(f"of it this process's own work, without what others on the machine took: {_spread(works)}")
     p99 = works[int(0.99 * len(works))]
-    console.print(f"p99 of the work wanted: under {WANTED_MS:g} ms: {'reached' if p99 < WANTED_MS else 'NOT reached'}")
+    console.print(f"p99 of the work, target: under {WANTED_MS:g} ms: {'reached' if p99 < WANTED_MS else 'NOT reached'}")
 
 
 def _spread(values: list[float]) -> str:

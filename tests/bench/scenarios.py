@@ -191,7 +191,7 @@ def recovery(task: Task) -> None:
         load.publish(task.scale.sizes[0], missed)
         window, unrecovered = load.come_back(task.scale.sizes[0], per_second=5, concurrency=ALL_AT_ONCE)
         case = f"{clients:,} x {missed} missed"
-        task.note(case, "seconds until all are back", window.seconds)
+        task.note(case, "seconds until all are recovered", window.seconds)
         task.note(case, "recovered clients per CPU-second", (clients - 1) / window.server_seconds)
         task.note(case, "not recovered", unrecovered)
         task.results.check(task.scenario, task.server.name, load.integrity)
@@ -277,7 +277,7 @@ PARTS = (
     ),
     Part(
         {
-            "connects": "new connections, Starling's with a different JWT each, 64 on their way at a time",
+            "connects": "new connections, Starling's with a different JWT each, 64 in progress at a time",
             "memory": "growth of the proportional set size over idle connections",
         },
         connections,

@@ -233,8 +233,8 @@ python_socketio = partial(start_uvicorn, app="socketio_chat:app", python=True)
 SERVERS = {
     server.name: server
     for server in (
-        Server("starling", "Starling, real-time protocol", start_starling, REALTIME, tokens=True),
-        Server("starling-chat", "Starling, chat door", start_starling, CHAT, tokens=True),
+        Server("starling", "Starling, client protocol", start_starling, REALTIME, tokens=True),
+        Server("starling-chat", "Starling, chat endpoint", start_starling, CHAT, tokens=True),
         Server("starling-redis", "Starling over Redis", start_starling, REALTIME, redis=True, tokens=True),
         Server(
             "starling-redis-2",
@@ -244,7 +244,7 @@ SERVERS = {
             redis=True,
             tokens=True,
         ),
-        Server("starling-echo", "Starling, echo door", start_starling, ECHO, tokens=True),
+        Server("starling-echo", "Starling, echo endpoint", start_starling, ECHO, tokens=True),
         Server(
             "starling-deflate",
             "Starling, compression on",

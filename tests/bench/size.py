@@ -329,9 +329,9 @@ def check(one: Bench, console: Console) -> bool:
     load = replace(CHECKED, rate=CHECKED.rate * CHECK_SECONDS / seconds)
     pod, redis = pod_of(load, 1, 1), redis_of(load, 1)
     rows = [
-        ("processors of the pod", pod.cores, spent.pod / seconds),
+        ("CPU cores of the pod", pod.cores, spent.pod / seconds),
         ("memory of the pod, MB", pod.memory_bytes / 1e6, memory / 1e6),
-        ("processors of Redis", redis.cores, spent.redis / seconds),
+        ("CPU cores of Redis", redis.cores, spent.redis / seconds),
     ]
     good = True
     console.print(f"{load.connections} connections, {load.deliveries:,.0f} deliveries a second:")

@@ -40,15 +40,15 @@ def test_a_ratio_is_taken_within_each_round(results: Results) -> None:
 
 def test_the_table_of_figures_says_what_was_reached_and_leaves_out_what_was_not_measured(results: Results) -> None:
     lines = goal_table(results, Scale()).splitlines()
-    assert "| fan-out to 1,000, beside tutorial | \u2265 2.00x | 3.00x | yes |" in lines
-    assert "| fan-out to 1,000, beside ws | \u2265 1.20x | 1.50x | yes |" in lines
+    assert "| fan-out to 1,000 vs tutorial | \u2265 2.00x | 3.00x | yes |" in lines
+    assert "| fan-out to 1,000 vs ws | \u2265 1.20x | 1.50x | yes |" in lines
     assert not any("nchan" in line or "5,000" in line for line in lines)
 
 
 def test_a_figure_that_is_not_reached_is_said_aloud(results: Results) -> None:
     for number in range(3):
         results.add(place("c-single"), number, 400e3)
-    assert "| fan-out to 1,000, beside c-single | \u2265 0.85x | 0.75x | **no** |" in goal_table(results, Scale())
+    assert "| fan-out to 1,000 vs c-single | \u2265 0.85x | 0.75x | **no** |" in goal_table(results, Scale())
 
 
 def test_less_memory_and_latency_are_better(results: Results) -> None:
@@ -57,7 +57,7 @@ def test_less_memory_and_latency_are_better(results: Results) -> None:
         results.add(place(server, FAN_OUT, "latency", P99), 0, value)
     table = goal_table(results, Scale())
     assert "| idle connection: authenticated, one subscription | \u2264 10.0 KiB | 10.5 KiB | **no** |" in table
-    assert "| p99 at half of the own load, beside ws | \u2264 1.20x | 1.20x | yes |" in table
+    assert "| p99 at half of the own load vs ws | \u2264 1.20x | 1.20x | yes |" in table
 
 
 def test_metrics_and_logs_cost_what_the_null_recorder_spares() -> None:
@@ -105,7 +105,7 @@ def test_what_was_not_delivered_whole_stands_on_the_page(results: Results) -> No
 
 def test_a_table_has_the_medians(results: Results) -> None:
     table = scenario_table(results, "fanout")
-    assert "| Starling, real-time protocol | 300k |" in table
+    assert "| Starling, client protocol | 300k |" in table
     assert "| Node ws | 200k |" in table
 
 
