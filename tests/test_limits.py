@@ -14,7 +14,7 @@ from starling.engine.capture import CAPTURE_SECONDS, CAPTURES_LIMIT, FRAMES_WAIT
 from starling.engine.channels import NAME_LENGTH
 from starling.engine.frame_tap import EVENTS_WAITING
 from starling.protocol.codec import COMMANDS_PER_FRAME
-from starling.protocol.codec_json import NESTING_LIMIT
+from starling.protocol.portable_json import NESTING_LIMIT, NUMBER_LIMIT
 from starling.protocol.session import SessionLimits
 from starling.protocol.shown import PAYLOAD_BYTES
 from starling.server.assembly import CONTROL_BURST
@@ -39,6 +39,7 @@ FIXED = {
     "commands in one frame": COMMANDS_PER_FRAME,
     "errors caused by a connection in a minute": SessionLimits().errors_per_minute,
     "levels of JSON": NESTING_LIMIT,
+    "characters of a number in JSON": NUMBER_LIMIT,
     "token": MAX_TOKEN_BYTES,
     "head of a request": SERVER["max_head_bytes"],
     "header fields of a request": SERVER["max_header_fields"],

@@ -16,7 +16,7 @@ from msgspec import Raw, Struct
 
 from starling.protocol import client_pb2
 from starling.protocol.codec import COMMANDS_PER_FRAME, Codec
-from starling.protocol.codec_json import JsonCodec, is_json
+from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codec_protobuf import ProtobufCodec
 from starling.protocol.codes import (
     DISCONNECT_BAD_REQUEST,
@@ -25,6 +25,7 @@ from starling.protocol.codes import (
     Disconnect,
 )
 from starling.protocol.messages import Command, Publication, Push, Reply
+from starling.protocol.portable_json import is_json
 from tests.protocol.vectors import COMMANDS
 
 TEXT = JsonCodec()

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import Raw
 
 from starling.protocol.codec import COMMANDS_PER_FRAME, commands_per_frame
-from starling.protocol.codec_json import NESTING_LIMIT, JsonCodec, is_json
+from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codes import DISCONNECT_BAD_REQUEST, DISCONNECT_INAPPROPRIATE_PROTOCOL, CommandRefused
 from starling.protocol.messages import (
     ClientInfo,
@@ -22,6 +24,7 @@ from starling.protocol.messages import (
     RPCResult,
     SubscribeResult,
 )
+from starling.protocol.portable_json import NESTING_LIMIT, NUMBER_LIMIT, is_json
 from tests.protocol.vectors import COMMANDS, REPLIES, CommandVector, ReplyVector
 
 codec = JsonCodec()
@@ -301,7 +304,10 @@ def test_empty_payloads_are_left_out_however_they_were_made() -> None:
         (b' {"a":[1,2.5e3,null,true,"\\u00e9"]}\n', True),
         ("é".encode(), False),
         ('"é"'.encode(), True),
-        (b'"\\ud83d"', True),
+        (b'"\\ud83d"', False),
+        (b'"\\ud83d\\ude00"', True),
+        (b'["\\\\ud83d"]', True),
+        (b'{"\\udc00":1}', False),
         (b'"\\ud83d" x', False),
         (b"", False),
         (b"\x00", False),
@@ -309,6 +315,18 @@ def test_empty_payloads_are_left_out_however_they_were_made() -> None:
         (b"[1,]", False),
         (b"+1", False),
         (b"NaN", False),
+        (b"-Infinity", False),
+        (b"\xef\xbb\xbf1", False),
+        ('"é"'.encode("utf-16"), False),
+        (b"1" * NUMBER_LIMIT, True),
+        (b"1" * (NUMBER_LIMIT + 1), False),
+        (b"[0,-" + b"1" * NUMBER_LIMIT + b"]", False),
+        (b'{"a":0.' + b"3" * NUMBER_LIMIT + b"}", False),
+        (b"1e" + b"0" * NUMBER_LIMIT, False),
+        (b"1e400", True),
+        (b'["' + b"1" * 5000 + b'"]', True),
+        (b'["\\"' + b"1" * 5000 + b'",' + b"1" * 5000 + b"]", False),
+        (b"[" + b",".join([b"123456789"] * 5000) + b"]", True),
         (nested(NESTING_LIMIT).encode(), True),
         (nested(NESTING_LIMIT + 1).encode(), False),
         (b"[" * 1_000_000, False),
@@ -318,3 +336,19 @@ def test_empty_payloads_are_left_out_however_they_were_made() -> None:
 )
 def test_is_json_is_what_every_sdk_can_read(data: bytes, valid: bool) -> None:
     assert is_json(data) is valid
+
+
+@given(
+    before=st.integers(0, 2500),
+    digits=st.integers(NUMBER_LIMIT - 3, NUMBER_LIMIT + 3),
+    in_string=st.booleans(),
+    tail=st.sampled_from([b"", b",1", b',"a"', b',"\\\\"']),
+)
+def test_the_length_of_a_number_counts_wherever_it_stands(
+    before: int, digits: int, in_string: bool, tail: bytes
+) -> None:
+    number = b"7" * digits
+    value = b'"%b"' % number if in_string else number
+    data = b'["%b",%b%b]' % (b"x" * before, value, tail)
+
+    assert is_json(data) is (in_string or digits <= NUMBER_LIMIT)

@@ -19,6 +19,7 @@ CHANNELS = """
 default: {allow_publish_for_subscriber: true}
 namespaces:
   open: {allow_subscribe_for_client: true, allow_subscribe_for_anonymous: true, allow_publish_for_client: true}
+  any: {allow_subscribe_for_client: true, allow_publish_for_client: true, publication_data_format: any}
   quiet: {allow_subscribe_for_client: true}
   token: {allow_publish_for_subscriber: true}
   users: {allow_user_limited_channels: true, allow_publish_for_subscriber: true}
@@ -89,8 +90,12 @@ async def received(client):
     return messages
 
 
+async def binary(client):
+    return bytes([0, 255])
+
+
 messages = []
-rpc = {"double": double, "received": received}
+rpc = {"double": double, "received": received, "binary": binary}
 """
 
 OpenSdk = Callable[..., Awaitable[Client]]

@@ -44,7 +44,7 @@ PRODUCED = {
     3503: "test_backends.test_a_backend_that_disconnects_a_client_stops_it_with_3503",
     3504: "test_limits.test_one_connection_of_a_user_more_than_allowed_is_3504_and_the_others_stay",
     3505: "test_endings.test_more_channels_in_the_token_than_allowed_are_3505",
-    3506: "test_endings.test_bytes_that_are_no_json_end_json_clients_with_3506_and_no_others",
+    3506: "test_endings.test_an_answer_in_bytes_that_are_no_json_ends_a_json_client_with_3506",
     3507: "test_applications.test_an_application_turns_a_client_away_with_3507_for_good",
     3508: "test_endings.test_a_message_that_nobody_takes_is_3508",
     3509: "test_endings.test_errors_without_end_are_3509",

@@ -90,20 +90,42 @@ async def test_one_channel_more_than_allowed_is_106_and_the_rest_stays(
     await client.event("subscribed", channel="open:one-more")
 
 
-async def test_bytes_that_are_no_json_end_json_clients_with_3506_and_no_others(
-    open_javascript: OpenJavaScript, room: str
+async def test_an_answer_in_bytes_that_are_no_json_ends_a_json_client_with_3506(
+    open_javascript: OpenJavaScript, narrow: Starling
+) -> None:
+    client = await open_javascript(user(), of=narrow)
+    await client.connected()
+    with pytest.raises(Refused):
+        await client.rpc("binary", None)
+    assert await stopped(client) == (3506, "inappropriate protocol")
+
+
+@pytest.mark.parametrize("data", [b"\x00\xff\x10", b"[" * 300 + b"]" * 300, b"1" * 5000, b'"\\ud800"', b"NaN"])
+async def test_what_json_clients_cannot_read_costs_them_that_publication_alone(
+    open_javascript: OpenJavaScript, room: str, data: bytes
 ) -> None:
     reader = await open_javascript(user("reader"))
     binary_reader = await open_javascript(user("binary"), protobuf=True)
     writer = await open_javascript(user("writer"), protobuf=True)
     for client in (reader, binary_reader, writer):
         await client.connected()
-        await client.subscribed(f"open:{room}")
+        await client.subscribed(f"any:{room}")
 
-    await writer.publish_binary(f"open:{room}", b"\x00\xff\x10")
-    assert await stopped(reader) == (3506, "inappropriate protocol")
-    assert await binary_reader.publications(1, f"open:{room}") == [{"binary": "00ff10"}]
-    assert await writer.state() == "connected"
+    await writer.publish_binary(f"any:{room}", data)
+    await writer.publish(f"any:{room}", "after it")
+    assert await reader.publications(1, f"any:{room}") == ["after it"]
+    assert len(await binary_reader.publications(2, f"any:{room}")) == 2
+    assert await reader.state() == "connected"
+
+
+async def test_what_json_clients_cannot_read_is_refused_in_a_channel_of_json(
+    open_javascript: OpenJavaScript, room: str
+) -> None:
+    writer = await open_javascript(user("writer"), protobuf=True)
+    await writer.connected()
+    with pytest.raises(Refused, match="publication_data_format: json") as refused:
+        await writer.publish_binary(f"open:{room}", b"\xff")
+    assert refused.value.code == 107
 
 
 async def test_a_message_that_nobody_takes_is_3508(open_javascript: OpenJavaScript, narrow: Starling) -> None:

@@ -31,6 +31,7 @@ CHANNELS = """
 default: {allow_subscribe_for_client: true}
 namespaces:
   kept: {history_size: 10, history_ttl: 60s}
+  bytes: {history_size: 10, history_ttl: 60s, publication_data_format: binary}
   shown: {presence: true}
   digits: {channel_regex: "^[0-9]+$"}
 """
@@ -414,9 +415,9 @@ def test_half_a_surrogate_pair_is_mended(api: TestClient) -> None:
 
 
 def test_binary_data_comes_back_as_base64(api: TestClient) -> None:
-    call(api, "publish", {"channel": "kept:a", "b64data": base64.b64encode(b"\x00\xff").decode()})
+    call(api, "publish", {"channel": "bytes:a", "b64data": base64.b64encode(b"\x00\xff").decode()})
 
-    (publication,) = call(api, "history", {"channel": "kept:a", "limit": 1})["result"]["publications"]
+    (publication,) = call(api, "history", {"channel": "bytes:a", "limit": 1})["result"]["publications"]
 
     assert publication["data"] is None
     assert base64.b64decode(publication["b64data"]) == b"\x00\xff"

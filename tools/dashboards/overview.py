@@ -161,6 +161,13 @@ def _messages() -> tuple[Panel, ...]:
             width=12,
         ),
         Panel(
+            "Unreadable messages",
+            "A second: data in channels that JSON clients cannot read, and so do not get. See publication_data_format.",
+            "ops",
+            by("pod", rate("starling_unreadable_messages_total")),
+            width=12,
+        ),
+        Panel(
             "Channels",
             "Channels with a subscriber, summed over workers.",
             "short",

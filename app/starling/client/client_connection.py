@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from starling.client.authority import Grant, Identity
 from starling.client.connection import Connection
 from starling.client.memberships import Memberships
+from starling.engine.channels import ChannelOptions
 from starling.engine.engine import Engine
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import WRITE_ERROR, Frame
@@ -178,7 +179,7 @@ class ClientConnection(Connection):
     # What the engine causes
 
     def refuse(self, reason: Error | Disconnect) -> None:
-        """End the connection, because a push or reply that it must get cannot be encoded for it."""
+        """End the connection, because a reply that it must get cannot be encoded for it."""
         self.send_disconnect(reason if isinstance(reason, Disconnect) else codes.DISCONNECT_INTERNAL)
 
     def lose_state(self, channel: str) -> None:
@@ -199,8 +200,27 @@ class ClientConnection(Connection):
 
     # What a backend causes
 
+    def reads(self, options: ChannelOptions) -> bool:
+        """Whether this client can read the data of such channels; no JSON client reads binary data."""
+        return options.publication_data_format != "binary" or not self.codec.text
+
+    def leave_out(self, *channels: str) -> None:
+        """Log server-side subscriptions that are not made, because this client could not read the channels."""
+        log.warning(
+            "subscriptions_left_out",
+            connection_id=self.id,
+            channels=channels,
+            reason="publication_data_format is binary, and this client reads JSON",
+        )
+
     def send_subscribe(self, request: SubscribeRequest, grant: Grant) -> None:
-        """Subscribe the client on the server's side, with what `grant` gives; nothing, if it is subscribed."""
+        """Subscribe the client on the server's side, with what `grant` gives.
+
+        Nothing, if it is subscribed or cannot read the channel.
+        """
+        if not self.reads(grant.options):
+            self.leave_out(request.channel)
+            return
         self.carry_out(self.session.subscribe(request, time.monotonic(), grant))
 
     def send_unsubscribe(self, channel: str, reason: Unsubscribe) -> None:

@@ -10,7 +10,6 @@ from starling.engine.engine import Engine
 from starling.engine.receiver import PushEncoder
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import Frame, Transport
-from starling.protocol.codes import Disconnect, Error
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.connection")
 
@@ -104,10 +103,6 @@ class Connection:
 
     def tick(self, now: float) -> float:
         """Do what is due at `now`; return when to tick next."""
-        raise NotImplementedError
-
-    def refuse(self, reason: Error | Disconnect) -> None:
-        """End the connection, because a push that it must get cannot be encoded for it."""
         raise NotImplementedError
 
     def lose_state(self, channel: str) -> None:

@@ -90,7 +90,13 @@ class Dispatcher:
             self._metrics.errors[reply.error.code] += 1
         if (tap := self.engine.hub.tap) is not None:
             tap.replied(client, reply)
-        return client.codec.encode(reply)
+        try:
+            return client.codec.encode(reply)
+        except CommandRefused:
+            if not (count := client.codec.leave_out_unreadable(reply)):
+                raise
+            self.engine.hub.unreadable.note(count, connection_id=client.id)
+            return client.codec.encode(reply)
 
     def _write(self, client: ClientConnection, replies: list[bytes]) -> None:
         if replies:

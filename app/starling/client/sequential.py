@@ -14,7 +14,6 @@ from starling.engine.engine import Engine
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import Frame, Transport
 from starling.protocol.budget import Budget
-from starling.protocol.codes import Disconnect, Error
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.connection")
 
@@ -77,10 +76,6 @@ class SequentialConnection(Connection):
     def reply_text(self, text: str) -> None:
         """Queue a text message for this client alone."""
         self.reply(Frame(text.encode(), text=True))
-
-    def refuse(self, reason: Error | Disconnect) -> None:
-        """Close with 1011."""
-        self.close(INTERNAL, "internal server error")
 
     def first_tick(self, now: float) -> float:
         """Within a ping interval, so that pings spread evenly."""

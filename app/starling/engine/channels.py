@@ -37,6 +37,11 @@ def parse_duration(value: object) -> object:
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 
 
+DataFormat = Annotated[
+    Literal["json", "json_object", "binary", "any"], BeforeValidator(lambda value: value if value != "" else "any")
+]
+
+
 class ChannelsError(Exception):
     """A channel configuration that cannot be used; `problems` names each by its path, with the values allowed."""
 
@@ -72,6 +77,7 @@ class ChannelOptions(BaseModel):
     allow_history_for_anonymous: bool = False
     allow_user_limited_channels: bool = False
     channel_regex: str = ""
+    publication_data_format: DataFormat = "json"
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

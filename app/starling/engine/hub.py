@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from starling.engine.channels import namespace_of
+from starling.engine.data_format import UnreadableMessages
 from starling.engine.fanout import Fanout, Group
 from starling.engine.receiver import PushEncoder, Receiver
 from starling.engine.transport import Frame
@@ -17,8 +18,9 @@ from starling.telemetry.tracing import Delivery, NoTracer, TraceContext, Tracer
 class SubscriberIndex:
     """The receivers of each channel, grouped by their encoder, so that a frame is made once per group."""
 
-    def __init__(self) -> None:
+    def __init__(self, unreadable: UnreadableMessages) -> None:
         self.channels: dict[str, dict[PushEncoder, Group]] = {}
+        self._unreadable = unreadable
 
     def add(self, channel: str, receiver: Receiver) -> bool:
         """Add a receiver; True when it is the channel's first."""
@@ -61,14 +63,13 @@ class SubscriberIndex:
         return group if group is not None and receiver in group.receivers else None
 
     def encode(self, push: Push) -> list[tuple[Group, Frame]]:
-        """Make the frame of each group of the push's channel; receivers whose format cannot carry it are refused."""
+        """Make the frame of each group of the push's channel; a group whose format cannot carry it gets none."""
         frames = []
         for encoder, group in tuple(self.channels.get(push.channel, {}).items()):
             try:
                 frames.append((group, encoder.encode_push(push)))
-            except CommandRefused as refusal:
-                for receiver in tuple(group):
-                    receiver.refuse(refusal.reason)
+            except CommandRefused:
+                self._unreadable.note(channel=push.channel)
         return frames
 
 
@@ -94,8 +95,9 @@ class Hub:
     def __init__(self, tracer: Tracer | None = None) -> None:
         self._tracer = tracer or NoTracer()
         self.connections: set[Receiver] = set()
-        self.subscribers = SubscriberIndex()
-        self.watchers = SubscriberIndex()
+        self.unreadable = UnreadableMessages()
+        self.subscribers = SubscriberIndex(self.unreadable)
+        self.watchers = SubscriberIndex(self.unreadable)
         self.users: dict[str, set[Receiver]] = {}
         self.traffic = ChannelMeter()
         self.tap: FrameObserver | None = None
@@ -167,3 +169,4 @@ class Hub:
     def report(self, metrics: Metrics) -> None:
         """Set the metric of this process's channels."""
         metrics.set("starling_channels", len(self.subscribers.channels))
+        metrics.count("starling_unreadable_messages_total", self.unreadable.count)

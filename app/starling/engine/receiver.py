@@ -5,7 +5,6 @@ from typing import Protocol
 
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import Frame, Transport
-from starling.protocol.codes import Disconnect, Error
 from starling.protocol.messages import Push
 from starling.telemetry.metrics import TransportStats
 
@@ -36,9 +35,6 @@ class Receiver(Protocol):
 
     def tick(self, now: float) -> float:
         """Do what is due at `now` and return when to tick next, in seconds of `time.monotonic`."""
-
-    def refuse(self, reason: Error | Disconnect) -> None:
-        """End the connection, because a push that it must get cannot be encoded for it."""
 
     def lose_state(self, channel: str) -> None:
         """End the subscription to `channel`: publications that the client must get there are no longer available."""

@@ -40,5 +40,11 @@ class Codec(Protocol):
         Raises CommandRefused with 3506 where the format cannot carry a payload: binary data to a JSON client.
         """
 
+    def leave_out_unreadable(self, reply: Reply) -> int:
+        """Take out of `reply` what other clients brought and this format cannot carry; returns how many there were.
+
+        Publications are left out, and members of presence lose their info.
+        """
+
     def join(self, replies: Iterable[bytes]) -> bytes:
         """Several encoded replies as one frame."""

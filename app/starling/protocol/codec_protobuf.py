@@ -53,6 +53,10 @@ class ProtobufCodec:
         proto.serialize_length_prefixed(message, output)
         return output.getvalue()
 
+    def leave_out_unreadable(self, reply: Reply) -> int:
+        """See Codec. Nothing: bytes carry everything."""
+        return 0
+
     def join(self, replies: Iterable[bytes]) -> bytes:
         """See Codec."""
         return b"".join(replies)

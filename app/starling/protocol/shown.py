@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Raw, Struct, structs
 
-from starling.protocol.codec_json import is_json
+from starling.protocol.portable_json import is_json
 
 REDACTED = "[redacted]"
 # Of a longer payload only the beginning is shown.

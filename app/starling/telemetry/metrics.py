@@ -101,6 +101,11 @@ METRICS = (
         "Publications by this pod's clients and API, by result.",
         ("channel_namespace", "result"),
     ),
+    Metric(
+        "starling_unreadable_messages_total",
+        "counter",
+        "Messages of channels that JSON clients did not get, because they could not read them; once a worker.",
+    ),
     Metric("starling_subscriptions", "gauge", "Subscriptions of real-time clients.", ("channel_namespace",)),
     Metric(
         "starling_presence_clients", "gauge", "Clients that this pod shows in presence, or tells of; one a channel."

@@ -30,16 +30,17 @@ from starling.engine.broker import (
 )
 from starling.engine.channels import ChannelOptions
 from starling.engine.control import NodeCommandRefused
+from starling.engine.data_format import check_publication
 from starling.engine.engine import Engine
 from starling.engine.node_stats import NodeStatsCollector
 from starling.engine.revocation import Revocation
 from starling.engine.top_channels import TopChannels
 from starling.protocol import codes
-from starling.protocol.codec_json import is_json
 from starling.protocol.codes import CommandRefused, Disconnect, Error
 from starling.protocol.json_nulls import NULL
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo, HistoryRequest, Publication
 from starling.protocol.messages import StreamPosition as Since
+from starling.protocol.portable_json import is_json
 from starling.web import api_models as models
 from starling.web.api_waiting import Waiting, waiting_key
 
@@ -164,7 +165,9 @@ class ApiMethods:
 
     async def _publish(self, request: models.PublishBody) -> models.PublishResponse:
         publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
-        options = _publish_options(self._options(request.channel), request)
+        channel_options = self._options(request.channel)
+        check_publication(bytes(publication.data), channel_options)
+        options = _publish_options(channel_options, request)
         try:
             position = await self._waiting.until_stored(
                 lambda: self._engine.publisher.publish(request.channel, publication, options), request.wait_seconds
@@ -177,17 +180,21 @@ class ApiMethods:
         publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
         answers: list[models.PublishAnswer | None] = []
         wishes: list[tuple[str, PublishOptions]] = []
-        of_namespace: dict[int, PublishOptions] = {}
+        of_namespace: dict[int, PublishOptions | models.PublishAnswer] = {}
         for channel in request.channels:
             try:
                 options = self._options(channel)
-                kept = of_namespace.get(id(options))
-                if kept is None:
-                    kept = of_namespace[id(options)] = _publish_options(options, request)
-                wishes.append((channel, kept))
-                answers.append(None)
             except CommandRefused as refusal:
                 answers.append(models.PublishAnswer(error=_api_error(refusal.reason)))
+                continue
+            kept = of_namespace.get(id(options))
+            if kept is None:
+                kept = of_namespace[id(options)] = _broadcast_options(options, request, publication)
+            if isinstance(kept, PublishOptions):
+                wishes.append((channel, kept))
+                answers.append(None)
+            else:
+                answers.append(kept)
         outcomes: list[PublishOutcome] = []
 
         async def publish_all() -> None:
@@ -221,10 +228,15 @@ class ApiMethods:
             for name, value in msgspec.structs.asdict(request.override or models.Overrides()).items()
             if value is not None
         }
+        info = bytes(_payload(request.info, request.b64info, "info", needed=False))
+        data = bytes(_payload(request.data, request.b64data, needed=False))
+        for field, given in (("b64info", info), ("b64data", data)):
+            if given and options.publication_data_format in ("json", "json_object") and not is_json(given):
+                raise CommandRefused(_bad_request(f"{field}: it is not JSON that every client can read"))
         order = SubscribeCommand(
             channel=request.channel,
-            info=bytes(_payload(request.info, request.b64info, "info", needed=False)),
-            data=bytes(_payload(request.data, request.b64data, needed=False)),
+            info=info,
+            data=data,
             override=override,
             since=None if since is None else StreamPosition(since.offset, since.epoch),
             expire_at=request.expire_at,
@@ -379,6 +391,17 @@ def _publish_options(options: ChannelOptions, request: models.PublishBody | mode
     if request.skip_history:
         return PublishOptions(idempotency_key=key)
     return replace(options.publish_options(key), version=request.version, version_epoch=request.version_epoch)
+
+
+def _broadcast_options(
+    options: ChannelOptions, request: models.BroadcastBody, publication: Publication
+) -> PublishOptions | models.PublishAnswer:
+    """How a publication is kept in the channels of one namespace, or why it is refused there."""
+    try:
+        check_publication(bytes(publication.data), options)
+    except CommandRefused as refusal:
+        return models.PublishAnswer(error=_api_error(refusal.reason))
+    return _publish_options(options, request)
 
 
 def _publish_answer(outcome: PublishOutcome) -> models.PublishAnswer:

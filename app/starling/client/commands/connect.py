@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import structlog
 from msgspec import Raw
+from msgspec.structs import replace
 
 from starling import __version__
 from starling.client.authority import Authority, Grant, Identity
@@ -53,7 +54,7 @@ class Connect(Command):
     async def run(self, client: ClientConnection, action: Authenticate, prepared: Identity | None) -> list[Decision]:
         """Connect with all that there may be: keys to fetch, a limit, a hook, server-side subscriptions."""
         request = action.request
-        identity = prepared or await self._authority.identify(request, client.handshake)
+        identity = _readable(client, prepared or await self._authority.identify(request, client.handshake))
         known = self._adopt(client, identity)
         await self._user_limit.claim(client)
         data = await self._engine.hooks.connect(client.info(), request.data)
@@ -138,3 +139,13 @@ class Connect(Command):
             client.memberships.leave_all()
             raise
         return results
+
+
+def _readable(client: ClientConnection, identity: Identity) -> Identity:
+    """`identity` without the channels that the client cannot read."""
+    unreadable = [channel for channel, grant in identity.subscriptions.items() if not client.reads(grant.options)]
+    if not unreadable:
+        return identity
+    client.leave_out(*unreadable)
+    kept = {channel: grant for channel, grant in identity.subscriptions.items() if channel not in unreadable}
+    return replace(identity, subscriptions=kept)

@@ -28,7 +28,7 @@ class History(Command):
     def prepare(self, client: ClientConnection, action: HistoryAction) -> ChannelOptions:
         """The right to read the channel's history, where there is one."""
         options = channel_options(client, action, self._channels)
-        if not options.keeps_history:
+        if not options.keeps_history or not client.reads(options):
             raise CommandRefused(codes.ERROR_NOT_AVAILABLE)
         require(client, Verb.HISTORY, action, options, self._channels)
         return options

@@ -7,7 +7,8 @@ from starling.client.client_connection import ClientConnection
 from starling.client.commands.base import Command, Later
 from starling.client.commands.rights import channel_options, require
 from starling.engine.broker import PublishOptions, PublishOutcome, StreamPosition
-from starling.engine.channels import Channels
+from starling.engine.channels import ChannelOptions, Channels
+from starling.engine.data_format import check_publication
 from starling.engine.hooks import Hooks
 from starling.engine.publisher import Publisher
 from starling.engine.rights import Verb
@@ -17,8 +18,9 @@ from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Publication, Publ
 
 
 class _Permit(NamedTuple):
-    """How the publication is kept, and who it is from."""
+    """The channel's options, how the publication is kept, and who it is from."""
 
+    channel: ChannelOptions
     options: PublishOptions
     info: ClientInfo
 
@@ -36,11 +38,12 @@ class Publish(Command):
         self._publisher = publisher
 
     def prepare(self, client: ClientConnection, action: PublishAction) -> _Permit:
-        """The right to publish in the channel."""
+        """The right to publish in the channel, of the data that it takes."""
         options = channel_options(client, action, self._channels)
         require(client, Verb.PUBLISH, action, options, self._channels)
         chan_info = action.subscription.chan_info if action.subscription else NO_PAYLOAD
-        return _Permit(options.publish_options(), client.info(chan_info))
+        check_publication(bytes(action.request.data), options)
+        return _Permit(options, options.publish_options(), client.info(chan_info))
 
     def try_now(
         self, client: ClientConnection, action: PublishAction, prepared: _Permit, later: Later
@@ -63,6 +66,8 @@ class Publish(Command):
     async def run(self, client: ClientConnection, action: PublishAction, prepared: _Permit) -> list[Decision]:
         """Publish what the hook makes of it."""
         data = await self._hooks.publish(prepared.info, action.channel, action.request.data)
+        if data is not action.request.data:
+            check_publication(bytes(data), prepared.channel)
         publication = Publication(data=data, info=prepared.info)
         await self._publisher.publish(action.channel, publication, prepared.options)
         return _answer(client, action)

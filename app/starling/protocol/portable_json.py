@@ -1,0 +1,99 @@
+"""JSON that every SDK's parser takes: how it differs from what RFC 8259 allows, and how it is checked."""
+
+import re
+from itertools import accumulate
+
+from msgspec import MsgspecError, Raw, json
+
+# Deeper JSON is refused by some parsers: Python's json module gives up near 1000 levels.
+NESTING_LIMIT = 256
+# In characters. Python refuses integers from 4,301 digits on, and the time to read one grows with its square.
+NUMBER_LIMIT = 1_000
+
+_skip_value = json.Decoder(Raw).decode
+
+# One escape sequence; the group is set where it is half of a UTF-16 pair.
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|(u[dD][89a-fA-F][\da-fA-F]{2})|.)")
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_NOT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
+_OPEN = ord("[")
+# Brackets that are counted at once: few enough that ordinary JSON does not come near the limit within them.
+_PORTION = NESTING_LIMIT // 2
+_OF_NUMBERS = b"0123456789+-.eE"
+
+
+def is_json(data: bytes) -> bool:
+    """Whether `data` is one JSON value that every SDK's parser takes.
+
+    That is RFC 8259 in UTF-8, without a byte order mark and halves of UTF-16 pairs, nested at most NESTING_LIMIT deep,
+    with numbers of at most NUMBER_LIMIT characters.
+    """
+    try:
+        _skip_value(utf8(data))
+    except (MsgspecError, UnicodeError, RecursionError):
+        return False
+    return not (nests_too_deep(data) or _has_long_number(data))
+
+
+def utf8(data: bytes) -> bytes:
+    """`data` itself. Raises UnicodeError where it is not UTF-8."""
+    # msgspec looks at the bytes of a string only when it makes a str of it, and a payload stays raw.
+    if not data.isascii():
+        data.decode()
+    return data
+
+
+def replace_half_pairs(text: bytes) -> bytes:
+    """`text` with U+FFFD for each escape that is half of a UTF-16 pair.
+
+    RFC 8259 section 8.2 allows them and browsers send them, for a text cut inside an emoji; msgspec refuses them.
+    """
+    if b"\\u" not in text:
+        return text
+    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], text)
+
+
+def nests_too_deep(text: bytes) -> bool:
+    """Whether valid JSON is nested more than NESTING_LIMIT deep."""
+    if text.count(b"[") + text.count(b"{") <= NESTING_LIMIT:
+        return False
+    brackets, depth = _brackets(text), 0
+    for start in range(0, len(brackets), _PORTION):
+        portion = brackets[start : start + _PORTION]
+        opened = portion.count(_OPEN)
+        # Only where there could be as many open ones as that are they counted one by one.
+        if depth + opened > NESTING_LIMIT:
+            steps = accumulate(1 if bracket == _OPEN else -1 for bracket in portion)
+            if depth + max(steps) > NESTING_LIMIT:
+                return True
+        depth += 2 * opened - len(portion)
+    return False
+
+
+def _brackets(text: bytes) -> bytes:
+    """The brackets of valid JSON outside its strings, all of one kind."""
+    marks = _without_escapes(text).translate(_ONE_KIND, _NOT_MARKS)
+    # Now most strings are two quotation marks, and two of them next to each other change nothing for the rest.
+    marks = marks.replace(b'""', b"")
+    return b"".join(marks.split(b'"')[::2])
+
+
+def _without_escapes(text: bytes) -> bytes:
+    return text.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in text else text
+
+
+def _has_long_number(text: bytes) -> bool:
+    """Whether valid JSON has a number of more than NUMBER_LIMIT characters."""
+    # Each string leaves a quotation mark, so that no two numbers become one.
+    return _has_long_run(text) and _has_long_run(b'"'.join(_without_escapes(text).split(b'"')[::2]))
+
+
+def _has_long_run(text: bytes) -> bool:
+    """Whether over NUMBER_LIMIT characters of numbers follow each other; each such run has one of those looked at."""
+    for place in range(NUMBER_LIMIT, len(text), NUMBER_LIMIT):
+        if text[place] in _OF_NUMBERS:
+            before, after = text[place - NUMBER_LIMIT : place], text[place : place + NUMBER_LIMIT + 1]
+            run = len(before) - len(before.rstrip(_OF_NUMBERS)) + len(after) - len(after.lstrip(_OF_NUMBERS))
+            if run > NUMBER_LIMIT:
+                return True
+    return False
