@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.testclient import WebSocketTestSession
 
 from starling.main import create_app
-from starling.protocol.client_pb2 import Command, Reply  # type: ignore[attr-defined]
+from starling.protocol.client_pb2 import Command, Reply
 from starling.settings import load_settings
 
 FORMATS = {"json": "json", "object": "json_object", "bytes": "binary", "any": "any", "old": ""}

@@ -139,12 +139,14 @@ def _messages() -> tuple[Panel, ...]:
         ),
         Panel(
             "Lost publications",
-            "A second: dropped before a worker delivered them, and gaps that the stream could not fill. "
+            "A second: dropped before a worker delivered them, gaps that the stream could not fill, and data that "
+            "JSON clients cannot read (see publication_data_format). "
             "The objective: at most 0.01 % of what is delivered.",
             "ops",
             (
                 Query(f"sum({rate('starling_broker_dropped_total')})", "dropped"),
                 Query(f"sum({rate('starling_stream_resets_total')})", "gaps"),
+                Query(f"sum({rate('starling_unreadable_messages_total')})", "unreadable"),
             ),
         ),
         Panel(
@@ -158,13 +160,6 @@ def _messages() -> tuple[Panel, ...]:
             "A second, of clients and API.",
             "ops",
             by("channel_namespace", rate("starling_publications_total")),
-            width=12,
-        ),
-        Panel(
-            "Unreadable messages",
-            "A second: data in channels that JSON clients cannot read, and so do not get. See publication_data_format.",
-            "ops",
-            by("pod", rate("starling_unreadable_messages_total")),
             width=12,
         ),
         Panel(

@@ -2,7 +2,7 @@
 
 import time
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 from starling.client.authority import Authority, Grant
 from starling.client.client_connection import ClientConnection, ttl_until
@@ -19,8 +19,6 @@ from starling.protocol.decisions import Subscribe as SubscribeAction
 from starling.protocol.messages import NO_PAYLOAD, SubscribeResult
 from starling.protocol.session import SessionState
 
-_Grant = TypeVar("_Grant", Grant, Grant | None)
-
 
 class Subscribe(Command):
     """A client is answered at the moment from which it misses nothing in the channel."""
@@ -36,7 +34,7 @@ class Subscribe(Command):
         """What the client gets in the channel; None where keys must be fetched to find out."""
         if action.server_side:
             return cast("Grant", action.terms)
-        return _readable(client, self._authority.grant_now(client.identity, action.request))
+        return _refuse_unreadable(client, self._authority.grant_now(client.identity, action.request))
 
     def try_now(
         self, client: ClientConnection, action: SubscribeAction, prepared: Grant | None, later: Later
@@ -62,7 +60,9 @@ class Subscribe(Command):
     async def run(self, client: ClientConnection, action: SubscribeAction, prepared: Grant | None) -> list[Decision]:
         """Ask the hook, enter the channel, and recover what the client missed."""
         request = action.request
-        grant = prepared or _readable(client, await self._authority.grant(client.identity, request))
+        grant = prepared or await self._authority.grant(client.identity, request)
+        if prepared is None:
+            _refuse_unreadable(client, grant)
         if not action.server_side:
             await self._engine.hooks.subscribe(client.info(grant.info), request.channel, request.data)
         subscriber = Subscriber(client, request.channel, partial(self._answer, client, action, grant))
@@ -128,8 +128,8 @@ class Unsubscribe(Command):
         return client.session.ended(action, time.monotonic())
 
 
-def _readable(client: ClientConnection, grant: _Grant) -> _Grant:
-    """`grant` itself. Raises CommandRefused where it is for a channel that the client cannot read."""
+def _refuse_unreadable(client: ClientConnection, grant: Grant | None) -> Grant | None:
+    """Raise CommandRefused for a channel that the client cannot read; return `grant`."""
     if grant is not None and not client.reads(grant.options):
         raise CommandRefused(codes.ERROR_NOT_AVAILABLE)
     return grant
