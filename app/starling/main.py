@@ -45,8 +45,8 @@ from starling.web.api import Api, ApiOptions
 from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_methods import ApiMethods
 from starling.web.authority import TokenAuthority
+from starling.web.connection import ClientEndpoint
 from starling.web.dependencies import WebContext
-from starling.web.direct import DirectEndpoints
 from starling.web.head_requests import HeadRequests
 from starling.web.request_id import RequestId
 from starling.web.revocation import RevocableVerifier
@@ -69,8 +69,9 @@ def run(settings: Settings) -> None:
     built = build_application(settings, tracer=tracer)
     engine = built.engine
     service = Service(
-        asgi=direct_endpoints(built.asgi),
+        asgi=built.asgi,
         readiness=engine.readiness,
+        endpoints={connection.PATH: built.client_endpoint},
         on_refused=engine.metrics.refuse,
         admit=engine.admission.refusal,
         on_waiting=engine.metrics.waiting,
@@ -79,14 +80,6 @@ def run(settings: Settings) -> None:
     )
     engine.metrics.sources.append(service.drain.report)
     serve(server_options(settings), service)
-
-
-def direct_endpoints(application: FastAPI) -> DirectEndpoints:
-    """The application, with a short way through the endpoints that most clients use."""
-    routers = [connection.router]
-    if application.state.tutorial:
-        routers += [echo.router, chat.router]
-    return DirectEndpoints(application, routers)
 
 
 def server_options(settings: Settings) -> ServerOptions:
@@ -122,6 +115,7 @@ class Application:
     asgi: FastAPI
     engine: Engine
     context: WebContext
+    client_endpoint: ClientEndpoint
     broker: BroadcastBroker
     top_channels: TopChannels
 
@@ -180,22 +174,25 @@ def build_application(
         redoc_url=None,
         telemetry=NO_FASTAPI_TELEMETRY,
     )
-    application.state.web_context = context
     application.add_middleware(HeadRequests)
     application.add_middleware(RequestId)
-    refusals.install(application)
+    refusals.install(application, metrics)
     unknown_path.install(application, metrics)
     # First, because routes are tried in their order and this one is asked most.
     application.router.routes[:0] = api.routes
     application.state.tutorial = settings.tutorial
-    tutorial = (echo, items, chat) if settings.tutorial else ()
-    for endpoint in (*((pages,) if settings.pages else ()), health, connection, *tutorial):
-        application.include_router(endpoint.router)
+    if settings.pages:
+        application.include_router(pages.router)
+    application.include_router(health.build_router(engine.readiness))
+    client_endpoint = ClientEndpoint(context)
+    application.router.routes.append(client_endpoint.route)
+    for endpoint in (echo, items, chat) if settings.tutorial else ():
+        application.include_router(endpoint.build_router(context))
     if settings.serves_api_docs:
         api_docs.install(application, methods, developer=settings.dev, keyed=bool(settings.api_key_list))
     if settings.pages or settings.serves_api_docs:
         application.mount("/static", pages.static_files, name="static")
-    return Application(application, engine, context, broker, top_channels)
+    return Application(application, engine, context, client_endpoint, broker, top_channels)
 
 
 def build_web_context(settings: Settings, engine: Engine, verifier: RevocableVerifier) -> WebContext:

@@ -197,7 +197,7 @@ def main() -> None:
     from starling.server.application import serve
 
     refused = Counter("test_refused", "Refusals.", ["reason"])
-    service = Service(application, readiness, lambda reason: refused.labels(reason).inc())
+    service = Service(application, readiness, on_refused=lambda reason: refused.labels(reason).inc())
     try:
         serve(options, service)
     finally:

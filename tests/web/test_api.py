@@ -11,9 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
-from starling.main import create_app
-from starling.settings import load_settings
-from starling.telemetry.metrics import Metrics
+from starling.main import build_application, create_app
+from starling.settings import Settings, load_settings
 from starling.web.api_docs import EXAMPLES
 from starling.web.api_methods import ApiMethods
 from starling.web.api_models import (
@@ -25,6 +24,7 @@ from starling.web.api_models import (
 )
 from tests.support.engines import memory_engine
 
+ADDRESS = "192.0.2.7"
 SECRET = "a test's own secret, longer than thirty-two bytes"
 KEYS = ("the first key of a test", "the second key of a test")
 CHANNELS = """
@@ -44,9 +44,13 @@ def channels_file(tmp_path: Path) -> Path:
     return path
 
 
-def client_with(channels_file: Path, address: str = "192.0.2.7", **environment: str) -> TestClient:
+def api_settings(channels_file: Path, **environment: str) -> Settings:
     variables = {"TOKEN_HMAC_SECRET": SECRET, "CHANNELS_FILE": str(channels_file), "LOG_LEVEL": "error", **environment}
-    settings = load_settings({f"STARLING_{name}": value for name, value in variables.items()})
+    return load_settings({f"STARLING_{name}": value for name, value in variables.items()})
+
+
+def client_with(channels_file: Path, address: str = ADDRESS, **environment: str) -> TestClient:
+    settings = api_settings(channels_file, **environment)
     return TestClient(create_app(settings, CollectorRegistry()), client=(address, 50000))
 
 
@@ -589,13 +593,11 @@ def test_the_documentation_takes_nothing_from_elsewhere(api: TestClient) -> None
         assert api.get(f"/static/{asset}").status_code == 200
 
 
-def test_requests_are_counted_by_method_and_outcome(api: TestClient) -> None:
-    call(api, "publish", {"channel": "a", "data": 1})
-    call(api, "publish", {"channel": "nowhere:a", "data": 1})
-    call(api, "batch", {"commands": [{"publish": {"channel": "a", "data": 1}}]})
-    api.post("/api/nothing", json={})
-    api.post("/api/publish", json={}, headers={"X-API-Key": "wrong"})
-    metrics: Metrics = api.app.state.web_context.engine.metrics  # type: ignore[attr-defined]
+def test_requests_are_counted_by_method_and_outcome(channels_file: Path) -> None:
+    built = build_application(api_settings(channels_file, API_KEYS=",".join(KEYS)), CollectorRegistry())
+    with TestClient(built.asgi, headers={"X-API-Key": KEYS[0]}, client=(ADDRESS, 50000)) as api:
+        _make_requests(api)
+    metrics = built.engine.metrics
     metrics.flush()
 
     def count(method: str, code: str) -> float | None:
@@ -608,3 +610,11 @@ def test_requests_are_counted_by_method_and_outcome(api: TestClient) -> None:
     assert count("unknown", "404") == 1
     observed = metrics.registry.get_sample_value("starling_api_request_seconds_count", {"method": "publish"})
     assert observed == 4
+
+
+def _make_requests(api: TestClient) -> None:
+    call(api, "publish", {"channel": "a", "data": 1})
+    call(api, "publish", {"channel": "nowhere:a", "data": 1})
+    call(api, "batch", {"commands": [{"publish": {"channel": "a", "data": 1}}]})
+    api.post("/api/nothing", json={})
+    api.post("/api/publish", json={}, headers={"X-API-Key": "wrong"})

@@ -11,27 +11,27 @@ from starlette.websockets import WebSocketDisconnect
 from structlog.testing import capture_logs
 
 from starling.auth.issue import issue_connection_token
-from starling.main import create_app, direct_endpoints
+from starling.main import create_app
 from starling.settings import load_settings
 
 SECRET = "a test's own secret, longer than thirty-two bytes"
 
 
-def client_with(direct: bool = False, /, **environment: str) -> TestClient:
+def client_with(**environment: str) -> TestClient:
     settings = load_settings({f"STARLING_{name}": value for name, value in environment.items()})
     application = create_app(settings, CollectorRegistry())
-    return TestClient(direct_endpoints(application) if direct else application)
+    return TestClient(application)
 
 
-@pytest.fixture(params=[False, True], ids=["through FastAPI", "direct"])
-def developer(request: pytest.FixtureRequest) -> Iterator[TestClient]:
-    with client_with(request.param, DEV="true", TOKEN_HMAC_SECRET=SECRET) as client:
+@pytest.fixture
+def developer() -> Iterator[TestClient]:
+    with client_with(DEV="true", TOKEN_HMAC_SECRET=SECRET) as client:
         yield client
 
 
-@pytest.fixture(params=[False, True], ids=["through FastAPI", "direct"])
-def production(request: pytest.FixtureRequest) -> Iterator[TestClient]:
-    with client_with(request.param, TOKEN_HMAC_SECRET=SECRET) as client:
+@pytest.fixture
+def production() -> Iterator[TestClient]:
+    with client_with(TOKEN_HMAC_SECRET=SECRET) as client:
         yield client
 
 

@@ -11,13 +11,18 @@ from prometheus_client import CollectorRegistry
 from starlette.testclient import WebSocketDenialResponse
 from structlog.testing import capture_logs
 
-from starling.main import create_app
+from starling.main import Application, build_application
 from starling.settings import load_settings
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[TestClient]:
-    application = create_app(load_settings({"STARLING_DEV": "true"}), CollectorRegistry())
+def built() -> Application:
+    return build_application(load_settings({"STARLING_DEV": "true"}), CollectorRegistry())
+
+
+@pytest.fixture(scope="module")
+def client(built: Application) -> Iterator[TestClient]:
+    application = built.asgi
 
     async def endless() -> Any:
         while True:
@@ -63,9 +68,9 @@ def test_head_is_no_second_operation_in_the_api_description(client: TestClient) 
     ],
 )
 def test_a_websocket_to_a_path_that_no_endpoint_has_is_404_logged_and_counted(
-    client: TestClient, path: str, meant: str
+    built: Application, client: TestClient, path: str, meant: str
 ) -> None:
-    metrics = client.app.state.web_context.engine.metrics  # type: ignore[attr-defined]
+    metrics = built.engine.metrics
     before = metrics.refused["unknown_path"]
     # The TestClient takes two slashes at the start for a host.
     with (

@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
-from starling.main import create_app, direct_endpoints
+from starling.main import create_app
 from starling.settings import load_settings
 
 DOOR = "/connection/websocket"
@@ -16,10 +16,10 @@ JSON_CONNECT = json.dumps({"id": 1, "connect": {}})
 PROTOBUF_CONNECT = b"\x04\x08\x01\x22\x00"
 
 
-@pytest.fixture(params=[False, True], ids=["through FastAPI", "direct"])
-def client(request: pytest.FixtureRequest) -> Iterator[TestClient]:
+@pytest.fixture
+def client() -> Iterator[TestClient]:
     application = create_app(load_settings({"STARLING_DEV": "true"}), CollectorRegistry())
-    with TestClient(direct_endpoints(application) if request.param else application) as running:
+    with TestClient(application) as running:
         yield running
 
 

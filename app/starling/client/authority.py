@@ -46,6 +46,19 @@ class Identity(Struct, frozen=True):
         return f"Identity(user={self.user!r}, expires_at={self.expires_at}, channels={tuple(self.subscriptions)})"
 
 
+class PendingToken(Struct, frozen=True):
+    """The token of a handshake that cannot be verified yet, because keys must be fetched. Its `repr` hides it."""
+
+    token: str
+
+    def __repr__(self) -> str:
+        return "PendingToken()"
+
+
+# What is known of a client at its upgrade; CommandRefused says why its token is refused, None that it brought none.
+Handshake = Identity | CommandRefused | PendingToken | None
+
+
 class Authority(Protocol):
     """Decides. Every method raises starling.protocol.codes.CommandRefused.
 
@@ -53,13 +66,13 @@ class Authority(Protocol):
     and `grant` do it. The rules of both are the same.
     """
 
-    def identify_now(self, request: ConnectRequest, handshake: Identity | CommandRefused | None) -> Identity | None:
+    def identify_now(self, request: ConnectRequest, handshake: Handshake) -> Identity | None:
         """Who the client is: by the token of its command, else by the `handshake`, else anonymous where allowed.
 
-        A `handshake` whose token is refused is the CommandRefused that says why.
+        The token of a command counts, and not that of the handshake, where there are both.
         """
 
-    async def identify(self, request: ConnectRequest, handshake: Identity | CommandRefused | None) -> Identity:
+    async def identify(self, request: ConnectRequest, handshake: Handshake) -> Identity:
         """As `identify_now`, with keys that must be fetched."""
 
     def grant_now(self, identity: Identity, request: SubscribeRequest) -> Grant | None:

@@ -8,7 +8,7 @@ import structlog
 from msgspec import Raw
 from msgspec.structs import replace
 
-from starling.client.authority import Grant, Identity
+from starling.client.authority import Grant, Handshake, Identity
 from starling.client.connection import Connection
 from starling.client.memberships import Memberships
 from starling.engine.channels import ChannelOptions
@@ -19,7 +19,7 @@ from starling.protocol import codes
 from starling.protocol.codec import Codec
 from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codec_protobuf import ProtobufCodec
-from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
+from starling.protocol.codes import Disconnect, Error, Unsubscribe
 from starling.protocol.decisions import Decision
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Push, Reply, SubscribeRequest
 from starling.protocol.session import Session, SessionLimits
@@ -66,8 +66,8 @@ class ClientConnection(Connection):
 
     codec: ClassVar[Codec]
 
-    def __init__(self, executor: Executor, handshake: Identity | CommandRefused | None) -> None:
-        """`handshake`: the identity in the token of the upgrade, or why that token is refused; None without one."""
+    def __init__(self, executor: Executor, handshake: Handshake) -> None:
+        """`handshake`: what is known of the client at its upgrade."""
         engine = executor.engine
         super().__init__(engine, handshake.user if isinstance(handshake, Identity) else "")
         self._executor = executor

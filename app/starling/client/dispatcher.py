@@ -5,13 +5,13 @@ Counting, tracing, mapping errors to answers and reading on happen here, once fo
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import structlog
 
 from starling.client.client_connection import ClientConnection
-from starling.client.commands.base import Command, Outcome
+from starling.client.commands.base import Command, Outcome, Step, Work
 from starling.client.user_limit import UserLimit
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
 from starling.engine.engine import Engine
@@ -47,10 +47,10 @@ class Dispatcher:
         self._metrics = engine.metrics
         self._tracer = engine.tracer
 
-    def carry_out(self, client: ClientConnection, decisions: list[Decision]) -> None:
+    def carry_out(self, client: ClientConnection, decisions: Sequence[Work]) -> None:
         """Carry out `decisions` in their order; what an action leads to comes after all of them."""
         replies: list[bytes] = []
-        work = deque(decisions)
+        work: deque[Work] = deque(decisions)
         while work:
             decision = work.popleft()
             if isinstance(decision, Write):
@@ -70,6 +70,8 @@ class Dispatcher:
                 disconnect = decision.disconnect
                 silent = disconnect.code == codes.DISCONNECT_CONNECTION_CLOSED.code
                 client.close(NO_CLOSE_FRAME if silent else disconnect.code, disconnect.reason)
+            else:
+                work += self._take(client, decision)
         self._write(client, replies)
         deadline = client.session.deadline
         if deadline < client.deadline and client.close_code is None:
@@ -81,6 +83,15 @@ class Dispatcher:
         self._user_limit.release(client)
         if client.announced:
             self.engine.lifecycle.disconnected(client.id, client.user, code, reason)
+
+    def _take(self, client: ClientConnection, step: Step) -> list[Decision]:
+        """Run a step of a handler; a fault in it ends the connection."""
+        try:
+            step()
+        except Exception:
+            log.exception("client_failed", connection_id=client.id)
+            return client.session.close(codes.DISCONNECT_INTERNAL)
+        return []
 
     # Writing
 
@@ -105,7 +116,7 @@ class Dispatcher:
 
     # Actions
 
-    def _begin(self, client: ClientConnection, action: Action) -> list[Decision]:
+    def _begin(self, client: ClientConnection, action: Action) -> Sequence[Work]:
         """Carry an action out at once, or begin to: then what it leads to is carried out later."""
         command = self._commands[type(action)]
         if command.method:

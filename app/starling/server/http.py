@@ -12,8 +12,9 @@ tests/server/test_uvicorn_members.py, because most are not public:
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -22,16 +23,21 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from starling.engine.rejection import Rejection
-from starling.server.compression import Compression
+from starling.engine.upgrade import Upgrade, UpgradeEndpoint
+from starling.server.compression import Agreement, Compression
+from starling.server.direct_upgrade import open_directly
 from starling.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
 from starling.server.options import Asgi, ServerOptions
 from starling.server.peer_address import unmapped
 from starling.server.reject_reason import RejectReason
 from starling.server.target import BadTarget, check_host, replace_host, split_absolute_form
-from starling.server.transport import DISCARD_BYTES, Flusher, linger
+from starling.server.transport import DISCARD_BYTES, Flusher, WebSocketTransport, linger
 from starling.server.websocket import StarlingWebSocket
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
+
+
+NO_ENDPOINTS: Mapping[str, UpgradeEndpoint] = MappingProxyType({})
 
 
 class HeadTooLargeError(Exception):
@@ -53,13 +59,16 @@ class StarlingHttp(HttpToolsProtocol):
         on_refused: Callable[[str], None],
         flusher: Flusher,
         compression: Compression | None,
+        endpoints: Mapping[str, UpgradeEndpoint] = NO_ENDPOINTS,
     ) -> None:
+        """`endpoints`, by path, answer their upgrades without the ASGI application."""
         super().__init__(config, server_state, app_state, _loop)
         self._options = options
         self._admit = admit
         self._on_refused = on_refused
         self._flusher = flusher
         self._compression = compression
+        self._endpoints = endpoints
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._upgrades: bool | None = None
@@ -156,6 +165,10 @@ class StarlingHttp(HttpToolsProtocol):
         except BadHandshake as problem:
             self._refuse(HTTPStatus.BAD_REQUEST, RejectReason.BAD_UPGRADE, f"{problem}\n")
             return
+        endpoint = self._endpoints.get(unquote(self.url.partition(b"?")[0].decode("ascii")))
+        if endpoint is not None and not self.root_path:
+            self._open_directly(endpoint, key, early, agreement)
+            return
         self.connections.discard(self)
         websocket = StarlingWebSocket(
             self.transport,
@@ -174,6 +187,33 @@ class StarlingHttp(HttpToolsProtocol):
         # The parser calls this object, and this object the parser: nothing else would let go of the two.
         self.parser = None  # type: ignore[assignment]  # as uvicorn does at the end of a connection
         websocket.begin(self.loop, self.tasks)
+
+    def _open_directly(self, endpoint: UpgradeEndpoint, key: bytes, early: bytes, agreement: Agreement | None) -> None:
+        """Let an endpoint of the service itself answer the upgrade, without ASGI."""
+        upgrade = Upgrade(
+            query=self.url.partition(b"?")[2],
+            headers=self.headers,
+            subprotocols=subprotocols_of(self.headers),
+            address=self.client[0] if self.client else "",
+        )
+        transport = WebSocketTransport(
+            self.transport,
+            lambda: early,
+            loop=self.loop,
+            connections=cast("set[object]", self.connections),
+            flusher=self._flusher,
+            options=self._options,
+            on_refused=self._on_refused,
+            deflater=agreement.deflater if agreement is not None else None,
+        )
+        agreed = (agreement.header,) if agreement is not None else ()
+        headers = [*agreed, *self.server_state.default_headers]
+        if open_directly(endpoint, upgrade, self.transport, transport, key=key, headers=headers):
+            self.connections.discard(self)
+            self.parser = None  # type: ignore[assignment]  # see `_upgrade`
+        else:
+            self._refused = True
+            self._deadline = self.loop.call_later(self._options.close_seconds, self.transport.abort)
 
     def _websocket_scope(self) -> dict[str, Any]:
         raw_path, _, query_string = self.url.partition(b"?")

@@ -1,6 +1,6 @@
 """What the server floor is told: how to serve, and what."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from starling.engine.drain_rate import DrainRateStore
 from starling.engine.readiness import Readiness
 from starling.engine.rejection import Rejection
+from starling.engine.upgrade import UpgradeEndpoint
 from starling.server.drain_rate import DrainStats
 from starling.telemetry.top_channels import ChannelTraffic
 
@@ -90,6 +91,8 @@ class Service:
 
     asgi: Asgi
     readiness: Readiness
+    endpoints: Mapping[str, UpgradeEndpoint] = field(default_factory=dict)
+    """Endpoints by path whose upgrades the server answers by itself, without `asgi`."""
     on_refused: Callable[[str], None] = lambda reason: None
     """Called in the worker with the RejectReason of a client that is cut before the application receives it."""
     drain_rate_store: DrainRateStore | None = None

@@ -134,6 +134,7 @@ def uvicorn_settings(options: ServerOptions, service: Service, flusher: Flusher)
             StarlingHttp,
             options=options,
             admit=service.admit,
+            endpoints=service.endpoints,
             on_refused=service.on_refused,
             flusher=flusher,
             compression=Compression() if options.compression else None,

@@ -16,7 +16,7 @@ from starling.auth.tokens import (
     SubscriptionGrant,
     TokenRefused,
 )
-from starling.client.authority import Grant, Identity
+from starling.client.authority import Grant, Handshake, Identity, PendingToken
 from starling.engine.channels import OVERRIDES, ChannelOptions, Channels
 from starling.engine.rights import Client, Verb, may
 from starling.protocol import codes
@@ -40,20 +40,20 @@ class TokenAuthority:
         self._channels = channels
         self._allow_anonymous = allow_anonymous
 
-    def identify_now(self, request: ConnectRequest, handshake: Identity | CommandRefused | None) -> Identity | None:
+    def identify_now(self, request: ConnectRequest, handshake: Handshake) -> Identity | None:
         """By the token of the command, else by the handshake, else anonymous where allowed, else 3500.
 
         None where the keys of the token's issuer must be fetched first.
         """
-        token = _presented(request)
+        token = _presented(request, handshake)
         return self.identify_token_now(token) if token else self._without_token(handshake)
 
-    async def identify(self, request: ConnectRequest, handshake: Identity | CommandRefused | None) -> Identity:
+    async def identify(self, request: ConnectRequest, handshake: Handshake) -> Identity:
         """As `identify_now`, with keys that must be fetched."""
-        token = _presented(request)
+        token = _presented(request, handshake)
         return await self.identify_token(token) if token else self._without_token(handshake)
 
-    def _without_token(self, handshake: Identity | CommandRefused | None) -> Identity:
+    def _without_token(self, handshake: Handshake) -> Identity:
         if isinstance(handshake, Identity):
             # Seconds may have passed since the upgrade.
             if handshake.token is not None and self._verifier.revoked(handshake.token):
@@ -61,7 +61,7 @@ class TokenAuthority:
             return handshake
         if self._allow_anonymous:
             return Identity()
-        raise handshake or CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
+        raise handshake if isinstance(handshake, CommandRefused) else CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
 
     def identify_token_now(self, token: str) -> Identity | None:
         """The identity in a connection token; None where keys must be fetched first. Raises as `identify_token`."""
@@ -148,17 +148,19 @@ class TokenAuthority:
         return _of(granted, identity, channel)
 
 
-def _presented(request: ConnectRequest) -> str:
-    """The token of a connect command, empty where it has none.
+def _presented(request: ConnectRequest, handshake: Handshake) -> str:
+    """The token of a connect command, else one of the handshake that is still to be verified; empty without either.
 
     Browsers cannot set the headers of a WebSocket, so their SDK sends some with the command: an Authorization header
     among them counts as the token of the command.
     """
-    if request.token or not request.headers:
+    if request.token:
         return request.token
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    presented = find_token(authorization=headers.get("authorization"))
-    return presented.token if presented is not None else ""
+    if request.headers:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        if (presented := find_token(authorization=headers.get("authorization"))) is not None:
+            return presented.token
+    return handshake.token if isinstance(handshake, PendingToken) else ""
 
 
 def _of(granted: SubscriptionGrant, identity: Identity, channel: str) -> SubscriptionGrant:

@@ -1,20 +1,22 @@
 """`WS /ws/{client_id}`: one room for everyone on every worker."""
 
+from typing import Annotated
+
 import structlog
 from fastapi import APIRouter, Depends, WebSocket
 from msgspec import Raw
 
+from starling.auth.tokens import Credentials
 from starling.client.sequential import SequentialConnection
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions
 from starling.engine.engine import Engine
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import Frame
 from starling.protocol.messages import Publication, Push
-from starling.web.dependencies import CredentialsDependency, WebContextDependency, admit, token_of
+from starling.web.dependencies import WebContext, token_of
 from starling.web.handoff import hand_off
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.chat")
-router = APIRouter(dependencies=[Depends(admit)])
 
 # In the empty namespace, which no client of the real-time protocol can name.
 ROOM = ":chat"
@@ -77,10 +79,19 @@ class ChatConnection(SequentialConnection):
         await self.engine.publisher.publish(ROOM, Publication(data=Raw(sentence.encode())), PublishOptions())
 
 
-@router.websocket("/ws/{client_id}")
-async def chat(
-    websocket: WebSocket, web_context: WebContextDependency, client_id: int, credentials: CredentialsDependency
-) -> None:
-    """The chat door."""
-    user = credentials.user if credentials else ""
-    await hand_off(websocket, ChatConnection(web_context.engine, user, token_of(credentials), client_id), web_context)
+def build_router(context: WebContext) -> APIRouter:
+    """Build the endpoint, as the FastAPI tutorial declares it."""
+    router = APIRouter(dependencies=[Depends(context.admit)])
+
+    @router.websocket("/ws/{client_id}")
+    async def chat(
+        websocket: WebSocket,
+        client_id: int,
+        credentials: Annotated[Credentials | None, Depends(context.authenticate)],
+    ) -> None:
+        """The chat endpoint."""
+        user = credentials.user if credentials else ""
+        connection = ChatConnection(context.engine, user, token_of(credentials), client_id)
+        await hand_off(websocket, connection, context)
+
+    return router

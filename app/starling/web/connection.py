@@ -1,53 +1,90 @@
-"""`WS /connection/websocket`: the real-time protocol, in JSON or Protobuf."""
+"""`WS /connection/websocket`: the client endpoint, which speaks the client protocol in JSON or Protobuf."""
 
-from typing import Annotated
+from http import HTTPStatus
 
-from fastapi import APIRouter, Depends, WebSocket
+from msgspec import json
+from starlette.datastructures import QueryParams
+from starlette.responses import Response
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
 
-from starling.client.authority import Identity
+from starling.auth.handshake import select_subprotocol
+from starling.client.authority import Handshake, PendingToken
 from starling.client.client_connection import ClientConnection, JsonConnection, ProtobufConnection
+from starling.engine.rejection import Rejection
+from starling.engine.upgrade import Accepted, Denied, Upgrade
 from starling.protocol.codes import CommandRefused
-from starling.web.dependencies import WebContextDependency, admit, presented_token
-from starling.web.handoff import hand_off
+from starling.web.dependencies import FOREIGN_ORIGIN, WebContext, own_socket, upgrade_of
+from starling.web.handoff import converse
+from starling.web.request_id import given_id
 
-router = APIRouter(dependencies=[Depends(admit)])
-
+PATH = "/connection/websocket"
 SUBPROTOCOLS = {"centrifuge-json": JsonConnection, "centrifuge-protobuf": ProtobufConnection}
 
 
-async def find_identity(websocket: WebSocket, web_context: WebContextDependency) -> Identity | CommandRefused | None:
-    """Who the handshake's token says it is, or why it is no good; None without one.
+class ClientEndpoint:
+    """The endpoint as one function of the handshake: the server calls it, and so does the route of an ASGI server."""
 
-    Browsers cannot read why an upgrade was refused, so nothing is refused here: a client whose connect command brings
-    no token either is told then.
-    """
-    presented = presented_token(websocket, web_context)
-    if presented is None:
-        return None
-    try:
-        return await web_context.authority.identify_token(presented.token)
-    except CommandRefused as refusal:
-        return refusal
+    def __init__(self, context: WebContext) -> None:
+        self._context = context
+
+    def __call__(self, upgrade: Upgrade) -> Accepted | Denied:
+        """Accept a client, unless its page is foreign.
+
+        Browsers cannot read why an upgrade was refused, so a token is refused later: in the answer to `connect`.
+        """
+        request_id = given_id(upgrade.headers)
+        if self._context.is_foreign(upgrade):
+            return _denied(HTTPStatus.FORBIDDEN, FOREIGN_ORIGIN, request_id=request_id)
+        kind, subprotocol = choose_format(upgrade)
+        client = kind(self._context.dispatcher, self._handshake(upgrade))
+        return Accepted(client, subprotocol, self._context.write_limit, request_id)
+
+    def _handshake(self, upgrade: Upgrade) -> Handshake:
+        """The identity in the handshake's token, or why that is refused, or the token where keys must be fetched."""
+        presented = self._context.presented_token(upgrade)
+        if presented is None:
+            return None
+        try:
+            return self._context.authority.identify_token_now(presented.token) or PendingToken(presented.token)
+        except CommandRefused as refusal:
+            return refusal
+
+    def rejected(self, rejection: Rejection) -> Denied:
+        """The answer to a client that admission rejects; it is counted here."""
+        self._context.engine.metrics.refuse(rejection.reason)
+        retry = (b"retry-after", b"%d" % rejection.retry_after)
+        return _denied(HTTPStatus.SERVICE_UNAVAILABLE, rejection.message, retry)
+
+    @property
+    def route(self) -> WebSocketRoute:
+        """The same for an ASGI server, which has not asked admission."""
+
+        async def serve(websocket: WebSocket) -> None:
+            admission = self._context.engine.admission
+            rejection = admission.refusal() if own_socket(websocket) is None else None
+            upgrade = upgrade_of(websocket)
+            answer = self(upgrade) if rejection is None else self.rejected(rejection)
+            if isinstance(answer, Denied):
+                headers = {name.decode(): value.decode() for name, value in answer.headers}
+                await websocket.send_denial_response(Response(answer.body, answer.status, headers))
+            else:
+                await converse(websocket, answer.connection, answer.subprotocol, answer.write_limit)
+
+        return WebSocketRoute(PATH, serve)
 
 
-def choose_format(websocket: WebSocket) -> tuple[type[ClientConnection], str | None]:
+def choose_format(upgrade: Upgrade) -> tuple[type[ClientConnection], str | None]:
     """The wire format a client asks for, and the subprotocol that the upgrade answers."""
-    offered = websocket.scope["subprotocols"]
     for subprotocol, kind in SUBPROTOCOLS.items():
-        if subprotocol in offered:
+        if subprotocol in upgrade.subprotocols:
             return kind, subprotocol
-    query: bytes = websocket.scope["query_string"]
-    protobuf = query and websocket.query_params.get("format") == "protobuf"
-    return ProtobufConnection if protobuf else JsonConnection, None
+    # RFC 6455 section 4.2.2: the handshake's token may travel beside the service's own subprotocol.
+    own = select_subprotocol(upgrade.subprotocols)
+    protobuf = upgrade.query and QueryParams(upgrade.query).get("format") == "protobuf"
+    return ProtobufConnection if protobuf else JsonConnection, own
 
 
-@router.websocket("/connection/websocket")
-async def connection(
-    websocket: WebSocket,
-    web_context: WebContextDependency,
-    identity: Annotated[Identity | CommandRefused | None, Depends(find_identity)],
-) -> None:
-    """The real-time door."""
-    kind, subprotocol = choose_format(websocket)
-    client = kind(web_context.dispatcher, identity)
-    await hand_off(websocket, client, web_context, subprotocol)
+def _denied(status: HTTPStatus, detail: str, *headers: tuple[bytes, bytes], request_id: str = "") -> Denied:
+    body = json.encode({"detail": detail})
+    return Denied(status, [(b"content-type", b"application/json"), *headers], body, request_id)

@@ -1,13 +1,14 @@
-"""What every door asks before it opens: is there room, may this page connect, and who is it?"""
+"""What every WebSocket endpoint asks before it opens: is there room, may this page connect, and whose token is it?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any
+from typing import Any
 
 import structlog
-from fastapi import Depends, HTTPException, WebSocket, WebSocketException, status
-from fastapi.requests import HTTPConnection
+from fastapi import HTTPException, WebSocket, WebSocketException, status
+from starlette.datastructures import QueryParams
+from starlette.requests import cookie_parser
 
 from starling.auth.handshake import PresentedToken, find_token
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
@@ -16,15 +17,21 @@ from starling.engine.engine import Engine
 from starling.engine.rejection import Rejection
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import EXTENSION
+from starling.engine.upgrade import Upgrade
 from starling.web.authority import TokenAuthority
 from starling.web.revocation import connection_facts
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.doors")
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.endpoints")
+
+FOREIGN_ORIGIN = "pages of this origin may not connect: see STARLING_ALLOWED_ORIGINS"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class WebContext:
-    """What the doors share. `developer` lets everyone in; `write_limit` is in bytes."""
+    """What the endpoints share; `admit` and `authenticate` are their FastAPI dependencies.
+
+    `developer` accepts clients without a token and from any origin; `write_limit` is in bytes.
+    """
 
     engine: Engine
     verifier: TokenVerifier
@@ -35,57 +42,81 @@ class WebContext:
     allowed_origins: Sequence[str]
     write_limit: int
 
+    async def admit(self, websocket: WebSocket) -> None:
+        """Reject the client with 503 where this worker wants no new ones, with 403 where its page is foreign.
 
-def web_context_of(connection: HTTPConnection) -> WebContext:
-    """The doors' parts, put there by `main`."""
-    web_context: WebContext = connection.app.state.web_context
-    return web_context
+        Our own server has asked admission before the endpoint is called.
+        """
+        if own_socket(websocket) is None and (rejection := self.engine.admission.refusal()):
+            raise self.reject(rejection)
+        if self.is_foreign(upgrade_of(websocket)):
+            raise HTTPException(status.HTTP_403_FORBIDDEN, FOREIGN_ORIGIN)
 
+    def reject(self, rejection: Rejection) -> HTTPException:
+        """Count a client that admission rejects; return its answer."""
+        self.engine.metrics.refuse(rejection.reason)
+        return HTTPException(
+            status.HTTP_503_SERVICE_UNAVAILABLE, rejection.message, {"Retry-After": str(rejection.retry_after)}
+        )
 
-async def get_web_context(connection: HTTPConnection) -> WebContext:
-    """`web_context_of` as a dependency: a coroutine, because FastAPI runs plain functions in a thread."""
-    return web_context_of(connection)
+    def is_foreign(self, upgrade: Upgrade) -> bool:
+        """Whether the client is a page of an origin that may not connect; then it is counted."""
+        origin = upgrade.header(b"origin")
+        if self.developer or origin is None:
+            return False
+        if origin_allowed(origin, upgrade.header(b"host") or "", self.allowed_origins):
+            return False
+        self.engine.metrics.refuse("origin")
+        return True
 
+    async def authenticate(self, websocket: WebSocket) -> Credentials | None:
+        """Whose connection this is; None in developer mode.
 
-WebContextDependency = Annotated[WebContext, Depends(get_web_context)]
+        No token is 1008, which is 403 before the upgrade; one that is refused is 401, one that cannot be judged 503.
+        """
+        if self.developer:
+            return None
+        presented = self.presented_token(upgrade_of(websocket))
+        if presented is None:
+            self.engine.metrics.refuse("no_token")
+            raise WebSocketException(status.WS_1008_POLICY_VIOLATION, "a token is needed")
+        try:
+            return await self.verifier.connection(presented.token)
+        except KeyNotLoaded as unknown:
+            self.engine.metrics.refuse("issuer_unavailable")
+            raise HTTPException(
+                status.HTTP_503_SERVICE_UNAVAILABLE, "the token cannot be checked now; try again", {"Retry-After": "5"}
+            ) from unknown
+        except TokenRefused as refused:
+            self.engine.metrics.refuse("invalid_token")
+            log.info("token_refused", reason=refused.reason.value, claim=refused.claim, source=presented.source.value)
+            detail = "the token has expired" if refused.reason is RefusalReason.EXPIRED else "the token is not valid"
+            raise HTTPException(
+                status.HTTP_401_UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+            ) from refused
 
-
-async def admit(websocket: WebSocket, web_context: WebContextDependency) -> None:
-    """Turn the client away with 503 where this worker wants no new ones, with 403 when its page is foreign.
-
-    Our own server has asked admission before it came to this.
-    """
-    if own_socket(websocket) is None and (refusal := web_context.engine.admission.refusal()):
-        raise turn_away(web_context, refusal)
-    origin = header_of(websocket, b"origin")
-    if web_context.developer or origin is None:
-        return
-    if not origin_allowed(origin, header_of(websocket, b"host") or "", web_context.allowed_origins):
-        web_context.engine.metrics.refuse("origin")
-        raise HTTPException(
-            status.HTTP_403_FORBIDDEN, "pages of this origin may not connect: see STARLING_ALLOWED_ORIGINS"
+    def presented_token(self, upgrade: Upgrade) -> PresentedToken | None:
+        """The token that a handshake brings, not verified yet."""
+        presented = find_token(authorization=upgrade.header(b"authorization"), subprotocols=upgrade.subprotocols)
+        if presented is not None:
+            return presented
+        return find_token(
+            cookie=_session_cookie(upgrade),
+            query=QueryParams(upgrade.query).get("token") if self.token_in_query and upgrade.query else None,
+            allow_query=self.token_in_query,
         )
 
 
-def header_of(websocket: WebSocket, name: bytes) -> str | None:
-    """The first header field of a lower-case `name`, as `websocket.headers` has it, which each client would pay for."""
-    for key, value in websocket.scope["headers"]:
-        if key == name:
-            return str(value, "latin-1")
-    return None
+def upgrade_of(websocket: WebSocket) -> Upgrade:
+    """The handshake in an ASGI scope."""
+    scope = websocket.scope
+    address = websocket.client.host if websocket.client else ""
+    return Upgrade(scope["query_string"], scope["headers"], scope["subprotocols"], address)
 
 
 def own_socket(websocket: WebSocket) -> Any:
     """What our own server offers in the ASGI scope to take the socket over by; None on any other."""
     return (websocket.scope.get("extensions") or {}).get(EXTENSION)
-
-
-def turn_away(web_context: WebContext, refusal: Rejection) -> HTTPException:
-    """Count a client that admission refuses; returns its answer."""
-    web_context.engine.metrics.refuse(refusal.reason)
-    return HTTPException(
-        status.HTTP_503_SERVICE_UNAVAILABLE, refusal.message, {"Retry-After": str(refusal.retry_after)}
-    )
 
 
 def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
@@ -97,44 +128,14 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
     return any(fnmatchcase(origin.lower(), pattern.lower().replace("[", "[[]")) for pattern in allowed)
 
 
-async def authenticate(websocket: WebSocket, web_context: WebContextDependency) -> Credentials | None:
-    """Whose connection this is; None in developer mode. No token: 1008, which is 403 before the upgrade. Bad: 401."""
-    if web_context.developer:
-        return None
-    presented = presented_token(websocket, web_context)
-    if presented is None:
-        web_context.engine.metrics.refuse("no_token")
-        raise WebSocketException(status.WS_1008_POLICY_VIOLATION, "a token is needed")
-    try:
-        return await web_context.verifier.connection(presented.token)
-    except KeyNotLoaded as unknown:
-        web_context.engine.metrics.refuse("issuer_unavailable")
-        raise HTTPException(
-            status.HTTP_503_SERVICE_UNAVAILABLE, "the token cannot be checked now; try again", {"Retry-After": "5"}
-        ) from unknown
-    except TokenRefused as refused:
-        web_context.engine.metrics.refuse("invalid_token")
-        log.info("token_refused", reason=refused.reason.value, claim=refused.claim, source=presented.source.value)
-        detail = "the token has expired" if refused.reason is RefusalReason.EXPIRED else "the token is not valid"
-        raise HTTPException(
-            status.HTTP_401_UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-        ) from refused
-
-
-def presented_token(websocket: WebSocket, web_context: WebContext) -> PresentedToken | None:
-    """The token that the handshake brings, not verified yet."""
-    presented = find_token(authorization=header_of(websocket, b"authorization"))
-    return presented or find_token(
-        subprotocols=websocket.scope["subprotocols"],
-        cookie=websocket.cookies.get("session"),
-        query=websocket.query_params.get("token") if web_context.token_in_query else None,
-        allow_query=web_context.token_in_query,
-    )
+def _session_cookie(upgrade: Upgrade) -> str | None:
+    cookies: dict[str, str] = {}
+    for name, value in upgrade.headers:
+        if name == b"cookie":
+            cookies |= cookie_parser(str(value, "latin-1"))
+    return cookies.get("session")
 
 
 def token_of(credentials: Credentials | None) -> TokenFacts | None:
     """The token that a connection depends on: it ends when that is revoked."""
     return connection_facts(credentials) if credentials is not None else None
-
-
-CredentialsDependency = Annotated[Credentials | None, Depends(authenticate)]

@@ -1,13 +1,14 @@
 """`WS /ws`: every message comes back, text with a sentence around it."""
 
+from typing import Annotated
+
 from fastapi import APIRouter, Depends, WebSocket
 
+from starling.auth.tokens import Credentials
 from starling.client.sequential import SequentialConnection
 from starling.engine.transport import Frame
-from starling.web.dependencies import CredentialsDependency, WebContextDependency, admit, token_of
+from starling.web.dependencies import WebContext, token_of
 from starling.web.handoff import hand_off
-
-router = APIRouter(dependencies=[Depends(admit)])
 
 
 class EchoConnection(SequentialConnection):
@@ -25,8 +26,16 @@ class EchoConnection(SequentialConnection):
             self.reply(Frame(message, text=False))
 
 
-@router.websocket("/ws")
-async def echo(websocket: WebSocket, web_context: WebContextDependency, credentials: CredentialsDependency) -> None:
-    """The echo door."""
-    user = credentials.user if credentials else ""
-    await hand_off(websocket, EchoConnection(web_context.engine, user, token_of(credentials)), web_context)
+def build_router(context: WebContext) -> APIRouter:
+    """Build the endpoint, as the FastAPI tutorial declares it."""
+    router = APIRouter(dependencies=[Depends(context.admit)])
+
+    @router.websocket("/ws")
+    async def echo(
+        websocket: WebSocket, credentials: Annotated[Credentials | None, Depends(context.authenticate)]
+    ) -> None:
+        """The echo endpoint."""
+        user = credentials.user if credentials else ""
+        await hand_off(websocket, EchoConnection(context.engine, user, token_of(credentials)), context)
+
+    return router

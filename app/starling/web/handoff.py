@@ -9,36 +9,44 @@ from starlette.websockets import WebSocketState
 from starling.auth.handshake import select_subprotocol
 from starling.client.connection import Connection
 from starling.engine.transport import NO_CLOSE_FRAME, Batch, Frame, Handler
+from starling.engine.upgrade import EndpointConnection
 from starling.protocol.codes import DISCONNECT_CONNECTION_CLOSED
-from starling.web.dependencies import WebContext, own_socket, turn_away
+from starling.web.dependencies import WebContext, own_socket
 
 
-async def hand_off(
-    websocket: WebSocket, connection: Connection, web_context: WebContext, subprotocol: str | None = None
-) -> None:
-    """Accept, and let `connection` have the socket. `subprotocol` is answered, or `starling.v1` where it was offered.
+async def hand_off(websocket: WebSocket, connection: Connection, context: WebContext) -> None:
+    """Accept a client of a tutorial endpoint, with `starling.v1` where that is offered; then as `converse`.
 
-    Others may have taken the last places since this client was let in: then it is turned away here.
-
-    On our own server this returns at once, and nothing of the request stays alive; elsewhere it returns when the
-    conversation has ended.
+    Others may have taken the last places since this client was admitted: then it is rejected here.
     """
-    if web_context.engine.admission.full:
-        raise turn_away(web_context, web_context.engine.admission.no_room())
-    await websocket.accept(subprotocol or select_subprotocol(websocket.scope["subprotocols"]))
+    admission = context.engine.admission
+    if admission.full:
+        raise context.reject(admission.no_room())
+    await converse(websocket, connection, select_subprotocol(websocket.scope["subprotocols"]), context.write_limit)
+
+
+async def converse(
+    websocket: WebSocket, connection: EndpointConnection, subprotocol: str | None, write_limit: int
+) -> None:
+    """Accept, and give `connection` the socket.
+
+    On our own server this returns at once, and nothing of the request stays alive; on any other ASGI server it returns
+    when the connection has ended.
+    """
+    await websocket.accept(subprotocol)
     address = websocket.client.host if websocket.client else ""
     own = own_socket(websocket)
     if own is not None:
         connection.open(own, address)
-        own.detach(connection, write_limit=web_context.write_limit)
+        own.detach(connection, write_limit=write_limit)
         return
-    transport = LoopTransport(websocket, connection, web_context.write_limit)
+    transport = LoopTransport(websocket, connection, write_limit)
     connection.open(transport, address)
     await transport.run()
 
 
 class LoopTransport:
-    """A Transport over plain ASGI, for servers without the extension: a reader and a writer for each connection."""
+    """A Transport over plain ASGI, for Starling on any other server: a reader and a writer for each connection."""
 
     def __init__(self, websocket: WebSocket, handler: Handler, write_limit: int) -> None:
         self._websocket = websocket

@@ -4,13 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Cookie, Depends, Query, WebSocket, WebSocketException, status
 
+from starling.auth.tokens import Credentials
 from starling.client.sequential import SequentialConnection
 from starling.engine.engine import Engine
 from starling.engine.token_facts import TokenFacts
-from starling.web.dependencies import CredentialsDependency, WebContextDependency, admit, presented_token, token_of
+from starling.web.dependencies import WebContext, token_of, upgrade_of
 from starling.web.handoff import hand_off
-
-router = APIRouter(dependencies=[Depends(admit)])
 
 UNSUPPORTED_DATA = 1003
 
@@ -41,34 +40,37 @@ class ItemsConnection(SequentialConnection):
         self.reply_text(f"Message text was: {message}, for item ID: {self._item_id}")
 
 
-async def get_cookie_or_token(
-    websocket: WebSocket,
-    web_context: WebContextDependency,
-    credentials: CredentialsDependency,
-    session: Annotated[str | None, Cookie()] = None,
-    token: Annotated[str | None, Query()] = None,
-) -> str:
-    """Who asks: the token's user; in developer mode the cookie's or the token's value as it came, the cookie first."""
-    if credentials is not None:
-        return credentials.user
-    if session is not None or token is not None:
-        return session or token or ""
-    if presented := presented_token(websocket, web_context):
-        return presented.token
-    web_context.engine.metrics.refuse("no_token")
-    raise WebSocketException(code=status.WS_1008_POLICY_VIOLATION)
+def build_router(context: WebContext) -> APIRouter:
+    """Build the endpoint, as the FastAPI tutorial declares it."""
+    router = APIRouter(dependencies=[Depends(context.admit)])
 
+    async def get_cookie_or_token(
+        websocket: WebSocket,
+        credentials: Annotated[Credentials | None, Depends(context.authenticate)],
+        session: Annotated[str | None, Cookie()] = None,
+        token: Annotated[str | None, Query()] = None,
+    ) -> str:
+        """The token's user; in developer mode the value of the cookie or the token as it came, the cookie first."""
+        if credentials is not None:
+            return credentials.user
+        if session is not None or token is not None:
+            return session or token or ""
+        if presented := context.presented_token(upgrade_of(websocket)):
+            return presented.token
+        context.engine.metrics.refuse("no_token")
+        raise WebSocketException(code=status.WS_1008_POLICY_VIOLATION)
 
-@router.websocket("/items/{item_id}/ws")
-async def items(
-    websocket: WebSocket,
-    web_context: WebContextDependency,
-    item_id: str,
-    credentials: CredentialsDependency,
-    cookie_or_token: Annotated[str, Depends(get_cookie_or_token)],
-    q: int | None = None,
-) -> None:
-    """The items door."""
-    user = credentials.user if credentials else ""
-    connection = ItemsConnection(web_context.engine, user, token_of(credentials), cookie_or_token, item_id, q)
-    await hand_off(websocket, connection, web_context)
+    @router.websocket("/items/{item_id}/ws")
+    async def items(
+        websocket: WebSocket,
+        item_id: str,
+        credentials: Annotated[Credentials | None, Depends(context.authenticate)],
+        cookie_or_token: Annotated[str, Depends(get_cookie_or_token)],
+        q: int | None = None,
+    ) -> None:
+        """The items endpoint."""
+        user = credentials.user if credentials else ""
+        connection = ItemsConnection(context.engine, user, token_of(credentials), cookie_or_token, item_id, q)
+        await hand_off(websocket, connection, context)
+
+    return router

@@ -6,17 +6,17 @@ from fastapi import FastAPI, WebSocket, status
 from fastapi.exceptions import WebSocketRequestValidationError
 from fastapi.responses import JSONResponse
 
-from starling.web.dependencies import web_context_of
+from starling.telemetry.metrics import Metrics
 
 
-async def refuse_parameters(websocket: WebSocket, error: Any) -> None:
-    """422 before the upgrade, naming each parameter that does not fit; values are not repeated."""
-    web_context_of(websocket).engine.metrics.refuse("parameters")
-    problems = [{"parameter": str(problem["loc"][-1]), "message": problem["msg"]} for problem in error.errors()]
-    response = JSONResponse({"detail": problems}, status.HTTP_422_UNPROCESSABLE_CONTENT)
-    await websocket.send_denial_response(response)
-
-
-def install(application: FastAPI) -> None:
+def install(application: FastAPI, metrics: Metrics) -> None:
     """Answer refused WebSocket parameters in this way."""
+
+    async def refuse_parameters(websocket: WebSocket, error: Any) -> None:
+        """422 before the upgrade, naming each parameter that does not fit; values are not repeated."""
+        metrics.refuse("parameters")
+        problems = [{"parameter": str(problem["loc"][-1]), "message": problem["msg"]} for problem in error.errors()]
+        response = JSONResponse({"detail": problems}, status.HTTP_422_UNPROCESSABLE_CONTENT)
+        await websocket.send_denial_response(response)
+
     application.add_exception_handler(WebSocketRequestValidationError, refuse_parameters)

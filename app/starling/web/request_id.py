@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import structlog
@@ -11,6 +11,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 HEADER = b"x-request-id"
 # What another may have put there: nothing that could break a log line or a header.
 _GOOD = re.compile(rb"^[A-Za-z0-9._:/+=-]{1,128}$")
+
+
+def given_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id that a proxy gave a request; empty where there is none that is fit for a log line and a header."""
+    given = next((value for name, value in headers if name == HEADER), b"")
+    return given.decode() if _GOOD.match(given) else ""
 
 
 class RequestId:
@@ -24,9 +30,8 @@ class RequestId:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == HEADER), b"")
-        if _GOOD.match(given):
-            request_id = given
+        if given := given_id(scope["headers"]):
+            request_id = given.encode()
         elif scope["type"] == "websocket":
             # A connection has an id of its own.
             await self._app(scope, receive, send)

@@ -1,13 +1,16 @@
 """What a command's handler defines: its rule, its short way and its long way."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from starling.client.client_connection import ClientConnection
 from starling.protocol.decisions import Action, Decision
 
-Outcome = list[Decision] | Exception
+Step = Callable[[], None]
+Work = Decision | Step
+"""What the dispatcher works off: decisions, and steps of a handler that must run between them."""
+Outcome = Sequence[Work] | Exception
 Later = Callable[[Outcome], None]
 
 
@@ -28,7 +31,7 @@ class Command(ABC):
     def prepare(self, client: ClientConnection, action: Any) -> Any:
         """Apply the command's rule; return what `try_now` and `run` need of it."""
 
-    def try_now(self, client: ClientConnection, action: Any, prepared: Any, later: Later) -> list[Decision] | None:
+    def try_now(self, client: ClientConnection, action: Any, prepared: Any, later: Later) -> list[Work] | None:
         """Finish without a task and return what the session decides, or None where `run` must do it.
 
         An empty list may also mean that the work is under way: then `later` gets its outcome, once.

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import structlog
 from msgspec import Raw
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from starling import __version__
 from starling.client.authority import Authority, Grant, Identity
 from starling.client.client_connection import ClientConnection, ttl_until
-from starling.client.commands.base import Command, Later
+from starling.client.commands.base import Command, Later, Work
 from starling.client.held_transport import HeldTransport
 from starling.client.recovery import recovers_from, subscribe_result
 from starling.client.user_limit import UserLimit
@@ -42,14 +43,14 @@ class Connect(Command):
 
     def try_now(
         self, client: ClientConnection, action: Authenticate, prepared: Identity | None, later: Later
-    ) -> list[Decision] | None:
+    ) -> list[Work] | None:
         """Connect at once a client without server-side subscriptions, where no hook and no limit has a say."""
         if prepared is None or prepared.subscriptions or self._engine.hooks.sees_clients or self._user_limit.on:
             return None
         known = self._adopt(client, prepared)
         decisions = self._connected(client, action, NO_PAYLOAD, {})
-        self._announce(client, known, channels=0)
-        return decisions
+        # After the reply, which a fault of the listener must not suppress, and before subscriptions are reported.
+        return [*decisions[:1], partial(self._announce, client, known, channels=0), *decisions[1:]]
 
     async def run(self, client: ClientConnection, action: Authenticate, prepared: Identity | None) -> list[Decision]:
         """Connect with all that there may be: keys to fetch, a limit, a hook, server-side subscriptions."""

@@ -4,7 +4,7 @@ import time
 from typing import NamedTuple
 
 from starling.client.client_connection import ClientConnection
-from starling.client.commands.base import Command, Later
+from starling.client.commands.base import Command, Later, Work
 from starling.client.commands.rights import channel_options, require
 from starling.engine.broker import PublishOptions, PublishOutcome, StreamPosition
 from starling.engine.channels import ChannelOptions, Channels
@@ -47,7 +47,7 @@ class Publish(Command):
 
     def try_now(
         self, client: ClientConnection, action: PublishAction, prepared: _Permit, later: Later
-    ) -> list[Decision] | None:
+    ) -> list[Work] | None:
         """Publish without a task where no hook has a say."""
         if self._hooks.sees_publications:
             return None
@@ -60,7 +60,7 @@ class Publish(Command):
         if outcome is None:
             return []
         if isinstance(outcome, StreamPosition):
-            return _answer(client, action)
+            return [*_answer(client, action)]
         raise outcome
 
     async def run(self, client: ClientConnection, action: PublishAction, prepared: _Permit) -> list[Decision]:

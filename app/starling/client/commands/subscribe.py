@@ -6,7 +6,7 @@ from typing import cast
 
 from starling.client.authority import Authority, Grant
 from starling.client.client_connection import ClientConnection, ttl_until
-from starling.client.commands.base import Command, Later
+from starling.client.commands.base import Command, Later, Work
 from starling.client.memberships import Membership
 from starling.client.recovery import recovers_from, rejects_unrecovered, subscribe_result
 from starling.engine.engine import Engine
@@ -38,7 +38,7 @@ class Subscribe(Command):
 
     def try_now(
         self, client: ClientConnection, action: SubscribeAction, prepared: Grant | None, later: Later
-    ) -> list[Decision] | None:
+    ) -> list[Work] | None:
         """Enter at once a channel that this process is in, where nothing is asked of hooks, broker or history."""
         engine, channel = self._engine, action.channel
         # Until the lifecycle listener knows of this client, it cannot be told of its channels.
@@ -52,7 +52,7 @@ class Subscribe(Command):
         if not engine.subscriptions.hears(channel) or client.session.state is not SessionState.CONNECTED:
             return None
         result = SubscribeResult(data=prepared.data or NO_PAYLOAD)
-        decisions = client.session.subscribed(action, result, time.monotonic())
+        decisions: list[Work] = [*client.session.subscribed(action, result, time.monotonic())]
         client.memberships.enter_heard(client, channel, prepared)
         engine.lifecycle.subscribed(client.id, client.user, channel)
         return decisions
@@ -112,11 +112,11 @@ class Unsubscribe(Command):
 
     def try_now(
         self, client: ClientConnection, action: EndSubscription, prepared: Membership | None, later: Later
-    ) -> list[Decision] | None:
+    ) -> list[Work] | None:
         """Finish at once where the broker need not know, because others of this process are in the channel."""
         if prepared is not None and not client.memberships.leave_now(prepared):
             return None
-        return client.session.ended(action, time.monotonic())
+        return [*client.session.ended(action, time.monotonic())]
 
     async def run(
         self, client: ClientConnection, action: EndSubscription, prepared: Membership | None
