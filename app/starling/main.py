@@ -236,6 +236,8 @@ def engine_options(settings: Settings) -> EngineOptions:
         contact_file=settings.runtime_dir / CONTACT_FILE if settings.runtime_dir else None,
         recovery_limit=settings.recovery_limit,
         connections_per_user=settings.max_connections_per_user,
+        new_channels_per_second=0 if settings.dev else settings.new_channels_per_second,
+        new_channel_burst=settings.new_channel_burst,
         presence_leave_delay=settings.presence_leave_delay_seconds,
     )
 

@@ -314,6 +314,18 @@ class Settings(BaseModel):
     max_channels: Annotated[
         int, Field(ge=1, le=100_000, description="Channels one connection may be subscribed to.")
     ] = 128
+    new_channels_per_second: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=100_000,
+            description="Channels with history that a user may be the first to use, in a worker and in the long run. "
+            "0: any number.",
+        ),
+    ] = 10.0
+    new_channel_burst: Annotated[
+        int, Field(ge=1, le=1_000_000, description="How many of them a user may be the first to use at once.")
+    ] = 1000
     recovery_limit: Annotated[
         int,
         Field(

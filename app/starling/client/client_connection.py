@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from starling.client.authority import Grant, Handshake, Identity
 from starling.client.connection import Connection
 from starling.client.memberships import Memberships
+from starling.client.read_gate import ReadGate
 from starling.engine.channels import ChannelOptions
 from starling.engine.engine import Engine
 from starling.engine.token_facts import TokenFacts
@@ -28,6 +29,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
 # RFC 6455 section 7.1.5: the code of a connection that ended without one.
 VANISHED = 1006
+# Bytes of an answer that cost as much of the message budget as one command.
+ANSWER_UNIT = 256
 JSON = JsonCodec()
 PROTOBUF = ProtobufCodec()
 
@@ -53,6 +56,7 @@ class ClientConnection(Connection):
 
     __slots__ = (
         "_executor",
+        "_read_gate",
         "announced",
         "deadline",
         "handshake",
@@ -83,6 +87,7 @@ class ClientConnection(Connection):
         """True while the transport does not read, because too many commands are pending."""
         self.user_channel = ""
         """The channel that counts the connections of this user, once this one is counted there."""
+        self._read_gate: ReadGate | None = None
         self.announced = False
         """True once the lifecycle listener got `connected`; only then it gets `disconnected` and `unsubscribed`."""
 
@@ -95,6 +100,18 @@ class ClientConnection(Connection):
         token = identity.token or TokenFacts(identity.user)
         self.session_id = token.session or self.session_id
         self.identity = replace(identity, token=replace(token, session=self.session_id))
+
+    @property
+    def reading(self) -> ReadGate:
+        """What large reads for this client go through, one at a time."""
+        if self._read_gate is None:
+            self._read_gate = ReadGate()
+        self._read_gate.transport = self.transport
+        return self._read_gate
+
+    def charge(self, size: int) -> None:
+        """Charge the client's message budget for an answer of about `size` bytes."""
+        self.session.charge(size // ANSWER_UNIT, time.monotonic())
 
     def carry_out(self, decisions: list[Decision]) -> None:
         """Carry out what the session decided."""
@@ -141,6 +158,8 @@ class ClientConnection(Connection):
     def tick(self, now: float) -> float:
         """Let the session do what is due."""
         self.deadline = 0.0
+        # What it sends is not read while its replies wait, its pong neither.
+        self.session.unread = self.transport.takes_replies()
         try:
             self.carry_out(self.session.tick(now))
         except Exception:
@@ -148,6 +167,11 @@ class ClientConnection(Connection):
             self.fail()
         self.deadline = self.session.deadline
         return self.deadline
+
+    def on_drained(self) -> None:
+        """Go on with the reads that waited for the client."""
+        if self._read_gate is not None:
+            self._read_gate.drained()
 
     def on_overflow(self) -> None:
         """Disconnect a client that reads too slowly."""
@@ -169,6 +193,8 @@ class ClientConnection(Connection):
         if tap is not None:
             tap.closed(self, code, reason)
         super().on_close(code, reason)
+        if self._read_gate is not None:
+            self._read_gate.close()
         self.carry_out(self.session.lost())
         self._executor.disconnected(self, code, reason)
 

@@ -21,6 +21,7 @@ class Connection:
     """
 
     __slots__ = (
+        "address",
         "close_code",
         "engine",
         "id",
@@ -44,6 +45,7 @@ class Connection:
         # An identifier, not a secret.
         self.id = f"{engine.node.names.getrandbits(64):016x}"
         self.user = user
+        self.address = ""
         self.received = 0
         self.sent = 0
         self.slot = -1
@@ -55,6 +57,7 @@ class Connection:
     def open(self, transport: Transport, address: str = "") -> None:
         """Take over `transport`, the socket of the client at `address`."""
         self.transport = transport
+        self.address = address
         self.opened_at = asyncio.get_running_loop().time()
         self.stats.opened += 1
         self.stats.now += 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from starling.engine.admission import Admission, AdmissionLimits
+from starling.engine.allowances import Budgets
 from starling.engine.broker import Broker
 from starling.engine.channels import DEFAULT_NAMESPACE, Channels
 from starling.engine.clock import Clock, Periodic
@@ -66,7 +67,9 @@ class EngineOptions:
     their own. A broker away for over `broker_grace` unreadies this worker (0: never). The first contact of all workers
     with the broker creates `contact_file`; without it a worker is not ready before its own. At most `recovery_limit`
     publications are recovered or read from history at once. A user may have `connections_per_user` on the client
-    endpoint (0: any number). Leaves are published after `presence_leave_delay`, unless the user is back by then.
+    endpoint (0: any number). A user may be the first to use `new_channels_per_second` channels with history (0: any
+    number), `new_channel_burst` of them at once. Leaves are published after `presence_leave_delay`, unless the user is
+    back by then.
     """
 
     ping_interval: int = 25
@@ -79,6 +82,8 @@ class EngineOptions:
     recovery_limit: int = 300
     connections_per_user: int = 0
     presence_leave_delay: float = 0.0
+    new_channels_per_second: float = 0.0
+    new_channel_burst: int = 1000
 
 
 class EngineLife:
@@ -147,6 +152,7 @@ class Engine:
     revocations: Revocations
     admission: Admission
     readiness: Readiness
+    first_uses: Budgets
     clock: Clock
     tasks: Tasks
     metrics: Metrics
@@ -242,6 +248,7 @@ def build_engine(
         revocations=revocations,
         admission=admission,
         readiness=readiness,
+        first_uses=Budgets(options.new_channels_per_second, options.new_channel_burst),
         clock=clock,
         tasks=tasks,
         metrics=metrics,

@@ -1,6 +1,6 @@
 """The history contract: how a channel's stream is read, the rule for a complete read, and reads for requests."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from starling.engine.broker import StreamEntry, StreamPosition, StreamRead
@@ -86,9 +86,18 @@ class HistoryReader:
         return self._history is not None and options.keeps_history
 
     async def read(
-        self, channel: str, options: ChannelOptions, request: HistoryRequest, most: int | None
+        self,
+        channel: str,
+        options: ChannelOptions,
+        request: HistoryRequest,
+        most: int | None,
+        max_bytes: int,
+        on_created: Callable[[], None] | None = None,
     ) -> HistoryResult:
         """Read a part of a channel's stream, at most `most` publications (None: no bound).
+
+        Beyond the first there are no more than `max_bytes` of data; a shorter answer is read on from its last offset.
+        `on_created` is called where the channel had no position before.
 
         In reverse these are the publications before `since`, the newest first; there is none before a position beyond
         the top. Raises BrokerUnavailable, and CommandRefused: 107 for what precedes offset 0, 108 where there is no
@@ -107,8 +116,11 @@ class HistoryReader:
             after=after,
             before=before,
             limit=limit,
+            max_bytes=max_bytes,
             newest=request.reverse,
         )
+        if read.created and on_created is not None:
+            on_created()
         if since is not None and since.epoch and since.epoch != read.top.epoch:
             raise CommandRefused(ERROR_UNRECOVERABLE_POSITION)
         if since is not None and not request.reverse and limit != 0 and not continues(read, after):

@@ -17,6 +17,10 @@ class PresenceStats:
     num_users: int
 
 
+class TooManyPresent(Exception):
+    """More clients are in the channel than an answer may hold."""
+
+
 class Presence(Protocol):
     """Keeps who is in which channel, by client id.
 
@@ -42,8 +46,8 @@ class Presence(Protocol):
         A user is gone with the last of its clients, whichever process that belongs to.
         """
 
-    async def get(self, channel: str) -> dict[str, ClientInfo]:
-        """Who is in a channel, by client id."""
+    async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> dict[str, ClientInfo]:
+        """The clients in a channel, by client id. Raises TooManyPresent beyond `most` clients or `max_bytes`."""
 
     async def stats(self, channel: str) -> PresenceStats:
         """How many are in a channel; costs the same whatever the number."""

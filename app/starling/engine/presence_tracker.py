@@ -11,8 +11,8 @@ import structlog
 
 from starling.engine.broker import Broker, BrokerUnavailable, PublicationTooLarge
 from starling.engine.channels import ChannelOptions
-from starling.engine.presence import Presence, PresenceStats
-from starling.protocol.codes import ERROR_NOT_AVAILABLE, CommandRefused
+from starling.engine.presence import Presence, PresenceStats, TooManyPresent
+from starling.protocol.codes import ERROR_LIMIT_EXCEEDED, ERROR_NOT_AVAILABLE, CommandRefused
 from starling.protocol.messages import ClientInfo
 from starling.telemetry.metrics import Metrics
 
@@ -95,12 +95,18 @@ class PresenceTracker:
         """Whether the clients in channels with `options` are listed."""
         return self._presence is not None and options.presence
 
-    async def members(self, channel: str, options: ChannelOptions) -> dict[str, ClientInfo]:
+    async def members(
+        self, channel: str, options: ChannelOptions, most: int | None = None, max_bytes: int | None = None
+    ) -> dict[str, ClientInfo]:
         """The clients in a channel over all processes, by client id.
 
-        Raises BrokerUnavailable, and CommandRefused 108 where no presence is kept.
+        Raises BrokerUnavailable, and CommandRefused: 108 where no presence is kept, 106 where there are over `most`, or
+        over `max_bytes` of them: then `count` is left.
         """
-        return await self._store(options).get(channel)
+        try:
+            return await self._store(options).get(channel, most, max_bytes)
+        except TooManyPresent as too_many:
+            raise CommandRefused(ERROR_LIMIT_EXCEEDED) from too_many
 
     async def count(self, channel: str, options: ChannelOptions) -> PresenceStats:
         """How many clients and users are in a channel over all processes. Raises as `members` does."""

@@ -126,6 +126,8 @@ class Stream(Generic[S]):
         limit = min(options.history_size, options.recovery_limit)
         self._follower = Follower(Recent(limit, options.recovery_bytes, budget))
         self._started = False
+        self.created = False
+        """Whether the channel had no position before this process asked."""
         self._joining: dict[S, int] = {}
         self._joins = 0
         self._healing: asyncio.Task[None] | None = None
@@ -143,6 +145,7 @@ class Stream(Generic[S]):
         self._follower.reading()
         read = await self._history.read(self.channel, meta_ttl=self.options.history_meta_ttl, limit=0, followed=True)
         self._started = True
+        self.created = read.created
         if not self._follower.healed(read).done:
             self._start_healing()
 

@@ -27,12 +27,14 @@ class Subscriber:
     when the client has gone meanwhile.
     """
 
-    __slots__ = ("_answer", "answered", "channel", "receiver")
+    __slots__ = ("_answer", "answered", "channel", "created", "receiver")
 
     def __init__(self, receiver: Receiver, channel: str, answer: Callable[[Joined], bool]) -> None:
         self.receiver = receiver
         self.channel = channel
         self.answered = False
+        self.created = False
+        """Whether nobody had used the channel before."""
         self._answer = answer
 
     def reply(self, joined: Joined) -> bool:
@@ -120,6 +122,7 @@ class Subscriptions:
             stream = self._streams.get(subscriber.channel)
             if stream is None:
                 stream = await self._follow(subscriber.channel, options, history)
+                subscriber.created = stream.created
             if since is not None and not since.epoch:
                 # A client that never stood in the stream: the offset counts in whichever there is.
                 since = StreamPosition(since.offset, stream.position.epoch)

@@ -16,6 +16,10 @@ class Budget:
         self._forgiven_at = max(self._forgiven_at, now) + count / self._rate
         return (self._forgiven_at - now) * self._rate
 
+    def unforgiven(self, now: float) -> float:
+        """How many are not forgiven at `now`."""
+        return max(0.0, (self._forgiven_at - now) * self._rate)
+
     def afford(self, now: float, most: float) -> bool:
         """Spend one, unless `most` are spent and not forgiven; what is not afforded is not counted."""
         if (max(self._forgiven_at, now) - now) * self._rate + 1 > most + 1e-9:

@@ -157,11 +157,14 @@ class Session:
         "_turns",
         "state",
         "subscriptions",
+        "unread",
     )
 
     def __init__(self, limits: SessionLimits, now: float, *, publish_in_turn: bool = False) -> None:
         """`publish_in_turn`: a publication waits for the outcome of the one before it, as everything else does."""
         self.state = SessionState.OPENED
+        self.unread = False
+        """Whether the client lives though nothing is read of it, because it still takes replies that wait."""
         self.subscriptions: dict[str, Subscription] = {}
         self._limits = limits
         self._publish_in_turn = publish_in_turn
@@ -470,7 +473,7 @@ class Session:
         if now >= self._connection_ends_at:
             return self.close(codes.DISCONNECT_EXPIRED)
         if now >= self._pong_at:
-            if not self.busy:
+            if not (self.busy or self.unread):
                 return self.close(codes.DISCONNECT_NO_PONG)
             # The pong may lie in what is not being read.
             self._pong_at = now + self._limits.pong_timeout
@@ -547,6 +550,11 @@ class Session:
         if not reason.temporary and self._errors.spend(now) > self._limits.errors_per_minute:
             decisions += self.close(codes.DISCONNECT_TOO_MANY_ERRORS)
         return decisions
+
+    def charge(self, count: int, now: float) -> None:
+        """Spend as much of the message budget as `count` commands: an answer was large."""
+        if self._requests is not None and count:
+            self._requests.spend(now, count)
 
     def _spend_request(self, now: float) -> Error | Disconnect | None:
         if self._requests is None:

@@ -55,6 +55,10 @@ UNAVAILABLE = Unavailable(
     codes.ERROR_INTERNAL.code, "the broker does not answer; it is not known to be done: try again"
 )
 FAILED = Error(codes.ERROR_INTERNAL.code, "internal server error: the log tells why")
+# What one answer holds at most: data of a channel's history beyond the first publication, and clients in presence.
+HISTORY_BYTES = 8 * 2**20
+PRESENCE_LIMIT = 50_000
+PRESENCE_BYTES = 8 * 2**20
 _DONE = models.EmptyResponse()
 
 Answer = Struct | Mapping[str, Any]
@@ -269,7 +273,9 @@ class ApiMethods:
     # Looking
 
     async def _presence(self, request: models.PresenceBody) -> models.PresenceResponse:
-        here = await self._engine.presence.members(request.channel, self._options_with_presence(request.channel))
+        here = await self._engine.presence.members(
+            request.channel, self._options_with_presence(request.channel), PRESENCE_LIMIT, PRESENCE_BYTES
+        )
         return models.PresenceResponse({client: _client_info(info) for client, info in here.items()})
 
     async def _presence_stats(self, request: models.PresenceStatsBody) -> models.PresenceStatsResponse:
@@ -280,7 +286,7 @@ class ApiMethods:
         options = self._options_with_history(request.channel)
         since = None if request.since is None else Since(request.since.offset, request.since.epoch)
         wanted = HistoryRequest(request.channel, request.limit, since, request.reverse)
-        found = await self._engine.history.read(request.channel, options, wanted, models.HISTORY_LIMIT)
+        found = await self._engine.history.read(request.channel, options, wanted, models.HISTORY_LIMIT, HISTORY_BYTES)
         publications = [_history_publication(publication) for publication in found.publications]
         return models.HistoryResponse(publications, found.offset, found.epoch)
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from starling.engine.presence import DEFAULT_TTL, PresenceStats
+from starling.engine.presence import DEFAULT_TTL, PresenceStats, TooManyPresent
 from starling.protocol.messages import ClientInfo
 
 
@@ -57,11 +57,17 @@ class MemoryPresence:
             gone[channel] = {info.user for info in infos if attendees is None or info.user not in attendees.users}
         return gone
 
-    async def get(self, channel: str) -> dict[str, ClientInfo]:
-        """Who is in a channel, by client id."""
+    async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> dict[str, ClientInfo]:
+        """The clients in a channel, by client id. Raises TooManyPresent beyond `most` clients or `max_bytes`."""
         self._sweep()
         attendees = self._channels.get(channel)
-        return dict(attendees.clients) if attendees else {}
+        if attendees is None:
+            return {}
+        if most is not None and len(attendees.clients) > most:
+            raise TooManyPresent
+        if max_bytes is not None and sum(map(_size, attendees.clients.values())) > max_bytes:
+            raise TooManyPresent
+        return dict(attendees.clients)
 
     async def stats(self, channel: str) -> PresenceStats:
         """How many are in a channel."""
@@ -99,3 +105,7 @@ class MemoryPresence:
                 break
             self._take_out(channel, client)
         return now
+
+
+def _size(info: ClientInfo) -> int:
+    return len(info.client) + len(info.user) + len(info.conn_info) + len(info.chan_info)

@@ -22,6 +22,7 @@ from starling.engine.broker import BrokerUnavailable
 
 CALLS_AT_ONCE = 256
 READS_AT_ONCE = 16
+QUERIES_AT_ONCE = 4
 
 
 class RedisBackend(SupervisedBackend):
@@ -38,6 +39,8 @@ class RedisBackend(SupervisedBackend):
         self._calls = self._make_calls("publisher", first=scripts)
         # Answers of reads are great: they go their own way, few at once, so that no canary waits behind them.
         self.reads = self._make_calls("reader", max_batch=READS_AT_ONCE)
+        # What clients and backends ask goes another way than what subscribing needs, and so never delays that.
+        self.queries = self._make_calls("query", max_batch=QUERIES_AT_ONCE)
 
     def wire_name(self, channel: str) -> str:
         """What `channel` is called in Redis."""
@@ -92,11 +95,13 @@ class RedisBackend(SupervisedBackend):
         """Begin to send."""
         self._calls.start()
         self.reads.start()
+        self.queries.start()
 
     async def close_publishing(self) -> None:
         """End sending."""
         await self._calls.stop()
         await self.reads.stop()
+        await self.queries.stop()
         if isinstance(self._pool, SentinelPool):
             await self._pool.sentinels.aclose()
 
@@ -114,6 +119,7 @@ class RedisBackend(SupervisedBackend):
         if isinstance(replication, bytes) and b"role:slave" in replication:
             self._calls.renew()
             self.reads.renew()
+            self.queries.renew()
             raise LinkLost("the server is a replica, its master is elsewhere")
 
     def remedy(self, reason: str) -> str:

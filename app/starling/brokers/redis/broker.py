@@ -46,10 +46,15 @@ class RedisBroker(BroadcastBroker):
         super().__init__(backend)
         self._redis = backend
         self.history: RedisHistory = RedisHistory(
-            backend.execute, backend.reads.execute, backend.prefix, backend.wire_name, read_ttl=read_ttl
+            backend.execute,
+            backend.reads.execute,
+            backend.prefix,
+            backend.wire_name,
+            read_ttl=read_ttl,
+            querying=backend.queries.execute,
         )
         self.presence: RedisPresence = RedisPresence(
-            backend.execute, backend.reads.execute, backend.prefix, presence_ttl
+            backend.execute, backend.queries.execute, backend.prefix, presence_ttl
         )
         self.revocations: RedisRevocations = RedisRevocations(backend.execute, backend.reads.execute, backend.prefix)
         self.occupancy: RedisOccupancy = RedisOccupancy(backend.execute, backend.prefix, presence_ttl)

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from starling.brokers.channel_names import stored_name
 from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkStats, MessageEvent
 from starling.brokers.redis.address import RedisAddress
-from starling.brokers.redis.backend import CALLS_AT_ONCE, READS_AT_ONCE
+from starling.brokers.redis.backend import CALLS_AT_ONCE, QUERIES_AT_ONCE, READS_AT_ONCE
 from starling.brokers.redis.calls import Command, RedisCalls, Reply
 from starling.brokers.redis.cluster_calls import Answer, ClusterCalls
 from starling.brokers.redis.cluster_map import ClusterMap, Node
@@ -52,6 +52,8 @@ class ClusterBackend(LinkBackend):
         scripts = [script.introduce() for script in PUBLISHING_SCRIPTS]
         self._calls = self._make_calls("publisher", CALLS_AT_ONCE, scripts)
         self.reads = self._make_calls("reader", READS_AT_ONCE)
+        # What clients and backends ask goes another way than what subscribing needs, and so never delays that.
+        self.queries = self._make_calls("query", QUERIES_AT_ONCE)
         self._shards: dict[Node, ShardBackend] = {}
         # Where each channel is subscribed; nowhere, while its slot moves.
         self._wanted: dict[str, Node | None] = {}
@@ -81,6 +83,7 @@ class ClusterBackend(LinkBackend):
         self._queue.put(LinkEvent(LinkState.CONNECTING))
         self._calls.start()
         self.reads.start()
+        self.queries.start()
         self._task = asyncio.create_task(self._follow_slots(), name="broker-cluster")
 
     async def disconnect(self) -> None:
@@ -93,6 +96,7 @@ class ClusterBackend(LinkBackend):
         self._wanted.clear()
         await self._calls.stop()
         await self.reads.stop()
+        await self.queries.stop()
         self._state = LinkState.DOWN
 
     async def subscribe(self, group: str) -> None:
@@ -199,6 +203,7 @@ class ClusterBackend(LinkBackend):
             await self._shards.pop(node).disconnect()
         await self._calls.keep(masters)
         await self.reads.keep(self._map.nodes)
+        await self.queries.keep(self._map.nodes)
         if moves and self._state is LinkState.UP:
             log.info("cluster_slots_moved", address=str(self._address), channels=len(moves))
             self._queue.put(LinkEvent(LinkState.DOWN))

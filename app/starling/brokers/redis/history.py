@@ -36,14 +36,16 @@ class RedisHistory:
         wire_name: Callable[[str], str],
         *,
         read_ttl: float = DEFAULT_READ_TTL,
+        querying: Execute | None = None,
     ) -> None:
         """Reads are large and use a connection of their own, so that publications and canaries do not wait for them.
 
         `wire_name` returns the name of a channel in Redis. A position without a publication is kept for `read_ttl`
-        seconds.
+        seconds. Reads that do not follow a channel use `querying` (None: `reading`), so that they delay none that do.
         """
         self._publishing = publishing
         self._reading = reading
+        self._querying = querying or reading
         self._prefix = prefix
         self._wire_name = wire_name
         self._read_ttl = read_ttl
@@ -114,7 +116,7 @@ class RedisHistory:
         """Read the position and the entries with `after` < offset < `before` in one step. Raises BrokerUnavailable."""
         epoch = _new_epoch()
         found = await self._read.run(
-            self._reading,
+            self._reading if followed else self._querying,
             self._keys(channel),
             _milliseconds(meta_ttl),
             epoch,

@@ -11,7 +11,7 @@ from msgspec import Raw
 from starling.brokers.channel_names import stored_name
 from starling.brokers.redis.script import Execute, Script
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.presence import DEFAULT_TTL, PresenceStats
+from starling.engine.presence import DEFAULT_TTL, PresenceStats, TooManyPresent
 from starling.protocol.messages import ClientInfo
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
@@ -84,9 +84,15 @@ class RedisPresence:
             gone[call.channel].update(info.user for info, flag in zip(call.infos, call.flags, strict=True) if flag)
         return gone
 
-    async def get(self, channel: str) -> dict[str, ClientInfo]:
-        """Who is in a channel, by client id. Raises BrokerUnavailable."""
-        found = await self._get.run(self._reading, self._keys(channel))
+    async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> dict[str, ClientInfo]:
+        """The clients in a channel, by client id. Raises TooManyPresent beyond `most` clients or `max_bytes`.
+
+        Raises BrokerUnavailable.
+        """
+        limits = (-1 if limit is None else limit for limit in (most, max_bytes))
+        found = await self._get.run(self._reading, self._keys(channel), *limits)
+        if found is None:
+            raise TooManyPresent
         if not isinstance(found, list):
             raise BrokerUnavailable(_STRANGE)
         return dict(_decode_all(channel, found))

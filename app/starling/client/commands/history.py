@@ -5,6 +5,7 @@ import time
 from starling.client.client_connection import ClientConnection
 from starling.client.commands.base import Command
 from starling.client.commands.rights import channel_options, require
+from starling.engine.allowances import Budgets, payer
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.history import HistoryReader
 from starling.engine.rights import Verb
@@ -13,6 +14,11 @@ from starling.protocol.codes import CommandRefused
 from starling.protocol.decisions import Decision
 from starling.protocol.decisions import History as HistoryAction
 
+# Data of the publications in one answer, beyond the first: it must fit into what may wait for a client.
+ANSWER_BYTES = 768 * 1024
+# What a publication adds to its data in an answer, about.
+ENTRY_BYTES = 64
+
 
 class History(Command):
     """Reads a part of a channel's stream, at most `limit` publications at once."""
@@ -20,7 +26,9 @@ class History(Command):
     action = HistoryAction
     method = "history"
 
-    def __init__(self, channels: Channels, history: HistoryReader, limit: int) -> None:
+    def __init__(self, channels: Channels, history: HistoryReader, limit: int, first_uses: Budgets) -> None:
+        """`first_uses` are paid for channels that nobody used before."""
+        self._first_uses = first_uses
         self._channels = channels
         self._history = history
         self._limit = limit
@@ -35,5 +43,14 @@ class History(Command):
 
     async def run(self, client: ClientConnection, action: HistoryAction, prepared: ChannelOptions) -> list[Decision]:
         """Read it."""
-        result = await self._history.read(action.channel, prepared, action.request, self._limit)
-        return client.session.answered(action, result, time.monotonic())
+        who = payer(client)
+        if self._first_uses.exhausted(who):
+            raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
+        async with client.reading:
+            result = await self._history.read(
+                action.channel, prepared, action.request, self._limit, ANSWER_BYTES, lambda: self._first_uses.spend(who)
+            )
+            client.charge(sum(len(publication.data) + ENTRY_BYTES for publication in result.publications))
+            decisions = client.session.answered(action, result, time.monotonic())
+            client.carry_out(decisions)
+            return []

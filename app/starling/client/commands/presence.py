@@ -15,6 +15,12 @@ from starling.protocol.decisions import Presence as PresenceAction
 from starling.protocol.decisions import PresenceStats as PresenceStatsAction
 from starling.protocol.messages import PresenceResult, PresenceStatsResult
 
+# Members in one answer, and their bytes: it must fit into what may wait for a client. Beyond, presence_stats is left.
+MEMBERS = 5_000
+ANSWER_BYTES = 768 * 1024
+# What a member adds to its info in an answer, about.
+MEMBER_BYTES = 100
+
 
 class _PresenceQuery(Command):
     """The rule of both commands."""
@@ -40,8 +46,11 @@ class Presence(_PresenceQuery):
 
     async def run(self, client: ClientConnection, action: PresenceAction, prepared: ChannelOptions) -> list[Decision]:
         """Read the members."""
-        result = PresenceResult(await self.presence.members(action.channel, prepared))
-        return client.session.answered(action, result, time.monotonic())
+        async with client.reading:
+            members = await self.presence.members(action.channel, prepared, MEMBERS, ANSWER_BYTES)
+            client.charge(sum(len(member.conn_info) + MEMBER_BYTES for member in members.values()))
+            client.carry_out(client.session.answered(action, PresenceResult(members), time.monotonic()))
+            return []
 
 
 class PresenceStats(_PresenceQuery):

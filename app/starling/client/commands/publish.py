@@ -6,12 +6,14 @@ from typing import NamedTuple
 from starling.client.client_connection import ClientConnection
 from starling.client.commands.base import Command, Later, Work
 from starling.client.commands.rights import channel_options, require
+from starling.engine.allowances import Budgets, payer
 from starling.engine.broker import PublishOptions, PublishOutcome, StreamPosition
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.data_format import check_publication
 from starling.engine.hooks import Hooks
 from starling.engine.publisher import Publisher
 from starling.engine.rights import Verb
+from starling.protocol.codes import ERROR_TOO_MANY_REQUESTS, CommandRefused
 from starling.protocol.decisions import Decision
 from starling.protocol.decisions import Publish as PublishAction
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Publication, PublishResult
@@ -32,7 +34,9 @@ class Publish(Command):
     method = "publish"
     traced = True
 
-    def __init__(self, channels: Channels, hooks: Hooks, publisher: Publisher) -> None:
+    def __init__(self, channels: Channels, hooks: Hooks, publisher: Publisher, first_uses: Budgets) -> None:
+        """`first_uses` are paid for the first publication in a channel that keeps history."""
+        self._first_uses = first_uses
         self._channels = channels
         self._hooks = hooks
         self._publisher = publisher
@@ -41,6 +45,8 @@ class Publish(Command):
         """The right to publish in the channel, of the data that it takes."""
         options = channel_options(client, action, self._channels)
         require(client, Verb.PUBLISH, action, options, self._channels)
+        if options.keeps_history and action.subscription is None and self._first_uses.exhausted(payer(client)):
+            raise CommandRefused(ERROR_TOO_MANY_REQUESTS)
         chan_info = action.subscription.chan_info if action.subscription else NO_PAYLOAD
         check_publication(bytes(action.request.data), options)
         return _Permit(options, options.publish_options(), client.info(chan_info))
@@ -53,14 +59,14 @@ class Publish(Command):
             return None
 
         def done(outcome: PublishOutcome) -> None:
-            later(_answer(client, action) if isinstance(outcome, StreamPosition) else outcome)
+            later(self._answer(client, action, outcome) if isinstance(outcome, StreamPosition) else outcome)
 
         publication = Publication(data=action.request.data, info=prepared.info)
         outcome = self._publisher.begin(action.channel, publication, prepared.options, done)
         if outcome is None:
             return []
         if isinstance(outcome, StreamPosition):
-            return [*_answer(client, action)]
+            return [*self._answer(client, action, outcome)]
         raise outcome
 
     async def run(self, client: ClientConnection, action: PublishAction, prepared: _Permit) -> list[Decision]:
@@ -69,9 +75,10 @@ class Publish(Command):
         if data is not action.request.data:
             check_publication(bytes(data), prepared.channel)
         publication = Publication(data=data, info=prepared.info)
-        await self._publisher.publish(action.channel, publication, prepared.options)
-        return _answer(client, action)
+        position = await self._publisher.publish(action.channel, publication, prepared.options)
+        return self._answer(client, action, position)
 
-
-def _answer(client: ClientConnection, action: PublishAction) -> list[Decision]:
-    return client.session.answered(action, PublishResult(), time.monotonic())
+    def _answer(self, client: ClientConnection, action: PublishAction, position: StreamPosition) -> list[Decision]:
+        if position.offset == 1:
+            self._first_uses.spend(payer(client))
+        return client.session.answered(action, PublishResult(), time.monotonic())

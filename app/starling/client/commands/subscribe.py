@@ -9,6 +9,7 @@ from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import Command, Later, Work
 from starling.client.memberships import Membership
 from starling.client.recovery import recovers_from, rejects_unrecovered, subscribe_result
+from starling.engine.allowances import payer
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.subscriptions import Subscriber
@@ -66,8 +67,14 @@ class Subscribe(Command):
         if not action.server_side:
             await self._engine.hooks.subscribe(client.info(grant.info), request.channel, request.data)
         subscriber = Subscriber(client, request.channel, partial(self._answer, client, action, grant))
+        first_uses, who = self._engine.first_uses, payer(client)
+        new = not action.server_side and grant.options.keeps_history
+        if new and first_uses.exhausted(who) and not self._engine.subscriptions.hears(request.channel):
+            raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
         since = recovers_from(request, grant, user=client.user)
         await client.memberships.enter(subscriber, grant, client.info(grant.info), since)
+        if new and subscriber.created:
+            first_uses.spend(who)
         if subscriber.answered:
             self._engine.presence.announce(request.channel, client.id)
         return []

@@ -1,0 +1,49 @@
+"""The order of one client's large reads: one at a time, and none while replies wait for the client."""
+
+import asyncio
+from types import TracebackType
+
+from starling.engine.transport import Transport
+from starling.protocol.codes import ERROR_INTERNAL, CommandRefused
+
+
+class ReadGate:
+    """Lets one read of a client through at a time, so that its reads delay nobody else's and fill no buffer.
+
+    Entering raises CommandRefused when the client has gone meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._drained = asyncio.Event()
+        self._closed = False
+        self.transport: Transport | None = None
+
+    async def __aenter__(self) -> None:
+        """Wait for the turn, and until the client has taken the replies before."""
+        await self._turn.acquire()
+        try:
+            while not self._closed and self.transport is not None and self.transport.replies_wait:
+                self._drained.clear()
+                await self._drained.wait()
+        except BaseException:
+            self._turn.release()
+            raise
+        if self._closed:
+            self._turn.release()
+            raise CommandRefused(ERROR_INTERNAL)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the next one through."""
+        self._turn.release()
+
+    def drained(self) -> None:
+        """The client has taken what waited."""
+        self._drained.set()
+
+    def close(self) -> None:
+        """The client is gone."""
+        self._closed = True
+        self._drained.set()
