@@ -1,5 +1,6 @@
 """What a verified token grants: every claim of the protocol, with the times around it."""
 
+import base64
 import json
 from typing import Any
 
@@ -287,3 +288,32 @@ async def test_a_token_of_the_largest_size_passes() -> None:
         claims["info"] += "x"
     assert 8189 <= len(sign(claims)) <= 8192
     assert len(json.loads((await connection(claims)).info)) == len(claims["info"])
+
+
+def b64(text: bytes) -> str:
+    return base64.b64encode(text).decode()
+
+
+async def test_info_and_data_may_come_as_base64_and_then_go_before_their_twins() -> None:
+    named = {"b64info": b64(b'{"name":\n"Alice"}'), "info": {"name": "Bob"}}
+    both = {**named, "b64data": b64(b"[1]")}
+
+    assert (await connection({"sub": "alice", **named})).info == b'{"name":"Alice"}'
+    subs = (await connection({"sub": "alice", "subs": {"news": both}})).subs
+    assert (subs["news"].info, subs["news"].data) == (b'{"name":"Alice"}', b"[1]")
+    grant = await subscription({"sub": "alice", "channel": "news", **both})
+    assert (grant.info, grant.data) == (b'{"name":"Alice"}', b"[1]")
+
+
+@pytest.mark.parametrize(
+    "encoded", ["no base64", b64(b"\xff"), b64(b"{"), b64(b"1" * 1001), b64(b'"\\ud800"'), 5, ["x"]]
+)
+async def test_base64_of_what_readers_cannot_take_refuses_the_token(encoded: Any) -> None:
+    for claims in ({"b64info": encoded}, {"subs": {"news": {"b64data": encoded}}}):
+        with pytest.raises(TokenRefused) as refused:
+            await connection({"sub": "alice", **claims})
+        assert refused.value.reason is RefusalReason.MALFORMED_CLAIM
+
+
+async def test_a_subscription_token_may_name_the_connection_it_is_for() -> None:
+    assert (await subscription({"sub": "alice", "channel": "news", "client": "c-1"})).client == "c-1"

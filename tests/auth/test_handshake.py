@@ -2,7 +2,7 @@
 
 import pytest
 
-from starling.auth.handshake import PresentedToken, TokenSource, find_token, select_subprotocol
+from starling.auth.handshake import PresentedToken, TokenSource, find_token, select_subprotocol, session_cookie
 
 TOKEN = "aaa.bbb.ccc"
 
@@ -62,3 +62,25 @@ def test_only_the_name_of_the_protocol_is_echoed_never_the_token() -> None:
 
 def test_a_presented_token_does_not_show_itself() -> None:
     assert TOKEN not in repr(find_token(cookie=TOKEN))
+
+
+@pytest.mark.parametrize(
+    ("headers", "cookie"),
+    [
+        ([], None),
+        (["a=b"], None),
+        (["session"], None),
+        (["session=t"], "t"),
+        (["a=b; session=t; c=d"], "t"),
+        (['session="t"'], "t"),
+        (["session=t; session=t"], "t"),
+        (["session=mine; session=theirs"], "mine, theirs"),
+        (["session=theirs", "session=mine"], "theirs, mine"),
+        (["session=theirs; __Host-session=mine"], "mine"),
+        (["__Host-session=mine", "session=theirs"], "mine"),
+        (["__Host-session=one; __Host-session=two"], "one, two"),
+        (["Session=t; xsession=t"], None),
+    ],
+)
+def test_of_two_different_session_cookies_neither_counts(headers: list[str], cookie: str | None) -> None:
+    assert session_cookie(headers) == cookie

@@ -212,7 +212,6 @@ async def test_no_two_clients_have_one_name_whatever_an_application_seeds(servic
 
 async def test_no_two_workers_give_one_name_though_one_process_made_them(tmp_path: Path) -> None:
     one, other = made(tmp_path), made(tmp_path)
-    other.engine.node.names.setstate(one.engine.node.names.getstate())  # as it is in two workers after the fork
     await one.engine.start()
     await other.engine.start()
     try:

@@ -40,7 +40,6 @@ def test_nothing_in_an_engine_is_replaced_after_it_was_built() -> None:
 
 async def test_two_engines_of_one_process_have_ids_of_their_own_and_name_clients_differently() -> None:
     one, other = memory_engine(), memory_engine()
-    one.node.names.setstate(other.node.names.getstate())  # as it is in two workers after the fork
     assert one.node.id == other.node.id == ""
 
     async with started(one), started(other):

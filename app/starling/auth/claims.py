@@ -1,5 +1,6 @@
 """The claims of a verified token: checked against the rules, then turned into what the token grants."""
 
+import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from starling.auth.tokens import (
     TokenRefused,
 )
 from starling.protocol.json_nulls import NULL, without_nulls
+from starling.protocol.portable_json import is_json
 
 MAX_LEEWAY_SECONDS = 30.0
 
@@ -73,7 +75,9 @@ class _Overrides(Struct, forbid_unknown_fields=True):
 
 class _Options(Struct):
     info: Raw = Raw()
+    b64info: str = ""
     data: Raw = Raw()
+    b64data: str = ""
     override: _Overrides | UnsetType = UNSET
     expire_at: float | UnsetType = UNSET
 
@@ -91,6 +95,7 @@ class _Registered(Struct):
     sid: str = ""
     expire_at: float | UnsetType = UNSET
     info: Raw = Raw()
+    b64info: str = ""
 
 
 class _ConnectionClaims(_Registered):
@@ -102,7 +107,9 @@ class _ConnectionClaims(_Registered):
 
 class _SubscriptionClaims(_Registered):
     channel: str | UnsetType = UNSET
+    client: str = ""
     data: Raw = Raw()
+    b64data: str = ""
     override: _Overrides | UnsetType = UNSET
 
 
@@ -125,7 +132,7 @@ def read_connection_claims(payload: bytes, rules: TokenRules, now: float) -> Cre
         token_id=claims.jti,
         session=claims.sid,
         issued_at=_time(claims.iat),
-        info=_one_line(claims.info),
+        info=_payload(claims.info, claims.b64info, "info"),
         meta=_one_line(claims.meta),
         subs=_subscriptions(claims, now),
     )
@@ -143,9 +150,10 @@ def read_subscription_claims(payload: bytes, rules: TokenRules, now: float) -> S
         user=claims.sub,
         channel=claims.channel,
         expires_at=_end(claims, now),
-        info=_one_line(claims.info),
-        data=_one_line(claims.data),
+        info=_payload(claims.info, claims.b64info, "info"),
+        data=_payload(claims.data, claims.b64data, "data"),
         override=_override(claims.override),
+        client=claims.client,
         token_id=claims.jti,
         session=claims.sid,
         issued_at=_time(claims.iat),
@@ -238,8 +246,8 @@ def _subscriptions(claims: _ConnectionClaims, now: float) -> Mapping[str, Subscr
     options = dict.fromkeys(claims.channels, SubscriptionOptions())
     for channel, given in claims.subs.items():
         options[channel] = SubscriptionOptions(
-            info=_one_line(given.info),
-            data=_one_line(given.data),
+            info=_payload(given.info, given.b64info, "info"),
+            data=_payload(given.data, given.b64data, "data"),
             override=_override(given.override),
             expires_at=_subscription_end(given.expire_at, now),
         )
@@ -280,6 +288,19 @@ def _one_line(raw: Raw) -> bytes:
     if not text or text == b"null":
         return b""
     return msgspec.json.format(text, indent=-1)
+
+
+def _payload(raw: Raw, encoded: str, claim: str) -> bytes:
+    """Return what a claim says as JSON, or its twin as base64 of JSON, which goes before it."""
+    if not encoded:
+        return _one_line(raw)
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        raise _wrong(f"b64{claim}", "it is no base64") from None
+    if not is_json(data):
+        raise _wrong(f"b64{claim}", "it is base64 of something else than JSON that every client can read")
+    return _one_line(Raw(data))
 
 
 def _time(value: float | UnsetType) -> float | None:

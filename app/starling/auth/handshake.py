@@ -1,12 +1,14 @@
 """Where a token may come from in the request that opens a WebSocket, and in which order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
 
 SUBPROTOCOL = "starling.v1"
 _BEARER_SUBPROTOCOL = "bearer."
+# A browser keeps the first for the very host that set it, over TLS.
+_COOKIES = ("__Host-session", "session")
 
 
 class TokenSource(StrEnum):
@@ -40,7 +42,7 @@ def find_token(
 
     1. `authorization`: the header `Authorization: Bearer TOKEN` (RFC 6750 section 2.1); other schemes are passed over.
     2. `subprotocols`: the entries of `Sec-WebSocket-Protocol`, one of them `bearer.TOKEN`, for browsers.
-    3. `cookie`: the cookie `session`. Whoever takes it must have checked the Origin, or any page could use it.
+    3. `cookie`: see `session_cookie`. Whoever takes it must have checked the Origin, or any page could use it.
     4. `query`: the query parameter `token`, where `allow_query` says so, for proxies write it into their logs.
     """
     for token, source in (
@@ -52,6 +54,21 @@ def find_token(
         if token:
             return PresentedToken(token, source)
     return None
+
+
+def session_cookie(headers: Iterable[str]) -> str | None:
+    """Return the cookie `__Host-session`, or `session` where there is none, of all header fields `Cookie`.
+
+    Pages of a sibling domain can add a `session` of their own, which comes before or after the real one (RFC 6265
+    section 8.6). Nothing says which is which, so different ones are returned together: no verifier takes that.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for header in headers:
+        for pair in header.split(";"):
+            name, separator, value = pair.strip().partition("=")
+            if separator and name.strip() in _COOKIES:
+                found.setdefault(name.strip(), {})[value.strip().removeprefix('"').removesuffix('"')] = None
+    return next((", ".join(found[name]) for name in _COOKIES if name in found), None)
 
 
 def select_subprotocol(offered: Sequence[str]) -> str | None:

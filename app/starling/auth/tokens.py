@@ -113,7 +113,8 @@ class Credentials(Struct, frozen=True):
 class SubscriptionGrant(Struct, frozen=True):
     """What a subscription token allows: `user` may subscribe to `channel` until `expires_at` (None: without end).
 
-    Whoever uses it compares `user` and `channel` with those of the connection and the request. `info`, `data` and
+    Its user must be the connection's, its channel the request's, and its `client`, where it names one, the connection's
+    id. `info`, `data` and
     `override` mean what they mean in SubscriptionOptions.
     """
 
@@ -123,6 +124,7 @@ class SubscriptionGrant(Struct, frozen=True):
     info: bytes = b""
     data: bytes = b""
     override: ChannelOverride = NO_OVERRIDE
+    client: str = ""
     token_id: str = ""
     session: str = ""
     issued_at: float | None = None

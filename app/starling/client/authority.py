@@ -31,7 +31,8 @@ class Grant(Struct, frozen=True):
 class Identity(Struct, frozen=True):
     """Who a client is; `user` is empty for an anonymous one.
 
-    `info` is public, `meta` stays on the server. `subscriptions` are the channels the server enters the client in.
+    `client` is the id of its connection, empty before it is connected. `info` is public, `meta` stays on the server.
+    `token_channels` are the channels that its token names, `subscriptions` all channels the server subscribes it to.
     `expires_at` in seconds since 1970; None never ends. `token` is the one that the client came with.
     """
 
@@ -41,6 +42,8 @@ class Identity(Struct, frozen=True):
     expires_at: float | None = None
     token: TokenFacts | None = None
     subscriptions: Mapping[str, Grant] = field(default_factory=dict)
+    client: str = ""
+    token_channels: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return f"Identity(user={self.user!r}, expires_at={self.expires_at}, channels={tuple(self.subscriptions)})"
@@ -82,7 +85,10 @@ class Authority(Protocol):
         """As `grant_now`, with keys that must be fetched."""
 
     async def renew(self, identity: Identity, token: str) -> Identity:
-        """The same client with the end and the token that it has now."""
+        """The same client with what its new token says.
+
+        Raises CommandRefused, with 3010 where the new token names other channels than the one before.
+        """
 
     async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
         """What the client has in a channel with a new subscription token."""

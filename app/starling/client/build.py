@@ -29,7 +29,7 @@ def build_dispatcher(engine: Engine, authority: Authority, limits: SessionLimits
         History(channels, engine.history, engine.options.recovery_limit, engine.first_uses),
         Rpc(hooks),
         Send(hooks),
-        Refresh(authority),
-        SubRefresh(authority),
+        Refresh(authority, engine.presence),
+        SubRefresh(authority, engine.presence),
     )
     return Dispatcher(engine, limits, commands, user_limit)

@@ -99,7 +99,7 @@ class ClientConnection(Connection):
         """Become `identity`, in the session that its token names, or in one of this connection's own."""
         token = identity.token or TokenFacts(identity.user)
         self.session_id = token.session or self.session_id
-        self.identity = replace(identity, token=replace(token, session=self.session_id))
+        self.identity = replace(identity, client=self.id, token=replace(token, session=self.session_id))
 
     @property
     def reading(self) -> ReadGate:

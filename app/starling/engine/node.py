@@ -20,7 +20,7 @@ class Node:
 
     def __init__(self, hub: Hub, metrics: Metrics) -> None:
         self.id = ""
-        self.names = random.Random()  # noqa: S311 - identifiers, not secrets
+        self.names = random.SystemRandom()
         self._hub = hub
         self._metrics = metrics
         self._started_at = 0.0
@@ -28,7 +28,7 @@ class Node:
     def begin(self) -> None:
         """Take an id and seed `names`, after the fork."""
         self.id = secrets.token_hex(8)
-        self.names = random.Random()  # noqa: S311 - identifiers, not secrets
+        self.names = random.SystemRandom()
         self._started_at = time.monotonic()
 
     @property

@@ -143,6 +143,19 @@ class PresenceTracker:
             else:
                 stay.came = came if back_from is None else back_from.came
 
+    async def update(self, channel: str, info: ClientInfo) -> None:
+        """Show a client that is in a channel with another info from now on; nothing, if it is not there."""
+        async with self._lock:
+            stay = self._here.get((channel, info.client))
+            if stay is None:
+                return
+            stay.info = info
+            if stay.listed and self._presence is not None:
+                try:
+                    await self._presence.add(channel, info)
+                except BrokerUnavailable as error:
+                    self._note_away(error)
+
     async def enter(self, channel: str, info: ClientInfo, most: int) -> bool:
         """Count a client where fewer than `most` others are, of all processes; False where there are as many.
 

@@ -96,6 +96,7 @@ class TokenAuthority:
             expires_at=credentials.expires_at,
             token=connection_facts(credentials),
             subscriptions=subscriptions,
+            token_channels=frozenset(credentials.subs),
         )
 
     def grant_now(self, identity: Identity, request: SubscribeRequest) -> Grant | None:
@@ -121,12 +122,23 @@ class TokenAuthority:
         return _grant(self._channels.options(request.channel), granted)
 
     async def renew(self, identity: Identity, token: str) -> Identity:
-        """A new token must be of the same user, or the connection ends with 3500."""
+        """A new token must be of the same user, or the connection ends with 3500.
+
+        Its channels must be those of the token before: else the client connects again, by 3010, and gets the new ones.
+        """
         with _another_chance():
             credentials = await self._connection(token)
         if credentials.user != identity.user:
             raise CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
-        return replace(identity, expires_at=credentials.expires_at, token=connection_facts(credentials))
+        if identity.token_channels != credentials.subs.keys():
+            raise CommandRefused(codes.DISCONNECT_INSUFFICIENT_STATE)
+        return replace(
+            identity,
+            info=Raw(credentials.info),
+            meta=credentials.meta,
+            expires_at=credentials.expires_at,
+            token=connection_facts(credentials),
+        )
 
     async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
         """A new subscription token must be of the same user and channel, or it is refused with 103."""
@@ -164,9 +176,10 @@ def _presented(request: ConnectRequest, handshake: Handshake) -> str:
 
 
 def _of(granted: SubscriptionGrant, identity: Identity, channel: str) -> SubscriptionGrant:
-    """Raise CommandRefused for a good token of another user or channel."""
-    if granted.user != identity.user or granted.channel != channel:
-        log.info("token_refused", reason="for_another_user_or_channel")
+    """Raise CommandRefused for a good token of another user, channel or connection."""
+    other_client = bool(granted.client) and granted.client != identity.client
+    if granted.user != identity.user or granted.channel != channel or other_client:
+        log.info("token_refused", reason="for_another_client" if other_client else "for_another_user_or_channel")
         raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
     return granted
 

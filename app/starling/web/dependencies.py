@@ -8,9 +8,8 @@ from typing import Any
 import structlog
 from fastapi import HTTPException, WebSocket, WebSocketException, status
 from starlette.datastructures import QueryParams
-from starlette.requests import cookie_parser
 
-from starling.auth.handshake import PresentedToken, find_token
+from starling.auth.handshake import PresentedToken, find_token, session_cookie
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
 from starling.client.dispatcher import Dispatcher
 from starling.engine.engine import Engine
@@ -129,11 +128,7 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
 
 
 def _session_cookie(upgrade: Upgrade) -> str | None:
-    cookies: dict[str, str] = {}
-    for name, value in upgrade.headers:
-        if name == b"cookie":
-            cookies |= cookie_parser(str(value, "latin-1"))
-    return cookies.get("session")
+    return session_cookie(str(value, "latin-1") for name, value in upgrade.headers if name == b"cookie")
 
 
 def token_of(credentials: Credentials | None) -> TokenFacts | None:

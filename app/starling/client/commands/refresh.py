@@ -5,6 +5,7 @@ import time
 from starling.client.authority import Authority
 from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import Command
+from starling.engine.presence_tracker import PresenceTracker
 from starling.protocol.decisions import Decision
 from starling.protocol.decisions import Refresh as RefreshAction
 from starling.protocol.decisions import SubRefresh as SubRefreshAction
@@ -16,15 +17,20 @@ class Refresh(Command):
     action = RefreshAction
     method = "refresh"
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, presence: PresenceTracker) -> None:
         self._authority = authority
+        self._presence = presence
 
     def prepare(self, client: ClientConnection, action: RefreshAction) -> None:
         """Nothing can be said before the token is verified."""
 
     async def run(self, client: ClientConnection, action: RefreshAction, prepared: None) -> list[Decision]:
-        """Verify the token and take its end over."""
-        client.adopt(await self._authority.renew(client.identity, action.request.token))
+        """Verify the token and adopt what it says; the info that others see is replaced where it differs."""
+        before = client.identity
+        client.adopt(await self._authority.renew(before, action.request.token))
+        if bytes(client.identity.info) != bytes(before.info):
+            for channel, subscription in tuple(client.session.subscriptions.items()):
+                await self._presence.update(channel, client.info(subscription.chan_info))
         return client.session.refreshed(action, time.monotonic(), ttl=ttl_until(client.identity.expires_at))
 
 
@@ -34,16 +40,18 @@ class SubRefresh(Command):
     action = SubRefreshAction
     method = "sub_refresh"
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, presence: PresenceTracker) -> None:
         self._authority = authority
+        self._presence = presence
 
     def prepare(self, client: ClientConnection, action: SubRefreshAction) -> None:
         """Nothing can be said before the token is verified."""
 
     async def run(self, client: ClientConnection, action: SubRefreshAction, prepared: None) -> list[Decision]:
-        """Verify the token and take its end over."""
+        """Verify the token and adopt its end and its info."""
         channel = action.request.channel
         grant = await self._authority.renew_grant(client.identity, channel, action.request.token)
         client.memberships.renew(channel, grant.token)
+        await self._presence.update(channel, client.info(grant.info))
         ttl = ttl_until(grant.expires_at)
         return client.session.sub_refreshed(action, time.monotonic(), ttl=ttl, chan_info=grant.info)
