@@ -3,10 +3,10 @@
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import structlog
 import yaml
@@ -35,6 +35,7 @@ from starling.engine.top_channels import TopChannels
 from starling.protocol.session import SessionLimits
 from starling.server.application import serve
 from starling.server.options import ServerOptions, Service
+from starling.server.peer_address import unmapped_network
 from starling.settings import PREFIX, Settings, SettingsError, read_file
 from starling.telemetry.logging import configure_logging
 from starling.telemetry.metrics import Metrics
@@ -236,6 +237,9 @@ def engine_options(settings: Settings) -> EngineOptions:
         contact_file=settings.runtime_dir / CONTACT_FILE if settings.runtime_dir else None,
         recovery_limit=settings.recovery_limit,
         connections_per_user=settings.max_connections_per_user,
+        worker_connections_per_user=settings.worker_connections_per_user,
+        worker_connections_per_address=settings.worker_connections_per_address,
+        failed_connects_per_minute=settings.failed_connects_per_minute,
         new_channels_per_second=0 if settings.dev else settings.new_channels_per_second,
         new_channel_burst=settings.new_channel_burst,
         presence_leave_delay=settings.presence_leave_delay_seconds,
@@ -248,7 +252,18 @@ def build_api_options(settings: Settings) -> ApiOptions:
         keys=(*settings.api_key_list, DEVELOPER_KEY) if settings.dev else settings.api_key_list,
         networks=tuple(ip_network(network) for network in settings.api_allowed_networks),
         max_body_bytes=settings.api_max_body_bytes,
+        proxies=_proxy_networks(settings.trusted_proxies),
     )
+
+
+def _proxy_networks(proxies: Sequence[str]) -> tuple[IPv4Network | IPv6Network, ...]:
+    networks: list[IPv4Network | IPv6Network] = []
+    for proxy in proxies:
+        if proxy == "*":
+            networks += [ip_network("0.0.0.0/0"), ip_network("::/0")]
+        with suppress(ValueError):
+            networks.append(ip_network(unmapped_network(proxy), strict=False))
+    return tuple(networks)
 
 
 def build_channels(settings: Settings) -> Channels:

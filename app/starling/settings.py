@@ -197,6 +197,33 @@ class Settings(BaseModel):
             description="Real-time connections of one user, in all pods; the next is closed with 3504. 0: any number.",
         ),
     ] = 0
+    worker_connections_per_user: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="Connections of one user in one worker; the next is closed with 3504, on a tutorial endpoint "
+            "answered with 429. 0: any number.",
+        ),
+    ] = 100
+    worker_connections_per_address: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="Connections without a user from one address in one worker; needs STARLING_TRUSTED_PROXIES "
+            "behind a proxy, whose address all clients have otherwise. 0: any number.",
+        ),
+    ] = 0
+    failed_connects_per_minute: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="Connects with a bad, an expired or no token that one address may try in a worker; then 429. "
+            "Needs STARLING_TRUSTED_PROXIES behind a proxy. 0: any number.",
+        ),
+    ] = 0
     connects_per_second: Annotated[
         float,
         Field(

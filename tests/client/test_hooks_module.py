@@ -217,3 +217,12 @@ async def test_what_nobody_takes_ends_the_connection_with_3508() -> None:
     reason = await refusal(hooks().message(ALICE, Raw(b"1")))
 
     assert reason.code == 3508
+
+
+async def test_a_hook_that_exits_is_100_too() -> None:
+    async def on_publish(client: ClientInfo, channel: str, data: Any) -> None:
+        sys.exit(3)
+
+    reason = await refusal(hooks(on_publish=on_publish).publish(ALICE, "room", Raw(b"1")))
+
+    assert reason.code == 100

@@ -138,6 +138,19 @@ def test_only_allowed_networks_get_in(channels_file: Path, address: str, status:
         assert client.post("/api/info", json={}, headers={"X-API-Key": KEYS[0]}).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("address", "header", "status"),
+    [("10.1.2.3", "10.7.7.7", 200), ("10.1.2.3", "", 403), ("10.9.9.9", "", 200), ("127.0.0.1", "", 200)],
+)
+def test_a_trusted_proxy_that_names_no_client_is_no_allowed_address(
+    channels_file: Path, address: str, header: str, status: int
+) -> None:
+    rules = {"API_ALLOWED_NETWORKS": "10.0.0.0/8,127.0.0.0/8", "TRUSTED_PROXIES": "10.1.0.0/16,127.0.0.1"}
+    with client_with(channels_file, address, API_KEYS=KEYS[0], **rules) as client:
+        headers = {"X-API-Key": KEYS[0]} | ({"X-Forwarded-For": header} if header else {})
+        assert client.post("/api/info", json={}, headers=headers).status_code == status
+
+
 def test_an_address_outside_learns_nothing_about_keys(channels_file: Path) -> None:
     with client_with(channels_file, API_KEYS=KEYS[0], API_ALLOWED_NETWORKS="10.0.0.0/8") as client:
         answers = [client.post("/api/info", json={}, headers={"X-API-Key": key}) for key in (KEYS[0], "wrong")]

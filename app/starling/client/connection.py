@@ -21,6 +21,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_counted_as",
         "address",
         "close_code",
         "engine",
@@ -46,6 +47,7 @@ class Connection:
         self.id = f"{engine.node.names.getrandbits(64):016x}"
         self.user = user
         self.address = ""
+        self._counted_as = ""
         self.received = 0
         self.sent = 0
         self.slot = -1
@@ -71,6 +73,16 @@ class Connection:
             address=address,
             **self.describe(),
         )
+
+    def count(self) -> bool:
+        """Count this connection for its user, or its address without one; False where these have as many as may be."""
+        limit = self.engine.connection_limit
+        if self._counted_as or self.close_code is not None:
+            return True
+        if limit.full(self.user, self.address):
+            return False
+        self._counted_as = limit.add(self.user, self.address)
+        return True
 
     def describe(self) -> dict[str, object]:
         """Further fields of this connection's log lines; never a secret."""
@@ -138,6 +150,8 @@ class Connection:
     def on_close(self, code: int, reason: str) -> None:
         """Note the end of the connection and log it."""
         self.close_code = code
+        if self._counted_as:
+            self.engine.connection_limit.remove(self._counted_as)
         self.stats.now -= 1
         self.stats.close(code)
         self.engine.hub.forget(self)

@@ -34,6 +34,10 @@ from starling.protocol.session import SessionLimits, SessionState
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
 
+# Ends of a connect command that count as failed attempts of an address: bad and expired tokens, and none.
+UNAUTHENTICATED = frozenset({codes.DISCONNECT_INVALID_TOKEN.code, codes.ERROR_TOKEN_EXPIRED.code})
+
+
 class Dispatcher:
     """Implements starling.client.client_connection.Executor with one handler for each kind of action."""
 
@@ -155,6 +159,8 @@ class Dispatcher:
     def _answer(self, client: ClientConnection, action: Action, error: Exception) -> list[Decision]:
         """What a client gets for an action that failed."""
         reason = _reason(error)
+        if isinstance(action, Authenticate) and reason is not None and reason.code in UNAUTHENTICATED:
+            self.engine.failed_connects.spend(client.address)
         if reason is None:
             log.error("command_failed", connection_id=client.id, action=type(action).__name__, exc_info=error)
             if _answered(client, action):

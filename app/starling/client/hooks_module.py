@@ -67,7 +67,8 @@ class Function:
         except TimeoutError as late:
             log.warning("hook_too_slow", hook=self.name, seconds=self._seconds)
             raise CommandRefused(ERROR_INTERNAL) from late
-        except Exception as error:
+        # An exit, such as of a library that the hook calls, would end this worker, and with code 3 the whole pod.
+        except (Exception, SystemExit) as error:
             log.exception("hook_failed", hook=self.name)
             raise CommandRefused(ERROR_INTERNAL) from error
 
@@ -78,7 +79,8 @@ class Function:
             return None
         try:
             return Raw(result if isinstance(result, bytes) else _ANYTHING.dump_json(result))
-        except Exception as error:
+        # An exit, such as of a library that the hook calls, would end this worker, and with code 3 the whole pod.
+        except (Exception, SystemExit) as error:
             log.exception("hook_failed", hook=self.name)
             raise CommandRefused(ERROR_INTERNAL) from error
 
@@ -156,7 +158,7 @@ def load_hooks(name: str, path: Path | None, *, seconds: float) -> ModuleHooks:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise HooksError(f"no module {error.name}: put it on the import path with STARLING_HOOKS_PATH") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise HooksError(f"importing {name} failed: {type(error).__name__}: {error}") from error
     return ModuleHooks(module, seconds=seconds)
 

@@ -36,8 +36,11 @@ class ReadGate:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the next one through."""
-        self._turn.release()
+        """Let the next one through, once it shows whether the answer waits: it is written at the end of this tick."""
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._turn.release()
 
     def drained(self) -> None:
         """The client has taken what waited."""

@@ -71,7 +71,10 @@ class SequentialConnection(Connection):
     def open(self, transport: Transport, address: str = "") -> None:
         """Take over `transport` and begin."""
         super().open(transport, address)
-        self._run(self.begin())
+        if self.count():
+            self._run(self.begin())
+        else:
+            self.close(POLICY, "connection limit")
 
     def reply_text(self, text: str) -> None:
         """Queue a text message for this client alone."""

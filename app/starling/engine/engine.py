@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from starling.engine.admission import Admission, AdmissionLimits
-from starling.engine.allowances import Budgets
+from starling.engine.allowances import Budgets, ConnectionLimit
 from starling.engine.broker import Broker
 from starling.engine.channels import DEFAULT_NAMESPACE, Channels
 from starling.engine.clock import Clock, Periodic
@@ -66,10 +66,13 @@ class EngineOptions:
     `messages_per_second` (0: any number) and `message_burst` at once; sessions of the client endpoint have limits of
     their own. A broker away for over `broker_grace` unreadies this worker (0: never). The first contact of all workers
     with the broker creates `contact_file`; without it a worker is not ready before its own. At most `recovery_limit`
-    publications are recovered or read from history at once. A user may have `connections_per_user` on the client
-    endpoint (0: any number). A user may be the first to use `new_channels_per_second` channels with history (0: any
-    number), `new_channel_burst` of them at once. Leaves are published after `presence_leave_delay`, unless the user is
-    back by then.
+    publications are recovered or read from history at once. Leaves are published after `presence_leave_delay`, unless
+    the user is back by then.
+
+    For each of these 0 is any number. A user may have `connections_per_user` on the client endpoint of all workers, and
+    `worker_connections_per_user` in one worker; clients without a user may have `worker_connections_per_address` there.
+    `failed_connects_per_minute` may come from one address. A user may be the first to use `new_channels_per_second`
+    channels with history, `new_channel_burst` of them at once.
     """
 
     ping_interval: int = 25
@@ -82,6 +85,9 @@ class EngineOptions:
     recovery_limit: int = 300
     connections_per_user: int = 0
     presence_leave_delay: float = 0.0
+    worker_connections_per_user: int = 0
+    worker_connections_per_address: int = 0
+    failed_connects_per_minute: int = 0
     new_channels_per_second: float = 0.0
     new_channel_burst: int = 1000
 
@@ -153,6 +159,8 @@ class Engine:
     admission: Admission
     readiness: Readiness
     first_uses: Budgets
+    connection_limit: ConnectionLimit
+    failed_connects: Budgets
     clock: Clock
     tasks: Tasks
     metrics: Metrics
@@ -249,6 +257,8 @@ def build_engine(
         admission=admission,
         readiness=readiness,
         first_uses=Budgets(options.new_channels_per_second, options.new_channel_burst),
+        connection_limit=ConnectionLimit(options.worker_connections_per_user, options.worker_connections_per_address),
+        failed_connects=Budgets(options.failed_connects_per_minute / 60, options.failed_connects_per_minute),
         clock=clock,
         tasks=tasks,
         metrics=metrics,

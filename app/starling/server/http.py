@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 import httptools
 import structlog
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from starling.engine.rejection import Rejection
@@ -188,13 +189,23 @@ class StarlingHttp(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]  # as uvicorn does at the end of a connection
         websocket.begin(self.loop, self.tasks)
 
+    def _client_address(self) -> str:
+        """The peer's address; where the peer is a trusted proxy, the client's that it names."""
+        peer = self.client[0] if self.client else ""
+        # What uvicorn does for an ASGI application.
+        if isinstance(self.app, ProxyHeadersMiddleware) and peer in self.app.trusted_hosts:
+            named = b", ".join([value for name, value in self.headers if name == b"x-forwarded-for"])
+            if named:
+                return unmapped(self.app.trusted_hosts.get_trusted_client_address(named.decode("latin-1"))[0])
+        return peer
+
     def _open_directly(self, endpoint: UpgradeEndpoint, key: bytes, early: bytes, agreement: Agreement | None) -> None:
         """Let an endpoint of the service itself answer the upgrade, without ASGI."""
         upgrade = Upgrade(
             query=self.url.partition(b"?")[2],
             headers=self.headers,
             subprotocols=subprotocols_of(self.headers),
-            address=self.client[0] if self.client else "",
+            address=self._client_address(),
         )
         transport = WebSocketTransport(
             self.transport,

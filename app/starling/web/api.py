@@ -55,6 +55,8 @@ class ApiOptions:
     keys: Sequence[str]
     networks: Sequence[IPv4Network | IPv6Network]
     max_body_bytes: int
+    proxies: Sequence[IPv4Network | IPv6Network] = ()
+    """Proxies that name their clients; one that does not is no allowed address itself, unless it is on this host."""
 
 
 class _BodyError(Exception):
@@ -78,6 +80,7 @@ class Api:
         self._tracing = tracing
         self._keys = [key.encode() for key in options.keys]
         self._networks = options.networks
+        self._proxies = options.proxies
         self._max_body_bytes = options.max_body_bytes
         self._too_large = Error(
             codes.ERROR_LIMIT_EXCEEDED.code,
@@ -216,7 +219,8 @@ class Api:
         if self._networks and not self._in_networks(scope):
             return HTTPStatus.FORBIDDEN, Error(
                 codes.ERROR_PERMISSION_DENIED.code,
-                "permission denied: this address may not use the API, see STARLING_API_ALLOWED_NETWORKS",
+                "permission denied: this address may not use the API, or is a trusted proxy that named no client: "
+                "see STARLING_API_ALLOWED_NETWORKS and STARLING_TRUSTED_PROXIES",
             )
         if not self._key_number(scope):
             return HTTPStatus.UNAUTHORIZED, Error(
@@ -244,8 +248,12 @@ class Api:
             address = ip_address(scope["client"][0])
         except (TypeError, ValueError):
             return False
-        mapped = getattr(address, "ipv4_mapped", None)
-        return any((mapped or address) in network for network in self._networks)
+        address = getattr(address, "ipv4_mapped", None) or address
+        if not any(address in network for network in self._networks):
+            return False
+        # From a proxy without a client's name anybody may come, with an address that is allowed.
+        nameless = not address.is_loopback and not _header(scope, b"x-forwarded-for")
+        return not (nameless and any(address in proxy for proxy in self._proxies))
 
     def _key_number(self, scope: Scope) -> int:
         """Which of the keys opens it, counted from 1; 0: none does."""

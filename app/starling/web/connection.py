@@ -14,7 +14,7 @@ from starling.client.client_connection import ClientConnection, JsonConnection, 
 from starling.engine.rejection import Rejection
 from starling.engine.upgrade import Accepted, Denied, Upgrade
 from starling.protocol.codes import CommandRefused
-from starling.web.dependencies import FOREIGN_ORIGIN, WebContext, own_socket, upgrade_of
+from starling.web.dependencies import FAILED_TOO_OFTEN, FOREIGN_ORIGIN, WebContext, own_socket, upgrade_of
 from starling.web.handoff import converse
 from starling.web.request_id import given_id
 
@@ -34,6 +34,9 @@ class ClientEndpoint:
         Browsers cannot read why an upgrade was refused, so a token is refused later: in the answer to `connect`.
         """
         request_id = given_id(upgrade.headers)
+        if self._context.failed_too_often(upgrade):
+            retry = (b"retry-after", b"60")
+            return _denied(HTTPStatus.TOO_MANY_REQUESTS, FAILED_TOO_OFTEN, retry, request_id=request_id)
         if self._context.is_foreign(upgrade):
             return _denied(HTTPStatus.FORBIDDEN, FOREIGN_ORIGIN, request_id=request_id)
         kind, subprotocol = choose_format(upgrade)

@@ -22,6 +22,7 @@ from starling.web.revocation import connection_facts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.endpoints")
 
+FAILED_TOO_OFTEN = "too many connects of this address have failed: see STARLING_FAILED_CONNECTS_PER_MINUTE"
 FOREIGN_ORIGIN = "pages of this origin may not connect: see STARLING_ALLOWED_ORIGINS"
 
 
@@ -48,7 +49,10 @@ class WebContext:
         """
         if own_socket(websocket) is None and (rejection := self.engine.admission.refusal()):
             raise self.reject(rejection)
-        if self.is_foreign(upgrade_of(websocket)):
+        upgrade = upgrade_of(websocket)
+        if self.failed_too_often(upgrade):
+            raise HTTPException(status.HTTP_429_TOO_MANY_REQUESTS, FAILED_TOO_OFTEN, {"Retry-After": "60"})
+        if self.is_foreign(upgrade):
             raise HTTPException(status.HTTP_403_FORBIDDEN, FOREIGN_ORIGIN)
 
     def reject(self, rejection: Rejection) -> HTTPException:
@@ -57,6 +61,13 @@ class WebContext:
         return HTTPException(
             status.HTTP_503_SERVICE_UNAVAILABLE, rejection.message, {"Retry-After": str(rejection.retry_after)}
         )
+
+    def failed_too_often(self, upgrade: Upgrade) -> bool:
+        """Whether an address has tried too many connects that failed; then the client is counted."""
+        if not self.engine.failed_connects.exhausted(upgrade.address):
+            return False
+        self.engine.metrics.refuse("failed_connects")
+        return True
 
     def is_foreign(self, upgrade: Upgrade) -> bool:
         """Whether the client is a page of an origin that may not connect; then it is counted."""
@@ -79,8 +90,9 @@ class WebContext:
         if presented is None:
             self.engine.metrics.refuse("no_token")
             raise WebSocketException(status.WS_1008_POLICY_VIOLATION, "a token is needed")
+        address = websocket.client.host if websocket.client else ""
         try:
-            return await self.verifier.connection(presented.token)
+            credentials = await self.verifier.connection(presented.token)
         except KeyNotLoaded as unknown:
             self.engine.metrics.refuse("issuer_unavailable")
             raise HTTPException(
@@ -88,11 +100,18 @@ class WebContext:
             ) from unknown
         except TokenRefused as refused:
             self.engine.metrics.refuse("invalid_token")
+            self.engine.failed_connects.spend(address)
             log.info("token_refused", reason=refused.reason.value, claim=refused.claim, source=presented.source.value)
             detail = "the token has expired" if refused.reason is RefusalReason.EXPIRED else "the token is not valid"
             raise HTTPException(
                 status.HTTP_401_UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer error="invalid_token"'}
             ) from refused
+        if self.engine.connection_limit.full(credentials.user, address):
+            self.engine.metrics.refuse("user_connections")
+            raise HTTPException(
+                status.HTTP_429_TOO_MANY_REQUESTS, "this user has too many connections", {"Retry-After": "30"}
+            )
+        return credentials
 
     def presented_token(self, upgrade: Upgrade) -> PresentedToken | None:
         """The token that a handshake brings, not verified yet."""

@@ -19,6 +19,8 @@ from starling.client.user_limit import UserLimit
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.subscriptions import Subscriber
+from starling.protocol import codes
+from starling.protocol.codes import CommandRefused
 from starling.protocol.decisions import Authenticate, Decision
 from starling.protocol.messages import NO_PAYLOAD, ConnectResult, SubscribeRequest, SubscribeResult
 from starling.protocol.session import SessionState
@@ -81,6 +83,8 @@ class Connect(Command):
         client.adopt(identity)
         client.handshake = None
         known, client.user = client.user, identity.user
+        if not client.count():
+            raise CommandRefused(codes.DISCONNECT_CONNECTION_LIMIT)
         if client.close_code is None:
             self._engine.hub.identify(client)
         return known
