@@ -20,7 +20,7 @@ class Party:
         self.leaves: list[tuple[str, ClientInfo]] = []
         self.told: list[str] = []
 
-    def on_publication(self, channel: str, entry: StreamEntry) -> None:
+    def on_publication(self, channel: str, entry: StreamEntry, received_at: float) -> None:
         self.entries.append((channel, entry))
         self.told.append("publication")
         if bytes(entry.publication.data) == b'"raise"':

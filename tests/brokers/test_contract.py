@@ -137,8 +137,8 @@ async def test_what_has_come_but_is_not_told_yet_is_silenced_too(url: str) -> No
     class Leaver(Party):
         leaving: asyncio.Future[None]
 
-        def on_publication(self, channel: str, entry: StreamEntry) -> None:
-            super().on_publication(channel, entry)
+        def on_publication(self, channel: str, entry: StreamEntry, received_at: float) -> None:
+            super().on_publication(channel, entry, received_at)
             if channel == "room":
                 self.leaving = asyncio.ensure_future(self.broker.unsubscribe("room"))
                 # Longer than a burst is told without a pause, so that the leaving comes before the next message.

@@ -317,7 +317,7 @@ class Process(Party):
         await asyncio.gather(*self.checks, return_exceptions=True)
         await self.broker.stop()
 
-    def on_publication(self, channel: str, entry: StreamEntry) -> None:
+    def on_publication(self, channel: str, entry: StreamEntry, received_at: float) -> None:
         self.stream.on(entry)
 
     def on_link(self, state: LinkState) -> None:

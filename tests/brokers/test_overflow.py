@@ -82,9 +82,9 @@ def test_a_burst_leaves_the_event_loop_to_others_in_between(
     make_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     class Busy(Party):
-        def on_publication(self, channel: str, entry: StreamEntry) -> None:
+        def on_publication(self, channel: str, entry: StreamEntry, received_at: float) -> None:
             time.sleep(0.001)
-            super().on_publication(channel, entry)
+            super().on_publication(channel, entry, received_at)
 
     async def burst() -> int:
         here = Busy(open_broker("memory://"))

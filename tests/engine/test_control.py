@@ -54,7 +54,7 @@ class Member:
     def start_task(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.add(asyncio.create_task(work))
 
-    def on_publication(self, channel: str, entry: StreamEntry) -> None:
+    def on_publication(self, channel: str, entry: StreamEntry, received_at: float) -> None:
         assert channel == CHANNEL
         self.control.on_publication(entry.publication)
 

@@ -1,6 +1,7 @@
 """The engine of one worker, as it is built: ten lines, no FastAPI, no environment."""
 
 import asyncio
+import time
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
@@ -131,3 +132,24 @@ async def test_what_the_broker_refuses_is_counted_as_failed_and_what_it_stores_a
 
     assert stored == 4
     assert stopped.metrics.published[DEFAULT_NAMESPACE, "failed"] == 1
+
+
+@pytest.mark.parametrize("error_seconds", [-3600, 3600])
+async def test_the_publishers_clock_has_no_influence_on_the_delivery_delay(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, error_seconds: int
+) -> None:
+    receiver = FakeReceiver()
+    await engine.subscriptions.wait_in(receiver, "news")
+    wrong = time.time() + error_seconds
+    with monkeypatch.context() as patched:
+        patched.setattr("starling.brokers.memory.broker.time.time", lambda: wrong)
+        await engine.publisher.publish("news", Publication(data=Raw(b"1")), PublishOptions())
+    # The clock flushes the distribution once a second.
+    await until(lambda: receiver.transport.payloads == [b"1"], "the subscriber has the publication")
+    engine.metrics.flush()
+
+    value = engine.metrics.registry.get_sample_value
+    assert value("starling_delivery_seconds_count") == 1
+    seconds = value("starling_delivery_seconds_sum")
+    assert seconds is not None
+    assert 0 < seconds < 60

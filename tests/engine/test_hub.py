@@ -1,6 +1,7 @@
 """The local half of a fan-out: which receivers get what, and how often a frame is made."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -10,7 +11,7 @@ from starling.engine.hub import Hub
 from starling.engine.transport import Batch, Frame
 from starling.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL, CommandRefused
 from starling.protocol.messages import ClientInfo, Leave, Publication, Push
-from starling.telemetry.metrics import TransportStats
+from starling.telemetry.metrics import DELIVERY_BUCKETS, Distribution, TransportStats
 from tests.support.receivers import FakeReceiver, RecordingTransport
 
 
@@ -192,3 +193,31 @@ async def test_what_was_broadcast_is_written_before_a_connection_closes() -> Non
 
     await written()
     assert len(client.frames) == 1
+
+
+async def test_a_publication_is_measured_once_from_its_arrival_to_the_last_write() -> None:
+    delivery = Distribution(DELIVERY_BUCKETS)
+    hub = Hub(delivery=delivery)
+    for _ in range(3):
+        hub.subscribers.add("room", FakeReceiver())
+    hub.subscribers.add("room", BinaryClient())
+
+    hub.received_at = time.monotonic() - 5
+    hub.broadcast("room", HELLO)
+    assert sum(delivery.counts) == 0, "nothing is written yet"
+    await written()
+
+    assert sum(delivery.counts) == 1
+    assert 5 <= delivery.total < 60
+
+
+async def test_a_publication_without_subscribers_is_measured_too_and_one_that_was_not_received_is_not() -> None:
+    delivery = Distribution(DELIVERY_BUCKETS)
+    hub = Hub(delivery=delivery)
+    hub.broadcast("room", HELLO)
+    assert sum(delivery.counts) == 0
+
+    hub.received_at = time.monotonic()
+    hub.broadcast("room", HELLO)
+
+    assert sum(delivery.counts) == 1

@@ -33,7 +33,7 @@ def _stats() -> tuple[Number, ...]:
         Number("To clients", "Messages sent.", "ops", (Query(f"sum({rate('starling_messages_sent_total')})", "sent"),)),
         Number(
             "Delivery, 99 %",
-            "Time from the broker accepting a publication to its frames being written to the sockets.",
+            "From a worker receiving a publication to its last write to a socket. The broker's part: the canary.",
             "s",
             (Query(quantile("starling_delivery_seconds", "0.99"), "delivery"),),
         ),
@@ -118,7 +118,7 @@ def _messages() -> tuple[Panel, ...]:
         ),
         Panel(
             "Delivery",
-            "Time from the broker accepting a publication to its frames being written to the sockets.",
+            "From a worker receiving a publication to its last write to a socket. The broker's part: the canary.",
             "s",
             (
                 Query(quantile("starling_delivery_seconds", "0.5"), "50 %"),

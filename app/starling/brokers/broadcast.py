@@ -170,7 +170,7 @@ class BroadcastBroker:
                 self._drop_malformed(event.channel, error)
                 return
             if isinstance(message, StreamEntry):
-                events.on_publication(event.channel, message)
+                events.on_publication(event.channel, message, event.received_at)
             elif isinstance(message, Join):
                 events.on_join(event.channel, message.info)
             else:

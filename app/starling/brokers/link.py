@@ -100,13 +100,14 @@ class LinkStats:
 
 
 class MessageEvent(Event):
-    """Bytes that came for a subscribed channel."""
+    """Bytes that came for a subscribed channel; `received_at` is on the clock of `time.monotonic`."""
 
     message: bytes  # type: ignore[assignment]  # broadcaster's own backends carry text, and nothing in it looks inside
 
     def __init__(self, channel: str, message: bytes) -> None:
         self.channel = channel
         self.message = message
+        self.received_at = time.monotonic()
 
 
 class LinkEvent(Event):

@@ -257,10 +257,6 @@ class ClientConnection(Connection):
         """Disconnect the client."""
         self.carry_out(self.session.close(reason))
 
-    def send_refresh(self, expires_at: float | None) -> None:
-        """Give the connection another end, in seconds since 1970; None never ends."""
-        self.carry_out(self.session.refresh(time.monotonic(), ttl=ttl_until(expires_at)))
-
 
 class JsonPushes:
     """Encodes pushes as text frames of JSON."""

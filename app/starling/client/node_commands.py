@@ -1,13 +1,14 @@
 """What backends ask of connections, carried out by every node on those it holds."""
 
 import re
+import time
 from fnmatch import translate
 
 import msgspec
 from msgspec import Raw, Struct
 
 from starling.client.authority import Grant
-from starling.client.client_connection import ClientConnection
+from starling.client.client_connection import ClientConnection, ttl_until
 from starling.engine.broker import StreamPosition
 from starling.engine.control import Control, NodeCommand, NodeCommandRefused
 from starling.engine.engine import Engine
@@ -139,7 +140,8 @@ class NodeCommands:
 
     def _refresh(self, order: RefreshCommand) -> None:
         for connection in self._chosen(order):
-            connection.send_refresh(0.0 if order.expired else order.expire_at)
+            ttl = ttl_until(0.0 if order.expired else order.expire_at)
+            connection.carry_out(connection.session.refresh(time.monotonic(), ttl=ttl))
 
     def _channels(self, order: ChannelsCommand) -> ChannelCounts:
         fits = re.compile(translate(order.pattern)).match

@@ -102,8 +102,11 @@ class LinkState(Enum):
 class BrokerEvents(Protocol):
     """What a broker tells the node. Called from the event loop, in the broker's order; every method returns at once."""
 
-    def on_publication(self, channel: str, entry: StreamEntry) -> None:
-        """A publication of a subscribed channel; `entry.epoch` is empty where the channel has no history."""
+    def on_publication(self, channel: str, entry: StreamEntry, received_at: float) -> None:
+        """A publication of a subscribed channel; `entry.epoch` is empty where the channel has no history.
+
+        `received_at` is when this process received it from the broker, on the clock of `time.monotonic`.
+        """
 
     def on_join(self, channel: str, info: ClientInfo) -> None:
         """A client entered a subscribed channel somewhere."""

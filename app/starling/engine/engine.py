@@ -194,7 +194,7 @@ def build_engine(
     """
     options = options or EngineOptions()
     tracer = tracer or NoTracer()
-    readiness, tasks, hub = Readiness(), Tasks(), Hub(tracer)
+    readiness, tasks, hub = Readiness(), Tasks(), Hub(tracer, metrics.delivery)
     node = Node(hub, metrics)
     control = Control(broker, start_task=tasks.start, describe=node.describe)
     subscriptions = Subscriptions(broker, broker.history, hub, recovery_limit=options.recovery_limit)
@@ -263,7 +263,7 @@ def build_engine(
         tasks=tasks,
         metrics=metrics,
         tracer=tracer,
-        _life=EngineLife(broker, EventRouter(subscriptions, control, hub, link_watch, metrics), link_watch, garbage),
+        _life=EngineLife(broker, EventRouter(subscriptions, control, hub, link_watch), link_watch, garbage),
     )
 
 

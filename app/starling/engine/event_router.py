@@ -1,39 +1,32 @@
 """Routes what the broker reports: publications, joins and leaves, and changes of its link."""
 
-import asyncio
-import time
-
 from starling.engine.broker import LinkState, StreamEntry
 from starling.engine.control import Control
 from starling.engine.hub import Hub
 from starling.engine.link_watch import LinkWatch
 from starling.engine.subscriptions import Subscriptions
 from starling.protocol.messages import ClientInfo, Join, Leave, Push
-from starling.telemetry.metrics import Metrics
 
 
 class EventRouter:
     """Implements starling.engine.broker.BrokerEvents for one worker."""
 
-    def __init__(
-        self, subscriptions: Subscriptions, control: Control, hub: Hub, link_watch: LinkWatch, metrics: Metrics
-    ) -> None:
+    def __init__(self, subscriptions: Subscriptions, control: Control, hub: Hub, link_watch: LinkWatch) -> None:
         self._subscriptions = subscriptions
         self._control = control
         self._hub = hub
         self._link_watch = link_watch
-        self._metrics = metrics
-        self._taken: list[int] = []
 
-    def on_publication(self, channel: str, entry: StreamEntry) -> None:
+    def on_publication(self, channel: str, entry: StreamEntry, received_at: float) -> None:
         """Deliver a publication to this process's subscribers, or to the listener of an internal channel."""
         if (listener := self._control.listeners.get(channel)) is not None:
             listener(entry.publication)
             return
-        self._subscriptions.on(channel, entry)
-        if not self._taken:
-            asyncio.get_running_loop().call_soon(self._observe_delivery)
-        self._taken.append(entry.publication.time)
+        self._hub.received_at = received_at
+        try:
+            self._subscriptions.on(channel, entry)
+        finally:
+            self._hub.received_at = None
 
     def on_join(self, channel: str, info: ClientInfo) -> None:
         """Send a join to the watchers of the channel."""
@@ -46,9 +39,3 @@ class EventRouter:
     def on_link(self, state: LinkState) -> None:
         """Pass the link's state on."""
         self._link_watch.on_link(state)
-
-    def _observe_delivery(self) -> None:
-        now = time.time() * 1000
-        for taken in self._taken:
-            self._metrics.delivery.observe(max(0.0, (now - taken) / 1000))
-        self._taken.clear()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from starling.engine.receiver import Receiver
 from starling.engine.transport import Batch, Frame
-from starling.telemetry.metrics import TransportStats
+from starling.telemetry.metrics import Distribution, TransportStats
 from starling.telemetry.tracing import Delivery, SocketWrite
 
 # Frames wait for others on their heels, because joined they cost one write: as long as writing them would take, about,
@@ -22,6 +22,28 @@ SLICE = 0.005
 _BETWEEN_LOOKS = 64
 
 
+class DeliveryTiming:
+    """Measures one publication, from its arrival in this process to its last write to a socket of a subscriber."""
+
+    __slots__ = ("_delivery", "_groups", "_received_at")
+
+    def __init__(self, received_at: float, groups: int, delivery: Distribution) -> None:
+        """`received_at` is on the clock of `time.monotonic`; `groups` have to be written."""
+        self._received_at = received_at
+        self._groups = groups
+        self._delivery = delivery
+
+    def written(self, now: float) -> None:
+        """One of the groups is written."""
+        self._groups -= 1
+        if self._groups == 0:
+            self.finish(now)
+
+    def finish(self, now: float) -> None:
+        """Observe the seconds until `now`."""
+        self._delivery.observe(now - self._received_at)
+
+
 class Group:
     """Listeners of one channel who read the same format, and the frames that they are owed.
 
@@ -33,7 +55,9 @@ class Group:
         "_deliveries",
         "_late",
         "_remaining",
+        "_timings",
         "_writes",
+        "_writing_timings",
         "came_at",
         "crowded",
         "frames",
@@ -54,6 +78,9 @@ class Group:
         # Those of `frames` that are traced, and those of what is being written.
         self._deliveries: tuple[Delivery, ...] = ()
         self._writes: tuple[SocketWrite, ...] = ()
+        # Of `frames`, and of what is being written.
+        self._timings: list[DeliveryTiming] = []
+        self._writing_timings: list[DeliveryTiming] = []
         self.came_at = 0.0
         """When the newest frame came; this and `rests_until` on the clock of `time.monotonic`."""
         self.crowded = False
@@ -93,6 +120,10 @@ class Group:
         delivery.owe(len(self.receivers))
         self._deliveries += (delivery,)
 
+    def time(self, timing: DeliveryTiming) -> None:
+        """Measure the last frame."""
+        self._timings.append(timing)
+
     def flush(self, receiver: Receiver) -> None:
         """Give a listener at once what it is owed."""
         if receiver in self._remaining and self._batch is not None:
@@ -123,6 +154,11 @@ class Group:
                 break
         if remaining:
             return False
+        if self._writing_timings:
+            now = time.monotonic()
+            for timing in self._writing_timings:
+                timing.written(now)
+            self._writing_timings = []
         self._batch = None
         self.crowded |= count > 1
         if self._writes:
@@ -132,6 +168,7 @@ class Group:
     def _begin(self) -> Batch:
         frames, late = self.frames, self._late
         self.frames, self._late = [], {}
+        self._writing_timings, self._timings = self._timings, []
         self._batch = Batch(frames)
         if self._deliveries:
             self._begin_writes(self._batch)

@@ -1,16 +1,17 @@
 """This process's connections and the channels that they receive: the local half of every fan-out."""
 
+import time
 from collections.abc import Iterable
 from typing import Protocol
 
 from starling.engine.channels import namespace_of
 from starling.engine.data_format import UnreadableMessages
-from starling.engine.fanout import Fanout, Group
+from starling.engine.fanout import DeliveryTiming, Fanout, Group
 from starling.engine.receiver import PushEncoder, Receiver
 from starling.engine.transport import Frame
 from starling.protocol.codes import CommandRefused
 from starling.protocol.messages import Command, Publication, Push, Reply
-from starling.telemetry.metrics import Metrics
+from starling.telemetry.metrics import DELIVERY_BUCKETS, Distribution, Metrics
 from starling.telemetry.top_channels import ChannelMeter
 from starling.telemetry.tracing import Delivery, NoTracer, TraceContext, Tracer
 
@@ -92,8 +93,12 @@ class FrameObserver(Protocol):
 class Hub:
     """All connections of this process, the subscribers of channels, and the watchers of joins and leaves."""
 
-    def __init__(self, tracer: Tracer | None = None) -> None:
+    def __init__(self, tracer: Tracer | None = None, delivery: Distribution | None = None) -> None:
+        """`delivery` gets the seconds from receiving each publication to writing it; None measures for nobody."""
         self._tracer = tracer or NoTracer()
+        self._delivery = delivery or Distribution(DELIVERY_BUCKETS)
+        self.received_at: float | None = None
+        """When the publication that is broadcast now was received, by `time.monotonic`; None: it is not measured."""
         self.connections: set[Receiver] = set()
         self.unreadable = UnreadableMessages()
         self.subscribers = SubscriberIndex(self.unreadable)
@@ -127,15 +132,27 @@ class Hub:
             self.tap.pushed(push, self.subscribers)
         traced = None if trace is None else self._begin_delivery(channel, publication, trace)
         deliveries = size = 0
-        for group, frame in self.subscribers.encode(push):
+        frames = self.subscribers.encode(push)
+        timing = self._begin_timing(len(frames))
+        for group, frame in frames:
             deliveries += len(group.receivers)
             size += group.count_sent(frame)
             self._fanout.add(group, frame)
+            if timing is not None:
+                group.time(timing)
             if traced is not None:
                 group.trace(traced)
         if traced is not None:
             traced.end()
         self._count_delivery(channel, deliveries, size)
+
+    def _begin_timing(self, groups: int) -> DeliveryTiming | None:
+        if self.received_at is None:
+            return None
+        timing = DeliveryTiming(self.received_at, groups, self._delivery)
+        if not groups:
+            timing.finish(time.monotonic())
+        return timing
 
     def _begin_delivery(self, channel: str, publication: Publication, trace: TraceContext) -> Delivery | None:
         return self._tracer.fan_out(channel, namespace_of(channel), offset=publication.offset, trace=trace)

@@ -59,8 +59,9 @@ class Live(Protocol[S_contra]):
 class StreamStats:
     """Counted over streams of a process. `resets` are gaps that the store could not fill.
 
-    `from_memory` are those that came back and needed no entries of the store's. `healed_delays` are how many seconds
-    after its publishing each publication that a heal brought was delivered, since they were last taken.
+    `from_memory` are those that came back and needed no entries of the store's. `healed_delays` are, for
+    each publication that a heal brought, the seconds from noticing the gap to delivering it, since they were last
+    taken.
     """
 
     heals: int = 0
@@ -131,6 +132,7 @@ class Stream(Generic[S]):
         self._joining: dict[S, int] = {}
         self._joins = 0
         self._healing: asyncio.Task[None] | None = None
+        self._gap_since = 0.0
         self._reads: SharedRead[ReadRequest, Found] = SharedRead(self._read_newest)
         self._urged = asyncio.Event()
         self._closed = False
@@ -280,6 +282,7 @@ class Stream(Generic[S]):
 
     def _start_healing(self) -> None:
         if self._healing is None:
+            self._gap_since = time.monotonic()
             self._healing = asyncio.get_running_loop().create_task(self._heal())
 
     async def _healed(self) -> None:
@@ -329,8 +332,9 @@ class Stream(Generic[S]):
             self._lose()
         if healed.deliver:
             self._stats.healed += len(healed.deliver)
-            now = time.time()
-            self._stats.healed_delays += [max(0.0, now - entry.publication.time / 1000) for entry in healed.deliver]
+            # When a publication would have come is not known on this clock: the gap is noticed a moment later.
+            late = time.monotonic() - self._gap_since
+            self._stats.healed_delays += [late] * len(healed.deliver)
         for entry in healed.deliver:
             self._deliver(entry)
         for subscriber, offset in joining.items():

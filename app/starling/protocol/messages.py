@@ -45,7 +45,8 @@ class Publication(Struct, omit_defaults=True):
     """One message of a channel.
 
     `data` is the payload as it came and is never parsed. `offset` is its place in the channel's stream, 0 where the
-    channel has no history. `time` is when the broker took it, in milliseconds since 1970.
+    channel has no history. `time` is when it was published, by the clock of the process that did so, in milliseconds
+    since 1970.
     """
 
     data: Raw = NO_PAYLOAD

@@ -90,7 +90,8 @@ METRICS = (
     Metric(
         "starling_delivery_seconds",
         "histogram",
-        "From the broker's taking a publication to its frames' being handed to the sockets, once a worker.",
+        "From receiving a publication from the broker to writing it to the last subscriber's socket, in each worker, "
+        "by its own clock; for one that a heal brought from noticing the gap. The broker's part is the canary's.",
         buckets=DELIVERY_BUCKETS,
     ),
     Metric("starling_write_buffer_bytes", "gauge", "Bytes that wait for clients that read slowly."),
