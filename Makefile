@@ -1,4 +1,4 @@
-# Everything a developer does here; `make` lists it.
+# All development tasks; `make` lists them.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,12 +23,12 @@ help:  ## List the targets
 run: $(VENV)/.runtime  ## Start the service in developer mode on http://localhost:8000
 	@STARLING_DEV=$${STARLING_DEV:-true} exec $(BIN)/starling serve
 
-test: $(VENV)/.dev  ## Check, then run every test
+test: $(VENV)/.dev  ## Run all checks and every test
 	@tools/setup/system-packages.sh
 	@$(MAKE) --no-print-directory node-packages check
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
-check: $(VENV)/.dev  ## Format, lint, types, and the rules of the floors
+check: $(VENV)/.dev  ## Check format, lint, types and import layering
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy
@@ -38,24 +38,24 @@ check: $(VENV)/.dev  ## Format, lint, types, and the rules of the floors
 # ONLY, SERVERS (names, comma separated), ROUNDS, SECONDS of a window, COUNTS of receivers, SIZES in bytes,
 # MOST connections in the other scenarios, MINUTES in all.
 BENCH_VARIABLES := ONLY SERVERS ROUNDS SECONDS COUNTS SIZES MOST MINUTES
-bench: $(VENV)/.dev  ## Measure beside others (ONLY=fanout,burst SERVERS=starling,ws ROUNDS=1 COUNTS=100,1000)
+bench: $(VENV)/.dev  ## Benchmark against other servers (ONLY=fanout,burst SERVERS=starling,ws ROUNDS=1 COUNTS=100,1000)
 	@tools/setup/system-packages.sh bench
 	$(BIN)/python -m tests.bench $(foreach name,$(BENCH_VARIABLES),\
 		$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
-soak: $(VENV)/.dev  ## Chaos over two pods and one Redis, with a ledger of every publication (MINUTES=10 SEED=1)
+soak: $(VENV)/.dev  ## Random faults over two pods and one Redis, with a record of every publication (MINUTES=10 SEED=1)
 	@tools/setup/system-packages.sh
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
-capacity: $(VENV)/.dev  ## Measure what `starling size` computes with, on a quiet machine, and write it down
+capacity: $(VENV)/.dev  ## Measure the constants of `starling size` on a quiet machine and store them
 	@tools/setup/system-packages.sh bench
 	$(BIN)/python -m tests.bench.size --write; status=$$?; $(MAKE) --no-print-directory docs; exit $$status
 
-fmt: $(VENV)/.dev  ## Format, and mend what the linter can mend
+fmt: $(VENV)/.dev  ## Format and auto-fix
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-docs: $(VENV)/.dev  ## Write what is made from the code: settings, values, schema, dashboard
+docs: $(VENV)/.dev  ## Generate from the code: settings, values, schema, dashboard
 	$(BIN)/python -m tools.docs
 
 protobuf: $(VENV)/.dev  ## Write the Python of starling/protocol/client.proto
@@ -65,7 +65,7 @@ dashboard-preview: $(VENV)/.dev  ## Draw the dashboard's panels from a service u
 	@tools/setup/system-packages.sh
 	$(BIN)/python -m tests.chart.dashboard_preview
 
-lock: $(VENV)/.dev  ## Lock what pyproject.toml asks for (LOCK_OPTIONS=--upgrade: to today's versions)
+lock: $(VENV)/.dev  ## Lock the dependencies of pyproject.toml (LOCK_OPTIONS=--upgrade: to today's versions)
 	$(UV_COMPILE) pyproject.toml -o requirements/runtime.txt
 	$(UV_COMPILE) pyproject.toml --extra otel -c requirements/runtime.txt -o requirements/otel.txt
 	$(UV_COMPILE) pyproject.toml --extra otel --extra dev -c requirements/otel.txt -o requirements/dev.txt

@@ -80,7 +80,7 @@ def until_replica(group: SentinelGroup) -> None:
                     time.sleep(0.1)
 
 
-async def test_whoever_heard_a_deposed_master_that_went_on_serving_is_told(tmp_path: Path) -> None:
+async def test_clients_that_received_from_a_deposed_master_are_notified(tmp_path: Path) -> None:
     with SentinelGroup() as group, Starling(environment(tmp_path, group.url)) as starling:
         async with flowing(starling) as flow:
             await publishes(flow, 50)

@@ -41,7 +41,7 @@ async def test_redis_killed_with_an_append_only_file_is_not_noticed(tmp_path: Pa
             holds(flow, told=[])
 
 
-async def test_after_a_restart_from_a_snapshot_everyone_whose_messages_are_gone_is_told(tmp_path: Path) -> None:
+async def test_after_a_restart_from_a_snapshot_every_client_whose_messages_are_lost_is_notified(tmp_path: Path) -> None:
     with RedisServer() as server, Starling(environment(tmp_path, server.url)) as service:
         async with flowing(service) as flow:
             await publishes(flow, 50)

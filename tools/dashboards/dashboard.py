@@ -92,7 +92,7 @@ def _dashboard(dashboard: Dashboard) -> dict[str, Any]:
         "links": [{"type": "dashboards", "title": "Starling", "tags": ["starling"], "asDropdown": True}],
         "annotations": {"list": _annotations()},
         "templating": {"list": list(_variables())},
-        "panels": list(_placed(dashboard.rows)),
+        "panels": list(_positioned(dashboard.rows)),
     }
 
 
@@ -158,7 +158,7 @@ def _variables() -> Iterator[dict[str, Any]]:
     }
 
 
-def _placed(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+def _positioned(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
     """The panels with their positions and numbers, row by row."""
     number, y = 1, 0
     for row in rows:
@@ -187,14 +187,14 @@ def _placed(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
             yield from panels
 
 
-def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
+def _panel(panel: Panel, number: int, grid: dict[str, int]) -> dict[str, Any]:
     return {
         "id": number,
         "type": "stat" if isinstance(panel, Number) else "timeseries",
         "title": panel.title,
         "description": panel.meaning,
         "datasource": DATASOURCE,
-        "gridPos": place,
+        "gridPos": grid,
         "targets": [
             {
                 "refId": chr(ord("A") + position),

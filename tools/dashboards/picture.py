@@ -13,7 +13,7 @@ from tools.dashboards.dashboard import Number, Panel
 
 DOTS_PER_INCH = 80
 GRAPH_INCHES = (6.0, 2.4)
-FIGURE_INCHES = (1.8, 1.2)
+NUMBER_INCHES = (1.8, 1.2)
 COLORS = 32
 
 Line = tuple[str, Sequence[float], Sequence[float]]
@@ -64,7 +64,7 @@ def _draw_graph(panel: Panel, lines: Sequence[Line]) -> matplotlib.figure.Figure
 
 
 def _draw_number(panel: Number, lines: Sequence[Line]) -> matplotlib.figure.Figure:
-    figure = matplotlib.figure.Figure(figsize=FIGURE_INCHES)
+    figure = matplotlib.figure.Figure(figsize=NUMBER_INCHES)
     legend, _, values = lines[0]
     text, color = panel.words.get(f"{values[-1]:g}", (with_unit(values[-1], panel.unit), "black"))
     figure.text(0.5, 0.85, panel.title, ha="center", fontsize=8)

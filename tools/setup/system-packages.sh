@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what the tests run beside Starling: databases, proxies, a browser, Prometheus, containers, a C compiler.
-# With the argument "bench" also what it is measured beside.
-# Where that is not possible it says what is missing, and the tests that need it skip.
+# Installs what the tests run next to Starling: databases, proxies, a browser, Prometheus, containers, a C compiler.
+# With the argument "bench" also the servers that it is compared with.
+# If it cannot install something, it prints what is missing, and the tests that need it are skipped.
 set -eu
 
 PATH=$PATH:/usr/sbin:/sbin

@@ -16,7 +16,7 @@ _SHOWN = ("sub", "iss", "aud", "jti", "channel", "channels")
 class Explanation:
     """What became of a token. `reason` is None when it was accepted.
 
-    `details` tell what it says of itself, a line each. They quote the token, so they are for its owner's terminal and
+    `details` are its own claims, a line each. They quote the token, so they are for its owner's terminal and
     never for a log.
     """
 

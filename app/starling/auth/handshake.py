@@ -38,12 +38,12 @@ def find_token(
     query: str | None = None,
     allow_query: bool = False,
 ) -> PresentedToken | None:
-    """Return the token of a handshake, or None; the first of these places that holds one counts.
+    """Return the token of a handshake, or None; the first of these that is present counts.
 
     1. `authorization`: the header `Authorization: Bearer TOKEN` (RFC 6750 section 2.1); other schemes are passed over.
     2. `subprotocols`: the entries of `Sec-WebSocket-Protocol`, one of them `bearer.TOKEN`, for browsers.
-    3. `cookie`: see `session_cookie`. Whoever takes it must have checked the Origin, or any page could use it.
-    4. `query`: the query parameter `token`, where `allow_query` says so, for proxies write it into their logs.
+    3. `cookie`: see `session_cookie`. The caller must have checked the Origin, or any page could use it.
+    4. `query`: the query parameter `token`, only if `allow_query` is set, because proxies log query strings.
     """
     for token, source in (
         (_bearer(authorization), TokenSource.HEADER),

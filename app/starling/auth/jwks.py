@@ -49,11 +49,11 @@ def parse_jwks(body: bytes) -> tuple[tuple[VerificationKey, ...], tuple[str, ...
 
 
 class Jwks:
-    """The keys of one issuer. One task, between `start` and `stop`, does all fetching; everyone else reads `keys`.
+    """The keys of one issuer. One task, between `start` and `stop`, does all fetching; all others read `keys`.
 
     Keys are fetched anew every `refresh_seconds` (give or take a tenth, so that many processes do not ask at once).
-    While the issuer is away, or answers without usable keys, the last ones are kept and it is asked again after 1, 2,
-    4 … 30 s. For keys nobody has heard of it is asked at most once in `cooldown_seconds`. A fetch is given up after
+    While the issuer is unavailable, or answers without usable keys, the last ones are kept and it is asked again after
+    1, 2, 4 … 30 s. For unknown keys it is asked at most once in `cooldown_seconds`. A fetch is given up after
     `timeout_seconds`. Raises ValueError for an address that cannot be one.
     """
 
@@ -164,7 +164,7 @@ class Jwks:
             log.warning("jwks_unreachable", host=self._host, error=str(error), kept_keys=len(self._keys))
             return False
         except Exception:
-            # Whatever an issuer answers, its last good keys must stay in use and the next fetch must come.
+            # Whatever an issuer answers, its last valid keys must stay in use and the next fetch must come.
             log.exception("jwks_failed", host=self._host, kept_keys=len(self._keys))
             return False
         self._keys, self._fetched_at = keys, time.monotonic()

@@ -17,8 +17,8 @@ class JwksError(Exception):
 async def download_jwks(url: str, timeout_seconds: float) -> bytes:
     """GET `url` through the proxies of the environment; user and password in it are sent as Basic credentials.
 
-    Redirects are not followed: whoever may redirect the request would choose the keys. Raises JwksError for anything
-    but a whole 200 response of at most MAX_BODY_BYTES within `timeout_seconds`.
+    Redirects are not followed: a party that may redirect the request would choose the keys. Raises JwksError for
+    anything but a whole 200 response of at most MAX_BODY_BYTES within `timeout_seconds`.
     """
     # Loaded where a key set is fetched: workers without one do without the HTTP client.
     import httpx2

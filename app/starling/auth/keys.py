@@ -53,7 +53,7 @@ class Secret:
         self._keyed = {algorithm: hmac.new(secret, digestmod=digest) for algorithm, digest in _DIGESTS.items()}
 
     def verifies(self, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
-        """Tell whether `signature` was made with this secret, in a time that says nothing of how near it is."""
+        """Whether `signature` was made with this secret; the comparison takes constant time."""
         keyed = self._keyed[algorithm].copy()
         keyed.update(signing_input)
         return hmac.compare_digest(keyed.digest(), signature)
@@ -77,7 +77,7 @@ class VerificationKey:
     ) -> Self:
         """Take an HMAC secret; `allow_weak_secret` lets one under 32 bytes pass (developer mode).
 
-        Raises ValueError, naming the mend, for a secret that could be guessed or is a public key.
+        Raises ValueError, with the remedy, for a secret that could be guessed or is a public key.
         """
         if not secret:
             raise ValueError("the secret is empty: make one with `openssl rand -base64 48`")
@@ -90,7 +90,7 @@ class VerificationKey:
         try:
             material = _ALGORITHMS["HS256"].prepare_key(secret)
         except jwt.InvalidKeyError:
-            # Whoever can read a public key could sign with it, were it taken as a secret.
+            # Everyone who can read a public key could sign with it if it were used as a secret.
             raise ValueError("the secret is a public key, a certificate or a JWK: give it as a public key") from None
         return cls(algorithms, Secret(material), key_id)
 
@@ -98,7 +98,7 @@ class VerificationKey:
     def from_pem(cls, pem: str, *, algorithm: str | None = None, key_id: str | None = None) -> tuple[Self, ...]:
         r"""Take one or more public keys in PEM form, one after another; `\n` may stand for a line's end.
 
-        Raises ValueError, naming the mend, for anything that is not a public key of a known kind and strength.
+        Raises ValueError, with the remedy, for anything that is not a public key of a known kind and strength.
         """
         blocks = list(_PEM_BLOCK.finditer(pem.replace("\\n", "\n")))
         if not blocks:
@@ -156,7 +156,7 @@ class VerificationKey:
         return cls(_pinned(material, algorithm), material, key_id)
 
     def verifies(self, algorithm: str, signing_input: bytes, signature: bytes) -> bool:
-        """Tell whether `signature` over `signing_input` was made for this key with `algorithm`, one of its own."""
+        """Whether `signature` over `signing_input` was made for this key with `algorithm`, one of its own."""
         if algorithm not in self.algorithms:
             return False
         if isinstance(self.material, Secret):

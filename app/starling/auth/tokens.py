@@ -37,7 +37,7 @@ class TokenRefused(Refused):
 
     `sentence` says why in words for the people who run the service. It never holds any part of a token whose
     signature was not verified. `claim` names the claim at fault, empty when it is not one claim's. Clients should get
-    the same answer whatever the reason, apart from EXPIRED, which tells an SDK to fetch a new token.
+    the same answer whatever the reason, except for EXPIRED, after which an SDK fetches a new token.
     """
 
     def __init__(self, reason: RefusalReason, sentence: str, *, claim: str = "") -> None:
@@ -48,11 +48,11 @@ class TokenRefused(Refused):
 
 
 class KeyNotLoaded(TokenRefused):
-    """A token that cannot be judged now: its key is not here, and the issuer could not be asked for it just yet.
+    """A token that cannot be validated now: its key is unknown, and the issuer could not be asked for it yet.
 
-    Not the token's fault for certain, so answer it as temporary and let the client come back: after a final refusal,
-    such as 3500, an SDK never returns, and an outage of the issuer would lock everybody out.
-    Raised too while it is not known yet which tokens are revoked.
+    The token may be valid, so the answer must be temporary and the client retries: after a permanent refusal, such as
+    3500, an SDK never reconnects, and an outage of the issuer would lock out every client.
+    Also raised while the revocations are not loaded yet.
     """
 
 

@@ -1,8 +1,8 @@
-"""A client's allowance of things that cost: so many at once, forgiven at a steady rate."""
+"""A client's budget: a burst, refilled at a steady rate."""
 
 
 class Budget:
-    """Counts what was spent and not forgiven yet (the generic cell rate algorithm: one time is all it keeps)."""
+    """Counts what was spent and not refilled yet (the generic cell rate algorithm: one time is all it keeps)."""
 
     __slots__ = ("_forgiven_at", "_rate")
 

@@ -40,7 +40,7 @@ class ProtobufCodec:
                 command = _struct(Command, proto.parse_length_prefixed(client_pb2.Command, content))
                 unset_nulls(command)
                 commands.append(command)
-        # The last two are how the library tells of a length beyond the frame.
+        # The library raises the last two for a length beyond the frame.
         except (DecodeError, ValueError, OverflowError):
             return DISCONNECT_BAD_REQUEST
         return commands or DISCONNECT_BAD_REQUEST

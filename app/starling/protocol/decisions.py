@@ -1,7 +1,7 @@
 """What a session decides. The connection carries decisions out in their order.
 
-`Write`, `Ping` and `Close` are done once they are carried out. Every other decision is an action: it may take time, and
-the connection tells its one outcome back to the session, through the method that the action names or `refused`.
+`Write`, `Ping` and `Close` are complete once they are executed. Every other decision is an action: it may take time,
+and the connection reports its one outcome to the session, through the method that the action names or `refused`.
 """
 
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ from starling.protocol.messages import (
 class Subscription(Struct, eq=False):
     """One channel of one client.
 
-    (`epoch`, `offset`) is the position the client was told on entering; whoever delivers to it may move it on.
+    (`epoch`, `offset`) is the position that was sent to the client when it subscribed; deliveries may advance it.
     `chan_info` is what others see of the client in this channel. `expires_at` is on the session's clock, with grace.
     """
 

@@ -44,7 +44,7 @@ class ClientInfo(Struct, omit_defaults=True):
 class Publication(Struct, omit_defaults=True):
     """One message of a channel.
 
-    `data` is the payload as it came and is never parsed. `offset` is its place in the channel's stream, 0 where the
+    `data` is the original payload and is never parsed. `offset` is its number in the channel's stream, 0 where the
     channel has no history. `time` is when it was published, by the clock of the process that did so, in milliseconds
     since 1970.
     """
@@ -57,7 +57,7 @@ class Publication(Struct, omit_defaults=True):
 
 
 class StreamPosition(Struct, omit_defaults=True):
-    """A place in a channel's stream, as `history` asks for it."""
+    """A position in a channel's stream, as `history` requests it."""
 
     offset: Offset = 0
     epoch: str = ""
@@ -143,7 +143,7 @@ class RPCRequest(Struct, omit_defaults=True):
 
 
 class SendRequest(Struct, omit_defaults=True):
-    """Tell the application something, without an answer."""
+    """Send the application a message, without a reply."""
 
     data: Raw = NO_PAYLOAD
 

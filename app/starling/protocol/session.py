@@ -215,7 +215,7 @@ class Session:
             return self.close(codes.DISCONNECT_BAD_REQUEST)
         excess = self._spend_request(now)
         if excess is not None:
-            # Without an id there is no other way to tell the client.
+            # Without an id the client cannot get an error reply.
             return self._refuse(command.id, excess if command.id else codes.DISCONNECT_TOO_MANY_REQUESTS, now)
         if self.state is SessionState.CONNECTING:
             self._held.append((command.id, request))
@@ -248,8 +248,8 @@ class Session:
                 return self._begin(Refresh(command_id, request))
             case _:
                 step = partial(self._of_channel, command_id, request)
-                companion = isinstance(request, PublishRequest) and not self._publish_in_turn
-                return self._in_turn(request.channel, step, now, companion=companion)
+                concurrent = isinstance(request, PublishRequest) and not self._publish_in_turn
+                return self._in_turn(request.channel, step, now, concurrent=concurrent)
 
     def _of_channel(self, command_id: int, request: ChannelRequest, now: float) -> list[Decision]:
         subscription = self.subscriptions.get(request.channel)
@@ -302,9 +302,9 @@ class Session:
         """The client is known and stands in the channels of `result.subs`; the session adds expiry and pings.
 
         `ttl` None never ends; `sub_ttls` are the same of channels that end before the connection. A connection that
-        the client cannot refresh is not told of its end and gets no grace. `first_ping` spreads the pings of clients
-        that came together: seconds from now, at most the interval. What others see of the client in those channels is
-        set on `subscriptions` afterwards.
+        the client cannot refresh is not notified of its end and gets no grace. `first_ping` spreads the pings of
+        clients that came together: seconds from now, at most the interval. What others see of the client in those
+        channels is set on `subscriptions` afterwards.
         """
         entered = {
             channel: _subscription(channel, sub, NO_PAYLOAD, server_side=True) for channel, sub in result.subs.items()
@@ -351,12 +351,12 @@ class Session:
         self._set_end(subscription, ttl, now)
         if action.server_side:
             push = SubscribePush(result.recoverable, result.epoch, result.offset, result.positioned, result.data)
-            told: list[Decision] = [Write(Reply(push=Push(action.channel, subscribe=push)))]
-            told += [Write(Reply(push=Push(action.channel, pub=missed))) for missed in result.publications]
+            replies: list[Decision] = [Write(Reply(push=Push(action.channel, subscribe=push)))]
+            replies += [Write(Reply(push=Push(action.channel, pub=missed))) for missed in result.publications]
         else:
             result.expires, result.ttl = ttl is not None, _whole_seconds(ttl)
-            told = [Write(Reply(action.id, subscribe=result))]
-        return [*told, *self._finish(action, now)]
+            replies = [Write(Reply(action.id, subscribe=result))]
+        return [*replies, *self._finish(action, now)]
 
     def answered(self, action: Query, result: QueryResult, now: float) -> list[Decision]:
         """The query was carried out, with this result."""
@@ -412,9 +412,9 @@ class Session:
     # --- what the server wants ---
 
     def subscribe(self, request: SubscribeRequest, now: float, terms: Any = None) -> list[Decision]:
-        """Subscribe the client without its asking; a push tells it. Nothing, if it is in the channel already.
+        """Subscribe the client on behalf of the server; a push notifies it. Nothing, if it is subscribed already.
 
-        `terms` come back with the Subscribe. Publications that the result holds follow the push one by one.
+        `terms` are returned with the Subscribe. Publications in the result follow the push one by one.
         """
         if self.state is not SessionState.CONNECTED:
             return []
@@ -422,10 +422,10 @@ class Session:
         return self._in_turn(request.channel, partial(self._subscribe, action), now)
 
     def unsubscribe(self, channel: str, reason: Unsubscribe, now: float) -> list[Decision]:
-        """Take the client out of the channel at once and tell it why. Nothing, if it is not in it.
+        """Unsubscribe the client at once, with the reason. Nothing, if it is not subscribed.
 
-        Server-side subscriptions are not made again by the SDK: with a `reason` that asks for it, the client is
-        disconnected with the code that belongs to it, and comes back.
+        The SDK does not repeat server-side subscriptions: with a `reason` that requires it, the client is
+        disconnected with the corresponding code, and reconnects.
         """
         if self.state is not SessionState.CONNECTED:
             return []
@@ -442,7 +442,7 @@ class Session:
         return [*self._end(subscription, reason), Write(Reply(push=Push(channel, unsubscribe=reason)))]
 
     def refresh(self, now: float, *, ttl: float | None) -> list[Decision]:
-        """Give the connection another end, in `ttl` seconds or never, and tell the client."""
+        """Change when the connection expires, in `ttl` seconds or never, and notify the client."""
         if self.state is not SessionState.CONNECTED:
             return []
         if _is_over(ttl):
@@ -462,10 +462,10 @@ class Session:
         self._forget_pending()
         return self._end_all()
 
-    # --- what time brings ---
+    # --- timers ---
 
     def tick(self, now: float) -> list[Decision]:
-        """Do what is due at `now`; `deadline` tells when that is."""
+        """Do what is due at `now`; `deadline` is when that is."""
         if now < self.deadline:
             return []
         if self.state is not SessionState.CONNECTED:
@@ -503,27 +503,27 @@ class Session:
     # --- turns ---
 
     def _begin(self, action: Action) -> list[Decision]:
-        self._turns.begin(action.channel, companion=self._is_companion(action))
+        self._turns.begin(action.channel, concurrent=self._is_concurrent(action))
         return [action]
 
     def _finish(self, action: Action, now: float) -> list[Decision]:
         if self.state is not SessionState.CONNECTED:
             return []
-        self._turns.finish(action.channel, companion=self._is_companion(action))
+        self._turns.finish(action.channel, concurrent=self._is_concurrent(action))
         decisions: list[Decision] = []
         while action.channel is not None and (step := self._turns.next(action.channel)) is not None:
             decisions += step(now)
         return decisions
 
-    def _is_companion(self, action: Action) -> bool:
+    def _is_concurrent(self, action: Action) -> bool:
         return isinstance(action, Publish) and not self._publish_in_turn
 
     def _in_turn(
-        self, channel: str, step: Callable[[float], list[Decision]], now: float, *, companion: bool = False
+        self, channel: str, step: Callable[[float], list[Decision]], now: float, *, concurrent: bool = False
     ) -> list[Decision]:
-        if not self._turns.taken(channel, companion=companion):
+        if not self._turns.taken(channel, concurrent=concurrent):
             return step(now)
-        self._turns.wait(channel, step, companion=companion)
+        self._turns.wait(channel, step, concurrent=concurrent)
         return []
 
     def _forget_pending(self) -> None:
@@ -576,5 +576,5 @@ def _is_over(ttl: float | None) -> bool:
 
 
 def _whole_seconds(ttl: float | None) -> int:
-    # The schema has a uint32, and an SDK told 0 would ask again at once.
+    # The schema has a uint32, and an SDK that gets 0 would refresh at once.
     return 0 if ttl is None else min(max(1, round(ttl)), 2**32 - 1)

@@ -16,13 +16,13 @@ _SECRETS = frozenset({"token", "headers"})
 
 def shown(message: Struct, *, payload: bool) -> dict[str, Any]:
     """The fields of `message` that are set, ready for a JSON encoder; without `payload` only the size of payloads."""
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for field in structs.fields(message):
         value = getattr(message, field.name)
         if value is None or value == field.default or value in ({}, []):
             continue
-        told[field.encode_name] = REDACTED if field.name in _SECRETS else _shown(field.name, value, payload=payload)
-    return told
+        fields[field.encode_name] = REDACTED if field.name in _SECRETS else _shown(field.name, value, payload=payload)
+    return fields
 
 
 def _shown(name: str, value: Any, *, payload: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Whose turn it is: what concerns one channel happens in the order it was asked for."""
+"""Turns: the steps of one channel run in the order in which they were requested."""
 
 from collections import deque
 from collections.abc import Callable
@@ -8,17 +8,17 @@ Step = TypeVar("Step", bound=Callable[..., object])
 
 
 class _Lane(Generic[Step]):
-    __slots__ = ("companions", "running", "waiting")
+    __slots__ = ("concurrent", "running", "waiting")
 
     def __init__(self) -> None:
         self.running = 0
-        self.companions = 0
-        # Each with whether it is a companion.
+        self.concurrent = 0
+        # Each step with whether it may run concurrently.
         self.waiting: deque[tuple[Step, bool]] = deque()
 
-    def lets_in(self, *, companion: bool) -> bool:
+    def lets_in(self, *, concurrent: bool) -> bool:
         """Whether a step need not wait for those that run."""
-        return not self.running or (companion and self.companions == self.running)
+        return not self.running or (concurrent and self.concurrent == self.running)
 
 
 class Turns(Generic[Step]):
@@ -33,17 +33,17 @@ class Turns(Generic[Step]):
         self._lanes: dict[str, _Lane[Step]] = {}
         self.pending = 0
 
-    def taken(self, channel: str, *, companion: bool = False) -> bool:
-        """Whether a step of this channel has to wait; a companion goes beside other companions."""
+    def taken(self, channel: str, *, concurrent: bool = False) -> bool:
+        """Whether a step of this channel has to wait; a concurrent step runs together with other concurrent ones."""
         lane = self._lanes.get(channel)
-        return lane is not None and (bool(lane.waiting) or not lane.lets_in(companion=companion))
+        return lane is not None and (bool(lane.waiting) or not lane.lets_in(concurrent=concurrent))
 
-    def wait(self, channel: str, step: Step, *, companion: bool = False) -> None:
+    def wait(self, channel: str, step: Step, *, concurrent: bool = False) -> None:
         """Line up behind the channel's actions; the lane must be taken."""
-        self._lanes[channel].waiting.append((step, companion))
+        self._lanes[channel].waiting.append((step, concurrent))
         self.pending += 1
 
-    def begin(self, channel: str | None, *, companion: bool = False) -> None:
+    def begin(self, channel: str | None, *, concurrent: bool = False) -> None:
         """An action sets out; None belongs to no channel and is waited for by nobody."""
         self.pending += 1
         if channel is not None:
@@ -51,15 +51,15 @@ class Turns(Generic[Step]):
             if lane is None:
                 lane = self._lanes[channel] = _Lane()
             lane.running += 1
-            lane.companions += companion
+            lane.concurrent += concurrent
 
-    def finish(self, channel: str | None, *, companion: bool = False) -> None:
+    def finish(self, channel: str | None, *, concurrent: bool = False) -> None:
         """An action is over. Afterwards `next` has to be asked until it gives None."""
         self.pending -= 1
         if channel is not None:
             lane = self._lanes[channel]
             lane.running -= 1
-            lane.companions -= companion
+            lane.concurrent -= concurrent
 
     def next(self, channel: str) -> Step | None:
         """The channel's next step, if those on their way let it in; the lane is given up when it is empty."""
@@ -70,8 +70,8 @@ class Turns(Generic[Step]):
             if not lane.running:
                 del self._lanes[channel]
             return None
-        step, companion = lane.waiting[0]
-        if not lane.lets_in(companion=companion):
+        step, concurrent = lane.waiting[0]
+        if not lane.lets_in(concurrent=concurrent):
             return None
         self.pending -= 1
         lane.waiting.popleft()

@@ -1,7 +1,7 @@
 {{/* Values that contradict one another, which the schema cannot see. All are reported at once, each with its remedy. */}}
 
 {{- define "starling.checks" -}}
-{{- $problems := print (include "starling.timeProblems" .) (include "starling.secretProblems" .) (include "starling.brokerProblems" .) (include "starling.podProblems" .) (include "starling.entranceProblems" .) (include "starling.channelProblems" .) -}}
+{{- $problems := print (include "starling.timeProblems" .) (include "starling.secretProblems" .) (include "starling.brokerProblems" .) (include "starling.podProblems" .) (include "starling.routeProblems" .) (include "starling.channelProblems" .) -}}
 {{- if $problems -}}
 {{- fail (print "these values cannot be used:" $problems) -}}
 {{- end -}}
@@ -119,7 +119,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- define "starling.entranceProblems" -}}
+{{- define "starling.routeProblems" -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
 {{- print "\n- " "ingress.enabled without ingress.hosts: name at least one host" -}}
 {{- end -}}

@@ -9,8 +9,8 @@
 {{- define "starling.replicasMark" -}}starling/replicas-by{{- end -}}
 
 {{/* The Deployment's `replicas`; empty where an autoscaler has it. A field that a revision had and the next one has not
-     is removed by Helm 3, and Kubernetes then runs one pod. So `replicas` stays away where it was never written (the
-     mark tells), and is written, as it is in the cluster, where it may have been: after autoscaling was switched on. */}}
+     is removed by Helm 3, and Kubernetes then runs one pod. So `replicas` stays away where it was never written (see the
+     mark), and is written, as it is in the cluster, where it may have been: after autoscaling was switched on. */}}
 {{- define "starling.replicas" -}}
 {{- if include "starling.autoscaled" . -}}
 {{- $live := lookup "apps/v1" "Deployment" (include "starling.namespace" .) (include "starling.fullname" .) -}}

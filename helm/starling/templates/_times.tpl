@@ -1,17 +1,17 @@
-{{/* The times of a pod's end, which must fit into one another, and the numbers of pods that they are multiplied by. */}}
+{{/* The times of a pod's stop, which must fit into one another, and the numbers of pods that multiply them. */}}
 
-{{/* Connections that a pod holds at most; 0 where only its open files bound them. */}}
+{{/* The maximum of connections of a pod; 0 where only its open files limit them. */}}
 {{- define "starling.capacity" -}}
 {{- mul (default 0 .Values.settings.maxConnections | int) (default 1 .Values.settings.workers | int) -}}
 {{- end -}}
 
-{{/* Seconds within which a pod lets its clients go: as set, else what a full one takes at the pace, 20 to 3600. */}}
+{{/* Seconds within which a pod drains: as set, else what a full pod takes at the drain rate, 20 to 3600. */}}
 {{- define "starling.drainSeconds" -}}
 {{- if kindIs "invalid" .Values.settings.drainSeconds -}}
-{{- $pace := .Values.settings.drainRate | float64 -}}
-{{- $atPace := 0 -}}
-{{- if gt $pace 0.0 }}{{ $atPace = divf (include "starling.capacity" . | int) $pace | ceil | int }}{{ end -}}
-{{- min 3600 (max 20 $atPace) -}}
+{{- $rate := .Values.settings.drainRate | float64 -}}
+{{- $atRate := 0 -}}
+{{- if gt $rate 0.0 }}{{ $atRate = divf (include "starling.capacity" . | int) $rate | ceil | int }}{{ end -}}
+{{- min 3600 (max 20 $atRate) -}}
 {{- else -}}
 {{- .Values.settings.drainSeconds -}}
 {{- end -}}

@@ -82,7 +82,7 @@ async def test_a_listener_that_only_postgresql_lost_is_noticed_by_the_count(
         await here.broker.stop()
 
 
-async def test_links_that_fail_while_a_probe_hears_itself_are_told_as_deaf(
+async def test_links_that_fail_while_a_probe_works_are_reported_as_unresponsive(
     redis_server: RedisServer, opener: Opener
 ) -> None:
     async with Proxy(redis_server.port) as proxy:
@@ -105,7 +105,7 @@ async def test_links_that_fail_while_a_probe_hears_itself_are_told_as_deaf(
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
-async def test_while_the_server_is_away_nobody_is_deaf(redis_server: RedisServer, opener: Opener, fault: str) -> None:
+async def test_while_the_server_is_away_no_link_counts_as_unresponsive(redis_server: RedisServer, opener: Opener, fault: str) -> None:
     here = await opener(redis_server.url)
     await asyncio.to_thread(getattr(redis_server, fault))
 

@@ -120,7 +120,7 @@ def test_the_public_service_takes_what_a_cluster_s_network_is_tuned_by() -> None
     assert "clusterIP" not in internal
 
 
-def test_no_entrance_is_opened_by_default() -> None:
+def test_no_route_is_open_by_default() -> None:
     objects = render()
     assert objects.of("Ingress") + objects.of("HTTPRoute") + objects.of("Certificate") == []
     assert {service["spec"]["type"] for service in objects.of("Service")} == {"ClusterIP"}
