@@ -105,7 +105,9 @@ async def test_links_that_fail_while_a_probe_works_are_reported_as_unresponsive(
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
-async def test_while_the_server_is_away_no_link_counts_as_unresponsive(redis_server: RedisServer, opener: Opener, fault: str) -> None:
+async def test_while_the_server_is_away_no_link_counts_as_unresponsive(
+    redis_server: RedisServer, opener: Opener, fault: str
+) -> None:
     here = await opener(redis_server.url)
     await asyncio.to_thread(getattr(redis_server, fault))
 

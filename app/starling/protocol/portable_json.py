@@ -90,9 +90,9 @@ def _has_long_number(text: bytes) -> bool:
 
 def _has_long_run(text: bytes) -> bool:
     """Whether over NUMBER_LIMIT characters of numbers follow each other; each such run has one of those looked at."""
-    for place in range(NUMBER_LIMIT, len(text), NUMBER_LIMIT):
-        if text[place] in _OF_NUMBERS:
-            before, after = text[place - NUMBER_LIMIT : place], text[place : place + NUMBER_LIMIT + 1]
+    for index in range(NUMBER_LIMIT, len(text), NUMBER_LIMIT):
+        if text[index] in _OF_NUMBERS:
+            before, after = text[index - NUMBER_LIMIT : index], text[index : index + NUMBER_LIMIT + 1]
             run = len(before) - len(before.rstrip(_OF_NUMBERS)) + len(after) - len(after.lstrip(_OF_NUMBERS))
             if run > NUMBER_LIMIT:
                 return True
