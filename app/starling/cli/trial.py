@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import MutableMapping
+from typing import Any
 
 from starling import __version__
 from starling.auth.issue import issue_connection_token
@@ -26,7 +27,7 @@ def prepare_trial(environment: MutableMapping[str, str]) -> None:
     if not {"STARLING_API_KEYS", "STARLING_API_KEYS_FILE"} & environment.keys():
         environment["STARLING_API_KEYS"] = secrets.token_hex(24)
     claims = {"aud": environment.get("STARLING_TOKEN_AUDIENCE"), "iss": environment.get("STARLING_TOKEN_ISSUER")}
-    given = {name: value for name, value in claims.items() if value}
+    given: dict[str, Any] = {name: value for name, value in claims.items() if value}
     token = issue_connection_token(secret, USER, TOKEN_SECONDS, channels=[CHANNEL], **given)
     _print(environment, secret, token)
 
