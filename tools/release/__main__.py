@@ -50,7 +50,7 @@ def release(asked: argparse.Namespace) -> None:
     """Make everything that belongs to a release. Raises ReleaseError where it cannot go on."""
     output: Path = asked.output
     output.mkdir(parents=True, exist_ok=True)
-    for old in output.iterdir():
+    for old in filter(Path.is_file, output.iterdir()):
         old.unlink()
     registry = Registry(asked.registry.rstrip("/"), asked.plain_http)
     origin = Origin(asked.project_url.rstrip("/"), __version__)

@@ -21,7 +21,8 @@ def sbom(listing: str, name: str, version: str, created: str) -> str:
     """The document for what LISTING printed. `created` is a time in ISO 8601; equal input gives an equal document."""
     held = json.loads(listing)
     components = [
-        _component("library", *each, f"pkg:pypi/{_python_name(each[0])}@{each[1]}") for each in held["python"]
+        _component("library", package, number, f"pkg:pypi/{_python_name(package)}@{number}")
+        for package, number in held["python"]
     ]
     components += [
         _component("library", package, number, f"pkg:deb/debian/{package}@{quote(number)}?arch={architecture}")
