@@ -9,6 +9,8 @@ from pydantic import SecretStr
 
 from starling.auth.compact import MAX_TOKEN_BYTES
 from starling.brokers.link import MAX_EVENTS
+from starling.client.commands.history import ANSWER_BYTES
+from starling.client.commands.presence import MEMBERS
 from starling.client.node_commands import CHANNELS_LIMIT
 from starling.engine.capture import CAPTURE_SECONDS, CAPTURES_LIMIT, FRAMES_WAITING
 from starling.engine.channels import NAME_LENGTH
@@ -37,6 +39,8 @@ ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLE[
 SERVER: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(ServerOptions)}
 FIXED = {
     "commands in one frame": COMMANDS_PER_FRAME,
+    "data in a history answer to a client, beyond the first publication": ANSWER_BYTES,
+    "clients in a presence answer to a client": MEMBERS,
     "errors caused by a connection in a minute": SessionLimits().errors_per_minute,
     "levels of JSON": NESTING_LIMIT,
     "characters of a number in JSON": NUMBER_LIMIT,

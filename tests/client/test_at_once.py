@@ -39,7 +39,7 @@ class Told(NoLifecycle):
     def subscribed(self, client: str, user: str, channel: str) -> None:
         self.events.append(("subscribed", user, channel))
 
-    def unsubscribed(self, client: str, user: str, channel: str) -> None:
+    def unsubscribed(self, client: str, user: str, channel: str, *, unused: bool = False) -> None:
         self.events.append(("unsubscribed", user, channel))
 
 

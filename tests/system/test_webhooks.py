@@ -165,3 +165,47 @@ async def test_a_stop_tells_the_clients_that_were_let_go(starling: Starling, rec
     assert sorted(vacated) == sorted(["news", *(f"#u{number}" for number in range(len(entered)))])
     for client, _ in entered:
         await client.close()
+
+
+@pytest.mark.parametrize("content", [True, False])
+async def test_a_client_that_subscribes_and_leaves_at_once_is_reported_if_it_got_content(
+    redis_server: RedisServer, receiver: WebhookReceiver, tmp_path: Path, content: bool
+) -> None:
+    channels = tmp_path / "kept.yaml"
+    channels.write_text(
+        "default: {allow_subscribe_for_client: true, allow_publish_for_client: true, allow_history_for_client: true, "
+        "history_size: 9, history_ttl: 60s}\n"
+    )
+    environment = {
+        "STARLING_TOKEN_HMAC_SECRET": SECRET,
+        "STARLING_CHANNELS_FILE": str(channels),
+        "STARLING_BROKER_URL": redis_server.limited_url,
+        "STARLING_WORKERS": "1",
+        "STARLING_WEBHOOK_URL": receiver.url,
+        "STARLING_WEBHOOK_SECRET": WEBHOOK_SECRET,
+    }
+    with Starling(environment) as starling:
+        writer, _ = await enter(starling, "writer", "quiet")
+        for number in range(3):
+            await writer.send(json.dumps({"id": 10 + number, "publish": {"channel": "kept", "data": number}}))
+            assert "publish" in json.loads(await writer.recv())
+        spy, _ = await enter(starling, "spy")
+        request = {"channel": "kept"} | ({"recover": True, "offset": 0, "epoch": ""} if content else {})
+        await spy.send(
+            json.dumps({"id": 2, "subscribe": request})
+            + "\n"
+            + json.dumps({"id": 3, "unsubscribe": {"channel": "kept"}})
+        )
+        replies: list[dict[str, object]] = []
+        while len(replies) < 2:
+            replies += [json.loads(line) for line in str(await spy.recv()).splitlines()]
+        assert ("publications" in str(replies[0])) is content
+        await spy.close()
+        await until(lambda: any(event["event"] == "disconnect" for event in receiver.events))
+        await writer.close()
+    seen = [event["event"] for event in receiver.events if event.get("user") == "spy"]
+    if content:
+        assert seen == ["connect", "subscribe", "unsubscribe", "disconnect"]
+    else:
+        # Both or neither: they cancel each other where the first had not left yet.
+        assert seen in (["connect", "disconnect"], ["connect", "subscribe", "unsubscribe", "disconnect"])

@@ -86,9 +86,16 @@ class Memberships:
         Its connection has the answer ready.
         """
         subscriber = Subscriber(connection, channel, _answered_already)
+        # The reply is the next frame.
+        subscriber.frames = connection.sent + 1
         self._by_channel[channel] = Membership(subscriber, grant)
         self._engine.metrics.subscriptions[namespace_of(channel)] += 1
         self._engine.subscriptions.join_heard(subscriber)
+
+    def note_answered(self, channel: str, frames: int) -> None:
+        """Note how many `frames` the client had got with its answer, which brought it no publications."""
+        if (membership := self._by_channel.get(channel)) is not None:
+            membership.subscriber.frames = frames
 
     def watch(self, receiver: Receiver, request: SubscribeRequest, options: ChannelOptions) -> None:
         """Have the client get joins and leaves of the channel, where it asked for them or the options force them."""

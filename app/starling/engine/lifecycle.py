@@ -1,10 +1,10 @@
-"""The contract of lifecycle events: somebody outside is told which real-time clients come and go, and into what."""
+"""The contract of lifecycle events: which clients connect and disconnect, subscribe and unsubscribe."""
 
 from typing import Protocol
 
 
 class Lifecycle(Protocol):
-    """Told of each client when it happens, in order; the calls between `start` and `stop` return at once.
+    """Gets each event of a client when it happens, in order; the calls between `start` and `stop` return at once.
 
     `client` is the connection's id, `user` is empty for an anonymous one. Every `disconnected` follows a
     `connected`, and every `unsubscribed` a `subscribed`, of the same client.
@@ -14,23 +14,23 @@ class Lifecycle(Protocol):
         """Begin to work as node `node`, on the running event loop."""
 
     async def stop(self) -> None:
-        """Tell what is left, within seconds."""
+        """Send what is left, within seconds."""
 
     def connected(self, client: str, user: str) -> None:
-        """A client was let in and answered."""
+        """A client is connected and has its answer."""
 
     def disconnected(self, client: str, user: str, code: int, reason: str) -> None:
         """A client is gone, and is in no channel any more."""
 
     def subscribed(self, client: str, user: str, channel: str) -> None:
-        """A client is in a channel and was answered."""
+        """A client is in a channel and has its answer."""
 
-    def unsubscribed(self, client: str, user: str, channel: str) -> None:
-        """A client is in a channel no longer, whoever ended it."""
+    def unsubscribed(self, client: str, user: str, channel: str, *, unused: bool = False) -> None:
+        """A client is in a channel no longer, whoever ended it; `unused`: it got nothing in between."""
 
 
 class NoLifecycle:
-    """Tells nobody."""
+    """Reports to nobody."""
 
     def start(self, node: str) -> None:
         """Do nothing."""
@@ -47,5 +47,5 @@ class NoLifecycle:
     def subscribed(self, client: str, user: str, channel: str) -> None:
         """Do nothing."""
 
-    def unsubscribed(self, client: str, user: str, channel: str) -> None:
+    def unsubscribed(self, client: str, user: str, channel: str, *, unused: bool = False) -> None:
         """Do nothing."""

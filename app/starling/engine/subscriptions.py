@@ -27,12 +27,14 @@ class Subscriber:
     when the client has gone meanwhile.
     """
 
-    __slots__ = ("_answer", "answered", "channel", "created", "receiver")
+    __slots__ = ("_answer", "answered", "channel", "created", "frames", "receiver")
 
     def __init__(self, receiver: Receiver, channel: str, answer: Callable[[Joined], bool]) -> None:
         self.receiver = receiver
         self.channel = channel
         self.answered = False
+        self.frames = -1
+        """The frames that the client had got when it was answered; -1: unknown, or the answer held publications."""
         self.created = False
         """Whether nobody had used the channel before."""
         self._answer = answer

@@ -1,17 +1,17 @@
-"""Webhooks: a backend is posted in batches who comes and goes, and which channels have anybody in them."""
+"""Webhooks: a backend gets in batches which clients connect and subscribe, and which channels have subscribers."""
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Collection
 from contextlib import suppress
 
 import msgspec
 import structlog
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
 from starling.engine.occupancy import Occupancy, OccupiedChannels
 from starling.telemetry.metrics import Metrics
+from starling.web.webhook_queue import WebhookEvent, WebhookQueue
 from starling.web.webhook_sender import Receiver, WebhookSender
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.webhooks")
@@ -23,22 +23,8 @@ _GATHER_SECONDS = 0.1
 _STOP_SECONDS = 3.0
 
 
-class WebhookEvent(Struct):
-    """One event as its receiver reads it. `time` in milliseconds since 1970; fields that do not apply are left out."""
-
-    id: str
-    event: str
-    time: int
-    channel: str | UnsetType = UNSET
-    user: str | UnsetType = UNSET
-    client: str | UnsetType = UNSET
-    code: int | UnsetType = UNSET
-    reason: str | UnsetType = UNSET
-    revision: int | UnsetType = UNSET
-
-
 class Webhooks:
-    """Implements starling.engine.lifecycle.Lifecycle: queues what it is told, and has it delivered in that order."""
+    """Implements starling.engine.lifecycle.Lifecycle: queues events and delivers them in their order."""
 
     def __init__(
         self,
@@ -49,19 +35,20 @@ class Webhooks:
         *,
         queue_events: int = QUEUE_EVENTS,
     ) -> None:
-        """`events` are the kinds that are wanted; without `occupancy` channels are not told of."""
+        """`events` are the kinds that are sent; without `occupancy` none of channels."""
         self._receiver = receiver
         self._events = frozenset(events)
         self._occupancy = occupancy if self._events & {"occupied", "vacated"} else None
         self._metrics = metrics
         self._queue_events = queue_events
-        self._queue: deque[WebhookEvent] = deque()
+        self._queue = WebhookQueue(queue_events)
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._node = ""
         self._count = 0
         self._overflowing = False
+        self._sending = 0
         self._channels: OccupiedChannels | None = None
         self._sender: WebhookSender | None = None
         self._delivering: asyncio.Task[None] | None = None
@@ -77,8 +64,8 @@ class Webhooks:
         if self._occupancy is not None:
             self._channels = OccupiedChannels(
                 self._occupancy,
-                on_occupied=lambda channel, revision: self._tell("occupied", channel=channel, revision=revision),
-                on_vacated=lambda channel, revision: self._tell("vacated", channel=channel, revision=revision),
+                on_occupied=lambda channel, revision: self._add("occupied", channel=channel, revision=revision),
+                on_vacated=lambda channel, revision: self._add("vacated", channel=channel, revision=revision),
             )
             self._occupying = asyncio.create_task(self._channels.run(), name="occupancy")
 
@@ -105,26 +92,27 @@ class Webhooks:
     # What happens
 
     def connected(self, client: str, user: str) -> None:
-        """Tell of a client that was let in."""
-        self._tell("connect", client, user)
+        """Queue the event of a client that connected."""
+        self._add("connect", client, user)
 
     def disconnected(self, client: str, user: str, code: int, reason: str) -> None:
-        """Tell of a client that is gone."""
-        self._tell("disconnect", client, user, code=code, reason=reason)
+        """Queue the event of a client that has gone."""
+        self._add("disconnect", client, user, code=code, reason=reason)
 
     def subscribed(self, client: str, user: str, channel: str) -> None:
-        """Tell of a client that is in a channel."""
-        self._tell("subscribe", client, user, channel=channel)
+        """Queue the event of a client that is in a channel."""
+        self._add("subscribe", client, user, channel=channel)
         if self._channels is not None:
             self._channels.enter(channel)
 
-    def unsubscribed(self, client: str, user: str, channel: str) -> None:
-        """Tell of a client that left a channel."""
-        self._tell("unsubscribe", client, user, channel=channel)
+    def unsubscribed(self, client: str, user: str, channel: str, *, unused: bool = False) -> None:
+        """Queue the event of a client that left a channel, or take back that it came where it left with nothing."""
+        if not (unused and self._take_back(client, channel)):
+            self._add("unsubscribe", client, user, channel=channel)
         if self._channels is not None:
             self._channels.leave(channel)
 
-    def _tell(
+    def _add(
         self,
         kind: str,
         client: str | UnsetType = UNSET,
@@ -137,15 +125,6 @@ class Webhooks:
     ) -> None:
         if kind not in self._events:
             return
-        if self._metrics.webhook_queue >= self._queue_events:
-            self._metrics.webhook_events["dropped"] += 1
-            if not self._overflowing:
-                self._overflowing = True
-                log.error(
-                    "webhook_queue_full", events=self._queue_events, remedy="the receiver is away or slow: see to it"
-                )
-            return
-        self._overflowing = False
         self._count += 1
         event = WebhookEvent(
             id=f"{self._node}-{self._count}",
@@ -158,10 +137,25 @@ class Webhooks:
             reason=reason,
             revision=revision,
         )
-        self._queue.append(event)
-        self._metrics.webhook_queue += 1
+        dropped = self._queue.add(event)
+        self._note_dropped(dropped)
+        self._metrics.webhook_queue = len(self._queue) + self._sending
         self._idle.clear()
         self._arrived.set()
+
+    def _take_back(self, client: str, channel: str) -> bool:
+        if "unsubscribe" not in self._events or not self._queue.cancel_subscribe(client, channel):
+            return False
+        self._metrics.webhook_queue = len(self._queue) + self._sending
+        if not self._metrics.webhook_queue:
+            self._idle.set()
+        return True
+
+    def _note_dropped(self, dropped: int) -> None:
+        self._metrics.webhook_events["dropped"] += dropped
+        if dropped and not self._overflowing:
+            log.error("webhook_queue_full", events=self._queue_events, remedy="the receiver is away or slow: see to it")
+        self._overflowing = bool(dropped)
 
     # Delivery
 
@@ -171,15 +165,19 @@ class Webhooks:
             await self._arrived.wait()
             if len(self._queue) < BATCH_EVENTS:
                 await asyncio.sleep(_GATHER_SECONDS)
-            batch = [self._queue.popleft() for _ in range(min(BATCH_EVENTS, len(self._queue)))]
+            batch = self._queue.take(BATCH_EVENTS)
             if not self._queue:
                 self._arrived.clear()
+            if not batch:
+                continue
+            self._sending = len(batch)
             try:
                 taken = await sender.send(encode({"events": batch}))
             except Exception:
                 log.exception("webhook_failed")
                 taken = False
-            self._metrics.webhook_queue -= len(batch)
+            self._sending = 0
+            self._metrics.webhook_queue = len(self._queue)
             self._metrics.webhook_events["delivered" if taken else "failed"] += len(batch)
             if not self._metrics.webhook_queue:
                 self._idle.set()

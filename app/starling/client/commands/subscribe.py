@@ -15,7 +15,7 @@ from starling.engine.follower import Joined
 from starling.engine.subscriptions import Subscriber
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
-from starling.protocol.decisions import Decision, EndSubscription
+from starling.protocol.decisions import Decision, EndSubscription, Write
 from starling.protocol.decisions import Subscribe as SubscribeAction
 from starling.protocol.messages import NO_PAYLOAD, SubscribeResult
 from starling.protocol.session import SessionState
@@ -95,10 +95,21 @@ class Subscribe(Command):
             return False
         client.memberships.watch(client, request, grant.options)
         ttl = ttl_until(grant.expires_at)
-        client.carry_out(session.subscribed(action, result, now, ttl=ttl, chan_info=grant.info))
+        decisions = session.subscribed(action, result, now, ttl=ttl, chan_info=grant.info)
+        if not isinstance(decisions[0], Write):
+            # It ended before it began: the token is over, or the client has gone.
+            client.carry_out(decisions)
+            return False
+        client.carry_out(decisions[:1])
+        # Before the commands that waited for it: one of them may end it, and what the client got must be known.
+        lifecycle = self._engine.lifecycle
+        lifecycle.subscribed(client.id, client.user, action.channel)
+        if not result.publications:
+            client.memberships.note_answered(action.channel, client.sent)
+        client.carry_out(decisions[1:])
         entered = action.channel in session.subscriptions
-        if entered:
-            self._engine.lifecycle.subscribed(client.id, client.user, action.channel)
+        if not entered:
+            lifecycle.unsubscribed(client.id, client.user, action.channel)
         return entered
 
 
@@ -114,7 +125,8 @@ class Unsubscribe(Command):
         """Cut the channel off; None where the client was not in it."""
         membership = client.memberships.drop(action.channel)
         if membership is not None and client.announced and membership.subscriber.answered:
-            self._engine.lifecycle.unsubscribed(client.id, client.user, action.channel)
+            unused = membership.subscriber.frames == client.sent
+            self._engine.lifecycle.unsubscribed(client.id, client.user, action.channel, unused=unused)
         return membership
 
     def try_now(
