@@ -31,7 +31,6 @@ from starling.engine.history import History
 from starling.engine.recent import MemoryBudget
 from starling.engine.stream import Stream, StreamOptions, StreamStats, check_positions
 from starling.protocol.messages import Publication
-from starling.telemetry.tracing import TraceContext
 from tests.support.services import RedisServer
 from tests.support.virtual_time import run_in_virtual_time
 
@@ -335,9 +334,9 @@ class Process:
 
     # The hub
 
-    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
+    def broadcast(self, channel: str, entry: StreamEntry) -> None:
         for client in self.live[channel]:
-            client.push(publication)
+            client.push(entry.publication)
 
     def enter(self, channel: str, subscriber: Client) -> None:
         self.live[channel].add(subscriber)

@@ -325,9 +325,9 @@ class Process(Party):
         if state is LinkState.UP and len(self.links) > 2:
             self.checks.add(asyncio.ensure_future(check_positions(self.history, [self.stream], in_flight=0)))
 
-    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
+    def broadcast(self, channel: str, entry: StreamEntry) -> None:
         for subscriber in self.live:
-            subscriber.got.append(bytes(publication.data))
+            subscriber.got.append(bytes(entry.publication.data))
 
     def enter(self, channel: str, subscriber: Subscriber) -> None:
         self.live.add(subscriber)

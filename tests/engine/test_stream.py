@@ -14,7 +14,6 @@ from starling.engine.follower import Joined
 from starling.engine.recent import MemoryBudget
 from starling.engine.stream import HEAL_ENTRIES, RETRY_FIRST, Stream, StreamOptions, StreamStats, check_positions
 from starling.protocol.messages import Publication
-from starling.telemetry.tracing import TraceContext
 
 DEADLINE = 10.0
 CHANNEL = "news"
@@ -90,11 +89,11 @@ class Hub:
         self.live: list[Subscriber] = []
         self.failing = False
 
-    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
+    def broadcast(self, channel: str, entry: StreamEntry) -> None:
         if self.failing:
             raise RuntimeError("so the test wants it")
         for subscriber in self.live:
-            subscriber.got.append(int(bytes(publication.data)))
+            subscriber.got.append(int(bytes(entry.publication.data)))
 
     def enter(self, channel: str, subscriber: "Subscriber") -> None:
         self.live.append(subscriber)

@@ -53,6 +53,8 @@ def test_every_field_that_may_hold_a_secret_is_among_those_above() -> None:
     kinds = [kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, msgspec.Struct)]
     suspicious = re.compile("token|secret|password|header|cookie|auth|key")
     found = {(kind.__name__, field.name) for kind in kinds for field in fields(kind) if suspicious.search(field.name)}
+    # The name of a tag.
+    found.discard(("FilterNode", "key"))
 
     assert found == {
         ("ConnectRequest", "token"),

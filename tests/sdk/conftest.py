@@ -50,6 +50,28 @@ namespaces:
     force_recovery_mode: cache
     allow_subscribe_for_client: true
     allow_publish_for_client: true
+  delta:
+    history_size: 100
+    history_ttl: 5m
+    force_recovery: true
+    allow_subscribe_for_client: true
+    allowed_delta_types: [fossil]
+    delta_publish: true
+  tagged:
+    history_size: 100
+    history_ttl: 5m
+    force_recovery: true
+    allow_subscribe_for_client: true
+    allow_history_for_subscriber: true
+    allow_tags_filter: true
+  tagcache:
+    history_size: 10
+    history_ttl: 5m
+    force_recovery: true
+    force_recovery_mode: cache
+    allow_subscribe_for_client: true
+    allow_tags_filter: true
+  compact: {allow_subscribe_for_client: true, allow_publish_for_client: true, allow_channel_compaction: true}
   presence:
     presence: true
     join_leave: true

@@ -137,7 +137,15 @@ def test_the_example_of_namespaces_is_a_good_configuration() -> None:
 
 def test_every_option_of_channels_is_in_the_table_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", CHANNELS, re.MULTILINE))
-    written = {"False": "off", "0": "0", "": "none", str(30 * 86400): "30d", "stream": "`stream`"}
+    written = {
+        "False": "off",
+        "0": "0",
+        "": "none",
+        str(30 * 86400): "30d",
+        "stream": "`stream`",
+        "()": "none",
+        "json": "`json`",
+    }
     expected = {name: written[str(field.default)] for name, field in ChannelOptions.model_fields.items()}
     assert rows == expected
 

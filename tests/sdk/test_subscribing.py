@@ -225,10 +225,10 @@ async def test_an_expired_token_in_the_handshake_is_told_as_such(open_client: Op
     await client.error(109)
 
 
-async def test_a_filter_by_tags_is_refused_rather_than_ignored(open_client: OpenClient) -> None:
+async def test_a_filter_by_tags_is_refused_where_the_namespace_does_not_allow_it(open_client: OpenClient) -> None:
     client = await open_client(user())
     await client.connected()
-    assert await refused(client, "open:tickers", SubscriptionOptions(ticker="AAPL")) == 108
+    assert await refused(client, "open:tickers", SubscriptionOptions(ticker="AAPL")) == 107
 
 
 async def test_who_asks_for_differences_gets_whole_publications(open_client: OpenClient, room: str) -> None:

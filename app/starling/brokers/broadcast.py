@@ -87,7 +87,9 @@ class BroadcastBroker:
         """Send to all processes. Raises BrokerUnavailable, PublicationTooLarge, and ValueError for kept history."""
         self.refuse_keeping(options)
         now = int(time.time() * 1000)
-        message = envelope.encode_publication(envelope.encode_body(publication, now, options.trace))
+        message = envelope.encode_publication(
+            envelope.encode_body(publication, now, options.trace, delta=options.delta)
+        )
         try:
             self.check_size(channel, len(message), len(publication.data))
         except PublicationTooLarge:

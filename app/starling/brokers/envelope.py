@@ -31,6 +31,7 @@ class _Meta(msgspec.Struct, omit_defaults=True):
     tags: dict[str, str] | None = None
     traceparent: str = ""
     tracestate: str = ""
+    delta: bool = False
 
 
 _decode_meta = msgspec.json.Decoder(_Meta).decode
@@ -58,14 +59,17 @@ class Leave:
 Envelope = StreamEntry | Join | Leave
 
 
-def encode_body(publication: Publication, time: int, trace: TraceContext | None = None) -> bytes:
+def encode_body(
+    publication: Publication, time: int, trace: TraceContext | None = None, *, delta: bool = False
+) -> bytes:
     """The part of a publication's envelope that a history stream stores; `time` in milliseconds since 1970.
 
-    With `trace` it is for those who are there now.
+    With `trace` or `delta` it is for the subscribers of this moment.
     """
-    if publication.info is None and not publication.tags and trace is None:
+    if publication.info is None and not publication.tags and trace is None and not delta:
         return b"%d 0\n%b" % (time, publication.data)
-    meta = _encode(_Meta(publication.info, publication.tags or None, *(trace or ())))
+    traceparent, tracestate = trace or ("", "")
+    meta = _encode(_Meta(publication.info, publication.tags or None, traceparent, tracestate, delta))
     return b"%d %d\n%b%b" % (time, len(meta), meta, publication.data)
 
 
@@ -104,7 +108,7 @@ def decode_body(body: bytes, offset: int) -> Publication:
     """Read what a history stream stored at `offset`. Raises MalformedEnvelope."""
     try:
         line, rest = body.split(b"\n", 1)
-        return _publication(line, rest, offset)[0]
+        return _read(line, rest, offset).publication
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise MalformedEnvelope(f"a stored publication that does not parse: {type(error).__name__}") from None
 
@@ -115,17 +119,17 @@ def _decode_publication(envelope: bytes) -> StreamEntry:
     position, before = int(offset), int(previous)
     if kind != b"p" or not epoch or not 0 <= position < _GREATEST or not 0 <= before < _GREATEST:
         raise MalformedEnvelope
-    publication, trace = _publication(line, rest, position)
-    return StreamEntry(publication, before, "" if epoch == b"-" else epoch.decode("ascii"), trace)
+    return _read(line, rest, position, before, "" if epoch == b"-" else epoch.decode("ascii"))
 
 
-def _publication(line: bytes, rest: bytes, offset: int) -> tuple[Publication, TraceContext | None]:
+def _read(line: bytes, rest: bytes, offset: int, previous: int = 0, epoch: str = "") -> StreamEntry:
     stamp, length = line.split(b" ")
     time, end = int(stamp), int(length)
     if not 0 <= time < _GREATEST or not 0 <= end <= len(rest):
         raise MalformedEnvelope
     if end == 0:
-        return Publication(msgspec.Raw(rest), offset=offset, time=time), None
+        return StreamEntry(Publication(msgspec.Raw(rest), offset=offset, time=time), previous, epoch)
     meta = _decode_meta(rest[:end])
     publication = Publication(msgspec.Raw(rest[end:]), info=meta.info, offset=offset, tags=meta.tags, time=time)
-    return publication, TraceContext(meta.traceparent, meta.tracestate) if meta.traceparent else None
+    trace = TraceContext(meta.traceparent, meta.tracestate) if meta.traceparent else None
+    return StreamEntry(publication, previous, epoch, trace, meta.delta)

@@ -9,6 +9,7 @@ from starling.engine.channels import ChannelOptions
 from starling.engine.token_facts import TokenFacts
 from starling.protocol.codes import CommandRefused
 from starling.protocol.messages import NO_PAYLOAD, ConnectRequest, SubscribeRequest
+from starling.protocol.tags_filter import TagsFilter
 
 
 # Structs, since each is made once or twice a connect: a frozen dataclass takes ten times as long.
@@ -18,6 +19,7 @@ class Grant(Struct, frozen=True):
     `options` are the channel's, with what a token overrides. `info` is shown to others in the channel, `data` goes to
     the client with the subscription. `expires_at` in seconds since 1970; None never ends. `recover` lets the client
     recover even where its reading of history is not allowed. `token` is the subscription token that it came by.
+    `filter`: the client gets only publications whose tags match; its own filter can narrow that, and never widen it.
     """
 
     options: ChannelOptions
@@ -26,6 +28,7 @@ class Grant(Struct, frozen=True):
     expires_at: float | None = None
     recover: bool = False
     token: TokenFacts | None = None
+    filter: TagsFilter | None = None
 
 
 class Identity(Struct, frozen=True):

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
+import msgspec
 import structlog
 from msgspec import Raw
 from msgspec.structs import replace
@@ -16,11 +17,12 @@ from starling.engine.channels import ChannelOptions
 from starling.engine.engine import Engine
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import WRITE_ERROR, Frame
+from starling.engine.view import ViewEncoder
 from starling.protocol import codes
 from starling.protocol.codec import Codec
 from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codec_protobuf import ProtobufCodec
-from starling.protocol.codes import Disconnect, Error, Unsubscribe
+from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
 from starling.protocol.decisions import Decision
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Push, Reply, SubscribeRequest
 from starling.protocol.session import Session, SessionLimits
@@ -69,6 +71,7 @@ class ClientConnection(Connection):
     )
 
     codec: ClassVar[Codec]
+    encoder: ViewEncoder
 
     def __init__(self, executor: Executor, handshake: Handshake) -> None:
         """`handshake`: what is known of the client at its upgrade."""
@@ -261,17 +264,35 @@ class ClientConnection(Connection):
 class JsonPushes:
     """Encodes pushes as text frames of JSON."""
 
+    carries_channel_ids = True
+
     def encode_push(self, push: Push) -> Frame:
         """One push as a text frame."""
         return Frame(JSON.encode(Reply(push=push)), text=True)
 
+    def delta_payload(self, payload: bytes) -> Raw:
+        """A JSON string of the payload's text."""
+        try:
+            return Raw(msgspec.json.encode(payload.decode()))
+        except UnicodeDecodeError:
+            raise CommandRefused(codes.DISCONNECT_INAPPROPRIATE_PROTOCOL) from None
+
 
 class ProtobufPushes:
-    """Encodes pushes as binary frames of Protobuf."""
+    """Encodes pushes as binary frames of Protobuf.
+
+    The JavaScript SDK (5.8) compares the 64-bit numbers of Protobuf by identity, so it never finds a channel by its id.
+    """
+
+    carries_channel_ids = False
 
     def encode_push(self, push: Push) -> Frame:
         """One push as a binary frame."""
         return Frame(PROTOBUF.encode(Reply(push=push)), text=False)
+
+    def delta_payload(self, payload: bytes) -> Raw:
+        """The bytes as they are."""
+        return Raw(payload)
 
 
 class JsonConnection(ClientConnection):

@@ -13,7 +13,9 @@ from starling.engine.follower import Joined
 from starling.engine.receiver import Receiver
 from starling.engine.subscriptions import Subscriber
 from starling.engine.token_facts import TokenFacts
+from starling.engine.view import View
 from starling.protocol.messages import ClientInfo, SubscribeRequest
+from starling.protocol.tags_filter import TagsFilter
 
 
 class Membership(Struct, frozen=True):
@@ -59,11 +61,20 @@ class Memberships:
 
     # Entering
 
-    async def enter(self, subscriber: Subscriber, grant: Grant, info: ClientInfo, since: StreamPosition | None) -> None:
+    async def enter(
+        self,
+        subscriber: Subscriber,
+        grant: Grant,
+        info: ClientInfo,
+        since: StreamPosition | None,
+        *,
+        wanted: TagsFilter | None = None,
+    ) -> None:
         """Let the client into a channel, as others may know it by `info`, with what it missed since `since`.
 
         The subscriber is answered at the moment from which nothing will be missed; one that was not, be it by its own
-        refusal, is not in the channel. Raises BrokerUnavailable.
+        refusal, is not in the channel. `wanted` filters the newest publication of a cache channel. Raises
+        BrokerUnavailable.
         """
         engine, channel = self._engine, subscriber.channel
         latest = grant.options.force_recovery_mode == "cache"
@@ -72,7 +83,8 @@ class Memberships:
         engine.metrics.subscriptions[namespace_of(channel)] += 1
         try:
             await engine.presence.arrive(channel, info, grant.options)
-            await engine.subscriptions.join(subscriber, grant.options, since, latest=latest)
+            matches = None if wanted is None else wanted.matches
+            await engine.subscriptions.join(subscriber, grant.options, since, latest=latest, matches=matches)
         finally:
             # By now it may be another's: a client that was refused can be on its way in again.
             if not subscriber.answered and self._by_channel.get(channel) is membership:
@@ -80,7 +92,7 @@ class Memberships:
                 engine.presence.depart(channel, info.client)
                 engine.metrics.subscriptions[namespace_of(channel)] -= 1
 
-    def enter_heard(self, connection: Receiver, channel: str, grant: Grant) -> None:
+    def enter_heard(self, connection: Receiver, channel: str, grant: Grant, view: View | None = None) -> None:
         """Let the client at once into a channel that this process hears, without history, presence, joins and leaves.
 
         Its connection has the answer ready.
@@ -88,6 +100,7 @@ class Memberships:
         subscriber = Subscriber(connection, channel, _answered_already)
         # The reply is the next frame.
         subscriber.frames = connection.sent + 1
+        subscriber.view = view
         self._by_channel[channel] = Membership(subscriber, grant)
         self._engine.metrics.subscriptions[namespace_of(channel)] += 1
         self._engine.subscriptions.join_heard(subscriber)

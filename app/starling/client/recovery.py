@@ -26,7 +26,7 @@ def subscribe_result(request: SubscribeRequest, grant: Grant, joined: Joined, *,
         result.epoch, result.offset = joined.position.epoch, joined.position.offset
     # A client that asked must learn that it got nothing, also where there is no recovery at all.
     result.was_recovering = request.recover
-    cache = options.force_recovery_mode == "cache" and result.recoverable
+    cache = options.force_recovery_mode == "cache" and (result.recoverable or options.auto_cache_recover)
     if (request.recover and result.recoverable) or cache:
         result.recovered = joined.recovered
         result.publications = joined.publications

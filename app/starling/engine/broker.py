@@ -23,13 +23,15 @@ class StreamPosition:
 class StreamEntry(Struct, frozen=True):
     """One publication as a stream holds it; `previous` is the offset of the entry before it (0 for the first).
 
-    `trace` is only there when the broker tells it, and the publication belongs to a trace that is sampled.
+    `trace` is only there when the broker tells it, and the publication belongs to a trace that is sampled. `delta`:
+    readers that can apply patches may get it as one.
     """
 
     publication: Publication
     previous: int
     epoch: str
     trace: TraceContext | None = None
+    delta: bool = False
 
     @property
     def offset(self) -> int:
@@ -60,7 +62,7 @@ class PublishOptions:
     Two publishes with the same `idempotency_key` in one channel within 5 minutes are one: the second returns the
     position of the first and reaches nobody. In a channel with history, a publication whose `version` (from 1; 0: none)
     is not above the one that was kept last with the same `version_epoch` is dropped: it is neither kept nor sent, and
-    the position of the stream's top is returned. `trace` travels with what is sent, and is not kept.
+    the position of the stream's top is returned. `trace` and `delta` travel with what is sent; they are not kept.
     """
 
     history_size: int = 0
@@ -70,6 +72,7 @@ class PublishOptions:
     version: int = 0
     version_epoch: str = ""
     trace: TraceContext | None = None
+    delta: bool = False
 
 
 class BrokerUnavailable(Exception):

@@ -76,6 +76,12 @@ class ChannelOptions(BaseModel):
     allow_history_for_subscriber: bool = False
     allow_history_for_anonymous: bool = False
     allow_user_limited_channels: bool = False
+    allow_tags_filter: bool = False
+    # From a file it comes as a list.
+    allowed_delta_types: Annotated[tuple[Literal["fossil"], ...], Field(strict=False)] = ()
+    delta_publish: bool = False
+    allow_channel_compaction: bool = False
+    auto_cache_recover: bool = False
     channel_regex: str = ""
     publication_data_format: DataFormat = "json"
 
@@ -87,6 +93,12 @@ class ChannelOptions(BaseModel):
             raise ValueError("force_recovery needs history: set history_size and history_ttl")
         if self.force_positioning and not self.history_size:
             raise ValueError("force_positioning needs history: set history_size and history_ttl")
+        if self.allowed_delta_types and not self.history_size:
+            raise ValueError("allowed_delta_types needs history: set history_size and history_ttl")
+        if self.delta_publish and not self.allowed_delta_types:
+            raise ValueError("delta_publish needs readers that may have patches: set allowed_delta_types: [fossil]")
+        if self.auto_cache_recover and self.force_recovery_mode != "cache":
+            raise ValueError("auto_cache_recover is for cache channels: set force_recovery_mode: cache")
         if self.history_size and self.history_meta_ttl < self.history_ttl:
             raise ValueError("history_meta_ttl must not be shorter than history_ttl")
         try:
@@ -102,7 +114,9 @@ class ChannelOptions(BaseModel):
 
     def publish_options(self, idempotency_key: str = "") -> PublishOptions:
         """How a publication of these channels is kept."""
-        return PublishOptions(self.history_size, self.history_ttl, self.history_meta_ttl, idempotency_key)
+        return PublishOptions(
+            self.history_size, self.history_ttl, self.history_meta_ttl, idempotency_key, delta=self.delta_publish
+        )
 
     def overridden(self, values: Mapping[str, bool | None]) -> "ChannelOptions":
         """These options with those of OVERRIDES that `values` sets for one subscription; None leaves one as it is.

@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Iterable
-from typing import Protocol
+from functools import partial
+from typing import Protocol, cast
 
 from starling.engine.channels import namespace_of
 from starling.engine.data_format import UnreadableMessages
 from starling.engine.fanout import DeliveryTiming, Fanout, Group
 from starling.engine.receiver import PushEncoder, Receiver
 from starling.engine.transport import Frame
+from starling.engine.view import Base, ChannelIds, View
+from starling.engine.viewed_channel import Groups, ViewedChannel
 from starling.protocol.codes import CommandRefused
 from starling.protocol.messages import Command, Publication, Push, Reply
 from starling.telemetry.metrics import DELIVERY_BUCKETS, Distribution, Metrics
@@ -17,18 +20,32 @@ from starling.telemetry.tracing import Delivery, NoTracer, TraceContext, Tracer
 
 
 class SubscriberIndex:
-    """The receivers of each channel, grouped by their encoder, so that a frame is made once per group."""
+    """The receivers of each channel, grouped by the form in which they get it, so that a frame is made once per group.
+
+    Most receivers get the ordinary form of their encoder; a group of others is named by its view.
+    """
 
     def __init__(self, unreadable: UnreadableMessages) -> None:
-        self.channels: dict[str, dict[PushEncoder, Group]] = {}
+        self.channels: dict[str, Groups] = {}
+        self.ids = ChannelIds()
+        self._viewed: dict[str, ViewedChannel] = {}
         self._unreadable = unreadable
 
-    def add(self, channel: str, receiver: Receiver) -> bool:
-        """Add a receiver; True when it is the channel's first."""
+    def add(self, channel: str, receiver: Receiver, view: View | None = None, base: Base | None = None) -> bool:
+        """Add a receiver; True when it is the channel's first.
+
+        `base` is the newest publication that a receiver with a view of patches has got already.
+        """
         groups = self.channels.get(channel)
         first = groups is None
         if groups is None:
             groups = self.channels[channel] = {}
+        if view is not None:
+            viewed = self._viewed.get(channel)
+            if viewed is None:
+                viewed = self._viewed[channel] = ViewedChannel(groups, partial(self._unreadable.note, channel=channel))
+            viewed.add(receiver, view, base)
+            return first
         group = groups.get(receiver.encoder)
         if group is None:
             group = groups[receiver.encoder] = Group(receiver.stats)
@@ -38,16 +55,24 @@ class SubscriberIndex:
     def remove(self, channel: str, receiver: Receiver) -> bool:
         """Remove a receiver after writing what is pending for it; True when it was the last. Unknown is no error."""
         groups = self.channels.get(channel)
-        group = groups.get(receiver.encoder) if groups else None
-        if groups is None or group is None or receiver not in group.receivers:
+        if groups is None:
+            return False
+        key: PushEncoder | View = receiver.encoder
+        if (viewed := self._viewed.get(channel)) is not None:
+            key = viewed.forget(receiver) or key
+            if not viewed.views:
+                del self._viewed[channel]
+        group = groups.get(key)
+        if group is None or receiver not in group.receivers:
             return False
         group.remove(receiver)
         if group.receivers:
             return False
-        groups.pop(receiver.encoder, None)
+        groups.pop(key, None)
         if groups:
             return False
         self.channels.pop(channel, None)
+        self.ids.forget(channel)
         return True
 
     def of(self, channel: str) -> list[Receiver]:
@@ -60,18 +85,31 @@ class SubscriberIndex:
 
     def group_of(self, channel: str, receiver: Receiver) -> Group | None:
         """The group in which a receiver gets a channel; None where it does not get it."""
-        group = self.channels.get(channel, {}).get(receiver.encoder)
+        key: PushEncoder | View = receiver.encoder
+        if (viewed := self._viewed.get(channel)) is not None:
+            key = viewed.views.get(receiver) or key
+        group = self.channels.get(channel, {}).get(key)
         return group if group is not None and receiver in group.receivers else None
 
-    def encode(self, push: Push) -> list[tuple[Group, Frame]]:
-        """Make the frame of each group of the push's channel; a group whose format cannot carry it gets none."""
+    def encode(self, push: Push, *, delta: bool = False) -> list[tuple[Group, Frame]]:
+        """Make the frame of each group that gets the push; a group whose format cannot carry it gets none.
+
+        `delta`: readers of patches may get it as one. Call `queued` once the frames are queued.
+        """
+        if (viewed := self._viewed.get(push.channel)) is not None:
+            return viewed.encode(push, delta=delta)
         frames = []
         for encoder, group in tuple(self.channels.get(push.channel, {}).items()):
             try:
-                frames.append((group, encoder.encode_push(push)))
+                frames.append((group, cast("PushEncoder", encoder).encode_push(push)))
             except CommandRefused:
                 self._unreadable.note(channel=push.channel)
         return frames
+
+    def queued(self, channel: str) -> None:
+        """The frames of the channel's last `encode` are queued for their groups."""
+        if (viewed := self._viewed.get(channel)) is not None:
+            viewed.prime()
 
 
 class FrameObserver(Protocol):
@@ -125,14 +163,19 @@ class Hub:
             if not of_user:
                 del self.users[receiver.user]
 
-    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
-        """Queue a publication for all subscribers of this moment; it is written when this tick's work is done."""
+    def broadcast(
+        self, channel: str, publication: Publication, trace: TraceContext | None = None, *, delta: bool = False
+    ) -> None:
+        """Queue a publication for all subscribers of this moment; it is written when this tick's work is done.
+
+        `delta`: readers of patches may get it as one.
+        """
         push = Push(channel, pub=publication)
         if self.tap is not None:
             self.tap.pushed(push, self.subscribers)
         traced = None if trace is None else self._begin_delivery(channel, publication, trace)
         deliveries = size = 0
-        frames = self.subscribers.encode(push)
+        frames = self.subscribers.encode(push, delta=delta)
         timing = self._begin_timing(len(frames))
         for group, frame in frames:
             deliveries += len(group.receivers)
@@ -142,6 +185,7 @@ class Hub:
                 group.time(timing)
             if traced is not None:
                 group.trace(traced)
+        self.subscribers.queued(channel)
         if traced is not None:
             traced.end()
         self._count_delivery(channel, deliveries, size)
@@ -161,14 +205,13 @@ class Hub:
         """Send a join or a leave to the watchers of its channel, after what was published there before."""
         if self.tap is not None:
             self.tap.pushed(push, self.watchers)
-        groups = self.subscribers.channels.get(push.channel, {})
         deliveries = size = 0
         for group, frame in self.watchers.encode(push):
             deliveries += len(group.receivers)
             size += group.count_sent(frame)
             # A receiver that reads too slowly is removed while it is written to.
             for receiver in tuple(group):
-                if subscribers := groups.get(receiver.encoder):
+                if subscribers := self.subscribers.group_of(push.channel, receiver):
                     subscribers.flush(receiver)
                 receiver.send(frame)
         self._count_delivery(push.channel, deliveries, size)

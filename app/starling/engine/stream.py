@@ -15,7 +15,7 @@ from starling.engine.history import History
 from starling.engine.recent import MemoryBudget, Recent
 from starling.engine.shared_read import SharedRead
 from starling.protocol.messages import Publication
-from starling.telemetry.tracing import TraceContext
+from starling.protocol.tags_filter import Matches
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.stream")
 
@@ -45,7 +45,7 @@ S_contra = TypeVar("S_contra", bound=Joining, contravariant=True)
 class Live(Protocol[S_contra]):
     """What a stream needs of the hub: the subscribers that get every publication at once."""
 
-    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
+    def broadcast(self, channel: str, entry: StreamEntry) -> None:
         """Hand a publication to every live subscriber of the channel."""
 
     def enter(self, channel: str, subscriber: S_contra) -> None:
@@ -183,7 +183,7 @@ class Stream(Generic[S]):
             return
         if not entry.epoch:
             # Published past the history: it has no place in the stream.
-            self._live.broadcast(self.channel, entry.publication, entry.trace)
+            self._live.broadcast(self.channel, entry)
             return
         step = self._follower.on(entry)
         if step is Step.DELIVER:
@@ -209,15 +209,26 @@ class Stream(Generic[S]):
 
     # Joining
 
-    async def join(self, subscriber: S, since: StreamPosition | None = None, *, latest: bool = False) -> None:
+    async def join(
+        self,
+        subscriber: S,
+        since: StreamPosition | None = None,
+        *,
+        latest: bool = False,
+        matches: Matches | None = None,
+    ) -> None:
         """Answer `subscriber` through its `reply` and make it live, with nothing lost or doubled between the two.
 
-        `since` is where a returning client left off, None for a new one; `latest` is cache mode. Raises
-        BrokerUnavailable; then there was no answer. Cancelling is safe.
+        `since` is where a returning client left off, None for a new one. `latest` is cache mode: the newest publication
+        or, with `matches`, the newest whose tags match. Raises BrokerUnavailable; then there was no answer. Cancelling
+        is safe.
         """
         self._joins += 1
         try:
-            joined = await self._answer(since, latest=latest)
+            if latest and matches is not None:
+                joined = await self._latest_match(since, matches)
+            else:
+                joined = await self._answer(since, latest=latest)
         finally:
             self._joins -= 1
         if self._closed:
@@ -251,6 +262,29 @@ class Stream(Generic[S]):
             elif joined := follower.judge(since, found, latest=latest, limit=self.options.recovery_limit):
                 return joined
         return Joined(follower.position, [], recovered=False)
+
+    async def _latest_match(self, since: StreamPosition | None, matches: Matches) -> Joined:
+        """The answer in cache mode with a filter. What is read counts for the position at which it was read only."""
+        match: Publication | None = None
+        read_at: StreamPosition | None = None
+        for _ in range(JOIN_ATTEMPTS):
+            joined = await self._answer(since, latest=True)
+            newest = joined.publications[0] if joined.publications else None
+            if newest is None or matches(newest.tags or {}):
+                return joined
+            if joined.position == read_at:
+                return Joined(joined.position, [] if match is None else [match], recovered=True)
+            read = await self._history.read(
+                self.channel,
+                meta_ttl=self.options.history_meta_ttl,
+                limit=self.options.recovery_limit,
+                max_bytes=self.options.recovery_bytes,
+                newest=True,
+            )
+            read_at = read.top
+            found = [each.publication for each in read.entries if matches(each.publication.tags or {})]
+            match = found[-1] if found else None
+        return Joined(self._follower.position, [], recovered=False)
 
     async def _read_newest(self, wishes: list[ReadRequest]) -> Found:
         """Read as far back as any of `wishes` needs, and keep what leads up to the entries in memory."""
@@ -363,7 +397,7 @@ class Stream(Generic[S]):
 
     def _deliver(self, entry: StreamEntry) -> None:
         try:
-            self._live.broadcast(self.channel, entry.publication, entry.trace)
+            self._live.broadcast(self.channel, entry)
         except Exception:
             # Nobody knows who got it, and the position has moved on: who did not must be told.
             log.exception("stream_delivery_failed", channel=self.channel, offset=entry.offset)

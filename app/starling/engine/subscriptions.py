@@ -13,9 +13,9 @@ from starling.engine.hub import Hub
 from starling.engine.receiver import Receiver
 from starling.engine.recent import MemoryBudget
 from starling.engine.stream import Stream, StreamOptions, StreamStats, check_positions
-from starling.protocol.messages import Publication
+from starling.engine.view import Base, View
+from starling.protocol.tags_filter import Matches
 from starling.telemetry.metrics import Metrics
-from starling.telemetry.tracing import TraceContext
 
 RECENT_BYTES = 64 * 2**20
 
@@ -24,10 +24,11 @@ class Subscriber:
     """One connection on its way into one channel, and in it until it leaves.
 
     `answer` is called once it stands in the channel, at the moment from which nothing will be missed; it returns False
-    when the client has gone meanwhile.
+    when the client has gone meanwhile. `view` is the form in which it gets the channel, None for the ordinary one;
+    `base` the newest publication that the answer holds, for a view of patches. `answer` may set both.
     """
 
-    __slots__ = ("_answer", "answered", "channel", "created", "frames", "receiver")
+    __slots__ = ("_answer", "answered", "base", "channel", "created", "frames", "receiver", "view")
 
     def __init__(self, receiver: Receiver, channel: str, answer: Callable[[Joined], bool]) -> None:
         self.receiver = receiver
@@ -37,6 +38,8 @@ class Subscriber:
         """The frames that the client had got when it was answered; -1: unknown, or the answer held publications."""
         self.created = False
         """Whether nobody had used the channel before."""
+        self.view: View | None = None
+        self.base: Base | None = None
         self._answer = answer
 
     def reply(self, joined: Joined) -> bool:
@@ -88,25 +91,32 @@ class Subscriptions:
     def join_heard(self, subscriber: Subscriber) -> None:
         """Let a subscriber into a channel without history that this process `hears`: it has been answered."""
         subscriber.answered = True
-        self._hub.subscribers.add(subscriber.channel, subscriber.receiver)
+        self._enter(subscriber)
 
     async def join(
-        self, subscriber: Subscriber, options: ChannelOptions, since: StreamPosition | None, *, latest: bool
+        self,
+        subscriber: Subscriber,
+        options: ChannelOptions,
+        since: StreamPosition | None,
+        *,
+        latest: bool,
+        matches: Matches | None = None,
     ) -> None:
         """Let a subscriber in: it is answered, and gets everything that is published from its answer on.
 
-        Where there is history the answer holds what was missed since `since`, or with `latest` the newest publication.
+        Where there is history the answer holds what was missed since `since`, or with `latest` the newest publication,
+        whose tags match where `matches` is given.
         Raises BrokerUnavailable; then there was no answer, and the subscriber is not in the channel.
         """
         channel = subscriber.channel
         try:
             if options.keeps_history and self._history is not None:
-                await self._join_stream(subscriber, options, self._history, since, latest=latest)
+                await self._join_stream(subscriber, options, self._history, since, latest=latest, matches=matches)
             else:
                 async with self._lock(channel):
                     await self._listen(channel)
                     if subscriber.reply(Joined(StreamPosition(0, ""), [], recovered=False)):
-                        self._hub.subscribers.add(channel, subscriber.receiver)
+                        self._enter(subscriber)
         finally:
             if not subscriber.answered:
                 await self.leave(subscriber.receiver, channel)
@@ -119,6 +129,7 @@ class Subscriptions:
         since: StreamPosition | None,
         *,
         latest: bool,
+        matches: Matches | None,
     ) -> None:
         async with self._lock(subscriber.channel):
             stream = self._streams.get(subscriber.channel)
@@ -129,7 +140,7 @@ class Subscriptions:
                 # A client that never stood in the stream: the offset counts in whichever there is.
                 since = StreamPosition(since.offset, stream.position.epoch)
         # Nothing runs between the lock and the join's first step, so nobody takes the stream for an idle one.
-        await stream.join(subscriber, since, latest=latest)
+        await stream.join(subscriber, since, latest=latest, matches=matches)
 
     def drop(self, subscriber: Subscriber) -> None:
         """From now on the subscriber gets nothing more; `leave` does the rest."""
@@ -198,13 +209,16 @@ class Subscriptions:
 
     # What streams do with the live subscribers
 
-    def broadcast(self, channel: str, publication: Publication, trace: TraceContext | None = None) -> None:
+    def broadcast(self, channel: str, entry: StreamEntry) -> None:
         """Hand a publication to every live subscriber."""
-        self._hub.broadcast(channel, publication, trace)
+        self._hub.broadcast(channel, entry.publication, entry.trace, delta=entry.delta)
 
     def enter(self, channel: str, subscriber: Subscriber) -> None:
         """Make a subscriber live."""
-        self._hub.subscribers.add(channel, subscriber.receiver)
+        self._enter(subscriber)
+
+    def _enter(self, subscriber: Subscriber) -> None:
+        self._hub.subscribers.add(subscriber.channel, subscriber.receiver, subscriber.view, subscriber.base)
 
     def unsubscribe_all(self, channel: str) -> None:
         """Tell every live subscriber that the stream broke off behind it."""
@@ -217,7 +231,7 @@ class Subscriptions:
         """Deliver a publication, in its place in the stream where there is one."""
         stream = self._streams.get(channel)
         if stream is None:
-            self._hub.broadcast(channel, entry.publication, entry.trace)
+            self.broadcast(channel, entry)
         else:
             stream.on(entry)
 

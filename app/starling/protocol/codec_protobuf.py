@@ -4,7 +4,7 @@ Payloads are any bytes. What clients of both formats share in one channel has to
 """
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf import proto
@@ -71,6 +71,8 @@ def _value(value: Any) -> Any:
         return Raw(value)
     if isinstance(value, ProtobufMessage):
         return _struct(getattr(messages, value.DESCRIPTOR.name), value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(map(_value, value))
     if isinstance(value, Mapping):
         return {key: _value(item) for key, item in value.items()}
     return value

@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Raw, Struct
 
 from starling.protocol.codes import Error, Unsubscribe
+from starling.protocol.tags_filter import FilterNode
 
 Uint32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
@@ -19,6 +20,7 @@ NO_PAYLOAD = Raw()
 NULL_PAYLOAD = Raw(b"null")
 
 # Bits of SubscribeRequest.flag.
+FLAG_CHANNEL_ID = 1
 FLAG_REJECT_UNRECOVERED = 2
 
 
@@ -46,7 +48,7 @@ class Publication(Struct, omit_defaults=True):
 
     `data` is the original payload and is never parsed. `offset` is its number in the channel's stream, 0 where the
     channel has no history. `time` is when it was published, by the clock of the process that did so, in milliseconds
-    since 1970.
+    since 1970. With `delta` the payload is a patch of the publication that the reader got before it.
     """
 
     data: Raw = NO_PAYLOAD
@@ -54,6 +56,7 @@ class Publication(Struct, omit_defaults=True):
     offset: int = 0
     tags: dict[str, str] | None = None
     time: int = 0
+    delta: bool = False
 
 
 class StreamPosition(Struct, omit_defaults=True):
@@ -70,8 +73,9 @@ class SubscribeRequest(Struct, omit_defaults=True):
     """Enter a channel; with `recover`, from (`epoch`, `offset`) on.
 
     `flag` is a set of bits; with FLAG_REJECT_UNRECOVERED the client wants error 112 in place of `recovered: false`.
-    `tf` is a filter by tags, taken only to be refused: without it the client would get what it asked to be spared.
-    `type` is the kind of subscription, 0 for a stream; others (maps, shared polls) are refused likewise.
+    With FLAG_CHANNEL_ID pushes of the channel may name it by a number. `tf` is a filter by tags, `delta` the kind of
+    patches that the client can apply. `type` is the kind of subscription, 0 for a stream; others (maps, shared polls)
+    are refused.
     """
 
     channel: str = ""
@@ -84,7 +88,7 @@ class SubscribeRequest(Struct, omit_defaults=True):
     recoverable: bool = False
     join_leave: bool = False
     delta: str = ""
-    tf: Raw = NO_PAYLOAD
+    tf: FilterNode | None = None
     flag: Offset = 0
     type: Int32 = 0
 
@@ -230,8 +234,6 @@ def unset_nulls(command: Command) -> None:
     for subscribe in subscribes:
         if subscribe.data == NULL_PAYLOAD:
             subscribe.data = NO_PAYLOAD
-        if subscribe.tf == NULL_PAYLOAD:
-            subscribe.tf = NO_PAYLOAD
 
 
 # --- server to client: the result of a command ---
@@ -251,6 +253,7 @@ class SubscribeResult(Struct, omit_defaults=True):
     data: Raw = NO_PAYLOAD
     was_recovering: bool = False
     delta: bool = False
+    id: int = 0
 
 
 class ConnectResult(Struct, omit_defaults=True):
@@ -387,7 +390,10 @@ class RefreshPush(Struct, omit_defaults=True):
 
 
 class Push(Struct, omit_defaults=True):
-    """One of the kinds, for a channel or, without one, for the connection."""
+    """One of the kinds, for a channel or, without one, for the connection.
+
+    `id` names the channel in place of `channel`, where the client agreed to that: see SubscribeResult.
+    """
 
     channel: str = ""
     pub: Publication | None = None
@@ -399,6 +405,7 @@ class Push(Struct, omit_defaults=True):
     connect: ConnectPush | None = None
     disconnect: DisconnectPush | None = None
     refresh: RefreshPush | None = None
+    id: int = 0
 
 
 class Reply(Struct, omit_defaults=True):

@@ -255,7 +255,7 @@ class Session:
         subscription = self.subscriptions.get(request.channel)
         match request:
             case SubscribeRequest():
-                if request.tf or request.type:
+                if request.type:
                     return self._refuse(command_id, codes.ERROR_NOT_AVAILABLE, now)
                 return self._subscribe(Subscribe(command_id, request), now)
             case UnsubscribeRequest():

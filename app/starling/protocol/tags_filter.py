@@ -7,6 +7,7 @@ comparison is that of the client protocol's public definition (the message Filte
 import re
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -64,6 +65,7 @@ class TagsFilter:
         return TagsFilter(("and", self.key, other.key), lambda tags: mine(tags) and theirs(tags))
 
 
+@lru_cache(maxsize=1024)
 def compile_filter(node: FilterNode) -> TagsFilter:
     """Check a filter and make it ready. Raises FilterInvalid."""
     for count, (depth, _) in enumerate(_walk(node), start=1):

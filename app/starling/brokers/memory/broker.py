@@ -95,7 +95,7 @@ class MemoryBroker(BroadcastBroker):
             return repeated
         position = StreamPosition(0, "")
         now = int(time.time() * 1000)
-        body = envelope.encode_body(publication, now, options.trace)
+        body = envelope.encode_body(publication, now, options.trace, delta=options.delta)
         if options.history_size > 0:
             if (top := self.history.outdated(channel, options)) is not None:
                 return top

@@ -62,7 +62,7 @@ class RedisBroker(BroadcastBroker):
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Keep and send in one atomic step, or only send; returns the position. Raises BrokerUnavailable."""
-        body, live = _bodies(publication, options.trace)
+        body, live = _bodies(publication, options.trace, delta=options.delta)
         if options.history_size > 0:
             return await self.history.publish(channel, body, options, live)
         message = envelope.encode_publication(live)
@@ -75,7 +75,7 @@ class RedisBroker(BroadcastBroker):
         self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
     ) -> PublishOutcome | None:
         """As `publish`; `done` is told when Redis has answered."""
-        body, live = _bodies(publication, options.trace)
+        body, live = _bodies(publication, options.trace, delta=options.delta)
         command = self._command(body, live, envelope.encode_publication(live), channel, options, _epoch(options))
 
         def told(replies: Replies) -> None:
@@ -95,7 +95,8 @@ class RedisBroker(BroadcastBroker):
         self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
     ) -> list[PublishOutcome]:
         """Publish the same in many channels with one round trip for hundreds of them."""
-        body, live = _bodies(publication, wishes[0][1].trace if wishes else None)
+        trace = wishes[0][1].trace if wishes else None
+        body, live = _bodies(publication, trace, delta=any(options.delta for _, options in wishes))
         message = envelope.encode_publication(live)
         portion = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // len(message)))
         outcomes: list[PublishOutcome] = []
@@ -141,11 +142,12 @@ class RedisBroker(BroadcastBroker):
         return self._redis.publish_command(channel, message)
 
 
-def _bodies(publication: Publication, trace: TraceContext | None) -> tuple[bytes, bytes]:
+def _bodies(publication: Publication, trace: TraceContext | None, *, delta: bool) -> tuple[bytes, bytes]:
     """What is kept of a publication, and what those get who are there now."""
     now = int(time.time() * 1000)
     body = envelope.encode_body(publication, now)
-    return body, body if trace is None else envelope.encode_body(publication, now, trace)
+    plain = trace is None and not delta
+    return body, body if plain else envelope.encode_body(publication, now, trace, delta=delta)
 
 
 def _epoch(options: PublishOptions) -> str:

@@ -16,6 +16,7 @@ from starling.client.commands.base import Command, Later, Work
 from starling.client.held_transport import HeldTransport
 from starling.client.recovery import recovers_from, subscribe_result
 from starling.client.user_limit import UserLimit
+from starling.client.views import set_view, tags_filter
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.subscriptions import Subscriber
@@ -128,22 +129,30 @@ class Connect(Command):
         try:
             for channel, grant in grants.items():
                 request = requests.get(channel) or SubscribeRequest(channel)
-
-                def answer(joined: Joined, request: SubscribeRequest = request, grant: Grant = grant) -> bool:
-                    if client.session.state is not SessionState.CONNECTING:
-                        return False
-                    results[request.channel] = subscribe_result(request, grant, joined, user=client.user)
-                    client.memberships.watch(client, request, grant.options)
-                    return True
-
                 request.channel = channel
-                subscriber = Subscriber(client, channel, answer)
-                since = recovers_from(request, grant, user=client.user)
-                await client.memberships.enter(subscriber, grant, client.info(grant.info), since)
+                await self._enter(client, grant, request, results)
         except BaseException:
             client.memberships.leave_all()
             raise
         return results
+
+    async def _enter(
+        self, client: ClientConnection, grant: Grant, request: SubscribeRequest, results: dict[str, SubscribeResult]
+    ) -> None:
+        """Enter one channel, and put what the client is answered for it into `results`."""
+        wanted = tags_filter(request, grant)
+
+        def answer(joined: Joined) -> bool:
+            if client.session.state is not SessionState.CONNECTING:
+                return False
+            result = results[request.channel] = subscribe_result(request, grant, joined, user=client.user)
+            set_view(subscriber, client.encoder, request, grant, result, self._engine.hub.subscribers.ids)
+            client.memberships.watch(client, request, grant.options)
+            return True
+
+        subscriber = Subscriber(client, request.channel, answer)
+        since = recovers_from(request, grant, user=client.user)
+        await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
 
 
 def _readable(client: ClientConnection, identity: Identity) -> Identity:

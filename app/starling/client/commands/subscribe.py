@@ -1,7 +1,6 @@
 """`subscribe`, and the end of a subscription whatever its reason."""
 
 import time
-from functools import partial
 from typing import cast
 
 from starling.client.authority import Authority, Grant
@@ -9,6 +8,7 @@ from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import Command, Later, Work
 from starling.client.memberships import Membership
 from starling.client.recovery import recovers_from, rejects_unrecovered, subscribe_result
+from starling.client.views import check_delta, make_view, set_view, tags_filter
 from starling.engine.allowances import payer
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
@@ -33,6 +33,7 @@ class Subscribe(Command):
 
     def prepare(self, client: ClientConnection, action: SubscribeAction) -> Grant | None:
         """What the client gets in the channel; None where keys must be fetched to find out."""
+        check_delta(action.request)
         if action.server_side:
             return cast("Grant", action.terms)
         return _refuse_unreadable(client, self._authority.grant_now(client.identity, action.request))
@@ -53,8 +54,9 @@ class Subscribe(Command):
         if not engine.subscriptions.hears(channel) or client.session.state is not SessionState.CONNECTED:
             return None
         result = SubscribeResult(data=prepared.data or NO_PAYLOAD)
+        view = make_view(client.encoder, action.request, prepared, result, engine.hub.subscribers.ids)
         decisions: list[Work] = [*client.session.subscribed(action, result, time.monotonic())]
-        client.memberships.enter_heard(client, channel, prepared)
+        client.memberships.enter_heard(client, channel, prepared, view)
         engine.lifecycle.subscribed(client.id, client.user, channel)
         return decisions
 
@@ -64,22 +66,32 @@ class Subscribe(Command):
         grant = prepared or await self._authority.grant(client.identity, request)
         if prepared is None:
             _refuse_unreadable(client, grant)
+        wanted = tags_filter(request, grant)
         if not action.server_side:
             await self._engine.hooks.subscribe(client.info(grant.info), request.channel, request.data)
-        subscriber = Subscriber(client, request.channel, partial(self._answer, client, action, grant))
+        subscriber = Subscriber(
+            client, request.channel, lambda joined: self._answer(client, action, grant, subscriber, joined)
+        )
         first_uses, who = self._engine.first_uses, payer(client)
         new = not action.server_side and grant.options.keeps_history
         if new and first_uses.exhausted(who) and not self._engine.subscriptions.hears(request.channel):
             raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
         since = recovers_from(request, grant, user=client.user)
-        await client.memberships.enter(subscriber, grant, client.info(grant.info), since)
+        await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
         if new and subscriber.created:
             first_uses.spend(who)
         if subscriber.answered:
             self._engine.presence.announce(request.channel, client.id)
         return []
 
-    def _answer(self, client: ClientConnection, action: SubscribeAction, grant: Grant, joined: Joined) -> bool:
+    def _answer(
+        self,
+        client: ClientConnection,
+        action: SubscribeAction,
+        grant: Grant,
+        subscriber: Subscriber,
+        joined: Joined,
+    ) -> bool:
         """Answer the client, at the moment from which it misses nothing; False where it is not subscribed after all."""
         session = client.session
         if session.state is not SessionState.CONNECTED:
@@ -93,6 +105,7 @@ class Subscribe(Command):
         if rejects_unrecovered(request, grant, result):
             client.carry_out(session.refused(action, codes.ERROR_UNRECOVERABLE_POSITION, now))
             return False
+        set_view(subscriber, client.encoder, request, grant, result, self._engine.hub.subscribers.ids)
         client.memberships.watch(client, request, grant.options)
         ttl = ttl_until(grant.expires_at)
         decisions = session.subscribed(action, result, now, ttl=ttl, chan_info=grant.info)
