@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from starling.brokers.redis.address import SCHEMES as REDIS_SCHEMES
 from starling.variables import CLIENT_VARIABLES
 from starling.variables import PREFIX as PREFIX  # noqa: PLC0414 - settings begin with it
+from starling.web.origins import normal_pattern, surprises
 
 # Kubernetes puts such names into pods for a Service called "starling" unless enableServiceLinks is false.
 _SERVICE_LINK = re.compile(r"^STARLING_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP))")
@@ -152,8 +153,9 @@ class Settings(BaseModel):
     allowed_origins: Annotated[
         CommaSeparated,
         Field(
-            description="Origins whose pages may connect, `*` as a wildcard (`https://*.example.com`). "
-            "Unset: the page's own host only. Clients that send no Origin pass."
+            description="Origins whose pages may connect: `https://app.example.com`, `https://*.example.com` (any "
+            "subdomain), `http://localhost:*` (any port), `*` (any page). Unset: the page's own host only. Clients "
+            "without an Origin pass."
         ),
     ] = ()
     trusted_proxies: Annotated[
@@ -457,6 +459,11 @@ class Settings(BaseModel):
                 raise ValueError(f"{error}; write it like 10.0.0.0/8 or 192.0.2.7") from None
         return value
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: CommaSeparated) -> CommaSeparated:
+        return tuple(normal_pattern(pattern) for pattern in value)
+
     @field_validator("webhook_url")
     @classmethod
     def _web_address(cls, value: SecretStr | None) -> SecretStr | None:
@@ -548,9 +555,9 @@ class Settings(BaseModel):
 
     def warnings(self) -> list[str]:
         """What can be used but may surprise, each with its mend."""
+        told = [f"STARLING_ALLOWED_ORIGINS: {surprise}" for surprise in surprises(self.allowed_origins)]
         if not self.drain_rate:
-            return []
-        told = []
+            return told
         needed = math.ceil(self.capacity / self.drain_rate)
         if needed > self.drain_time:
             remedy = f"set STARLING_DRAIN_SECONDS to {needed} or more (and the pod's grace with it)"

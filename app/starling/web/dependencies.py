@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import structlog
@@ -18,6 +17,7 @@ from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import EXTENSION
 from starling.engine.upgrade import Upgrade
 from starling.web.authority import TokenAuthority
+from starling.web.origins import origin_allowed
 from starling.web.revocation import connection_facts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.endpoints")
@@ -74,7 +74,9 @@ class WebContext:
         origin = upgrade.header(b"origin")
         if self.developer or origin is None:
             return False
-        if origin_allowed(origin, upgrade.header(b"host") or "", self.allowed_origins):
+        # Only a proxy says so, and a page cannot: a WebSocket of a browser has no such header of its own.
+        secure = upgrade.header(b"x-forwarded-proto") in ("https", "wss")
+        if origin_allowed(origin, upgrade.header(b"host") or "", self.allowed_origins, secure=secure):
             return False
         self.engine.metrics.refuse("origin")
         return True
@@ -135,15 +137,6 @@ def upgrade_of(websocket: WebSocket) -> Upgrade:
 def own_socket(websocket: WebSocket) -> Any:
     """What our own server offers in the ASGI scope to take the socket over by; None on any other."""
     return (websocket.scope.get("extensions") or {}).get(EXTENSION)
-
-
-def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
-    """Whether a page of `origin` may connect: it fits one of `allowed` (`*` a wildcard); where none is set, `host`."""
-    if not allowed:
-        # An Origin ends with its host and port (RFC 6454 section 6.2).
-        return host != "" and origin.partition("://")[2].lower() == host.lower()
-    # A bracket is one of an IPv6 address.
-    return any(fnmatchcase(origin.lower(), pattern.lower().replace("[", "[[]")) for pattern in allowed)
 
 
 def _session_cookie(upgrade: Upgrade) -> str | None:

@@ -1,0 +1,115 @@
+"""Origins of web pages: the grammar of STARLING_ALLOWED_ORIGINS, and which pages may connect."""
+
+import re
+from collections.abc import Sequence
+from ipaddress import IPv6Address
+from typing import NamedTuple
+
+ANY = "*"
+GRAMMAR = "write it as SCHEME://HOST, SCHEME://*.HOST, with :PORT or :* at the end where it is not the scheme's own"
+
+# RFC 6454 section 6.2: a browser leaves the port of the scheme out.
+_OWN_PORTS = {"http": "80", "https": "443"}
+_PARTS = re.compile(r"(?P<scheme>[^:/]*)://(?P<host>\[[^\]]*\]|[^/:]*)(?::(?P<port>[^/]*))?(?P<rest>/?.*)", re.DOTALL)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.?")
+
+
+class _Origin(NamedTuple):
+    """An origin, or a pattern of some: its host may begin with `*.`, and its port may be `*`."""
+
+    scheme: str
+    host: str
+    port: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}{self.port and ':'}{self.port}"
+
+
+def normal_pattern(pattern: str) -> str:
+    """`pattern` as browsers write origins. Raises ValueError for one that no origin, or more than it seems, fits.
+
+    A pattern is `*`, or an origin whose host may begin with `*.` (one label or more in its place) and whose port may be
+    `*` (any, or none).
+    """
+    if pattern == ANY:
+        return pattern
+    found = _PARTS.fullmatch(pattern)
+    if found is None:
+        raise ValueError(f"{pattern!r} has no scheme: {GRAMMAR}")
+    if found["rest"] not in ("", "/"):
+        raise ValueError(f"{pattern!r} has a path or a query, which no Origin has: {GRAMMAR}")
+    scheme, port = found["scheme"].lower(), found["port"] or ""
+    if not _SCHEME.fullmatch(scheme):
+        raise ValueError(f"{pattern!r} has no scheme that browsers send: {GRAMMAR}")
+    if port not in ("", "*") and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 2**16):
+        raise ValueError(f"{pattern!r} has a port that is no number from 1 to 65535: {GRAMMAR}")
+    port = "" if port and port == _OWN_PORTS.get(scheme) else port
+    return str(_Origin(scheme, _normal_host(found["host"], pattern), port if port == "*" else port.lstrip("0")))
+
+
+def _normal_host(host: str, pattern: str) -> str:
+    if host.startswith("["):
+        try:
+            return f"[{IPv6Address(host[1:-1]).compressed}]"
+        except ValueError:
+            raise ValueError(f"{pattern!r} has no IPv6 address in its brackets: {GRAMMAR}") from None
+    wildcard, bare = ("*.", host[2:]) if host.startswith("*.") else ("", host)
+    if not bare.isascii():
+        try:
+            # Browsers send names in ASCII.
+            bare = bare.encode("idna").decode()
+        except UnicodeError:
+            raise ValueError(f"{pattern!r} has no name of a host: {GRAMMAR}") from None
+    bare = bare.lower()
+    if not _HOST.fullmatch(bare):
+        what = "a * that is not the whole first label" if "*" in bare else "no name of a host"
+        raise ValueError(f"{pattern!r} has {what}: {GRAMMAR}")
+    return wildcard + bare
+
+
+def surprises(patterns: Sequence[str]) -> list[str]:
+    """What may surprise about normal `patterns`: those that pages of strangers fit."""
+    told = []
+    for pattern in patterns:
+        host = "" if pattern == ANY else _PARTS.fullmatch(pattern)["host"]  # type: ignore[index]  # a normal pattern fits
+        if pattern == ANY:
+            told.append(f"{pattern} lets pages of every origin connect, with the user's cookies: name the origins")
+        elif host.startswith("*.") and "." not in host[2:].rstrip("."):
+            told.append(f"{pattern} lets pages of every host in {host[2:]} connect: name a domain of your own")
+    return told
+
+
+def origin_allowed(origin: str, host: str, allowed: Sequence[str], *, secure: bool = False) -> bool:
+    """Whether a page of `origin` may connect: one of the normal patterns `allowed` fits.
+
+    Where there are none, it must be a page of `host`, the request's Host, and come over TLS where the request did, as
+    far as is known (`secure`).
+    """
+    if allowed == (ANY,):
+        return True
+    found = _PARTS.fullmatch(origin.lower())
+    if found is None or found["rest"]:
+        return ANY in allowed
+    page = _Origin(found["scheme"], found["host"], found["port"] or "")
+    if not allowed:
+        if secure and page.scheme == "http":
+            return False
+        own_port = _OWN_PORTS.get(page.scheme)
+        host_of_page = page.host if page.port in ("", own_port) else f"{page.host}:{page.port}"
+        return bool(host) and host.lower().removesuffix(f":{own_port}") == host_of_page
+    return any(_fits(page, pattern) for pattern in allowed)
+
+
+def _fits(page: _Origin, pattern: str) -> bool:
+    if pattern == ANY:
+        return True
+    wanted = _PARTS.fullmatch(pattern)
+    if wanted is None or page.scheme != wanted["scheme"]:
+        return False
+    if wanted["port"] != "*" and page.port != (wanted["port"] or ""):
+        return False
+    host: str = wanted["host"]
+    if not host.startswith("*."):
+        return page.host == host
+    return page.host.endswith(host[1:]) and bool(_HOST.fullmatch(page.host[: -len(host) + 1]))
