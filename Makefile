@@ -73,11 +73,19 @@ lock: $(VENV)/.dev  ## Lock the dependencies of pyproject.toml (LOCK_OPTIONS=--u
 
 image:  ## Build the container image with podman or docker
 	$(ENGINE) build $(if $(filter podman,$(notdir $(ENGINE))),--format docker) \
-		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(IMAGE_OPTIONS) --tag $(IMAGE) .
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) \
+		--build-arg CREATED=$$(git log -1 --format=%cI) --build-arg PROJECT_URL=$(PROJECT_URL) $(IMAGE_OPTIONS) --tag $(IMAGE) .
 
 chart: $(VENV)/.dev  ## Pack the Helm chart into dist/
 	$(BIN)/helm lint --strict --quiet helm/starling
 	$(BIN)/helm package --destination dist helm/starling
+
+# REGISTRY (registry.example.com/team) and PROJECT_URL must be given. SIGN: cosign's key, or keyless. BUILDER: who builds.
+RELEASE_VARIABLES := REGISTRY PROJECT_URL PLATFORMS BASE_IMAGE SIGN BUILDER
+release: $(VENV)/.dev  ## Build, push, describe and sign a release (REGISTRY=… PROJECT_URL=… SIGN=cosign.key PLAIN_HTTP=1)
+	$(BIN)/python -m tools.release $(foreach name,$(RELEASE_VARIABLES),\
+		$(if $($(name)),--$(shell echo $(name) | tr A-Z_ a-z-)=$($(name)))) $(if $(PLAIN_HTTP),--plain-http) \
+		$(foreach option,$(IMAGE_OPTIONS),--image-option=$(option))
 
 test-cluster: $(VENV)/.dev  ## Test the chart on the cluster of KUBECONFIG (STARLING_IMAGE=…), or on one by kind, k3d or minikube
 	@ENGINE=$(ENGINE) tools/setup/test-cluster.sh $(BIN)/pytest -v -n 0 tests/chart/test_cluster.py

@@ -49,6 +49,7 @@ from starling.web.authority import TokenAuthority
 from starling.web.connection import ClientEndpoint
 from starling.web.dependencies import WebContext
 from starling.web.head_requests import HeadRequests
+from starling.web.permission_check import PermissionCheck
 from starling.web.request_id import RequestId
 from starling.web.revocation import RevocableVerifier
 
@@ -151,9 +152,16 @@ def build_application(
     unrevoked, jwks = build_verifier(settings)
     if jwks is not None:
         metrics.sources.append(jwks.report)
-    context = build_web_context(settings, engine, RevocableVerifier(unrevoked, engine.revocations))
+    verifier = RevocableVerifier(unrevoked, engine.revocations)
+    context = build_web_context(settings, engine, verifier)
     top_channels = TopChannels(engine.hub, engine.control)
-    methods = ApiMethods(engine, NodeCommands(engine), top_channels, revocation_seconds=settings.revocation_seconds)
+    methods = ApiMethods(
+        engine,
+        NodeCommands(engine),
+        top_channels,
+        PermissionCheck(verifier, engine.channels),
+        revocation_seconds=settings.revocation_seconds,
+    )
     api = Api(methods, CaptureEndpoint(engine), build_api_options(settings), metrics, engine.tracer)
 
     @asynccontextmanager

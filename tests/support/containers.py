@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +17,12 @@ from tests.support.services import free_port
 
 ROOT = Path(__file__).parents[2]
 BASE = "localhost/starling-test-base:latest"
+# What `make image` finds out about the release, for the image's labels.
+ABOUT = {
+    "BASE_DIGEST": "sha256:" + "0" * 64,
+    "CREATED": "2026-11-29T00:00:00+00:00",
+    "PROJECT_URL": "https://git.example.com/starling",
+}
 
 
 class ContainersUnavailableError(Exception):
@@ -93,7 +99,7 @@ class Podman:
 
     def build(self, *, version: str, revision: str) -> str:
         """Build the project's image and return its name; like `make image`, but intermediate layers are not kept."""
-        arguments = {"BASE_IMAGE": self.ensure_base(), "VERSION": version, "REVISION": revision}
+        arguments = {"BASE_IMAGE": self.ensure_base(), "VERSION": version, "REVISION": revision, **ABOUT}
         options = ["--format", "docker", "--layers=false", "--network", "host"]
         options += [f"--build-arg={name}={value}" for name, value in arguments.items()]
         authorities = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -116,10 +122,11 @@ class PodmanError(Exception):
 class Container:
     """One container, run as a restricted pod is; a context manager that waits for readiness and removes it."""
 
-    def __init__(self, podman: Podman, image: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, podman: Podman, image: str, environment: Mapping[str, str], command: Sequence[str] = ()) -> None:
         self.podman = podman
         self.image = image
         self.environment = environment
+        self.command = command
         self.port = free_port()
         self.internal_port = free_port()
         self.name = f"starling-test-{self.port}"
@@ -147,6 +154,7 @@ class Container:
             *("--publish", f"127.0.0.1:{self.port}:8000", "--publish", f"127.0.0.1:{self.internal_port}:9090"),
             *(part for name, value in self.environment.items() for part in ("--env", f"{name}={value}")),
             self.image,
+            *self.command,
         )
         deadline = begun + 60
         while self.status("/readyz") != 200:

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from packaging.utils import canonicalize_name
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from starling import __version__
-from tests.support.containers import ROOT, Container, ContainersUnavailableError, Podman
+from tests.support.containers import ABOUT, ROOT, Container, ContainersUnavailableError, Podman
 from tests.support.running import Starling
 
 # The first test of a machine makes the base image, the first of a run builds the image.
@@ -59,10 +59,16 @@ def test_the_image_says_what_it_is_and_how_to_run_it(podman: Podman, image: str)
     assert labels["revision"] == "0123abcd"
     assert labels["licenses"] == "Apache-2.0"
     assert labels["title"] == "Starling"
+    assert labels["source"] == labels["url"] == ABOUT["PROJECT_URL"]
+    assert labels["documentation"].startswith(ABOUT["PROJECT_URL"])
+    assert labels["created"] == ABOUT["CREATED"]
+    assert labels["base.name"] == podman.ensure_base()
+    assert labels["base.digest"] == ABOUT["BASE_DIGEST"]
+    assert all(labels.values())
     assert configuration["User"] == "10001:10001"
     assert configuration["StopSignal"] == "SIGTERM"
     assert configuration["Entrypoint"] == ["starling"]
-    assert configuration["Cmd"] == ["serve"]
+    assert configuration["Cmd"] == ["serve", "--trial"]
     assert set(configuration["ExposedPorts"]) == {"8000/tcp", "9090/tcp"}
     assert description["Healthcheck"]["Test"][0] == "CMD", "a health check in shell form needs a shell"
 
@@ -83,6 +89,21 @@ def test_the_image_holds_the_runtime_lock_and_nothing_of_the_build(container: Co
     assert wanted <= installed <= allowed | {"starling-realtime"}
     left = "import pathlib; print(*pathlib.Path('/').glob('run/secrets/*'), *pathlib.Path('/').glob('src/*'))"
     assert container.python(left) == ""
+
+
+def test_the_image_has_no_pip_and_no_file_that_changes_its_user(podman: Podman, image: str) -> None:
+    listed = (
+        "import os, pathlib, stat\n"
+        "for top, folders, files in os.walk('/'):\n"
+        "    if top in ('/proc', '/sys', '/dev'): folders.clear(); continue\n"
+        "    for name in folders + files:\n"
+        "        path = pathlib.Path(top, name)\n"
+        "        mode = path.lstat().st_mode\n"
+        "        if stat.S_ISREG(mode) and mode & 0o6000: print('setuid', path)\n"
+        "        if name in ('pip', 'ensurepip') or name.startswith('pip-'): print('pip', path)\n"
+    )
+    found = podman("run", "--rm", "--user", "0", "--entrypoint", "python", image, "-c", listed)
+    assert found == ""
 
 
 def test_the_service_compiles_nothing_when_it_starts(podman: Podman, image: str) -> None:
@@ -201,8 +222,23 @@ async def test_stopping_lets_clients_go_with_1012_and_ends_with_0(podman: Podman
         assert container.exit_code == 0
 
 
-def test_a_container_without_secrets_says_what_to_set_and_ends_with_2(podman: Podman, image: str) -> None:
-    done = podman.run("run", "--rm", "--read-only", "--tmpfs", "/tmp", image)
+async def test_a_container_without_any_setting_is_a_trial_that_prints_its_keys_once(podman: Podman, image: str) -> None:
+    with Container(podman, image, {}) as container:
+        tokens = re.findall(r"^  Token +(\S+)$", container.logs, re.MULTILINE)
+        assert len(tokens) == 1
+        async with connect(f"{container.url}/connection/websocket") as client:
+            await client.send(json.dumps({"id": 1, "connect": {"token": tokens[0]}}))
+            assert "demo" in json.loads(await client.recv())["connect"]["subs"]
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"{container.url}/ws")
+        assert refused.value.response.status_code == 403, "a trial is not developer mode"
+
+
+def test_a_container_that_is_given_a_broker_and_no_key_says_what_to_set_and_ends_with_2(
+    podman: Podman, image: str
+) -> None:
+    settings = ("--env", "STARLING_BROKER_URL=redis://redis:6379")
+    done = podman.run("run", "--rm", "--read-only", "--tmpfs", "/tmp", *settings, image)
     assert done.returncode == 2
     assert "STARLING_TOKEN_HMAC_SECRET" in done.stderr
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from starling import __version__
-from starling.cli import backend, capture, configuration, explain, live, pod, reading, serve, size, tokens, top
+from starling.cli import backend, can, capture, configuration, explain, live, pod, reading, serve, size, tokens, top
 from starling.cli.env_file import EnvFile
 from starling.cli.output import colours_wanted
 from starling.cli.service import EXIT_CODES, EXIT_REFUSED, EXIT_USAGE, SERVE_EXIT_CODES
@@ -95,6 +95,7 @@ _add(
     "starling token alice --ttl 600 --channel news --channel '#alice'",
     "starling token alice --subscription '$chat:42'",
 )
+_add(SERVER, can.can, "starling can alice subscribe news", "starling can alice publish '$chat:42' --token $TOKEN")
 _add(SERVER, tokens.verify, "starling verify eyJhbGciOi…", "starling token alice | starling verify -")
 _add(
     SERVER,

@@ -30,6 +30,12 @@ CLOSE_SECONDS = 2.0
 def subscribe(
     channels: Annotated[list[str], typer.Argument(help="Names of the channels.", metavar="CHANNEL...")],
     user: Annotated[str, typer.Option(help="Whom a token is made for, where one is made.")] = USER,
+    as_user: Annotated[
+        str | None,
+        typer.Option(
+            "--as", help="Subscribe with the rights of this user alone, as the service's clients do.", metavar="USER"
+        ),
+    ] = None,
     count: Annotated[int, typer.Option(min=0, help="Stop after so many publications. 0: never.")] = 0,
     since: Annotated[
         str, typer.Option(help="Begin after this place in the history, as OFFSET:EPOCH; for one channel.")
@@ -40,6 +46,7 @@ def subscribe(
 ) -> None:
     """Show what is published in channels, live, until Ctrl-C.
 
+    Where STARLING_TOKEN_HMAC_SECRET is set it makes tokens that open the channels; with --as the user's rights decide.
     After a lost connection it comes back by itself, and where the channel keeps history it shows what it missed.
     """
     position: tuple[int, str] | None = None
@@ -47,7 +54,15 @@ def subscribe(
         if len(channels) != 1:
             fail("--since: name one channel, because each has positions of its own", EXIT_USAGE)
         position = position_of(since)
-    listening = _Listening(ServiceAddress(url), user, token, _Printer(as_json=output is Output.json), count)
+    service = ServiceAddress(url)
+    if as_user is not None:
+        if token:
+            fail("--as and --token (or STARLING_TOKEN): the first makes a token, the second is one", EXIT_USAGE)
+        if not service.connection_token(as_user):
+            fail("--as: STARLING_TOKEN_HMAC_SECRET is not set, so no token can be made for the user", EXIT_USAGE)
+    printer = _Printer(as_json=output is Output.json)
+    listening = _Listening(service, user if as_user is None else as_user, token, printer, count)
+    listening.opens_channels = as_user is None
     try:
         asyncio.run(listening.run(channels, position))
     except KeyboardInterrupt:
@@ -107,6 +122,8 @@ class _Listening:
         self._left = count
         self._since: tuple[int, str] | None = None
         self._came_in = False
+        self.opens_channels = True
+        """Whether tokens are made for the channels too; else the user's own rights decide."""
         self._ended: asyncio.Future[tuple[str, int]]
 
     async def run(self, channels: list[str], since: tuple[int, str] | None) -> None:
@@ -127,7 +144,7 @@ class _Listening:
             subscription = client.new_subscription(
                 channel,
                 events=self._subscription_events(channel),
-                get_token=self._get_subscription_token if own_token else None,
+                get_token=self._get_subscription_token if own_token and self.opens_channels else None,
                 get_state=self._get_position if since else None,
                 recoverable=True,
             )

@@ -34,6 +34,10 @@ def serve(
     channels: Annotated[
         Path | None, typer.Option(help="File with the options of channels; STARLING_CHANNELS_FILE.")
     ] = None,
+    trial: Annotated[
+        bool,
+        typer.Option("--trial", help="Generate and print keys where no key and no broker is set; for a first try."),
+    ] = False,
     env_file: EnvFileOption = None,
 ) -> None:
     """Run the service until SIGTERM, then disconnect its clients and stop. Options count more than the environment."""
@@ -42,6 +46,11 @@ def serve(
         if value is not None:
             os.environ[PREFIX + name] = str(value)
             os.environ.pop(f"{PREFIX}{name}_FILE", None)
+    if trial:
+        # It needs what makes tokens, which the usual start does without.
+        from starling.cli.trial import prepare_trial
+
+        prepare_trial(os.environ)
     settings = read_settings()
     runtime_dir, metrics_dir = _prepare_runtime_dir(settings.runtime_dir)
     temporary = None if settings.runtime_dir else runtime_dir

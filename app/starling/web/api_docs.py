@@ -64,6 +64,15 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "epoch": "xtZk3bqA",
         },
     ),
+    "can": (
+        {"user": "alice", "verb": "publish", "channel": "room:7", "subscribed": True},
+        {
+            "allowed": True,
+            "rule": "allow_publish_for_subscriber",
+            "namespace": "room",
+            "sentence": "allow_publish_for_subscriber is on in the namespace room",
+        },
+    ),
     "history_remove": ({"channel": "news:sport"}, {}),
     "channels": ({"pattern": "room:*"}, {"channels": {"room:7": {"num_clients": 3}}}),
     "info": (

@@ -43,6 +43,7 @@ from starling.protocol.messages import StreamPosition as Since
 from starling.protocol.portable_json import is_json
 from starling.web import api_models as models
 from starling.web.api_waiting import Waiting, waiting_key
+from starling.web.permission_check import PermissionCheck
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
 
@@ -78,12 +79,19 @@ class ApiMethods:
     """The methods by name. `revocation_seconds` is how long a revocation is kept that names no end."""
 
     def __init__(
-        self, engine: Engine, orders: NodeCommands, top_channels: TopChannels, *, revocation_seconds: float
+        self,
+        engine: Engine,
+        orders: NodeCommands,
+        top_channels: TopChannels,
+        permissions: PermissionCheck,
+        *,
+        revocation_seconds: float,
     ) -> None:
         self._engine = engine
         self._orders = orders
         self._stats = NodeStatsCollector(engine)
         self._top_channels = top_channels
+        self._permissions = permissions
         self._waiting = Waiting()
         self._revocation_seconds = revocation_seconds
         self.by_name = {
@@ -98,6 +106,7 @@ class ApiMethods:
             "history": Method(models.HistoryBody, models.HistoryResponse, self._history),
             "history_remove": Method(models.HistoryRemoveBody, models.EmptyResponse, self._history_remove),
             "channels": Method(models.ChannelsBody, models.ChannelsResponse, self._channels),
+            "can": Method(models.CanBody, models.CanResponse, self._can),
             "info": Method(models.InfoBody, models.InfoResponse, self._info),
             "top": Method(models.TopBody, models.TopResponse, self._top),
             "revoke_token": Method(models.RevokeTokenBody, models.RevocationResponse, self._revoke_token),
@@ -300,6 +309,13 @@ class ApiMethods:
         except NodeCommandRefused as refused:
             raise CommandRefused(Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {refused}")) from refused
         return models.ChannelsResponse({channel: models.ChannelCount(count) for channel, count in counts.items()})
+
+    async def _can(self, request: models.CanBody) -> models.CanResponse:
+        self._options(request.channel)
+        found = await self._permissions.decide(
+            request.user, request.verb, request.channel, token=request.token, subscribed=request.subscribed
+        )
+        return models.CanResponse(found.allowed, found.rule, found.namespace, found.sentence)
 
     async def _info(self, request: models.InfoBody) -> models.InfoResponse:
         return models.InfoResponse(self._engine.control.nodes())

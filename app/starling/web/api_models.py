@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starling.engine.capture import CAPTURE_SECONDS
 from starling.engine.control import NodeInfo
 from starling.engine.node_stats import NodeStats
+from starling.engine.rights import Verb
 from starling.telemetry.top_channels import ChannelTraffic
 
 # One request may not keep the event loop from everyone else.
@@ -251,6 +252,16 @@ class ChannelsBody(Struct):
     ] = ""
 
 
+class CanBody(Struct):
+    """Ask whether a user may do something in a channel, and which rule decides."""
+
+    user: Annotated[str, Meta(description="Id of the user; empty for an anonymous client.", examples=["42"])]
+    verb: Annotated[Verb, Meta(description="What the client would do.")]
+    channel: Name
+    token: Annotated[str, Meta(description="A token that the client presents.")] = ""
+    subscribed: Annotated[bool, Meta(description="Whether the client is in the channel already.")] = False
+
+
 class InfoBody(Struct):
     """Ask which nodes there are."""
 
@@ -321,6 +332,7 @@ class BatchCommand(Struct, omit_defaults=True):
     history: HistoryBody | None = None
     history_remove: HistoryRemoveBody | None = None
     channels: ChannelsBody | None = None
+    can: CanBody | None = None
     info: InfoBody | None = None
     top: TopBody | None = None
     revoke_token: RevokeTokenBody | None = None
@@ -435,6 +447,19 @@ class ChannelsResponse(Struct):
     """The channels with subscribers; over 100,000 on one node are refused with 106."""
 
     channels: dict[str, ChannelCount]
+
+
+class CanResponse(Struct):
+    """Whether the user may, the rule that decides, the namespace of its options, and a sentence for people.
+
+    `rule` is an option such as `allow_publish_for_client`, or `no_rule`, `subscription_token`, `connection_token`,
+    `refused_token`, `token_channel`, `personal_channel`, `user_limited_channel`.
+    """
+
+    allowed: bool
+    rule: str
+    namespace: str
+    sentence: str
 
 
 class InfoResponse(Struct):
