@@ -37,6 +37,7 @@ CHOSEN: dict[str, Any] = {
     "webhook_secret": "a test's own secret of thirty or more bytes",
     "webhook_events": ["connect", "disconnect"],
     "max_memory_share": 0.75,
+    "waiting_memory_share": 0.3,
     "ping_seconds": 30,
     "pong_seconds": 9,
     "drain_seconds": 21,

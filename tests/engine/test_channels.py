@@ -100,3 +100,22 @@ def test_what_is_no_mapping_is_named(document: Any, problem: str) -> None:
         parse_channels(document, developer=False)
 
     assert caught.value.problems == [problem]
+
+
+@pytest.mark.parametrize(
+    ("options", "personal", "count"),
+    [
+        ({"allow_subscribe_for_client": True}, False, 1),
+        ({"allow_history_for_client": True}, False, 1),
+        ({"allow_subscribe_for_client": True}, True, 0),
+        ({"allow_subscribe_for_client": True, "allow_user_limited_channels": True}, False, 0),
+        ({"allow_publish_for_subscriber": True}, False, 0),
+        ({}, False, 0),
+    ],
+)
+def test_names_that_look_personal_and_are_not_are_warned_of(
+    options: dict[str, bool], personal: bool, count: int
+) -> None:
+    known = parse_channels({"default": options}, developer=False, personal=personal)
+
+    assert len([surprise for surprise in known.surprises() if "such as #alice" in surprise]) == count

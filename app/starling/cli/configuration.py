@@ -94,14 +94,14 @@ def check(ctx: typer.Context, env_file: EnvFileOption = None, output: OutputOpti
     found = read_settings()
     from prometheus_client import CollectorRegistry
 
-    from starling.main import create_app
+    from starling.main import build_channels, create_app
     from starling.settings import SettingsError
 
     try:
         create_app(found, CollectorRegistry())
     except SettingsError as error:
         refuse(error)
-    warnings = found.warnings()
+    warnings = [*found.warnings(), *build_channels(found).surprises()]
     if output is Output.json:
         print(json.dumps({"workers": found.worker_count, "broker": found.broker_scheme, "warnings": warnings}))
     else:

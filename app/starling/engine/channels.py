@@ -8,6 +8,7 @@ from msgspec import Struct
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from starling.engine.broker import PublishOptions
+from starling.engine.channel_pattern import SLOW, slow_name
 from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_UNKNOWN_CHANNEL, CommandRefused
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -102,9 +103,14 @@ class ChannelOptions(BaseModel):
         if self.history_size and self.history_meta_ttl < self.history_ttl:
             raise ValueError("history_meta_ttl must not be shorter than history_ttl")
         try:
-            re.compile(self.channel_regex)
+            pattern = re.compile(self.channel_regex)
         except re.error as error:
             raise ValueError(f"channel_regex is not a regular expression: {error}") from None
+        if self.channel_regex and (name := slow_name(pattern)) is not None:
+            raise ValueError(
+                f"channel_regex takes over {SLOW * 1000:.0f} ms to refuse {name[:40]!r}, which would stop the event "
+                "loop: take out the repetition within another, such as (a+)+"
+            )
         return self
 
     @property
@@ -130,6 +136,7 @@ class ChannelOptions(BaseModel):
         return self.model_copy(update=said) if said else self
 
 
+_READING_VERBS = ("publish", "presence", "history")
 OVERRIDES = ("presence", "join_leave", "force_push_join_leave", "force_positioning", "force_recovery")
 DEVELOPER_RIGHTS = {name: True for name in ChannelOptions.model_fields if name.startswith("allow_")}
 
@@ -222,6 +229,22 @@ class Channels:
         if pattern is not None and not pattern.search(rest):
             raise CommandRefused(ERROR_BAD_REQUEST)
         return options
+
+    def surprises(self) -> list[str]:
+        """What can be used but may surprise, by its path and with its remedy."""
+        options = self.default
+        given = [
+            name
+            for name in ("allow_subscribe_for_client", *(f"allow_{verb}_for_client" for verb in _READING_VERBS))
+            if getattr(options, name)
+        ]
+        if self._personal_prefixes or options.allow_user_limited_channels or not given:
+            return []
+        surprise = (
+            f"default: {', '.join(given)}: a name that begins with #, such as #alice, is a channel like any other, and "
+            "so open to every client; where it is meant for one user, set STARLING_SUBSCRIBE_TO_PERSONAL_CHANNEL=true"
+        )
+        return [surprise]
 
     def _personal_options(self, channel: str) -> ChannelOptions:
         if len(channel) > PERSONAL_NAME_LENGTH:

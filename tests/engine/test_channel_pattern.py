@@ -1,0 +1,54 @@
+"""Regular expressions for channel names that one name could stop a worker with."""
+
+import re
+import time
+
+import pytest
+
+from starling.engine.channel_pattern import slow_name
+from starling.engine.channels import ChannelsError, parse_channels
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        r"^(a+)+$",
+        r"^(a*)*$",
+        r"^(a|a)+$",
+        r"^(a|aa)+$",
+        r"^([a-z]+)*$",
+        r"^(\w+\s?)*$",
+        r"^([0-9]+)+x$",
+        r"^user-(q+)+$",
+        r"(x+x+)+y",
+        r"^(.*)*:(.*)*$",
+        r"^(ab|ba|a|b)*$",
+        r"^([A-Za-z0-9]+-?)+$",
+        r"^(\d+\.?)+$",
+    ],
+)
+def test_an_expression_with_a_name_that_takes_long_is_found_at_once_and_refused(expression: str) -> None:
+    began = time.thread_time()
+    assert slow_name(re.compile(expression)) is not None
+    assert time.thread_time() - began < 2.0
+
+    with pytest.raises(ChannelsError, match=r"namespaces\.rx: channel_regex takes over 10 ms"):
+        parse_channels({"namespaces": {"rx": {"channel_regex": expression}}}, developer=False)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "",
+        r"^[0-9]+$",
+        r"^box#",
+        r"^[a-z0-9-]+$",
+        r"^(?:room|lobby)-\d{1,9}$",
+        r"^[A-Z]+(-[A-Z]+)*$",
+        r".*",
+        r"^\w+:\w+$",
+    ],
+)
+def test_ordinary_expressions_pass(expression: str) -> None:
+    assert slow_name(re.compile(expression)) is None
+    parse_channels({"namespaces": {"rx": {"channel_regex": expression}}}, developer=False)
