@@ -8,6 +8,7 @@ option that kubectl has not, or a pod that is not there, fails all the same.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.error
@@ -19,7 +20,7 @@ from typing import Any
 # The variable that names the file with the pods, by name: their settings, internal port and log.
 PODS = "STAND_IN_PODS"
 DEPLOYMENT = "starling"
-SELECTOR = "app.kubernetes.io/name=starling,app.kubernetes.io/component=server"
+SELECTOR = "app.kubernetes.io/instance=starling,app.kubernetes.io/component=server"
 
 
 def main() -> int:
@@ -29,6 +30,10 @@ def main() -> int:
     match asked.verb:
         case "exec":
             return subprocess.run(asked.command, env=os.environ | _pod(pods, asked.name)["environment"]).returncode
+        case "logs" if asked.name is None:
+            for name, pod in pods.items() if asked.selector == SELECTOR else ():
+                for line in Path(pod["log"]).read_text(errors="replace").splitlines()[-asked.tail :]:
+                    print(f"[pod/{name}/starling] {line}" if asked.prefix else line)
         case "logs":
             lines = Path(_pod(pods, asked.name)["log"]).read_text(errors="replace").splitlines()
             print("\n".join(lines[-asked.tail :]))
@@ -39,6 +44,9 @@ def main() -> int:
             for name, pod in pods.items():
                 if asked.name in {None, name}:
                     print(f"{name}    {_ready(pod['internal'])}")
+        case "get" if asked.kind == f"deployment/{DEPLOYMENT}" or (asked.kind, asked.name) == ("hpa", DEPLOYMENT):
+            # The one field that runbooks compute with: a number of pods.
+            print(len(pods))
         case _:
             _check_name(pods, asked)
             print(f"{asked.verb}: understood, and not done: there is no cluster")
@@ -52,14 +60,25 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("name")
     command.add_argument("command", nargs="+")
     logs = verbs.add_parser("logs")
-    logs.add_argument("name")
+    logs.add_argument("name", nargs="?")
+    logs.add_argument("-l", dest="selector")
+    logs.add_argument("--prefix", action="store_true")
+    logs.add_argument("--previous", action="store_true")
+    logs.add_argument("--since", type=_duration)
     logs.add_argument("--tail", type=int, default=10_000)
     get = verbs.add_parser("get")
-    get.add_argument("kind", choices=["pod", "pods", "events"])
+    get.add_argument("kind", choices=["pod", "pods", "events", "hpa", f"deployment/{DEPLOYMENT}"])
     get.add_argument("name", nargs="?")
     get.add_argument("-l", dest="selector")
     get.add_argument("-o", dest="output", type=lambda text: text.partition("=")[0], choices=["wide", "jsonpath"])
     get.add_argument("--sort-by")
+    patch = verbs.add_parser("patch")
+    patch.add_argument("kind", choices=["hpa"])
+    patch.add_argument("name")
+    patch.add_argument("--patch", type=json.loads, required=True)
+    describe = verbs.add_parser("describe")
+    describe.add_argument("kind", choices=["hpa"])
+    describe.add_argument("name")
     delete = verbs.add_parser("delete")
     delete.add_argument("kind", choices=["pod"])
     delete.add_argument("name")
@@ -79,8 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _duration(text: str) -> str:
+    if not re.fullmatch(r"\d+[smh]", text):
+        raise ValueError(text)
+    return text
+
+
 def _pod(pods: Mapping[str, Any], name: str) -> dict[str, Any]:
-    if name == f"deployment/{DEPLOYMENT}":
+    if name in {DEPLOYMENT, f"deployment/{DEPLOYMENT}"}:
         name = next(iter(pods))
     if name not in pods:
         sys.exit(f'Error from server (NotFound): pods "{name}" not found')

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.running import Starling
-from tests.system import kubectl
+from tests.system import helm, kubectl
 
 RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
 _BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
@@ -47,9 +47,11 @@ def install(directory: Path, pods: Mapping[str, Starling]) -> dict[str, str]:
         for name, pod in pods.items()
     }
     (directory / "pods.json").write_text(json.dumps(described))
-    command = directory / "kubectl"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(kubectl.__file__)} "$@"\n')
-    command.chmod(0o755)
+    for stand_in in (helm, kubectl):
+        source = Path(str(stand_in.__file__))
+        command = directory / source.stem
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} {source} "$@"\n')
+        command.chmod(0o755)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("STARLING_")}
     tools = Path(sys.executable).parent
     return {
@@ -57,4 +59,5 @@ def install(directory: Path, pods: Mapping[str, Starling]) -> dict[str, str]:
         "PATH": f"{directory}:{tools}:{os.environ['PATH']}",
         kubectl.PODS: str(directory / "pods.json"),
         "DEPLOYMENT": kubectl.DEPLOYMENT,
+        "RELEASE": helm.RELEASE,
     }

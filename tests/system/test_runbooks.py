@@ -1,4 +1,4 @@
-"""Every command of every runbook runs, against a real service and a real Redis; kubectl alone is a stand-in.
+"""Every command of every runbook runs, against a real service and a real Redis; kubectl and helm alone are stand-ins.
 
 Without a cluster kubectl cannot run: system/kubectl.py takes its place, runs here what is to be executed in a pod,
 prints a pod's log, and refuses verbs, options and names that there are not. What would change a cluster is not done.
@@ -49,6 +49,9 @@ def test_every_command_of_every_runbook_runs_and_the_first_shows_something(shell
         "kubectl delete pod $POD --no-such-option",
         "echo $NO_SUCH_VARIABLE",
         "redis-cli -u redis://127.0.0.1:1 ping",
+        "helm rollback another-release",
+        "helm undo $RELEASE",
+        "kubectl logs $POD --since fifteen-minutes",
     ],
 )
 def test_a_command_that_is_wrong_would_be_noticed(shell: dict[str, str], line: str) -> None:

@@ -18,6 +18,7 @@ need chromium chromium
 need nginx nginx-light
 need haproxy haproxy
 need prometheus prometheus
+need prometheus-alertmanager prometheus-alertmanager
 need openssl openssl
 need ip iproute2
 need node nodejs
