@@ -9,7 +9,8 @@ import pytest
 from starling.auth.claims import TokenRules
 from starling.auth.jwt import JwtVerifier
 from starling.auth.keys import VerificationKey
-from starling.auth.tokens import ChannelOverride, RefusalReason
+from starling.auth.tokens import RefusalReason
+from starling.engine.channels import ChannelOverride
 from tests.auth.forge import SECRET
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tokens.md").read_text()
@@ -35,4 +36,4 @@ def test_every_reason_for_a_refusal_is_explained() -> None:
 
 
 def test_every_override_is_named() -> None:
-    assert all(f"`{name}`" in PAGE for name in ChannelOverride.__dataclass_fields__)
+    assert all(f"`{name}`" in PAGE for name in ChannelOverride.__struct_fields__)

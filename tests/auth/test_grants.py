@@ -10,13 +10,14 @@ from starling.auth.claims import TokenRules
 from starling.auth.jwt import JwtVerifier
 from starling.auth.keys import VerificationKey
 from starling.auth.tokens import (
-    ChannelOverride,
     Credentials,
     RefusalReason,
     SubscriptionGrant,
     SubscriptionOptions,
     TokenRefused,
 )
+from starling.engine.channels import ChannelOverride
+from starling.engine.token_facts import TokenFacts
 from tests.auth.forge import NOW, SECRET, sign
 
 
@@ -52,10 +53,8 @@ async def test_a_connection_token_grants_all_that_its_claims_say() -> None:
         }
     )
     assert granted == Credentials(
-        user="alice",
+        token=TokenFacts("alice", "t-1", issued_at=NOW - 5),
         expires_at=NOW + 60,
-        token_id="t-1",
-        issued_at=NOW - 5,
         info=b'{"name":"Alice"}',
         meta=b'{"plan":2}',
         subs={
@@ -83,14 +82,11 @@ async def test_a_subscription_token_grants_all_that_its_claims_say() -> None:
         }
     )
     assert granted == SubscriptionGrant(
-        user="alice",
-        channel="$chat:7",
+        token=TokenFacts("alice", "s-1", issued_at=NOW, channel="$chat:7"),
         expires_at=NOW + 60,
         info=b'{"role":"guest"}',
         data=b'"hello"',
         override=ChannelOverride(join_leave=False, force_recovery=True),
-        token_id="s-1",
-        issued_at=NOW,
     )
 
 
@@ -258,7 +254,7 @@ def test_a_token_whose_key_is_here_is_verified_without_yielding() -> None:
     call = verifier().connection(sign({"sub": "a"}))
     with pytest.raises(StopIteration) as returned:
         call.send(None)
-    assert returned.value.value == Credentials(user="a")
+    assert returned.value.value == Credentials(TokenFacts("a"))
 
 
 @pytest.mark.parametrize(

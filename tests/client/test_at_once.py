@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from starling.client.authority import Identity
 from starling.client.client_connection import JsonConnection
 from starling.engine.broker import PublishOptions
 from starling.engine.lifecycle import NoLifecycle
+from starling.engine.revocation import Revocation
 from starling.engine.token_facts import TokenFacts
 from starling.main import Application, build_application
 from starling.protocol.messages import Publication
@@ -190,9 +192,11 @@ async def test_presence_is_kept_of_channels_that_are_heard(service: Application)
     }
 
 
-async def test_a_revoked_handshake_is_disconnected(service: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_revoked_handshake_is_disconnected(service: Application) -> None:
     client, transport = opened(service, "alice")
-    monkeypatch.setattr(service.engine.revocations, "refuses", lambda token: token.user == "alice")
+    revocations, now = service.engine.revocations, time.time()
+    await revocations.revoke(Revocation("user", "alice", expires_at=now + 60, issued_before=now))
+    await until(lambda: not revocations.still_valid(TokenFacts("alice")), "the revocation is in force")
 
     client.on_message(commands({"connect": {}}))
 

@@ -20,6 +20,7 @@ from starling.client.node_commands import (
     UnsubscribeCommand,
 )
 from starling.engine.broker import StreamPosition
+from starling.engine.channels import ChannelOverride
 from starling.engine.control import NodeCommandRefused
 from starling.engine.token_facts import TokenFacts
 from starling.main import Application, build_application
@@ -167,12 +168,12 @@ async def test_info_and_overrides_of_an_order_count(cluster: Cluster) -> None:
     bob, _ = await cluster.enter("bob")
 
     await cluster.orders.give(SubscribeCommand(user="alice", channel="shown:a", info=b'{"role":"host"}'))
-    await cluster.orders.give(SubscribeCommand(user="bob", channel="shown:a", override={"presence": False}))
-    await cluster.orders.give(SubscribeCommand(user="bob", channel="plain", override={"presence": True}))
+    await cluster.orders.give(SubscribeCommand(user="bob", channel="shown:a", override=ChannelOverride(presence=False)))
+    await cluster.orders.give(SubscribeCommand(user="bob", channel="plain", override=ChannelOverride(presence=True)))
 
     async def here(channel: str) -> dict[str, bytes]:
         # One of the channels shows only the members whose subscription overrides its options.
-        options = cluster.engine.channels.options(channel).overridden({"presence": True})
+        options = cluster.engine.channels.options(channel).overridden(ChannelOverride(presence=True))
         members = await cluster.engine.presence.members(channel, options)
         return {client: bytes(info.chan_info) for client, info in members.items()}
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 from structlog.testing import capture_logs
 
-from starling.engine.admission import Admission, AdmissionLimits
+from starling.engine.admission import Admission, AdmissionLimits, ClientLimits
+from starling.engine.allowances import Budgets, ConnectionLimit
 from starling.engine.hub import Hub
 from starling.engine.readiness import Readiness, Unready
 from tests.support.receivers import FakeReceiver
@@ -20,7 +21,8 @@ class Door:
         self.readiness = Readiness()
         self.readiness.release(Unready.STARTING)
         self.memory: float | None = None
-        self.admission = Admission(self.hub, self.readiness, limits, lambda: self.memory)
+        clients = ClientLimits(Budgets(0, 0), ConnectionLimit(0, 0), Budgets(0, 0))
+        self.admission = Admission(self.hub, self.readiness, limits, lambda: self.memory, clients)
 
     def hold(self, count: int) -> None:
         while len(self.hub.connections) < count:

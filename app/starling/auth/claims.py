@@ -12,15 +12,15 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from starling.auth.compact import malformed, parse_strict_object
 from starling.auth.tokens import (
-    NO_OVERRIDE,
     NO_SUBSCRIPTIONS,
-    ChannelOverride,
     Credentials,
     RefusalReason,
     SubscriptionGrant,
     SubscriptionOptions,
     TokenRefused,
 )
+from starling.engine.channels import Override, Switch, plain
+from starling.engine.token_facts import TokenFacts
 from starling.protocol.json_nulls import NULL, without_nulls
 from starling.protocol.portable_json import is_json
 
@@ -58,19 +58,12 @@ class TokenRules:
             raise ValueError("audience and issuer must not be empty: leave them out to check neither")
 
 
-class _Switch(Struct, forbid_unknown_fields=True):
-    value: bool
+class _Switch(Switch, forbid_unknown_fields=True):
+    pass
 
 
-_Override = bool | _Switch | UnsetType
-
-
-class _Overrides(Struct, forbid_unknown_fields=True):
-    presence: _Override = UNSET
-    join_leave: _Override = UNSET
-    force_push_join_leave: _Override = UNSET
-    force_positioning: _Override = UNSET
-    force_recovery: _Override = UNSET
+class _Overrides(Override[_Switch | bool], frozen=True, forbid_unknown_fields=True):
+    pass
 
 
 class _Options(Struct):
@@ -78,7 +71,7 @@ class _Options(Struct):
     b64info: str = ""
     data: Raw = Raw()
     b64data: str = ""
-    override: _Overrides | UnsetType = UNSET
+    override: _Overrides | None = None
     expire_at: float | UnsetType = UNSET
 
 
@@ -110,7 +103,7 @@ class _SubscriptionClaims(_Registered):
     client: str = ""
     data: Raw = Raw()
     b64data: str = ""
-    override: _Overrides | UnsetType = UNSET
+    override: _Overrides | None = None
 
 
 _Claims = TypeVar("_Claims", bound=_Registered)
@@ -127,11 +120,8 @@ def read_connection_claims(payload: bytes, rules: TokenRules, now: float) -> Cre
             claim="channel",
         )
     return Credentials(
-        user=claims.sub,
+        token=TokenFacts(claims.sub, claims.jti, claims.sid, _time(claims.iat)),
         expires_at=_end(claims, now),
-        token_id=claims.jti,
-        session=claims.sid,
-        issued_at=_time(claims.iat),
         info=_payload(claims.info, claims.b64info, "info"),
         meta=_one_line(claims.meta),
         subs=_subscriptions(claims, now),
@@ -147,16 +137,12 @@ def read_subscription_claims(payload: bytes, rules: TokenRules, now: float) -> S
     if not claims.channel:
         raise _wrong("channel", "it is empty")
     return SubscriptionGrant(
-        user=claims.sub,
-        channel=claims.channel,
+        token=TokenFacts(claims.sub, claims.jti, claims.sid, _time(claims.iat), claims.channel),
         expires_at=_end(claims, now),
         info=_payload(claims.info, claims.b64info, "info"),
         data=_payload(claims.data, claims.b64data, "data"),
-        override=_override(claims.override),
+        override=plain(claims.override),
         client=claims.client,
-        token_id=claims.jti,
-        session=claims.sid,
-        issued_at=_time(claims.iat),
     )
 
 
@@ -248,7 +234,7 @@ def _subscriptions(claims: _ConnectionClaims, now: float) -> Mapping[str, Subscr
         options[channel] = SubscriptionOptions(
             info=_payload(given.info, given.b64info, "info"),
             data=_payload(given.data, given.b64data, "data"),
-            override=_override(given.override),
+            override=plain(given.override),
             expires_at=_subscription_end(given.expire_at, now),
         )
     return MappingProxyType(options)
@@ -262,24 +248,6 @@ def _subscription_end(expire_at: float | UnsetType, now: float) -> float | None:
     if expire_at <= now:
         raise _expired("subs", f"A subscription in it ended (expire_at) {now - expire_at:.0f} s ago.")
     return expire_at
-
-
-def _override(given: _Overrides | UnsetType) -> ChannelOverride:
-    if given is UNSET:
-        return NO_OVERRIDE
-    return ChannelOverride(
-        presence=_switch(given.presence),
-        join_leave=_switch(given.join_leave),
-        force_push_join_leave=_switch(given.force_push_join_leave),
-        force_positioning=_switch(given.force_positioning),
-        force_recovery=_switch(given.force_recovery),
-    )
-
-
-def _switch(given: _Override) -> bool | None:
-    if given is UNSET:
-        return None
-    return given.value if isinstance(given, _Switch) else given
 
 
 def _one_line(raw: Raw) -> bytes:

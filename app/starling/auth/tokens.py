@@ -8,6 +8,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from starling.engine.channels import NO_OVERRIDE, ChannelOverride
+from starling.engine.token_facts import TokenFacts
 from starling.protocol.codes import Refused
 
 
@@ -57,20 +59,6 @@ class KeyNotLoaded(TokenRefused):
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelOverride:
-    """Channel options that a token sets for one subscription; None leaves what the namespace says."""
-
-    presence: bool | None = None
-    join_leave: bool | None = None
-    force_push_join_leave: bool | None = None
-    force_positioning: bool | None = None
-    force_recovery: bool | None = None
-
-
-NO_OVERRIDE = ChannelOverride()
-
-
-@dataclass(frozen=True, slots=True)
 class SubscriptionOptions:
     """How a subscription made by the server is set up.
 
@@ -90,24 +78,24 @@ NO_SUBSCRIPTIONS: Mapping[str, SubscriptionOptions] = MappingProxyType({})
 class Credentials(Struct, frozen=True):
     """Who a connection belongs to and what its token grants.
 
-    `user` is empty for an anonymous connection. Times are in seconds since 1970. `expires_at` is when the connection
-    ends, None for never; it may differ from the token's own `exp`. `info` is public, `meta` stays on the server; both
-    are JSON on one line, empty when the token has none. `session` is the login session that the token belongs to, by
-    its claim `sid` (OpenID Connect Front-Channel Logout 1.0, section 3). `subs` are the channels the server subscribes
-    the connection to: the claims `channels` and `subs` together.
+    `expires_at` is when the connection ends, in seconds since 1970, None for never; it may differ from the token's own
+    `exp`. `info` is public, `meta` stays on the server; both are JSON on one line, empty when the token has none.
+    `subs` are the channels the server subscribes the connection to: the claims `channels` and `subs` together.
     """
 
-    user: str = ""
+    token: TokenFacts = TokenFacts()
     expires_at: float | None = None
-    token_id: str = ""
-    session: str = ""
-    issued_at: float | None = None
     info: bytes = b""
     meta: bytes = b""
     subs: Mapping[str, SubscriptionOptions] = NO_SUBSCRIPTIONS
 
     def __repr__(self) -> str:
-        return f"Credentials(user={self.user!r}, expires_at={self.expires_at}, token_id={self.token_id!r})"
+        return f"Credentials(token={self.token!r}, expires_at={self.expires_at})"
+
+    @property
+    def user(self) -> str:
+        """The user of the token."""
+        return self.token.user
 
 
 class SubscriptionGrant(Struct, frozen=True):
@@ -118,19 +106,25 @@ class SubscriptionGrant(Struct, frozen=True):
     `override` mean what they mean in SubscriptionOptions.
     """
 
-    user: str
-    channel: str
+    token: TokenFacts
     expires_at: float | None = None
     info: bytes = b""
     data: bytes = b""
     override: ChannelOverride = NO_OVERRIDE
     client: str = ""
-    token_id: str = ""
-    session: str = ""
-    issued_at: float | None = None
 
     def __repr__(self) -> str:
-        return f"SubscriptionGrant(user={self.user!r}, channel={self.channel!r}, expires_at={self.expires_at})"
+        return f"SubscriptionGrant(token={self.token!r}, expires_at={self.expires_at})"
+
+    @property
+    def user(self) -> str:
+        """The user of the token."""
+        return self.token.user
+
+    @property
+    def channel(self) -> str:
+        """The channel of the token."""
+        return self.token.channel
 
 
 class TokenVerifier(Protocol):

@@ -9,7 +9,7 @@ import structlog
 from msgspec import Raw
 from msgspec.structs import replace
 
-from starling.client.authority import Grant, Handshake, Identity
+from starling.client.authority import Handshake, Identity
 from starling.client.connection import Connection
 from starling.client.memberships import Memberships
 from starling.client.read_gate import ReadGate
@@ -24,15 +24,13 @@ from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codec_protobuf import ProtobufCodec
 from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
 from starling.protocol.decisions import Decision
-from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Push, Reply, SubscribeRequest
+from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Push, Reply
 from starling.protocol.session import Session, SessionLimits
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
 # RFC 6455 section 7.1.5: the code of a connection that ended without one.
 VANISHED = 1006
-# Bytes of an answer that cost as much of the message budget as one command.
-ANSWER_UNIT = 256
 JSON = JsonCodec()
 PROTOBUF = ProtobufCodec()
 
@@ -112,10 +110,6 @@ class ClientConnection(Connection):
         self._read_gate.transport = self.transport
         return self._read_gate
 
-    def charge(self, size: int) -> None:
-        """Charge the client's message budget for an answer of about `size` bytes."""
-        self.session.charge(size // ANSWER_UNIT, time.monotonic())
-
     def carry_out(self, decisions: list[Decision]) -> None:
         """Carry out what the session decided."""
         self._executor.carry_out(self, decisions)
@@ -129,7 +123,7 @@ class ClientConnection(Connection):
             self._take(message)
         except Exception:
             log.exception("client_failed", connection_id=self.id)
-            self.fail()
+            fail(self)
 
     def _take(self, message: str | bytes) -> None:
         commands = self.codec.decode(message, self.session.commands_per_frame)
@@ -148,12 +142,6 @@ class ClientConnection(Connection):
             self.paused = True
             self.transport.pause_reading()
 
-    def read_on(self) -> None:
-        """Let the transport read again, once few enough commands are pending."""
-        if self.paused and not self.session.busy:
-            self.paused = False
-            self.transport.resume_reading()
-
     def first_tick(self, now: float) -> float:
         """When the connect command must have come."""
         return self.session.deadline
@@ -167,7 +155,7 @@ class ClientConnection(Connection):
             self.carry_out(self.session.tick(now))
         except Exception:
             log.exception("client_failed", connection_id=self.id)
-            self.fail()
+            fail(self)
         self.deadline = self.session.deadline
         return self.deadline
 
@@ -200,10 +188,6 @@ class ClientConnection(Connection):
             self._read_gate.close()
         self.carry_out(self.session.lost())
         self._executor.disconnected(self, code, reason)
-
-    def fail(self) -> None:
-        """Close after a fault of this service: the state of this connection is unknown, that of a new one is not."""
-        self.close(codes.DISCONNECT_INTERNAL.code, codes.DISCONNECT_INTERNAL.reason)
 
     # What the engine causes
 
@@ -241,16 +225,6 @@ class ClientConnection(Connection):
             channels=channels,
             reason="publication_data_format is binary, and this client reads JSON",
         )
-
-    def send_subscribe(self, request: SubscribeRequest, grant: Grant) -> None:
-        """Subscribe the client on the server's side, with what `grant` gives.
-
-        Nothing, if it is subscribed or cannot read the channel.
-        """
-        if not self.reads(grant.options):
-            self.leave_out(request.channel)
-            return
-        self.carry_out(self.session.subscribe(request, time.monotonic(), grant))
 
     def send_unsubscribe(self, channel: str, reason: Unsubscribe) -> None:
         """Unsubscribe the client and send it the reason; nothing, if it is not subscribed."""
@@ -318,3 +292,15 @@ class ProtobufConnection(ClientConnection):
 def ttl_until(expires_at: float | None) -> float | None:
     """Seconds until `expires_at`, in seconds since 1970; None never ends."""
     return None if expires_at is None else expires_at - time.time()
+
+
+def fail(client: ClientConnection) -> None:
+    """Close after a fault of this service: the state of this connection is unknown, that of a new one is not."""
+    client.close(codes.DISCONNECT_INTERNAL.code, codes.DISCONNECT_INTERNAL.reason)
+
+
+def read_on(client: ClientConnection) -> None:
+    """Let a client's transport read again, once few enough of its commands are pending."""
+    if client.paused and not client.session.busy:
+        client.paused = False
+        client.transport.resume_reading()

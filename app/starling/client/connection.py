@@ -76,7 +76,7 @@ class Connection:
 
     def count(self) -> bool:
         """Count this connection for its user, or its address without one; False where these have as many as may be."""
-        limit = self.engine.connection_limit
+        limit = self.engine.admission.clients.connections
         if self._counted_as or self.close_code is not None:
             return True
         if limit.full(self.user, self.address):
@@ -151,7 +151,7 @@ class Connection:
         """Note the end of the connection and log it."""
         self.close_code = code
         if self._counted_as:
-            self.engine.connection_limit.remove(self._counted_as)
+            self.engine.admission.clients.connections.remove(self._counted_as)
         self.stats.now -= 1
         self.stats.close(code)
         self.engine.hub.forget(self)

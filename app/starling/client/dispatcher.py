@@ -10,7 +10,7 @@ from functools import partial
 
 import structlog
 
-from starling.client.client_connection import ClientConnection
+from starling.client.client_connection import ClientConnection, fail, read_on
 from starling.client.commands.base import Command, Outcome, Step, Work
 from starling.client.user_limit import UserLimit
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
@@ -153,14 +153,14 @@ class Dispatcher:
             self.carry_out(client, self._answer(client, action, outcome) if isinstance(outcome, Exception) else outcome)
         except Exception:
             log.exception("client_failed", connection_id=client.id)
-            client.fail()
-        client.read_on()
+            fail(client)
+        read_on(client)
 
     def _answer(self, client: ClientConnection, action: Action, error: Exception) -> list[Decision]:
         """What a client gets for an action that failed."""
         reason = _reason(error)
         if isinstance(action, Authenticate) and reason is not None and reason.code in UNAUTHENTICATED:
-            self.engine.failed_connects.spend(client.address)
+            self.engine.admission.clients.failed_connects.spend(client.address)
         if reason is None:
             log.error("command_failed", connection_id=client.id, action=type(action).__name__, exc_info=error)
             if _answered(client, action):

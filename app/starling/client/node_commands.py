@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 from starling.client.authority import Grant
 from starling.client.client_connection import ClientConnection, ttl_until
 from starling.engine.broker import StreamPosition
+from starling.engine.channels import NO_OVERRIDE, ChannelOverride
 from starling.engine.control import Control, NodeCommand, NodeCommandRefused
 from starling.engine.engine import Engine
 from starling.protocol.codes import DISCONNECT_FORCE_NO_RECONNECT, UNSUBSCRIBE_SERVER, Disconnect, Unsubscribe
@@ -41,13 +42,13 @@ class SubscribeCommand(ConnectionCommand):
     """Enter them in `channel`, from `since` on where that is given.
 
     `info` is shown to others in the channel, `data` goes to the client, `override` sets options of the channel for
-    these subscriptions (engine.channels.OVERRIDES). `expire_at` is their end in seconds since 1970; None never ends.
+    these subscriptions (engine.channels.Override). `expire_at` is their end in seconds since 1970; None never ends.
     """
 
     channel: str = ""
     info: bytes = b""
     data: bytes = b""
-    override: dict[str, bool] = msgspec.field(default_factory=dict)
+    override: ChannelOverride = NO_OVERRIDE
     since: StreamPosition | None = None
     expire_at: float | None = None
 
@@ -132,7 +133,7 @@ class NodeCommands:
             request = SubscribeRequest(order.channel)
             if order.since is not None:
                 request.recover, request.offset, request.epoch = True, order.since.offset, order.since.epoch
-            connection.send_subscribe(request, grant)
+            connection.carry_out(connection.session.subscribe(request, time.monotonic(), grant))
 
     def _unsubscribe(self, order: UnsubscribeCommand) -> None:
         for connection in self._chosen(order):

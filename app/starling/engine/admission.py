@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from starling.engine.allowances import Budgets, ConnectionLimit
 from starling.engine.hub import Hub
 from starling.engine.memory import FreedMemory
 from starling.engine.readiness import Readiness, Unready
@@ -40,15 +41,30 @@ class AdmissionLimits:
     memory: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """What clients may do in this worker, counted by user and address."""
+
+    first_uses: Budgets
+    connections: ConnectionLimit
+    failed_connects: Budgets
+
+
 class Admission:
     """Turns clients away while this worker drains, is full, lags, is short of memory, or is asked too often."""
 
     def __init__(
-        self, hub: Hub, readiness: Readiness, limits: AdmissionLimits, memory_share: Callable[[], float | None]
+        self,
+        hub: Hub,
+        readiness: Readiness,
+        limits: AdmissionLimits,
+        memory_share: Callable[[], float | None],
+        clients: ClientLimits,
     ) -> None:
         """`memory_share` tells which share of its memory limit the pod uses, None where there is none."""
         self.memory_share = 0.0
         """As `observe` found it last; 0 where there is no limit."""
+        self.clients = clients
         self._hub = hub
         self._readiness = readiness
         self._limits = limits

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import asdict
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from starling.engine.broker import PublishOptions
@@ -124,12 +125,11 @@ class ChannelOptions(BaseModel):
             self.history_size, self.history_ttl, self.history_meta_ttl, idempotency_key, delta=self.delta_publish
         )
 
-    def overridden(self, values: Mapping[str, bool | None]) -> "ChannelOptions":
-        """These options with those of OVERRIDES that `values` sets for one subscription; None leaves one as it is.
-
-        Without history nothing can be forced that needs it.
-        """
-        said = {name: value for name, value in values.items() if value is not None}
+    def overridden(self, override: "ChannelOverride") -> "ChannelOptions":
+        """These options with those that `override` sets. Without history nothing can be forced that needs it."""
+        if override is NO_OVERRIDE:
+            return self
+        said = {name: value for name, value in asdict(override).items() if value is not None}
         if not self.keeps_history:
             said.pop("force_positioning", None)
             said.pop("force_recovery", None)
@@ -137,7 +137,43 @@ class ChannelOptions(BaseModel):
 
 
 _READING_VERBS = ("publish", "presence", "history")
-OVERRIDES = ("presence", "join_leave", "force_push_join_leave", "force_positioning", "force_recovery")
+Value_co = TypeVar("Value_co", covariant=True)
+
+
+class Switch(Struct):
+    """An option, on or off."""
+
+    value: bool
+
+
+class Override(Struct, Generic[Value_co], frozen=True, omit_defaults=True):
+    """The channel options that one subscription may set for itself, the only list of them; None leaves one as it is.
+
+    Tokens and the server API write each as a boolean or as a Switch.
+    """
+
+    presence: Value_co | None = None
+    join_leave: Value_co | None = None
+    force_push_join_leave: Value_co | None = None
+    force_positioning: Value_co | None = None
+    force_recovery: Value_co | None = None
+
+
+class ChannelOverride(Override[bool], frozen=True, omit_defaults=True):
+    """What one subscription sets, in plain booleans."""
+
+
+NO_OVERRIDE = ChannelOverride()
+
+
+def plain(override: Override[Switch | bool] | None) -> ChannelOverride:
+    """An override as it was written, in plain booleans."""
+    if override is None:
+        return NO_OVERRIDE
+    values = asdict(override).items()
+    return ChannelOverride(**{name: value.value if isinstance(value, Switch) else value for name, value in values})
+
+
 DEVELOPER_RIGHTS = {name: True for name in ChannelOptions.model_fields if name.startswith("allow_")}
 
 

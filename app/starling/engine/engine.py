@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from starling.engine.admission import Admission, AdmissionLimits
+from starling.engine.admission import Admission, AdmissionLimits, ClientLimits
 from starling.engine.allowances import Budgets, ConnectionLimit
 from starling.engine.broker import Broker
 from starling.engine.channels import DEFAULT_NAMESPACE, Channels
@@ -158,9 +158,6 @@ class Engine:
     revocations: Revocations
     admission: Admission
     readiness: Readiness
-    first_uses: Budgets
-    connection_limit: ConnectionLimit
-    failed_connects: Budgets
     clock: Clock
     tasks: Tasks
     metrics: Metrics
@@ -202,7 +199,12 @@ def build_engine(
         broker.presence, broker, start_task=tasks.start, leave_delay=options.presence_leave_delay
     )
     revocations = Revocations(broker.revocations, control, hub, start_task=tasks.start)
-    admission = Admission(hub, readiness, options.admission, MemoryLimit().share)
+    clients = ClientLimits(
+        first_uses=Budgets(options.new_channels_per_second, options.new_channel_burst),
+        connections=ConnectionLimit(options.worker_connections_per_user, options.worker_connections_per_address),
+        failed_connects=Budgets(options.failed_connects_per_minute / 60, options.failed_connects_per_minute),
+    )
+    admission = Admission(hub, readiness, options.admission, MemoryLimit().share, clients)
     link_watch = LinkWatch(
         readiness,
         subscriptions,
@@ -256,9 +258,6 @@ def build_engine(
         revocations=revocations,
         admission=admission,
         readiness=readiness,
-        first_uses=Budgets(options.new_channels_per_second, options.new_channel_burst),
-        connection_limit=ConnectionLimit(options.worker_connections_per_user, options.worker_connections_per_address),
-        failed_connects=Budgets(options.failed_connects_per_minute / 60, options.failed_connects_per_minute),
         clock=clock,
         tasks=tasks,
         metrics=metrics,

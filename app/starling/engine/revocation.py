@@ -206,6 +206,14 @@ class Revocations:
         for delay in self.stats.take_delays():
             metrics.observe("starling_revocation_seconds", delay)
 
+    def still_valid(self, token: TokenFacts | None) -> bool:
+        """Whether what was granted by a token may still be used; None, no token, is never revoked.
+
+        It is asked at each moment that a token counts: at its verification, when `connect` uses that of the upgrade,
+        and when a subscription is answered. What it has granted by then is ended by `drop_revoked`.
+        """
+        return token is None or not self._refused(token)
+
     def refuses(self, token: TokenFacts) -> bool:
         """Whether a token is refused."""
         return self._refused(token)

@@ -59,9 +59,8 @@ class Live(Protocol[S_contra]):
 class StreamStats:
     """Counted over streams of a process. `resets` are gaps that the store could not fill.
 
-    `from_memory` are those that came back and needed no entries of the store's. `healed_delays` are, for
-    each publication that a heal brought, the seconds from noticing the gap to delivering it, since they were last
-    taken.
+    `from_memory` are recoveries without the store. `healed_delays` are the seconds from noticing a gap to delivering
+    each publication of it.
     """
 
     heals: int = 0
@@ -74,9 +73,9 @@ class StreamStats:
     healed_delays: list[float] = field(default_factory=list)
 
     def take_healed_delays(self) -> list[float]:
-        """What came late, and begin anew."""
-        taken, self.healed_delays = self.healed_delays, []
-        return taken
+        """The delays since this was last called."""
+        delays, self.healed_delays = self.healed_delays, []
+        return delays
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,9 +365,8 @@ class Stream(Generic[S]):
             self._lose()
         if healed.deliver:
             self._stats.healed += len(healed.deliver)
-            # When a publication would have come is not known on this clock: the gap is noticed a moment later.
-            late = time.monotonic() - self._gap_since
-            self._stats.healed_delays += [late] * len(healed.deliver)
+            # Since the gap was noticed: on this clock it is not known when they would have come.
+            self._stats.healed_delays += [time.monotonic() - self._gap_since] * len(healed.deliver)
         for entry in healed.deliver:
             self._deliver(entry)
         for subscriber, offset in joining.items():

@@ -129,6 +129,10 @@ class SessionLimits:
     request_burst: int = 1000
 
 
+# Bytes of an answer that cost as much of the message budget as one command.
+ANSWER_UNIT = 256
+
+
 class SessionState(Enum):
     """Where the conversation stands."""
 
@@ -551,9 +555,9 @@ class Session:
             decisions += self.close(codes.DISCONNECT_TOO_MANY_ERRORS)
         return decisions
 
-    def charge(self, count: int, now: float) -> None:
-        """Spend as much of the message budget as `count` commands: an answer was large."""
-        if self._requests is not None and count:
+    def charge(self, size: int, now: float) -> None:
+        """Spend of the message budget for an answer of about `size` bytes, as for that many commands."""
+        if self._requests is not None and (count := size // ANSWER_UNIT):
             self._requests.spend(now, count)
 
     def _spend_request(self, now: float) -> Error | Disconnect | None:

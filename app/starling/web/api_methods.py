@@ -28,7 +28,7 @@ from starling.engine.broker import (
     PublishOutcome,
     StreamPosition,
 )
-from starling.engine.channels import ChannelOptions
+from starling.engine.channels import ChannelOptions, plain
 from starling.engine.control import NodeCommandRefused
 from starling.engine.data_format import check_publication
 from starling.engine.engine import Engine
@@ -236,11 +236,6 @@ class ApiMethods:
             raise _not_available(f"recover_since: {request.channel} keeps no history")
         if request.expire_at is not None and request.expire_at <= time.time():
             raise CommandRefused(_bad_request("expire_at: it is past, so there is nothing to subscribe to"))
-        override = {
-            name: value if isinstance(value, bool) else value.value
-            for name, value in msgspec.structs.asdict(request.override or models.Overrides()).items()
-            if value is not None
-        }
         info = bytes(_payload(request.info, request.b64info, "info", needed=False))
         data = bytes(_payload(request.data, request.b64data, needed=False))
         for field, given in (("b64info", info), ("b64data", data)):
@@ -250,7 +245,7 @@ class ApiMethods:
             channel=request.channel,
             info=info,
             data=data,
-            override=override,
+            override=plain(request.override),
             since=None if since is None else StreamPosition(since.offset, since.epoch),
             expire_at=request.expire_at,
         )

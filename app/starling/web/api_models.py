@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from starling.engine.capture import CAPTURE_SECONDS
+from starling.engine.channels import Override, Switch
 from starling.engine.control import NodeInfo
 from starling.engine.node_stats import NodeStats
 from starling.engine.rights import Verb
@@ -125,20 +126,8 @@ class Position(Struct):
     epoch: str = ""
 
 
-class Switch(Struct):
-    """An option, on or off."""
-
-    value: bool
-
-
-class Overrides(Struct):
+class Overrides(Override[Switch | bool], frozen=True):
     """Options of the channel for this subscription alone."""
-
-    presence: Switch | bool | None = None
-    join_leave: Switch | bool | None = None
-    force_push_join_leave: Switch | bool | None = None
-    force_positioning: Switch | bool | None = None
-    force_recovery: Switch | bool | None = None
 
 
 class SubscribeBody(Struct):

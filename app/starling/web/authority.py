@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from starling.auth.handshake import find_token
 from starling.auth.tokens import (
-    ChannelOverride,
     Credentials,
     KeyNotLoaded,
     RefusalReason,
@@ -17,12 +16,12 @@ from starling.auth.tokens import (
     TokenRefused,
 )
 from starling.client.authority import Grant, Handshake, Identity, PendingToken
-from starling.engine.channels import OVERRIDES, ChannelOptions, Channels
+from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.rights import Client, Verb, may
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
 from starling.protocol.messages import ConnectRequest, SubscribeRequest
-from starling.web.revocation import RevocableVerifier, connection_facts, subscription_facts
+from starling.web.revocation import RevocableVerifier
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.authority")
 
@@ -56,7 +55,7 @@ class TokenAuthority:
     def _without_token(self, handshake: Handshake) -> Identity:
         if isinstance(handshake, Identity):
             # Seconds may have passed since the upgrade.
-            if handshake.token is not None and self._verifier.revoked(handshake.token):
+            if not self._verifier.still_valid(handshake.token):
                 raise CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
             return handshake
         if self._allow_anonymous:
@@ -80,7 +79,7 @@ class TokenAuthority:
         """The identity in verified credentials, with its channels. Raises CommandRefused for an illegal channel."""
         subscriptions = {
             channel: Grant(
-                _overridden(self._channels.options(channel), options.override),
+                self._channels.options(channel).overridden(options.override),
                 Raw(options.info),
                 Raw(options.data),
                 options.expires_at,
@@ -94,7 +93,7 @@ class TokenAuthority:
             info=Raw(credentials.info),
             meta=credentials.meta,
             expires_at=credentials.expires_at,
-            token=connection_facts(credentials),
+            token=credentials.token,
             subscriptions=subscriptions,
             token_channels=frozenset(credentials.subs),
         )
@@ -137,7 +136,7 @@ class TokenAuthority:
             info=Raw(credentials.info),
             meta=credentials.meta,
             expires_at=credentials.expires_at,
-            token=connection_facts(credentials),
+            token=credentials.token,
         )
 
     async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
@@ -204,13 +203,9 @@ def _refusal(refused: TokenRefused, final: codes.Error | codes.Disconnect) -> Co
 
 def _grant(options: ChannelOptions, granted: SubscriptionGrant) -> Grant:
     return Grant(
-        _overridden(options, granted.override),
+        options.overridden(granted.override),
         Raw(granted.info),
         Raw(granted.data),
         granted.expires_at,
-        token=subscription_facts(granted),
+        token=granted.token,
     )
-
-
-def _overridden(options: ChannelOptions, override: ChannelOverride) -> ChannelOptions:
-    return options.overridden({name: getattr(override, name) for name in OVERRIDES})

@@ -18,7 +18,6 @@ from starling.engine.transport import EXTENSION
 from starling.engine.upgrade import Upgrade
 from starling.web.authority import TokenAuthority
 from starling.web.origins import origin_allowed
-from starling.web.revocation import connection_facts
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.endpoints")
 
@@ -64,7 +63,7 @@ class WebContext:
 
     def failed_too_often(self, upgrade: Upgrade) -> bool:
         """Whether an address has tried too many connects that failed; then the client is counted."""
-        if not self.engine.failed_connects.exhausted(upgrade.address):
+        if not self.engine.admission.clients.failed_connects.exhausted(upgrade.address):
             return False
         self.engine.metrics.refuse("failed_connects")
         return True
@@ -102,13 +101,13 @@ class WebContext:
             ) from unknown
         except TokenRefused as refused:
             self.engine.metrics.refuse("invalid_token")
-            self.engine.failed_connects.spend(address)
+            self.engine.admission.clients.failed_connects.spend(address)
             log.info("token_refused", reason=refused.reason.value, claim=refused.claim, source=presented.source.value)
             detail = "the token has expired" if refused.reason is RefusalReason.EXPIRED else "the token is not valid"
             raise HTTPException(
                 status.HTTP_401_UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer error="invalid_token"'}
             ) from refused
-        if self.engine.connection_limit.full(credentials.user, address):
+        if self.engine.admission.clients.connections.full(credentials.user, address):
             self.engine.metrics.refuse("user_connections")
             raise HTTPException(
                 status.HTTP_429_TOO_MANY_REQUESTS, "this user has too many connections", {"Retry-After": "30"}
@@ -145,4 +144,4 @@ def _session_cookie(upgrade: Upgrade) -> str | None:
 
 def token_of(credentials: Credentials | None) -> TokenFacts | None:
     """The token that a connection depends on: it ends when that is revoked."""
-    return connection_facts(credentials) if credentials is not None else None
+    return credentials.token if credentials is not None else None

@@ -12,16 +12,6 @@ from starling.engine.revocation import Revocations
 from starling.engine.token_facts import TokenFacts
 
 
-def connection_facts(credentials: Credentials) -> TokenFacts:
-    """What a connection token is known by."""
-    return TokenFacts(credentials.user, credentials.token_id, credentials.session, credentials.issued_at)
-
-
-def subscription_facts(grant: SubscriptionGrant) -> TokenFacts:
-    """What a subscription token is known by."""
-    return TokenFacts(grant.user, grant.token_id, grant.session, grant.issued_at, grant.channel)
-
-
 class RevocableVerifier:
     """Implements starling.auth.tokens.TokenVerifier: what another one verifies, unless it is revoked."""
 
@@ -32,30 +22,30 @@ class RevocableVerifier:
     def connection_now(self, token: str) -> Credentials:
         """Verify a connection token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""
         credentials = self._verifier.connection_now(token)
-        self._check(connection_facts(credentials))
+        self._check(credentials.token)
         return credentials
 
     def subscription_now(self, token: str) -> SubscriptionGrant:
         """Verify a subscription token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""
         grant = self._verifier.subscription_now(token)
-        self._check(subscription_facts(grant))
+        self._check(grant.token)
         return grant
 
     async def connection(self, token: str) -> Credentials:
         """Verify a connection token. Raises TokenRefused."""
         credentials = await self._verifier.connection(token)
-        self._check(connection_facts(credentials))
+        self._check(credentials.token)
         return credentials
 
     async def subscription(self, token: str) -> SubscriptionGrant:
         """Verify a subscription token. Raises TokenRefused."""
         grant = await self._verifier.subscription(token)
-        self._check(subscription_facts(grant))
+        self._check(grant.token)
         return grant
 
-    def revoked(self, token: TokenFacts) -> bool:
-        """Whether a token that was good has been revoked since."""
-        return self._revocations.refuses(token)
+    def still_valid(self, token: TokenFacts | None) -> bool:
+        """As Revocations.still_valid."""
+        return self._revocations.still_valid(token)
 
     def _check(self, token: TokenFacts) -> None:
         if not self._revocations.loaded:
@@ -63,5 +53,5 @@ class RevocableVerifier:
                 RefusalReason.REVOCATIONS_NOT_LOADED,
                 "This process has not yet been able to read which tokens are revoked.",
             )
-        if self.revoked(token):
+        if not self.still_valid(token):
             raise TokenRefused(RefusalReason.REVOKED, "The token was revoked.")

@@ -50,7 +50,8 @@ class History(Command):
             result = await self._history.read(
                 action.channel, prepared, action.request, self._limit, ANSWER_BYTES, lambda: self._first_uses.spend(who)
             )
-            client.charge(sum(len(publication.data) + ENTRY_BYTES for publication in result.publications))
+            size = sum(len(publication.data) + ENTRY_BYTES for publication in result.publications)
+            client.session.charge(size, time.monotonic())
             decisions = client.session.answered(action, result, time.monotonic())
             client.carry_out(decisions)
             return []

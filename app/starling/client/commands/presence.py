@@ -48,7 +48,8 @@ class Presence(_PresenceQuery):
         """Read the members."""
         async with client.reading:
             members = await self.presence.members(action.channel, prepared, MEMBERS, ANSWER_BYTES)
-            client.charge(sum(len(member.conn_info) + MEMBER_BYTES for member in members.values()))
+            size = sum(len(member.conn_info) + MEMBER_BYTES for member in members.values())
+            client.session.charge(size, time.monotonic())
             client.carry_out(client.session.answered(action, PresenceResult(members), time.monotonic()))
             return []
 

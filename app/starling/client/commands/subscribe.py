@@ -72,7 +72,7 @@ class Subscribe(Command):
         subscriber = Subscriber(
             client, request.channel, lambda joined: self._answer(client, action, grant, subscriber, joined)
         )
-        first_uses, who = self._engine.first_uses, payer(client)
+        first_uses, who = self._engine.admission.clients.first_uses, payer(client)
         new = not action.server_side and grant.options.keeps_history
         if new and first_uses.exhausted(who) and not self._engine.subscriptions.hears(request.channel):
             raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
@@ -98,7 +98,7 @@ class Subscribe(Command):
             return False
         request, now = action.request, time.monotonic()
         # It may have been revoked while the hook, the broker or the history was asked.
-        if grant.token is not None and self._engine.revocations.refuses(grant.token):
+        if not self._engine.revocations.still_valid(grant.token):
             client.carry_out(session.refused(action, codes.ERROR_PERMISSION_DENIED, now))
             return False
         result = subscribe_result(request, grant, joined, user=client.user)
