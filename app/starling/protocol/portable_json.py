@@ -55,7 +55,8 @@ def replace_half_pairs(text: bytes) -> bytes:
 
 def nests_too_deep(text: bytes) -> bool:
     """Whether valid JSON is nested more than NESTING_LIMIT deep."""
-    if text.count(b"[") + text.count(b"{") <= NESTING_LIMIT:
+    # Each level has two brackets.
+    if len(text) <= 2 * NESTING_LIMIT or text.count(b"[") + text.count(b"{") <= NESTING_LIMIT:
         return False
     brackets, depth = _brackets(text), 0
     for start in range(0, len(brackets), _PORTION):
