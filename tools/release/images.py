@@ -1,6 +1,7 @@
 """The container image of a release: built for each platform that this machine can, pushed as one, and read back."""
 
 import tempfile
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,15 +42,20 @@ def build_and_push(
     if not built:
         raise ReleaseError(f"none of {', '.join(platforms)} can be built on {own}")
     image = f"{registry.address}/starling:{tag}"
-    run("podman", "rmi", "--force", "--ignore", image)
-    run("podman", "manifest", "create", image)
-    for platform in built:
-        run("podman", "build", "--format", "docker", "--platform", platform, "--manifest", image, *options, str(root))
-        print(f"{platform}: built")
-    with tempfile.NamedTemporaryFile() as digest:
-        push = ["podman", "manifest", "push", "--all", "--format", "v2s2", *registry.podman_options]
-        run(*push, "--digestfile", digest.name, image, f"docker://{image}")
-        return f"{registry.address}/starling@{Path(digest.name).read_text().strip()}", built
+    # A name of this run alone: that of an earlier release may still be in use here.
+    manifest = f"localhost/starling-release:{uuid.uuid4().hex}"
+    run("podman", "manifest", "create", manifest)
+    try:
+        for platform in built:
+            build = ["podman", "build", "--format", "docker", "--platform", platform, "--manifest", manifest]
+            run(*build, *options, str(root))
+            print(f"{platform}: built")
+        with tempfile.NamedTemporaryFile() as digest:
+            push = ["podman", "manifest", "push", "--all", "--format", "v2s2", *registry.podman_options]
+            run(*push, "--digestfile", digest.name, manifest, f"docker://{image}")
+            return f"{registry.address}/starling@{Path(digest.name).read_text().strip()}", built
+    finally:
+        run("podman", "manifest", "rm", manifest)
 
 
 def base_digest(base: str) -> str:
