@@ -140,7 +140,7 @@ def test_check_tells_every_problem_on_a_line_of_its_own() -> None:
         ),
         (
             {"BROKER_URL": "rediss://one", "BROKER_KEY_FILE": "/etc/hosts"},
-            "STARLING_BROKER_CERT_FILE: it is missing beside the key file",
+            "STARLING_BROKER_CERT_FILE: it is missing and the key file is set",
         ),
     ],
 )

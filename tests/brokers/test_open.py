@@ -90,7 +90,7 @@ def test_a_ca_file_must_exist_and_have_a_use(tmp_path: Path) -> None:
 def test_a_client_certificate_needs_its_key(tmp_path: Path) -> None:
     certificate = tmp_path / "client.crt"
     certificate.touch()
-    with pytest.raises(ValueError, match="broker key file: it is missing beside the cert file"):
+    with pytest.raises(ValueError, match="broker key file: it is missing and the cert file is set"):
         open_broker("rediss://localhost", cert_file=certificate)
     with pytest.raises(ValueError, match="broker key file: there is no file"):
         open_broker("rediss://localhost", cert_file=certificate, key_file=tmp_path / "missing.key")

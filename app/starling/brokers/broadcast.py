@@ -1,4 +1,4 @@
-"""A broker over any backend of broadcaster: one pump task turns what the backend heard into calls of BrokerEvents."""
+"""A broker over any backend of broadcaster: one pump task turns what the backend receives into BrokerEvents calls."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ from starling.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
-# A burst is told in slices, so that sockets and timers are served between them. Seconds.
+# A burst is delivered in slices, so that sockets and timers are served between them. Seconds.
 _SLICE = 0.005
 _MALFORMED_LOG_INTERVAL = 60.0
 
@@ -64,23 +64,23 @@ class BroadcastBroker:
         return self.stats.take_overflowed()
 
     async def start(self, events: BrokerEvents) -> None:
-        """Begin to connect and return at once; the link's state is told to `events`."""
+        """Begin to connect and return at once; `events` gets the link's state."""
         await self._backend.connect()
         self._pump_task = asyncio.create_task(self._pump(events), name="broker-pump")
 
     async def stop(self) -> None:
-        """Give the links back; nothing is told afterwards."""
+        """Give the links back; nothing is delivered afterwards."""
         if self._pump_task is not None:
             self._pump_task.cancel()
             await asyncio.wait((self._pump_task,))
         await self._backend.disconnect()
 
     async def subscribe(self, channel: str) -> None:
-        """Return when the server has acknowledged. Raises BrokerUnavailable, and then the wish stands."""
+        """Return when the server has acknowledged. Raises BrokerUnavailable, and then the request stands."""
         await self._backend.subscribe(channel)
 
     async def unsubscribe(self, channel: str) -> None:
-        """End the subscription, or take the wish back."""
+        """End the subscription, or withdraw the request."""
         await self._backend.unsubscribe(channel)
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
@@ -93,7 +93,7 @@ class BroadcastBroker:
         try:
             self.check_size(channel, len(message), len(publication.data))
         except PublicationTooLarge:
-            # What is too large with its trace goes without, and if that is too large too, its sender is told so.
+            # What is too large with its trace goes without, and if that is too large too, its sender gets an error.
             message = envelope.encode_publication(envelope.encode_body(publication, now))
             self.check_size(channel, len(message), len(publication.data))
         await self._backend.publish(channel, message)
@@ -102,7 +102,7 @@ class BroadcastBroker:
     def begin_publish(
         self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
     ) -> PublishOutcome | None:
-        """As `publish`; `done` is told later what became of it."""
+        """As `publish`; `done` gets the outcome later."""
 
         async def publish() -> None:
             try:
@@ -123,19 +123,19 @@ class BroadcastBroker:
         outcomes = await asyncio.gather(
             *(self.publish(channel, publication, options) for channel, options in wishes), return_exceptions=True
         )
-        told: list[PublishOutcome] = []
+        results: list[PublishOutcome] = []
         for outcome in outcomes:
             if not isinstance(outcome, StreamPosition | BrokerUnavailable | PublicationTooLarge):
                 raise outcome
-            told.append(outcome)
-        return told
+            results.append(outcome)
+        return results
 
     async def publish_join(self, channel: str, info: ClientInfo) -> None:
-        """Tell the channel's subscribers everywhere that a client entered. Raises as `publish` does."""
+        """Publish to the channel that a client entered. Raises as `publish` does."""
         await self._publish_info(channel, envelope.encode_join(info))
 
     async def publish_leave(self, channel: str, info: ClientInfo) -> None:
-        """Tell the channel's subscribers everywhere that a client left. Raises as `publish` does."""
+        """Publish to the channel that a client left. Raises as `publish` does."""
         await self._publish_info(channel, envelope.encode_leave(info))
 
     def refuse_keeping(self, options: PublishOptions) -> None:
@@ -157,14 +157,14 @@ class BroadcastBroker:
         while True:
             event = await self._backend.next_published()
             try:
-                self._tell(events, event)
+                self._deliver(events, event)
             except Exception:
                 log.exception("broker_event_failed", channel=event.channel)
             if time.monotonic() > slice_end:
                 await asyncio.sleep(0)
                 slice_end = time.monotonic() + _SLICE
 
-    def _tell(self, events: BrokerEvents, event: Event) -> None:
+    def _deliver(self, events: BrokerEvents, event: Event) -> None:
         if isinstance(event, MessageEvent):
             try:
                 message = envelope.decode(event.message)

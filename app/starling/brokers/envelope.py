@@ -74,7 +74,7 @@ def encode_body(
 
 
 def encode_publication(body: bytes, *, epoch: str = "", offset: int = 0, previous: int = 0) -> bytes:
-    """The envelope around `body`; without history there is no position to tell."""
+    """The envelope around `body`; without history there is no position."""
     return b"p %b %d %d\n%b" % (epoch.encode() or b"-", offset, previous, body)
 
 
@@ -89,7 +89,7 @@ def encode_leave(info: ClientInfo) -> bytes:
 
 
 def decode(envelope: bytes) -> Envelope:
-    """Read an envelope. Raises MalformedEnvelope for anything else, whoever sent it."""
+    """Read an envelope. Raises MalformedEnvelope for anything else."""
     try:
         if envelope[:1] == b"p":
             return _decode_publication(envelope)

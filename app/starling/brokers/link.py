@@ -1,4 +1,4 @@
-"""A link to the server, what passes from it to the node in its order, and the figures about the link itself."""
+"""A link to the server, what passes from it to the node in its order, and the stats of the link itself."""
 
 import asyncio
 import time
@@ -12,10 +12,10 @@ from broadcaster import BroadcastBackend, Event
 from starling.engine.broker import LinkState
 from starling.telemetry.metrics import Metrics
 
-# What may wait to be told in one process; beyond it messages are dropped, counted and told as a gap.
+# Events that may wait in one process; beyond it messages are dropped, counted and reported as a gap.
 MAX_EVENTS = 65_536
 MAX_BYTES = 64 * 1024 * 1024
-# Roughly what an event costs beside its payload.
+# Roughly what an event costs besides its payload.
 _EVENT_OVERHEAD = 200
 
 
@@ -64,7 +64,7 @@ class LinkStats:
     """How this process's link does, for telemetry to read. Times are in seconds.
 
     `canary_heard_at` is on the clock of `time.monotonic`, None before the first canary and where none is needed, as in
-    memory. `reconnects` counts links found again after a loss. `dropped` counts messages that came and were not told,
+    memory. `reconnects` counts links found again after a loss. `dropped` counts messages that were not delivered,
     by reason: `queue_full`, `malformed`. `failed_swaps` counts links that failed one after the other, 0 while one
     stands; `probes` what was heard beside them: `received`, `silent`. `overflowed` counts what `queue_full` dropped by
     channel, since it was last taken.
@@ -111,7 +111,7 @@ class MessageEvent(Event):
 
 
 class LinkEvent(Event):
-    """The link's state changed; it travels between the messages, so that their order tells what was missed."""
+    """The link's state changed; it travels between the messages, so that their order shows what was missed."""
 
     def __init__(self, state: LinkState) -> None:
         super().__init__("", state.value)
@@ -119,7 +119,7 @@ class LinkEvent(Event):
 
 
 class LinkBackend(BroadcastBackend):
-    """A broadcaster backend that carries bytes, tells its link's state among the events and keeps figures."""
+    """A broadcaster backend that carries bytes, reports its link's state among the events and keeps stats."""
 
     stats: LinkStats
 

@@ -112,5 +112,5 @@ def _check_files(files: Mapping[str, str | Path | None], *, wanted: bool) -> Non
     for name, other in (("cert", "key"), ("key", "cert")):
         if files[name] is None and files[other] is not None:
             raise ValueError(
-                f"broker {name} file: it is missing beside the {other} file; a client certificate needs both"
+                f"broker {name} file: it is missing and the {other} file is set; a client certificate needs both"
             )

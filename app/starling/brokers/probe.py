@@ -10,20 +10,22 @@ from starling.engine.broker import BrokerUnavailable
 async def hears_itself(
     link: Link, publish: Callable[[str, bytes], Awaitable[None]], channel: str, *, seconds: float
 ) -> bool:
-    """Subscribe `channel` over the fresh `link`, publish once, and tell whether it was heard within `seconds`."""
-    heard = asyncio.Event()
+    """Subscribe `channel` over the fresh `link`, publish once; returns whether it was received within `seconds`."""
+    received = asyncio.Event()
     reading: asyncio.Task[None] | None = None
     try:
         async with asyncio.timeout(seconds):
             await link.open()
-            reading = asyncio.create_task(link.read(lambda _channel, _message: heard.set()), name="broker-probe-read")
+            reading = asyncio.create_task(
+                link.read(lambda _channel, _message: received.set()), name="broker-probe-read"
+            )
             await link.subscribe([channel])
             await publish(channel, b"probe")
-            await heard.wait()
+            await received.wait()
     except (LinkLost, BrokerUnavailable, TimeoutError):
         return False
     finally:
-        # Whoever asks may lose interest just as this ends, too.
+        # The caller may be cancelled just as this ends, too.
         try:
             if reading is not None:
                 reading.cancel()

@@ -1,11 +1,11 @@
-"""Which channels this process wants to hear, and which of them the server has acknowledged on the present link."""
+"""Which channels this process wants to receive, and which of them the server has acknowledged on the present link."""
 
 import asyncio
 from itertools import islice
 
 
 class LinkSubscriptions:
-    """The wishes and the server's state, and what is left to ask of the server to make them one.
+    """The requested channels and the server's state, and what is left to ask of the server to make them one.
 
     Requests go out in batches, one at a time: `next_missing`, then `acknowledged` when the server has answered;
     `next_surplus` needs no answer. Wishes may change in between.
@@ -20,7 +20,7 @@ class LinkSubscriptions:
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
     def want(self, channel: str) -> None:
-        """Wish to hear `channel`, over this link and the ones that follow."""
+        """Request `channel`, over this link and the ones that follow."""
         self.wanted.add(channel)
         self._surplus.discard(channel)
         if channel not in self._acknowledged:
@@ -28,7 +28,7 @@ class LinkSubscriptions:
             self.changed.set()
 
     def drop(self, channel: str) -> None:
-        """Take the wish back."""
+        """Withdraw the request."""
         self.wanted.discard(channel)
         self._missing.discard(channel)
         if channel in self._acknowledged:
@@ -37,7 +37,7 @@ class LinkSubscriptions:
         if waiting := self._waiting.pop(channel, None):
             waiting.cancel()
 
-    async def wait(self, channel: str, timeout: float) -> bool:  # noqa: ASYNC109  # a wish outlives its waiting
+    async def wait(self, channel: str, timeout: float) -> bool:  # noqa: ASYNC109  # a request outlives its waiting
         """Whether the server has acknowledged `channel` within `timeout` seconds."""
         if channel not in self._acknowledged:
             waiting = self._waiting.get(channel)
@@ -74,7 +74,7 @@ class LinkSubscriptions:
         self._missing = set(self.wanted)
 
     def close(self) -> None:
-        """Want nothing, and let those who wait go."""
+        """Want nothing, and release the callers that wait."""
         self.wanted.clear()
         self.link_lost()
         for waiting in self._waiting.values():

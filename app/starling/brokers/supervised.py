@@ -1,4 +1,4 @@
-"""What every link to a server needs: it comes back by itself, is proven by a canary, and says when it was away."""
+"""What every link to a server needs: it reconnects by itself, is proven by a canary, and says when it was away."""
 
 import asyncio
 import os
@@ -40,12 +40,12 @@ _CANARY_TIMEOUT = 3.0
 # A canary that is late while this process itself stood still this long says nothing about the link.
 _STANDSTILL = 0.5
 _COUNT_INTERVAL = 2.0
-# So many links that failed one after the other, each while a probe beside it heard itself: this process is at fault.
+# This number of links failed one after the other, each while a probe received its message: this process is at fault.
 _DEAF = 3
 
 
 def in_words(error: Exception) -> str:
-    """What a failure is called in the log; the address stands beside it there."""
+    """What a failure is called in the log; the address is in the same line."""
     inner = error if isinstance(error, OSError) else error.__context__
     if isinstance(inner, OSError) and inner.errno and not isinstance(inner, ssl.SSLError | socket.gaierror):
         return os.strerror(inner.errno)
@@ -56,9 +56,9 @@ class SupervisedBackend(LinkBackend):
     """Holds one Link and replaces it whenever it fails or falls silent.
 
     Silence is noticed by a canary: an own channel, subscribed before all others, that is published to over the very
-    path that publications take and must be heard. A server that is frozen while its kernel keeps the connection is
+    path that publications take and must be received. A server that is frozen while its kernel keeps the connection is
     noticed in no other way. What a canary cannot tell, that another subscription was lost, the server's count of them
-    does. Where links fail one after the other although a probe beside them hears itself, DEAF is told.
+    does. Where links fail one after the other although a probe receives its own message, LinkState.DEAF is reported.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class SupervisedBackend(LinkBackend):
     ) -> None:
         """`address` is for the log, without credentials; `timeout` in seconds bounds one call to the server.
 
-        `max_events` bounds what may wait to be told; beyond it messages are dropped and counted, and a loss of the link
-        is told, so that whoever can heal does. Several that share a `queue` are told as one.
+        `max_events` bounds the events that may wait; beyond it messages are dropped and counted, and a loss of the link
+        is reported, so that streams heal. Several that share a `queue` report as one.
         """
         self.stats = LinkStats()
         self.identity = uuid4().hex[:12]
@@ -123,7 +123,7 @@ class SupervisedBackend(LinkBackend):
         return f":{purpose}:{self.identity}"
 
     def tell(self, *states: LinkState) -> None:
-        """Tell changes of the link, in their order among the messages."""
+        """Report changes of the link, in their order among the messages."""
         for state in states:
             self._queue.put(LinkEvent(state))
 
@@ -149,7 +149,7 @@ class SupervisedBackend(LinkBackend):
         self.stats.up = False
 
     async def subscribe(self, group: str) -> None:
-        """Return when the server has acknowledged. Raises BrokerUnavailable after `timeout`; the wish stands."""
+        """Return when the server has acknowledged. Raises BrokerUnavailable after `timeout`; the request stands."""
         group.encode()  # A name that has no UTF-8 is this caller's error, and must not reach the link that all share.
         self._subscriptions.want(group)
         if not await self._subscriptions.wait(group, self.timeout):
@@ -158,11 +158,11 @@ class SupervisedBackend(LinkBackend):
             )
 
     async def unsubscribe(self, group: str) -> None:
-        """Tell nothing more of `group`; the server is told in passing."""
+        """Deliver nothing more of `group`; the server is informed later."""
         self._subscriptions.drop(group)
 
     async def next_published(self) -> Event:
-        """The next event, in the server's order; of channels unsubscribed meanwhile nothing is told."""
+        """The next event, in the server's order; of channels unsubscribed meanwhile nothing is returned."""
         while True:
             event = await self._queue.take()
             if not isinstance(event, MessageEvent) or event.channel in self._subscriptions.wanted:
@@ -185,7 +185,7 @@ class SupervisedBackend(LinkBackend):
                 self._link_down(reason)
                 wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(failures, 10))
                 await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
-                # A link that heard its canary was cut, however soon: nobody here is deaf.
+                # A link that received its canary was cut, however soon: this process is not at fault.
                 deaf = deaf + 1 if failures and not came_up and self._heard(probe) else 0
                 if deaf == _DEAF:
                     deaf = 0
@@ -205,7 +205,7 @@ class SupervisedBackend(LinkBackend):
             return False
 
     def _heard(self, probe: asyncio.Task[bool] | None) -> bool:
-        """Whether the probe beside the link that has just failed heard itself; one that still waits did not."""
+        """Whether the probe received its message while the link failed; one that still waits did not."""
         if probe is None:
             return False
         heard = probe.done() and probe.result()
@@ -285,7 +285,7 @@ class SupervisedBackend(LinkBackend):
             await asyncio.sleep(_CANARY_INTERVAL)
 
     async def _hear_canary(self) -> bool:
-        """Publish one and hear it; False when this process stood still meanwhile. Raises LinkLost."""
+        """Publish one and receive it; False when this process stood still meanwhile. Raises LinkLost."""
         self._canary_number += 1
         self._canary_payload = b"%d" % self._canary_number
         self._canary_heard = asyncio.get_running_loop().create_future()
@@ -308,7 +308,7 @@ class SupervisedBackend(LinkBackend):
         except TimeoutError:
             if time.monotonic() - deadline > _STANDSTILL:
                 return False
-            raise LinkLost(f"no canary heard within {_CANARY_TIMEOUT:g} s{problem}") from None
+            raise LinkLost(f"no canary received within {_CANARY_TIMEOUT:g} s{problem}") from None
         self.stats.canary_heard_at = time.monotonic()
         self.stats.canary_round_trip_seconds = self.stats.canary_heard_at - sent_at
         return True
@@ -332,7 +332,7 @@ class SupervisedBackend(LinkBackend):
         if not self._overflowed:
             self._overflowed = True
             log.warning("broker_queue_full", remedy="this process delivers more slowly than messages come: add workers")
-            # The gap begins here. Nothing else is queued before half of the queue is taken, so whoever heals on the
+            # The gap begins here. Nothing else is queued before half of the queue is taken, so streams that heal on the
             # word of these two reads the history after the last message that was dropped.
             if self._state is LinkState.UP:
                 self.tell(LinkState.DOWN, LinkState.UP)

@@ -1,4 +1,4 @@
-"""The broker of a single process: what is published here is heard here, through the same bytes as everywhere."""
+"""The broker of a single process: what is published here is received here, through the same bytes as everywhere."""
 
 import time
 from collections.abc import Callable
@@ -38,11 +38,11 @@ class MemoryBackend(LinkBackend):
         self._channels.clear()
 
     async def subscribe(self, group: str) -> None:
-        """Hear channel `group` from now on."""
+        """Receive channel `group` from now on."""
         self._channels.add(group)
 
     async def unsubscribe(self, group: str) -> None:
-        """Hear channel `group` no more."""
+        """Receive channel `group` no more."""
         self._channels.discard(group)
 
     async def publish(self, channel: str, message: bytes) -> None:
@@ -57,7 +57,7 @@ class MemoryBackend(LinkBackend):
             raise BrokerUnavailable("this process is behind with delivery and takes nothing more for the moment")
 
     async def next_published(self) -> Event:
-        """The next event, in the order of publishing; of channels unsubscribed meanwhile nothing is told."""
+        """The next event, in the order of publishing; of channels unsubscribed meanwhile nothing is returned."""
         while True:
             event = await self._queue.take()
             if not isinstance(event, MessageEvent) or event.channel in self._channels:

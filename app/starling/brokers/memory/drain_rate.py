@@ -1,4 +1,4 @@
-"""The pace of a single process."""
+"""The drain rate of a single process."""
 
 import time
 from collections.abc import Callable

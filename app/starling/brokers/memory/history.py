@@ -150,7 +150,7 @@ class MemoryHistory:
             heapq.heappush(self._due, (due, channel))
 
     def _sweep(self) -> float:
-        """Let go of what has had its time; returns the time."""
+        """Remove what has had its time; returns the time."""
         now = self._clock()
         while self._due and self._due[0][0] <= now:
             due, channel = heapq.heappop(self._due)

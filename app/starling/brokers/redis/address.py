@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-# redis-py would take any of its settings from the URL, also those that this floor depends on.
+# redis-py would take any of its settings from the URL, also those that this layer depends on.
 _TLS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"})
 _SENTINEL_OPTIONS = frozenset({"db", "sentinel_username", "sentinel_password"})
 _TRUE = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -69,7 +69,7 @@ class RedisAddress:
 
 
 def parse_address(url: str) -> RedisAddress:
-    """Read a URL of one of SCHEMES. Raises ValueError, naming the mend, never the password."""
+    """Read a URL of one of SCHEMES. Raises ValueError, naming the remedy, never the password."""
     scheme = url.partition(":")[0]
     tls, topology = SCHEMES[scheme]
     example = f"write it like {scheme}:{EXAMPLES[topology]}"

@@ -29,7 +29,7 @@ class RedisBackend(SupervisedBackend):
     """Channels of one Redis server, or of the master that Sentinel names, under one prefix."""
 
     def __init__(self, address: RedisAddress, *, prefix: str, timeout: float, max_events: int = MAX_EVENTS) -> None:
-        """`timeout` in seconds bounds one call, `max_events` what may wait to be told."""
+        """`timeout` in seconds bounds one call, `max_events` the events that may wait."""
         super().__init__(str(address), timeout=timeout, max_events=max_events)
         self.prefix = prefix
         self._pool: ConnectionPool = make_pool(address, timeout=timeout)
@@ -110,7 +110,7 @@ class RedisBackend(SupervisedBackend):
         await inspect(self.execute, self.prefix, cluster=False, rights_remedy=self._rights_remedy)
 
     async def check_server(self) -> None:
-        """Leave a server that became a replica: it takes a PUBLISH all the same, but its master does not hear of it."""
+        """Leave a server that became a replica: it takes a PUBLISH all the same, but its master does not get it."""
         try:
             replication = await self.execute("INFO", "replication")
         except (BrokerUnavailable, ResponseError):

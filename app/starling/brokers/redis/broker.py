@@ -74,11 +74,11 @@ class RedisBroker(BroadcastBroker):
     def begin_publish(
         self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
     ) -> PublishOutcome | None:
-        """As `publish`; `done` is told when Redis has answered."""
+        """As `publish`; `done` is called when Redis has answered."""
         body, live = _bodies(publication, options.trace, delta=options.delta)
         command = self._command(body, live, envelope.encode_publication(live), channel, options, _epoch(options))
 
-        def told(replies: Replies) -> None:
+        def answered(replies: Replies) -> None:
             if replies.exception() is None and isinstance(replies.result()[0], NoScriptError):
                 # Redis forgets scripts when it restarts.
                 super(RedisBroker, self).begin_publish(channel, publication, options, done)
@@ -86,7 +86,7 @@ class RedisBroker(BroadcastBroker):
                 done(_outcome(replies))
 
         try:
-            self._redis.post(command, len(body)).add_done_callback(told)
+            self._redis.post(command, len(body)).add_done_callback(answered)
         except BrokerUnavailable as unavailable:
             return unavailable
         return None

@@ -26,7 +26,7 @@ from starling.engine.broker import BrokerUnavailable, LinkState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
-# Seconds between two readings of the slots: while all is well, while something is not, and the least.
+# Seconds between two readings of the slots: while everything works, while something does not, and the minimum.
 _CALM = 10.0
 _WORRIED = 1.0
 _LEAST = 0.1
@@ -37,11 +37,11 @@ class ClusterBackend(LinkBackend):
     """Channels of a Redis cluster, under one prefix, each in the shard that has its slot.
 
     It is up while the links to all masters are. When a slot has gone to another node, its channels are subscribed
-    there, and a loss and a return of the link are told, so that whoever can heal reads what was published in between.
+    there, and a loss and a return of the link are reported, so that streams read what was published in between.
     """
 
     def __init__(self, address: RedisAddress, *, prefix: str, timeout: float, max_events: int = MAX_EVENTS) -> None:
-        """`timeout` in seconds bounds one call, `max_events` what may wait to be told."""
+        """`timeout` in seconds bounds one call, `max_events` the events that may wait."""
         self.prefix = prefix
         self.timeout = timeout
         self._address = address
@@ -100,7 +100,7 @@ class ClusterBackend(LinkBackend):
         self._state = LinkState.DOWN
 
     async def subscribe(self, group: str) -> None:
-        """Return when the node that has the slot has acknowledged. Raises BrokerUnavailable; the wish stands."""
+        """Return when the node that has the slot has acknowledged. Raises BrokerUnavailable; the request stands."""
         slot = key_slot(stored_name(group).encode())
         self._wanted.setdefault(group, None)
         deadline = time.monotonic() + self.timeout
@@ -123,13 +123,13 @@ class ClusterBackend(LinkBackend):
             await asyncio.sleep(_POLL)
 
     async def unsubscribe(self, group: str) -> None:
-        """Tell nothing more of `group`; the server is told in passing."""
+        """Deliver nothing more of `group`; the server is informed later."""
         node = self._wanted.pop(group, None)
         if node is not None and (shard := self._shards.get(node)) is not None:
             shard.drop(group)
 
     async def next_published(self) -> Event:
-        """The next event; of one channel in the server's order, of channels unsubscribed meanwhile nothing is told."""
+        """The next event, of one channel in the server's order; nothing of channels unsubscribed meanwhile."""
         while True:
             event = await self._queue.take()
             if not isinstance(event, MessageEvent) or event.channel in self._wanted:
@@ -197,7 +197,7 @@ class ClusterBackend(LinkBackend):
                 self._shards[present].drop(channel)
             self._wanted[channel] = place
             moves.append((channel, self._shards[place]))
-        # What is not acknowledged in time is made good when that link returns, which is told as well.
+        # What is not acknowledged in time is made good when that link returns, which is reported as well.
         await asyncio.gather(*(shard.subscribe(channel) for channel, shard in moves), return_exceptions=True)
         for node in self._shards.keys() - masters:
             await self._shards.pop(node).disconnect()

@@ -125,7 +125,7 @@ class ClusterCalls:
     async def _redirect_for(
         self, answer: asyncio.Future[list[Answer]], command: Command, refusal: ResponseError, size: int
     ) -> None:
-        found: Answer = BrokerUnavailable("this process lets its broker go")
+        found: Answer = BrokerUnavailable("this process closes its broker connections")
         try:
             found = await self._redirect(command, refusal, size)
         finally:

@@ -52,7 +52,7 @@ class ShardLink(RedisLink):
             await self._request(b"SUNSUBSCRIBE", names)
 
     async def check_count(self) -> None:
-        """Subscribe again what is subscribed: the answer tells how many subscriptions Redis counts."""
+        """Subscribe again what is subscribed: the answer says how many subscriptions Redis counts."""
         await self._request(b"SSUBSCRIBE", [next(iter(self._channels))])
 
     def pack(self, verb: bytes, names: Sequence[bytes]) -> bytes:
@@ -101,7 +101,7 @@ class ShardLink(RedisLink):
         words = str(reply).split() if isinstance(reply, hiredis.ReplyError) else []
         if len(words) != 3 or words[0] != "MOVED":
             raise LinkLost(str(reply) if isinstance(reply, Exception) else "Redis answered what nobody asked")
-        # None, where the slot was gone before the command came, and what was wished had happened by itself.
+        # None, where the slot was gone before the command came, and what was requested had happened by itself.
         command = next((command for command in self._commands if command.slot == int(words[1])), None)
         if command is not None:
             self._commands.remove(command)

@@ -21,7 +21,7 @@ _TRIES = 100_000
 
 
 class ShardBackend(SupervisedBackend):
-    """The channels whose slots one node has. What it hears goes to the cluster's own queue."""
+    """The channels whose slots one node has. What it receives goes to the cluster's own queue."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class ShardBackend(SupervisedBackend):
         told: Callable[["ShardBackend", tuple[LinkState, ...]], None],
         moved: Callable[["ShardBackend", list[str]], None],
     ) -> None:
-        """`told` hears of the link's states, `moved` of channels that this node has no more.
+        """`told` gets the link's states, `moved` of channels that this node has no more.
 
         `calls` gives the connection that publications to this node take.
         """
@@ -97,7 +97,7 @@ class ShardBackend(SupervisedBackend):
         await inspect(self._calls().execute, self._prefix, cluster=True, rights_remedy=self._rights_remedy)
 
     def tell(self, *states: LinkState) -> None:
-        """Let the cluster tell, which has one state for all."""
+        """Report to the cluster, which has one state for all."""
         self._told(self, states)
 
     def remedy(self, reason: str) -> str:

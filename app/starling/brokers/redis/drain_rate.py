@@ -1,4 +1,4 @@
-"""The shared pace in Redis: one key says when the next turn is free."""
+"""The shared drain rate in Redis: one key says when the next turn is free."""
 
 from starling.brokers.redis.script import Execute, Script
 

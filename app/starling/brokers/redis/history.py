@@ -179,7 +179,7 @@ def _entries(channel: str, epoch: str, rows: Iterable[object]) -> Iterable[Strea
                 case _:
                     raise MalformedEnvelope("fields other than p and d")
         except ValueError as error:
-            # Left out, it breaks the chain of entries, so whoever needed it is told that it is missing.
+            # Left out, it breaks the chain of entries, so a client that needed it is informed that it is missing.
             log.warning("history_entry_malformed", channel=channel, problem=str(error))
 
 

@@ -26,7 +26,7 @@ async def inspect(execute: Execute, prefix: str, *, cluster: bool, rights_remedy
         in_cluster = _field(await execute("INFO", "cluster"), "cluster_enabled")
         policy = _field(await execute("INFO", "memory"), "maxmemory_policy")
     except ResponseError as error:
-        raise BrokerUnavailable(f"Redis refused to tell its version and settings: {error}") from None
+        raise BrokerUnavailable(f"Redis refused to return its version and settings: {error}") from None
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
     if numbers < _OLDEST:
         log.warning("redis_too_old", version=version, remedy="run Redis 7.0 or newer")

@@ -68,7 +68,7 @@ class RedisLink(Link, asyncio.Protocol):
         await self._request(b"UNSUBSCRIBE", names)
 
     async def check_count(self) -> None:
-        """Subscribe again what is subscribed: the answer tells how many subscriptions Redis counts."""
+        """Subscribe again what is subscribed: the answer says how many subscriptions Redis counts."""
         await self._request(b"SUBSCRIBE", [next(iter(self._channels))])
 
     async def close(self) -> None:
@@ -77,7 +77,7 @@ class RedisLink(Link, asyncio.Protocol):
         if self._socket is not None:
             self._socket.abort()
 
-    # What the socket tells
+    # What the socket reports
 
     def data_received(self, data: bytes) -> None:
         """Hand over the messages in `data`."""
@@ -102,7 +102,7 @@ class RedisLink(Link, asyncio.Protocol):
                 self._acknowledge(content)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever reads that it is over."""
+        """End the reading."""
         self._lose(LinkLost("Connection closed by server." if exc is None else in_words(exc)))
 
     def _lose(self, lost: LinkLost) -> None:

@@ -7,7 +7,7 @@ from starling.engine.broker import BrokerUnavailable
 from starling.engine.occupancy import LEASE_SHARE, OccupancyChange
 from starling.engine.presence import DEFAULT_TTL
 
-# When the whole cluster is gone for longer, nobody is told any more what became empty.
+# When the whole cluster is gone for longer, what became empty is not reported any more.
 _KEEP_MILLISECONDS = 24 * 3600 * 1000
 
 

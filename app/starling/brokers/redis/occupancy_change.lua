@@ -7,7 +7,7 @@
 --       5 <prefix>:{occupancy}:channels:<holder>   set of what it holds
 -- ARGV  1 holder   2 number of the call   3 ms that its lease lasts   4 ms that keys stay   5 how many it enters
 --       6 and so on: the channels it enters, then those it leaves
--- Returns occupied, vacated, revision, and 1 if there is more to tell; nothing if the holder was lost.
+-- Returns occupied, vacated, revision, and 1 if there is more to report; nothing if the holder was lost.
 
 local leases, holders, revision_key, answer_key, channels = unpack(KEYS)
 local holder, number = ARGV[1], tonumber(ARGV[2])

@@ -52,7 +52,7 @@ class Outbox(Generic[Item, Answer]):
         self._task = asyncio.create_task(self._run(), name="broker-outbox")
 
     async def stop(self) -> None:
-        """End; what still waits is told that it was not sent."""
+        """End; what still waits fails as not sent."""
         if self._task is None:
             return
         task, self._task = self._task, None
@@ -61,7 +61,7 @@ class Outbox(Generic[Item, Answer]):
         if self._timer is not None:
             self._timer.cancel()
         for _, _, answer in self._waiting:
-            _fail(answer, "this process lets its broker go")
+            _fail(answer, "this process closes its broker connections")
         self._waiting.clear()
 
     async def send(self, item: Item, size: int) -> Answer:
@@ -87,7 +87,7 @@ class Outbox(Generic[Item, Answer]):
         return answer
 
     def _give_up(self) -> None:
-        """Fail the calls whose time is over, and come back for the oldest of the others."""
+        """Fail the calls whose time is over, and set the timer for the oldest of the others."""
         self._timer = None
         loop, waiting = asyncio.get_running_loop(), self._given_up_at
         while waiting and (waiting[0][1].done() or waiting[0][0] <= loop.time()):
@@ -108,14 +108,14 @@ class Outbox(Generic[Item, Answer]):
         while self._waiting and room > 0 and len(batch) < self._max_batch:
             item, size, answer = self._waiting.popleft()
             self._waiting_bytes -= size
-            # Whoever gave up was told that nothing is acknowledged, so the item must not go out late.
+            # The caller that gave up knows that nothing is acknowledged, so the item must not go out late.
             if not answer.done():
                 batch.append((item, answer))
                 room -= size
         return batch
 
     async def _send_batch(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
-        problem = "this process lets its broker go"
+        problem = "this process closes its broker connections"
         outcomes: Sequence[Answer | Exception] = ()
         try:
             async with asyncio.timeout(self._timeout):

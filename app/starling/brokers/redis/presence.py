@@ -16,7 +16,7 @@ from starling.protocol.messages import ClientInfo
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
-# One script call is about one channel, names so many clients at most and, beyond the first, so many bytes of them.
+# At most this many clients in one script call and, beyond the first, this many bytes; a call is about one channel.
 _CALL_CLIENTS = 500
 _CALL_BYTES = 65_536
 # Calls under way at once; the next portion goes when these are answered.
@@ -26,7 +26,7 @@ _STRANGE = "a presence script answered in another form than it should"
 
 @dataclass(slots=True)
 class _PresenceCall:
-    """Clients of one channel, the arguments that tell a script of them, and the flag it answered for each."""
+    """Clients of one channel, the arguments of a script for them, and the flag it answered for each."""
 
     channel: str
     infos: list[ClientInfo] = field(default_factory=list)

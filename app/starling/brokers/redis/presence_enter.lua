@@ -1,4 +1,4 @@
--- Lets a client in where fewer than so many others are; followed by presence_keep.lua, which then adds it.
+-- Adds a client where fewer than a number of others are; followed by presence_keep.lua, which then adds it.
 --
 -- ARGV  as there, and at the end the number
 -- Returns -1 for it where there is no room.

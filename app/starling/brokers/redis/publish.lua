@@ -40,7 +40,7 @@ end
 -- Another replication id means a restart or a promotion: what this server holds may be older than what was delivered.
 local run = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
 if not run then
-  return redis.error_reply('ERR INFO replication tells no master_replid, so history cannot be kept safely')
+  return redis.error_reply('ERR INFO replication has no master_replid, so history cannot be kept safely')
 end
 
 -- Numbers of Lua are exact up to 2^53 only, and so versions are compared as texts of digits.

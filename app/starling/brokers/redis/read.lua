@@ -18,7 +18,7 @@ local epoch, top = known[1], known[2]
 if not epoch then
   local run = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
   if not run then
-    return redis.error_reply('ERR INFO replication tells no master_replid, so history cannot be kept safely')
+    return redis.error_reply('ERR INFO replication has no master_replid, so history cannot be kept safely')
   end
   epoch, top = ARGV[2], '0'
   -- First the command that Redis denies when its memory is full: after another write it is never denied.

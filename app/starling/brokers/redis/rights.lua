@@ -1,4 +1,4 @@
--- Tells which commands the user who asks may not run.
+-- Returns the commands that the calling user may not run.
 --
 -- ARGV  1 a key   2 a channel   then names of commands, each followed by what it is given here:
 --       key, channel, script or nothing

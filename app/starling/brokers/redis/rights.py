@@ -25,7 +25,7 @@ _RIGHTS = {
 }
 
 
-# What a cluster needs beside.
+# What a cluster needs in addition.
 _CLUSTER = {
     **dict.fromkeys(("spublish", "ssubscribe", "sunsubscribe"), "channel"),
     **dict.fromkeys(("asking", "cluster|slots"), "nothing"),

@@ -21,7 +21,7 @@ class Script:
     """A Lua script that is atomic in Redis."""
 
     def __init__(self, *names: str) -> None:
-        """`names` are of files beside this one, which make one script together."""
+        """`names` are of files in this directory, which make one script together."""
         self._text = b"\n".join(Path(__file__).with_name(name).read_bytes() for name in names)
         self._digest = hashlib.sha1(self._text, usedforsecurity=False).hexdigest()
 
