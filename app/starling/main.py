@@ -6,8 +6,10 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+import msgspec
 import structlog
 import yaml
 from fastapi import FastAPI
@@ -22,6 +24,7 @@ from starling.auth.keys import VerificationKey
 from starling.brokers.broadcast import BroadcastBroker
 from starling.brokers.open import open_broker
 from starling.client.build import build_dispatcher
+from starling.client.client_connection import ClientConnection
 from starling.client.hooks_module import HooksError, load_hooks
 from starling.client.node_commands import NodeCommands
 from starling.engine.admission import AdmissionLimits
@@ -33,11 +36,13 @@ from starling.engine.memory import MemoryLimit
 from starling.engine.occupancy import Occupancy
 from starling.engine.top_channels import TopChannels
 from starling.protocol.session import SessionLimits
+from starling.reload import Configuration, ConfigurationFiles
 from starling.server.application import serve
 from starling.server.options import ServerOptions, Service
 from starling.server.peer_address import unmapped_network
 from starling.settings import PREFIX, Settings, SettingsError, read_file
 from starling.telemetry.logging import configure_logging
+from starling.telemetry.metric_files import allocate_metric_files
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import NoTracer, Tracer
 from starling.variables import DEVELOPER_KEY
@@ -68,6 +73,7 @@ def run(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format, tracer.log_processors)
     for warning in settings.warnings():
         log.warning("settings_may_surprise", warning=warning)
+    allocate_metric_files()
     built = build_application(settings, tracer=tracer)
     engine = built.engine
     service = Service(
@@ -79,6 +85,8 @@ def run(settings: Settings) -> None:
         on_waiting=engine.metrics.waiting,
         top_channels=built.top_channels.here,
         drain_rate_store=built.broker.pace,
+        reload=ConfigurationFiles(settings, os.environ, validate_configuration).read,
+        apply=partial(apply_configuration, built, settings),
     )
     engine.metrics.sources.append(service.drain.report)
     serve(server_options(settings), service)
@@ -110,6 +118,42 @@ def server_options(settings: Settings) -> ServerOptions:
     )
 
 
+def validate_configuration(settings: Settings, configuration: Configuration) -> None:
+    """Build what a reload changes, to find every mistake in it. Raises SettingsError."""
+    problems: list[str] = []
+    for build in (
+        lambda: build_channels(settings, configuration.channels),
+        lambda: _build_keys(settings),
+        lambda: _webhook_key(settings),
+    ):
+        try:
+            build()
+        except SettingsError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise SettingsError(problems)
+
+
+def apply_configuration(built: "Application", settings: Settings, encoded: bytes) -> None:
+    """Have a worker serve by a configuration that the master has validated; its clients stay connected."""
+    configuration = msgspec.json.decode(encoded, type=Configuration)
+    settings = configuration.applied_to(settings)
+    engine = built.engine
+    engine.channels.become(build_channels(settings, configuration.channels))
+    engine.metrics.name_namespaces(engine.channels.namespaces)
+    if keys := _build_keys(settings):
+        built.verifier.replace_keys(keys)
+    built.api.replace_keys(build_api_options(settings).keys)
+    if settings.webhook_url is not None:
+        from starling.web.webhooks import Webhooks
+
+        if isinstance(engine.lifecycle, Webhooks):
+            engine.lifecycle.replace_key(_webhook_key(settings))
+    for receiver in list(engine.hub.connections):
+        if isinstance(receiver, ClientConnection):
+            receiver.renew_options(engine.channels)
+
+
 @dataclass(frozen=True, slots=True)
 class Application:
     """What one process serves, and the parts that its server and tests need besides."""
@@ -120,6 +164,8 @@ class Application:
     client_endpoint: ClientEndpoint
     broker: BroadcastBroker
     top_channels: TopChannels
+    verifier: JwtVerifier
+    api: Api
 
 
 def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, tracer: Tracer | None = None) -> FastAPI:
@@ -201,7 +247,7 @@ def build_application(
         api_docs.install(application, methods, developer=settings.dev, keyed=bool(settings.api_key_list))
     if settings.pages or settings.serves_api_docs:
         application.mount("/static", pages.static_files, name="static")
-    return Application(application, engine, context, client_endpoint, broker, top_channels)
+    return Application(application, engine, context, client_endpoint, broker, top_channels, unrevoked, api)
 
 
 def build_web_context(settings: Settings, engine: Engine, verifier: RevocableVerifier) -> WebContext:
@@ -274,12 +320,15 @@ def _proxy_networks(proxies: Sequence[str]) -> tuple[IPv4Network | IPv6Network, 
     return tuple(networks)
 
 
-def build_channels(settings: Settings) -> Channels:
-    """Read the options of channels and namespaces. Raises SettingsError naming every mistake by its path."""
+def build_channels(settings: Settings, text: str | None = None) -> Channels:
+    """Read the options of channels and namespaces. Raises SettingsError naming every mistake by its path.
+
+    `text` stands in place of what the channels file holds.
+    """
     document: object = None
     if settings.channels_file is not None:
         try:
-            document = yaml.safe_load(read_file(settings.channels_file))
+            document = yaml.safe_load(read_file(settings.channels_file) if text is None else text)
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError([f"{PREFIX}CHANNELS_FILE: cannot read {settings.channels_file}: {error}"]) from error
         except yaml.YAMLError as error:
@@ -339,15 +388,23 @@ def build_lifecycle(settings: Settings, occupancy: Occupancy | None, metrics: Me
     if settings.webhook_url is None:
         return None
     # The HTTP client takes memory and time to load in every worker.
-    from starling.web.webhook_sender import Receiver, parse_secret
+    from starling.web.webhook_sender import Receiver
     from starling.web.webhooks import Webhooks
 
-    try:
-        key = parse_secret(settings.webhook_secret.get_secret_value()) if settings.webhook_secret else None
-    except ValueError as error:
-        raise SettingsError([f"{PREFIX}WEBHOOK_SECRET: {error}"]) from error
+    key = _webhook_key(settings)
     receiver = Receiver(settings.webhook_url.get_secret_value(), key, settings.webhook_timeout_seconds)
     return Webhooks(receiver, settings.webhook_events, occupancy, metrics)
+
+
+def _webhook_key(settings: Settings) -> bytes | None:
+    if settings.webhook_url is None or settings.webhook_secret is None:
+        return None
+    from starling.web.webhook_sender import parse_secret
+
+    try:
+        return parse_secret(settings.webhook_secret.get_secret_value())
+    except ValueError as error:
+        raise SettingsError([f"{PREFIX}WEBHOOK_SECRET: {error}"]) from error
 
 
 def build_verifier(settings: Settings) -> tuple[JwtVerifier, Jwks | None]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import promql_parser
 
+from starling.server.board import Board
 from starling.server.pod import Pod
 from starling.telemetry.metrics import METRICS
 
@@ -17,7 +18,7 @@ def exposed_names() -> set[str]:
     for metric in METRICS:
         parts = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)
         names.update(metric.name + part for part in parts)
-    for family in Pod(Path("unused"), heartbeat_seconds=1).collect():
+    for family in Pod(Board(), Path("unused"), heartbeat_seconds=1).collect():
         # The busiest channels have no samples where there are no channels.
         names.update([sample.name for sample in family.samples] or [family.name])
     return names

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from prometheus_client import Counter
 
 from starling.engine.readiness import Readiness, Unready
 from starling.engine.transport import Frame
-from starling.server.options import ServerOptions, Service
+from starling.server.options import ReloadError, ServerOptions, Service
 from starling.telemetry.logging import configure_logging
+from starling.telemetry.metric_files import allocate_metric_files
 
 log = structlog.get_logger("test.application")
 
@@ -189,15 +191,26 @@ def main() -> None:
     configure_logging(told.pop("log_level", "debug"), told.pop("log_format", "json"))
     told["trusted_proxies"] = tuple(told.pop("trusted_proxies", ()))
     options = ServerOptions(**told | {"runtime_dir": Path(told["runtime_dir"])})
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(options.metrics_dir)
     options.metrics_dir.mkdir(parents=True, exist_ok=True)
-    # prometheus_client reads the variable at its import.
-    from prometheus_client import Counter
-
+    allocate_metric_files()
     from starling.server.application import serve
 
     refused = Counter("test_refused", "Refusals.", ["reason"])
-    service = Service(application, readiness, on_refused=lambda reason: refused.labels(reason).inc())
+    configuration = Path(told.get("runtime_dir", ".")) / ".." / "configuration"
+
+    def reload() -> bytes:
+        text = configuration.read_bytes()
+        if b"mistake" in text:
+            raise ReloadError(["the first mistake", "the second"])
+        return text
+
+    service = Service(
+        application,
+        readiness,
+        on_refused=lambda reason: refused.labels(reason).inc(),
+        reload=reload,
+        apply=lambda found: log.info("applied", configuration=found.decode()),
+    )
     try:
         serve(options, service)
     finally:

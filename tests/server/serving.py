@@ -73,13 +73,22 @@ class Server:
             self.process = self._launch(self._output or log_file)
         return self
 
+    @property
+    def environment(self) -> dict[str, str]:
+        # prometheus_client reads the variable at its import.
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PROMETHEUS_MULTIPROC_DIR": f"{self.options['runtime_dir']}/metrics",
+        }
+
     def _launch(self, output: IO[bytes]) -> subprocess.Popen[bytes]:
         limit = ["prlimit", f"--nofile={self._open_files}:"] if self._open_files else []
         command = [sys.executable, str(Path(__file__).with_name("application.py")), json.dumps(self.options)]
         return subprocess.Popen(
             limit + command,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env=self.environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -144,6 +153,11 @@ class Server:
         _, body, _ = self.get("/readyz")
         reports = json.loads(body)["workers"] if body else []
         return [report["pid"] for report in reports if report["ready"] or not ready]
+
+    def sample(self, name: str) -> float | None:
+        """The sample of this name without labels among the metrics."""
+        found = re.search(rf"^{name} (\S+)$", self.get("/metrics")[1].decode(), re.M)
+        return float(found[1]) if found else None
 
     def refused(self, reason: str) -> float:
         found = re.search(rf'^test_refused_total{{reason="{reason}"}} (\S+)$', self.get("/metrics")[1].decode(), re.M)

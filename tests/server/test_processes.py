@@ -1,18 +1,23 @@
 """Master and workers as processes: how they stop, how they are replaced, and that nothing is left of them."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.server.serving import Client, Server, until
+from starling.server.application import RestartPace
+from tests.server.serving import ROOT, Client, Server, until
 
 
 def listening(port: int) -> bool:
@@ -162,7 +167,6 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
         os.kill(first, signal.SIGKILL)
         until(lambda: first not in server.workers() and len(server.workers(ready=True)) == 2, "another worker")
         assert second in server.workers()
-        assert sorted(int(path.stem) for path in (tmp_path / "run/workers").glob("*.json")) == server.workers()
         metrics = server.get("/metrics")[1].decode()
         assert "starling_worker_restarts_total 1.0" in metrics
         assert "starling_workers 2.0" in metrics
@@ -238,14 +242,168 @@ def test_what_a_process_before_left_is_forgotten(tmp_path: Path) -> None:
         assert not (tmp_path / "run/workers/1.json").exists()
 
 
-async def test_sighup_replaces_the_workers_one_drain_each(tmp_path: Path) -> None:
+async def test_sighup_has_the_configuration_read_again_and_disconnects_nobody(tmp_path: Path) -> None:
+    configuration = tmp_path / "configuration"
+    with Server(tmp_path, workers=2) as server:
+        before = server.workers()
+        async with connect(f"ws://127.0.0.1:{server.port}/ws") as client:
+            configuration.write_text("one")
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: len(server.events("applied")) == 2, "both workers have it")
+            configuration.write_text("a mistake")
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: len(server.events("configuration_not_reloaded")) == 2, "each problem has a line")
+            os.kill(before[0], signal.SIGKILL)
+            until(lambda: before[0] not in server.workers() and len(server.workers(ready=True)) == 2, "another worker")
+            configuration.write_text("two")
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: len(server.events("applied")) == 5, "both workers have the third")
+            assert server.sample("starling_configuration_version") == 3
+            assert server.sample("starling_configuration_reload_failed") == 0
+            await client.ping()
+        assert [line["configuration"] for line in server.events("applied")] == ["one"] * 3 + ["two"] * 2
+        assert [line["problem"] for line in server.events("configuration_not_reloaded")] == [
+            "the first mistake",
+            "the second",
+        ]
+        assert {line["version"] for line in server.events("configuration_not_reloaded")} == {2}
+        assert before[1] in server.workers()
+        assert server.sample("starling_worker_restarts_total") == 1, "the killed one"
+
+
+def test_a_failed_reload_shows_in_the_metrics(tmp_path: Path) -> None:
+    (tmp_path / "configuration").write_text("mistake")
+    with Server(tmp_path) as server:
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: server.sample("starling_configuration_reload_failed") == 1, "it failed")
+        assert server.sample("starling_configuration_version") == 1
+
+
+async def test_sighup_to_a_worker_drains_it_and_is_no_restart(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         [old] = server.workers()
         async with connect(f"ws://127.0.0.1:{server.port}/ws") as client:
-            server.process.send_signal(signal.SIGHUP)
+            os.kill(old, signal.SIGHUP)
             await client.wait_closed()
             assert client.close_code == 1012
         until(lambda: server.workers(ready=True) not in ([], [old]) and not alive(old), "another worker")
+        assert server.sample("starling_worker_restarts_total") == 0
         with server.connect() as client_of_new:
             client_of_new.send("hello")
             assert client_of_new.text() == "hello"
+
+
+def test_a_worker_that_sigttou_takes_away_is_no_restart(tmp_path: Path) -> None:
+    with Server(tmp_path, workers=2) as server:
+        server.process.send_signal(signal.SIGTTOU)
+        until(lambda: len(server.workers()) == 1, "one is left")
+        assert server.sample("starling_worker_restarts_total") == 0
+        server.process.send_signal(signal.SIGTTIN)
+        until(lambda: len(server.workers(ready=True)) == 2, "another one")
+
+
+def threads_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def test_the_master_never_has_a_thread_whatever_it_logs_and_whoever_asks(tmp_path: Path) -> None:
+    with Server(tmp_path, workers=1) as server:
+        master = server.process.pid
+        for _ in range(3):
+            assert server.get("/metrics")[0] == 200
+            [worker] = server.workers()
+            os.kill(worker, signal.SIGTERM)
+            until(lambda gone=worker: server.workers(ready=True) not in ([], [gone]), "another worker")  # type: ignore[misc]
+            assert threads_of(master) == 1
+        assert server.events("worker_ended")
+
+
+def test_the_internal_port_answers_again_when_its_process_is_killed(tmp_path: Path) -> None:
+    with Server(tmp_path) as server, server.connect() as client:
+        workers = server.workers()
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        [internal] = [int(pid) for pid in children if int(pid) not in workers]
+        os.kill(internal, signal.SIGKILL)
+        until(lambda: server.workers(ready=True) == workers, "it answers, and knows of the workers as before")
+        until(lambda: server.events("internal_port_restarted"), "a line says so")
+        client.send("hello")
+        assert client.text() == "hello"
+
+
+def test_workers_that_die_at_once_are_restarted_with_growing_pauses() -> None:
+    now = 100.0
+    pace = RestartPace(clock=lambda: now)
+    assert pace.ended(3600) == 0
+    pauses = []
+    for _ in range(9):
+        pauses.append(pace.ended(0.1))
+        assert pace.wait == pauses[-1]
+        now += pauses[-1]
+    assert pauses == [0, 0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert pace.ended(60) == 0
+    assert pace.ended(0.1) == 0
+
+
+def test_a_worker_that_dies_at_once_again_and_again_is_not_forked_in_a_loop(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        for died in range(1, 4):
+            [worker] = until(server.workers, "a worker")
+            os.kill(worker, signal.SIGKILL)
+            until(lambda gone=worker: gone not in server.workers(), "it is gone")  # type: ignore[misc]
+            assert len(server.events("worker_restart_delayed")) <= died
+        delayed = until(lambda: server.events("worker_restart_delayed")[1:], "the pauses have lines")
+        assert delayed[0]["seconds"] == 1
+        assert str(tmp_path / "run") in delayed[0]["remedy"]
+        until(lambda: server.workers(ready=True), "it is back")
+
+
+class SmallDisk(Server):
+    """A server whose runtime directory is a file system of 2 MiB, in a mount namespace of its own."""
+
+    def _launch(self, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        run = Path(self.options["runtime_dir"])
+        run.mkdir(exist_ok=True)
+        mount = f'mount -t tmpfs -o size=2M tmpfs {run} && exec "$@"'
+        command = [sys.executable, str(Path(__file__).with_name("application.py")), json.dumps(self.options)]
+        return subprocess.Popen(
+            ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", *command],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @property
+    def run(self) -> Path:
+        return Path(f"/proc/{self.process.pid}/root{self.options['runtime_dir']}")
+
+
+def test_a_full_disk_costs_metrics_and_no_client_and_no_worker(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "--map-root-user", "--mount", "true"], check=False).returncode:
+        pytest.skip("this system gives no mount namespace")
+    with SmallDisk(tmp_path) as server, server.connect() as client:
+        [first] = server.workers()
+        with contextlib.suppress(OSError), (server.run / "fill").open("wb", buffering=0) as fill:
+            while True:
+                fill.write(bytes(4096))
+        client.send("burst 100")
+        assert [client.text() for _ in range(100)][-1] == "99"
+        for number in range(200):  # labels that need more than the pages there are
+            with Client(server.port) as bad:
+                bad.socket.sendall(b"NONSENSE%d\r\n\r\n" % number)
+                bad.read_head()
+        assert server.workers(ready=True) == [first]
+        os.kill(first, signal.SIGTERM)
+        assert client.close_code()[0] == 1012
+        until(lambda: server.workers(ready=True) not in ([], [first]), "a worker starts on the full disk")
+        with server.connect() as client_of_new:
+            client_of_new.send("hello")
+            assert client_of_new.text() == "hello"
+        with Client(server.port) as bad:
+            bad.socket.sendall(b"NONSENSE\r\n\r\n")
+            bad.read_head()
+        [line] = until(lambda: server.events("metrics_not_kept"), "a line names the directory")
+        assert line["directory"] == str(Path(server.options["runtime_dir"]) / "metrics")
+        assert server.get("/metrics")[0] == 200

@@ -45,6 +45,10 @@ class JwtVerifier:
                 remedy="set the audience: an issuer signs tokens for other services too, and all of them pass here",
             )
 
+    def replace_keys(self, keys: Sequence[VerificationKey]) -> None:
+        """Check tokens with these keys from now on, and with those of `jwks`."""
+        self._keys = tuple(keys)
+
     def connection_now(self, token: str) -> Credentials:
         """Verify a connection token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""
         return read_connection_claims(self._verified_payload(token), self._rules, self._clock())

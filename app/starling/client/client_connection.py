@@ -13,7 +13,7 @@ from starling.client.authority import Handshake, Identity
 from starling.client.connection import Connection
 from starling.client.memberships import Memberships
 from starling.client.read_gate import ReadGate
-from starling.engine.channels import ChannelOptions
+from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.engine import Engine
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import WRITE_ERROR, Frame
@@ -113,6 +113,12 @@ class ClientConnection(Connection):
     def carry_out(self, decisions: list[Decision]) -> None:
         """Carry out what the session decided."""
         self._executor.carry_out(self, decisions)
+
+    def renew_options(self, channels: Channels) -> None:
+        """Take the rights and bounds that `channels` give now; subscriptions of a namespace that is gone end (2500)."""
+        for channel in self.memberships.renew_options(channels):
+            ended = self.session.unsubscribe(channel, codes.UNSUBSCRIBE_INSUFFICIENT_STATE, time.monotonic())
+            self.carry_out(ended)
 
     # What transport and time cause
 

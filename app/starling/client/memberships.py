@@ -7,13 +7,14 @@ from msgspec.structs import replace
 
 from starling.client.authority import Grant
 from starling.engine.broker import StreamPosition
-from starling.engine.channels import ChannelOptions, namespace_of
+from starling.engine.channels import OVERRIDES, ChannelOptions, Channels, namespace_of
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.receiver import Receiver
 from starling.engine.subscriptions import Subscriber
 from starling.engine.token_facts import TokenFacts
 from starling.engine.view import View
+from starling.protocol.codes import CommandRefused
 from starling.protocol.messages import ClientInfo, SubscribeRequest
 from starling.protocol.tags_filter import TagsFilter
 
@@ -45,6 +46,23 @@ class Memberships:
         """The channel's options as they are for this client; None where it is not in it."""
         membership = self._by_channel.get(channel)
         return None if membership is None else membership.grant.options
+
+    def renew_options(self, channels: Channels) -> list[str]:
+        """Take the rights and bounds that `channels` give now; returns the channels whose namespace is gone.
+
+        What the client got when it subscribed (presence, joins and leaves, position) stays until it subscribes anew.
+        """
+        gone = []
+        for channel, membership in self._by_channel.items():
+            try:
+                current = channels.options(channel)
+            except CommandRefused:
+                gone.append(channel)
+                continue
+            held = membership.grant.options
+            kept = current.model_copy(update={name: getattr(held, name) for name in OVERRIDES})
+            self._by_channel[channel] = replace(membership, grant=replace(membership.grant, options=kept))
+        return gone
 
     def renew(self, channel: str, token: TokenFacts | None) -> None:
         """The client stays in a channel by another subscription token; nothing, if it is not in it."""

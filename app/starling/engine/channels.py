@@ -243,6 +243,14 @@ class Channels:
             if options.channel_regex
         }
 
+    def become(self, other: "Channels") -> None:
+        """Have the namespaces and rules of `other` from now on, for everyone who holds this object."""
+        self.default = other.default
+        self.namespaces = other.namespaces
+        self._personal_prefix = other._personal_prefix
+        self._personal_prefixes = other._personal_prefixes
+        self._patterns = other._patterns
+
     def personal_channel(self, user: str) -> str | None:
         """The channel that every connection of `user` is subscribed to; None for anonymous ones and while it is off."""
         return self._personal_prefix + user if self._personal_prefixes and user else None

@@ -1,4 +1,4 @@
-"""Gunicorn as this service runs it: the master, its workers, and the pod's internal port beside them."""
+"""Gunicorn as this service runs it: a master without threads, its workers, and the internal port's process."""
 
 import errno
 import logging
@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,15 +17,20 @@ import structlog
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
-from prometheus_client.multiprocess import mark_process_dead
 
-from starling.server.internal import InternalServer
-from starling.server.options import Asgi, ServerOptions, Service
-from starling.server.pod import Pod
+from starling.server.board import Board
+from starling.server.internal import InternalProcess, InternalServer
+from starling.server.options import Asgi, ReloadError, ServerOptions, Service
+from starling.server.pod import CHANNELS_SUFFIX, Pod
+from starling.telemetry.logging import flush_lines, write_lines_directly
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
 MEMORY_DIR = Path("/dev/shm")  # noqa: S108 - gunicorn makes its heartbeat files there safely
+# A worker that ends sooner than this died young; the pauses before the next one grow from the first to the longest.
+YOUNG_SECONDS = 10.0
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
 # After the drain: requests under way, the application's end, and a margin; then gunicorn kills.
 BEYOND_DRAIN_SECONDS = 15
 
@@ -35,6 +41,7 @@ def serve(options: ServerOptions, service: Service) -> None:
     PROMETHEUS_MULTIPROC_DIR must be `options.metrics_dir`, from before prometheus_client was first imported.
     Exit code 0: stopped as asked. 1: a port cannot be had. 3: the application did not start.
     """
+    write_lines_directly()
     prepare_runtime_dir(options)
     check_port(options.host, options.port, "STARLING_PORT")
     StarlingApplication(options, service).run()
@@ -44,7 +51,12 @@ def prepare_runtime_dir(options: ServerOptions) -> None:
     """Make the directories, without what a process before may have left in them."""
     for directory in (options.metrics_dir, options.status_dir):
         directory.mkdir(parents=True, exist_ok=True)
-        for left in (*directory.glob("*.db"), *directory.glob("*.json"), *directory.glob("*.new")):
+        for left in (
+            *directory.glob("*.db"),
+            *directory.glob("*.json"),
+            *directory.glob("*.new"),
+            *directory.glob("*.part"),
+        ):
             left.unlink(missing_ok=True)
 
 
@@ -83,9 +95,10 @@ class StarlingApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
     def __init__(self, options: ServerOptions, service: Service) -> None:
         self.options = options
         self.service = service
-        self.pod = Pod(options.status_dir, options.heartbeat_seconds, top_channels=options.top_channels)
+        self.board = Board()
+        pod = Pod(self.board, options.status_dir, options.heartbeat_seconds, top_channels=options.top_channels)
         try:
-            self.internal = InternalServer(options, self.pod)
+            self.internal = InternalProcess(InternalServer(options, pod))
         except OSError as error:
             refuse_port(options.internal_host, options.internal_port, "STARLING_INTERNAL_PORT", error)
         super().__init__()
@@ -112,6 +125,7 @@ class StarlingApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
             "worker_tmp_dir": str(MEMORY_DIR) if os.access(MEMORY_DIR, os.W_OK) else None,
             "control_socket_disable": True,
             "logger_class": GunicornLogger,
+            "on_starting": self._on_starting,
             "when_ready": self._when_ready,
             "post_fork": self._post_fork,
             "child_exit": self._child_exit,
@@ -123,11 +137,33 @@ class StarlingApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
 
     def run(self) -> None:
         """Run the master."""
-        StarlingArbiter(self).run()
+        try:
+            StarlingArbiter(self).run()
+        finally:
+            self.internal.end()
+
+    def reload(self) -> None:
+        """Read again what came from files, and hand it to the workers; a mistake in it changes nothing."""
+        try:
+            version = self.board.hand_out(self.service.reload())
+        except ReloadError as refused:
+            self._keep(refused.problems)
+            return
+        except ValueError as error:
+            self._keep([str(error)])
+            return
+        self.board.reload_failed = False
+        log.info("configuration_reloaded", version=version)
+
+    def _keep(self, problems: list[str]) -> None:
+        self.board.reload_failed = True
+        for problem in problems:
+            log.error("configuration_not_reloaded", problem=problem, version=self.board.version)
+
+    def _on_starting(self, arbiter: "StarlingArbiter") -> None:
+        self.internal.ensure()
 
     def _when_ready(self, arbiter: "StarlingArbiter") -> None:
-        self.pod.heartbeats = arbiter.heartbeats
-        self.internal.start()
         log.info(
             "server_started",
             host=self.options.host,
@@ -140,9 +176,13 @@ class StarlingApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
         self.internal.leave_to_master()
 
     def _child_exit(self, arbiter: "StarlingArbiter", worker: Any) -> None:
-        log.info("worker_ended", worker=worker.pid)
-        self.pod.forget(worker.pid)
-        mark_process_dead(worker.pid, path=str(self.options.metrics_dir))  # type: ignore[no-untyped-call]
+        asked = arbiter.was_asked(worker)
+        log.info("worker_ended", worker=worker.pid, asked=asked)
+        if not asked:
+            self.board.count_restart()
+            arbiter.pace_restarts(worker)
+        worker.slot.release()
+        (self.options.status_dir / f"{worker.pid}{CHANNELS_SUFFIX}").unlink(missing_ok=True)
 
 
 class StarlingArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
@@ -150,16 +190,59 @@ class StarlingArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
     handle_int = handle_quit = Arbiter.handle_term
 
+    def __init__(self, app: StarlingApplication) -> None:
+        super().__init__(app)
+        self._asked: set[int] = set()
+        self._restarts = RestartPace()
+
+    def handle_hup(self) -> None:
+        """Read the configuration again; the workers and their clients stay."""
+        self.app.reload()
+
+    def manage_workers(self) -> None:
+        """Fork the workers that are missing, unless they have died at once and must wait; end those too many."""
+        if self._restarts.wait <= 0 or len(self.WORKERS) >= self.num_workers:
+            super().manage_workers()
+
+    def murder_workers(self) -> None:
+        """Once a second: replace workers that are stuck, and the internal port's process; write log lines that wait."""
+        super().murder_workers()
+        self.app.internal.ensure(self.LISTENERS)
+        flush_lines()
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        """Signal a worker; one that is to end by SIGTERM ends as it was asked to."""
+        if sig in {signal.SIGTERM, signal.SIGQUIT, signal.SIGINT}:
+            self._asked.add(pid)
+        super().kill_worker(pid, sig)
+
+    def was_asked(self, worker: Any) -> bool:
+        """Whether the end of `worker`, which has ended, was asked for."""
+        asked = self.app.board.stopping or worker.pid in self._asked or worker.slot.asked
+        self._asked.discard(worker.pid)
+        return asked
+
+    def pace_restarts(self, worker: Any) -> None:
+        """Let the next worker wait, and the longer the more have died young."""
+        pause = self._restarts.ended(time.monotonic() - worker.forked_at)
+        if pause:
+            log.error(
+                "worker_restart_delayed",
+                seconds=pause,
+                died_young=self._restarts.died_young,
+                remedy=f"see the lines before this one; is there room in {self.app.options.runtime_dir}?",
+            )
+
     def signal(self, sig: int, frame: FrameType | None) -> None:
         """Queue a signal for the main loop; during a stop, hand it to the workers, who know how to hurry."""
-        if self.app.pod.stopping and sig in {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}:
+        if self.app.board.stopping and sig in {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}:
             self.kill_workers(signal.SIGTERM)
         else:
             super().signal(sig, frame)
 
     def stop(self, graceful: bool = True) -> None:
         """Stop the workers; the pod is not ready from here on."""
-        self.app.pod.stopping = True
+        self.app.board.stopping = True
         log.info("server_stopping")
         super().stop(graceful)
 
@@ -174,15 +257,30 @@ class StarlingArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             sys.stdout.flush()
             os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
-    def heartbeats(self) -> dict[int, float]:
-        """Give each worker's process id and the seconds since its last heartbeat."""
-        ages = {}
-        for pid, worker in list(self.WORKERS.items()):
-            try:
-                ages[pid] = time.monotonic() - worker.tmp.last_update()
-            except (OSError, ValueError):  # it has just ended
-                continue
-        return ages
+
+class RestartPace:
+    """How long the next worker waits after workers that died soon after their start."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._not_before = 0.0
+        self.died_young = 0
+
+    @property
+    def wait(self) -> float:
+        """Seconds until a worker may be forked again."""
+        return self._not_before - self._clock()
+
+    def ended(self, lived_seconds: float) -> float:
+        """Note a worker that ended unasked after so many seconds; returns the pause before the next one, in seconds."""
+        if lived_seconds >= YOUNG_SECONDS:
+            self.died_young = 0
+            return 0.0
+        self.died_young += 1
+        # The first may have been killed by hand.
+        pause = 0.0 if self.died_young == 1 else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (self.died_young - 2))
+        self._not_before = self._clock() + pause
+        return pause
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types

@@ -1,12 +1,22 @@
-"""The internal port: metrics and probes of the whole pod, answered by a thread of the master."""
+"""The internal port: metrics and probes of the whole pod, answered by a process of its own.
 
+It is forked before the master has any thread, and the master never starts one: a fork beside threads may copy a lock
+that nobody in the new process unlocks.
+"""
+
+import ctypes
+import logging
+import os
+import signal
 import socket
+import sys
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -16,16 +26,29 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from starling.server.options import ServerOptions
 from starling.server.pod import TOP_CHANNELS, Pod
+from starling.telemetry.metric_files import merge_ended
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
 # Whoever asks here is a machine in the same network: no request takes long, and few come at once.
 REQUEST_SECONDS = 5.0
 REQUESTS_AT_ONCE = 64
+PR_SET_PDEATHSIG = 1
+# What a terminal or an operator sends to all processes of the service is meant for the master.
+IGNORED_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGWINCH,
+)
 
 
 class InternalServer(ThreadingHTTPServer):
-    """Listens from its construction on (OSError if it cannot) and answers from `start` on."""
+    """Listens from its construction on, OSError if it cannot."""
 
     daemon_threads = True
     block_on_close = False
@@ -36,7 +59,12 @@ class InternalServer(ThreadingHTTPServer):
         registry = CollectorRegistry()
         registry.register(pod)
         MultiProcessCollector(registry, path=str(options.metrics_dir))  # type: ignore[no-untyped-call]
+        self._metrics_dir = options.metrics_dir
+        self._merged_of: set[int] | None = None
         self.metrics = make_wsgi_app(registry)
+        self.metric_files = threading.Lock()
+        """Held while the files of metrics are read, and while those of workers that have ended are merged."""
+        self.master = os.getpid()
         self._open: dict[socket.socket, float] = {}
         self.address_family, _, _, _, address = socket.getaddrinfo(
             options.internal_host, options.internal_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -47,16 +75,6 @@ class InternalServer(ThreadingHTTPServer):
         """Bind without looking up the host's name, as HTTPServer would."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
-
-    def start(self) -> None:
-        """Answer, in a thread that ends with the process."""
-        threading.Thread(target=self.serve_forever, name="internal-port", daemon=True).start()
-
-    def leave_to_master(self) -> None:
-        """Close, in a worker, the sockets that it got from the master."""
-        self.socket.close()
-        for request in list(self._open):
-            request.close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own; where there are too many, the oldest is cut for it."""
@@ -76,6 +94,19 @@ class InternalServer(ThreadingHTTPServer):
         for request, since in list(self._open.items()):
             if since < limit:
                 cut(request)
+        if os.getppid() != self.master:
+            log.warning("master_gone")
+            sys.exit(0)
+        self._merge_ended()
+
+    def _merge_ended(self) -> None:
+        """Merge the metrics of workers that have ended, so that their files do not add up."""
+        running = {self.master, os.getpid(), *self.pod.pids()}
+        if running == self._merged_of:
+            return
+        with self.metric_files, suppress(OSError):
+            merge_ended(self._metrics_dir, running)
+            self._merged_of = running
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Note what went wrong with one request; mostly its client has left."""
@@ -86,6 +117,67 @@ def cut(request: socket.socket) -> None:
     """End a connection whose thread waits for it; the thread closes it."""
     with suppress(OSError):
         request.shutdown(socket.SHUT_RDWR)
+
+
+class InternalProcess:
+    """The process that answers on the internal port; the master starts it again where it ends."""
+
+    def __init__(self, server: InternalServer) -> None:
+        self._server = server
+        self._pid = 0
+
+    def ensure(self, inherited: Iterable[socket.socket] = ()) -> None:
+        """Fork the process unless it runs; it closes the `inherited` sockets, which are for workers."""
+        if self._pid and _runs(self._pid):
+            return
+        if self._pid:
+            log.error("internal_port_restarted")
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._serve(inherited)
+
+    def _serve(self, inherited: Iterable[socket.socket]) -> NoReturn:
+        status = 1
+        try:
+            die_with_parent()
+            for sig in IGNORED_SIGNALS:
+                signal.signal(sig, signal.SIG_IGN)
+            for sig in (signal.SIGTERM, signal.SIGCHLD):
+                signal.signal(sig, signal.SIG_DFL)
+            for listener in inherited:
+                listener.close()
+            self._server.serve_forever()
+            status = 0
+        except Exception:
+            log.exception("internal_port_failed")
+        finally:
+            logging.shutdown()
+            os._exit(status)
+
+    def leave_to_master(self) -> None:
+        """Close, in a worker, the socket that it inherited."""
+        self._server.socket.close()
+
+    def end(self) -> None:
+        """End the process where the kernel does not end it with the master, as late as that."""
+        if self._pid and not sys.platform.startswith("linux"):
+            with suppress(OSError):
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends (prctl(2), Linux alone)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 class Probe(BaseHTTPRequestHandler):
@@ -146,7 +238,8 @@ class Probe(BaseHTTPRequestHandler):
             "HTTP_ACCEPT_ENCODING": self.headers.get("Accept-Encoding"),
         }
         headers: list[tuple[str, str]] = []
-        body = b"".join(self.server.metrics(environ, lambda _, told: headers.extend(told)))
+        with self.server.metric_files:
+            body = b"".join(self.server.metrics(environ, lambda _, found: headers.extend(found)))
         self._answer(HTTPStatus.OK, body, headers)
 
     def _answer(self, status: HTTPStatus, body: bytes, headers: list[tuple[str, str]] | None = None) -> None:

@@ -85,6 +85,18 @@ class ServerOptions:
         return self.runtime_dir / "workers"
 
 
+class ReloadError(Exception):
+    """What was read again cannot be used; `problems` names each with its remedy."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def _nothing_to_reload() -> bytes:
+    raise ReloadError(["this service has nothing that is read again"])
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """What to serve, built before the workers are forked: nothing in it may hold a loop, a thread or a connection."""
@@ -103,5 +115,9 @@ class Service:
     """Told in the worker about each second for how many clients how many bytes wait."""
     top_channels: Callable[[int], list[ChannelTraffic]] = lambda limit: []
     """Tells in the worker its busiest channels, as many as are asked for at most."""
+    reload: Callable[[], bytes] = _nothing_to_reload
+    """Called in the master at SIGHUP: reads and validates what came from files. Raises ReloadError."""
+    apply: Callable[[bytes], None] = lambda configuration: None
+    """Called in each worker with what `reload` returned, before it serves or while it does."""
     admit: Callable[[], Rejection | None] = lambda: None
     """Asked in the worker once for each WebSocket, before any work is done for it: None, or why it is turned away."""

@@ -1,6 +1,7 @@
-"""What the master knows of its workers, for the probes and the metrics of the whole pod."""
+"""What a pod knows of its workers, for its probes and metrics."""
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from starling.server.board import Board, Slot
 from starling.telemetry.top_channels import ChannelTraffic, joined
 
 # A worker that has not shown itself so long gets no new clients; the master replaces it later.
@@ -27,29 +29,28 @@ _decode_traffic = msgspec.json.Decoder(list[ChannelTraffic]).decode
 
 
 class Pod(Collector):
-    """The workers as their heartbeats and status files show them; read by a thread beside the master's own."""
+    """The workers as the board and their files of busy channels show them."""
 
-    def __init__(self, status_dir: Path, heartbeat_seconds: float, *, top_channels: int = 10) -> None:
+    def __init__(self, board: Board, status_dir: Path, heartbeat_seconds: float, *, top_channels: int = 10) -> None:
         """At most `top_channels` channels are named to Prometheus."""
+        self._board = board
         self._status_dir = status_dir
         self._top_channels = top_channels
         self._heartbeat_seconds = heartbeat_seconds
-        self.heartbeats: Callable[[], dict[int, float]] = dict
-        """Gives each worker's process id and the seconds since it showed that its event loop turns."""
-        self.stopping = False
-        self.restarts = 0
 
-    def forget(self, pid: int) -> None:
-        """A worker has ended."""
-        for suffix in (".json", CHANNELS_SUFFIX):
-            (self._status_dir / f"{pid}{suffix}").unlink(missing_ok=True)
-        if not self.stopping:
-            self.restarts += 1
+    @property
+    def stopping(self) -> bool:
+        """Whether the pod was asked to stop."""
+        return self._board.stopping
+
+    def pids(self) -> list[int]:
+        """The process ids of the workers that run."""
+        return [slot.pid for slot in self._board.workers()]
 
     @property
     def alive(self) -> bool:
         """True while some worker's event loop turns, and to the end of a stop that was asked for."""
-        return self.stopping or any(age < self._heartbeat_seconds for age in self.heartbeats().values())
+        return self.stopping or any(age < self._heartbeat_seconds for age in self._board.heartbeats().values())
 
     @property
     def started(self) -> bool:
@@ -67,37 +68,54 @@ class Pod(Collector):
 
     def workers(self) -> list[dict[str, Any]]:
         """Give each worker's report, with `silent_seconds` since its last heartbeat; a silent one is not ready."""
-        return [self._describe(pid, age) for pid, age in sorted(self.heartbeats().items())]
+        return [self._describe(slot) for slot in sorted(self._board.workers(), key=lambda slot: slot.pid)]
 
-    def _describe(self, pid: int, age: float) -> dict[str, Any]:
+    def _describe(self, slot: Slot) -> dict[str, Any]:
+        age = time.monotonic() - slot.beat
         try:
-            report = msgspec.json.decode((self._status_dir / f"{pid}.json").read_bytes(), type=dict[str, Any])
-        except (OSError, msgspec.DecodeError):
-            report = {"pid": pid, "started": False, "ready": False, "reasons": ["booting"], "broker": "unknown"}
+            report = msgspec.json.decode(slot.report, type=dict[str, Any])
+        except msgspec.DecodeError:
+            report = {"pid": slot.pid, "started": False, "ready": False, "reasons": ["booting"], "broker": "unknown"}
         if age > SILENT_SECONDS:
             report |= {"ready": False, "reasons": [*report["reasons"], "silent"]}
-        return {**report, "silent_seconds": round(max(age, 0.0), 1)}
+        return {**report, "configuration": slot.applied, "silent_seconds": round(max(age, 0.0), 1)}
 
     def collect(self) -> Iterable[Metric]:
         """Give Prometheus what only the master knows."""
         workers = GaugeMetricFamily("starling_workers", "Worker processes that run now.")
-        workers.add_metric([], len(self.heartbeats()))
+        heartbeats = self._board.heartbeats()
+        workers.add_metric([], len(heartbeats))
         restarts = CounterMetricFamily(
             "starling_worker_restarts", "Workers that ended though no stop was asked for, each replaced by another."
         )
-        restarts.add_metric([], self.restarts)
+        restarts.add_metric([], self._board.restarts)
+        version = GaugeMetricFamily(
+            "starling_configuration_version", "Version of the configuration: 1 at the start, one more at each reload."
+        )
+        version.add_metric([], self._board.version)
+        failed = GaugeMetricFamily(
+            "starling_configuration_reload_failed", "1 while the last reload found a mistake, and so changed nothing."
+        )
+        failed.add_metric([], int(self._board.reload_failed))
         silent = GaugeMetricFamily(
             "starling_worker_silent_seconds", "Since a worker showed that its event loop turns.", labels=["worker"]
         )
         # Numbered from 1, for process ids would make a new series at each restart.
-        for number, (_, age) in enumerate(sorted(self.heartbeats().items()), start=1):
+        for number, (_, age) in enumerate(sorted(heartbeats.items()), start=1):
             silent.add_metric([str(number)], max(age, 0.0))
         busiest = self.top_channels(self._top_channels)
-        return [workers, restarts, silent, *(_traffic(name, meaning, busiest) for name, meaning in TRAFFIC)]
+        return [
+            workers,
+            restarts,
+            version,
+            failed,
+            silent,
+            *(_traffic(name, meaning, busiest) for name, meaning in TRAFFIC),
+        ]
 
     def top_channels(self, limit: int) -> list[ChannelTraffic]:
         """Give the `limit` busiest channels over this pod's workers, the busiest first."""
-        return joined((self._traffic_of(pid) for pid in self.heartbeats()), limit)
+        return joined((self._traffic_of(pid) for pid in self.pids()), limit)
 
     def _traffic_of(self, pid: int) -> list[ChannelTraffic]:
         try:

@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 import traceback
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from uvicorn_worker import UvicornWorker
 
 from starling.engine.memory import FreedMemory
 from starling.engine.readiness import Readiness
+from starling.server.board import Board, Slot
 from starling.server.compression import Compression
 from starling.server.drain import DrainServer
 from starling.server.http import StarlingHttp
@@ -46,6 +48,7 @@ class Application(Protocol):
 
     options: ServerOptions
     service: Service
+    board: Board
 
 
 class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -56,6 +59,9 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
     ) -> None:
         self.options = app.options
         self.service = app.service
+        self.board = app.board
+        self.slot = app.board.claim()
+        self.forked_at = time.monotonic()
         self.flusher = Flusher(self.options.waiting_budget_bytes)
         self._freed = FreedMemory()
         self.CONFIG_KWARGS = uvicorn_settings(self.options, self.service, self.flusher)
@@ -71,7 +77,9 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        publish_status(self.service.readiness, self.options.status_dir)
+        self.slot.enter()
+        self._apply_configuration()
+        publish_status(self.service.readiness, self.slot)
         log.info("worker_started")
         super().init_process()
 
@@ -79,6 +87,8 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
         """Leave the signals to uvicorn, but say where the loop stood still when the master gives this worker up."""
         super().init_signals()
         signal.signal(signal.SIGABRT, self.handle_abort)
+        # Until the event loop runs; the master reads the configuration again.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """Log the stack, then die of the signal."""
@@ -88,7 +98,9 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
     async def _serve(self) -> None:
         self.config.app = self.wsgi
         server = DrainServer(self.config, options=self.options, service=self.service, master=self.ppid)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
+        loop.add_signal_handler(signal.SIGHUP, self._end_as_asked, server)
         heartbeat = asyncio.create_task(self._beat())
         try:
             await server.serve(sockets=self.sockets)
@@ -97,11 +109,31 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
+    def _end_as_asked(self, server: DrainServer) -> None:
+        """Drain, because somebody sent this worker SIGHUP."""
+        self.slot.ask_to_end()
+        server.handle_exit(signal.SIGHUP, None)
+
+    def _apply_configuration(self) -> None:
+        """Take what the master has read again, if it is new here."""
+        if self.board.version == 1:
+            self.slot.applied = 1
+        elif self.slot.applied != self.board.version and (found := self.board.read_configuration()) is not None:
+            version, configuration = found
+            try:
+                self.service.apply(configuration)
+                log.info("configuration_applied", version=version)
+            except Exception:
+                log.exception("configuration_not_applied", version=version)
+            self.slot.applied = version
+
     async def _beat(self) -> None:
         """Show the master that the event loop turns: from before the application starts until after it has ended."""
         told: list[ChannelTraffic] = []
         while True:
             self.notify()
+            self.slot.heartbeat()
+            self._apply_configuration()
             waiting_bytes = self.flusher.waiting_bytes
             self.service.on_waiting(len(self.flusher.waiting), waiting_bytes)
             self._freed.observe(waiting_bytes)
@@ -157,12 +189,12 @@ def uvicorn_settings(options: ServerOptions, service: Service, flusher: Flusher)
     }
 
 
-def publish_status(readiness: Readiness, directory: Path) -> None:
-    """Keep a file `PID.json` in `directory` that reports `readiness` to the master, at each change of it."""
-    path = directory / f"{os.getpid()}.json"
+def publish_status(readiness: Readiness, slot: Slot) -> None:
+    """Write what `readiness` reports to the worker's slot, now and at each change of it."""
 
     def publish() -> None:
-        write_status(path, {"pid": os.getpid(), "started": readiness.started, **readiness.report()})
+        report = {"pid": os.getpid(), "started": readiness.started, **readiness.report()}
+        slot.write_report(msgspec.json.encode(report))
 
     readiness.observe(publish)
     publish()

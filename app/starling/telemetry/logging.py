@@ -6,17 +6,19 @@ import itertools
 import logging
 import os
 import re
+import select
 import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 import structlog
@@ -93,6 +95,10 @@ Said = tuple[str, EventDict, str | None, int]
 """What a line is made of: its level, event and values, whose it is, and when it was said, in ns since 1970."""
 
 
+# In the queue of lines: the writer's thread is to end.
+END = b""
+
+
 class LogWriter:
     """Writes lines to a file descriptor from a thread of its own, one thread in each process that logs.
 
@@ -117,6 +123,10 @@ class LogWriter:
         self._queue: SimpleQueue[bytes | Said | threading.Event] = SimpleQueue()
         self._awaited = threading.Event()
         self._thread: threading.Thread | None = None
+        # A process that forks must have no thread; those that it forks have one again.
+        self._direct = False
+        self._unwritten: deque[bytes] = deque()
+        self._writing = False
         self._starts = itertools.count()
 
     def write(self, line: bytes | Said) -> None:
@@ -125,6 +135,9 @@ class LogWriter:
             self.dropped += 1
             return
         self._queue.put(line)
+        if self._direct:
+            self._write_waiting()
+            return
         # Of threads with the first lines, one counts 0. A lock might be held by the one that a signal interrupts.
         if self._thread is None and next(self._starts) == 0:
             self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
@@ -132,15 +145,70 @@ class LogWriter:
 
     def flush(self, timeout: float = FLUSH_SECONDS) -> None:
         """Wait until what is queued now is written, `timeout` seconds at most."""
+        if self._direct:
+            self._write_waiting()
+            return
         if self._thread is not None:
             written = threading.Event()
             self._queue.put(written)
             self._awaited.set()
             written.wait(timeout)
 
+    def write_directly(self) -> None:
+        """Write from now on without a thread, as a process must that forks others; a stalled reader delays nobody.
+
+        What the reader does not take waits until the next line or `flush`.
+        """
+        self.flush()
+        self._direct = True
+        if (thread := self._thread) is not None:
+            self._queue.put(END)
+            thread.join(FLUSH_SECONDS)
+            self._thread = None
+
+    def _write_waiting(self) -> None:
+        # A signal handler may log while a line is written; that line is written right after.
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while (lines := self._take_direct()) and self._write_at_once(lines):
+                self._unwritten.popleft()
+        finally:
+            self._writing = False
+
+    def _take_direct(self) -> bytes:
+        """The next line to write, which stays first among those unwritten; empty for none."""
+        if not self._unwritten:
+            with suppress(Empty):
+                self._unwritten.append(self.made(cast("bytes | Said", self._queue.get_nowait())) + b"\n")
+        return self._unwritten[0] if self._unwritten else b""
+
+    def _write_at_once(self, line: bytes) -> bool:
+        """Write one line; False where the reader or another process's line would have to be waited for."""
+        try:
+            fcntl.lockf(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        try:
+            # What a pipe has room for at all it takes a page of at once.
+            for start in range(0, len(line), select.PIPE_BUF):
+                ready = select.poll()
+                ready.register(self._fd, select.POLLOUT)
+                if not ready.poll(0 if start == 0 else 1000 * FLUSH_SECONDS):
+                    return start > 0
+                os.write(self._fd, line[start : start + select.PIPE_BUF])
+        except OSError as error:
+            self._report_failure(error)
+        finally:
+            fcntl.lockf(self._turn, fcntl.LOCK_UN)
+        return True
+
     def _run(self) -> None:
         while True:
             first = self._queue.get()
+            if first is END:
+                return
             if self._queue.qsize() < BATCH_LINES:
                 # Waking for each line would take the interpreter from the event loop each time.
                 self._awaited.wait(NAP_SECONDS)
@@ -177,13 +245,16 @@ class LogWriter:
         try:
             self._put_out(lines)
         except OSError as error:
-            if not self._failing:
-                self._failing = True
-                problem = f"log lines cannot be written to standard output, and are lost: {error.strerror}\n"
-                with suppress(OSError):
-                    os.write(STANDARD_ERROR, problem.encode())
+            self._report_failure(error)
         else:
             self._failing = False
+
+    def _report_failure(self, error: OSError) -> None:
+        if not self._failing:
+            self._failing = True
+            problem = f"log lines cannot be written to standard output, and are lost: {error.strerror}\n"
+            with suppress(OSError):
+                os.write(STANDARD_ERROR, problem.encode())
 
     def _put_out(self, lines: bytes) -> None:
         rest = lines + b"\n"
@@ -238,6 +309,19 @@ def configure_logging(level: str, log_format: LogFormat = "auto", more_cpus: Seq
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
     return writer
+
+
+def write_lines_directly() -> None:
+    """Have this process write its lines without a thread, because it forks others: see LogWriter.write_directly."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _LineHandler):
+            handler.writer.write_directly()
+
+
+def flush_lines() -> None:
+    """Write the lines that wait, as far as their reader takes them."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
 
 
 def quiet_libraries() -> None:
@@ -405,15 +489,15 @@ class _LineHandler(logging.Handler):
 
     def __init__(self, writer: LogWriter, processors: Sequence[Processor]) -> None:
         super().__init__()
-        self._writer = writer
+        self.writer = writer
         self._processors = processors
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = self._writer.made(self._said(record))
+            line = self.writer.made(self._said(record))
         except Exception:  # noqa: BLE001 - whatever a text and its arguments may raise
             line = _failed(record.name)
-        self._writer.write(line)
+        self.writer.write(line)
 
     def _said(self, record: logging.LogRecord) -> Said:
         """What a record says: the event tells whose it is, the text is its message."""
@@ -431,7 +515,7 @@ class _LineHandler(logging.Handler):
         return level, said, record.name, time.time_ns()
 
     def flush(self) -> None:
-        self._writer.flush()
+        self.writer.flush()
 
 
 def _cut_queries(args: Any) -> Any:

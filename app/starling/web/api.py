@@ -88,6 +88,10 @@ class Api:
         )
         self._metrics = metrics
 
+    def replace_keys(self, keys: Sequence[str]) -> None:
+        """Let these keys open the API from now on."""
+        self._keys = [key.encode() for key in keys]
+
     @property
     def routes(self) -> list[Route]:
         """Where it is found; `/api` alone takes commands that name their method."""

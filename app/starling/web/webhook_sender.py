@@ -55,7 +55,7 @@ class WebhookSender:
     """One request at a time, over a connection that stays open in between. Redirects are not followed."""
 
     def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
+        self.receiver = receiver
         # What a log line may tell of the address: no user, path or query.
         self._host = urlsplit(receiver.url).hostname
         self._client = httpx2.AsyncClient(
@@ -73,7 +73,7 @@ class WebhookSender:
         request_id = f"msg_{secrets.token_hex(16)}"
         for attempt in range(ATTEMPTS):
             if attempt:
-                pause = min(self._receiver.first_pause * 2 ** (attempt - 1), LONGEST_PAUSE)
+                pause = min(self.receiver.first_pause * 2 ** (attempt - 1), LONGEST_PAUSE)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
             problem = await self._try(request_id, body)
             if problem is None:
@@ -89,12 +89,12 @@ class WebhookSender:
         """Send once; returns what went wrong, without the address."""
         timestamp = int(time.time())
         headers = {"webhook-id": request_id, "webhook-timestamp": str(timestamp)}
-        if self._receiver.key is not None:
-            headers["webhook-signature"] = sign(self._receiver.key, request_id, timestamp, body)
+        if self.receiver.key is not None:
+            headers["webhook-signature"] = sign(self.receiver.key, request_id, timestamp, body)
         try:
             async with (
-                asyncio.timeout(self._receiver.timeout),
-                self._client.stream("POST", self._receiver.url, content=body, headers=headers) as answer,
+                asyncio.timeout(self.receiver.timeout),
+                self._client.stream("POST", self.receiver.url, content=body, headers=headers) as answer,
             ):
                 read = 0
                 async for chunk in answer.aiter_raw():
@@ -103,6 +103,6 @@ class WebhookSender:
                         break
                 return None if answer.is_success else f"it answered {answer.status_code}"
         except TimeoutError:
-            return f"no answer within {self._receiver.timeout:g} s"
+            return f"no answer within {self.receiver.timeout:g} s"
         except (httpx2.HTTPError, OSError) as error:
             return f"{type(error).__name__}: it could not be reached, or broke off"

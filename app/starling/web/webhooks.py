@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import replace
 
 import msgspec
 import structlog
@@ -53,6 +54,12 @@ class Webhooks:
         self._sender: WebhookSender | None = None
         self._delivering: asyncio.Task[None] | None = None
         self._occupying: asyncio.Task[None] | None = None
+
+    def replace_key(self, key: bytes | None) -> None:
+        """Sign requests with `key` from now on."""
+        self._receiver = replace(self._receiver, key=key)
+        if self._sender is not None:
+            self._sender.receiver = self._receiver
 
     # Life
 

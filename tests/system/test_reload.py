@@ -1,0 +1,141 @@
+"""SIGHUP on a running service: channels, keys and secrets are read again, and clients stay connected."""
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from websockets.asyncio.client import ClientConnection, connect
+
+from starling.auth.issue import issue_connection_token
+from tests.support.running import Starling
+from tests.support.services import RedisServer
+
+BEFORE = """
+default: {allow_subscribe_for_client: true, allow_publish_for_subscriber: true}
+namespaces:
+  kept: {history_size: 10, history_ttl: 60s, allow_subscribe_for_client: true}
+  gone: {allow_subscribe_for_client: true}
+"""
+AFTER = """
+default: {allow_subscribe_for_client: true}
+namespaces:
+  kept: {history_size: 2, history_ttl: 60s, allow_subscribe_for_client: true}
+  new: {allow_subscribe_for_client: true}
+"""
+OLD_SECRET, NEW_SECRET = "an old secret of over thirty-two bytes", "a newer secret of over thirty-two bytes"
+OLD_KEY, NEW_KEY = "key-number-one-0123456789", "key-number-two-0123456789"
+
+
+class Reloading:
+    """A service of two workers whose channels, keys and secret are in files of `directory`."""
+
+    def __init__(self, directory: Path, broker_url: str) -> None:
+        self.channels, self.keys, self.secret = (directory / name for name in ("channels.yaml", "keys", "secret"))
+        self.level = directory / "level"
+        self.write(BEFORE, OLD_KEY, OLD_SECRET)
+        self.level.write_text("info")
+        self.starling = Starling(
+            {
+                "STARLING_BROKER_URL": broker_url,
+                "STARLING_WORKERS": "2",
+                "STARLING_CHANNELS_FILE": str(self.channels),
+                "STARLING_API_KEYS_FILE": str(self.keys),
+                "STARLING_TOKEN_HMAC_SECRET_FILE": str(self.secret),
+                "STARLING_LOG_LEVEL_FILE": str(self.level),
+            }
+        )
+
+    def write(self, channels: str, keys: str, secret: str) -> None:
+        self.channels.write_text(channels)
+        self.keys.write_text(keys)
+        self.secret.write_text(secret)
+
+    async def reload(self, event: str, count: int, **fields: Any) -> list[dict[str, Any]]:
+        self.starling.process.send_signal(signal.SIGHUP)
+        return await asyncio.to_thread(self.starling.told, event, count, **fields)
+
+    def call(self, method: str, key: str, body: Any) -> tuple[int, Any]:
+        answer = httpx2.post(f"{self.starling.http}/api/{method}", json=body, headers={"X-API-Key": key})
+        return answer.status_code, answer.json()
+
+
+async def say(client: ClientConnection, number: int, **command: Any) -> Any:
+    """The reply to a command; pushes before it are put aside."""
+    await client.send(json.dumps({"id": number, **command}))
+    while True:
+        for line in str(await client.recv()).split("\n"):
+            if (reply := json.loads(line)).get("id") == number:
+                return reply
+
+
+async def connected(service: Reloading, secret: str) -> tuple[ClientConnection, Any]:
+    client = await connect(f"{service.starling.url}/connection/websocket")
+    token = issue_connection_token(secret, "alice", 600)
+    return client, await say(client, 1, connect={"token": token})
+
+
+async def test_channels_keys_and_secrets_are_read_again_and_nobody_is_disconnected(tmp_path: Path) -> None:
+    with RedisServer() as redis:
+        service = Reloading(tmp_path, redis.url)
+        starling = await asyncio.to_thread(service.starling.__enter__)
+        try:
+            await changes_take_effect(service, starling)
+        finally:
+            await asyncio.to_thread(starling.__exit__, None, None, None)
+
+
+async def changes_take_effect(service: Reloading, starling: Starling) -> None:
+    workers = starling.workers
+    client, _ = await connected(service, OLD_SECRET)
+    for number, channel in enumerate(("kept:a", "gone:a", "plain"), 2):
+        assert "subscribe" in await say(client, number, subscribe={"channel": channel})
+    assert "publish" in await say(client, 5, publish={"channel": "plain", "data": 1})
+
+    service.write("namespaces: {kept: {history_sice: 1}}", "short", OLD_SECRET)
+    service.level.write_text("debug")
+    lines = await service.reload("configuration_not_reloaded", 1)
+    assert "STARLING_API_KEYS" in lines[0]["problem"]
+    service.write("namespaces: {kept: {history_sice: 1}}", NEW_KEY, NEW_SECRET)
+    lines = await service.reload("configuration_not_reloaded", 2)
+    assert "namespaces.kept.history_sice" in lines[1]["problem"]
+    assert service.call("info", OLD_KEY, {})[0] == 200, "all of it stays as it was"
+
+    service.write(AFTER, NEW_KEY, NEW_SECRET)
+    await service.reload("configuration_applied", 2, version=2)
+    (line,) = starling.told("configuration_needs_restart")
+    assert line["settings"] == ["STARLING_LOG_LEVEL"]
+
+    while "unsubscribe" not in (push := json.loads(str(await client.recv()))).get("push", {}):
+        pass
+    assert (push["push"]["channel"], push["push"]["unsubscribe"]["code"]) == ("gone:a", 2500)
+    assert (await say(client, 6, publish={"channel": "plain", "data": 1}))["error"]["code"] == 103
+    assert "subscribe" in await say(client, 7, subscribe={"channel": "new:a"})
+    assert service.call("info", OLD_KEY, {})[0] == 401
+    for number in range(4):
+        assert service.call("publish", NEW_KEY, {"channel": "kept:a", "data": number})[0] == 200
+    _, history = service.call("history", NEW_KEY, {"channel": "kept:a", "limit": -1})
+    assert [publication["data"] for publication in history["result"]["publications"]] == [2, 3]
+    _, refused = await asyncio.wait_for(connected_or_closed(service, OLD_SECRET), 10)
+    assert refused == 3500
+    newcomer, answer = await connected(service, NEW_SECRET)
+    assert "connect" in answer
+    await newcomer.close()
+
+    os.kill(workers[0], signal.SIGTERM)
+    await asyncio.to_thread(starling.told, "configuration_applied", 3, version=2)
+    await asyncio.to_thread(starling.until_ready)
+    metrics = starling.metrics()
+    assert metrics["starling_configuration_version"] == 2
+    assert metrics["starling_configuration_reload_failed"] == 0
+    await client.close()
+
+
+async def connected_or_closed(service: Reloading, secret: str) -> tuple[ClientConnection, int | None]:
+    client = await connect(f"{service.starling.url}/connection/websocket")
+    await client.send(json.dumps({"id": 1, "connect": {"token": issue_connection_token(secret, "alice", 600)}}))
+    await client.wait_closed()
+    return client, client.close_code
