@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from starling.client.authority import Grant
 from starling.engine.broker import StreamPosition
-from starling.engine.channels import OVERRIDES, ChannelOptions, Channels, namespace_of
+from starling.engine.channels import ChannelOptions, ChannelOverride, Channels, namespace_of
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.receiver import Receiver
@@ -60,7 +60,7 @@ class Memberships:
                 gone.append(channel)
                 continue
             held = membership.grant.options
-            kept = current.model_copy(update={name: getattr(held, name) for name in OVERRIDES})
+            kept = current.model_copy(update={name: getattr(held, name) for name in ChannelOverride.__struct_fields__})
             self._by_channel[channel] = replace(membership, grant=replace(membership.grant, options=kept))
         return gone
 
