@@ -14,6 +14,10 @@ IMAGE ?= starling:$(VERSION)
 # Behind a private index or certificate: IMAGE_OPTIONS="--secret id=pip.conf,src=… --secret id=ca.pem,src=…" (see Dockerfile).
 IMAGE_OPTIONS ?=
 
+# Processes that run tests side by side, most of which wait for something; and the seconds after which a run ends.
+TEST_WORKERS ?= 3
+TEST_BOUND ?= 1800
+
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench soak fmt docs protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
 
@@ -26,7 +30,7 @@ run: $(VENV)/.runtime  ## Start the service in developer mode on http://localhos
 test: $(VENV)/.dev  ## Run all checks and every test
 	@tools/setup/system-packages.sh
 	@$(MAKE) --no-print-directory node-packages check
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/pytest --numprocesses=$(TEST_WORKERS) --bound=$(TEST_BOUND)
 
 check: $(VENV)/.dev  ## Check format, lint, types and import layering
 	$(BIN)/ruff format --check --quiet

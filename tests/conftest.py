@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.services import PostgresServer, RedisServer
 
+pytest_plugins = ["tests.support.run.plugin"]
+
 
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:
