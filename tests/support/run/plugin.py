@@ -71,7 +71,8 @@ def pytest_xdist_setupnodes(specs: list[XSpec]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config) -> FileScheduler:
     """Distribute whole files, the longest first."""
-    measured = config.cache.get(_SECONDS_BY_FILE, {}) if config.cache else {}
+    cache: pytest.Cache | None = getattr(config, "cache", None)
+    measured = cache.get(_SECONDS_BY_FILE, {}) if cache else {}
 
     def cost(file: str, tests: int) -> float:
         folder = file.split("/")[1] if file.count("/") > 1 else ""
@@ -126,10 +127,10 @@ class Reporter:
         marker = item.get_closest_marker("timeout")
         limit = marker.args[0] if marker and marker.args else self._config.getini("timeout")
         self._send(start=item.nodeid, limit=float(limit) + self._config.getoption("grace") if float(limit or 0) else 0)
-        try:
-            return (yield)
-        finally:
-            self._send(finish=item.nodeid)
+        result = yield
+        # An interrupt of the run, which is raised here, leaves the test unfinished.
+        self._send(finish=item.nodeid)
+        return result
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Report a test that a worker begins; the worker reports the limit to its own supervisor."""
@@ -147,11 +148,12 @@ class Reporter:
 
     def pytest_sessionfinish(self) -> None:
         """Keep how long whole files took."""
-        if self._config.cache and not hasattr(self._config, "workerinput"):
+        cache: pytest.Cache | None = getattr(self._config, "cache", None)
+        if cache and not hasattr(self._config, "workerinput"):
             missing = {test.partition("::")[0] for test in self._collected if test not in self._finished}
-            known = self._config.cache.get(_SECONDS_BY_FILE, {})
+            known = cache.get(_SECONDS_BY_FILE, {})
             measured = {file: round(seconds, 2) for file, seconds in self._seconds.items() if file not in missing}
-            self._config.cache.set(_SECONDS_BY_FILE, known | measured)
+            cache.set(_SECONDS_BY_FILE, known | measured)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Name what did not run, when tests were collected and not all of them ended."""
