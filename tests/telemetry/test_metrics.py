@@ -1,6 +1,8 @@
 """Metrics: every one is listed, the plain figures arrive in Prometheus once, and distributions keep their shape."""
 
 import gc
+import subprocess
+import sys
 
 from prometheus_client import CollectorRegistry
 
@@ -152,3 +154,10 @@ def test_methods_of_the_api_are_there_from_the_start() -> None:
 
     assert sample(registry, "starling_api_requests_total", method="publish", code="0") == 0
     assert sample(registry, "starling_api_requests_total", method="publish", code="100") == 1
+
+
+def test_what_the_command_imports_before_it_sets_the_directory_of_metrics_reads_it_not() -> None:
+    modules = "starling.cli.serve, starling.server.options, starling.engine.readiness"
+    code = f"import sys, {modules}; print('prometheus_client' in sys.modules)"
+
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from enum import Enum
 
-from starling.telemetry.metrics import Metrics
+from starling.telemetry.metric_sink import MetricSink
 
 
 class Unready(Enum):
@@ -67,7 +67,7 @@ class Readiness:
             self.broker = state
             self._changed()
 
-    def report_metrics(self, metrics: Metrics) -> None:
+    def report_metrics(self, metrics: MetricSink) -> None:
         """Set the metrics of readiness and drain."""
         metrics.set("starling_worker_ready", int(self.ready))
         metrics.set("starling_worker_draining", int(self.draining))

@@ -13,7 +13,7 @@ import structlog
 
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.drain_rate import DrainRateStore
-from starling.telemetry.metrics import Metrics
+from starling.telemetry.metric_sink import MetricSink
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
@@ -47,7 +47,7 @@ class DrainStats:
     left: int = 0
     gone: dict[DrainReason, int] = field(default_factory=lambda: dict.fromkeys(DrainReason, 0))
 
-    def report(self, metrics: Metrics) -> None:
+    def report(self, metrics: MetricSink) -> None:
         """Set the metrics of the drain."""
         metrics.set("starling_drain_left", self.left)
         for grant, total in self.gone.items():
