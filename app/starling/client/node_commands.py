@@ -133,7 +133,10 @@ class NodeCommands:
             request = SubscribeRequest(order.channel)
             if order.since is not None:
                 request.recover, request.offset, request.epoch = True, order.since.offset, order.since.epoch
-            connection.carry_out(connection.session.subscribe(request, time.monotonic(), grant))
+            if connection.reads(grant.options):
+                connection.carry_out(connection.session.subscribe(request, time.monotonic(), grant))
+            else:
+                connection.leave_out(request.channel)
 
     def _unsubscribe(self, order: UnsubscribeCommand) -> None:
         for connection in self._chosen(order):
