@@ -235,7 +235,6 @@ def build_application(
     unknown_path.install(application, metrics)
     # First, because routes are tried in their order and this one is asked most.
     application.router.routes[:0] = api.routes
-    application.state.tutorial = settings.tutorial
     if settings.pages:
         application.include_router(pages.router)
     application.include_router(health.build_router(engine.readiness))
@@ -266,7 +265,7 @@ def build_web_context(settings: Settings, engine: Engine, verifier: RevocableVer
         engine=engine,
         verifier=verifier,
         authority=authority,
-        dispatcher=build_dispatcher(engine, authority, limits),
+        dispatcher=build_dispatcher(engine, authority, limits, developer=settings.dev),
         developer=settings.dev,
         token_in_query=settings.token_in_query,
         allowed_origins=settings.allowed_origins,
@@ -337,6 +336,8 @@ def build_channels(settings: Settings, text: str | None = None) -> Channels:
         channels = parse_channels(
             document,
             developer=settings.dev,
+            # PostgreSQL keeps neither history nor presence.
+            demo=settings.dev and settings.broker_scheme != "postgresql",
             personal=settings.subscribe_to_personal_channel,
             personal_namespace=settings.personal_channel_namespace,
         )

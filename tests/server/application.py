@@ -207,7 +207,7 @@ def main() -> None:
     service = Service(
         application,
         readiness,
-        on_refused=lambda reason: refused.labels(reason).inc(),
+        on_refused=lambda reason, **seen: refused.labels(reason).inc(),
         reload=reload,
         apply=lambda found: log.info("applied", configuration=found.decode()),
     )

@@ -127,7 +127,7 @@ def read(pieces: list[bytes], *, compression: bool = False) -> tuple[list[Event]
             max_message_bytes=MAX_MESSAGE,
             max_fragments=MAX_FRAGMENTS,
         ),
-        on_refused=lambda reason: None,
+        on_refused=lambda reason, **seen: None,
         deflater=Deflater(15) if compression else None,
     )
     transport.detach(events, write_limit=1 << 20)

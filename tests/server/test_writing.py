@@ -73,7 +73,7 @@ async def client() -> AsyncIterator[Client]:
         connections=set(),
         flusher=Flusher(),
         options=options,
-        on_refused=lambda reason: None,
+        on_refused=lambda reason, **seen: None,
         deflater=None,
     )
     connection = JsonConnection(context.dispatcher, None)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starling.settings import SettingsError, load_settings
-from starling.web.origins import normal_pattern, origin_allowed, surprises
+from starling.web.origins import developer_origin_allowed, normal_pattern, origin_allowed, surprises
 
 
 @pytest.mark.parametrize(
@@ -154,3 +154,27 @@ def test_no_wildcard_reaches_beyond_the_domain_that_follows_it(host: str, more: 
     origin = f"https://{host}{more}"
     if origin_allowed(origin, "", ("https://*.example.com:*",)):
         assert host.partition(":")[0].endswith(".example.com") or more.partition(":")[0].endswith(".example.com")
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "may"),
+    [
+        ("http://localhost:5173", "localhost:8000", True),
+        ("http://127.0.0.1:3000", "localhost:8000", True),
+        ("http://[::1]:3000", "localhost:8000", True),
+        ("http://app.localhost:3000", "localhost:8000", True),
+        ("http://192.168.1.5:8000", "192.168.1.5:8000", True),
+        ("http://mymac.local:8000", "mymac.local:8000", True),
+        ("https://evil.example", "localhost:8000", False),
+        ("null", "localhost:8000", False),
+        # A name whose owner let it point to this machine.
+        ("http://evil.example:8000", "evil.example:8000", False),
+        ("http://192.168.1.6:8000", "192.168.1.5:8000", False),
+        ("http://localhost.evil.example", "localhost:8000", False),
+        ("http://localhost:5173/path", "localhost:8000", False),
+    ],
+)
+def test_in_developer_mode_pages_of_this_machine_may_connect_and_foreign_ones_not(
+    origin: str, host: str, may: bool
+) -> None:
+    assert developer_origin_allowed(origin, host) is may

@@ -10,13 +10,19 @@ from starling.client.commands.rpc import Rpc
 from starling.client.commands.send import Send
 from starling.client.commands.subscribe import Subscribe, Unsubscribe
 from starling.client.dispatcher import Dispatcher
+from starling.client.refusals import CommandRefusals
 from starling.client.user_limit import UserLimit
 from starling.engine.engine import Engine
 from starling.protocol.session import SessionLimits
 
 
-def build_dispatcher(engine: Engine, authority: Authority, limits: SessionLimits) -> Dispatcher:
-    """Build what carries out the decisions of all sessions of a worker."""
+def build_dispatcher(
+    engine: Engine, authority: Authority, limits: SessionLimits, *, developer: bool = False
+) -> Dispatcher:
+    """Build what carries out the decisions of all sessions of a worker.
+
+    In developer mode errors that refuse a command name the option that would allow it.
+    """
     channels, hooks = engine.channels, engine.hooks
     user_limit = UserLimit(engine.presence, engine.options.connections_per_user)
     commands = (
@@ -32,4 +38,5 @@ def build_dispatcher(engine: Engine, authority: Authority, limits: SessionLimits
         Refresh(authority, engine.presence),
         SubRefresh(authority, engine.presence),
     )
-    return Dispatcher(engine, limits, commands, user_limit)
+    refusals = CommandRefusals(channels, engine.metrics.refusal_log, developer=developer)
+    return Dispatcher(engine, limits, commands, user_limit, refusals)

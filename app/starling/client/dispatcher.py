@@ -12,6 +12,7 @@ import structlog
 
 from starling.client.client_connection import ClientConnection, fail, read_on
 from starling.client.commands.base import Command, Outcome, Step, Work
+from starling.client.refusals import CommandRefusals
 from starling.client.user_limit import UserLimit
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
 from starling.engine.engine import Engine
@@ -42,7 +43,12 @@ class Dispatcher:
     """Implements starling.client.client_connection.Executor with one handler for each kind of action."""
 
     def __init__(
-        self, engine: Engine, limits: SessionLimits, commands: Iterable[Command], user_limit: UserLimit
+        self,
+        engine: Engine,
+        limits: SessionLimits,
+        commands: Iterable[Command],
+        user_limit: UserLimit,
+        refusals: CommandRefusals,
     ) -> None:
         self.engine = engine
         self.limits = limits
@@ -50,6 +56,7 @@ class Dispatcher:
         self._user_limit = user_limit
         self._metrics = engine.metrics
         self._tracer = engine.tracer
+        self._refusals = refusals
 
     def carry_out(self, client: ClientConnection, decisions: Sequence[Work]) -> None:
         """Carry out `decisions` in their order; what an action leads to comes after all of them."""
@@ -166,7 +173,8 @@ class Dispatcher:
             if _answered(client, action):
                 # An error cannot be reported for a command that has its answer already.
                 return client.session.close(codes.DISCONNECT_INTERNAL)
-        return client.session.refused(action, reason or codes.ERROR_INTERNAL, time.monotonic())
+        reason = self._refusals.report(client, action, reason or codes.ERROR_INTERNAL)
+        return client.session.refused(action, reason, time.monotonic())
 
 
 def _reason(error: Exception) -> Error | Disconnect | None:

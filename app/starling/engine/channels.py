@@ -175,6 +175,16 @@ def plain(override: Override[Switch | bool] | None) -> ChannelOverride:
     return ChannelOverride(**{name: value.value if isinstance(value, Switch) else value for name, value in values})
 
 
+# What developer mode shows the features with, as `demo:chat`.
+DEMO_NAMESPACE = "demo"
+DEMO_OPTIONS = {
+    "history_size": 100,
+    "history_ttl": "1h",
+    "force_recovery": True,
+    "presence": True,
+    "join_leave": True,
+    "force_push_join_leave": True,
+}
 DEVELOPER_RIGHTS = {name: True for name in ChannelOptions.model_fields if name.startswith("allow_")}
 
 
@@ -217,6 +227,7 @@ class Channels:
 
     While `personal` is on, a name that begins with `#` is the personal channel of the user that the rest of it is, and
     Starling subscribes every user to its own: in the default namespace, or in `personal_namespace`, as `NAME:#USER`.
+    With `any_namespace` the namespaces that are not listed have the options of the default one.
     Raises ChannelsError for a `personal_namespace` that is not among `namespaces`.
     """
 
@@ -227,6 +238,7 @@ class Channels:
         *,
         personal: bool = False,
         personal_namespace: str = "",
+        any_namespace: bool = False,
     ) -> None:
         if personal_namespace and personal_namespace not in namespaces:
             missing = (
@@ -235,6 +247,7 @@ class Channels:
             raise ChannelsError([missing])
         self.default = default
         self.namespaces = dict(namespaces)
+        self._any_namespace = any_namespace
         self._personal_prefix = f"{personal_namespace}:{USERS_MARK}" if personal_namespace else USERS_MARK
         self._personal_prefixes = tuple({USERS_MARK: None, self._personal_prefix: None}) if personal else ()
         self._patterns = {
@@ -268,6 +281,8 @@ class Channels:
         if not separator:
             namespace, rest = "", channel
         options = self.default if not separator else self.namespaces.get(namespace)
+        if options is None and self._any_namespace and _NAMESPACE.match(namespace):
+            options = self.default
         if options is None:
             raise CommandRefused(ERROR_UNKNOWN_CHANNEL)
         pattern = self._patterns.get(namespace)
@@ -311,14 +326,16 @@ def namespace_of(channel: str) -> str:
 
 
 def parse_channels(
-    document: object, *, developer: bool, personal: bool = False, personal_namespace: str = ""
+    document: object, *, developer: bool, demo: bool = False, personal: bool = False, personal_namespace: str = ""
 ) -> Channels:
     """Make Channels from `{default: {option: value}, namespaces: {name: {option: value}}}`.
 
     In developer mode everyone has every right in every namespace, apart from the personal channels of others. For
-    `personal` see Channels. Raises ChannelsError naming every mistake.
+    `personal` see Channels. Without a document (None) it takes any namespace. `demo` adds a namespace with history,
+    recovery and presence where there is none of its name. Raises ChannelsError naming every mistake.
     """
     problems: list[str] = []
+    any_namespace = developer and document is None
     if document is None:
         document = {}
     if not isinstance(document, Mapping):
@@ -338,7 +355,15 @@ def parse_channels(
         namespaces[str(name)] = _parse_options(f"namespaces.{name}", options, rights, problems)
     if problems:
         raise ChannelsError(problems)
-    return Channels(default, namespaces, personal=personal, personal_namespace=personal_namespace)
+    if demo:
+        namespaces.setdefault(DEMO_NAMESPACE, ChannelOptions.model_validate({**DEMO_OPTIONS, **rights}))
+    return Channels(
+        default,
+        namespaces,
+        personal=personal,
+        personal_namespace=personal_namespace,
+        any_namespace=any_namespace,
+    )
 
 
 def _parse_options(path: str, options: Any, rights: Mapping[str, bool], problems: list[str]) -> ChannelOptions:

@@ -15,6 +15,7 @@ class Upgrade(NamedTuple):
     headers: Sequence[Header]
     subprotocols: Sequence[str]
     address: str
+    path: str
 
     def header(self, name: bytes) -> str | None:
         """The first header field of a lower-case `name`."""

@@ -57,7 +57,7 @@ class StarlingHttp(HttpToolsProtocol):
         *,
         options: ServerOptions,
         admit: Callable[[], Rejection | None],
-        on_refused: Callable[[str], None],
+        on_refused: Callable[..., None],
         flusher: Flusher,
         compression: Compression | None,
         endpoints: Mapping[str, UpgradeEndpoint] = NO_ENDPOINTS,
@@ -206,6 +206,7 @@ class StarlingHttp(HttpToolsProtocol):
             headers=self.headers,
             subprotocols=subprotocols_of(self.headers),
             address=self._client_address(),
+            path=self._path,
         )
         transport = WebSocketTransport(
             self.transport,
@@ -318,8 +319,7 @@ class StarlingHttp(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._deadline = None
-        self._on_refused(RejectReason.HANDSHAKE_TIMEOUT)
-        log.debug("handshake_timed_out", client=self.client)
+        self._on_refused(RejectReason.HANDSHAKE_TIMEOUT, address=self._address)
         self.transport.abort()
 
     def _give_up_body(self) -> None:
@@ -328,7 +328,7 @@ class StarlingHttp(HttpToolsProtocol):
             return
         cycle: RequestResponseCycle = self.cycle
         if cycle.response_started or self.pipeline:
-            self._on_refused(RejectReason.BODY_TIMEOUT)
+            self._on_refused(RejectReason.BODY_TIMEOUT, address=self._address, path=self._path)
             self._end_cycles()
             self.transport.abort()
             return
@@ -345,11 +345,21 @@ class StarlingHttp(HttpToolsProtocol):
             f"The request's head may have {limits.max_head_bytes} bytes in {limits.max_header_fields} fields.\n",
         )
 
+    @property
+    def _address(self) -> str:
+        """The peer's address for the log."""
+        return self.client[0] if self.client else ""
+
+    @property
+    def _path(self) -> str:
+        """The path for the log, without its query; empty where the head was not read so far."""
+        target: bytes = getattr(self, "url", None) or b""
+        return target.partition(b"?")[0].decode("latin-1")
+
     def _refuse(self, status: HTTPStatus, refusal: str, text: str, headers: str = "") -> None:
         self._refused = True
         self._end_deadline()
-        self._on_refused(refusal)
-        log.debug("request_refused", client=self.client, status=status.value, reason=refusal)
+        self._on_refused(refusal, address=self._address, path=self._path, status=status.value)
         if self._busy and not self.cycle.disconnected:  # an answer would be taken for a part of the one under way
             self._end_cycles()
             self.transport.abort()

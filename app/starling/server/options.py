@@ -105,7 +105,7 @@ class Service:
     readiness: Readiness
     endpoints: Mapping[str, UpgradeEndpoint] = field(default_factory=dict)
     """Endpoints by path whose upgrades the server answers by itself, without `asgi`."""
-    on_refused: Callable[[str], None] = lambda reason: None
+    on_refused: Callable[..., None] = lambda reason, **seen: None
     """Called in the worker with the RejectReason of a client that is cut before the application receives it."""
     drain_rate_store: DrainRateStore | None = None
     """Where the processes that drain take turns; None: each for itself."""

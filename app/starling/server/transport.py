@@ -145,7 +145,7 @@ class WebSocketTransport(asyncio.Protocol):
         connections: set[object],
         flusher: Flusher,
         options: ServerOptions,
-        on_refused: Callable[[str], None],
+        on_refused: Callable[..., None],
         deflater: Deflater | None = None,
     ) -> None:
         """`release` is called once by `detach`: it gives the socket up and returns what was read too early.
@@ -572,8 +572,7 @@ class WebSocketTransport(asyncio.Protocol):
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7): a close frame, a grace to read it, and no more input."""
-        self._on_refused(REFUSALS.get(code, RejectReason.PROTOCOL_ERROR))
-        log.debug("client_cut", code=code, reason=reason)
+        self._on_refused(REFUSALS.get(code, RejectReason.PROTOCOL_ERROR), code=code, detail=reason)
         if self._close_code is None:
             self._queue(control_frame(CLOSE, Close(code, reason).serialize()))
         self._finish()

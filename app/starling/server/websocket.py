@@ -76,7 +76,7 @@ class StarlingWebSocket(asyncio.Protocol):
         connections: set[object],
         loop: asyncio.AbstractEventLoop,
         options: ServerOptions,
-        on_refused: Callable[[str], None],
+        on_refused: Callable[..., None],
         flusher: Flusher,
         agreement: Agreement | None,
     ) -> None:
@@ -218,7 +218,7 @@ class StarlingWebSocket(asyncio.Protocol):
         if self._phase is Phase.ACCEPTED:
             self._end(1012)
         elif self._phase in {Phase.ASKED, Phase.REFUSING}:
-            self._on_refused(RejectReason.DRAINING)
+            self._on_refused(RejectReason.DRAINING, path=self._scope["path"])
             wait = random.randint(*RETRY_AFTER_SECONDS)  # noqa: S311 - spreads load
             self._refuse(503, [(b"Retry-After", b"%d" % wait)], b"This server is stopping.\n")
             if self._endpoint is not None:

@@ -18,6 +18,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from starling import __version__
+from starling.telemetry.refusals import RefusalLog
 
 # What each door closes with where a client reads too slowly.
 TRANSPORTS = {"echo": 1013, "items": 1013, "chat": 1013, "json": 3008, "protobuf": 3008}
@@ -300,6 +301,7 @@ class Metrics:
         self.registry = registry
         self.transports = {name: TransportStats(slow_code) for name, slow_code in TRANSPORTS.items()}
         self.refused: Tally[str] = Tally(dict.fromkeys(REFUSALS, 0))
+        self.refusal_log = RefusalLog()
         self.published: Tally[tuple[str, str]] = Tally()
         self.commands: Tally[str] = Tally()
         self.errors: Tally[int] = Tally()
@@ -329,9 +331,13 @@ class Metrics:
                 metric.name, metric.help, metric.labels, registry=self.registry, buckets=metric.buckets
             )
 
-    def refuse(self, reason: str) -> None:
-        """Count a client that was refused before the upgrade, or cut for what it sent."""
+    def refuse(self, reason: str, **seen: object) -> None:
+        """Count and log a client that was refused before the upgrade, or cut for what it sent.
+
+        `seen` is for the log: origin, path, address, remedy, detail.
+        """
         self.refused[reason] += 1
+        self.refusal_log.write(reason, **seen)
 
     def name_namespaces(self, names: Iterable[str]) -> None:
         """Tell what belongs to these namespaces from the start: what has never been 0 has no rate at its first time."""
@@ -379,6 +385,7 @@ class Metrics:
         """Carry the plain figures over to Prometheus; once a second and when the worker ends."""
         for source in self.sources:
             source(self)
+        self.refusal_log.flush()
         for name, stats in self.transports.items():
             self._flush_transport(name, stats)
         for reason, total in self.refused.items():

@@ -108,7 +108,16 @@ class Api:
             status, error = refusal
             known = name if name in self._known else "unknown"
             self._metrics.answered(known, status, 0.0)
-            log.debug("api_request_refused", method=known, status=status.value)
+            _, _, remedy = error.message.partition(": ")
+            self._metrics.refusal_log.write_as(
+                "api_request_refused",
+                f"api_{status.value}",
+                reason=status.phrase.lower().replace(" ", "_"),
+                status=status.value,
+                method=known,
+                address=scope["client"][0] if scope.get("client") else "",
+                remedy=remedy,
+            )
             await _send(send, status, _encode({"error": error}), _HEADERS.get(status, ()))
             return
         try:

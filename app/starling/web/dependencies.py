@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from fastapi import HTTPException, WebSocket, WebSocketException, status
 from starlette.datastructures import QueryParams
 
@@ -17,9 +16,7 @@ from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import EXTENSION
 from starling.engine.upgrade import Upgrade
 from starling.web.authority import TokenAuthority
-from starling.web.origins import origin_allowed
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.endpoints")
+from starling.web.origins import developer_origin_allowed, origin_allowed
 
 FAILED_TOO_OFTEN = "too many connects of this address have failed: see STARLING_FAILED_CONNECTS_PER_MINUTE"
 FOREIGN_ORIGIN = "pages of this origin may not connect: see STARLING_ALLOWED_ORIGINS"
@@ -29,7 +26,7 @@ FOREIGN_ORIGIN = "pages of this origin may not connect: see STARLING_ALLOWED_ORI
 class WebContext:
     """What the endpoints share; `admit` and `authenticate` are their FastAPI dependencies.
 
-    `developer` accepts clients without a token and from any origin; `write_limit` is in bytes.
+    `developer` accepts clients without a token; `write_limit` is in bytes.
     """
 
     engine: Engine
@@ -71,13 +68,21 @@ class WebContext:
     def is_foreign(self, upgrade: Upgrade) -> bool:
         """Whether the client is a page of an origin that may not connect; then it is counted."""
         origin = upgrade.header(b"origin")
-        if self.developer or origin is None:
+        if origin is None:
             return False
+        host = upgrade.header(b"host") or ""
         # Only a proxy says so, and a page cannot: a WebSocket of a browser has no such header of its own.
         secure = upgrade.header(b"x-forwarded-proto") in ("https", "wss")
-        if origin_allowed(origin, upgrade.header(b"host") or "", self.allowed_origins, secure=secure):
+        if self.developer and developer_origin_allowed(origin, host):
             return False
-        self.engine.metrics.refuse("origin")
+        if (self.allowed_origins or not self.developer) and origin_allowed(
+            origin, host, self.allowed_origins, secure=secure
+        ):
+            return False
+        remedy = f"add {origin} to STARLING_ALLOWED_ORIGINS"
+        if "://" not in origin:
+            remedy = "serve the page over HTTP: pages of files and sandboxes have no origin that can be allowed"
+        self.engine.metrics.refuse("origin", origin=origin, host=host, path=upgrade.path, remedy=remedy)
         return True
 
     async def authenticate(self, websocket: WebSocket) -> Credentials | None:
@@ -89,20 +94,27 @@ class WebContext:
             return None
         presented = self.presented_token(upgrade_of(websocket))
         if presented is None:
-            self.engine.metrics.refuse("no_token")
+            self.engine.metrics.refuse("no_token", path=websocket.scope["path"])
             raise WebSocketException(status.WS_1008_POLICY_VIOLATION, "a token is needed")
         address = websocket.client.host if websocket.client else ""
         try:
             credentials = await self.verifier.connection(presented.token)
         except KeyNotLoaded as unknown:
-            self.engine.metrics.refuse("issuer_unavailable")
+            self.engine.metrics.refuse("issuer_unavailable", path=websocket.scope["path"])
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE, "the token cannot be checked now; try again", {"Retry-After": "5"}
             ) from unknown
         except TokenRefused as refused:
-            self.engine.metrics.refuse("invalid_token")
             self.engine.admission.clients.failed_connects.spend(address)
-            log.info("token_refused", reason=refused.reason.value, claim=refused.claim, source=presented.source.value)
+            self.engine.metrics.refused["invalid_token"] += 1
+            self.engine.metrics.refusal_log.write_as(
+                "token_refused",
+                "invalid_token",
+                reason=refused.reason.value,
+                claim=refused.claim,
+                source=presented.source.value,
+                path=websocket.scope["path"],
+            )
             detail = "the token has expired" if refused.reason is RefusalReason.EXPIRED else "the token is not valid"
             raise HTTPException(
                 status.HTTP_401_UNAUTHORIZED, detail, {"WWW-Authenticate": 'Bearer error="invalid_token"'}
@@ -130,7 +142,13 @@ def upgrade_of(websocket: WebSocket) -> Upgrade:
     """The handshake in an ASGI scope."""
     scope = websocket.scope
     address = websocket.client.host if websocket.client else ""
-    return Upgrade(scope["query_string"], scope["headers"], scope["subprotocols"], address)
+    return Upgrade(
+        query=scope["query_string"],
+        headers=scope["headers"],
+        subprotocols=scope["subprotocols"],
+        address=address,
+        path=scope["path"],
+    )
 
 
 def own_socket(websocket: WebSocket) -> Any:

@@ -57,7 +57,7 @@ def build_router(context: WebContext) -> APIRouter:
             return session or token or ""
         if presented := context.presented_token(upgrade_of(websocket)):
             return presented.token
-        context.engine.metrics.refuse("no_token")
+        context.engine.metrics.refuse("no_token", path=websocket.scope["path"])
         raise WebSocketException(code=status.WS_1008_POLICY_VIOLATION)
 
     @router.websocket("/items/{item_id}/ws")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
 ANY = "*"
@@ -99,6 +99,37 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str], *, secure: bo
         host_of_page = page.host if page.port in ("", own_port) else f"{page.host}:{page.port}"
         return bool(host) and host.lower().removesuffix(f":{own_port}") == host_of_page
     return any(_fits(page, pattern) for pattern in allowed)
+
+
+def developer_origin_allowed(origin: str, host: str) -> bool:
+    """Whether a page of `origin` may connect in developer mode, to the request's Host `host`.
+
+    Pages of this machine may, on any port, and those of `host` where that is an address or a name of the local network:
+    any other name could be one that the owner of a foreign page lets point here (DNS rebinding).
+    """
+    found = _PARTS.fullmatch(origin.lower())
+    if found is None or found["rest"]:
+        return False
+    return _is_loopback(found["host"]) or (_is_local(found["host"]) and origin_allowed(origin, host, ()))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_local(host: str) -> bool:
+    if "." not in host or host.endswith(".local"):
+        return True
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _fits(page: _Origin, pattern: str) -> bool:

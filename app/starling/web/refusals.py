@@ -1,4 +1,4 @@
-"""How a request that no door can take is answered: with a status and a sentence, never with a traceback."""
+"""Parameters that an endpoint cannot use, answered with a status and a sentence, never with a traceback."""
 
 from typing import Any
 
@@ -14,8 +14,9 @@ def install(application: FastAPI, metrics: Metrics) -> None:
 
     async def refuse_parameters(websocket: WebSocket, error: Any) -> None:
         """422 before the upgrade, naming each parameter that does not fit; values are not repeated."""
-        metrics.refuse("parameters")
         problems = [{"parameter": str(problem["loc"][-1]), "message": problem["msg"]} for problem in error.errors()]
+        names = ", ".join(problem["parameter"] for problem in problems)
+        metrics.refuse("parameters", path=websocket.scope["path"], remedy=f"correct {names} in the path or the query")
         response = JSONResponse({"detail": problems}, status.HTTP_422_UNPROCESSABLE_CONTENT)
         await websocket.send_denial_response(response)
 

@@ -29,8 +29,7 @@ class UnknownPath:
         remedy = self._remedy(scope)
         detail = f"there is no endpoint at {json.dumps(scope['path'])[1:-1]}"
         if scope["type"] == "websocket":
-            self._metrics.refuse(REASON)
-            log.info("websocket_refused", reason=REASON, path=scope["path"], remedy=remedy or WEBSOCKET_REMEDY)
+            self._metrics.refuse(REASON, path=scope["path"], remedy=remedy or WEBSOCKET_REMEDY)
             await _answer(send, "websocket.http.response", f"{detail}: {remedy or WEBSOCKET_REMEDY}")
         else:
             await _answer(send, "http.response", f"{detail}: {remedy}" if remedy else detail)

@@ -1,0 +1,112 @@
+"""Refused commands in the log, and in developer mode in the client's error: what would have allowed them."""
+
+import structlog
+
+from starling.client.client_connection import ClientConnection
+from starling.engine.channels import Channels
+from starling.engine.rights import Client, Rule, Verb, may
+from starling.protocol import codes
+from starling.protocol.codes import CommandRefused, Disconnect, Error
+from starling.protocol.decisions import Action, Authenticate, History, Presence, PresenceStats, Publish, Subscribe
+from starling.telemetry.refusals import RefusalLog
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
+
+_EXPLAINED = frozenset(
+    {codes.ERROR_UNKNOWN_CHANNEL.code, codes.ERROR_PERMISSION_DENIED.code, codes.ERROR_NOT_AVAILABLE.code}
+)
+_VERBS: dict[type[Action], Verb] = {
+    Subscribe: Verb.SUBSCRIBE,
+    Publish: Verb.PUBLISH,
+    Presence: Verb.PRESENCE,
+    PresenceStats: Verb.PRESENCE,
+    History: Verb.HISTORY,
+}
+_KEPT = {Verb.HISTORY: "history_size and history_ttl", Verb.PRESENCE: "presence"}
+_BY_NAME = {
+    Rule.TOKEN_CHANNEL: "a channel that begins with $ needs a subscription token",
+    Rule.PERSONAL_CHANNEL: "it is the personal channel of another user",
+    Rule.USER_LIMITED_CHANNEL: "its name does not list this user",
+}
+
+
+class CommandRefusals:
+    """Reports errors 102, 103 and 108: at debug, in developer mode at info, where the client gets the remedy too."""
+
+    def __init__(self, channels: Channels, refusal_log: RefusalLog, *, developer: bool) -> None:
+        self._channels = channels
+        self._refusal_log = refusal_log
+        self._developer = developer
+        self._log = log.info if developer else log.debug
+
+    def report(self, client: ClientConnection, action: Action, reason: Error | Disconnect) -> Error | Disconnect:
+        """Log why `action` was refused; returns what the client gets."""
+        if isinstance(reason, Disconnect):
+            # A token that was refused has a line of its own, token_refused.
+            if isinstance(action, Authenticate) and not action.request.token:
+                self._refusal_log.write(
+                    reason.reason.replace(" ", "_"),
+                    code=reason.code,
+                    connection_id=client.id,
+                    remedy=_connect_remedy(reason),
+                )
+            return reason
+        channel: str = getattr(action, "channel", "")
+        if reason.code not in _EXPLAINED or not channel:
+            return reason
+        option, remedy = self._explain(client, action, channel, reason)
+        self._log(
+            "command_refused",
+            connection_id=client.id,
+            user=client.user,
+            command=_VERBS[type(action)].value if type(action) in _VERBS else type(action).__name__.lower(),
+            channel=channel,
+            code=reason.code,
+            option=option,
+            remedy=remedy,
+        )
+        if self._developer and remedy:
+            return Error(reason.code, f"{reason.message}: {remedy}", reason.temporary)
+        return reason
+
+    def _explain(self, client: ClientConnection, action: Action, channel: str, reason: Error) -> tuple[str, str]:
+        """The options that would allow it, and a sentence that names them."""
+        namespace = channel.removeprefix("$").partition(":")[0] if ":" in channel else ""
+        if reason.code == codes.ERROR_UNKNOWN_CHANNEL.code:
+            name = f"namespaces.{namespace}"
+            return name, f"add {name} to the file of STARLING_CHANNELS_FILE"
+        where = f"namespaces.{namespace}" if namespace else "default"
+        verb = _VERBS.get(type(action))
+        if verb is None:
+            return "", ""
+        if reason.code == codes.ERROR_NOT_AVAILABLE.code:
+            option = _KEPT.get(verb, "")
+            return option, f"set {option} under {where}" if option else ""
+        try:
+            return self._needed(client, action, verb, channel, where)
+        except CommandRefused:
+            return "", ""
+
+    def _needed(
+        self, client: ClientConnection, action: Action, verb: Verb, channel: str, where: str
+    ) -> tuple[str, str]:
+        facts = self._channels.facts(channel)
+        subscribed = channel in client.session.subscriptions
+        decision = may(Client(client.user, subscribed=subscribed), verb, facts)
+        if decision.allowed:
+            return "", "the options allow it: a hook or the token refuses it"
+        if decision.rule in _BY_NAME:
+            return "", _BY_NAME[Rule(decision.rule)]
+        group = "subscriber" if subscribed and verb is not Verb.SUBSCRIBE else "client"
+        needed = [f"allow_{verb}_for_{group}", *(() if client.user else (f"allow_{verb}_for_anonymous",))]
+        missing = [name for name in needed if not getattr(facts.options, name)]
+        option = " and ".join(missing or needed)
+        return option, f"set {option} under {where}" + (
+            ", or use a subscription token" if verb is Verb.SUBSCRIBE else ""
+        )
+
+
+def _connect_remedy(reason: Disconnect) -> str:
+    if reason == codes.DISCONNECT_INVALID_TOKEN:
+        return "connect with a valid token: `starling verify TOKEN` explains one, `starling token USER` makes one"
+    return f"see `starling explain {reason.code}`"
