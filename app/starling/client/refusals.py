@@ -3,7 +3,7 @@
 import structlog
 
 from starling.client.client_connection import ClientConnection
-from starling.engine.channels import Channels
+from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.rights import Client, Rule, Verb, may
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Disconnect, Error
@@ -52,7 +52,7 @@ class CommandRefusals:
                 )
             return reason
         channel: str = getattr(action, "channel", "")
-        if reason.code not in _EXPLAINED or not channel:
+        if reason.code not in _EXPLAINED or not channel or getattr(action, "server_side", False):
             return reason
         option, remedy = self._explain(client, action, channel, reason)
         self._log(
@@ -79,10 +79,10 @@ class CommandRefusals:
         verb = _VERBS.get(type(action))
         if verb is None:
             return "", ""
-        if reason.code == codes.ERROR_NOT_AVAILABLE.code:
-            option = _KEPT.get(verb, "")
-            return option, f"set {option} under {where}" if option else ""
         try:
+            if reason.code == codes.ERROR_NOT_AVAILABLE.code:
+                option = _missing(verb, self._channels.options(channel))
+                return option, f"set {option} under {where}" if option else ""
             return self._needed(client, action, verb, channel, where)
         except CommandRefused:
             return "", ""
@@ -104,6 +104,12 @@ class CommandRefusals:
         return option, f"set {option} under {where}" + (
             ", or use a subscription token" if verb is Verb.SUBSCRIBE else ""
         )
+
+
+def _missing(verb: Verb, options: ChannelOptions) -> str:
+    """The option without which a channel does not keep what is asked for; empty where it does."""
+    kept = {Verb.HISTORY: options.keeps_history, Verb.PRESENCE: options.presence}
+    return _KEPT[verb] if not kept.get(verb, True) else ""
 
 
 def _connect_remedy(reason: Disconnect) -> str:
