@@ -14,6 +14,7 @@ from starling.client.commands.base import Command, Later, Work
 from starling.client.commands.connect import Connect
 from starling.client.commands.rpc import Rpc
 from starling.client.dispatcher import Dispatcher
+from starling.client.refusals import CommandRefusals
 from starling.client.user_limit import UserLimit
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
 from starling.engine.engine import Engine
@@ -83,7 +84,8 @@ class Setup:
         authority: Any = Everyone()
         limit = UserLimit(engine.presence, 0)
         commands = (Connect(engine, authority, limit), self.command)
-        self.client = JsonConnection(Dispatcher(engine, SessionLimits(), commands, limit), None)
+        refusals = CommandRefusals(engine.channels, engine.metrics.refusal_log, developer=False)
+        self.client = JsonConnection(Dispatcher(engine, SessionLimits(), commands, limit, refusals), None)
         self.transport = JsonTransport()
         self.client.open(self.transport)
         self.client.on_message('{"id":1,"connect":{}}')
