@@ -1,5 +1,6 @@
 """Renders the chart as `helm template` does, and finds objects in what comes out."""
 
+import base64
 import os
 import subprocess
 import sys
@@ -109,6 +110,16 @@ def _rendered(values: str, options: tuple[str, ...], chart: Path) -> Objects:
     if done.returncode:
         raise RefusedError(done.stderr)
     return Objects([document for document in yaml.safe_load_all(done.stdout) if document])
+
+
+def environment_of(objects: Objects) -> dict[str, str]:
+    """The server's environment with what the chart's own Secrets hold filled in."""
+    secret = {
+        key: base64.b64decode(value).decode() for one in objects.of("Secret") for key, value in one["data"].items()
+    }
+    return {
+        name: value if isinstance(value, str) else secret[value["key"]] for name, value in objects.environment.items()
+    }
 
 
 def channels_file(objects: Objects) -> str:

@@ -11,7 +11,16 @@ from pydantic import SecretStr
 
 from starling.engine.channels import ChannelOptions, parse_channels
 from starling.settings import Settings, load_settings
-from tests.chart.rendering import CHART, NAMESPACE, RELEASE, Objects, channels_file, render, render_exactly, value_files
+from tests.chart.rendering import (
+    CHART,
+    NAMESPACE,
+    RELEASE,
+    channels_file,
+    environment_of,
+    render,
+    render_exactly,
+    value_files,
+)
 
 # Settings whose value a test chooses so that they fit together; each differs from the application's own default.
 CHOSEN: dict[str, Any] = {
@@ -80,23 +89,13 @@ def other_than_default(field: str) -> Any:
     return f"{default}-x" if default else "given"
 
 
-def environment_as_a_pod_has_it(objects: Objects) -> dict[str, str]:
-    """The server's environment with what the chart's own Secret holds filled in."""
-    secret = {
-        key: base64.b64decode(value).decode() for one in objects.of("Secret") for key, value in one["data"].items()
-    }
-    return {
-        name: value if isinstance(value, str) else secret[value["key"]] for name, value in objects.environment.items()
-    }
-
-
 def test_every_setting_can_be_set_from_the_chart_and_arrives_as_it_was_meant() -> None:
     wanted = {field: other_than_default(field) for field in Settings.model_fields}
     values = {
         "settings": {camel_case(field): wanted[field] for field in OPEN},
         "secrets": {camel_case(field): {"value": wanted[field]} for field in SECRETS},
     }
-    settings = load_settings(environment_as_a_pod_has_it(render_exactly(values)))
+    settings = load_settings(environment_of(render_exactly(values)))
     for field, value in wanted.items():
         assert as_given(getattr(settings, field), value) == value, field
 

@@ -122,11 +122,19 @@ class PodmanError(Exception):
 class Container:
     """One container, run as a restricted pod is; a context manager that waits for readiness and removes it."""
 
-    def __init__(self, podman: Podman, image: str, environment: Mapping[str, str], command: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        podman: Podman,
+        image: str,
+        environment: Mapping[str, str],
+        command: Sequence[str] = (),
+        options: Sequence[str] = (),
+    ) -> None:
         self.podman = podman
         self.image = image
         self.environment = environment
         self.command = command
+        self.options = options
         self.port = free_port()
         self.internal_port = free_port()
         self.name = f"starling-test-{self.port}"
@@ -153,6 +161,7 @@ class Container:
             *("--memory", "256m", "--cpus", "1", "--pids-limit", "100"),
             *("--publish", f"127.0.0.1:{self.port}:8000", "--publish", f"127.0.0.1:{self.internal_port}:9090"),
             *(part for name, value in self.environment.items() for part in ("--env", f"{name}={value}")),
+            *self.options,
             self.image,
             *self.command,
         )

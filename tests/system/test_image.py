@@ -17,6 +17,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from starling import __version__
+from starling.cli.live import ANSWERED
+from tests.chart.rendering import channels_file, environment_of, render_exactly
 from tests.support.containers import ABOUT, ROOT, Container, ContainersUnavailableError, Podman
 from tests.support.running import Starling
 
@@ -209,6 +211,23 @@ async def test_the_image_is_extended_with_hooks_as_the_page_says(podman: Podman,
                 assert json.loads(await client.recv())["rpc"] == {"data": {"sum": 3}}
     finally:
         podman.run("image", "rm", "--force", extended)
+
+
+def test_the_pod_of_the_chart_s_defaults_starts_and_its_test_passes(podman: Podman, image: str, tmp_path: Path) -> None:
+    """The server's container and that of `helm test`, as the chart renders them and a restricted pod runs them."""
+    objects = render_exactly({"channels": {"namespaces": {"news": {"allow_subscribe_for_client": True}}}})
+    file = tmp_path / "channels.yaml"
+    file.write_text(channels_file(objects))
+    file.chmod(0o644)
+    options = ["--tmpfs", "/run/starling:rw,noexec,nosuid,size=64m,mode=1777"]
+    options += ["--volume", f"{file}:{objects.environment['STARLING_CHANNELS_FILE']}:ro"]
+    command, *arguments = objects.container["command"]
+    assert command == "starling"
+    with Container(podman, image, environment_of(objects), arguments, options) as container:
+        (test,) = objects.one("Pod", "starling-round-trip")["spec"]["containers"]
+        own_address = ["ws://127.0.0.1:8000" if part.startswith("ws://") else part for part in test["command"]]
+        assert ANSWERED in podman("exec", container.name, *own_address)
+        assert container.status("/metrics") == 200
 
 
 async def test_stopping_lets_clients_go_with_1012_and_ends_with_0(podman: Podman, image: str) -> None:
