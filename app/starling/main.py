@@ -57,6 +57,7 @@ from starling.web.head_requests import HeadRequests
 from starling.web.permission_check import PermissionCheck
 from starling.web.request_id import RequestId
 from starling.web.revocation import RevocableVerifier
+from starling.yaml_file import DuplicateKeyError, read_yaml
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling")
 
@@ -327,9 +328,11 @@ def build_channels(settings: Settings, text: str | None = None) -> Channels:
     document: object = None
     if settings.channels_file is not None:
         try:
-            document = yaml.safe_load(read_file(settings.channels_file) if text is None else text)
+            document = read_yaml(read_file(settings.channels_file) if text is None else text)
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError([f"{PREFIX}CHANNELS_FILE: cannot read {settings.channels_file}: {error}"]) from error
+        except DuplicateKeyError as error:
+            raise SettingsError([f"{settings.channels_file}: {error}"]) from error
         except yaml.YAMLError as error:
             raise SettingsError([f"{PREFIX}CHANNELS_FILE: {settings.channels_file} is no YAML: {error}"]) from error
     try:

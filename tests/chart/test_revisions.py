@@ -173,7 +173,7 @@ def test_a_channels_file_that_the_server_refuses_is_refused_when_the_chart_is_re
         ),
         *({"channel_regex": good} for good in ("(?P<x>a)(?P=x)", "\\u0041", "(?x) a", "a\\Z", "\\\\p")),
         {"history_size": 10, "history_ttl": "30d"},
-        {"history_size": 10, "history_ttl": 90, "history_meta_ttl": "1.5m", "force_recovery": True},
+        {"history_size": 10, "history_ttl": "90s", "history_meta_ttl": "1.5m", "force_recovery": True},
         {"history_size": 10, "history_ttl": " 1h ", "force_positioning": True},
         {"history_size": 0, "history_ttl": 0},
     ],

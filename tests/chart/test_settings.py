@@ -175,7 +175,7 @@ def test_channels_become_a_file_that_the_server_reads() -> None:
 
 def test_every_option_of_a_channel_can_be_set_from_the_chart() -> None:
     defaults = {name: field.default for name, field in ChannelOptions.model_fields.items()}
-    options = {**defaults, "history_size": 100_000, "history_ttl": 1_000_000, "history_meta_ttl": "365d"}
+    options = {**defaults, "history_size": 100_000, "history_ttl": "1000000s", "history_meta_ttl": "365d"}
     objects = render({"channels": {"default": options, "namespaces": {"chat": options}}})
     document = yaml.safe_load(channels_file(objects))
     assert parse_channels(document, developer=False).default == ChannelOptions(**options)

@@ -28,7 +28,9 @@ DEFAULT_NAMESPACE = "(default)"
 
 
 def parse_duration(value: object) -> object:
-    """Seconds from `300s`, `5m`, `24h` or `30d`; numbers are taken as seconds."""
+    """Seconds from `300s`, `5m`, `24h` or `30d`. Raises ValueError for a number without a unit, except 0."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value != 0:
+        raise ValueError("write a duration as a number and a unit, such as 300s, 5m, 24h or 30d")
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value.strip())
