@@ -223,15 +223,6 @@ class ClientConnection(Connection):
         """Whether this client can read the data of such channels; no JSON client reads binary data."""
         return options.publication_data_format != "binary" or not self.codec.text
 
-    def leave_out(self, *channels: str) -> None:
-        """Log server-side subscriptions that are not made, because this client could not read the channels."""
-        log.warning(
-            "subscriptions_left_out",
-            connection_id=self.id,
-            channels=channels,
-            reason="publication_data_format is binary, and this client reads JSON",
-        )
-
     def send_unsubscribe(self, channel: str, reason: Unsubscribe) -> None:
         """Unsubscribe the client and send it the reason; nothing, if it is not subscribed."""
         self.carry_out(self.session.unsubscribe(channel, reason, time.monotonic()))
@@ -310,3 +301,13 @@ def read_on(client: ClientConnection) -> None:
     if client.paused and not client.session.busy:
         client.paused = False
         client.transport.resume_reading()
+
+
+def leave_out(client: ClientConnection, *channels: str) -> None:
+    """Log server-side subscriptions that are not made, because the client could not read the channels."""
+    log.warning(
+        "subscriptions_left_out",
+        connection_id=client.id,
+        channels=channels,
+        reason="publication_data_format is binary, and this client reads JSON",
+    )

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from starling.client.authority import Grant
-from starling.client.client_connection import ClientConnection, ttl_until
+from starling.client.client_connection import ClientConnection, leave_out, ttl_until
 from starling.engine.broker import StreamPosition
 from starling.engine.channels import NO_OVERRIDE, ChannelOverride
 from starling.engine.control import Control, NodeCommand, NodeCommandRefused
@@ -136,7 +136,7 @@ class NodeCommands:
             if connection.reads(grant.options):
                 connection.carry_out(connection.session.subscribe(request, time.monotonic(), grant))
             else:
-                connection.leave_out(request.channel)
+                leave_out(connection, request.channel)
 
     def _unsubscribe(self, order: UnsubscribeCommand) -> None:
         for connection in self._chosen(order):

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from starling import __version__
 from starling.client.authority import Authority, Grant, Identity
-from starling.client.client_connection import ClientConnection, ttl_until
+from starling.client.client_connection import ClientConnection, leave_out, ttl_until
 from starling.client.commands.base import Command, Later, Work
 from starling.client.held_transport import HeldTransport
 from starling.client.recovery import recovers_from, subscribe_result
@@ -160,6 +160,6 @@ def _readable(client: ClientConnection, identity: Identity) -> Identity:
     unreadable = [channel for channel, grant in identity.subscriptions.items() if not client.reads(grant.options)]
     if not unreadable:
         return identity
-    client.leave_out(*unreadable)
+    leave_out(client, *unreadable)
     kept = {channel: grant for channel, grant in identity.subscriptions.items() if channel not in unreadable}
     return replace(identity, subscriptions=kept)
