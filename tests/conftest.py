@@ -1,4 +1,4 @@
-"""What holds for tests of every floor: the servers that they may use, and that no callback raises under them."""
+"""What holds for tests of every layer: the servers that they may use, and that no callback raises under them."""
 
 import logging
 from collections.abc import Iterator

@@ -52,7 +52,7 @@ def test_one_pod_without_history() -> None:
 
     pod, redis = pod_of(load, 1, 1), redis_of(load, 1)
 
-    # At rest 0.01, 40 pings 0.002, 10 taken 0.002, 10 heard 0.001, 1,000 delivered at 10.2 us each.
+    # At rest 0.01, 40 pings 0.002, 10 taken 0.002, 10 received 0.001, 1,000 delivered at 10.2 us each.
     assert pod.cores == pytest.approx(0.01 + 0.002 + 0.002 + 0.001 + 0.0102)
     assert pod.memory_bytes == pytest.approx(90_020_000)
     assert redis.cores == pytest.approx(0.0013)
@@ -64,7 +64,7 @@ def test_two_pods_with_history() -> None:
 
     pod, redis = pod_of(load, 2, 1), redis_of(load, 2)
 
-    # At rest 0.02, 4 pings, 100 kept 0.04, each heard by one of the two 0.02, 100 delivered; half of that a pod.
+    # At rest 0.02, 4 pings, 100 kept 0.04, each received by one of the two 0.02, 100 delivered; half of that a pod.
     assert pod.cores == pytest.approx((0.02 + 0.0002 + 0.04 + 0.02 + 0.00102) / 2)
     assert pod.memory_bytes == pytest.approx(80_000_000 + 100_000 + 565_000 + 500_000)
     assert redis.cores == pytest.approx(0.009)
@@ -95,7 +95,7 @@ def test_a_publication_reaches_the_workers_with_a_subscriber(subscribers: int, w
 def test_the_fewest_pods_that_carry_it_with_one_of_them_away() -> None:
     found = plan(Load(connections=10_000, rate=10, channels=1, message_bytes=130, subscribers=10_000), 1)
 
-    # Two would do (0.53 processors each), but the one that is left would need 1.05.
+    # Two would do (0.53 CPUs each), but the one that is left would need 1.05.
     assert found.pods == 3
     assert found.pod.cores == pytest.approx(1.075 / 3)
     assert (found.max_connections, found.drain_seconds, found.grace_seconds) == (7500, 20, 60)
@@ -107,7 +107,7 @@ def test_the_fewest_pods_that_carry_it_with_one_of_them_away() -> None:
     assert found.warnings() == []
 
 
-def test_a_full_pod_drains_at_the_pace_of_the_cluster() -> None:
+def test_a_full_pod_drains_at_the_rate_of_the_cluster() -> None:
     found = plan(Load(connections=60_000, rate=0, channels=1, message_bytes=0, subscribers=0), 1)
 
     # Four, since three times 20,000 are left when one is away; each may hold half as much again.
@@ -115,7 +115,7 @@ def test_a_full_pod_drains_at_the_pace_of_the_cluster() -> None:
     assert (found.drain_seconds, found.grace_seconds) == (60, 100)
 
 
-def test_redis_beyond_one_processor_is_told() -> None:
+def test_redis_beyond_one_cpu_is_reported() -> None:
     found = plan(Load(connections=10_000, rate=40_000, channels=20_000, message_bytes=10, subscribers=0.5), 4)
 
     assert any("Redis needs" in warning for warning in found.warnings())
@@ -126,13 +126,13 @@ def test_what_no_number_of_pods_carries_is_refused() -> None:
         plan(Load(connections=10_000, rate=20_000, channels=1, message_bytes=10, subscribers=10_000), 1)
 
 
-def test_tls_is_the_entrances() -> None:
+def test_tls_is_the_proxies() -> None:
     load = Load(connections=10, rate=10, channels=1, message_bytes=130, subscribers=10, tls=True, connects=50)
 
     assert entrance_cores(load) == pytest.approx(50 * 100e-6 + 100 * 200 * 1e-9)
 
 
-def test_a_constant_that_was_lost_in_noise_is_not_told_as_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_constant_that_was_lost_in_noise_is_not_reported_as_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "noise" not in capacity_tables().lower()
 
     monkeypatch.setattr(capacity, "REDIS_RECEIVER_KEPT_SECONDS", 0.0)
@@ -147,17 +147,17 @@ def size(*arguments: str) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-def test_the_command_tells_a_plan_and_values_that_the_chart_takes() -> None:
+def test_the_command_reports_a_plan_and_values_that_the_chart_takes() -> None:
     asked = ("--connections", "10000", "--rate", "10", "--channels", "1", "--message-bytes", "130")
     code, shown, _ = size(*asked, "--tls")
-    told = json.loads(size(*asked, "--json")[1])
+    reported = json.loads(size(*asked, "--json")[1])
 
     assert code == 0
     assert "3, each with 1 worker\n" in shown
     assert "TLS at the proxy" in shown
     assert "replicaCount: 3" in shown
-    assert (told["pods"], told["grace_seconds"], told["deliveries_per_second"]) == (3, 60, 100_000)
-    pod = render(told["values"]).one("Deployment")["spec"]["template"]["spec"]
+    assert (reported["pods"], reported["grace_seconds"], reported["deliveries_per_second"]) == (3, 60, 100_000)
+    pod = render(reported["values"]).one("Deployment")["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] >= 60
 
 
@@ -168,7 +168,7 @@ def test_more_subscribers_than_clients_are_refused() -> None:
     assert problem == "--subscribers: 11 of a channel are more than --connections 10\n"
 
 
-def test_a_load_too_large_is_told_in_a_line() -> None:
+def test_a_load_too_large_is_reported_in_a_line() -> None:
     code, _, problem = size("--connections", "100000", "--rate", "50000", "--channels", "1")
 
     assert code == 1

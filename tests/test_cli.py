@@ -84,15 +84,15 @@ def test_help_shows_examples_and_exit_codes(command: str) -> None:
 
     assert done.exit_code == 0
     assert f"starling {command}" in done.output.partition("Examples:")[2]
-    told = "0 stopped as asked, 1 a port is taken" if command == "serve" else "0 done, 1 refused, 2 the command"
-    assert f"Exit codes: {told}" in done.output
+    reported = "0 stopped as asked, 1 a port is taken" if command == "serve" else "0 done, 1 refused, 2 the command"
+    assert f"Exit codes: {reported}" in done.output
 
 
-def test_the_version_is_told_by_command_and_by_option() -> None:
+def test_the_version_is_reported_by_command_and_by_option() -> None:
     assert run("--version").stdout == run("version").stdout == f"{__version__}\n"
 
 
-def test_the_variables_of_the_client_side_are_those_that_the_page_of_settings_tells() -> None:
+def test_the_variables_of_the_client_side_are_those_that_the_page_of_settings_reports() -> None:
     options = [option for command in get_command(cli).commands.values() for option in command.params]  # type: ignore[attr-defined]
     read = {option.envvar: option.help for option in options if option.envvar}
 
@@ -121,14 +121,14 @@ def test_settings_are_listed_for_people_and_for_programs() -> None:
     assert by_name["STARLING_PORT"]["default"] == 8000
 
 
-def test_check_tells_every_problem_on_a_line_of_its_own() -> None:
+def test_check_reports_every_problem_on_a_line_of_its_own() -> None:
     done = run("check", PORT="eighty", WROKERS="2")
 
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 3
     assert "STARLING_WROKERS is not a setting: did you mean STARLING_WORKERS?" in done.stderr
-    told = json.loads(run("check", "--json", TOKEN_HMAC_SECRET=SECRET).stdout)
-    assert told == {"workers": 1, "broker": "memory", "warnings": []}
+    reported = json.loads(run("check", "--json", TOKEN_HMAC_SECRET=SECRET).stdout)
+    assert reported == {"workers": 1, "broker": "memory", "warnings": []}
 
 
 @pytest.mark.parametrize(
@@ -169,11 +169,11 @@ def test_a_token_holds_what_was_asked_for_and_verify_reads_it() -> None:
     assert "Accepted: a connection token of user 'alice'" in read.stdout
     assert 'jti: "t1"' in read.stdout
     assert 'channels: ["news", "#alice"]' in read.stdout
-    told = json.loads(run("verify", made.stdout.strip(), "--json", TOKEN_HMAC_SECRET=SECRET).stdout)
-    assert (told["accepted"], told["reason"]) == (True, None)
+    reported = json.loads(run("verify", made.stdout.strip(), "--json", TOKEN_HMAC_SECRET=SECRET).stdout)
+    assert (reported["accepted"], reported["reason"]) == (True, None)
 
 
-def test_a_subscription_token_is_made_and_told_from_the_other_kind() -> None:
+def test_a_subscription_token_is_made_and_distinguished_from_the_other_kind() -> None:
     made = json.loads(run("token", "alice", "--subscription", "$room", "--json", TOKEN_HMAC_SECRET=SECRET).stdout)
 
     assert "subscription token" in run("verify", made["token"], TOKEN_HMAC_SECRET=SECRET).stdout
@@ -189,7 +189,7 @@ def test_verify_says_why_a_token_is_refused_with_exit_code_1() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (("token", "a", "--info", "{"), "--info: "),
         (("token", "a", "--channel", "x", "--subscription", "y"), "--channel and --subscription"),
@@ -201,11 +201,11 @@ def test_verify_says_why_a_token_is_refused_with_exit_code_1() -> None:
         (("subscribe", "news", "--since", "x"), "--since: write it as OFFSET:EPOCH"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_with_exit_code_2(arguments: tuple[str, ...], told: str) -> None:
+def test_a_mistake_is_reported_in_one_line_with_exit_code_2(arguments: tuple[str, ...], reported: str) -> None:
     done = CliRunner().invoke(cli, arguments, env={"STARLING_TOKEN_HMAC_SECRET": SECRET})
 
     assert done.exit_code == 2
-    assert told in done.stderr
+    assert reported in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
 
@@ -213,7 +213,7 @@ def test_a_mistake_is_told_in_one_line_with_exit_code_2(arguments: tuple[str, ..
 # --- over a running service ---
 
 
-def test_publish_tells_the_position(starling: Starling) -> None:
+def test_publish_reports_the_position(starling: Starling) -> None:
     first = json.loads(at(starling, "publish", "kept:a", '{"n": 1}', "--json").stdout)
     done = at(starling, "publish", "kept:a", "-", "--tag", "topic=sport", given='{"n": 2}')
     live = at(starling, "publish", "live", '"hi"')
@@ -297,7 +297,7 @@ def test_the_key_and_the_port_of_the_service_itself_are_taken_too(starling: Star
     assert len(json.loads(done.stdout)["nodes"]) == 2
 
 
-def test_ping_tells_the_time_or_that_a_token_is_wanted(starling: Starling) -> None:
+def test_ping_reports_the_time_or_that_a_token_is_wanted(starling: Starling) -> None:
     answered = at(starling, "ping", "--json")
     unknown = run("ping", API_URL=starling.http)
     refused = run("ping", API_URL=starling.http, TOKEN_HMAC_SECRET="x" * 40)
@@ -426,7 +426,7 @@ def test_subscribe_resumes_after_a_disconnect_with_what_it_missed(starling: Star
         assert [json.loads(listening.line())["data"] for _ in range(2)] == [1, 2]
 
 
-def test_subscribe_begins_where_it_is_told(starling: Starling) -> None:
+def test_subscribe_begins_at_the_given_position(starling: Starling) -> None:
     epoch = ""
     for number in range(3):
         epoch = json.loads(at(starling, "publish", "kept:e", str(number), "--json").stdout)["epoch"]
@@ -494,7 +494,7 @@ def test_top_goes_on_until_it_is_stopped(starling: Starling) -> None:
     assert lines[0]["time"] < lines[1]["time"]
 
 
-def test_a_snapshot_tells_rates_by_each_nodes_own_clock() -> None:
+def test_a_snapshot_reports_rates_by_each_nodes_own_clock() -> None:
     counters = {"messages_in": 0, "bytes_in": 0, "bytes_out": 0, "publications": 0, "cpu_seconds": 1.0}
     same = {"connections": 5, "users": 4, "subscriptions": 3, "memory_bytes": 10, "lag_seconds": 0.25}
     before = {"nodes": [{"uid": "a", "uptime": 10.0, "messages_out": 100, **counters, **same}]}
@@ -523,17 +523,17 @@ def test_trace_shows_the_frames_of_a_user_and_never_a_token(starling: Starling) 
         command = [COMMAND, "capture", "user", "traced", "--seconds", "12", *options]
         return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    with watch() as shown, watch("--json") as told:
+    with watch() as shown, watch("--json") as reported:
         assert shown.stderr is not None
-        assert told.stdout is not None
+        assert reported.stdout is not None
         assert "on 2 node(s)" in shown.stderr.readline()
         # From its first line on, every node sees each frame.
-        assert "capture" in json.loads(told.stdout.readline())
+        assert "capture" in json.loads(reported.stdout.readline())
         with Listening(starling, "live", "--user", "traced") as listening:
             listening.until("subscribed to")
-        assert json.loads(told.stdout.readline())["frame"]["connect"]["token"] == "[redacted]"
-        told.send_signal(signal.SIGINT)
-        assert told.wait(10) == 0
+        assert json.loads(reported.stdout.readline())["frame"]["connect"]["token"] == "[redacted]"
+        reported.send_signal(signal.SIGINT)
+        assert reported.wait(10) == 0
         out, err = shown.communicate(timeout=30)
 
     assert shown.returncode == 0
@@ -564,7 +564,7 @@ def test_disconnect_ends_a_users_connections(starling: Starling) -> None:
         assert listening.process.wait(10) == 1
 
 
-def test_check_warns_of_a_drain_that_is_too_short_for_the_pace_and_ends_with_0() -> None:
+def test_check_warns_of_a_drain_that_is_too_short_for_the_rate_and_ends_with_0() -> None:
     given = {"DEV": "true", "MAX_CONNECTIONS": "30000", "DRAIN_SECONDS": "20"}
 
     done = run("check", **given)
@@ -613,7 +613,7 @@ def test_metrics_prints_the_samples_that_are_asked_for(starling: Starling) -> No
     assert "#" not in everything
 
 
-def test_probe_tells_each_worker_and_its_exit_code_the_answer(starling: Starling) -> None:
+def test_probe_reports_each_worker_and_its_exit_code_the_answer(starling: Starling) -> None:
     done = run("probe", INTERNAL_PORT=str(starling.internal_port), INTERNAL_HOST="0.0.0.0")
     *workers, whole = [json.loads(line) for line in done.stdout.splitlines()]
     assert (done.returncode, whole) == (0, {"readyz": True, "ready": True, "stopping": False})

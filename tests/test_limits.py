@@ -69,19 +69,19 @@ FIXED = {
 }
 
 
-def test_each_setting_of_the_page_has_the_default_it_tells() -> None:
-    told = {cells[3].strip("`"): cells[1] for cells in ROWS if cells[3].startswith("`")}
+def test_each_setting_of_the_page_has_the_default_it_reports() -> None:
+    reported = {cells[3].strip("`"): cells[1] for cells in ROWS if cells[3].startswith("`")}
 
-    for variable, default in told.items():
+    for variable, default in reported.items():
         found = Settings.model_fields[variable.removeprefix(PREFIX).lower()].default
         assert not isinstance(found, SecretStr)
         assert float(re.findall(r"[\d.]+", default)[0]) == float(found), variable
 
 
 def test_each_limit_that_no_setting_moves_is_the_codes_own() -> None:
-    told = {cells[0]: float(re.findall(r"\d+", cells[1])[0]) for cells in ROWS if cells[3] == "none"}
+    reported = {cells[0]: float(re.findall(r"\d+", cells[1])[0]) for cells in ROWS if cells[3] == "none"}
 
-    assert told == {name: float(value) for name, value in FIXED.items()}
+    assert reported == {name: float(value) for name, value in FIXED.items()}
 
 
 def test_no_setting_that_is_a_limit_is_missing() -> None:

@@ -96,7 +96,7 @@ def test_equal_releases_have_equal_bills_of_materials() -> None:
     assert purls == ["pkg:deb/debian/libc6@2%2Bx?arch=amd64", "pkg:generic/python@3.14.0", "pkg:pypi/a-b@1"]
 
 
-def test_the_provenance_names_what_was_built_from_which_commit_and_by_whom() -> None:
+def test_the_provenance_names_what_was_built_from_which_commit_and_by_which() -> None:
     text = provenance(
         {"a.whl": "2" * 64},
         source=ORIGIN.project_url,

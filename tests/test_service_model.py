@@ -60,7 +60,7 @@ class ModelChannel:
     kept: int
     published: list[int] = field(default_factory=list)
     bottom: int = 0
-    """So many of them are gone, whether trimmed or removed."""
+    """This many of them are gone, whether trimmed or removed."""
 
     def publish(self, number: int) -> None:
         self.published.append(number)
@@ -84,11 +84,11 @@ class Client:
     live: set[str] = field(default_factory=set)
     replies: list[dict[str, Any]] = field(default_factory=list)
     put_out: list[str] = field(default_factory=list)
-    """Channels that the client was told to have left."""
+    """Channels that the client was notified of leaving."""
 
 
 class Conversations(RuleBasedStateMachine):
-    """Clients that come, go and come back, and publications of both sides."""
+    """Clients that come, go and return, and publications of both sides."""
 
     clients = Bundle("clients")
     channels: ClassVar = st.sampled_from(CHANNELS)
@@ -126,7 +126,7 @@ class Conversations(RuleBasedStateMachine):
         return client
 
     @rule(client=clients)
-    def lose_the_connection_and_come_back(self, client: Client) -> None:
+    def lose_the_connection_and_return(self, client: Client) -> None:
         self._lose(client)
         client.wire, client.connection = self._connect()
         self._say(client, {"connect": {}})
@@ -306,7 +306,7 @@ class Conversations(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Thousands of log lines tell nothing here."""
+    """Thousands of log lines report nothing here."""
     with structlog.testing.capture_logs():
         yield
 

@@ -1,4 +1,4 @@
-"""Settings: read from the environment or files, and every mistake named with its mend, all at once."""
+"""Settings: read from the environment or files, and every mistake named with its remedy, all at once."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_all_problems_are_named_at_once() -> None:
     assert "STARLING_TOKEN_HMAC_SECRET" in text
 
 
-def test_two_workers_on_memory_are_refused_with_both_mends() -> None:
+def test_two_workers_on_memory_are_refused_with_both_fixes() -> None:
     (problem,) = problems_of({"STARLING_DEV": "1", "STARLING_WORKERS": "2"})
 
     assert "STARLING_WORKERS=1" in problem
@@ -181,7 +181,7 @@ WEBHOOKS = {
 }
 
 
-def test_webhooks_tell_everything_unless_said_otherwise() -> None:
+def test_webhooks_report_everything_unless_said_otherwise() -> None:
     assert len(load_settings(WEBHOOKS).webhook_events) == 6
     chosen = load_settings(WEBHOOKS | {"STARLING_WEBHOOK_EVENTS": "occupied, vacated"})
     assert chosen.webhook_events == ("occupied", "vacated")
@@ -198,7 +198,7 @@ def test_webhooks_tell_everything_unless_said_otherwise() -> None:
         ({"STARLING_BROKER_URL": "postgresql://db/x"}, "STARLING_WEBHOOK_EVENTS=connect,disconnect,subscribe"),
     ],
 )
-def test_webhooks_that_cannot_be_are_refused_with_the_mend(changes: dict[str, str], words: str) -> None:
+def test_webhooks_that_cannot_be_are_refused_with_the_remedy(changes: dict[str, str], words: str) -> None:
     (problem,) = problems_of(WEBHOOKS | changes)
 
     assert words in problem
@@ -216,7 +216,7 @@ def drain(**variables: str) -> Settings:
     )
 
 
-def test_a_drain_takes_as_long_as_a_full_pod_needs_at_the_pace() -> None:
+def test_a_drain_takes_as_long_as_a_full_pod_needs_at_the_rate() -> None:
     assert drain().drain_time == 20
     assert drain(MAX_CONNECTIONS="1000").drain_time == 20
     assert drain(MAX_CONNECTIONS="10001").drain_time == 81
@@ -226,7 +226,7 @@ def test_a_drain_takes_as_long_as_a_full_pod_needs_at_the_pace() -> None:
     assert drain(MAX_CONNECTIONS="10000", DRAIN_SECONDS="7.5").drain_time == 7.5
 
 
-def test_a_pod_that_holds_more_than_goes_in_time_at_the_pace_is_warned_of() -> None:
+def test_a_pod_that_holds_more_than_goes_in_time_at_the_rate_is_warned_of() -> None:
     (warning,) = drain(MAX_CONNECTIONS="10000", DRAIN_SECONDS="30").warnings()
     assert "40000 connections" in warning
     assert "needs 80 s at STARLING_DRAIN_RATE=500" in warning
@@ -245,7 +245,7 @@ def test_a_pod_that_holds_more_than_goes_in_time_at_the_pace_is_warned_of() -> N
         assert fits.warnings() == []
 
 
-def test_a_pace_that_postgresql_cannot_share_is_warned_of_only_where_it_was_set() -> None:
+def test_a_rate_that_postgresql_cannot_share_is_warned_of_only_where_it_was_set() -> None:
     assert drain(BROKER_URL="postgresql://p").warnings() == []
     (warning,) = drain(BROKER_URL="postgresql://p", DRAIN_RATE="100").warnings()
     assert "STARLING_DRAIN_RATE is shared through redis:// only" in warning

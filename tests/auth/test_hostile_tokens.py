@@ -182,7 +182,7 @@ HOSTILE: dict[str, tuple[Callable[[], str], RefusalReason]] = {
     "connection over already": (lambda: claims(expire_at=NOW - 1), R.EXPIRED),
     "connection's end negative": (lambda: claims(expire_at=-1), R.MALFORMED_CLAIM),
     "connection's end a string": (lambda: claims(expire_at="never"), R.MALFORMED_CLAIM),
-    # whom it is for, whom it is from
+    # which it is for, which it is from
     "no audience": (lambda: claims(aud=...), R.MISSING_CLAIM),
     "another audience": (lambda: claims(aud="billing"), R.WRONG_AUDIENCE),
     "an audience that holds ours": (lambda: claims(aud="not-starling"), R.WRONG_AUDIENCE),

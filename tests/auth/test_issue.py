@@ -54,7 +54,7 @@ def test_a_weak_secret_is_refused_unless_allowed() -> None:
     assert weak.connection_now(token).user == "alice"
 
 
-async def test_the_explanation_of_a_good_token_says_what_it_grants() -> None:
+async def test_the_explanation_of_a_valid_token_says_what_it_grants() -> None:
     token = issue_connection_token(SECRET, "alice", 600, now=NOW, info={"a": 1}, aud="x")
     explanation = await explain(token, verifier())
     assert explanation.accepted

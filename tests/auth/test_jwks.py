@@ -64,7 +64,7 @@ async def following(issuer: Issuer, **options: Any) -> AsyncIterator[tuple[JwtVe
 
 
 def held(issuer: Issuer, key: SigningKey) -> threading.Event:
-    """Have the issuer tell of `key` only when the event is set."""
+    """Have the issuer publish `key` only when the event is set."""
     released = threading.Event()
 
     def hold(handler: BaseHTTPRequestHandler) -> None:
@@ -331,7 +331,7 @@ async def test_a_body_without_usable_keys_leaves_the_last_ones_in_use(
         (lambda handler: send(handler, b"x" * 300_000), "larger than 262144 bytes"),
     ],
 )
-async def test_an_answer_that_is_no_key_set_is_told_in_words(
+async def test_an_answer_that_is_no_key_set_is_reported_in_words(
     issuer: Issuer, answer: Callable[[BaseHTTPRequestHandler], None], words: str
 ) -> None:
     issuer.answer = answer

@@ -156,7 +156,7 @@ async def test_a_key_id_is_looked_up_among_those_given() -> None:
     assert await refusal(keys, unknown) is RefusalReason.UNKNOWN_KEY
 
 
-def test_a_secret_that_could_be_guessed_is_refused_with_the_mend() -> None:
+def test_a_secret_that_could_be_guessed_is_refused_with_the_remedy() -> None:
     for secret in ("", "secret", "x" * 31):
         with pytest.raises(ValueError, match="openssl rand"):
             VerificationKey.from_secret(secret)
@@ -196,7 +196,7 @@ def test_a_public_key_given_as_a_secret_is_refused() -> None:
             VerificationKey.from_secret(text)
 
 
-def test_what_is_no_public_key_is_refused_with_the_mend() -> None:
+def test_what_is_no_public_key_is_refused_with_the_remedy() -> None:
     small = rsa.generate_private_key(public_exponent=65537, key_size=1024)
     cases = {
         "": "BEGIN PUBLIC KEY",

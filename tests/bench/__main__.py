@@ -1,4 +1,4 @@
-"""`make bench`: measure Starling beside others, print the tables, and write docs/benchmarks.md when all of it ran."""
+"""`make bench`: measure Starling next to others, print the tables, and write docs/benchmarks.md when all of it ran."""
 
 import argparse
 import os
@@ -34,7 +34,7 @@ ALONE = {
     "size": "What a load costs",
 }
 ALONE_SECONDS = 600
-# Of the rounds; with what measures by itself a whole run ends within half an hour on two processors.
+# Of the rounds; with what measures by itself a whole run ends within half an hour on two CPUs.
 MINUTES = 25.0
 NAMES = (*SCENARIOS, *ALONE)
 
@@ -163,8 +163,8 @@ def describe(plan: Plan, asked: argparse.Namespace, workshop: Workshop) -> None:
 
 def conditions(workshop: Workshop, asked: argparse.Namespace) -> dict[str, str]:
     """Under what the run is made."""
-    told = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in told if line.startswith("model name")), platform.machine())
+    reported = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in reported if line.startswith("model name")), platform.machine())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "command": shlex.join(["make", "bench", *make_variables(asked)]),
@@ -178,7 +178,7 @@ def conditions(workshop: Workshop, asked: argparse.Namespace) -> dict[str, str]:
 
 def make_variables(asked: argparse.Namespace) -> list[str]:
     """The variables of `make bench` that ask for the same again."""
-    told = {
+    reported = {
         "ONLY": "" if asked.only == frozenset(NAMES) else ",".join(sorted(asked.only)),
         "SERVERS": "" if asked.servers == frozenset(SERVERS) else ",".join(sorted(asked.servers)),
         "ROUNDS": "" if asked.rounds == 3 else str(asked.rounds),
@@ -188,7 +188,7 @@ def make_variables(asked: argparse.Namespace) -> list[str]:
         "MOST": "" if asked.most == MOST else str(asked.most),
         "MINUTES": "" if asked.minutes == MINUTES else f"{asked.minutes:g}",
     }
-    return [f"{name}={value}" for name, value in told.items() if value]
+    return [f"{name}={value}" for name, value in reported.items() if value]
 
 
 def load_average() -> str:
@@ -200,7 +200,7 @@ def run(plan: Plan, asked: argparse.Namespace, scale: Scale, workshop: Workshop,
     """Drive every server once a round, and save after each round what there is."""
     raise_file_limit()
     cores = Cores.of_this_machine()
-    # What is started from here stays off the server's processor unless it is the server.
+    # What is started from here stays off the server's CPU unless it is the server.
     os.sched_setaffinity(0, {cores.load})
     begun = time.monotonic()
     again = 0.0
@@ -227,7 +227,7 @@ def run(plan: Plan, asked: argparse.Namespace, scale: Scale, workshop: Workshop,
 
 
 def later_rounds(scale: Scale) -> Scale:
-    """What is measured more than once: the cases that figures to reach are of."""
+    """What is measured more than once: the cases that numbers to reach are of."""
     counts = tuple(count for count in scale.counts if count in COMPARED) or scale.counts
     return replace(scale, counts=counts, sizes=scale.sizes[:1])
 
@@ -238,11 +238,11 @@ def drive(task: Task, part: Part) -> None:
     name = task.server.name
     try:
         part.drive(task)
-        told = "; ".join(progress(task.results, name, tuple(part.scenarios), task.round))
+        reported = "; ".join(progress(task.results, name, tuple(part.scenarios), task.round))
     except Exception as error:  # noqa: BLE001  # whatever it is, the others are measured
-        told = f"failed: {describe_failure(error)}"
+        reported = f"failed: {describe_failure(error)}"
         task.results.failures.append(f"{task.scenario}, {name}, round {task.round}: {describe_failure(error)}")
-    print(f"[{task.round}] {name} ({time.monotonic() - begun:.0f} s, load {load_average()}): {told}", flush=True)
+    print(f"[{task.round}] {name} ({time.monotonic() - begun:.0f} s, load {load_average()}): {reported}", flush=True)
 
 
 def describe_failure(error: Exception) -> str:

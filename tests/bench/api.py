@@ -1,4 +1,4 @@
-"""What the server API costs: processor time of one publish and of a broadcast, against a bare FastAPI route.
+"""What the server API costs: CPU time of one publish and of a broadcast, against a bare FastAPI route.
 
 One worker, real Redis, one keep-alive connection, requests one after the other. `python -m tests.bench.api`.
 """
@@ -116,7 +116,7 @@ def _servers() -> Iterator[tuple[int, psutil.Process, int, psutil.Process]]:
 
 
 def _cost(port: int, worker: psutil.Process, path: str, body: dict[str, Any], requests: int) -> float:
-    """Processor seconds of the worker for one request."""
+    """CPU seconds of the worker for one request."""
     content = json.dumps(body).encode()
     headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)

@@ -31,7 +31,7 @@ def main() -> None:
     options["runtime_dir"] = Path(options["runtime_dir"])
     metrics = options["runtime_dir"] / "metrics"
     metrics.mkdir(parents=True, exist_ok=True)
-    # prometheus_client chooses at its first import where figures live.
+    # prometheus_client chooses at its first import where numbers live.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
     from starling.engine.readiness import Readiness, Unready
     from starling.server.application import serve

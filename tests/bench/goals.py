@@ -1,4 +1,4 @@
-"""The figures to reach: what is wanted of Starling beside the others, and whether a run reached it."""
+"""The numbers to reach: what is wanted of Starling next to the others, and whether a run reached it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from tests.bench.scenarios import CONNECTS, KIB, P99, RATE, Scale, fan_out_case
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One figure to reach. `measure` gives None where the run did not measure it."""
+    """One number to reach. `measure` gives None where the run did not measure it."""
 
     scenario: str
     text: str
@@ -49,9 +49,9 @@ def _fan_out_goals(scale: Scale) -> Iterator[Goal]:
     def place(server: str, receivers: int) -> Place:
         return Place("fanout", server, fan_out_case(receivers, 128), RATE)
 
-    beside = {"tutorial": 2.0, "ws": 1.2, "nchan": 1.0, "c-single": 0.85}
+    next_to = {"tutorial": 2.0, "ws": 1.2, "nchan": 1.0, "c-single": 0.85}
     for receivers in (1_000, 5_000):
-        for server, wanted in beside.items():
+        for server, wanted in next_to.items():
             measure = _ratio(place("starling", receivers), place(server, receivers))
             yield Goal("fanout", f"fan-out to {receivers:,} vs {server}", wanted, measure)
     itself = _ratio(place("starling", 5_000), place("starling", 100))
@@ -82,15 +82,15 @@ def _connection_goals(scale: Scale) -> Iterator[Goal]:
     ):
         measure = _median(Place("memory", server, case, KIB))
         yield Goal("memory", f"idle connection: {text}", wanted, measure, at_least=False, unit="KiB")
-    for server, beside, wanted in (
+    for server, next_to, wanted in (
         ("starling-echo", "tutorial", 1.5),
         ("starling-echo", "tutorial", 2.5),
         ("starling-echo", "ws", 1.0),
         ("starling", "tutorial", 1.5),
     ):
-        over, under = (Place("connects", name, case, CONNECTS) for name in (server, beside))
-        door = "echo door" if server == "starling-echo" else "real-time protocol, subscribed"
-        text = f"connects with JWT, {door}, beside {beside} without"
+        over, under = (Place("connects", name, case, CONNECTS) for name in (server, next_to))
+        endpoint = "echo door" if server == "starling-echo" else "real-time protocol, subscribed"
+        text = f"connects with JWT, {endpoint}, beside {next_to} without"
         yield Goal("connects", text, wanted, _ratio(over, under))
 
 
@@ -114,7 +114,7 @@ def _record_goals(scale: Scale) -> Iterator[Goal]:
 
 
 def _cost(kept: Place, null: Place) -> Callable[[Results], float | None]:
-    """Per cent of the processor time of `kept` that `null` does without."""
+    """Per cent of the CPU time of `kept` that `null` does without."""
 
     def cost(results: Results) -> float | None:
         ratio = results.ratio(kept, null)

@@ -1,4 +1,4 @@
-"""The load generator, a C program of this directory: compiled, started on a core, and told what to do."""
+"""The load generator, a C program of this directory: compiled, started on a core, and given its instructions."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ COMPILE_SECONDS = 60
 
 
 class LoadFailedError(Exception):
-    """The generator could not do what it was told; the message is its own."""
+    """The generator could not do what it got; the message is its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A measured stretch of a load: what it delivered, and the generator's and the server's processor time in it.
+    """A measured stretch of a load: what it delivered, and the generator's and the server's CPU time in it.
 
     Seconds throughout; latencies in milliseconds, 0 where none were measured.
     """
@@ -61,8 +61,8 @@ class Window:
     p99: float = 0.0
 
     @property
-    def per_processor_second(self) -> float:
-        """Deliveries for a second of the server's processor time."""
+    def per_cpu_second(self) -> float:
+        """Deliveries for a second of the server's CPU time."""
         return self.deliveries / self.server_seconds if self.server_seconds > 0 else 0.0
 
 
@@ -129,7 +129,7 @@ class LoadGenerator:
     def __init__(
         self, program: Path, target: Target, clients: int, server_seconds: Callable[[], float] = lambda: 0.0
     ) -> None:
-        """`clients` is the most there will be; `server_seconds` tells the processor time of the server so far."""
+        """`clients` is the most there will be; `server_seconds` reports the CPU time of the server so far."""
         self._command = [str(program), *target.options(), f"clients={clients}"]
         self._server_seconds = server_seconds
         self._process: subprocess.Popen[str]
@@ -165,7 +165,7 @@ class LoadGenerator:
         return self._require(self._measure(f"fanout {size} {in_flight} {batch} {warm} {seconds}"))
 
     def rate(self, size: int, per_second: float, *, warm: float = 0.5, seconds: float) -> Window:
-        """Publish at an even rate, whatever comes back; the window has latencies."""
+        """Publish at an even rate, whatever returns; the window has latencies."""
         return self._measure(f"rate {size} {per_second} {warm} {seconds}")
 
     def own(self, size: int, *, in_flight: int, warm: float = 0.3, seconds: float) -> Window:
@@ -183,11 +183,11 @@ class LoadGenerator:
         self._await("result")
 
     def publish(self, size: int, count: int, in_flight: int = 8) -> None:
-        """Publish `count` messages to whoever is there."""
+        """Publish `count` messages to all clients."""
         self._tell(f"publish {size} {count} {in_flight}")
         self._note(self._await("result"), only_trouble=True)
 
-    def come_back(self, size: int, per_second: float, concurrency: int) -> tuple[Window, int]:
+    def reconnect(self, size: int, per_second: float, concurrency: int) -> tuple[Window, int]:
         """Let those that were dropped return and ask for what they missed, while more is published.
 
         Returns the window until the last was back, and how many were not given what they had missed.
@@ -198,7 +198,7 @@ class LoadGenerator:
         self._note(result)
         return _window(result, {}, self._server_seconds() - before), int(result["unrecovered"])
 
-    # How it is told
+    # The forms of its notification
 
     def _measure_whole(self, command: str, count: int) -> Window:
         before = self._server_seconds()
@@ -224,7 +224,7 @@ class LoadGenerator:
         return window
 
     def _note(self, result: dict[str, Any], *, only_trouble: bool = False) -> None:
-        # Whoever was cut before a publication misses it on purpose.
+        # Anyone who was cut before a publication misses it on purpose.
         self.integrity += Integrity.of({**result, "lost": 0} if only_trouble else result)
 
     def _tell(self, command: str) -> None:
@@ -237,10 +237,10 @@ class LoadGenerator:
     def _await(self, event: str) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        told: dict[str, Any] = json.loads(line) if line else {"event": "ended", "trouble": "the generator ended"}
-        if told["event"] != event:
-            raise LoadFailedError(told.get("trouble") or f"{told['event']} came instead of {event}")
-        return told
+        reported: dict[str, Any] = json.loads(line) if line else {"event": "ended", "trouble": "the generator ended"}
+        if reported["event"] != event:
+            raise LoadFailedError(reported.get("trouble") or f"{reported['event']} came instead of {event}")
+        return reported
 
 
 def _window(end: dict[str, Any], begin: dict[str, Any], server_seconds: float) -> Window:

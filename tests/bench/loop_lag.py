@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 120.0
 
 
 class StandIn:
-    """One for all subscribers: keeps the processor busy for as long as a write, and counts what it was given."""
+    """One for all subscribers: keeps the CPU busy for as long as a write, and counts what it was given."""
 
     def __init__(self) -> None:
         self.frames = 0

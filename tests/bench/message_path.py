@@ -1,4 +1,4 @@
-"""Compare the processor time that a message costs in this tree and in another one, in turns.
+"""Compare the CPU time that a message costs in this tree and in another one, in turns.
 
     git archive REVISION | tar --extract --directory BEFORE
     python -m tests.bench.message_path BEFORE [ROUNDS]

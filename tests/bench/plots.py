@@ -21,7 +21,7 @@ LINES = ("starling", "starling-redis", "tutorial", "broadcaster", "ws", "socketi
 
 
 def draw(results: Results, scale: Scale, into: Path) -> list[str]:
-    """Draw what the run has figures for; returns the names of the pictures."""
+    """Draw what the run has numbers for; returns the names of the pictures."""
     into.mkdir(parents=True, exist_ok=True)
     for old in into.glob("*.png"):
         old.unlink()

@@ -19,7 +19,7 @@ READY_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Which processor serves, which loads, and which the stores are on."""
+    """Which CPU serves, which loads, and which the stores are on."""
 
     server: int
     load: int
@@ -27,7 +27,7 @@ class Cores:
 
     @classmethod
     def of_this_machine(cls) -> Self:
-        """One for each where there are as many; stores share the load's, and on one processor all share it."""
+        """One for each where there are as many; stores share the load's, and on one CPU all share it."""
         usable = sorted(os.sched_getaffinity(0))
         return cls(usable[0], usable[1 % len(usable)], usable[min(2, len(usable) - 1)])
 
@@ -104,9 +104,9 @@ class ServerProcess:
     def __exit__(self, *_exc: object) -> None:
         self._kill()
 
-    def processor_seconds(self) -> float:
-        """Processor time of all its processes so far, user and system."""
-        return sum(processor_seconds(pid) for pid in self.family)
+    def cpu_seconds(self) -> float:
+        """CPU time of all its processes so far, user and system."""
+        return sum(cpu_seconds(pid) for pid in self.family)
 
     def proportional_bytes(self) -> int:
         """Memory of all its processes, each shared page divided among those that share it."""
@@ -130,8 +130,8 @@ class ServerProcess:
         self._process.wait(10)
 
 
-def processor_seconds(pid: int) -> float:
-    """Processor time of a process so far, of all its threads, to the nanosecond; 0 when it has ended."""
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process so far, of all its threads, to the nanosecond; 0 when it has ended."""
     total = 0
     for thread in Path(f"/proc/{pid}/task").glob("*"):
         with contextlib.suppress(OSError):

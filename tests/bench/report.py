@@ -1,4 +1,4 @@
-"""A run as Markdown: the figures to reach, a table for each scenario, and under what conditions it was made."""
+"""A run as Markdown: the numbers to reach, a table for each scenario, and under what conditions it was made."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -94,8 +94,8 @@ def scenario_table(results: Results, scenario: str) -> str:
 
 
 def busiest_generator(results: Results) -> float:
-    """The most that the generator was busy in any measured window, in per cent of its processor."""
-    return max((figure.value for figure in results.figures if figure.measure == GENERATOR), default=0.0)
+    """The most that the generator was busy in any measured window, in per cent of its CPU."""
+    return max((figure.value for figure in results.numbers if figure.measure == GENERATOR), default=0.0)
 
 
 def number(value: float) -> str:
@@ -124,8 +124,8 @@ def _delivered(results: Results) -> str:
 def _describe(key: str, results: Results) -> str:
     counts = results.integrity[key]
     names = ("lost", "duplicated", "out_of_order", "corrupted", "refused", "disconnected")
-    told = ", ".join(f"{getattr(counts, name)} {name.replace('_', ' ')}" for name in names if getattr(counts, name))
-    return f"{told} ({counts.trouble})" if counts.trouble else told
+    reported = ", ".join(f"{getattr(counts, name)} {name.replace('_', ' ')}" for name in names if getattr(counts, name))
+    return f"{reported} ({counts.trouble})" if counts.trouble else reported
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -135,7 +135,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def progress(results: Results, server: str, scenarios: Sequence[str], round_number: int) -> Iterator[str]:
     """Short lines on what one round of one server measured."""
-    for figure in results.figures:
+    for figure in results.numbers:
         if figure.server == server and figure.scenario in scenarios and figure.round == round_number:
             if figure.measure in {GENERATOR, PER_SECOND}:
                 continue

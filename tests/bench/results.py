@@ -1,4 +1,4 @@
-"""What was measured: one figure for each scenario, server, case, measure and round; medians and ratios of them."""
+"""What was measured: one number for each scenario, server, case, measure and round; medians and ratios of them."""
 
 import json
 import statistics
@@ -34,9 +34,9 @@ class Place:
 
 @dataclass(slots=True)
 class Results:
-    """All figures of a run, what went wrong in it, and where it was made."""
+    """All numbers of a run, what went wrong in it, and where it was made."""
 
-    figures: list[Figure] = field(default_factory=list)
+    numbers: list[Figure] = field(default_factory=list)
     integrity: dict[str, Integrity] = field(default_factory=dict)
     """By `scenario/server`."""
     failures: list[str] = field(default_factory=list)
@@ -47,8 +47,8 @@ class Results:
     """Whether everything was measured at full size."""
 
     def add(self, place: Place, round_number: int, value: float) -> None:
-        """Note a figure."""
-        self.figures.append(Figure(place.scenario, place.server, place.case, place.measure, round_number, value))
+        """Note a number."""
+        self.numbers.append(Figure(place.scenario, place.server, place.case, place.measure, round_number, value))
 
     def check(self, scenario: str, server: str, integrity: Integrity) -> None:
         """Note whether all was delivered as it should be."""
@@ -56,9 +56,9 @@ class Results:
         self.integrity[key] = self.integrity.get(key, Integrity()) + integrity
 
     def rounds(self, place: Place) -> dict[int, float]:
-        """The figure of each round; the median where a round has several."""
+        """The number of each round; the median where a round has several."""
         found: dict[int, list[float]] = {}
-        for figure in self.figures:
+        for figure in self.numbers:
             if Place(figure.scenario, figure.server, figure.case, figure.measure) == place:
                 found.setdefault(figure.round, []).append(figure.value)
         return {number: statistics.median(values) for number, values in found.items()}
@@ -75,17 +75,17 @@ class Results:
         return statistics.median(ratios) if ratios else None
 
     def servers(self, scenario: str) -> list[str]:
-        """Those with a figure in a scenario, in the order they were measured."""
-        return list(dict.fromkeys(figure.server for figure in self.figures if figure.scenario == scenario))
+        """Those with a number in a scenario, in the order they were measured."""
+        return list(dict.fromkeys(figure.server for figure in self.numbers if figure.scenario == scenario))
 
     def columns(self, scenario: str) -> list[tuple[str, str]]:
         """Cases and measures of a scenario, in the order they were measured."""
-        found = dict.fromkeys((figure.case, figure.measure) for figure in self.figures if figure.scenario == scenario)
+        found = dict.fromkeys((figure.case, figure.measure) for figure in self.numbers if figure.scenario == scenario)
         return list(found)
 
     def scenarios(self) -> list[str]:
-        """All that has figures."""
-        return list(dict.fromkeys(figure.scenario for figure in self.figures))
+        """All that has numbers."""
+        return list(dict.fromkeys(figure.scenario for figure in self.numbers))
 
     def faults(self) -> Iterator[tuple[str, Integrity]]:
         """What was not delivered whole."""
@@ -101,7 +101,7 @@ class Results:
         """Read what `save` wrote."""
         saved: dict[str, Any] = json.loads(path.read_text())
         return cls(
-            [Figure(**figure) for figure in saved["figures"]],
+            [Figure(**figure) for figure in saved["numbers"]],
             {key: Integrity(**counts) for key, counts in saved["integrity"].items()},
             saved["failures"],
             saved["conditions"],

@@ -1,4 +1,4 @@
-"""What is measured: each scenario drives one server for one round and notes its figures."""
+"""What is measured: each scenario drives one server for one round and notes its numbers."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -52,12 +52,12 @@ class Task:
     scenario: str
 
     def note(self, case: str, measure: str, value: float, scenario: str = "") -> None:
-        """Note a figure."""
+        """Note a number."""
         self.results.add(Place(scenario or self.scenario, self.server.name, case, measure), self.round, value)
 
     def note_window(self, case: str, window: Window, scenario: str = "") -> None:
-        """Note a window's deliveries per processor second, and how busy the generator was."""
-        self.note(case, RATE, window.per_processor_second, scenario)
+        """Note a window's deliveries per CPU second, and how busy the generator was."""
+        self.note(case, RATE, window.per_cpu_second, scenario)
         self.note(case, GENERATOR, 100 * window.generator_seconds / window.seconds, scenario)
 
 
@@ -131,7 +131,7 @@ def slow_reader(task: Task) -> None:
         load.publish(LARGE, FLOOD, in_flight=2)
         after = load.rate(LARGE, per_second, seconds=2 * task.scale.seconds)
         expected = per_second * 2 * task.scale.seconds * (receivers - 1)
-        # What never arrives has no latency, so a server that stands still is told by what is missing.
+        # What never arrives has no latency, so a blocked server shows in what is missing.
         task.note("one slow reader", "delivered, %", min(100.0, 100 * after.deliveries / expected))
         if after.deliveries >= 0.9 * expected:
             task.note("one slow reader", P99, after.p99)
@@ -183,13 +183,13 @@ def connections(task: Task) -> None:
 
 
 def recovery(task: Task) -> None:
-    """Clients that missed messages all come back at once, while more is published."""
+    """Clients that missed messages all return at once, while more is published."""
     clients, missed = task.scale.returning, task.scale.missed
     with task.server.run(task.room, channel="history:room") as running, running.load(clients) as load:
         load.open(clients)
         load.drop(1)
         load.publish(task.scale.sizes[0], missed)
-        window, unrecovered = load.come_back(task.scale.sizes[0], per_second=5, concurrency=ALL_AT_ONCE)
+        window, unrecovered = load.reconnect(task.scale.sizes[0], per_second=5, concurrency=ALL_AT_ONCE)
         case = f"{clients:,} x {missed} missed"
         task.note(case, "seconds until all are recovered", window.seconds)
         task.note(case, "recovered clients per CPU-second", (clients - 1) / window.server_seconds)
@@ -206,8 +206,8 @@ def records(task: Task) -> None:
         _check_records(task, running)
         for _ in range(3):
             window = load.fan_out(size, in_flight=2, seconds=task.scale.seconds)
-            task.note(fan_out_case(receivers, size), RATE, window.per_processor_second)
-        # So many, because a line is a small part of a connect, and what is spent on a few is mostly chance.
+            task.note(fan_out_case(receivers, size), RATE, window.per_cpu_second)
+        # This many, because a line is a small part of a connect, and what is spent on a few is mostly chance.
         window = load.open(receivers + connects)
         task.note("connects", CONNECTS, connects / window.server_seconds)
         task.results.check(task.scenario, task.server.name, load.integrity)
@@ -249,9 +249,9 @@ EVERYBODY = (
     "centrifugo",
 )
 
-# Receivers of the fan-outs that figures to reach are of.
+# Receivers of the fan-outs that numbers to reach are of.
 COMPARED = (100, 1_000, 5_000)
-# Beside these nothing is promised, so they run in the first round alone.
+# Next to these nothing is promised, so they run in the first round alone.
 ONCE = frozenset(
     {
         "broadcaster",

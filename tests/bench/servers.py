@@ -36,7 +36,7 @@ TOKEN_SECONDS = 4 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What every start needs: the programs, a directory for files and logs, the processors, the tokens."""
+    """What every start needs: the programs, a directory for files and logs, the CPUs, the tokens."""
 
     workshop: Workshop
     directory: Path
@@ -66,11 +66,11 @@ class Running:
 
     def load(self, clients: int) -> LoadGenerator:
         """A generator for it; `clients` is the most there will be."""
-        return LoadGenerator(self.room.workshop.generator, self.target, clients, self.process.processor_seconds)
+        return LoadGenerator(self.room.workshop.generator, self.target, clients, self.process.cpu_seconds)
 
     def store_seconds(self) -> float:
-        """Processor time of the store so far; 0 without one."""
-        return self.store.processor_seconds() if self.store else 0.0
+        """CPU time of the store so far; 0 without one."""
+        return self.store.cpu_seconds() if self.store else 0.0
 
 
 Start = Callable[[Room, int, ServerProcess | None], ServerProcess]
@@ -198,9 +198,9 @@ def start_nginx(room: Room, port: int, _store: ServerProcess | None) -> ServerPr
     return ServerProcess(command, port, directory / "log", core=room.cores.server, environment=environment)
 
 
-def start_floor(room: Room, port: int, _store: ServerProcess | None, *, mode: str) -> ServerProcess:
+def start_baseline(room: Room, port: int, _store: ServerProcess | None, *, mode: str) -> ServerProcess:
     """The C program."""
-    command = [str(room.workshop.floor), str(port), mode]
+    command = [str(room.workshop.baseline), str(port), mode]
     return ServerProcess(command, port, room.directory / f"floor-{port}.log", core=room.cores.server)
 
 
@@ -290,8 +290,8 @@ SERVERS = {
             tokens=True,
             needs="centrifugo",
         ),
-        Server("c-single", "C, one send() a message", partial(start_floor, mode="single")),
-        Server("c-joined", "C, joined", partial(start_floor, mode="joined")),
-        Server("c-echo", "C, echo", partial(start_floor, mode="echo")),
+        Server("c-single", "C, one send() a message", partial(start_baseline, mode="single")),
+        Server("c-joined", "C, joined", partial(start_baseline, mode="joined")),
+        Server("c-echo", "C, echo", partial(start_baseline, mode="echo")),
     )
 }

@@ -1,6 +1,6 @@
 """The constants of starling.cli.capacity, measured anew; and the model held to a run of another load within 25 %.
 
-Starling over a real Redis, server and load on a processor each. Processor time is the kernel's; memory is the anonymous
+Starling over a real Redis, server and load on a CPU each. CPU time is the kernel's; memory is the anonymous
 part of the proportional set size, which the kernel cannot give up; each is measured on a fresh pod, for what was freed
 before would be used again unseen. `make bench ONLY=size` ends with 1 where the model is further off; with `--write` the
 model gets the new constants first.
@@ -29,7 +29,7 @@ from starling.auth.issue import issue_connection_token
 from starling.cli import capacity
 from starling.cli.capacity import Load, pod_of, redis_of
 from tests.bench.load_generator import SOURCES, LoadGenerator, Target, compile_program, compiler_missing
-from tests.bench.process import Cores, anonymous_bytes, on_core, processor_seconds, raise_file_limit
+from tests.bench.process import Cores, anonymous_bytes, cpu_seconds, on_core, raise_file_limit
 from tests.bench.workshop import BUILD
 from tests.support.running import SECRET, Starling
 from tests.support.services import RedisServer
@@ -53,7 +53,7 @@ MANY_CHANNELS = 100
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Processor seconds of the pod and of Redis in a stretch of time, without what they use at rest."""
+    """CPU seconds of the pod and of Redis in a stretch of time, without what they use at rest."""
 
     pod: float
     redis: float
@@ -125,11 +125,11 @@ class Bench:
         return self.idle
 
     def _pod_seconds(self) -> float:
-        return sum(map(processor_seconds, self._family))
+        return sum(map(cpu_seconds, self._family))
 
     def _redis_seconds(self) -> float:
-        told: dict[str, float] = self.redis.info("cpu")
-        return told["used_cpu_user"] + told["used_cpu_sys"]
+        reported: dict[str, float] = self.redis.info("cpu")
+        return reported["used_cpu_user"] + reported["used_cpu_sys"]
 
     def fill(self, channels: list[str], payload: str, times: int) -> None:
         """Publish so often to each channel, as fast as it goes."""
@@ -156,7 +156,7 @@ class Bench:
 
 
 def paced(count: int, rate: float, work: Callable[[int], object]) -> None:
-    """Do `work` so many times at an even rate, or as fast as it goes where that is slower."""
+    """Do `work` this many times at an even rate, or as fast as it goes where that is slower."""
     began = time.monotonic()
     for number in range(count):
         if (early := began + number / rate - time.monotonic()) > 0:
@@ -166,7 +166,7 @@ def paced(count: int, rate: float, work: Callable[[int], object]) -> None:
 
 @contextmanager
 def bench(directory: Path, generator: Path, **environment: str) -> Iterator[Bench]:
-    """A pod on a processor of its own."""
+    """A pod on a CPU of its own."""
     channels, tokens = directory / "channels.yaml", directory / "tokens"
     channels.write_text(CHANNELS)
     tokens.write_text("".join(issue_connection_token(SECRET, f"user-{n}", 7200) + "\n" for n in range(CLIENTS + 1)))
@@ -231,11 +231,11 @@ def publications(one: Bench, found: dict[str, float]) -> None:
     found["DELIVERY_BYTE_SECONDS"] = byte
     found["DELIVERY_SECONDS"] = to_all / deliveries - byte * (len(small) + capacity.ENVELOPE_BYTES)
     for namespace, name in (("", ""), ("kept:", "_KEPT")):
-        unheard, heard = publish(f"{namespace}unheard", small, rate), to_one[namespace]
+        unheard, received = publish(f"{namespace}unheard", small, rate), to_one[namespace]
         found[f"PUBLISH{name}_SECONDS"] = unheard.pod / count
-        found[f"RECEIVE{name}_SECONDS"] = (heard.pod - unheard.pod) / count - to_all / deliveries
+        found[f"RECEIVE{name}_SECONDS"] = (received.pod - unheard.pod) / count - to_all / deliveries
         found[f"REDIS_PUBLISH{name}_SECONDS"] = unheard.redis / count
-        found[f"REDIS_RECEIVER{name}_SECONDS"] = (heard.redis - unheard.redis) / count
+        found[f"REDIS_RECEIVER{name}_SECONDS"] = (received.redis - unheard.redis) / count
 
 
 def channels(one: Bench, found: dict[str, float]) -> None:
@@ -270,8 +270,8 @@ def history(one: Bench, found: dict[str, float]) -> None:
     names, length, few, many = [f"kept:{number}" for number in range(100)], 100, 40, 140
 
     def used() -> int:
-        told: dict[str, int] = one.redis.info("memory")
-        return told["used_memory"]
+        reported: dict[str, int] = one.redis.info("memory")
+        return reported["used_memory"]
 
     one.fill(["warm"] * len(names), "x" * length, 100)
     empty = used()
@@ -299,15 +299,15 @@ def pings(one: Bench, found: dict[str, float]) -> None:
 
 def tls() -> dict[str, float]:
     """What TLS takes, as OpenSSL measures itself: a signature, two multiplications, and bytes in frames of 1 KiB."""
-    told = ""
+    reported = ""
     for what in (["ecdsap256"], ["ecdhx25519"], ["-bytes", "1024", "-evp", "aes-128-gcm"]):
         command = ["openssl", "speed", "-mr", "-seconds", "1", *what]
-        told += subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    sign = re.search(r"^\+F4:\d+:\d+:([\d.e-]+):", told, re.MULTILINE)
-    derive = re.search(r"^\+F5:\d+:253:([\d.e-]+):", told, re.MULTILINE)
-    per_second = re.search(r"^\+F:\d+:[^:]*:([\d.]+)$", told, re.MULTILINE)
+        reported += subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    sign = re.search(r"^\+F4:\d+:\d+:([\d.e-]+):", reported, re.MULTILINE)
+    derive = re.search(r"^\+F5:\d+:253:([\d.e-]+):", reported, re.MULTILINE)
+    per_second = re.search(r"^\+F:\d+:[^:]*:([\d.]+)$", reported, re.MULTILINE)
     if sign is None or derive is None or per_second is None:
-        raise RuntimeError(f"openssl speed told something else than expected:\n{told}")
+        raise RuntimeError(f"openssl speed told something else than expected:\n{reported}")
     handshake = 1 / float(sign[1]) + 2 / float(derive[1])
     return {"TLS_HANDSHAKE_SECONDS": handshake, "TLS_BYTE_SECONDS": 1 / float(per_second[1])}
 

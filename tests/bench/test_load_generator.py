@@ -57,8 +57,8 @@ def chat(misdeed: Misdeed, *, pause: float = 0.0, **options: Any) -> Iterator[in
             async for text in socket:
                 await asyncio.sleep(pause)
                 for place, other in enumerate(members):
-                    for told in misdeed(int(str(text)[2:12]), place, str(text)):
-                        await other.send(told)
+                    for reported in misdeed(int(str(text)[2:12]), place, str(text)):
+                        await other.send(reported)
 
         async with serve(member, "127.0.0.1", 0, **({"compression": None} | options)) as server:
             ports.append(next(iter(server.sockets)).getsockname()[1])
@@ -167,7 +167,7 @@ def test_latency_is_no_shorter_than_the_server_takes(generator: Path) -> None:
 
 
 def test_each_client_gets_its_own_back(generator: Path) -> None:
-    # Without a publisher, a lone client hears itself only.
+    # Without a publisher, a lone client receives its own messages only.
     with chat(faithful) as port, LoadGenerator(generator, Target(port, publisher=False), 1) as load:
         load.open(1)
         window = load.own(128, in_flight=1, warm=0.05, seconds=0.2)
@@ -180,7 +180,7 @@ async def refuse(_connection: object, request: Request) -> Response:
     return Response(503, "Service Unavailable", Headers({"Retry-After": "5"}), b"")
 
 
-def test_a_refused_upgrade_is_told_in_the_servers_words(generator: Path) -> None:
-    told = pytest.raises(LoadFailedError, match="503 Service Unavailable")
-    with chat(faithful, process_request=refuse) as port, LoadGenerator(generator, Target(port), 1) as load, told:
+def test_a_refused_upgrade_is_reported_in_the_servers_words(generator: Path) -> None:
+    reported = pytest.raises(LoadFailedError, match="503 Service Unavailable")
+    with chat(faithful, process_request=refuse) as port, LoadGenerator(generator, Target(port), 1) as load, reported:
         load.open(1)

@@ -1,4 +1,4 @@
-"""What a run is said to have reached, from figures made up here."""
+"""What a run is said to have reached, from numbers made up here."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FAN_OUT = "1,000 x 128 B"
 
 
 def place(server: str, case: str = FAN_OUT, scenario: str = "fanout", measure: str = RATE) -> Place:
-    """Where a figure stands."""
+    """Where a number stands."""
     return Place(scenario, server, case, measure)
 
 
@@ -38,14 +38,14 @@ def test_a_ratio_is_taken_within_each_round(results: Results) -> None:
     assert results.ratio(place("starling"), place("nobody")) is None
 
 
-def test_the_table_of_figures_says_what_was_reached_and_leaves_out_what_was_not_measured(results: Results) -> None:
+def test_the_table_of_numbers_says_what_was_reached_and_leaves_out_what_was_not_measured(results: Results) -> None:
     lines = goal_table(results, Scale()).splitlines()
     assert "| fan-out to 1,000 vs tutorial | \u2265 2.00x | 3.00x | yes |" in lines
     assert "| fan-out to 1,000 vs ws | \u2265 1.20x | 1.50x | yes |" in lines
     assert not any("nchan" in line or "5,000" in line for line in lines)
 
 
-def test_a_figure_that_is_not_reached_is_said_aloud(results: Results) -> None:
+def test_a_number_that_is_not_reached_is_said_aloud(results: Results) -> None:
     for number in range(3):
         results.add(place("c-single"), number, 400e3)
     assert "| fan-out to 1,000 vs c-single | \u2265 0.85x | 0.75x | **no** |" in goal_table(results, Scale())

@@ -41,13 +41,13 @@ def room(workshop: Workshop, tmp_path: Path) -> Room:
 def test_a_crowd_gets_everything(room: Room, server: str) -> None:
     results = drive(room, server, "burst")
     assert results.servers("burst") == [server]
-    assert all(figure.value > 0 for figure in results.figures if figure.measure != "generator busy, %")
+    assert all(figure.value > 0 for figure in results.numbers if figure.measure != "generator busy, %")
     assert results.integrity["crowd/" + server].whole, results.integrity
 
 
-def test_clients_of_starling_that_come_back_get_what_they_missed(room: Room) -> None:
+def test_clients_of_starling_that_return_get_what_they_missed(room: Room) -> None:
     results = drive(room, "starling", "recovery")
-    unrecovered = [figure.value for figure in results.figures if figure.measure == "not recovered"]
+    unrecovered = [figure.value for figure in results.numbers if figure.measure == "not recovered"]
     assert unrecovered == [0]
     assert results.integrity["recovery/starling"].whole, results.integrity
 
@@ -58,12 +58,12 @@ def test_the_null_recorder_takes_the_place_of_the_real_one(room: Room, server: s
     assert drive(room, server, "records").integrity["records/" + server].whole
 
 
-def test_the_memory_and_the_processor_time_of_a_server_are_read(room: Room) -> None:
+def test_the_memory_and_the_cpu_time_of_a_server_are_read(room: Room) -> None:
     with SERVERS["c-echo"].run(room, publisher=False) as running, running.load(50) as load:
         load.open(50)
-        before = running.process.processor_seconds()
+        before = running.process.cpu_seconds()
         window = load.own(128, in_flight=50, warm=0.05, seconds=0.3)
-        used = running.process.processor_seconds() - before
+        used = running.process.cpu_seconds() - before
         assert 0 < window.server_seconds <= used
         assert 10_000 < running.process.proportional_bytes() < 100_000_000
         family = running.process.family

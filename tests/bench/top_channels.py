@@ -26,7 +26,7 @@ ROUNDS = 25
 SOCKETS = 500
 # Subscribers of a channel, channels, messages of a round.
 CASES = ((1, 1, 8000), (1, 500, 8000), (1, 20_000, 8000), (10, 1, 3000), (100, 1, 600))
-# Each message that is counted stands for so many: all are counted, or as at 60,000 messages a second.
+# Each message that is counted stands for this many: all are counted, or as at 60,000 messages a second.
 SAMPLING = (1, 60)
 
 
@@ -65,7 +65,7 @@ class NoMeter(ChannelMeter):
 
 
 async def measure(subscribers: int, channels: int, messages: int, each: int) -> None:
-    """Print the processor time of a message without the count, and the ratio with it."""
+    """Print the CPU time of a message without the count, and the ratio with it."""
     hub, stats = Hub(), TransportStats(slow_code=3008)
     clients = [Client(stats) for _ in range(min(SOCKETS, subscribers * channels))]
     names = [f"room:{number}" for number in range(channels)]

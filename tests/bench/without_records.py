@@ -2,7 +2,7 @@
 
     STARLING_RUNTIME_DIR=DIRECTORY python -m tests.bench.without_records
 
-Figures that are plain integers on a message's way are still added up, for no recorder could add less; nothing is
+Numbers that are plain integers on a message's way are still added up, for no recorder could add less; nothing is
 observed, carried over to Prometheus, formatted or written.
 """
 
@@ -28,7 +28,7 @@ def main() -> None:
     """Serve as `starling serve` does."""
     metrics_dir = Path(os.environ["STARLING_RUNTIME_DIR"]) / "metrics"
     metrics_dir.mkdir(parents=True, exist_ok=True)
-    # prometheus_client chooses at its first import where figures live.
+    # prometheus_client chooses at its first import where numbers live.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
     from starling import main as composition
     from starling.telemetry.metrics import Distribution, Metrics

@@ -1,4 +1,4 @@
-"""What Starling is measured beside: installed under build/bench, and the versions that were found there."""
+"""What Starling is measured next to: installed under build/bench, and the versions that were found there."""
 
 import json
 import os
@@ -30,7 +30,7 @@ class Workshop:
     """Where the programs are; None where one could not be had, with the reason in `missing`."""
 
     generator: Path
-    floor: Path
+    baseline: Path
     python: Path | None = None
     node: Path | None = None
     nchan: bool = False
@@ -43,7 +43,7 @@ def install() -> Workshop:
     BUILD.mkdir(parents=True, exist_ok=True)
     workshop = Workshop(
         generator=compile_program(SOURCES, BUILD / "generator", ["-lz"]),
-        floor=compile_program([PEERS / "floor.c"], BUILD / "floor"),
+        baseline=compile_program([PEERS / "floor.c"], BUILD / "baseline"),
         nchan=NCHAN.exists() and shutil.which("nginx", path=search_path()) is not None,
         centrifugo=shutil.which("centrifugo"),
     )
@@ -55,8 +55,8 @@ def install() -> Workshop:
         try:
             setattr(workshop, name, work())
         except (subprocess.SubprocessError, OSError) as error:
-            told = getattr(error, "stderr", None) or str(error)
-            workshop.missing[name] = told.strip().splitlines()[-1] if told.strip() else type(error).__name__
+            reported = getattr(error, "stderr", None) or str(error)
+            workshop.missing[name] = reported.strip().splitlines()[-1] if reported.strip() else type(error).__name__
     return workshop
 
 
@@ -74,8 +74,10 @@ def versions(workshop: Workshop) -> dict[str, str]:
             "import importlib.metadata as m; print(*(m.version(n) for n in ('broadcaster','redis','python-socketio')))"
         )
         names = ("broadcaster", "redis of broadcaster", "python-socketio")
-        told = subprocess.run([workshop.python, "-c", script], capture_output=True, text=True, check=True, timeout=30)
-        found |= dict(zip(names, told.stdout.split(), strict=True))
+        reported = subprocess.run(
+            [workshop.python, "-c", script], capture_output=True, text=True, check=True, timeout=30
+        )
+        found |= dict(zip(names, reported.stdout.split(), strict=True))
     if workshop.node is not None:
         found["Node.js"] = _first_number("node", "--version")
         for name in ("ws", "socket.io", "@socket.io/redis-adapter"):
@@ -94,8 +96,8 @@ def _first_number(*command: str) -> str:
     program = shutil.which(command[0], path=search_path())
     if program is None:
         return "?"
-    told = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False, timeout=30)
-    number = re.search(r"\d+\.\d+[\w.]*", told.stdout + told.stderr)
+    reported = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False, timeout=30)
+    number = re.search(r"\d+\.\d+[\w.]*", reported.stdout + reported.stderr)
     return number[0] if number else "?"
 
 

@@ -36,7 +36,7 @@ async def opener() -> AsyncIterator[Opener]:
 
     yield open_party
     await asyncio.gather(*(party.broker.stop() for party in parties))
-    # Connections that were cut tell their transports in the next turns of the loop.
+    # Connections that were cut report their transports in the next turns of the loop.
     await asyncio.sleep(0.05)
     assert asyncio.all_tasks() - tasks_before - {asyncio.current_task()} == set()
 

@@ -1,4 +1,4 @@
-"""One process's worth of a broker in a test: a started broker, and everything it told, in order."""
+"""One process's worth of a broker in a test: a started broker, and everything it reported, in order."""
 
 from msgspec import Raw
 
@@ -18,11 +18,11 @@ class Party:
         self.entries: list[tuple[str, StreamEntry]] = []
         self.joins: list[tuple[str, ClientInfo]] = []
         self.leaves: list[tuple[str, ClientInfo]] = []
-        self.told: list[str] = []
+        self.reported: list[str] = []
 
     def on_publication(self, channel: str, entry: StreamEntry, received_at: float) -> None:
         self.entries.append((channel, entry))
-        self.told.append("publication")
+        self.reported.append("publication")
         if bytes(entry.publication.data) == b'"raise"':
             raise RuntimeError("a subscriber's mistake")
 
@@ -34,9 +34,9 @@ class Party:
 
     def on_link(self, state: LinkState) -> None:
         self.links.append(state)
-        self.told.append(state.value)
+        self.reported.append(state.value)
 
-    def heard(self, channel: str) -> list[bytes]:
+    def received(self, channel: str) -> list[bytes]:
         """The data of the publications of `channel`, in order."""
         return [bytes(entry.publication.data) for name, entry in self.entries if name == channel]
 

@@ -52,23 +52,23 @@ async def move(cluster: RedisCluster, channel: str) -> tuple[ConfiguredServer, C
     return source, target
 
 
-async def hear(here: Party, there: Party, channel: str, data: bytes) -> None:
+async def receive(here: Party, there: Party, channel: str, data: bytes) -> None:
     await there.publish(channel, data)
-    await until(lambda: data in here.heard(channel), f"{channel} is heard")
+    await until(lambda: data in here.received(channel), f"{channel} is heard")
 
 
-async def test_a_channel_follows_its_slot_and_the_gap_is_told(cluster: RedisCluster, opener: Opener) -> None:
+async def test_a_channel_follows_its_slot_and_the_gap_is_reported(cluster: RedisCluster, opener: Opener) -> None:
     here, there = await opener(cluster.url), await opener(cluster.url)
     for room in ROOMS:
         await here.broker.subscribe(room)
-        await hear(here, there, room, b'"before"')
-    told = len(here.links)
+        await receive(here, there, room, b'"before"')
+    reported = len(here.links)
 
     source, target = await move(cluster, ROOMS[0])
-    await until(lambda: here.links[told:] == [LinkState.DOWN, LinkState.UP], "the gap is told")
+    await until(lambda: here.links[reported:] == [LinkState.DOWN, LinkState.UP], "the gap is told")
 
     for room in ROOMS:
-        await hear(here, there, room, b'"after"')
+        await receive(here, there, room, b'"after"')
     assert f"starling:{{{ROOMS[0]}}}" in shard_channels(target)
     assert f"starling:{{{ROOMS[0]}}}" not in shard_channels(source)
     assert here.broker.stats.failed_swaps == 0
@@ -86,7 +86,7 @@ async def test_a_node_whose_canary_went_away_has_another(cluster: RedisCluster, 
         lambda: [name != canary for name in shard_channels(node) if ":canary:" in name] == [True], "another is heard"
     )
     await until(lambda: here.up, "the link is up")
-    await hear(here, here, ROOMS[1], b'"after"')
+    await receive(here, here, ROOMS[1], b'"after"')
 
 
 async def test_while_a_slot_is_half_moved_publishes_wait_and_each_counts_once(
@@ -123,7 +123,7 @@ async def test_while_a_slot_is_half_moved_publishes_wait_and_each_counts_once(
     assert sorted(bytes(entry.publication.data) for entry in read.entries) == sorted(b"%d" % n for n in range(20))
 
 
-async def test_without_one_node_the_others_serve_and_it_is_told(cluster: RedisCluster, opener: Opener) -> None:
+async def test_without_one_node_the_others_serve_and_it_is_reported(cluster: RedisCluster, opener: Opener) -> None:
     here, there = await opener(cluster.url, timeout=1.0), await opener(cluster.url, timeout=1.0)
     for room in ROOMS:
         await here.broker.subscribe(room)
@@ -139,13 +139,13 @@ async def test_without_one_node_the_others_serve_and_it_is_told(cluster: RedisCl
     assert time.monotonic() - began < 5
     assert isinstance(outcomes[0], BrokerUnavailable)
     assert outcomes[1:] == [StreamPosition(0, "")] * 2
-    await until(lambda: here.heard(ROOMS[1]) == here.heard(ROOMS[2]) == [b"1"], "the others are heard")
+    await until(lambda: here.received(ROOMS[1]) == here.received(ROOMS[2]) == [b"1"], "the others are heard")
     assert not here.broker.stats.up
     await here.broker.subscribe(neighbour(ROOMS[1]))
     await asyncio.to_thread(lost.start)
     await until(lambda: here.up and there.up, "all links are back")
-    await hear(here, there, ROOMS[0], b"2")
-    await hear(here, there, neighbour(ROOMS[0]), b"3")
+    await receive(here, there, ROOMS[0], b"2")
+    await receive(here, there, neighbour(ROOMS[0]), b"3")
     assert here.broker.stats.reconnects == 1
 
 
@@ -155,7 +155,7 @@ def neighbour(room: str) -> str:
     return next(f"other:{n}" for n in range(1000) if key_slot(b"other:%d" % n) * 3 // 16384 == shard)
 
 
-async def test_an_address_of_the_wrong_kind_is_told_with_the_mend(
+async def test_an_address_of_the_wrong_kind_is_reported_with_the_remedy(
     redis_cluster: RedisCluster, redis_server: RedisServer, opener: Opener
 ) -> None:
     with structlog.testing.capture_logs() as logs:
@@ -169,7 +169,7 @@ async def test_an_address_of_the_wrong_kind_is_told_with_the_mend(
     assert "redis+cluster://" in next(line for line in logs if line["event"] == "redis_is_a_cluster")["remedy"]
 
 
-async def test_a_user_who_lacks_the_rights_for_a_cluster_is_told_the_rule(
+async def test_a_user_who_lacks_the_rights_for_a_cluster_gets_the_rule(
     redis_server: RedisServer, opener: Opener
 ) -> None:
     url = redis_server.limited_url.replace("redis://", "redis+cluster://").removesuffix("/0")
@@ -180,10 +180,10 @@ async def test_a_user_who_lacks_the_rights_for_a_cluster_is_told_the_rule(
     assert line["remedy"] == f"ACL SETUSER starling {rule('starling', cluster=True)}"
 
 
-async def test_what_a_backend_publishes_straight_into_the_cluster_is_heard(
+async def test_what_a_backend_publishes_straight_into_the_cluster_is_received(
     redis_cluster: RedisCluster, opener: Opener
 ) -> None:
-    """In the way that docs/publish.md tells."""
+    """As docs/publish.md documents."""
     here = await opener(redis_cluster.url)
     await here.broker.subscribe(ROOMS[0])
     with redis.RedisCluster("127.0.0.1", redis_cluster.nodes[0].port) as cluster:
@@ -192,7 +192,7 @@ async def test_what_a_backend_publishes_straight_into_the_cluster_is_heard(
         keys = [f"starling:meta:{{{ROOMS[0]}}}", f"starling:stream:{{{ROOMS[0]}}}"]
         arguments = [f"starling:{{{ROOMS[0]}}}", body.replace(b"\n1", b"\n2"), 100, 60_000, 60_000, "epoch"]
         assert cluster.eval(PUBLISH.read_text(), 2, *keys, *arguments) == [b"1", b"epoch"]
-    await until(lambda: here.heard(ROOMS[0]) == [b"1", b"2"], "both are heard")
+    await until(lambda: here.received(ROOMS[0]) == [b"1", b"2"], "both are heard")
     assert here.broker.history is not None
     read = await here.broker.history.read(ROOMS[0], meta_ttl=60)
     assert [bytes(entry.publication.data) for entry in read.entries] == [b"2"]

@@ -27,22 +27,22 @@ from tests.support.waiting import until
 Pair = tuple[Party, Party]
 
 
-async def test_the_first_channel_ever_subscribed_hears_the_next_publish(pair: Pair) -> None:
+async def test_the_first_channel_ever_subscribed_receives_the_next_publish(pair: Pair) -> None:
     here, there = pair
     await here.broker.subscribe("room")
     await there.publish("room", b'"first"')
-    await until(lambda: here.heard("room") == [b'"first"'], "the message arrives")
+    await until(lambda: here.received("room") == [b'"first"'], "the message arrives")
 
 
-async def test_a_publisher_hears_its_own_publication_once(pair: Pair) -> None:
+async def test_a_publisher_receives_its_own_publication_once(pair: Pair) -> None:
     here, _ = pair
     await here.broker.subscribe("room")
     await here.publish("room", b"1")
     await here.publish("room", b"2")
-    await until(lambda: here.heard("room") == [b"1", b"2"], "both arrive once")
+    await until(lambda: here.received("room") == [b"1", b"2"], "both arrive once")
 
 
-async def test_fifty_channels_subscribed_at_once_all_hear_what_is_published_next(pair: Pair) -> None:
+async def test_fifty_channels_subscribed_at_once_all_receive_what_is_published_next(pair: Pair) -> None:
     here, there = pair
     channels = [f"room:{number}" for number in range(50)]
 
@@ -63,10 +63,10 @@ async def test_a_personal_channel_carries_what_is_published_whatever_its_users_i
     channel = f"#{user}"
     await here.broker.subscribe(channel)
     await there.publish(channel, b'"yours"')
-    await until(lambda: here.heard(channel) == [b'"yours"'], "the message arrives")
+    await until(lambda: here.received(channel) == [b'"yours"'], "the message arrives")
 
 
-async def test_two_publishers_are_heard_by_two_subscribers_in_one_order(pair: Pair) -> None:
+async def test_two_publishers_are_received_by_two_subscribers_in_one_order(pair: Pair) -> None:
     for party in pair:
         await party.broker.subscribe("room")
 
@@ -75,8 +75,8 @@ async def test_two_publishers_are_heard_by_two_subscribers_in_one_order(pair: Pa
             await party.publish("room", b'"%s %d"' % (name.encode(), index))
 
     await asyncio.gather(publish_many(pair[0], "a", 504), publish_many(pair[1], "b", 503))
-    await until(lambda: all(len(party.heard("room")) >= 1007 for party in pair), "all messages arrive")
-    one, other = (party.heard("room") for party in pair)
+    await until(lambda: all(len(party.received("room")) >= 1007 for party in pair), "all messages arrive")
+    one, other = (party.received("room") for party in pair)
     assert one == other
     assert len(one) == 1007
     assert [data for data in one if data.startswith(b'"a')] == [b'"a %d"' % index for index in range(504)]
@@ -87,30 +87,30 @@ async def test_publishes_started_in_one_tick_keep_their_order(pair: Pair) -> Non
     here, there = pair
     await here.broker.subscribe("room")
     await asyncio.gather(*(there.publish("room", b"%d" % number) for number in range(700)))
-    await until(lambda: len(here.heard("room")) >= 700, "all messages arrive")
-    assert here.heard("room") == [b"%d" % number for number in range(700)]
+    await until(lambda: len(here.received("room")) >= 700, "all messages arrive")
+    assert here.received("room") == [b"%d" % number for number in range(700)]
 
 
-async def test_what_is_begun_first_is_published_first_and_every_outcome_is_told(url: str, opener: Opener) -> None:
+async def test_what_is_begun_first_is_published_first_and_every_outcome_is_reported(url: str, opener: Opener) -> None:
     party = await opener(url)
     await party.broker.subscribe("room")
-    told: list[PublishOutcome | None] = []
+    reported: list[PublishOutcome | None] = []
     for number in range(700):
-        told.append(party.broker.begin_publish("room", Publication(Raw(b"%d" % number)), LIVE, told.append))
-    await until(lambda: len([outcome for outcome in told if outcome]) >= 700, "all outcomes are told")
-    await until(lambda: len(party.heard("room")) >= 700, "all messages arrive")
+        reported.append(party.broker.begin_publish("room", Publication(Raw(b"%d" % number)), LIVE, reported.append))
+    await until(lambda: len([outcome for outcome in reported if outcome]) >= 700, "all outcomes are told")
+    await until(lambda: len(party.received("room")) >= 700, "all messages arrive")
 
-    assert [outcome for outcome in told if outcome] == [StreamPosition(0, "")] * 700
-    assert party.heard("room") == [b"%d" % number for number in range(700)]
+    assert [outcome for outcome in reported if outcome] == [StreamPosition(0, "")] * 700
+    assert party.received("room") == [b"%d" % number for number in range(700)]
 
 
-async def test_a_publish_that_is_begun_while_the_broker_is_stopped_is_told_so(url: str, opener: Opener) -> None:
+async def test_a_publish_that_is_begun_while_the_broker_is_stopped_is_refused_so(url: str, opener: Opener) -> None:
     party = await opener(url)
     await party.broker.stop()
-    told: list[PublishOutcome | None] = []
-    told.append(party.broker.begin_publish("room", Publication(Raw(b"1")), LIVE, told.append))
-    await until(lambda: [outcome for outcome in told if outcome], "the outcome is told")
-    assert isinstance(told[-1], BrokerUnavailable)
+    reported: list[PublishOutcome | None] = []
+    reported.append(party.broker.begin_publish("room", Publication(Raw(b"1")), LIVE, reported.append))
+    await until(lambda: [outcome for outcome in reported if outcome], "the outcome is told")
+    assert isinstance(reported[-1], BrokerUnavailable)
 
 
 async def test_equal_messages_published_at_once_are_all_delivered(pair: Pair) -> None:
@@ -118,22 +118,22 @@ async def test_equal_messages_published_at_once_are_all_delivered(pair: Pair) ->
     await here.broker.subscribe("room")
     await asyncio.gather(*(there.publish("room", b'"same"') for _ in range(100)))
     await there.publish("room", b'"end"')
-    await until(lambda: here.heard("room")[-1:] == [b'"end"'], "the last message arrives")
-    assert here.heard("room") == [b'"same"'] * 100 + [b'"end"']
+    await until(lambda: here.received("room")[-1:] == [b'"end"'], "the last message arrives")
+    assert here.received("room") == [b'"same"'] * 100 + [b'"end"']
 
 
-async def test_after_unsubscribe_nothing_is_told_and_others_still_hear(pair: Pair) -> None:
+async def test_after_unsubscribe_nothing_is_reported_and_others_still_receive(pair: Pair) -> None:
     here, there = pair
     await here.broker.subscribe("left")
     await here.broker.subscribe("kept")
     await here.broker.unsubscribe("left")
     await there.publish("left", b"1")
     await there.publish("kept", b"2")
-    await until(lambda: here.heard("kept") == [b"2"], "the other channel hears")
-    assert here.heard("left") == []
+    await until(lambda: here.received("kept") == [b"2"], "the other channel hears")
+    assert here.received("left") == []
 
 
-async def test_what_has_come_but_is_not_told_yet_is_silenced_too(url: str) -> None:
+async def test_what_has_come_but_is_not_reported_yet_is_silenced_too(url: str) -> None:
     class Leaver(Party):
         leaving: asyncio.Future[None]
 
@@ -141,7 +141,7 @@ async def test_what_has_come_but_is_not_told_yet_is_silenced_too(url: str) -> No
             super().on_publication(channel, entry, received_at)
             if channel == "room":
                 self.leaving = asyncio.ensure_future(self.broker.unsubscribe("room"))
-                # Longer than a burst is told without a pause, so that the leaving comes before the next message.
+                # Longer than a burst is reported without a pause, so that the leaving comes before the next message.
                 time.sleep(0.02)
 
     here = Leaver(open_broker(url))
@@ -151,22 +151,22 @@ async def test_what_has_come_but_is_not_told_yet_is_silenced_too(url: str) -> No
     await here.broker.subscribe("other")
     sends = [here.publish("room", b"%d" % number) for number in range(5)]
     await asyncio.gather(*sends, here.publish("other", b'"end"'))
-    await until(lambda: here.heard("other"), "the last message arrives")
+    await until(lambda: here.received("other"), "the last message arrives")
     await here.leaving
     await here.broker.stop()
-    assert here.heard("room") == [b"0"]
+    assert here.received("room") == [b"0"]
 
 
-async def test_a_channel_subscribed_again_hears_again(pair: Pair) -> None:
+async def test_a_channel_subscribed_again_receives_again(pair: Pair) -> None:
     here, there = pair
     for number in range(20):
         await here.broker.subscribe("room")
-        here.told.clear()
+        here.reported.clear()
         await there.publish("room", b"%d" % number)
-        await until(lambda: "publication" in here.told, "the message arrives")
+        await until(lambda: "publication" in here.reported, "the message arrives")
         await here.broker.unsubscribe("room")
         await there.publish("room", b'"unheard"')
-    assert here.heard("room") == [b"%d" % number for number in range(20)]
+    assert here.received("room") == [b"%d" % number for number in range(20)]
 
 
 async def test_unsubscribing_what_was_never_subscribed_is_no_error(pair: Pair) -> None:
@@ -179,7 +179,7 @@ async def test_data_is_kept_byte_for_byte(pair: Pair, data: bytes) -> None:
     await here.broker.subscribe("room")
     await there.publish("room", data)
     await until(lambda: here.entries, "the message arrives")
-    assert here.heard("room") == [data]
+    assert here.received("room") == [data]
 
 
 async def test_info_tags_and_time_travel_and_no_position_is_made_up(pair: Pair) -> None:
@@ -193,14 +193,14 @@ async def test_info_tags_and_time_travel_and_no_position_is_made_up(pair: Pair) 
     assert position == StreamPosition(0, "")
     await until(lambda: here.entries, "the message arrives")
     ((channel, entry),) = here.entries
-    heard = entry.publication
+    received = entry.publication
     assert channel == "room"
-    assert (entry.epoch, entry.previous, heard.offset) == ("", 0, 0)
-    assert heard.info is not None
-    assert (heard.info.user, heard.info.client) == ("zoë", "c1")
-    assert (bytes(heard.info.conn_info), bytes(heard.info.chan_info)) == (b'{"a" : 1}', b"[ ]")
-    assert heard.tags == {"kind": "naïve"}
-    assert before <= heard.time <= after
+    assert (entry.epoch, entry.previous, received.offset) == ("", 0, 0)
+    assert received.info is not None
+    assert (received.info.user, received.info.client) == ("zoë", "c1")
+    assert (bytes(received.info.conn_info), bytes(received.info.chan_info)) == (b'{"a" : 1}', b"[ ]")
+    assert received.tags == {"kind": "naïve"}
+    assert before <= received.time <= after
     assert sent.time == 0
 
 
@@ -215,11 +215,11 @@ async def test_a_trace_travels_with_what_is_sent(pair: Pair) -> None:
     outcomes.append(there.broker.begin_publish("room", Publication(Raw(b"3")), wish[1], outcomes.append))
     await until(lambda: outcomes[-1] == StreamPosition(0, ""), "the third is taken")
     await there.publish("room", b"4")
-    await until(lambda: here.heard("room") == [b"1", b"2", b"3", b"4"], "all arrive")
+    await until(lambda: here.received("room") == [b"1", b"2", b"3", b"4"], "all arrive")
     assert [entry.trace for _, entry in here.entries] == [trace, trace, trace, None]
 
 
-async def test_joins_and_leaves_are_told(pair: Pair) -> None:
+async def test_joins_and_leaves_are_reported(pair: Pair) -> None:
     here, there = pair
     await here.broker.subscribe("room")
     await there.broker.publish_join("room", ClientInfo(user="u", client="c", conn_info=Raw(b'{"n":"U"}')))
@@ -237,10 +237,10 @@ async def test_a_channel_is_any_text(pair: Pair, channel: str) -> None:
     here, there = pair
     await here.broker.subscribe(channel)
     await there.publish(channel, b"1")
-    await until(lambda: here.heard(channel) == [b"1"], "the message arrives")
+    await until(lambda: here.received(channel) == [b"1"], "the message arrives")
 
 
-async def test_channels_that_look_like_patterns_hear_only_their_own(pair: Pair) -> None:
+async def test_channels_that_look_like_patterns_receive_only_their_own(pair: Pair) -> None:
     here, there = pair
     await here.broker.subscribe("room*")
     await there.publish("room1", b'"other"')
@@ -258,7 +258,7 @@ async def test_a_channel_name_without_utf8_is_the_callers_error_alone(pair: Pair
         with pytest.raises(ValueError, match="surrogates"):
             await here.publish("\ud800", b"1")
     await there.publish("room", b"1")
-    await until(lambda: here.heard("room") == [b"1"], "the link goes on")
+    await until(lambda: here.received("room") == [b"1"], "the link goes on")
 
 
 async def test_a_raising_subscriber_does_not_end_the_pump(pair: Pair) -> None:
@@ -267,11 +267,11 @@ async def test_a_raising_subscriber_does_not_end_the_pump(pair: Pair) -> None:
     with structlog.testing.capture_logs() as logs:
         await there.publish("room", b'"raise"')
         await there.publish("room", b'"after"')
-        await until(lambda: here.heard("room") == [b'"raise"', b'"after"'], "the next message arrives")
+        await until(lambda: here.received("room") == [b'"raise"', b'"after"'], "the next message arrives")
     assert [line["event"] for line in logs] == ["broker_event_failed"]
 
 
-async def test_figures_and_events_tell_that_the_link_is_up(url: str, pair: Pair) -> None:
+async def test_stats_and_events_report_that_the_link_is_up(url: str, pair: Pair) -> None:
     for party in pair:
         assert party.links[-1] is LinkState.UP
         assert party.broker.stats.up
@@ -286,17 +286,17 @@ async def test_figures_and_events_tell_that_the_link_is_up(url: str, pair: Pair)
         assert sum(party.broker.stats.dropped.values()) == 0
 
 
-async def test_nothing_is_told_and_nothing_is_taken_after_stop(pair: Pair) -> None:
+async def test_nothing_is_reported_and_nothing_is_taken_after_stop(pair: Pair) -> None:
     here, there = pair
     await here.broker.subscribe("room")
     await here.broker.stop()
-    told = len(here.told)
+    reported = len(here.reported)
     if there is not here:
         await there.publish("room", b"1")
     with pytest.raises(BrokerUnavailable):
         await here.publish("room", b"2")
     await asyncio.sleep(0.1)
-    assert len(here.told) == told
+    assert len(here.reported) == reported
     assert not here.broker.stats.up
 
 
@@ -321,8 +321,8 @@ async def test_a_cancelled_publish_disturbs_no_other(pair: Pair) -> None:
         doomed.cancel()
         await kept
         await asyncio.gather(doomed, return_exceptions=True)
-    await until(lambda: b"29" in here.heard("room"), "the last message arrives")
-    kept_data = [data for data in here.heard("room") if data != b'"doomed"']
+    await until(lambda: b"29" in here.received("room"), "the last message arrives")
+    kept_data = [data for data in here.received("room") if data != b'"doomed"']
     assert kept_data == [b"%d" % number for number in range(30)]
 
 
@@ -331,8 +331,8 @@ async def test_two_prefixes_on_one_server_do_not_meet(server: Server, opener: Op
     await here.broker.subscribe("room")
     await there.publish("room", b"1")
     await here.publish("room", b"2")
-    await until(lambda: here.heard("room"), "the own message arrives")
-    assert here.heard("room") == [b"2"]
+    await until(lambda: here.received("room"), "the own message arrives")
+    assert here.received("room") == [b"2"]
 
 
 async def test_a_broker_that_was_never_started_takes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Every store of a shared pace gives turns one after the other, whoever asks."""
+"""Every store of a shared rate gives turns one after the other, whichever worker asks."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ LATE = 0.5
 
 @pytest.fixture
 async def stores(store_url: str, opener: Opener) -> list[DrainRateStore]:
-    """The same pace as four processes see it."""
+    """The same rate as four processes see it."""
     if store_url == "memory://":
         return [MemoryDrainRate()] * 4
     brokers = [(await opener(store_url)).broker for _ in range(4)]
@@ -30,7 +30,7 @@ async def test_the_first_turn_begins_at_once(stores: list[DrainRateStore]) -> No
     assert await stores[0].reserve(10, 100.0) == 0.0
 
 
-async def test_turns_follow_each_other_without_a_gap_whoever_asks(stores: list[DrainRateStore]) -> None:
+async def test_turns_follow_each_other_without_a_gap_whichever_worker_asks(stores: list[DrainRateStore]) -> None:
     waits = [await store.reserve(10, 1.0) for store in stores]
     for place, wait in enumerate(waits):
         assert 10.0 * place - LATE < wait <= 10.0 * place
@@ -81,7 +81,7 @@ async def test_redis_keeps_one_key_and_only_while_turns_are_taken(opener: Opener
         assert plain.keys("*drain*") == []
 
 
-async def test_a_redis_that_is_away_is_told_in_bounded_time(opener: Opener, redis_server: RedisServer) -> None:
+async def test_a_redis_that_is_away_is_reported_in_bounded_time(opener: Opener, redis_server: RedisServer) -> None:
     pace = (await opener(redis_server.url, timeout=0.3)).broker.pace
     assert pace is not None
     redis_server.freeze()
@@ -89,5 +89,5 @@ async def test_a_redis_that_is_away_is_told_in_bounded_time(opener: Opener, redi
         await pace.reserve(10, 100.0)
 
 
-async def test_postgresql_shares_no_pace(opener: Opener, postgres_server: RedisServer) -> None:
+async def test_postgresql_shares_no_rate(opener: Opener, postgres_server: RedisServer) -> None:
     assert (await opener(postgres_server.url)).broker.pace is None

@@ -51,7 +51,7 @@ def test_a_publication_with_info_and_a_position_looks_as_documented() -> None:
 
 
 @given(publications, st.integers(0, 2**53 - 1), epochs, offsets, offsets)
-def test_a_publication_comes_back_byte_for_byte(
+def test_a_publication_returns_byte_for_byte(
     publication: Publication, time: int, epoch: str, offset: int, previous: int
 ) -> None:
     body = envelope.encode_body(publication, time)
@@ -75,13 +75,13 @@ def test_a_trace_travels_and_changes_nothing_else(
 ) -> None:
     plain = envelope.encode_publication(envelope.encode_body(publication, 5), epoch=epoch, offset=offset)
     traced = envelope.encode_publication(envelope.encode_body(publication, 5, trace), epoch=epoch, offset=offset)
-    told, traced_told = envelope.decode(plain), envelope.decode(traced)
-    assert isinstance(told, StreamEntry)
-    assert isinstance(traced_told, StreamEntry)
-    assert (told.trace, traced_told.trace) == (None, trace)
-    assert bytes(told.publication.data) == bytes(traced_told.publication.data)
-    assert parts(told.publication.info) == parts(traced_told.publication.info)
-    assert told.publication.tags == traced_told.publication.tags
+    reported, traced_reported = envelope.decode(plain), envelope.decode(traced)
+    assert isinstance(reported, StreamEntry)
+    assert isinstance(traced_reported, StreamEntry)
+    assert (reported.trace, traced_reported.trace) == (None, trace)
+    assert bytes(reported.publication.data) == bytes(traced_reported.publication.data)
+    assert parts(reported.publication.info) == parts(traced_reported.publication.info)
+    assert reported.publication.tags == traced_reported.publication.tags
 
 
 def test_a_publication_of_a_trace_looks_as_documented() -> None:
@@ -108,7 +108,7 @@ def test_a_process_from_before_there_were_traces_reads_a_publication_with_one() 
 
 
 @given(infos)
-def test_joins_and_leaves_come_back_byte_for_byte(info: ClientInfo) -> None:
+def test_joins_and_leaves_return_byte_for_byte(info: ClientInfo) -> None:
     join, leave = envelope.decode(envelope.encode_join(info)), envelope.decode(envelope.encode_leave(info))
     assert isinstance(join, Join)
     assert isinstance(leave, Leave)

@@ -65,15 +65,15 @@ def links(entries: list[StreamEntry]) -> list[tuple[int, int]]:
 
 async def test_what_is_begun_first_is_kept_first(place: Place) -> None:
     await place.broker.subscribe(CHANNEL)
-    told: list[PublishOutcome | None] = []
+    reported: list[PublishOutcome | None] = []
     for number in range(300):
-        told.append(place.broker.begin_publish(CHANNEL, Publication(Raw(b"%d" % number)), KEPT, told.append))
-    await until(lambda: len([outcome for outcome in told if outcome]) >= 300, "all outcomes are told")
-    await until(lambda: len(place.party.heard(CHANNEL)) >= 300, "all messages arrive")
+        reported.append(place.broker.begin_publish(CHANNEL, Publication(Raw(b"%d" % number)), KEPT, reported.append))
+    await until(lambda: len([outcome for outcome in reported if outcome]) >= 300, "all outcomes are told")
+    await until(lambda: len(place.party.received(CHANNEL)) >= 300, "all messages arrive")
 
-    positions = [outcome for outcome in told if isinstance(outcome, StreamPosition)]
+    positions = [outcome for outcome in reported if isinstance(outcome, StreamPosition)]
     assert sorted(position.offset for position in positions) == list(range(1, 301))
-    assert place.party.heard(CHANNEL) == [b"%d" % number for number in range(300)]
+    assert place.party.received(CHANNEL) == [b"%d" % number for number in range(300)]
 
 
 async def test_positions_count_up_within_one_epoch(place: Place) -> None:
@@ -83,28 +83,28 @@ async def test_positions_count_up_within_one_epoch(place: Place) -> None:
     assert positions[0].epoch
 
 
-async def test_a_trace_is_told_and_not_kept(place: Place) -> None:
+async def test_a_trace_is_reported_and_not_kept(place: Place) -> None:
     await place.broker.subscribe(CHANNEL)
     traced = replace(KEPT, trace=TRACE)
     await place.broker.publish(CHANNEL, Publication(Raw(b"1"), tags={"k": "v"}), traced)
     await place.broker.publish_all(Publication(Raw(b"2")), [(CHANNEL, traced)])
     await until(lambda: len(place.party.entries) == 2, "both are heard")
-    heard = [entry for _, entry in place.party.entries]
-    assert [entry.trace for entry in heard] == [TRACE, TRACE]
+    received = [entry for _, entry in place.party.entries]
+    assert [entry.trace for entry in received] == [TRACE, TRACE]
     assert (await place.read()).entries == [
-        StreamEntry(entry.publication, entry.previous, entry.epoch) for entry in heard
+        StreamEntry(entry.publication, entry.previous, entry.epoch) for entry in received
     ]
 
 
-async def test_what_is_heard_is_what_is_read(place: Place) -> None:
+async def test_what_is_received_is_what_is_read(place: Place) -> None:
     await place.broker.subscribe(CHANNEL)
     info = ClientInfo(user="u", client="c", conn_info=Raw(b'{"name":"U"}'))
     publication = Publication(Raw(b'{"a":[1,2]}'), info=info, tags={"kind": "ü"})
     position = await place.broker.publish(CHANNEL, publication, KEPT)
     await until(lambda: place.party.entries, "the publication is heard")
-    heard = place.party.entries[0][1]
+    received = place.party.entries[0][1]
     read = (await place.read()).entries[0]
-    assert heard == read
+    assert received == read
     assert json.loads(bytes(read.publication.data)) == {"a": [1, 2]}
     assert read.publication.info == info
     assert read.publication.tags == {"kind": "ü"}
@@ -169,7 +169,7 @@ async def test_a_repeated_publish_reaches_nobody_and_gets_the_first_position(pla
     assert await place.publish(b"1", options=once) == first
     await place.publish(b"3")
     await until(lambda: len(place.party.entries) >= 3, "the last is heard")
-    assert place.party.heard(CHANNEL) == [b"1", b"2", b"3"]
+    assert place.party.received(CHANNEL) == [b"1", b"2", b"3"]
     assert data(await place.read()) == [b"1", b"2", b"3"]
 
 
@@ -186,7 +186,7 @@ async def test_without_history_a_repeated_publish_reaches_nobody_either(place: P
     assert await place.publish(b"1", b"1", b"1", options=once) == [StreamPosition(0, "")] * 3
     await place.publish(b"2")
     await until(lambda: len(place.party.entries) >= 2, "the last is heard")
-    assert place.party.heard(CHANNEL) == [b"1", b"2"]
+    assert place.party.received(CHANNEL) == [b"1", b"2"]
 
 
 async def test_a_key_that_was_used_with_history_is_known_without_it_and_the_other_way_round(place: Place) -> None:
@@ -247,7 +247,7 @@ async def test_a_read_takes_the_part_asked_for(
     assert read.top.offset == 5
 
 
-async def test_a_read_tells_how_far_down_the_stream_still_holds_entries(place: Place) -> None:
+async def test_a_read_reports_how_far_down_the_stream_still_holds_entries(place: Place) -> None:
     assert (await place.read(limit=0)).bottom == 0
     small = PublishOptions(3, 60, 3600)
     await place.publish(b"1", b"2", options=small)
@@ -371,12 +371,12 @@ async def test_in_memory_what_is_over_takes_no_memory_though_nobody_asks_for_it(
     assert set(history._streams) == {CHANNEL}
 
 
-async def test_in_memory_a_publication_that_cannot_be_told_is_not_kept() -> None:
+async def test_in_memory_a_publication_that_cannot_be_reported_is_not_kept() -> None:
     broker = open_broker("memory://")
     assert isinstance(broker, MemoryBroker)
     broker._backend = broker._memory = MemoryBackend(max_events=5)
     party = Party(broker)
-    # Never started to tell, so that the queue stays full.
+    # Never started to report, so that the queue stays full.
     await broker._backend.connect()
     await broker.subscribe(CHANNEL)
     refused = 0
@@ -407,8 +407,8 @@ async def test_a_version_that_is_not_above_the_last_is_dropped(place: Place, opt
     assert {position.epoch for position in found} == {found[0].epoch}
     assert data(await place.read()) == [b"5", b"6"][-options.history_size :]
     [last] = await place.publish(b"end")
-    await until(lambda: len(place.party.heard(CHANNEL)) == 3)
-    assert place.party.heard(CHANNEL) == [b"5", b"6", b"end"], "what is dropped reaches nobody"
+    await until(lambda: len(place.party.received(CHANNEL)) == 3)
+    assert place.party.received(CHANNEL) == [b"5", b"6", b"end"], "what is dropped reaches nobody"
     assert last.offset == 3
 
 

@@ -1,8 +1,8 @@
-"""A random walk over everything that can go wrong with a stream, against a truth kept on the side.
+"""A random walk over everything that can fail with a stream, against a truth kept on the side.
 
 Several processes' worth of streams stand over one store. Messages are dropped, links are lost, processes die, the
 store goes back to a snapshot, forgets entries or everything, publishers repeat themselves, clients come in crowds.
-Wrong is a client that stands subscribed with a hole, a double, a wrong order or a lost end, and was not told.
+Wrong is a client that stands subscribed with a hole, a double, a wrong order or a lost end, and was not notified.
 
 The links are modelled, because a real one drops nothing on demand; the streams and the stores are the real ones. Going
 back is DUMP and RESTORE of the keys with another run's name, expiry is DEL; test_history_redis restarts a real server.
@@ -54,10 +54,10 @@ class Store(Protocol):
         """What is tested."""
 
     async def publish(self, channel: str, payload: int, key: str) -> StreamPosition:
-        """Publish one number; what is told to the processes arrives in `told`."""
+        """Publish one number; what is reported to the processes arrives in `reported`."""
 
     async def settle(self) -> None:
-        """Return when all that was published has arrived in `told`."""
+        """Return when all that was published has arrived in `reported`."""
 
     async def take_snapshot(self) -> None:
         """Remember the state."""
@@ -72,7 +72,7 @@ class Store(Protocol):
         """The same for the position; returns the channels that lost theirs."""
 
 
-class Told:
+class Reported:
     """Where a store puts what it sends to every process."""
 
     def __init__(self) -> None:
@@ -82,17 +82,17 @@ class Told:
     def __call__(self, channel: str, entry: StreamEntry) -> None:
         self.count += 1
         for process in self.processes:
-            process.hear(channel, entry)
+            process.receive(channel, entry)
 
 
 class MemoryStore(MemoryHistory):
     """The memory history under a clock of the test, with snapshots, which it has no need of in service."""
 
-    def __init__(self, told: Told, size: int) -> None:
+    def __init__(self, reported: Reported, size: int) -> None:
         self.size = size
         self.now = 0.0
         super().__init__(clock=lambda: self.now)
-        self._told = told
+        self._reported = reported
         self._snapshot: dict[str, Any] = {}
         self._gone_back: set[str] = set()
         self._jump = 0
@@ -112,7 +112,7 @@ class MemoryStore(MemoryHistory):
         position = StreamPosition(entry.offset, entry.epoch)
         if key:
             self.remember(channel, key, position)
-        self._told(channel, entry)
+        self._reported(channel, entry)
         return position
 
     def _jump_over(self, channel: str, entry: StreamEntry) -> StreamEntry:
@@ -144,13 +144,13 @@ class MemoryStore(MemoryHistory):
 
 
 class RedisStore:
-    """The scripts in a real Redis, heard over a real Pub/Sub connection."""
+    """The scripts in a real Redis, received over a real Pub/Sub connection."""
 
-    def __init__(self, redis: "Redis", told: Told) -> None:
+    def __init__(self, redis: "Redis", reported: Reported) -> None:
         self._redis = redis
         self.size = SIZE
         self.history = RedisHistory(self._execute, self._execute, "starling", "starling:{}".format)
-        self._told = told
+        self._reported = reported
         self._published = 0
         self._snapshot: dict[bytes, bytes] = {}
 
@@ -162,7 +162,7 @@ class RedisStore:
             if message["type"] == "pmessage":
                 entry = decode(message["data"])
                 assert isinstance(entry, StreamEntry)
-                self._told(message["channel"].decode().removeprefix("starling:"), entry)
+                self._reported(message["channel"].decode().removeprefix("starling:"), entry)
 
     async def publish(self, channel: str, payload: int, key: str) -> StreamPosition:
         body = encode_body(Publication(msgspec.Raw(b"%d" % payload)), 0)
@@ -177,7 +177,7 @@ class RedisStore:
 
     async def settle(self) -> None:
         async with asyncio.timeout(10):
-            while self._told.count < self._published:
+            while self._reported.count < self._published:
                 await asyncio.sleep(0.001)
 
     async def take_snapshot(self) -> None:
@@ -243,7 +243,7 @@ class Flaky:
 
 
 class Client:
-    """A client as the SDKs are: it knows where it stands, and comes back from there."""
+    """A client as the SDKs are: it knows where it stands, and returns from there."""
 
     def __init__(self, channel: str, truth: "Truth") -> None:
         self.channel = channel
@@ -282,7 +282,7 @@ class Client:
         self.since = StreamPosition(publication.offset, self.since.epoch)
 
     def unsubscribe(self) -> None:
-        self.truth.told += 1
+        self.truth.reported += 1
         self.subscribed = False
 
 
@@ -304,7 +304,7 @@ class Process:
 
     # The link
 
-    def hear(self, channel: str, entry: StreamEntry) -> None:
+    def receive(self, channel: str, entry: StreamEntry) -> None:
         if not self.up or channel not in self.streams:
             return
         if self.dropping:
@@ -402,7 +402,7 @@ class Truth:
         self.positions: dict[int, StreamPosition] = {}
         self.snapshot: dict[str, list[int]] = copy.deepcopy(self.chains)
         self.last = 0
-        self.subscriptions = self.returns = self.recovered = self.told = 0
+        self.subscriptions = self.returns = self.recovered = self.reported = 0
         self.wrong: list[str] = []
         self._finished: list[tuple[object, list[int]]] = []
         self._cached: list[tuple[object, list[int]]] = []
@@ -464,7 +464,9 @@ Step = Callable[[], Awaitable[None]]
 class Walk:
     """The walk itself. Publishing and harming the store take turns; all else overlaps as it likes."""
 
-    def __init__(self, store: Store, told: Told, chance: random.Random, failures: float, *, harm: bool = True) -> None:
+    def __init__(
+        self, store: Store, reported: Reported, chance: random.Random, failures: float, *, harm: bool = True
+    ) -> None:
         """`failures` is the share of reads that fail; with `harm` the store forgets, and goes back to what it was."""
         self.store = store
         self.chance = chance
@@ -476,7 +478,7 @@ class Walk:
         self.processes = [
             Process(self.history, self.stats, budget, store.size, limit) for budget in (10**9, 10**9, 6_000)
         ]
-        told.processes = self.processes
+        reported.processes = self.processes
         self.clients: list[Client] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.keys: list[tuple[str, str, int]] = []
@@ -484,7 +486,7 @@ class Walk:
             (40, self.publish),
             (40, self.deliver),
             (14, self.come),
-            (14, self.come_back),
+            (14, self.reconnect),
             (6, self.move),
             (5, self.leave),
             (3, self.crowd),
@@ -580,7 +582,7 @@ class Walk:
         self.clients.append(client)
         self.join(self.chance.choice(self.processes), client)
 
-    async def come_back(self) -> None:
+    async def reconnect(self) -> None:
         away = [client for client in self.clients if not client.subscribed and not client.busy]
         if away:
             self.join(self.chance.choice(self.processes), self.chance.choice(away))
@@ -699,15 +701,15 @@ def report(walk: Walk, name: str) -> None:
     truth, stats = walk.truth, walk.stats
     print(
         f"\n{name}: {truth.subscriptions} subscriptions, {len(truth.before)} publications, {truth.recovered} of"
-        f" {truth.returns} returns recovered, {truth.told} told, {stats.heals} heals, {stats.resets} resets,"
+        f" {truth.returns} returns recovered, {truth.reported} notified, {stats.heals} heals, {stats.resets} resets,"
         f" {stats.join_reads} reads for joins, {len(truth.wrong)} wrong"
     )
 
 
 def walk_over_memory(subscriptions: int, *, size: int, harm: bool) -> Walk:
     async def run() -> Walk:
-        told = Told()
-        walk = Walk(MemoryStore(told, size), told, random.Random(SEED), failures=0.01, harm=harm)
+        reported = Reported()
+        walk = Walk(MemoryStore(reported, size), reported, random.Random(SEED), failures=0.01, harm=harm)
         await walk.run(subscriptions)
         return walk
 
@@ -717,26 +719,26 @@ def walk_over_memory(subscriptions: int, *, size: int, harm: bool) -> Walk:
     return walk
 
 
-def test_no_subscriber_is_left_wrong_and_untold_over_memory() -> None:
+def test_no_subscriber_is_left_wrong_and_unreported_over_memory() -> None:
     truth = walk_over_memory(20_000, size=SIZE, harm=True).truth
     assert truth.wrong == []
     assert truth.recovered > truth.returns / 5
-    assert truth.told > 1_000
+    assert truth.reported > 1_000
 
 
-def test_while_the_store_holds_everything_every_return_recovers_and_nobody_is_told_of_loss() -> None:
+def test_while_the_store_holds_everything_every_return_recovers_and_nobody_is_notified_of_loss() -> None:
     truth = walk_over_memory(4_000, size=10**6, harm=False).truth
     assert truth.wrong == []
     assert truth.recovered == truth.returns > 1_000
-    assert truth.told == 0
+    assert truth.reported == 0
 
 
 @contextlib.asynccontextmanager
-async def redis_store(server: RedisServer, told: Told) -> AsyncIterator[RedisStore]:
+async def redis_store(server: RedisServer, reported: Reported) -> AsyncIterator[RedisStore]:
     redis = Redis.from_url(server.url, protocol=2)
     pubsub = redis.pubsub()
     await pubsub.psubscribe("starling:*")
-    store = RedisStore(redis, told)
+    store = RedisStore(redis, reported)
     listening = asyncio.create_task(store.listen(pubsub))
     try:
         yield store
@@ -748,12 +750,12 @@ async def redis_store(server: RedisServer, told: Told) -> AsyncIterator[RedisSto
 
 
 @pytest.mark.timeout(240)
-async def test_no_subscriber_is_left_wrong_and_untold_over_redis(redis_server: RedisServer) -> None:
-    told = Told()
-    async with redis_store(redis_server, told) as store:
-        walk = Walk(store, told, random.Random(SEED), failures=0.0005)
+async def test_no_subscriber_is_left_wrong_and_unreported_over_redis(redis_server: RedisServer) -> None:
+    reported = Reported()
+    async with redis_store(redis_server, reported) as store:
+        walk = Walk(store, reported, random.Random(SEED), failures=0.0005)
         await walk.run(8_000)
     report(walk, "redis")
     assert walk.truth.wrong == []
     assert walk.truth.recovered > walk.truth.returns / 5
-    assert walk.truth.told > 400
+    assert walk.truth.reported > 400

@@ -176,7 +176,7 @@ async def test_scripts_that_redis_forgot_are_sent_again(
     assert data(await read(here)) == [b"1", b"2", b"3"]
 
 
-async def test_what_redis_refuses_is_told_in_its_words_and_changes_nothing(
+async def test_what_redis_refuses_is_reported_in_its_words_and_changes_nothing(
     redis_server: RedisServer, opener: Opener, redis: "Redis"
 ) -> None:
     here = await opener(redis_server.url)
@@ -210,14 +210,14 @@ async def test_publications_that_redis_has_forgotten_the_script_of_are_published
     here = await opener(redis_server.url)
     await here.broker.subscribe(CHANNEL)
     await redis.script_flush()
-    told: list[PublishOutcome | None] = []
+    reported: list[PublishOutcome | None] = []
     for number in range(100):
-        told.append(here.broker.begin_publish(CHANNEL, Publication(Raw(b"%d" % number)), KEPT, told.append))
+        reported.append(here.broker.begin_publish(CHANNEL, Publication(Raw(b"%d" % number)), KEPT, reported.append))
     await until(lambda: len(here.entries) >= 100, "all are heard")
 
-    assert here.heard(CHANNEL) == [b"%d" % number for number in range(100)]
-    await until(lambda: len([outcome for outcome in told if outcome]) >= 100, "all outcomes are told")
-    assert {type(outcome) for outcome in told} - {type(None)} == {StreamPosition}
+    assert here.received(CHANNEL) == [b"%d" % number for number in range(100)]
+    await until(lambda: len([outcome for outcome in reported if outcome]) >= 100, "all outcomes are told")
+    assert {type(outcome) for outcome in reported} - {type(None)} == {StreamPosition}
 
 
 async def test_a_new_connection_to_redis_knows_the_scripts_before_the_first_publication(
@@ -281,7 +281,7 @@ class Subscriber:
     def __init__(self) -> None:
         self.joined: Joined | None = None
         self.got: list[bytes] = []
-        self.told = 0
+        self.reported = 0
 
     def reply(self, joined: Joined) -> bool:
         self.joined = joined
@@ -289,7 +289,7 @@ class Subscriber:
         return True
 
     def unsubscribe(self) -> None:
-        self.told += 1
+        self.reported += 1
 
 
 class Process(Party):
@@ -333,8 +333,8 @@ class Process(Party):
         self.live.add(subscriber)
 
     def unsubscribe_all(self, channel: str) -> None:
-        told, self.live = self.live, set()
-        for subscriber in told:
+        reported, self.live = self.live, set()
+        for subscriber in reported:
             subscriber.unsubscribe()
 
     async def join(self, since: StreamPosition | None = None) -> Subscriber:
@@ -349,7 +349,7 @@ class Process(Party):
         await until(lambda: self.stream.following, "the stream follows again")
 
 
-async def test_after_a_restart_from_a_snapshot_no_offset_is_used_again_and_everybody_is_told(
+async def test_after_a_restart_from_a_snapshot_no_offset_is_used_again_and_everybody_is_notified(
     redis_server: RedisServer, redis: "Redis"
 ) -> None:
     async with Process(redis_server.url) as here:
@@ -362,7 +362,7 @@ async def test_after_a_restart_from_a_snapshot_no_offset_is_used_again_and_every
         await until(lambda: here.down, "the link is lost")
         redis_server.start()
         await here.link_returns()
-        assert subscriber.told == 1
+        assert subscriber.reported == 1
         assert here.stream.position == kept
 
         after = (await publish(here, b"6"))[0]
@@ -419,7 +419,7 @@ async def test_after_a_restart_that_lost_nothing_clients_notice_nothing(durable_
         after = (await publish(here, b"3", b"4"))[0]
         await until(lambda: len(subscriber.got) == 4, "all are delivered")
         assert subscriber.got == [b"1", b"2", b"3", b"4"]
-        assert subscriber.told == 0
+        assert subscriber.reported == 0
         assert after.offset > AFTER_RESTART
         back = await here.join(StreamPosition(1, before.epoch))
         assert back.got == [b"2", b"3", b"4"]
@@ -437,7 +437,7 @@ async def test_what_was_published_while_the_link_was_lost_is_delivered_when_it_i
             await redis.client_kill_filter(_id=client["id"])
         await publish(there, b"2", b"3")
         await until(lambda: subscriber.got == [b"1", b"2", b"3"], "what was missed is delivered")
-        assert subscriber.told == 0
+        assert subscriber.reported == 0
 
 
 async def test_a_promoted_replica_uses_no_offset_again(redis_server: RedisServer, opener: Opener) -> None:

@@ -1,4 +1,4 @@
-"""A process hears, or it knows that it does not and says so: lost subscriptions, and links that will not come up."""
+"""A process receives, or it knows that it does not and says so: lost subscriptions, and links that will not come up."""
 
 import asyncio
 
@@ -29,9 +29,9 @@ def take_away(proxy: Proxy, channel: str) -> None:
     listening[0].server.write(unsubscribe(channel))
 
 
-async def hears(here: Party, channel: str, data: bytes) -> None:
+async def receives(here: Party, channel: str, data: bytes) -> None:
     await here.publish(channel, data)
-    await until(lambda: data in here.heard(channel), f"{channel} is heard")
+    await until(lambda: data in here.received(channel), f"{channel} is heard")
 
 
 async def test_a_subscription_that_only_the_server_lost_is_noticed_by_the_count(
@@ -40,13 +40,13 @@ async def test_a_subscription_that_only_the_server_lost_is_noticed_by_the_count(
     async with Proxy(redis_server.port) as proxy:
         here = await opener(proxy.url)
         await here.broker.subscribe("room")
-        await hears(here, "room", b'"before"')
+        await receives(here, "room", b'"before"')
         proxy.swallow = lambda piece: b"unsubscribe" in piece
         take_away(proxy, "room")
 
         await until(lambda: here.links[-2:] == [LinkState.DOWN, LinkState.UP], "the link is swapped")
 
-        await hears(here, "room", b'"after"')
+        await receives(here, "room", b'"after"')
         assert here.broker.stats.reconnects == 1
         await here.broker.stop()
 
@@ -61,7 +61,7 @@ async def test_a_subscription_that_the_server_ends_by_itself_is_noticed_at_once(
 
         await until(lambda: here.links[-2:] == [LinkState.DOWN, LinkState.UP], "the link is swapped")
 
-        await hears(here, "room", b'"after"')
+        await receives(here, "room", b'"after"')
         await here.broker.stop()
 
 
@@ -78,7 +78,7 @@ async def test_a_listener_that_only_postgresql_lost_is_noticed_by_the_count(
 
         await until(lambda: here.links[-2:] == [LinkState.DOWN, LinkState.UP], "the link is swapped")
 
-        await hears(here, "room", b'"after"')
+        await receives(here, "room", b'"after"')
         await here.broker.stop()
 
 
@@ -99,7 +99,7 @@ async def test_links_that_fail_while_a_probe_works_are_reported_as_unresponsive(
         assert stats.probes["received"] >= 3
         proxy.refuse = lambda said: False
         await until(lambda: here.up, "the link returns")
-        await hears(here, "room", b'"after"')
+        await receives(here, "room", b'"after"')
         assert stats.failed_swaps == 0
         await here.broker.stop()
 

@@ -147,7 +147,7 @@ async def test_what_a_silent_holder_held_is_vacated_once_by_the_next_caller(plac
     assert (await one.call(leave=["shared"])).vacated == ["shared"]
 
 
-async def test_a_holder_that_was_silent_too_long_is_told_that_it_is_lost(place: Place) -> None:
+async def test_a_holder_that_was_silent_too_long_learns_that_it_is_lost(place: Place) -> None:
     one, other = Holder(place, "one"), Holder(place, "other")
     await one.call(enter=["a"])
     await place.make_older(TTL)
@@ -157,14 +157,14 @@ async def test_a_holder_that_was_silent_too_long_is_told_that_it_is_lost(place: 
     assert await one.repeat() is None
 
 
-async def test_a_holder_whose_last_calls_the_store_lost_is_told(place: Place) -> None:
+async def test_a_holder_whose_last_calls_the_store_lost_is_reported(place: Place) -> None:
     one = Holder(place, "one")
     await one.call(enter=["a"])
     one.number = 7
     assert await one.repeat() is None
 
 
-async def test_a_channel_taken_over_from_a_lost_holder_is_not_told_as_vacated(place: Place) -> None:
+async def test_a_channel_taken_over_from_a_lost_holder_is_not_reported_as_vacated(place: Place) -> None:
     before, after = Holder(place, "before"), Holder(place, "after")
     await before.call(enter=["a"])
     await place.make_older(TTL)
@@ -190,24 +190,24 @@ async def test_a_great_holder_is_given_up_in_portions(redis_place: RedisPlace) -
     assert await redis_place.client.hlen("starling:{occupancy}:holders") == 0
 
 
-async def test_a_store_that_forgot_everything_is_told_again(redis_place: RedisPlace) -> None:
-    told: list[tuple[str, str]] = []
+async def test_a_store_that_forgot_everything_is_filled_again(redis_place: RedisPlace) -> None:
+    reported: list[tuple[str, str]] = []
     here = OccupiedChannels(
         redis_place.store,
-        on_occupied=lambda channel, _: told.append(("occupied", channel)),
-        on_vacated=lambda channel, _: told.append(("vacated", channel)),
+        on_occupied=lambda channel, _: reported.append(("occupied", channel)),
+        on_vacated=lambda channel, _: reported.append(("vacated", channel)),
     )
     running = asyncio.create_task(here.run())
     here.enter("a")
-    await until(lambda: told == [("occupied", "a")], "a is told")
+    await until(lambda: reported == [("occupied", "a")], "a is told")
 
     await redis_place.client.flushall()
     here.enter("b")
-    await until(lambda: len(told) == 3, "both are told")
-    assert sorted(told[1:]) == [("occupied", "a"), ("occupied", "b")]
+    await until(lambda: len(reported) == 3, "both are told")
+    assert sorted(reported[1:]) == [("occupied", "a"), ("occupied", "b")]
     running.cancel()
     await here.close()
-    assert sorted(told[3:]) == [("vacated", "a"), ("vacated", "b")]
+    assert sorted(reported[3:]) == [("vacated", "a"), ("vacated", "b")]
 
 
 class Unreliable:
@@ -231,42 +231,42 @@ class Unreliable:
 
 async def test_an_answer_that_was_lost_loses_and_doubles_nothing() -> None:
     store = Unreliable()
-    told: list[str] = []
+    reported: list[str] = []
     here = OccupiedChannels(
         store,
-        on_occupied=lambda channel, _: told.append(f"+{channel}"),
-        on_vacated=lambda channel, _: told.append(f"-{channel}"),
+        on_occupied=lambda channel, _: reported.append(f"+{channel}"),
+        on_vacated=lambda channel, _: reported.append(f"-{channel}"),
     )
     running = asyncio.create_task(here.run())
     store.silent = 1
     here.enter("a")
-    await until(lambda: told == ["+a"], "a is told after all")
+    await until(lambda: reported == ["+a"], "a is told after all")
     store.silent = 1
     here.leave("a")
     here.enter("b")
-    await until(lambda: len(told) == 3, "the change is told after all")
-    assert sorted(told[1:]) == ["+b", "-a"]
+    await until(lambda: len(reported) == 3, "the change is told after all")
+    assert sorted(reported[1:]) == ["+b", "-a"]
     running.cancel()
     await here.close()
-    assert told[3:] == ["-b"]
+    assert reported[3:] == ["-b"]
 
 
 async def test_only_the_first_and_the_last_client_here_matter() -> None:
-    told: list[str] = []
+    reported: list[str] = []
     here = OccupiedChannels(
         MemoryOccupancy(TTL),
-        on_occupied=lambda channel, _: told.append(f"+{channel}"),
-        on_vacated=lambda channel, _: told.append(f"-{channel}"),
+        on_occupied=lambda channel, _: reported.append(f"+{channel}"),
+        on_vacated=lambda channel, _: reported.append(f"-{channel}"),
     )
     running = asyncio.create_task(here.run())
     here.enter("a")
     here.enter("a")
-    await until(lambda: told, "a is told")
+    await until(lambda: reported, "a is told")
     here.leave("a")
     here.enter("b")
-    await until(lambda: told == ["+a", "+b"], "b is told, and a is not vacated")
+    await until(lambda: reported == ["+a", "+b"], "b is told, and a is not vacated")
     here.leave("a")
-    await until(lambda: told == ["+a", "+b", "-a"], "a is vacated")
+    await until(lambda: reported == ["+a", "+b", "-a"], "a is vacated")
     running.cancel()
     await here.close()
 
@@ -276,11 +276,11 @@ async def test_by_revision_every_channel_is_occupied_and_vacated_in_turn(place: 
     names = [f"c{number}" for number in range(6)]
     holders = [Holder(place, f"h{number}") for number in range(4)]
     held: dict[str, set[str]] = {holder.name: set() for holder in holders}
-    told: list[tuple[int, str, str]] = []
+    reported: list[tuple[int, str, str]] = []
 
     def note(change: OccupancyChange) -> None:
-        told.extend((change.revision, "occupied", channel) for channel in change.occupied)
-        told.extend((change.revision, "vacated", channel) for channel in change.vacated)
+        reported.extend((change.revision, "occupied", channel) for channel in change.occupied)
+        reported.extend((change.revision, "vacated", channel) for channel in change.vacated)
 
     for step in range(400):
         holder = rng.choice(holders)
@@ -306,6 +306,6 @@ async def test_by_revision_every_channel_is_occupied_and_vacated_in_turn(place: 
 
     occupied = set().union(*(held[holder.name] for holder in holders))
     for name in names:
-        kinds = [kind for _, kind, channel in sorted(told) if channel == name]
+        kinds = [kind for _, kind, channel in sorted(reported) if channel == name]
         assert kinds == [("occupied", "vacated")[turn % 2] for turn in range(len(kinds))]
         assert (kinds[-1:] == ["occupied"]) == (name in occupied)

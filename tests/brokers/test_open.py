@@ -1,4 +1,4 @@
-"""A broker URL is taken, or refused with the mend and without its password."""
+"""A broker URL is taken, or refused with the remedy and without its password."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_the_scheme_chooses_the_broker(url: str, kind: type) -> None:
         ("rediss+sentinel://one/main?ssl_check_hostname=perhaps", "ssl_check_hostname is true or false"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_with_the_mend(url: str, remedy: str) -> None:
+def test_a_url_that_cannot_be_used_is_refused_with_the_remedy(url: str, remedy: str) -> None:
     with pytest.raises(ValueError, match="broker URL: ") as refusal:
         open_broker(url)
     assert remedy in str(refusal.value)
@@ -98,7 +98,7 @@ def test_a_client_certificate_needs_its_key(tmp_path: Path) -> None:
         open_broker("redis+sentinel://localhost/main", cert_file=certificate, key_file=certificate)
 
 
-def test_an_address_is_read_in_all_its_parts_and_told_without_what_is_secret() -> None:
+def test_an_address_is_read_in_all_its_parts_and_reported_without_what_is_secret() -> None:
     address = parse_address(
         "rediss+sentinel://me:p%40ss@one,[::1]:7/main?db=3&sentinel_username=w&sentinel_password=se"
     )

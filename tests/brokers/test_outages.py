@@ -1,4 +1,4 @@
-"""A link that was lost comes back by itself, says that it was away, and lies to nobody meanwhile."""
+"""A link that was lost returns by itself, says that it was away, and lies to nobody meanwhile."""
 
 import asyncio
 import time
@@ -21,11 +21,11 @@ from tests.support.waiting import until
 BACK_WITHIN = 5.0
 
 
-async def hears_again(here: Party, there: Party, channel: str = "room") -> None:
-    """Publish until `here` hears it; the promise is 5 s from the server's return."""
-    before = len(here.heard(channel))
+async def receives_again(here: Party, there: Party, channel: str = "room") -> None:
+    """Publish until `here` receives it; the promise is 5 s from the server's return."""
+    before = len(here.received(channel))
     end = asyncio.get_running_loop().time() + BACK_WITHIN
-    while len(here.heard(channel)) == before:
+    while len(here.received(channel)) == before:
         assert asyncio.get_running_loop().time() < end, f"{channel} is not heard {BACK_WITHIN:g} s after the return"
         with suppress(BrokerUnavailable):
             await there.publish(channel, b'"again"')
@@ -51,19 +51,19 @@ async def test_delivery_is_back_after_a_kill_and_restart(server: Server, opener:
     here, there = await opener(server.url), await opener(server.url)
     await here.broker.subscribe("room")
     await there.publish("room", b'"before"')
-    await until(lambda: here.heard("room"), "the first message arrives")
+    await until(lambda: here.received("room"), "the first message arrives")
     await asyncio.to_thread(server.kill)
     await until(lambda: here.down and there.down, "the loss is noticed")
     assert not here.broker.stats.up
     await asyncio.to_thread(server.start)
-    await hears_again(here, there)
+    await receives_again(here, there)
     await until(lambda: here.up, "the link is told to be up")
     assert here.links[-3:] == [LinkState.UP, LinkState.DOWN, LinkState.UP]
     assert here.broker.stats.up
     assert here.broker.stats.reconnects == 1
 
 
-async def test_the_loss_is_told_between_the_messages_around_it(server: Server, opener: Opener) -> None:
+async def test_the_loss_is_reported_between_the_messages_around_it(server: Server, opener: Opener) -> None:
     here, there = await opener(server.url), await opener(server.url)
     await here.broker.subscribe("room")
     await there.publish("room", b"1")
@@ -72,10 +72,10 @@ async def test_the_loss_is_told_between_the_messages_around_it(server: Server, o
     await cut_connections(server)
     await until(lambda: here.down, "the loss is noticed")
     await until(lambda: here.up and there.up, "the links are back")
-    await hears_again(here, there)
-    told = here.told[here.told.index("up") :]
-    assert told[:5] == ["up", "publication", "publication", "down", "up"]
-    assert set(told[5:]) == {"publication"}
+    await receives_again(here, there)
+    reported = here.reported[here.reported.index("up") :]
+    assert reported[:5] == ["up", "publication", "publication", "down", "up"]
+    assert set(reported[5:]) == {"publication"}
 
 
 async def test_connections_cut_by_the_server_are_replaced(server: Server, opener: Opener) -> None:
@@ -85,7 +85,7 @@ async def test_connections_cut_by_the_server_are_replaced(server: Server, opener
         here.links.clear()
         await cut_connections(server)
         await until(lambda: LinkState.DOWN in here.links, "the loss is noticed")
-        await hears_again(here, there)
+        await receives_again(here, there)
         await until(lambda: here.up and there.up, "the links are back")
 
 
@@ -98,7 +98,7 @@ async def test_a_lost_publishing_connection_is_replaced_before_anybody_notices(s
         await asyncio.sleep(0.1)
     await here.publish("room", b"3")
     await until(lambda: len(here.entries) >= 4, "all messages arrive")
-    assert here.heard("room") == [b"0", b"1", b"2", b"3"]
+    assert here.received("room") == [b"0", b"1", b"2", b"3"]
     assert LinkState.DOWN not in here.links
 
 
@@ -114,8 +114,8 @@ async def test_a_frozen_server_is_noticed_and_delivery_is_back_after_the_thaw(se
         await here.broker.subscribe("asked for while frozen")
     assert time.monotonic() - started < 10
     await asyncio.to_thread(server.thaw)
-    await hears_again(here, there)
-    await hears_again(here, there, "asked for while frozen")
+    await receives_again(here, there)
+    await receives_again(here, there, "asked for while frozen")
 
 
 async def test_a_publish_while_the_server_is_away_is_refused_in_bounded_time(server: Server, opener: Opener) -> None:
@@ -128,8 +128,8 @@ async def test_a_publish_while_the_server_is_away_is_refused_in_bounded_time(ser
         assert [type(outcome) for outcome in outcomes] == [BrokerUnavailable] * 100
         assert time.monotonic() - started < 10
     await asyncio.to_thread(server.start)
-    await hears_again(here, here)
-    assert b'"lost"' not in here.heard("room")
+    await receives_again(here, here)
+    assert b'"lost"' not in here.received("room")
 
 
 async def test_a_subscription_asked_for_during_an_outage_is_made_good(server: Server, opener: Opener) -> None:
@@ -142,10 +142,10 @@ async def test_a_subscription_asked_for_during_an_outage_is_made_good(server: Se
         await here.broker.subscribe("given up")
     await here.broker.unsubscribe("given up")
     await asyncio.to_thread(server.start)
-    await hears_again(here, there, "wanted")
+    await receives_again(here, there, "wanted")
     await there.publish("given up", b"1")
-    await hears_again(here, there, "wanted")
-    assert here.heard("given up") == []
+    await receives_again(here, there, "wanted")
+    assert here.received("given up") == []
     await here.broker.subscribe("wanted")
 
 
@@ -158,7 +158,7 @@ async def test_a_subscription_waiting_when_the_link_returns_is_acknowledged(serv
     await subscribing
     await until(lambda: there.up, "the other link is back")
     await there.publish("room", b"1")
-    await until(lambda: here.heard("room") == [b"1"], "the message arrives")
+    await until(lambda: here.received("room") == [b"1"], "the message arrives")
 
 
 async def test_every_channel_is_subscribed_again(server: Server, opener: Opener) -> None:
@@ -230,7 +230,7 @@ def test_a_process_that_stood_still_keeps_its_link(
         redis_server.thaw()
         time.sleep(4.5)
         await here.publish("room", b"1")
-        await until(lambda: here.heard("room") == [b"1"], "the message arrives")
+        await until(lambda: here.received("room") == [b"1"], "the message arrives")
         assert LinkState.DOWN not in here.links
         await here.broker.stop()
 
@@ -248,15 +248,15 @@ def test_on_uvloop_delivery_is_back_too(kind: str, request: pytest.FixtureReques
         await until(lambda: here.up, "the link comes up")
         await here.broker.subscribe("room")
         await here.publish("room", b"1")
-        await until(lambda: here.heard("room") == [b"1"], "the message arrives")
+        await until(lambda: here.received("room") == [b"1"], "the message arrives")
         await asyncio.to_thread(server.kill)
         await until(lambda: here.down, "the loss is noticed")
         await asyncio.to_thread(server.start)
-        await hears_again(here, here)
+        await receives_again(here, here)
         await asyncio.to_thread(server.freeze)
         await until(lambda: here.down, "the canary is missed")
         await asyncio.to_thread(server.thaw)
-        await hears_again(here, here)
+        await receives_again(here, here)
         await here.broker.stop()
         assert asyncio.all_tasks() == {asyncio.current_task()}
         return here

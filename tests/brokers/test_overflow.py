@@ -1,4 +1,4 @@
-"""More than a process can deliver costs it bounded memory, and the gap is told where it is."""
+"""More than a process can deliver costs it bounded memory, and the gap is reported where it is."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ from tests.support.waiting import until
 MANY = 2000
 
 
-async def test_a_full_queue_is_a_gap_told_in_its_place(redis_server: RedisServer, opener: Opener) -> None:
+async def test_a_full_queue_is_a_gap_reported_in_its_place(redis_server: RedisServer, opener: Opener) -> None:
     backend = RedisBackend(parse_address(redis_server.url), prefix="starling", timeout=2, max_events=50)
     here, there = Party(BroadcastBroker(backend)), await opener(redis_server.url)
     with structlog.testing.capture_logs() as logs:
@@ -36,23 +36,23 @@ async def test_a_full_queue_is_a_gap_told_in_its_place(redis_server: RedisServer
         await here.broker.subscribe("room")
         await asyncio.gather(*(there.publish("room", b"%d" % number) for number in range(MANY)))
         await there.publish("room", b'"end"')
-        await until(lambda: b'"end"' in here.heard("room"), "the last message arrives")
-    heard = [int(data) for data in here.heard("room")[:-1]]
+        await until(lambda: b'"end"' in here.received("room"), "the last message arrives")
+    received = [int(data) for data in here.received("room")[:-1]]
     dropped = here.broker.stats.dropped["queue_full"]
     await here.broker.stop()
     assert dropped > 0
-    assert len(heard) + dropped == MANY
-    assert heard == sorted(heard)
-    # Between two neighbours of which the second is not the next, and only there, the link is told down and up.
+    assert len(received) + dropped == MANY
+    assert received == sorted(received)
+    # Between two neighbours of which the second is not the next, and only there, the link is reported down and up.
     position, gaps = 0, 0
-    for state in here.told[here.told.index("publication") :]:
+    for state in here.reported[here.reported.index("publication") :]:
         if state == "down":
             gaps += 1
-            assert position == len(heard) or heard[position] != heard[position - 1] + 1
+            assert position == len(received) or received[position] != received[position - 1] + 1
         elif state == "publication":
             position += 1
-    holes = sum(1 for one, after in pairwise(heard) if after != one + 1)
-    holes += heard[-1] != MANY - 1
+    holes = sum(1 for one, after in pairwise(received) if after != one + 1)
+    holes += received[-1] != MANY - 1
     assert gaps == holes
     assert here.links[-1] is LinkState.UP
     names = [line["event"] for line in logs]
@@ -72,8 +72,8 @@ async def test_memory_refuses_what_it_cannot_queue_and_loses_nothing_it_took() -
     refused = [outcome for outcome in outcomes if isinstance(outcome, BrokerUnavailable)]
     assert refused
     assert len(taken) + len(refused) == 30
-    await until(lambda: len(here.heard("room")) == len(taken), "what was taken arrives")
-    assert here.heard("room") == taken
+    await until(lambda: len(here.received("room")) == len(taken), "what was taken arrives")
+    assert here.received("room") == taken
     await here.broker.stop()
 
 

@@ -34,9 +34,9 @@ async def test_the_limit_that_the_error_names_is_the_limit(
     await here.broker.subscribe(channel)
     with pytest.raises(
         PublicationTooLarge, match=r"the data has 20000 bytes, and PostgreSQL carries at most \d+"
-    ) as told:
+    ) as reported:
         await here.broker.publish(channel, Publication(Raw(b"x" * 20_000), info=info), LIVE)
-    limit = int(str(told.value).split("at most ")[1].split()[0])
+    limit = int(str(reported.value).split("at most ")[1].split()[0])
     assert 5_000 < limit < 6_000
     with pytest.raises(PublicationTooLarge, match=f"the data has {limit + 1} bytes"):
         await here.broker.publish(channel, Publication(Raw(b"x" * (limit + 1)), info=info), LIVE)
@@ -45,7 +45,7 @@ async def test_the_limit_that_the_error_names_is_the_limit(
     sends = [here.publish(channel, b"%d" % number) for number in range(255)]
     await asyncio.gather(*sends, here.broker.publish(channel, Publication(Raw(greatest[:limit]), info=info), LIVE))
     await until(lambda: len(here.entries) >= 256, "all messages arrive")
-    assert here.heard(channel)[-1] == greatest[:limit]
+    assert here.received(channel)[-1] == greatest[:limit]
 
 
 async def test_what_is_too_large_with_its_trace_goes_without(postgres_server: PostgresServer, opener: Opener) -> None:
@@ -78,12 +78,14 @@ async def test_hostile_notices_are_dropped_and_the_link_goes_on(
             await notify(postgres_server, "room", payload)
         await here.publish("room", b'"honest"')
         await until(lambda: here.entries, "the honest message arrives")
-    assert here.heard("room") == [b'"honest"']
+    assert here.received("room") == [b'"honest"']
     assert here.broker.stats.dropped == {"malformed": 1}
     assert [line["event"] for line in logs] == ["broker_message_malformed"]
 
 
-async def test_two_channels_of_one_identifier_are_told_apart(postgres_server: PostgresServer, opener: Opener) -> None:
+async def test_two_channels_of_one_identifier_are_distinguished(
+    postgres_server: PostgresServer, opener: Opener
+) -> None:
     here = await opener(postgres_server.url)
     await here.broker.subscribe("room")
     other = base64.b64encode(b"cellar\np - 0 0\n1 0\nx").decode()
@@ -98,7 +100,7 @@ def test_identifiers_fit_whatever_the_names() -> None:
     assert postgres.identifier("a", "room") != postgres.identifier("a", "rooms")
 
 
-async def test_connections_tell_what_they_are(postgres_server: PostgresServer, opener: Opener) -> None:
+async def test_connections_report_what_they_are(postgres_server: PostgresServer, opener: Opener) -> None:
     await opener(postgres_server.url)
     client = await asyncpg.connect(postgres_server.url)
     rows = await client.fetch("SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'starling%'")
@@ -106,7 +108,9 @@ async def test_connections_tell_what_they_are(postgres_server: PostgresServer, o
     assert sorted(row["application_name"] for row in rows) == ["starling-listener", "starling-publisher"]
 
 
-async def test_a_wrong_database_is_told_without_the_password(postgres_server: PostgresServer, opener: Opener) -> None:
+async def test_a_wrong_database_is_reported_without_the_password(
+    postgres_server: PostgresServer, opener: Opener
+) -> None:
     url = f"postgresql://starling:sesame@127.0.0.1:{postgres_server.port}/nowhere"
     with structlog.testing.capture_logs() as logs:
         here = await opener(url, up=False)

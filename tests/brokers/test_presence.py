@@ -175,7 +175,7 @@ async def test_users_are_counted_once_however_many_clients_they_have(presence: P
     assert set(await presence.get(CHANNEL)) == {"c1", "c2", "c3", "c4", "c5"}
 
 
-async def test_where_only_so_many_may_enter_the_last_place_is_given_and_none_beyond_it(presence: Presence) -> None:
+async def test_where_a_limited_number_may_enter_the_last_place_is_given_and_none_beyond_it(presence: Presence) -> None:
     entered = [await presence.enter(CHANNEL, someone(f"c{number}", "ann"), 3) for number in range(5)]
     assert entered == [True, True, True, False, False]
     assert set(await presence.get(CHANNEL)) == {"c0", "c1", "c2"}
@@ -201,7 +201,7 @@ async def test_who_crashed_takes_no_place_after_the_ttl(place: Place) -> None:
     assert await place.presence.enter(CHANNEL, someone("c2", "ann"), 1) is True
 
 
-async def test_adding_tells_whether_the_user_is_new(presence: Presence) -> None:
+async def test_adding_reports_whether_the_user_is_new(presence: Presence) -> None:
     assert await presence.add(CHANNEL, someone("c1", "ann")) is True
     assert await presence.add(CHANNEL, someone("c1", "ann")) is False
     assert await presence.add(CHANNEL, someone("c2", "ann")) is False
@@ -209,7 +209,7 @@ async def test_adding_tells_whether_the_user_is_new(presence: Presence) -> None:
     assert await presence.add("elsewhere", someone("c1", "ann")) is True
 
 
-async def test_removing_tells_which_users_are_gone(presence: Presence) -> None:
+async def test_removing_reports_which_users_are_gone(presence: Presence) -> None:
     for info in (someone("c1", "ann"), someone("c2", "ann"), someone("c3", "bob")):
         await presence.add(CHANNEL, info)
     await presence.add("other", someone("c2", "ann"))
@@ -271,7 +271,7 @@ async def test_nobody_is_where_nobody_came(presence: Presence) -> None:
         pytest.param(someone("c", "u" * 10_000, b"x" * 200_000, b"y" * 200_000), id="great ones"),
     ],
 )
-async def test_what_is_known_of_a_client_comes_back_exactly(presence: Presence, info: ClientInfo) -> None:
+async def test_what_is_known_of_a_client_returns_exactly(presence: Presence, info: ClientInfo) -> None:
     await presence.add(CHANNEL, someone("other", "other"))
     await presence.add(CHANNEL, info)
     await presence.refresh({CHANNEL: [info]})
@@ -329,7 +329,7 @@ async def test_whatever_is_asked_first_does_not_count_who_is_over(place: Place, 
     assert await presence.stats(CHANNEL) == PresenceStats(1, 1)
 
 
-async def test_a_refresh_keeps_alive_whom_it_names_and_no_other(place: Place) -> None:
+async def test_a_refresh_keeps_alive_those_it_names_and_no_other(place: Place) -> None:
     presence = place.presence
     kept, left = someone("c1", "ann", b"1"), someone("c2", "ann", b"2")
     await presence.add(CHANNEL, kept)
@@ -528,7 +528,9 @@ async def test_great_entries_are_refreshed_a_few_at_a_time(
     assert len(await presence.get(CHANNEL)) == 100
 
 
-async def test_what_a_stranger_wrote_is_left_out_and_told(open_presence: Opener, client: "redis.asyncio.Redis") -> None:
+async def test_what_a_stranger_wrote_is_left_out_and_reported(
+    open_presence: Opener, client: "redis.asyncio.Redis"
+) -> None:
     presence = await open_presence()
     await presence.add("room", someone("c1", "ann"))
     for name in (b"x1", b"\xff\xfe", b"x3"):

@@ -19,7 +19,7 @@ KEPT = PublishOptions(history_size=10, history_ttl=60, history_meta_ttl=60)
 NEWS = Publication(Raw(b'{"text":"news"}'))
 
 
-async def test_every_channel_hears_it_and_none_has_a_position_without_history(pair: tuple[Party, Party]) -> None:
+async def test_every_channel_receives_it_and_none_has_a_position_without_history(pair: tuple[Party, Party]) -> None:
     here, there = pair
     for number in range(20):
         await here.broker.subscribe(f"room:{number}")
@@ -63,11 +63,11 @@ async def test_a_key_seen_before_publishes_nothing_and_answers_the_first_positio
     await party.publish("a", b'"last"')
 
     assert again == list(reversed(first))
-    await until(lambda: party.heard("a") == [b'{"text":"news"}', b'"last"'], "only the first and the last")
-    assert party.heard("b") == [b'{"text":"news"}']
+    await until(lambda: party.received("a") == [b'{"text":"news"}', b'"last"'], "only the first and the last")
+    assert party.received("b") == [b'{"text":"news"}']
 
 
-async def test_scripts_that_redis_forgot_are_told_again(opener: Opener, redis_server: RedisServer) -> None:
+async def test_scripts_that_redis_forgot_are_loaded_again(opener: Opener, redis_server: RedisServer) -> None:
     party = await opener(redis_server.url)
     with redis_client.Redis.from_url(redis_server.url) as plain:
         plain.script_flush()

@@ -31,11 +31,11 @@ async def test_a_channel_is_its_name_after_the_prefix_on_the_wire(redis_server: 
         assert canary.startswith("acme::canary:")
         assert await client.publish("acme:chat:room", b'p - 0 0\n1700000000000 0\n{"from":"a script"}') == 1
     await until(lambda: here.entries, "the message arrives")
-    assert here.heard("chat:room") == [b'{"from":"a script"}']
+    assert here.received("chat:room") == [b'{"from":"a script"}']
     assert here.entries[0][1].publication.time == 1700000000000
 
 
-async def test_the_server_is_told_of_subscriptions_that_ended(redis_server: RedisServer, opener: Opener) -> None:
+async def test_the_server_is_notified_of_subscriptions_that_ended(redis_server: RedisServer, opener: Opener) -> None:
     here = await opener(redis_server.url)
     channels = [f"room:{number}" for number in range(2500)]
     await asyncio.gather(*map(here.broker.subscribe, channels))
@@ -59,7 +59,7 @@ async def test_hostile_bytes_are_dropped_counted_and_logged_once(redis_server: R
                 await client.publish("starling:room", data)
         await here.publish("room", b'"honest"')
         await until(lambda: here.entries, "the honest message arrives")
-    assert here.heard("room") == [b'"honest"']
+    assert here.received("room") == [b'"honest"']
     assert here.joins == here.leaves == []
     assert here.broker.stats.dropped == {"malformed": len(hostile)}
     (line,) = events(logs, "broker_message_malformed")
@@ -75,7 +75,7 @@ async def test_a_forged_canary_neither_raises_nor_counts(redis_server: RedisServ
             await client.publish(name, data)
     await here.broker.subscribe("room")
     await here.publish("room", b"1")
-    await until(lambda: here.heard("room"), "the link goes on")
+    await until(lambda: here.received("room"), "the link goes on")
     assert sum(here.broker.stats.dropped.values()) == 0
 
 
@@ -213,7 +213,7 @@ async def test_a_server_that_became_a_replica_is_left_for_what_its_address_leads
             await until(lambda: here.links[-2:] == [LinkState.DOWN, LinkState.UP], "the link is swapped")
 
             await elsewhere.publish("room", b"3")
-            await until(lambda: b"3" in here.heard("room"), "the master is heard")
+            await until(lambda: b"3" in here.received("room"), "the master is heard")
             async with redis.asyncio.from_url(other.url) as client:
                 names = {entry["name"].split("-")[1] for entry in await client.client_list() if entry["name"]}
             assert {"publisher", "subscriber"} <= names

@@ -63,7 +63,7 @@ async def test_a_user_whose_password_needs_escaping_is_let_in(redis_server: Redi
         here = await opener(f"redis://app:p%40ss%3Aw%2Frd@127.0.0.1:{redis_server.port}/3")
         await here.broker.subscribe("room")
         await here.publish("room", b"1")
-        await until(lambda: here.heard("room") == [b"1"], "the message arrives")
+        await until(lambda: here.received("room") == [b"1"], "the message arrives")
         await here.broker.stop()
     assert [line["event"] for line in logs] == ["broker_link_up"]
     assert "p@ss" not in str(logs)
@@ -79,7 +79,7 @@ async def test_a_user_whose_password_needs_escaping_is_let_in(redis_server: Redi
         ("resetkeys ~other:*", None),
     ],
 )
-async def test_a_right_that_is_missing_is_told_at_the_start_with_the_mend(
+async def test_a_right_that_is_missing_is_reported_at_the_start_with_the_remedy(
     redis_server: RedisServer, opener: Opener, change: str, missing: list[str] | None
 ) -> None:
     await acl(redis_server, "app", "on", ">pw", *rule("starling").split(), *change.split())
@@ -92,7 +92,7 @@ async def test_a_right_that_is_missing_is_told_at_the_start_with_the_mend(
     else:
         assert line["commands"] == missing
     assert line["log_level"] == "error"
-    # Given to Redis as it stands, the mend mends.
+    # Given to Redis as it stands, the remedy fixes.
     await acl(redis_server, *line["remedy"].removeprefix("ACL SETUSER ").split())
     with structlog.testing.capture_logs() as logs:
         again = await opener(f"redis://app:pw@127.0.0.1:{redis_server.port}/0")
@@ -100,7 +100,7 @@ async def test_a_right_that_is_missing_is_told_at_the_start_with_the_mend(
     assert events(logs, "redis_rights_missing") == []
 
 
-async def test_a_wrong_password_is_told_once_without_it(redis_server: RedisServer, opener: Opener) -> None:
+async def test_a_wrong_password_is_reported_once_without_it(redis_server: RedisServer, opener: Opener) -> None:
     with structlog.testing.capture_logs() as logs:
         here = await opener(f"redis://someone:sesame@127.0.0.1:{redis_server.port}/0", up=False)
         await until(lambda: here.down, "the refusal is told")
@@ -110,7 +110,7 @@ async def test_a_wrong_password_is_told_once_without_it(redis_server: RedisServe
     assert "sesame" not in str(logs)
 
 
-async def test_a_user_who_may_not_publish_is_never_up_and_the_reason_is_told(
+async def test_a_user_who_may_not_publish_is_never_up_and_the_reason_is_reported(
     redis_server: RedisServer, opener: Opener
 ) -> None:
     await acl(redis_server, "reader", "on", ">pw", "allchannels", "+@all", "-publish")
@@ -174,7 +174,7 @@ HERE = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
 def tls_server(
     authority: Authority, *places: x509.GeneralName, clients: str = "no", **options: str
 ) -> tuple[RedisServer, str]:
-    """A server that speaks TLS beside its plain port, and its URL."""
+    """A server that speaks TLS next to its plain port, and its URL."""
     certificate, key = authority.issue("server", *places)
     port = free_port()
     server = RedisServer(
@@ -198,13 +198,13 @@ async def reason_of_refusal(url: str, **files: Any) -> str:
     return reason.lower()
 
 
-async def hears(url: str, **files: Any) -> None:
+async def receives(url: str, **files: Any) -> None:
     party = Party(open_broker(url, **files))
     await party.broker.start(party)
     await until(lambda: party.up, "the link comes up")
     await party.broker.subscribe("room")
     await party.publish("room", b"1")
-    await until(lambda: party.heard("room") == [b"1"], "the message arrives")
+    await until(lambda: party.received("room") == [b"1"], "the message arrives")
     await party.broker.stop()
 
 
@@ -212,7 +212,7 @@ async def test_rediss_checks_the_server_against_the_authority_that_is_named(tmp_
     authority = Authority(tmp_path)
     server, url = tls_server(authority, HERE)
     with server:
-        await hears(url, ca_file=authority.file)
+        await receives(url, ca_file=authority.file)
         assert "certificate verify failed" in await reason_of_refusal(url)
         assert "certificate verify failed" in await reason_of_refusal(url, ca_file=Authority(tmp_path, "other").file)
 
@@ -222,7 +222,7 @@ async def test_rediss_refuses_a_certificate_of_another_host(tmp_path: Path) -> N
     server, url = tls_server(authority, x509.DNSName("redis.example"))
     with server:
         assert "ip address mismatch" in await reason_of_refusal(url, ca_file=authority.file)
-        await hears(f"{url}?ssl_check_hostname=false", ca_file=authority.file)
+        await receives(f"{url}?ssl_check_hostname=false", ca_file=authority.file)
 
 
 async def test_a_server_that_asks_for_a_certificate_is_shown_one(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ async def test_a_server_that_asks_for_a_certificate_is_shown_one(tmp_path: Path)
     server, url = tls_server(authority, HERE, clients="yes")
     with server:
         certificate, key = authority.issue("client")
-        await hears(url, ca_file=authority.file, cert_file=certificate, key_file=key)
+        await receives(url, ca_file=authority.file, cert_file=certificate, key_file=key)
         # TLS 1.3 has no words for it that always arrive before the end.
         assert await reason_of_refusal(url, ca_file=authority.file)
 
@@ -250,7 +250,7 @@ async def test_behind_sentinel_everything_speaks_tls(tmp_path: Path) -> None:
     )
     with server, sentinel:
         named = f"rediss+sentinel://starling:PASSWORD@127.0.0.1:{port}/main"
-        await hears(named, ca_file=authority.file)
+        await receives(named, ca_file=authority.file)
         assert "certificate verify failed" in await reason_of_refusal(named)
 
 
@@ -263,5 +263,5 @@ async def test_a_cluster_speaks_tls(tmp_path: Path) -> None:
         async with redis.asyncio.from_url(server.url) as client:
             await client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)  # type: ignore[no-untyped-call]
         named = url.replace("rediss://starling:PASSWORD@", "rediss+cluster://").removesuffix("/0")
-        await hears(named, ca_file=authority.file)
+        await receives(named, ca_file=authority.file)
         assert "certificate verify failed" in await reason_of_refusal(named)

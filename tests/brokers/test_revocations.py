@@ -65,7 +65,7 @@ async def test_of_two_ends_the_later_one_counts(store: RevocationStore) -> None:
     assert (await store.load()).revocations == [late]
 
 
-async def test_a_second_moment_of_one_user_is_kept_beside_the_first(store: RevocationStore) -> None:
+async def test_a_second_moment_of_one_user_is_kept_next_to_the_first(store: RevocationStore) -> None:
     end = time.time() + 60
     await store.add([Revocation("user", "u", end, 100.0), Revocation("user", "u", end, 200.0)])
 
@@ -99,7 +99,7 @@ async def test_what_another_put_there_is_passed_over(opener: Opener, redis_serve
     assert [one.id for one in (await store.load()).revocations] == ["good"]
 
 
-async def test_a_redis_that_is_away_is_told_in_bounded_time(opener: Opener, redis_server: RedisServer) -> None:
+async def test_a_redis_that_is_away_is_reported_in_bounded_time(opener: Opener, redis_server: RedisServer) -> None:
     party = await opener(redis_server.url, timeout=0.3)
     store = party.broker.revocations
     assert store is not None

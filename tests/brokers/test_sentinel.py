@@ -1,4 +1,4 @@
-"""Redis behind Sentinel: the master is found, left when it is deposed, and whoever lost something is told."""
+"""Redis behind Sentinel: the master is found, left when it is deposed, and anyone who lost something is notified."""
 
 import asyncio
 import time
@@ -24,10 +24,10 @@ def group() -> Iterator[SentinelGroup]:
         yield made
 
 
-async def hear_again(here: Party, there: Party, since: float) -> None:
-    """Publish until `here` hears it; the promise is 5 s from the promotion."""
-    before = len(here.heard("room"))
-    while len(here.heard("room")) == before:
+async def receive_again(here: Party, there: Party, since: float) -> None:
+    """Publish until `here` receives it; the promise is 5 s from the promotion."""
+    before = len(here.received("room"))
+    while len(here.received("room")) == before:
         assert time.monotonic() - since < BACK_WITHIN, f"nothing is heard {BACK_WITHIN:g} s after the promotion"
         with suppress(BrokerUnavailable):
             await there.publish("room", b'"again"')
@@ -44,18 +44,18 @@ async def test_the_master_is_found_and_its_death_survived(group: SentinelGroup, 
     here, there = await opener(group.url), await opener(group.url)
     await here.broker.subscribe("room")
     await there.publish("room", b"1")
-    await until(lambda: here.heard("room") == [b"1"], "the message arrives")
+    await until(lambda: here.received("room") == [b"1"], "the message arrives")
     former = group.master
     await until(lambda: len(connected(former)) == 4, "both are connected twice, and no probe runs")
 
     former.kill()
     refused = await asyncio.gather(*(there.publish("room", b"2") for _ in range(20)), return_exceptions=True)
     promoted = await asyncio.to_thread(group.until_promoted, former)
-    await hear_again(here, there, promoted)
+    await receive_again(here, there, promoted)
     await until(lambda: here.up and there.up, "the links are up")
 
     assert {type(outcome) for outcome in refused} == {BrokerUnavailable}
-    assert b"2" not in here.heard("room")
+    assert b"2" not in here.received("room")
     assert here.links[-3:] == [LinkState.UP, LinkState.DOWN, LinkState.UP]
     await until(lambda: len(connected(group.master)) == 4, "both are connected twice, and no probe runs")
 
@@ -66,9 +66,9 @@ async def test_a_frozen_master_that_returns_is_left_alone(group: SentinelGroup, 
     former = group.master
     await asyncio.to_thread(former.freeze)
     promoted = await asyncio.to_thread(group.until_promoted, former)
-    await hear_again(here, there, promoted)
+    await receive_again(here, there, promoted)
     await asyncio.to_thread(former.thaw)
-    await hear_again(here, there, time.monotonic())
+    await receive_again(here, there, time.monotonic())
     await until(lambda: connected(former) == [], "nobody is connected to the former master")
     await until(lambda: len(connected(group.master)) == 4, "both are connected twice, and no probe runs")
 
@@ -86,20 +86,20 @@ async def test_a_master_that_was_deposed_but_goes_on_serving_is_left(group: Sent
 
     await until(lambda: connected(former) == [], "the former master is left")
 
-    await hear_again(here, there, time.monotonic())
+    await receive_again(here, there, time.monotonic())
     with former.client() as client:
         assert client.execute_command("ROLE")[0] == "master"
 
 
 async def test_the_word_of_the_latest_election_counts(group: SentinelGroup, opener: Opener) -> None:
-    """A sentinel that was away during the election names the former master until it hears of it."""
+    """A sentinel that was away during the election names the former master until it learns of it."""
     behind, former = group.sentinels[0], group.master
     await asyncio.to_thread(behind.freeze)
     await asyncio.to_thread(former.kill)
     promoted = await asyncio.to_thread(group.until_promoted, former)
     here = await opener(group.url)
     await here.broker.subscribe("room")
-    await hear_again(here, here, promoted + BACK_WITHIN)
+    await receive_again(here, here, promoted + BACK_WITHIN)
     await asyncio.to_thread(behind.thaw)
 
 
@@ -108,7 +108,7 @@ async def test_sentinels_and_servers_each_have_their_own_password(opener: Opener
         here = await opener(group.url)
         await here.broker.subscribe("room")
         await here.publish("room", b"1")
-        await until(lambda: here.heard("room") == [b"1"], "the message arrives")
+        await until(lambda: here.received("room") == [b"1"], "the message arrives")
         with structlog.testing.capture_logs() as logs:
             shut_out = await opener(group.url.replace("=open", "=wrong"), up=False)
             await until(lambda: shut_out.down, "the wrong password is told")

@@ -1,4 +1,4 @@
-"""Wishes and the server's state become one, whatever the order in which wishes, answers and losses come."""
+"""Request and the server's state become one, whatever the order in which requests, answers and losses come."""
 
 import asyncio
 
@@ -87,7 +87,7 @@ async def test_several_may_wait_for_one_channel() -> None:
     assert await asyncio.gather(*waiting) == [True, True, True]
 
 
-async def test_taking_the_wish_back_lets_those_who_wait_go() -> None:
+async def test_a_request_that_is_withdrawn_releases_those_who_wait() -> None:
     subscriptions = LinkSubscriptions()
     subscriptions.want("room")
     waiting = asyncio.ensure_future(subscriptions.wait("room", 5))

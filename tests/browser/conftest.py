@@ -1,7 +1,7 @@
 """A headless Chromium for the tests of the demo page.
 
 Playwright keeps its event loop running in this thread for as long as the browser lives, which is one module at most:
-tests beside these fixtures are plain functions.
+tests next to these fixtures are plain functions.
 """
 
 import shutil
@@ -56,14 +56,14 @@ def open_tab(context: BrowserContext) -> OpenTab:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Starling]:
-    """One worker in developer mode, where every door opens without a token."""
+    """One worker in developer mode, where every endpoint opens without a token."""
     with Starling({"STARLING_DEV": "true"}) as service:
         yield service
 
 
 @pytest.fixture
 def tab(open_tab: OpenTab, service: Starling) -> Tab:
-    """The page, with the doors open that open by themselves."""
+    """The page, with the endpoints open that open by themselves."""
     tab = open_tab(service.http)
     tab.echo.expect_state("Open")
     tab.chat.expect_state("Open")

@@ -24,7 +24,7 @@ class Exercise:
         self.card.get_by_role("button", name=button, exact=True).click()
 
     def connect(self) -> None:
-        """Connect, and wait until the door is open."""
+        """Connect, and wait until the endpoint is open."""
         self.press("Connect")
         self.expect_state("Open")
 
@@ -51,7 +51,7 @@ class Exercise:
 
 
 class Tab:
-    """A tab that notes everything that goes wrong on its page and every address it asks for."""
+    """A tab that notes everything that fails on its page and every address it asks for."""
 
     def __init__(self, context: BrowserContext, address: str) -> None:
         self.errors: list[str] = []

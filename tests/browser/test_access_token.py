@@ -18,7 +18,7 @@ def service() -> Iterator[Starling]:
 
 @pytest.fixture
 def tab(open_tab: Callable[[str], Tab], service: Starling) -> Tab:
-    """The page, whose doors were refused by the time it is shown, for no token was given."""
+    """The page, whose endpoints were refused by the time it is shown, for no token was given."""
     tab = open_tab(service.http)
     for exercise in (tab.echo, tab.chat):
         exercise.expect_refusal("an access token is needed", "STARLING_ALLOWED_ORIGINS")
@@ -42,7 +42,7 @@ def test_a_token_opens_echo_and_chat(tab: Tab, token: str) -> None:
 
 
 @pytest.mark.parametrize("query_token", ["", "some-key-token"])
-def test_the_items_door_answers_with_the_tokens_user(tab: Tab, token: str, query_token: str) -> None:
+def test_the_items_endpoint_answers_with_the_tokens_user(tab: Tab, token: str, query_token: str) -> None:
     tab.use_token(token)
     tab.items.field("Query token").fill(query_token)
     tab.items.connect()
@@ -65,7 +65,7 @@ def test_a_query_token_alone_opens_nothing(tab: Tab, token: str) -> None:
     ],
     ids=["expired", "foreign", "nonsense"],
 )
-def test_a_bad_token_is_refused_and_the_page_says_what_to_look_at(tab: Tab, bad: str) -> None:
+def test_an_invalid_token_is_refused_and_the_page_says_what_to_look_at(tab: Tab, bad: str) -> None:
     tab.use_token(bad)
     tab.echo.expect_refusal("may have expired", "STARLING_TOKEN_HMAC_SECRET")
 

@@ -12,7 +12,7 @@ from tests.support.running import Starling
 # --- echo ---
 
 
-def test_text_comes_back_in_a_sentence(tab: Tab) -> None:
+def test_text_returns_in_a_sentence(tab: Tab) -> None:
     tab.echo.send("hello")
     tab.echo.expect_messages("Message text was: hello")
 
@@ -31,7 +31,7 @@ def test_json_is_sent_as_it_was_typed(tab: Tab) -> None:
     tab.echo.expect_messages('Message text was: {"big": 12345678901234567890, "é": [1]}')
 
 
-def test_what_is_not_json_is_told_and_not_sent(tab: Tab) -> None:
+def test_what_is_not_json_is_reported_and_not_sent(tab: Tab) -> None:
     tab.echo.field("Send as").select_option("JSON")
     tab.echo.send("{'a': 1}")
     assert tab.echo.message.evaluate("field => field.validationMessage") == "This is not JSON."
@@ -40,13 +40,13 @@ def test_what_is_not_json_is_told_and_not_sent(tab: Tab) -> None:
     tab.echo.expect_messages('Message text was: {"a": 1}')
 
 
-def test_bytes_come_back_as_they_were(tab: Tab) -> None:
+def test_bytes_return_as_they_were(tab: Tab) -> None:
     tab.echo.field("Send as").select_option("Bytes")
     tab.echo.send("héllo")
     tab.echo.expect_messages("Binary, 6 bytes: 68 c3 a9 6c 6c 6f")
 
 
-def test_a_file_comes_back_as_it_was(tab: Tab, tmp_path: Path) -> None:
+def test_a_file_returns_as_it_was(tab: Tab, tmp_path: Path) -> None:
     (tmp_path / "picture").write_bytes(b"\x00\xff\x10\x80" * 10)
     tab.echo.field("File").set_input_files(tmp_path / "picture")
     tab.echo.press("Send file")
@@ -63,7 +63,7 @@ def test_a_file_over_the_limit_ends_the_connection_and_the_page_says_why(tab: Ta
     tab.echo.expect_messages("Message text was: and on")
 
 
-def test_one_leaves_and_comes_back(tab: Tab) -> None:
+def test_one_leaves_and_returns(tab: Tab) -> None:
     tab.echo.press("Disconnect")
     tab.echo.expect_state("Closed: 1000, normal end")
 
@@ -72,7 +72,7 @@ def test_one_leaves_and_comes_back(tab: Tab) -> None:
     tab.echo.expect_messages("Message text was: again")
 
 
-def test_sending_opens_the_door_where_need_be(tab: Tab) -> None:
+def test_sending_opens_the_endpoint_where_need_be(tab: Tab) -> None:
     tab.echo.press("Disconnect")
     tab.echo.expect_state("Closed: 1000, normal end")
 
@@ -83,7 +83,7 @@ def test_sending_opens_the_door_where_need_be(tab: Tab) -> None:
 # --- items ---
 
 
-def test_the_items_door_tells_token_and_text(tab: Tab) -> None:
+def test_the_items_endpoint_reports_token_and_text(tab: Tab) -> None:
     tab.items.connect()
     tab.items.send("hi")
     tab.items.expect_messages(
@@ -91,7 +91,7 @@ def test_the_items_door_tells_token_and_text(tab: Tab) -> None:
     )
 
 
-def test_the_items_door_tells_q_too(tab: Tab) -> None:
+def test_the_items_endpoint_reports_q_too(tab: Tab) -> None:
     tab.items.field("Item ID").fill("blue boots & 50 %")
     tab.items.field("Query token").fill("a+b=c&d")
     tab.items.field("q").fill("7")
@@ -104,7 +104,7 @@ def test_the_items_door_tells_q_too(tab: Tab) -> None:
     )
 
 
-def test_the_items_door_refuses_who_has_no_token_and_the_page_says_what_to_look_at(tab: Tab) -> None:
+def test_the_items_endpoint_refuses_who_has_no_token_and_the_page_says_what_to_look_at(tab: Tab) -> None:
     tab.items.field("Query token").fill("")
     tab.items.press("Connect")
     tab.items.expect_refusal("a query token, a cookie “session” or an access token")
@@ -136,7 +136,7 @@ def test_the_cookie_beats_the_token(tab: Tab, context: BrowserContext, service: 
     )
 
 
-def test_an_item_id_that_would_lead_to_another_door_is_not_sent(tab: Tab) -> None:
+def test_an_item_id_that_would_lead_to_another_endpoint_is_not_sent(tab: Tab) -> None:
     asked = list(tab.requests)
     for item_id in ("", ".", "..", "a/b"):
         tab.items.field("Item ID").fill(item_id)
@@ -192,7 +192,7 @@ def test_who_disconnects_has_left_the_chat_and_may_return_under_the_same_number(
 # --- a service that goes away ---
 
 
-def test_the_page_tells_a_restart_from_a_service_that_is_gone(open_tab: Callable[[str], Tab]) -> None:
+def test_the_page_distinguishes_a_restart_from_a_service_that_is_gone(open_tab: Callable[[str], Tab]) -> None:
     with Starling({"STARLING_DEV": "true"}) as service:
         tab = open_tab(service.http)
         tab.chat.expect_state("Open")

@@ -123,7 +123,7 @@ class Cluster:
 
     @contextmanager
     def watched_replicas(self) -> Iterator[list[int]]:
-        """Every number of pods that the Deployment is told to have, while the context lasts."""
+        """Every number of pods that the Deployment is asked to have, while the context lasts."""
         seen: list[int] = []
         command = ["kubectl", "--namespace", self.namespace, "get", "deployment", RELEASE, "--watch"]
         command += ["--output", 'jsonpath={.spec.replicas}{"\\n"}']

@@ -140,7 +140,7 @@ SLIPS = [
 
 
 @pytest.mark.parametrize(("values", "name"), SLIPS, ids=[str(values) for values, _ in SLIPS])
-def test_the_schema_refuses_a_slip_of_the_pen(values: dict[str, Any], name: str) -> None:
+def test_the_schema_refuses_a_typo(values: dict[str, Any], name: str) -> None:
     with pytest.raises(RefusedError, match="values don't meet the specifications of the schema") as refused:
         render(values)
     assert name in str(refused.value)

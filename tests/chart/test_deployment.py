@@ -29,7 +29,7 @@ def test_the_grace_is_computed_from_the_drain() -> None:
         ({"drainRate": 1}, 20, 60),
     ],
 )
-def test_drain_and_grace_are_computed_from_what_a_pod_holds_and_the_pace(
+def test_drain_and_grace_are_computed_from_what_a_pod_holds_and_the_rate(
     settings: dict[str, float], drain: int, grace: int
 ) -> None:
     objects = render({"settings": settings})
@@ -38,9 +38,9 @@ def test_drain_and_grace_are_computed_from_what_a_pod_holds_and_the_pace(
     assert objects.pod["terminationGracePeriodSeconds"] == grace
     if "drainSeconds" not in settings:
         names = ("STARLING_MAX_CONNECTIONS", "STARLING_WORKERS", "STARLING_DRAIN_RATE")
-        told = {name: objects.environment[name] for name in names if name in objects.environment}
-        told |= {"STARLING_DEV": "true", "STARLING_BROKER_URL": "redis://localhost"}
-        assert load_settings(told).drain_time == drain, "the application computes the same by itself"
+        reported = {name: objects.environment[name] for name in names if name in objects.environment}
+        reported |= {"STARLING_DEV": "true", "STARLING_BROKER_URL": "redis://localhost"}
+        assert load_settings(reported).drain_time == drain, "the application computes the same by itself"
 
 
 def test_a_longer_grace_is_taken_as_given() -> None:
@@ -49,8 +49,8 @@ def test_a_longer_grace_is_taken_as_given() -> None:
 
 def test_the_grace_is_longer_than_the_server_takes_to_end() -> None:
     objects = render({"settings": {"drainDelaySeconds": 7, "drainSeconds": 33}})
-    told = objects.environment
-    assert (told["STARLING_DRAIN_DELAY_SECONDS"], told["STARLING_DRAIN_SECONDS"]) == ("7", "33")
+    reported = objects.environment
+    assert (reported["STARLING_DRAIN_DELAY_SECONDS"], reported["STARLING_DRAIN_SECONDS"]) == ("7", "33")
     assert objects.pod["terminationGracePeriodSeconds"] == 7 + 33 + BEYOND_DRAIN_SECONDS + 20
 
 

@@ -61,7 +61,7 @@ def test_rendered_without_a_cluster_it_is_new_each_time_but_a_secret_of_the_user
 
 
 def synced(values: dict[str, Any], time: str) -> list[dict[str, Any]]:
-    """Every object of one of several equal renderings; `time` tells them apart for Helm alone."""
+    """Every object of one of several equal renderings; `time` distinguishes them for Helm alone."""
     return [dict(document) for document in render_exactly(values, options=["--set", f"global.sync={time}"]).documents]
 
 

@@ -1,4 +1,4 @@
-"""What Helm tells after an installation: the way in, and what is not fit for more than trying out."""
+"""What Helm reports after an installation: the way in, and what is not fit for more than trying out."""
 
 import shutil
 from pathlib import Path
@@ -35,19 +35,19 @@ def notes(chart: Path, name: str) -> str:
 
 
 def test_they_say_how_to_see_that_it_works(talking_chart: Path) -> None:
-    told = notes(talking_chart, "production")
-    assert "helm test starling --namespace live --logs" in told
-    assert "rollout status deployment/starling" in told
-    assert "wss://live.example.com/connection/websocket" in told
-    assert "wss://live.example.com/ws" in told
-    assert "WARNING" not in told
+    reported = notes(talking_chart, "production")
+    assert "helm test starling --namespace live --logs" in reported
+    assert "rollout status deployment/starling" in reported
+    assert "wss://live.example.com/connection/websocket" in reported
+    assert "wss://live.example.com/ws" in reported
+    assert "WARNING" not in reported
 
 
 def test_they_warn_of_what_is_for_trying_out(talking_chart: Path) -> None:
-    told = notes(talking_chart, "try-out")
-    assert "WARNING: redis.enabled" in told
-    assert "port-forward service/starling 8000:80" in told
-    assert "get secret starling" in told
+    reported = notes(talking_chart, "try-out")
+    assert "WARNING: redis.enabled" in reported
+    assert "port-forward service/starling 8000:80" in reported
+    assert "get secret starling" in reported
     assert "WARNING: settings.dev" in notes(talking_chart, "one-pod")
 
 
@@ -91,6 +91,6 @@ def test_they_say_that_the_server_api_is_closed_where_no_key_opens_it(talking_ch
 
 
 def test_they_hold_no_secret(talking_chart: Path) -> None:
-    told = notes(talking_chart, "everything-else")
-    assert "wss://live.example.com/ws" in told
-    assert SECRET not in told
+    reported = notes(talking_chart, "everything-else")
+    assert "wss://live.example.com/ws" in reported
+    assert SECRET not in reported

@@ -37,7 +37,7 @@ def test_it_stays_until_the_next_test_so_that_its_words_can_be_read() -> None:
     assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation"
 
 
-def test_it_makes_a_token_and_hears_its_echo() -> None:
+def test_it_makes_a_token_and_receives_its_echo() -> None:
     secured = {"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_TOKEN_AUDIENCE": "birds", "STARLING_TOKEN_ISSUER": "i"}
     with Starling(secured) as starling:
         done = round_trip(starling.url, secured)

@@ -224,7 +224,7 @@ def test_a_drain_that_was_set_to_be_long_alerts_only_when_it_is_longer(tmp_path:
     expected: dict[str, list[dict[str, Any]]] = {"975s": [], "1080s": [{"labels": overdue, "value": 1}]}
     case = {
         "interval": "30s",
-        "input_series": [{"series": f"{name}{{{labels}}}", "values": told} for name, told in values.items()],
+        "input_series": [{"series": f"{name}{{{labels}}}", "values": reported} for name, reported in values.items()],
         "promql_expr_test": [
             {
                 "expr": 'ALERTS{alertstate="firing",alertname=~"StarlingDrainOverdue|StarlingNotReady"}',

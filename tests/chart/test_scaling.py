@@ -72,7 +72,7 @@ def test_the_rule_for_an_adapter_asks_for_the_metric_that_the_autoscaler_reads()
     assert rule in exposed_names()
 
 
-def test_the_budget_lets_one_pod_go_at_a_time() -> None:
+def test_the_budget_removes_one_pod_at_a_time() -> None:
     budget = render().one("PodDisruptionBudget")["spec"]
     assert budget["maxUnavailable"] == 1
     assert "minAvailable" not in budget

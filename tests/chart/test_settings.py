@@ -221,8 +221,8 @@ def test_tracing_is_turned_on_with_what_the_sdk_reads_itself() -> None:
     values = {"enabled": True, "endpoint": "http://collector.monitoring:4318", "sampleRatio": 0.25}
     more = {"OTEL_BSP_SCHEDULE_DELAY": 1000, "OTEL_SERVICE_NAME": "birds"}
     objects = render({"tracing": {**values, "env": more}})
-    told = {name: value for name, value in objects.environment.items() if name.startswith("OTEL_")}
-    assert told == {
+    reported = {name: value for name, value in objects.environment.items() if name.startswith("OTEL_")}
+    assert reported == {
         "OTEL_BSP_SCHEDULE_DELAY": "1000",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.monitoring:4318",
         "OTEL_RESOURCE_ATTRIBUTES": f"k8s.namespace.name={NAMESPACE},k8s.deployment.name={RELEASE},"

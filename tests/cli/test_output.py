@@ -180,7 +180,7 @@ def test_columns_that_do_not_fit_are_dropped_by_their_priority() -> None:
     assert table_lines(columns, rows, 10)[1] == "aaaaa…   7"
 
 
-def test_a_cell_cannot_break_its_line_or_steer_the_terminal() -> None:
+def test_a_cell_cannot_break_its_line_or_control_the_terminal() -> None:
     (_, line) = table_lines([Column("A"), Column("B")], [("x\ny\x1b[31m", "")], None)
 
     assert line == r"x\ny\x1b[31m  -"

@@ -1,4 +1,4 @@
-"""What is answered without a task: who is known by the handshake, and channels that this process hears already."""
+"""What is answered without a task: who is known by the handshake, and channels that this process receives already."""
 
 import json
 import random
@@ -29,8 +29,8 @@ CHANNELS = {
 }
 
 
-class Told(NoLifecycle):
-    """Keeps what those outside hear of one client."""
+class Reported(NoLifecycle):
+    """Keeps what those outside learn of one client."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, ...]] = []
@@ -55,7 +55,7 @@ def made(tmp_path: Path, lifecycle: NoLifecycle | None = None) -> Application:
 
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Application]:
-    service = made(tmp_path, Told())
+    service = made(tmp_path, Reported())
     await service.engine.start()
     await until(lambda: service.engine.readiness.ready, "the node is ready")
     yield service
@@ -79,7 +79,7 @@ def commands(*bodies: dict[str, Any]) -> str:
 
 
 async def first_in(service: Application, channel: str) -> JsonTransport:
-    """Have this process hear a channel; returns what its first listener is told."""
+    """Have this process receive a channel; returns what its first listener receives."""
     client, transport = opened(service, "first")
     client.on_message(commands({"connect": {}}, {"subscribe": {"channel": channel}}))
     await answered(transport, 2)
@@ -91,12 +91,12 @@ async def answered(transport: JsonTransport, count: int) -> None:
 
 
 async def published(service: Application, channel: str, data: bytes, first: JsonTransport) -> None:
-    """Publish; returns when the first listener has heard it, and with it everybody in the channel."""
+    """Publish; returns when the first listener has received it, and with it everybody in the channel."""
     await service.engine.publisher.publish(channel, Publication(data=Raw(data)), PublishOptions())
     await until(lambda: first.pushes, "the first listener hears it")
 
 
-def heard(transport: JsonTransport) -> list[Any]:
+def received(transport: JsonTransport) -> list[Any]:
     """The data of the publications that came."""
     return [push["pub"]["data"] for push in transport.pushes]
 
@@ -121,19 +121,23 @@ async def test_a_whole_frame_is_answered_in_its_order_before_anything_else_runs(
     errors = {line["id"]: line["error"]["code"] for line in transport.lines[2:]}
     assert errors == {3: 103, 4: 105}
     await published(service, "news", b'"hello"', first)
-    assert heard(transport) == ["hello"]
+    assert received(transport) == ["hello"]
 
 
-async def test_those_outside_hear_of_the_client_before_its_channels(service: Application) -> None:
+async def test_those_outside_learns_of_the_client_before_its_channels(service: Application) -> None:
     await first_in(service, "news")
-    told: Told = service.engine.lifecycle  # type: ignore[assignment]
-    told.events.clear()
+    reported: Reported = service.engine.lifecycle  # type: ignore[assignment]
+    reported.events.clear()
     client, _ = opened(service, "alice")
 
     client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "news"}}))
     client.on_close(1000, "")
 
-    assert told.events == [("connected", "alice"), ("subscribed", "alice", "news"), ("unsubscribed", "alice", "news")]
+    assert reported.events == [
+        ("connected", "alice"),
+        ("subscribed", "alice", "news"),
+        ("unsubscribed", "alice", "news"),
+    ]
 
 
 async def test_who_enters_and_leaves_in_one_frame_gets_nothing_and_is_not_counted(service: Application) -> None:
@@ -160,7 +164,7 @@ async def test_a_publication_that_is_owed_already_is_not_for_who_enters_after_it
     await until(lambda: transport.pushes, "a publication comes")
 
     assert transport.lines[-2]["id"] == 2
-    assert heard(transport) == ["after"]
+    assert received(transport) == ["after"]
 
 
 async def test_what_a_client_is_owed_comes_before_its_close(service: Application) -> None:
@@ -168,16 +172,16 @@ async def test_what_a_client_is_owed_comes_before_its_close(service: Application
     client, transport = opened(service, "alice")
     client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "news"}}))
     service.engine.hub.broadcast("news", Publication(data=Raw(b'"last"')))
-    assert heard(transport) == []
+    assert received(transport) == []
 
     client.close(3000, "enough")
 
-    assert heard(transport) == ["last"]
+    assert received(transport) == ["last"]
     assert transport.closed_with == (3000, "enough")
-    await until(lambda: heard(first) == ["last"], "the others are written to in their turn")
+    await until(lambda: received(first) == ["last"], "the others are written to in their turn")
 
 
-async def test_presence_is_kept_of_channels_that_are_heard(service: Application) -> None:
+async def test_presence_is_kept_of_subscribed_channels(service: Application) -> None:
     await first_in(service, "shown:a")
     client, transport = opened(service, "alice")
     client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "shown:a"}}))

@@ -104,7 +104,7 @@ async def test_a_hook_that_refuses_with_a_code_of_the_sdks_is_100() -> None:
 
 
 @pytest.mark.parametrize("method", ["connect", "publish", "call"])
-async def test_a_hook_whose_answer_cannot_be_told_is_100(method: str) -> None:
+async def test_a_hook_whose_answer_cannot_be_reported_is_100(method: str) -> None:
     async def hook(client: ClientInfo, *_: str) -> object:
         return object()
 
@@ -157,7 +157,7 @@ async def test_a_hook_may_take_the_bytes_as_they_came() -> None:
     assert seen == [b"\x00\xff"]
 
 
-def test_a_plain_function_is_refused_with_the_mend() -> None:
+def test_a_plain_function_is_refused_with_the_remedy() -> None:
     def on_connect(client: ClientInfo) -> None:
         return None
 
@@ -200,12 +200,12 @@ def test_a_module_is_found_on_the_path_it_was_given(tmp_path: Path, monkeypatch:
     assert bytes(asyncio.run(loaded.connect(ALICE, Raw()))) == b'{"a":1}'
 
 
-def test_a_module_that_is_not_there_is_named_with_the_mend() -> None:
+def test_a_module_that_is_not_there_is_named_with_the_remedy() -> None:
     with pytest.raises(HooksError, match=r"no module nowhere_to_be_found: .*STARLING_HOOKS_PATH"):
         load_hooks("nowhere_to_be_found", None, seconds=1)
 
 
-def test_a_module_that_fails_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_fails_is_reported_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend("")
     (tmp_path / "broken_hooks.py").write_text("1 / 0\n")
 

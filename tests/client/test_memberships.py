@@ -86,7 +86,7 @@ async def test_who_is_in_a_channel_is_counted_and_shown_until_it_leaves(
 
     dropped = memberships.drop("news")
     assert dropped is not None
-    # At once: until the broker has been told, more may be published.
+    # At once: until the broker has been notified, more may be published.
     assert client not in service.engine.hub.subscribers.of("news")
     await memberships.leave(dropped)
     assert memberships.drop("news") is None
@@ -95,7 +95,7 @@ async def test_who_is_in_a_channel_is_counted_and_shown_until_it_leaves(
     await nobody_is_shown(service.engine)
 
 
-async def test_the_broker_is_told_when_the_last_one_leaves_and_not_before(
+async def test_the_broker_learns_when_the_last_one_leaves_and_not_before(
     service: Application, client: JsonConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[str] = []
@@ -110,14 +110,14 @@ async def test_the_broker_is_told_when_the_last_one_leaves_and_not_before(
     in_it = [(Memberships(service.engine), who) for who in (client, other)]
     for memberships, who in in_it:
         await enter(memberships, who)
-    told = []
+    reported = []
     for memberships, _ in in_it:
         dropped = memberships.drop("news")
         assert dropped is not None
         await memberships.leave(dropped)
-        told.append(list(left))
+        reported.append(list(left))
 
-    assert told == [[], ["news"]]
+    assert reported == [[], ["news"]]
 
 
 async def test_nothing_is_left_of_a_channel_that_the_broker_did_not_open(
@@ -162,7 +162,7 @@ async def test_who_left_before_this_process_was_where_it_stands_is_not_let_in_la
     history = service.broker.history
     assert isinstance(history, MemoryHistory)
     kept = options.publish_options()
-    # In the store already, while this process has not heard of it.
+    # In the store already, while this process has not known it.
     history.append("news", history.next_entry("news", Publication(Raw(b"1")), 0, kept), kept)
     since = (await history.positions({"news": 60.0}))["news"]
     ahead = opened(service)

@@ -1,4 +1,4 @@
-"""What a backend orders, carried out on the connections of one node: whom it meets, and what clients are told."""
+"""What a backend orders, carried out on the connections of one node: which it meets, and what clients got."""
 
 import asyncio
 import json
@@ -125,7 +125,7 @@ async def test_a_client_of_another_user_is_not_met_by_its_id(cluster: Cluster) -
     assert transport.closed_with is None
 
 
-async def test_an_ordered_subscription_is_told_and_delivers(cluster: Cluster) -> None:
+async def test_an_ordered_subscription_is_reported_and_delivers(cluster: Cluster) -> None:
     _, transport = await cluster.enter("alice")
 
     await cluster.orders.give(SubscribeCommand(user="alice", channel="room", data=b'{"welcome":1}'))
@@ -137,7 +137,7 @@ async def test_an_ordered_subscription_is_told_and_delivers(cluster: Cluster) ->
     assert transport.pushes[1]["pub"]["data"] == "hi"
 
 
-async def test_who_is_in_the_channel_already_is_told_nothing(cluster: Cluster) -> None:
+async def test_who_is_in_the_channel_already_gets_nothing(cluster: Cluster) -> None:
     client, transport = await cluster.enter("alice")
     await cluster.subscribe(client, transport, "room")
 
@@ -194,7 +194,7 @@ async def test_a_subscription_beyond_the_limit_ends_the_connection(cluster: Clus
     assert transport.closed_with == (3505, "channel limit")
 
 
-async def test_an_ordered_end_of_a_subscription_is_told_and_nothing_follows(cluster: Cluster) -> None:
+async def test_an_ordered_end_of_a_subscription_is_reported_and_nothing_follows(cluster: Cluster) -> None:
     client, transport = await cluster.enter("alice")
     await cluster.subscribe(client, transport, "room")
 
@@ -244,7 +244,7 @@ async def test_channels_are_counted_by_pattern(cluster: Cluster) -> None:
     assert await cluster.orders.channels("[[]odd]") == {"[odd]": 1}
 
 
-async def test_too_many_channels_are_refused_instead_of_told_in_part(
+async def test_too_many_channels_are_refused_instead_of_reported_in_part(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("starling.client.node_commands.CHANNELS_LIMIT", 1)
@@ -265,7 +265,7 @@ async def test_the_chat_room_is_no_channel(cluster: Cluster) -> None:
     assert await cluster.orders.channels("*") == {}
 
 
-async def test_a_node_tells_of_itself(cluster: Cluster) -> None:
+async def test_a_node_describes_itself(cluster: Cluster) -> None:
     client, transport = await cluster.enter("alice")
     await cluster.enter("alice")
     await cluster.subscribe(client, transport, "room")

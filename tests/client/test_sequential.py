@@ -11,7 +11,7 @@ from tests.support.receivers import DATA, RecordingTransport
 
 
 class Slow(SequentialConnection):
-    """A door whose work takes a turn of the loop, or longer while `gate` is closed."""
+    """An endpoint whose work takes a turn of the loop, or longer while `gate` is closed."""
 
     __slots__ = ("done", "gate")
 
@@ -101,7 +101,7 @@ async def test_reading_stops_while_too_many_messages_wait_and_goes_on_afterwards
     assert len(connection.done) == INBOX_LIMIT + 2
 
 
-async def test_a_door_that_raises_closes_its_own_client(engine: Engine) -> None:
+async def test_an_endpoint_that_raises_closes_its_own_client(engine: Engine) -> None:
     connection = Slow(engine)
     transport = RecordingTransport()
     connection.open(transport)

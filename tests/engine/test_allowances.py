@@ -21,7 +21,7 @@ def test_a_user_pays_for_all_its_connections_and_who_has_none_by_address() -> No
     assert payer(Client("1")) != payer(Client("2"))
 
 
-def test_a_burst_is_spent_and_comes_back_at_the_rate() -> None:
+def test_a_burst_is_spent_and_returns_at_the_rate() -> None:
     now = 100.0
     budgets = Budgets(10, 3, lambda: now)
     for _ in range(3):

@@ -32,7 +32,7 @@ class FakeEngine:
         assert self.hub.tap is not None
         self.hub.tap.pushed(Push(channel), SimpleNamespace(count=lambda _: 1))  # type: ignore[arg-type]
 
-    async def until_told(self, channel: str) -> None:
+    async def until_reported(self, channel: str) -> None:
         async with asyncio.timeout(5):
             while channel not in self.published:
                 await asyncio.sleep(0.01)
@@ -45,7 +45,7 @@ class FakeEngine:
         self.published.append(channel)
 
 
-async def test_a_trace_that_is_ended_while_another_is_told_ends_no_other() -> None:
+async def test_a_trace_that_is_ended_while_another_is_reported_ends_no_other() -> None:
     engine = FakeEngine()
     for number in ("first", "second"):
         engine.order(CaptureCommand(number, channel=number))
@@ -55,7 +55,7 @@ async def test_a_trace_that_is_ended_while_another_is_told_ends_no_other() -> No
 
     for _ in range(2):
         engine.see("first")
-        await engine.until_told(":capture:first")
+        await engine.until_reported(":capture:first")
         engine.published.clear()
 
     assert not engine.running[0].done()
@@ -69,7 +69,7 @@ async def test_a_trace_right_after_another_has_one_teller() -> None:
         engine.order(CaptureCommand(number, channel="news", stop=number == "first"))
 
     engine.see("news")
-    await engine.until_told(":capture:second")
+    await engine.until_reported(":capture:second")
     await asyncio.sleep(0.2)
 
     assert [task.done() for task in engine.running] == [True, False]

@@ -45,10 +45,10 @@ class Member:
         self.uid = uid
         self.broker = broker
         self.tasks: set[asyncio.Task[None]] = set()
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self.up = asyncio.Event()
         self.control = Control(broker, start_task=self.start_task, describe=lambda: NodeInfo(uid, name=f"node-{uid}"))
-        self.control.on_command(Shout, lambda order: self.heard.append(order.text))
+        self.control.on_command(Shout, lambda order: self.received.append(order.text))
         self._clock: asyncio.Task[None] | None = None
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> None:
@@ -72,7 +72,7 @@ class Member:
         await self.up.wait()
 
     def vanish(self) -> None:
-        """Hear and say nothing more, as after a SIGKILL."""
+        """Receive and send nothing more, as after a SIGKILL."""
         self.control._orders.clear()
         if self._clock is not None:
             self._clock.cancel()
@@ -111,7 +111,7 @@ async def test_an_order_reaches_every_node_the_one_that_gives_it_included(redis_
     async with cluster(redis_server, "a", "b", "c") as members:
         await members[1].control.tell(Shout("now"))
 
-        await until(lambda: all(member.heard == ["now"] for member in members))
+        await until(lambda: all(member.received == ["now"] for member in members))
 
 
 async def test_answers_of_all_nodes_are_gathered(redis_server: RedisServer) -> None:
@@ -171,7 +171,7 @@ async def test_a_node_that_vanished_is_forgotten_after_its_time(
         await until(lambda: [info.uid for info in one.control.nodes()] == ["a"])
 
 
-async def test_a_node_that_refuses_is_told_to_whoever_asks_at_once(redis_server: RedisServer) -> None:
+async def test_a_node_that_refuses_is_reported_to_the_caller_at_once(redis_server: RedisServer) -> None:
     def refuse(order: Count) -> None:
         raise NodeCommandRefused("there are too many")
 
@@ -191,7 +191,7 @@ async def test_a_node_of_another_version_says_so_instead_of_nothing(redis_server
             await one.control.ask(Count(), within=30.0)
 
 
-async def test_a_fault_in_one_node_is_told_and_it_hears_on(redis_server: RedisServer) -> None:
+async def test_a_fault_in_one_node_is_reported_and_it_receives_on(redis_server: RedisServer) -> None:
     def fail(order: Count) -> None:
         raise RuntimeError("a mistake of that node's")
 
@@ -203,7 +203,7 @@ async def test_a_fault_in_one_node_is_told_and_it_hears_on(redis_server: RedisSe
             await one.control.ask(Count(), within=30.0)
         await one.control.tell(Shout("still there?"))
 
-        await until(lambda: two.heard == ["still there?"])
+        await until(lambda: two.received == ["still there?"])
 
 
 @pytest.mark.parametrize(
@@ -224,4 +224,4 @@ async def test_an_answer_that_nobody_here_waits_for_is_nothing(redis_server: Red
             await two.control._say(control_module.ControlMessage("b", to=to, question="0"))
         await two.control.tell(Shout("after"))
 
-        await until(lambda: one.heard == ["after"])
+        await until(lambda: one.received == ["after"])

@@ -78,10 +78,10 @@ def test_everyone_gets_what_was_broadcast_while_it_was_in(
             which, listener = number % 2, listeners[number]
             group = groups[which]
             if step == "broadcast":
-                told = frame(count * 2 + which)
-                fanout.add(group, told)
+                reported = frame(count * 2 + which)
+                fanout.add(group, reported)
                 for member in inside[which]:
-                    wanted[member][which].append(told.payload)  # type: ignore[index]
+                    wanted[member][which].append(reported.payload)  # type: ignore[index]
             elif step == "enter":
                 group.add(listener)
                 inside[which].add(listener)

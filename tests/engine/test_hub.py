@@ -51,7 +51,7 @@ async def written() -> None:
         await asyncio.sleep(0)
 
 
-def test_the_first_subscriber_and_the_last_are_told() -> None:
+def test_the_first_subscriber_and_the_last_are_reported() -> None:
     hub = Hub()
     one, two = FakeReceiver(), BinaryClient()
 
@@ -98,7 +98,7 @@ async def test_each_format_gets_its_own_frame() -> None:
     assert [frame.payload for frame in binary.frames] == [b"\x01hello"]
 
 
-async def test_only_the_channels_subscribers_hear() -> None:
+async def test_only_the_channels_subscribers_receive() -> None:
     hub = Hub()
     inside, outside = FakeReceiver(), FakeReceiver()
     hub.subscribers.add("room", inside)
@@ -138,7 +138,7 @@ async def test_who_cannot_read_a_publication_is_refused_and_the_others_get_it() 
     assert hub.unreadable.count == 1
 
 
-async def test_a_leave_is_told_after_what_was_published_before_it() -> None:
+async def test_a_leave_is_reported_after_what_was_published_before_it() -> None:
     hub = Hub()
     client = FakeReceiver()
     hub.subscribers.add("room", client)
@@ -164,7 +164,7 @@ class SlowTransport(RecordingTransport):
         self._leave()
 
 
-async def test_a_leave_reaches_everybody_though_slow_readers_are_cut_as_it_is_told() -> None:
+async def test_a_leave_reaches_everybody_though_slow_readers_are_cut_as_it_is_reported() -> None:
     hub = Hub()
     clients = [FakeReceiver() for _ in range(5)]
     for client in clients:

@@ -42,7 +42,7 @@ def test_a_container_sees_its_own_group_at_the_top(tmp_path: Path) -> None:
     assert limit_of(tmp_path, "0::/\n").share() == 0.8
 
 
-def test_a_container_that_is_told_the_hosts_path_finds_its_group_all_the_same(tmp_path: Path) -> None:
+def test_a_container_that_gets_the_hosts_path_finds_its_group_all_the_same(tmp_path: Path) -> None:
     write_group(tmp_path / "mount", v2(str(100 * MIB), 80 * MIB))
 
     assert limit_of(tmp_path, "0::/kubepods/pod1/container1\n").share() == 0.8

@@ -1,7 +1,7 @@
-"""How clients come and go: what presence shows of it and what others are told, over real presence stores.
+"""How clients come and go: what presence shows of it and what others got, over real presence stores.
 
-The broker is a fake that records: a real one tells subscribers only, and never says that nothing was told. That both
-work together, over one Redis and two processes, is the last test.
+The broker is a fake that records: a real one reports subscribers only, and never says that nothing was notified. That
+both work together, over one Redis and two processes, is the last test.
 """
 
 import asyncio
@@ -37,13 +37,13 @@ from tests.support.waiting import until
 CHANNEL = "room:ü"
 BOTH = ChannelOptions(presence=True, join_leave=True)
 SHOWN = ChannelOptions(presence=True)
-TOLD = ChannelOptions(join_leave=True)
+ANNOUNCED = ChannelOptions(join_leave=True)
 NEITHER = ChannelOptions()
 # Long enough for the test to do its next step in it, however busy the machine.
 DELAY = 1.0
 NEVER = 3600.0
 
-Told = list[tuple[str, str, str]]
+Reported = list[tuple[str, str, str]]
 Worker = Callable[..., PresenceTracker]
 
 
@@ -52,10 +52,10 @@ def someone(client: str, user: str = "") -> ClientInfo:
 
 
 class RecordingBroker:
-    """Keeps what is published to be told: `told` holds (join or leave, channel, client)."""
+    """Keeps what is published as notification: `reported` holds (join or leave, channel, client)."""
 
     def __init__(self) -> None:
-        self.told: Told = []
+        self.reported: Reported = []
         self.failure: Exception | None = None
 
     async def publish_join(self, channel: str, info: ClientInfo) -> None:
@@ -68,10 +68,10 @@ class RecordingBroker:
         await asyncio.sleep(0)
         if self.failure is not None:
             raise self.failure
-        self.told.append((what, channel, info.client))
+        self.reported.append((what, channel, info.client))
 
     def of(self, channel: str = CHANNEL) -> list[str]:
-        return [f"{what} {client}" for what, name, client in self.told if name == channel]
+        return [f"{what} {client}" for what, name, client in self.reported if name == channel]
 
     async def start(self, events: BrokerEvents) -> None:
         raise AssertionError("attendance does not start brokers")
@@ -135,7 +135,7 @@ class SwitchedPresence(MemoryPresence):
 
 
 class SlowPresence(MemoryPresence):
-    """A real store whose `slow` call takes its time until it is told to go on."""
+    """A real store whose `slow` call takes its time until requested to go on."""
 
     def __init__(self, slow: str) -> None:
         super().__init__()
@@ -239,20 +239,20 @@ async def holds(condition: Callable[[], Awaitable[bool]], what: str) -> None:
 # One by one
 
 
-async def test_who_arrives_is_shown_before_others_are_told(
+async def test_who_arrives_is_shown_before_others_are_notified(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker, ann = worker(presence), someone("c1", "ann")
     await presence_tracker.arrive(CHANNEL, ann, BOTH)
     assert await presence.get(CHANNEL) == {"c1": ann}
     await tasks.finish()
-    assert broker.told == []
+    assert broker.reported == []
     presence_tracker.announce(CHANNEL, "c1")
     await tasks.finish()
-    assert broker.told == [("join", CHANNEL, "c1")]
+    assert broker.reported == [("join", CHANNEL, "c1")]
 
 
-async def test_who_departs_is_shown_no_more_and_others_are_told(
+async def test_who_departs_is_shown_no_more_and_others_are_notified(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence)
@@ -264,7 +264,7 @@ async def test_who_departs_is_shown_no_more_and_others_are_told(
     assert broker.of() == ["join c1", "join c2", "leave c1"]
 
 
-async def test_where_only_so_many_may_be_nobody_is_told_and_who_departs_makes_room_at_once(
+async def test_where_a_limited_number_may_be_nobody_is_notified_and_who_departs_makes_room_at_once(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     one, other = worker(presence, leave_delay=NEVER), worker(presence, leave_delay=NEVER)
@@ -280,7 +280,7 @@ async def test_where_only_so_many_may_be_nobody_is_told_and_who_departs_makes_ro
     assert await one.enter(CHANNEL, someone("c3", "ann"), 2)
     await one.close()
     assert await presence.get(CHANNEL) == {}
-    assert broker.told == []
+    assert broker.reported == []
 
 
 async def test_while_the_broker_is_away_everyone_may_enter_and_a_refresh_makes_it_good(worker: Worker) -> None:
@@ -300,7 +300,7 @@ async def test_without_a_store_everyone_may_enter(worker: Worker) -> None:
     assert await presence_tracker.enter(CHANNEL, someone("c2", "ann"), 1)
 
 
-async def test_each_is_told_once_and_only_who_came(
+async def test_each_is_reported_once_and_only_who_came(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence)
@@ -316,7 +316,7 @@ async def test_each_is_told_once_and_only_who_came(
     await tasks.finish()
     presence_tracker.depart(CHANNEL, "c1")
     await tasks.finish()
-    assert broker.told == [("join", CHANNEL, "c1"), ("leave", CHANNEL, "c1")]
+    assert broker.reported == [("join", CHANNEL, "c1"), ("leave", CHANNEL, "c1")]
 
 
 @pytest.mark.parametrize("leave_delay", [0.0, NEVER])
@@ -328,33 +328,33 @@ async def test_who_did_not_come_in_after_all_is_taken_out_and_not_spoken_of(
     presence_tracker.depart(CHANNEL, "c1")
     await tasks.finish()
     assert await presence.get(CHANNEL) == {}
-    assert broker.told == []
+    assert broker.reported == []
 
 
-async def test_the_channels_options_say_what_is_shown_and_told(
+async def test_the_channels_options_say_what_is_shown_and_reported(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker, ann = worker(presence), someone("c1", "ann")
-    for channel, options in {"shown": SHOWN, "told": TOLD, "neither": NEITHER}.items():
+    for channel, options in {"shown": SHOWN, "told": ANNOUNCED, "neither": NEITHER}.items():
         await enter(presence_tracker, ann, options, channel)
     await tasks.finish()
-    assert broker.told == [("join", "told", "c1")]
+    assert broker.reported == [("join", "told", "c1")]
     shown = {channel: set(await presence.get(channel)) for channel in ("shown", "told", "neither")}
     assert shown == {"shown": {"c1"}, "told": set(), "neither": set()}
     for channel in shown:
         presence_tracker.depart(channel, "c1")
     await tasks.finish()
-    assert broker.told == [("join", "told", "c1"), ("leave", "told", "c1")]
+    assert broker.reported == [("join", "told", "c1"), ("leave", "told", "c1")]
     assert await presence.get("shown") == {}
 
 
 @pytest.mark.parametrize("leave_delay", [0.0, NEVER])
-async def test_without_a_store_clients_are_told_one_by_one_and_at_once(
+async def test_without_a_store_clients_are_announced_one_by_one_and_at_once(
     worker: Worker, broker: RecordingBroker, tasks: Tasks, leave_delay: float
 ) -> None:
     presence_tracker = worker(None, leave_delay=leave_delay)
-    await enter(presence_tracker, someone("c1", "ann"), TOLD)
-    await enter(presence_tracker, someone("c2", "ann"), TOLD)
+    await enter(presence_tracker, someone("c1", "ann"), ANNOUNCED)
+    await enter(presence_tracker, someone("c2", "ann"), ANNOUNCED)
     presence_tracker.depart(CHANNEL, "c1")
     await tasks.finish()
     await presence_tracker.refresh()
@@ -363,7 +363,7 @@ async def test_without_a_store_clients_are_told_one_by_one_and_at_once(
     assert broker.of() == ["join c1", "join c2", "leave c1", "leave c2"]
 
 
-async def test_a_client_that_leaves_and_comes_again_at_once_is_told_in_that_order_and_shown(
+async def test_a_client_that_leaves_and_returns_at_once_is_reported_in_that_order_and_shown(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker, ann = worker(presence), someone("c1", "ann")
@@ -376,7 +376,7 @@ async def test_a_client_that_leaves_and_comes_again_at_once_is_told_in_that_orde
     assert await presence.stats(CHANNEL) == PresenceStats(1, 1)
 
 
-async def test_thousands_who_depart_at_once_are_all_told(
+async def test_thousands_who_depart_at_once_are_all_reported(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence)
@@ -388,15 +388,15 @@ async def test_thousands_who_depart_at_once_are_all_told(
         presence_tracker.depart(at, client)
     assert tasks.started - before == 1
     await tasks.finish()
-    assert {(at, client) for what, at, client in broker.told if what == "leave"} == set(names)
-    assert len(broker.told) == 2 * len(names)
+    assert {(at, client) for what, at, client in broker.reported if what == "leave"} == set(names)
+    assert len(broker.reported) == 2 * len(names)
     assert {(await presence.stats(f"room:{number}")).num_clients for number in range(700)} == {0}
 
 
 # User by user, after a delay
 
 
-async def test_with_a_delay_only_a_users_first_client_and_last_are_told(
+async def test_with_a_delay_only_a_users_first_client_and_last_are_reported(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     here, there = worker(presence, leave_delay=0.05), worker(presence, leave_delay=0.05)
@@ -413,7 +413,7 @@ async def test_with_a_delay_only_a_users_first_client_and_last_are_told(
     await tasks.finish()
     assert broker.of() == ["join tab1"]
     here.depart(CHANNEL, "tab2")
-    await until(lambda: len(broker.told) == 2, "the leave is told")
+    await until(lambda: len(broker.reported) == 2, "the leave is told")
     assert broker.of() == ["join tab1", "leave tab2"]
     assert await presence.get(CHANNEL) == {}
 
@@ -435,7 +435,7 @@ async def test_with_a_delay_a_page_reload_shows_nothing(
     assert broker.of() == ["join before"]
 
 
-async def test_with_a_delay_a_client_that_comes_again_shows_nothing(
+async def test_with_a_delay_a_client_that_returns_shows_nothing(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence, leave_delay=0.5)
@@ -470,7 +470,7 @@ async def test_with_a_delay_who_departs_stays_shown_and_refreshed_until_it_is_ov
     assert broker.of() == ["join c1", "leave c1"]
 
 
-async def test_with_a_delay_a_user_whose_clients_go_together_is_told_once(
+async def test_with_a_delay_a_user_whose_clients_go_together_is_reported_once(
     presence: Presence, worker: Worker, broker: RecordingBroker
 ) -> None:
     presence_tracker = worker(presence, leave_delay=NEVER)
@@ -478,11 +478,11 @@ async def test_with_a_delay_a_user_whose_clients_go_together_is_told_once(
         await enter(presence_tracker, someone(f"tab{number}", "ann"))
         await enter(presence_tracker, someone(f"tab{number}", "ann"), at="other")
     await presence_tracker.close()
-    leaves = [(what, channel) for what, channel, _ in broker.told if what == "leave"]
+    leaves = [(what, channel) for what, channel, _ in broker.reported if what == "leave"]
     assert sorted(leaves) == [("leave", "other"), ("leave", CHANNEL)]
 
 
-async def test_with_a_delay_anonymous_clients_are_told_one_by_one_and_at_once(
+async def test_with_a_delay_anonymous_clients_are_announced_one_by_one_and_at_once(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence, leave_delay=NEVER)
@@ -498,8 +498,8 @@ async def test_with_a_delay_users_are_counted_where_presence_is_not_shown_too(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     here, there = worker(presence, leave_delay=0.05), worker(presence, leave_delay=0.05)
-    await enter(here, someone("c1", "ann"), TOLD)
-    await enter(there, someone("c2", "ann"), TOLD)
+    await enter(here, someone("c1", "ann"), ANNOUNCED)
+    await enter(there, someone("c2", "ann"), ANNOUNCED)
     here.depart(CHANNEL, "c1")
 
     async def one_left() -> bool:
@@ -507,11 +507,11 @@ async def test_with_a_delay_users_are_counted_where_presence_is_not_shown_too(
 
     await holds(one_left, "the first is taken out")
     there.depart(CHANNEL, "c2")
-    await until(lambda: len(broker.told) == 2, "the leave is told")
+    await until(lambda: len(broker.reported) == 2, "the leave is told")
     assert broker.of() == ["join c1", "leave c2"]
 
 
-async def test_with_a_delay_a_leave_is_told_though_the_last_client_was_never_announced(
+async def test_with_a_delay_a_leave_is_reported_though_the_last_client_was_never_announced(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence, leave_delay=0.05)
@@ -599,7 +599,7 @@ async def test_what_a_refresh_has_under_way_does_not_bring_back_who_leaves_meanw
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_after_any_coming_and_going_presence_and_what_was_told_are_true(
+async def test_after_any_coming_and_going_presence_and_what_was_reported_are_true(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -643,16 +643,16 @@ async def test_after_any_coming_and_going_presence_and_what_was_told_are_true(
         assert await presence.stats(channel) == PresenceStats(len(here), len({info.user for info in here.values()}))
         for number in range(40):
             client = f"c{number}"
-            heard = [what for what, name, who in broker.told if (name, who) == (channel, client)]
-            assert heard == (["join", "leave"] * len(heard))[: len(heard)]
-            assert len(heard) % 2 == (client in here)
+            received = [what for what, name, who in broker.reported if (name, who) == (channel, client)]
+            assert received == (["join", "leave"] * len(received))[: len(received)]
+            assert len(received) % 2 == (client in here)
 
 
 # A process that ends
 
 
 @pytest.mark.parametrize("leave_delay", [0.0, NEVER])
-async def test_closing_takes_everyone_out_at_once_and_tells_it(
+async def test_closing_takes_everyone_out_at_once_and_reports_it(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks, leave_delay: float
 ) -> None:
     ending, staying = worker(presence, leave_delay=leave_delay), worker(presence, leave_delay=leave_delay)
@@ -666,7 +666,7 @@ async def test_closing_takes_everyone_out_at_once_and_tells_it(
     expected = {f"leave c{number}" for number in range(2500)}
     if leave_delay:
         expected.remove("leave c7")
-    assert {told for told in broker.of() if told.startswith("leave")} == expected
+    assert {reported for reported in broker.of() if reported.startswith("leave")} == expected
     assert len(broker.of()) == 2500 + (0 if leave_delay else 1) + len(expected)
     await ending.close()
     assert len(broker.of()) == 2500 + (0 if leave_delay else 1) + len(expected)
@@ -687,7 +687,7 @@ async def test_closing_finishes_what_a_cancelled_task_had_begun(
     await tasks.finish()
     await presence_tracker.close()
     assert await presence.get(CHANNEL) == {}
-    assert {told for told in broker.of() if "leave" in told} == {f"leave c{number}" for number in range(50)}
+    assert {reported for reported in broker.of() if "leave" in reported} == {f"leave c{number}" for number in range(50)}
 
 
 async def test_closing_does_not_wait_for_a_redis_that_stands_still(
@@ -735,7 +735,7 @@ async def test_an_outage_fails_nobody_and_is_made_good(
     await tasks.finish()
     await presence_tracker.refresh()
     assert "leave c2" not in broker.of()
-    # It comes back empty: nothing of it was saved.
+    # It returns empty: nothing of it was saved.
     redis_server.start()
     await until(lambda: redis_party.up, "the link returns")
 
@@ -770,7 +770,7 @@ async def test_an_outage_is_logged_when_it_begins_and_when_it_is_made_good(worke
     assert set(await presence.get(CHANNEL)) == {"c0"}
 
 
-async def test_a_client_that_comes_again_in_an_outage_is_not_taken_out_after_it(
+async def test_a_client_that_returns_in_an_outage_is_not_taken_out_after_it(
     worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence = SwitchedPresence()
@@ -806,10 +806,10 @@ async def test_what_waits_for_the_end_of_an_outage_is_bounded(
     presence.away = False
     await presence_tracker.refresh()
     await tasks.finish()
-    assert [told for told in broker.of() if "leave" in told] == ["leave c2", "leave c3", "leave c4"]
+    assert [reported for reported in broker.of() if "leave" in reported] == ["leave c2", "leave c3", "leave c4"]
 
 
-async def test_a_join_that_cannot_be_told_harms_nobody(
+async def test_a_join_that_cannot_be_reported_harms_nobody(
     presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence)
@@ -831,7 +831,7 @@ async def test_a_join_that_cannot_be_told_harms_nobody(
 # With a real broker
 
 
-async def test_over_redis_another_process_sees_and_hears_who_comes_and_goes(
+async def test_over_redis_another_process_sees_and_receives_who_comes_and_goes(
     redis_server: RedisServer, tasks: Tasks
 ) -> None:
     async with AsyncExitStack() as stack:

@@ -176,7 +176,7 @@ async def test_a_gap_in_the_orders_is_filled_from_the_store(redis_server: RedisS
         await until(lambda: one.revocations.refuses(TokenFacts("alice", "missed")))
 
 
-async def test_a_store_that_lost_its_memory_is_told_again(redis_server: RedisServer) -> None:
+async def test_a_store_that_lost_its_memory_is_reported_again(redis_server: RedisServer) -> None:
     async with members(redis_server, 2) as (one, other):
         await one.revocations.revoke(Revocation("token", "t1", LATER))
         await until(lambda: other.revocations.refuses(TokenFacts("alice", "t1")))
@@ -305,7 +305,7 @@ async def test_the_very_token_of_a_revoked_session_is_refused_though_the_store_i
     async with members(redis_server, 1) as (one,):
         client = InSession(faulty=False)
         one.hub.connections.add(client)
-        # Its order may be heard, and the store be away, before the publishing of it was acknowledged.
+        # Its order may be received, and the store be away, before the publishing of it was acknowledged.
         with suppress(BrokerUnavailable):
             await one.revocations.revoke(Revocation("session", "s1", LATER))
         await until(lambda: client.ended)

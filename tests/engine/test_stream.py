@@ -21,7 +21,7 @@ OPTIONS = PublishOptions(history_size=1000, history_ttl=600, history_meta_ttl=60
 
 
 class Store:
-    """The memory history behind a door: reads are counted, held back and refused as the test wants it."""
+    """The memory history behind an endpoint: reads are counted, held back and refused as the test wants it."""
 
     def __init__(self) -> None:
         self.history = MemoryHistory()
@@ -99,8 +99,8 @@ class Hub:
         self.live.append(subscriber)
 
     def unsubscribe_all(self, channel: str) -> None:
-        told, self.live = self.live, []
-        for subscriber in told:
+        reported, self.live = self.live, []
+        for subscriber in reported:
             subscriber.unsubscribe()
 
 
@@ -111,7 +111,7 @@ class Subscriber:
         self.gone = gone
         self.joined: Joined | None = None
         self.got: list[int] = []
-        self.told = 0
+        self.reported = 0
 
     @property
     def recovered(self) -> bool:
@@ -125,7 +125,7 @@ class Subscriber:
         return not self.gone
 
     def unsubscribe(self) -> None:
-        self.told += 1
+        self.reported += 1
 
 
 class Channel:
@@ -143,7 +143,7 @@ class Channel:
         return subscriber
 
     def publish(self, *payloads: int) -> None:
-        """Publish, and hear it over the broker at once."""
+        """Publish, and receive it over the broker at once."""
         for entry in self.store.publish(*payloads):
             self.stream.on(entry)
 
@@ -397,7 +397,7 @@ async def test_a_returning_subscriber_after_a_rollback_is_not_given_what_the_sto
     subscriber = await channel.join(at(channel, 1))
     assert subscriber.recovered
     assert subscriber.got == [2]
-    assert live.told == 1
+    assert live.reported == 1
     assert channel.stream.position == at(channel, 2)
 
 
@@ -416,7 +416,7 @@ async def test_a_read_from_before_a_rollback_answers_nobody(channel: Channel) ->
     await joining
     await channel.healed()
     assert subscriber.got == [2]
-    assert subscriber.told == 0
+    assert subscriber.reported == 0
 
 
 # Following and healing
@@ -430,11 +430,11 @@ async def test_a_dropped_publication_is_read_and_nobody_notices(channel: Channel
     await channel.healed()
     channel.publish(5)
     assert subscriber.got == [1, 2, 3, 4, 5]
-    assert subscriber.told == 0
+    assert subscriber.reported == 0
     assert channel.stats.resets == 0
 
 
-async def test_what_is_told_while_a_gap_is_filled_follows_without_another_read(channel: Channel) -> None:
+async def test_what_is_reported_while_a_gap_is_filled_follows_without_another_read(channel: Channel) -> None:
     subscriber = await channel.join()
     channel.store.publish(1)
     channel.publish(2)
@@ -458,14 +458,14 @@ async def test_a_long_gap_is_filled_in_several_reads(channel: Channel) -> None:
     assert channel.stats.heals == 4
 
 
-async def test_a_gap_that_the_store_cannot_fill_is_told_to_live_and_joining_subscribers(channel: Channel) -> None:
+async def test_a_gap_that_the_store_cannot_fill_is_reported_to_live_and_joining_subscribers(channel: Channel) -> None:
     live = await channel.join()
     options = PublishOptions(history_size=2, history_ttl=600, history_meta_ttl=600)
     channel.store.publish(1, options=options)
     joining = await channel.join(at(channel, 1))
     channel.stream.on(channel.store.publish(2, 3, 4, 5, options=options)[-1])
     await channel.healed()
-    assert (live.told, joining.told) == (1, 1)
+    assert (live.reported, joining.reported) == (1, 1)
     assert live.got == []
     assert channel.hub.live == []
     assert channel.stream.idle
@@ -473,7 +473,7 @@ async def test_a_gap_that_the_store_cannot_fill_is_told_to_live_and_joining_subs
     assert channel.stats.resets == 1
 
 
-async def test_after_a_rollback_the_next_publication_tells_everybody(channel: Channel) -> None:
+async def test_after_a_rollback_the_next_publication_reports_everybody(channel: Channel) -> None:
     channel.publish(1)
     snapshot = channel.store.snapshot()
     subscriber = await channel.join()
@@ -484,28 +484,28 @@ async def test_after_a_rollback_the_next_publication_tells_everybody(channel: Ch
     channel.stream.on(jumped)
     await channel.healed()
     assert subscriber.got == [2, 3]
-    assert subscriber.told == 1
+    assert subscriber.reported == 1
 
 
-async def test_a_new_epoch_tells_everybody(channel: Channel) -> None:
+async def test_a_new_epoch_reports_everybody(channel: Channel) -> None:
     channel.publish(1)
     subscriber = await channel.join()
     channel.store.go_back(MemoryHistory())
     channel.publish(2)
     await channel.healed()
     assert subscriber.got == []
-    assert subscriber.told == 1
+    assert subscriber.reported == 1
     assert channel.stream.position == await channel.store.top()
 
 
-async def test_a_subscriber_ahead_of_a_store_that_fell_back_is_told_by_the_check(channel: Channel) -> None:
+async def test_a_subscriber_ahead_of_a_store_that_fell_back_is_reported_by_the_check(channel: Channel) -> None:
     snapshot = channel.store.snapshot()
     channel.store.publish(1)
     subscriber = await channel.join(at(channel, 1))
     channel.store.go_back(snapshot)
     await check_positions(channel.store, [channel.stream], in_flight=0)
     await channel.healed()
-    assert subscriber.told == 1
+    assert subscriber.reported == 1
     assert channel.stream.idle
 
 
@@ -524,7 +524,7 @@ async def test_a_gap_is_filled_when_the_store_is_back(channel: Channel) -> None:
     assert subscriber.got == [1, 2, 3]
 
 
-async def test_a_store_that_is_away_is_asked_now_and_then_though_the_link_came_back_once(channel: Channel) -> None:
+async def test_a_store_that_is_away_is_asked_now_and_then_though_the_link_returned_once(channel: Channel) -> None:
     await channel.join()
     channel.store.publish(1)
     channel.store.refusing = True
@@ -536,11 +536,11 @@ async def test_a_store_that_is_away_is_asked_now_and_then_though_the_link_came_b
     assert 0 < channel.store.reads - before < 10
 
 
-async def test_who_could_not_be_handed_a_publication_is_told(channel: Channel) -> None:
+async def test_who_could_not_be_handed_a_publication_is_reported(channel: Channel) -> None:
     subscriber = await channel.join()
     channel.hub.failing = True
     channel.publish(1)
-    assert subscriber.told == 1
+    assert subscriber.reported == 1
     channel.hub.failing = False
     again = await channel.join(at(channel, 0))
     assert again.got == [1]

@@ -186,7 +186,7 @@ def test_a_returning_subscriber_is_answered_from_memory() -> None:
     assert joined == Joined(position(6), [entry(6).publication], recovered=True)
 
 
-def test_what_the_broker_told_after_the_position_was_read_is_answered_too() -> None:
+def test_what_the_broker_reported_after_the_position_was_read_is_answered_too() -> None:
     following = follower(4)
     following.on(entry(5))
     following.on(entry(6))
@@ -231,7 +231,7 @@ def test_a_read_that_is_behind_or_of_another_epoch_contradicts() -> None:
     assert following.contradicted(position(9, "f"), mark)
 
 
-def test_a_read_that_saw_further_than_the_broker_told_sets_the_position_ahead() -> None:
+def test_a_read_that_saw_further_than_the_broker_reported_sets_the_position_ahead() -> None:
     following = follower(4)
     it = found(6, 4, 5, 6, after=3, mark=following.mark())
     publications = [entry(offset).publication for offset in (4, 5, 6)]
@@ -239,7 +239,7 @@ def test_a_read_that_saw_further_than_the_broker_told_sets_the_position_ahead() 
     assert following.judge(None, it, latest=False, limit=10) == Joined(position(6), [], recovered=False)
 
 
-def test_a_read_of_the_position_only_does_not_tell_what_was_missed() -> None:
+def test_a_read_of_the_position_only_does_not_report_what_was_missed() -> None:
     following = follower(4)
     it = found(6, after=None, mark=following.mark())
     assert following.judge(position(4), it, latest=False, limit=10) is None
@@ -247,13 +247,13 @@ def test_a_read_of_the_position_only_does_not_tell_what_was_missed() -> None:
     assert following.judge(None, it, latest=False, limit=10) == Joined(position(6), [], recovered=False)
 
 
-def test_a_read_of_the_latest_entry_does_not_tell_what_was_missed() -> None:
+def test_a_read_of_the_latest_entry_does_not_report_what_was_missed() -> None:
     following = follower(4)
     it = found(6, 6, after=None, mark=following.mark(), latest=True)
     assert following.judge(position(4), it, latest=False, limit=10) is None
 
 
-def test_a_read_for_others_that_begins_too_late_does_not_tell_what_was_missed() -> None:
+def test_a_read_for_others_that_begins_too_late_does_not_report_what_was_missed() -> None:
     following = follower(4)
     it = found(6, 6, after=5, mark=following.mark())
     assert following.judge(position(4), it, latest=False, limit=10) is None

@@ -72,7 +72,7 @@ def test_one_publication_over_the_bytes_leaves_it_empty_but_at_the_right_place()
     assert offsets(kept.after(2)) == [3]
 
 
-def test_past_the_budget_of_all_channels_only_the_store_knows_what_was_let_go() -> None:
+def test_past_the_budget_of_all_channels_only_the_store_knows_what_was_removed() -> None:
     budget = MemoryBudget(3 * (ENTRY_OVERHEAD + 1))
     other = recent(1, 2, budget=budget)
     kept = recent(1, 2, budget=budget)
@@ -82,7 +82,7 @@ def test_past_the_budget_of_all_channels_only_the_store_knows_what_was_let_go() 
     assert budget.used == 3 * (ENTRY_OVERHEAD + 1)
 
 
-def test_what_is_let_go_is_given_back_to_the_budget() -> None:
+def test_what_is_removed_is_given_back_to_the_budget() -> None:
     budget = MemoryBudget(10**6)
     kept = recent(1, 2, 3, limit=2, budget=budget)
     assert budget.used == 2 * (ENTRY_OVERHEAD + 1)
@@ -135,7 +135,7 @@ def test_a_read_fills_it_no_further_than_the_budget_of_all() -> None:
     assert not kept.knows(2)
 
 
-def test_what_the_store_has_let_go_is_let_go() -> None:
+def test_what_the_store_has_removed_is_removed() -> None:
     budget = MemoryBudget(10**6)
     kept = recent(3, 4, 5, budget=budget)
     kept.keep(read(top=5, bottom=4))

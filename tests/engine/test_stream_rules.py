@@ -36,7 +36,9 @@ def offsets(entries: list[StreamEntry] | None) -> list[int] | None:
         pytest.param(read(5, (3, 2), (4, 3), (5, 4)), 1, None, id="since lies before the first"),
     ],
 )
-def test_what_was_missed_is_told_whole_or_not_at_all(found: StreamRead, since: int, expected: list[int] | None) -> None:
+def test_what_was_missed_is_reported_whole_or_not_at_all(
+    found: StreamRead, since: int, expected: list[int] | None
+) -> None:
     assert offsets(missed(found, since)) == expected
 
 

@@ -38,7 +38,7 @@ async def test_who_waits_while_a_read_is_under_way_shares_the_next() -> None:
     assert reads.begun == [["a"], ["b", "c", "d"]]
 
 
-async def test_an_error_is_told_to_all_who_waited_and_the_next_read_is_a_new_one() -> None:
+async def test_an_error_is_sent_to_all_who_waited_and_the_next_read_is_a_new_one() -> None:
     reads = Reads()
     reads.gate.set()
     reads.error = BrokerUnavailable("away")

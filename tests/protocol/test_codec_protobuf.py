@@ -56,7 +56,7 @@ def test_payloads_are_any_bytes_both_ways() -> None:
 
 
 def test_fields_this_schema_does_not_know_are_ignored() -> None:
-    # Fields 2 (varint) and 100 (bytes) beside `ping`.
+    # Fields 2 (varint) and 100 (bytes) next to `ping`.
     assert decode(bytes.fromhex("0b" + "0808" + "1005" + "5a00" + "a20602beef")) == [COMMANDS[7].command]
 
 
@@ -99,7 +99,7 @@ def schema_as_written() -> dict[str, dict[str, int]]:
     }
 
 
-def test_the_generated_module_is_of_the_schema_beside_it() -> None:
+def test_the_generated_module_is_of_the_schema_next_to_it() -> None:
     generated = {
         name: {field.name: field.number for field in message.fields}
         for name, message in client_pb2.DESCRIPTOR.message_types_by_name.items()

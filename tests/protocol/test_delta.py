@@ -73,7 +73,7 @@ def test_no_patch_cuts_a_character(base: str, target: str) -> None:
 
 
 @given(st.text(max_size=200), st.text(max_size=200), st.text(max_size=200), st.text(max_size=40))
-def test_any_text_comes_back_whole_from_its_patch(head: str, body: str, tail: str, new: str) -> None:
+def test_any_text_returns_whole_from_its_patch(head: str, body: str, tail: str, new: str) -> None:
     base, target = f"{head}{body}{tail}".encode(errors="ignore"), f"{tail}{new}{body}{head}".encode(errors="ignore")
     patch = create_patch(base, target)
     if patch is not None:

@@ -225,7 +225,7 @@ class Conversation(RuleBasedStateMachine):
     @invariant()
     def the_session_knows_what_the_client_is_in(self) -> None:
         if self.session.state is SessionState.CLOSED:
-            # What a closed session still had to leave was told with the end, or comes with the late outcome.
+            # What a closed session still had to leave was reported with the end, or comes with the late outcome.
             assert not self.session.subscriptions
             assert not self.entered
         else:

@@ -81,7 +81,7 @@ def test_a_refused_query_is_answered_with_the_error(
 
 
 @pytest.mark.parametrize("kind", [Publish, Presence, PresenceStats, History])
-def test_a_query_about_a_channel_tells_whether_the_client_is_in_it(
+def test_a_query_about_a_channel_reports_whether_the_client_is_in_it(
     kind: type[Publish | Presence | PresenceStats | History],
 ) -> None:
     talk = Talk().connect().subscribe("news")

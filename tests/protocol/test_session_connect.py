@@ -10,7 +10,7 @@ from starling.protocol.session import SessionLimits, SessionState
 from tests.protocol.talk import Talk
 
 
-def test_a_client_that_is_known_is_told_its_id_and_how_to_stay() -> None:
+def test_a_client_that_is_known_gets_its_id_and_how_to_stay() -> None:
     talk = Talk()
 
     assert talk.send({"id": 7, "connect": {"token": "T", "name": "js"}}) == ["Authenticate"]
@@ -113,7 +113,7 @@ def test_what_waited_behind_the_end_is_dropped() -> None:
 @pytest.mark.parametrize(
     "error", [codes.ERROR_TOKEN_EXPIRED, codes.ERROR_INTERNAL, codes.ERROR_UNAUTHORIZED], ids=lambda error: error.code
 )
-def test_a_refused_client_is_told_the_error_and_is_to_hang_up(error: codes.Error) -> None:
+def test_a_refused_client_gets_the_error_and_is_to_hang_up(error: codes.Error) -> None:
     talk = Talk(SessionLimits(pending=2))
     talk.send({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": "news"}})
     action = talk.action(Authenticate)

@@ -9,7 +9,7 @@ from starling.protocol.session import SessionLimits
 from tests.protocol.talk import Talk
 
 
-def test_a_session_is_busy_while_so_many_commands_are_pending() -> None:
+def test_a_session_is_busy_while_this_many_commands_are_pending() -> None:
     talk = Talk(SessionLimits(pending=3)).connect()
 
     talk.send({"id": 2, "rpc": {"method": "m"}}, {"id": 3, "publish": {"channel": "news", "data": 1}})

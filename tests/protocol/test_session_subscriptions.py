@@ -254,7 +254,7 @@ def test_a_client_on_its_way_in_is_taken_out_once_it_is_in() -> None:
     ]
 
 
-def test_the_server_subscribes_a_client_and_a_push_tells_it() -> None:
+def test_the_server_subscribes_a_client_and_a_push_reports_it() -> None:
     talk = Talk().connect()
     assert talk.then(talk.session.subscribe(SubscribeRequest("news"), talk.now)) == ["Subscribe"]
     action = talk.action(Subscribe)
@@ -290,7 +290,7 @@ def test_one_channel_too_many_from_the_server_closes_with_3505() -> None:
 @pytest.mark.parametrize(
     ("reason", "code"), [(codes.UNSUBSCRIBE_INSUFFICIENT_STATE, 3010), (codes.UNSUBSCRIBE_EXPIRED, 3006)]
 )
-def test_a_server_side_subscription_is_renewed_by_coming_back(reason: codes.Unsubscribe, code: int) -> None:
+def test_a_server_side_subscription_is_renewed_by_returning(reason: codes.Unsubscribe, code: int) -> None:
     talk = Talk().connect(news=SubscribeResult())
 
     assert talk.then(talk.session.unsubscribe("news", reason, talk.now)) == ["end news", code]

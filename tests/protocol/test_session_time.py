@@ -94,7 +94,7 @@ def test_a_refused_refresh_does_not_end_the_connection_before_its_time() -> None
     assert talk.pass_time(0.2) == [3005]
 
 
-def test_a_connection_the_client_cannot_refresh_is_not_told_and_has_no_grace() -> None:
+def test_a_connection_the_client_cannot_refresh_is_not_notified_and_has_no_grace() -> None:
     talk = Talk(SessionLimits(ping_interval=1000))
     talk.send({"id": 1, "connect": {}})
     action = talk.action(Authenticate)
@@ -150,9 +150,9 @@ def test_an_expired_server_side_subscription_ends_the_connection_with_3006() -> 
     assert talk.pass_time(0.2) == ["end news", 3006]
 
 
-@pytest.mark.parametrize(("ttl", "told"), [(0.2, 1), (59.6, 60), (1e12, 2**32 - 1)])
-def test_the_time_left_is_told_in_whole_seconds_of_the_schema(ttl: float, told: int) -> None:
-    assert Talk().connect(ttl=ttl).said[0]["connect"]["ttl"] == told
+@pytest.mark.parametrize(("ttl", "reported"), [(0.2, 1), (59.6, 60), (1e12, 2**32 - 1)])
+def test_the_time_left_is_reported_in_whole_seconds_of_the_schema(ttl: float, reported: int) -> None:
+    assert Talk().connect(ttl=ttl).said[0]["connect"]["ttl"] == reported
 
 
 def test_the_deadline_says_when_the_session_wants_to_be_asked() -> None:

@@ -26,7 +26,7 @@ from tests.protocol.vectors import COMMANDS, REPLIES
 SECRET = "the-secret-token"
 
 
-def told(message: msgspec.Struct, *, payload: bool) -> Any:
+def reported(message: msgspec.Struct, *, payload: bool) -> Any:
     line = msgspec.json.encode(shown(message, payload=payload))
     assert b"\n" not in line
     return json.loads(line)
@@ -44,8 +44,8 @@ def told(message: msgspec.Struct, *, payload: bool) -> Any:
     ],
 )
 def test_no_token_is_shown(command: Command, payload: bool) -> None:
-    assert SECRET not in json.dumps(told(command, payload=payload))
-    assert "[redacted]" in json.dumps(told(command, payload=payload))
+    assert SECRET not in json.dumps(reported(command, payload=payload))
+    assert "[redacted]" in json.dumps(reported(command, payload=payload))
 
 
 def test_every_field_that_may_hold_a_secret_is_among_those_above() -> None:
@@ -67,8 +67,8 @@ def test_every_field_that_may_hold_a_secret_is_among_those_above() -> None:
 
 @pytest.mark.parametrize("message", [vector.command for vector in COMMANDS] + [vector.reply for vector in REPLIES])
 def test_every_message_can_be_shown(message: Command | Reply) -> None:
-    told(message, payload=False)
-    told(message, payload=True)
+    reported(message, payload=False)
+    reported(message, payload=True)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_every_message_can_be_shown(message: Command | Reply) -> None:
 def test_payloads_are_shown_on_request_only(data: bytes, without: Any, with_payload: Any) -> None:
     push = Reply(push=Push("a", pub=Publication(Raw(data), tags={"topic": "hidden"})))
 
-    hidden = told(push, payload=False)["push"]["pub"]
-    open_ = told(push, payload=True)["push"]["pub"]
+    hidden = reported(push, payload=False)["push"]["pub"]
+    open_ = reported(push, payload=True)["push"]["pub"]
 
     assert hidden == {"data": without, "tags": ["topic"]}
     assert open_ == {"data": with_payload, "tags": {"topic": "hidden"}}

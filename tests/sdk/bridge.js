@@ -24,14 +24,14 @@ class Driver {
     socket.on("error", () => {});
   }
 
-  tell(message) {
+  send(message) {
     this.socket.write(JSON.stringify(message) + "\n");
   }
 
   // A callback of the application lives with the tests: ask there.
   ask(client, callback, argument) {
     const question = this.questions.size + 1;
-    this.tell({ of: client, ask: callback, question, argument });
+    this.send({ of: client, ask: callback, question, argument });
     return new Promise((resolve, reject) => this.questions.set(question, { client, resolve, reject }));
   }
 
@@ -46,9 +46,9 @@ class Driver {
     const { id, client, call, args } = message;
     try {
       const value = call === "create" ? this.create(client, args) : await this.clients.get(client)[call](args);
-      this.tell({ id, value: value ?? null });
+      this.send({ id, value: value ?? null });
     } catch (error) {
-      this.tell({ id, error: { code: error.code ?? 0, message: String(error.message ?? error) } });
+      this.send({ id, error: { code: error.code ?? 0, message: String(error.message ?? error) } });
     }
   }
 
@@ -87,7 +87,7 @@ class Client {
   }
 
   report(event, context) {
-    this.driver.tell({ of: this.number, event: { event, ...this.read(context) } });
+    this.driver.send({ of: this.number, event: { event, ...this.read(context) } });
   }
 
   // Payloads are any bytes with Protobuf; the tests speak JSON.

@@ -25,7 +25,7 @@ class Refused(Exception):
 
 
 class Unauthorized(Exception):
-    """Raised by a token callback: the SDK's own UnauthorizedError, which tells it to give up."""
+    """Raised by a token callback: the SDK's own UnauthorizedError, which makes it give up."""
 
 
 @dataclass

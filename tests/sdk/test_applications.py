@@ -12,7 +12,7 @@ from tests.support.running import Starling
 CLOSED = "starling_connections_closed_total{"
 
 
-async def test_connect_data_goes_to_the_application_and_comes_back(open_client: OpenClient, narrow: Starling) -> None:
+async def test_connect_data_goes_to_the_application_and_returns(open_client: OpenClient, narrow: Starling) -> None:
     options = ClientOptions(token=connection_token("alice"), data={"device": "phone"}, name="shop", version="1.2")
     client = await open_client(options, of=narrow)
 

@@ -152,6 +152,6 @@ def test_a_final_code_stops_the_page(open_page: OpenPage, welcoming: Starling, r
 def test_a_page_of_a_foreign_origin_is_not_let_in(open_page: OpenPage, service: Starling, room: str) -> None:
     page = open_page("json")
     start(page, service, connection_token(), f"open:{room}")
-    # A browser tells a page no more of a refused upgrade than that the transport closed.
+    # A browser shows a page no more of a refused upgrade than that the transport closed.
     wait_for(page, "error", 2)
     assert not any(name == "connected" for name, _ in page.evaluate("events"))

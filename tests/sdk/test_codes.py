@@ -26,9 +26,9 @@ PRODUCED = {
     2000: "test_backends.test_a_backend_takes_a_client_out_of_a_channel_with_2000_for_good",
     2500: "test_outages.test_a_stream_that_broke_off_is_told_with_2500_and_3010",
     2501: "test_endings.test_what_is_never_renewed_ends_connections_with_3005_and_subscriptions_with_2501",
-    # A connection that is gone cannot be told why: those who look after the service are.
+    # A connection that is gone gets no reason; the operators of the service do.
     3000: "test_endings.test_a_client_that_vanishes_is_3000_in_the_figures_and_in_the_log",
-    3001: "test_endings.test_a_stopping_service_lets_clients_go_with_3001_and_they_come_back",
+    3001: "test_endings.test_a_stopping_service_disconnects_clients_with_3001_and_they_come_back",
     3004: "test_endings.test_a_fault_of_the_service_itself_is_3004_and_the_client_comes_back",
     3005: "test_endings.test_what_is_never_renewed_ends_connections_with_3005_and_subscriptions_with_2501",
     3006: "test_endings.test_a_subscription_of_the_token_whose_end_comes_ends_the_connection_with_3006",

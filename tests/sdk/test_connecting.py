@@ -117,7 +117,7 @@ async def test_a_callback_that_brings_an_expired_token_at_refresh_is_asked_again
     await with_every_sdk(refresh)
 
 
-async def test_a_bad_token_stops_the_sdk(open_client: OpenClient) -> None:
+async def test_an_invalid_token_stops_the_sdk(open_client: OpenClient) -> None:
     client = await open_client(ClientOptions(token="invalid"))
     await client.connect()
     assert (await client.event("disconnected"))["code"] == 3500

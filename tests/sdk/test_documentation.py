@@ -1,4 +1,4 @@
-"""The pages for those who connect clients: what they tell to copy runs, what they list is what there is."""
+"""The pages for those who connect clients: what they give to copy runs, what they list is what there is."""
 
 import os
 import re

@@ -23,7 +23,7 @@ JAVASCRIPT = pytest.mark.parametrize("sdk", ["javascript-json", "javascript-prot
 
 
 async def stopped(client: Client) -> tuple[int, str]:
-    """Code and reason of the end; afterwards the SDK does not come back."""
+    """Code and reason of the end; afterwards the SDK does not return."""
     disconnected = await client.event("disconnected")
     connections = len(client.named("connected"))
     # Longer than the clients here wait before they connect again.
@@ -134,11 +134,11 @@ async def test_a_message_that_nobody_takes_is_3508(open_javascript: OpenJavaScri
     await client.send({"number": 1})
     assert await stopped(client) == (3508, "not available")
 
-    heard = await open_javascript(user(), of=narrow)
-    await heard.connected()
-    await heard.send({"number": 1})
+    received = await open_javascript(user(), of=narrow)
+    await received.connected()
+    await received.send({"number": 1})
     async with asyncio.timeout(10):
-        while await heard.rpc("received", None) != [{"number": 1}]:
+        while await received.rpc("received", None) != [{"number": 1}]:
             await asyncio.sleep(0.02)
 
 
@@ -157,7 +157,7 @@ async def test_errors_without_end_are_3509(open_client: OpenClient) -> None:
 
 
 @JAVASCRIPT
-async def test_a_client_that_reads_too_slowly_is_cut_with_3008_and_comes_back(
+async def test_a_client_that_reads_too_slowly_is_cut_with_3008_and_returns(
     open_client: OpenClient, open_javascript: OpenJavaScript, room: str
 ) -> None:
     slow, reader = await open_client(user("slow")), await open_client(user("reader"))
@@ -180,7 +180,7 @@ async def test_a_client_that_reads_too_slowly_is_cut_with_3008_and_comes_back(
 
 
 @pytest.mark.parametrize("sdk", ["javascript-json"], indirect=True)
-async def test_a_client_that_does_not_answer_pings_is_cut_with_3012_and_comes_back(
+async def test_a_client_that_does_not_answer_pings_is_cut_with_3012_and_returns(
     open_client: OpenClient, narrow: Starling
 ) -> None:
     client = await open_client(ClientOptions(token=connection_token(), mute="pongs"), of=narrow)
@@ -188,7 +188,7 @@ async def test_a_client_that_does_not_answer_pings_is_cut_with_3012_and_comes_ba
     assert await returned(client) == (3012, "no pong")
 
 
-async def test_a_stopping_service_lets_clients_go_with_3001_and_they_come_back(
+async def test_a_stopping_service_disconnects_clients_with_3001_and_they_return(
     open_sdk: OpenSdk, channels_file: str, room: str
 ) -> None:
     async with serving(channels_file) as first:
@@ -227,7 +227,7 @@ async def test_what_is_never_renewed_ends_connections_with_3005_and_subscription
 
         for client in connections:
             assert (await client.event("connecting", code=3005))["reason"] == "connection expired"
-            # Back with the same token, the SDK hears that it is expired, and keeps asking for another.
+            # Back with the same token, the SDK learns that it is expired, and keeps asking for another.
             await client.error(109)
         for client in subscribers:
             subscribing = await client.event("subscribing", channel="token:brief", code=2501)
@@ -251,7 +251,7 @@ async def test_a_subscription_of_the_token_whose_end_comes_ends_the_connection_w
         await client.connected()
         await client.event("subscribed", channel=f"open:{room}")
         assert (await client.event("connecting", code=3006))["reason"] == "subscription expired"
-        # With the token of before it is told that this one is expired, and fetches the next.
+        # With its former token it learns that this one is expired, and fetches the next.
         await client.event("subscribed", channel=f"open:{room}")
         await asyncio.sleep(1.5)
         assert await client.state() == "connected"
@@ -259,7 +259,7 @@ async def test_a_subscription_of_the_token_whose_end_comes_ends_the_connection_w
     await with_every_sdk(play)
 
 
-async def test_a_fault_of_the_service_itself_is_3004_and_the_client_comes_back(
+async def test_a_fault_of_the_service_itself_is_3004_and_the_client_returns(
     open_sdk: OpenSdk, channels_file: str
 ) -> None:
     # No input is known that brings a fault about, so a part of the service is broken here, for one call of each client.
@@ -306,10 +306,10 @@ async def test_a_fault_while_a_command_is_read_is_3004_too(
         await with_every_sdk(play)
 
 
-# Ends that no SDK can be brought into, or told
+# Ends that no SDK can be brought into, or that it cannot report
 
 
-async def test_a_client_that_vanishes_is_3000_in_the_figures_and_in_the_log(service: Starling) -> None:
+async def test_a_client_that_vanishes_is_3000_in_the_numbers_and_in_the_log(service: Starling) -> None:
     name = 'starling_connections_closed_total{code="3000",transport="json"}'
     before = (await asyncio.to_thread(service.metrics)).get(name, 0)
     async with connect(f"{service.url}/connection/websocket") as socket:
@@ -320,7 +320,7 @@ async def test_a_client_that_vanishes_is_3000_in_the_figures_and_in_the_log(serv
     async with asyncio.timeout(10):
         while (await asyncio.to_thread(service.metrics)).get(name, 0) < before + 1:
             await asyncio.sleep(0.1)
-    (line,) = await asyncio.to_thread(service.told, "client_disconnected", user="vanishing")
+    (line,) = await asyncio.to_thread(service.reported, "client_disconnected", user="vanishing")
     assert (line["code"], line["reason"]) == (3000, "connection closed")
 
 

@@ -31,7 +31,7 @@ async def channel(client: Client, room: str) -> str:
     return channel
 
 
-async def test_limit_0_tells_the_position_alone(client: Client, channel: str) -> None:
+async def test_limit_0_reports_the_position_alone(client: Client, channel: str) -> None:
     position = await client.history(channel, limit=0)
     assert (position["publications"], position["offset"]) == ([], 10)
     assert position["epoch"]
@@ -69,7 +69,7 @@ async def test_a_position_of_another_stream_is_unrecoverable(client: Client, cha
     assert refusal.value.code == 112
 
 
-async def test_a_position_that_the_history_has_let_go_is_unrecoverable(client: Client, room: str) -> None:
+async def test_a_position_that_the_history_has_removed_is_unrecoverable(client: Client, room: str) -> None:
     channel = f"small:{room}"
     await client.subscribed(channel)
     for number in range(5):
@@ -125,7 +125,7 @@ async def test_what_was_missed_comes_on_return_once_and_in_order(open_client: Op
     assert await reader.publications(101, channel) == list(range(1, 102))
 
 
-async def test_what_was_published_between_leaving_and_coming_back_comes_too(client: Client, room: str) -> None:
+async def test_what_was_published_between_leaving_and_returning_comes_too(client: Client, room: str) -> None:
     channel = f"recovery:{room}"
     await client.subscribed(channel)
     await client.unsubscribe(channel)
@@ -155,7 +155,7 @@ async def test_who_leaves_while_it_is_recovering_gets_the_rest_the_next_time(
     assert await client.publications(3, channel) == [1, 2, 3]
 
 
-async def test_what_cannot_be_recovered_is_told_and_the_subscription_goes_on(client: Client, room: str) -> None:
+async def test_what_cannot_be_recovered_is_reported_and_the_subscription_goes_on(client: Client, room: str) -> None:
     channel = f"small:{room}"
     await client.subscribed(channel)
     await client.unsubscribe(channel)

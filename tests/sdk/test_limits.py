@@ -1,4 +1,4 @@
-"""Limits of one client: what every SDK is told, and that it comes back or stays away."""
+"""Limits of one client: what every SDK got, and that it returns or stays away."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Services, brokers and links fail; clients of every SDK come back and have everything, once and in order."""
+"""Services, brokers and links fail; clients of every SDK return and have everything, once and in order."""
 
 import asyncio
 import os
@@ -74,7 +74,7 @@ async def test_a_killed_service_is_replaced_and_what_was_published_meanwhile_rec
             await writer.disconnect()
 
 
-async def test_a_stream_that_broke_off_is_told_with_2500_and_3010(
+async def test_a_stream_that_broke_off_is_reported_with_2500_and_3010(
     open_sdk: OpenSdk, channels_file: str, redis_server: RedisServer, room: str
 ) -> None:
     channel = f"recovery:{room}"

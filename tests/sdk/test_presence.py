@@ -7,7 +7,7 @@ from tests.sdk.conftest import OpenClient
 from tests.sdk.tokens import subscription_token, user
 
 
-async def test_presence_tells_who_is_in_the_channel(open_client: OpenClient, room: str) -> None:
+async def test_presence_reports_who_is_in_the_channel(open_client: OpenClient, room: str) -> None:
     alice = await open_client(user("alice", info={"name": "Alice"}))
     bob = await open_client(user("bob"))
     ids = [(await client.connected())["client"] for client in (alice, bob)]
@@ -36,7 +36,7 @@ async def test_two_connections_of_one_user_are_two_clients(open_client: OpenClie
     assert await laptop.presence_stats(channel) == (2, 1)
 
 
-async def test_joins_and_leaves_are_told(open_client: OpenClient, room: str) -> None:
+async def test_joins_and_leaves_are_reported(open_client: OpenClient, room: str) -> None:
     alice, bob = await open_client(user("alice")), await open_client(user("bob"))
     channel = f"presence:{room}"
     await alice.connected()
@@ -55,7 +55,7 @@ async def test_joins_and_leaves_are_told(open_client: OpenClient, room: str) -> 
     assert (await alice.event("leave", channel=channel))["info"]["user"] == "bob"
 
 
-async def test_joins_are_told_to_those_who_asked(open_client: OpenClient, room: str) -> None:
+async def test_joins_are_sent_to_those_who_asked(open_client: OpenClient, room: str) -> None:
     curious, other, guest = [await open_client(user(name)) for name in ("curious", "other", "guest")]
     channel = f"joins:{room}"
     for client in (curious, other, guest):

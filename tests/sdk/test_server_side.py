@@ -66,7 +66,7 @@ async def test_what_was_missed_in_them_comes_on_return_once_and_in_order(open_cl
     assert await reader.publications(21, channel) == list(range(1, 22))
 
 
-async def test_what_the_history_has_let_go_is_told_as_not_recovered(open_client: OpenClient, room: str) -> None:
+async def test_what_the_history_has_removed_is_reported_as_not_recovered(open_client: OpenClient, room: str) -> None:
     channel = f"small:{room}"
     reader = await open_client(user("reader", channels=[channel]))
     writer = await open_client(user("writer"))
@@ -83,12 +83,12 @@ async def test_what_the_history_has_let_go_is_told_as_not_recovered(open_client:
     assert reader.named("publication") == []
 
 
-async def test_a_channel_that_the_next_token_does_not_have_is_told_as_left(
+async def test_a_channel_that_the_next_token_does_not_have_is_reported_as_left(
     open_sdk: OpenSdk, service: Starling, room: str
 ) -> None:
     both, one = [f"open:{room}", f"history:{room}"], [f"open:{room}"]
 
-    async def come_back_with_less(sdk: str) -> None:
+    async def return_with_less(sdk: str) -> None:
         tokens = iter(((1, both), (600, one)))
 
         async def get_token() -> str:
@@ -105,4 +105,4 @@ async def test_a_channel_that_the_next_token_does_not_have_is_told_as_left(
         await client.event("subscribed", channel=one[0])
         await client.event("unsubscribed", channel=both[1])
 
-    await with_every_sdk(come_back_with_less)
+    await with_every_sdk(return_with_less)

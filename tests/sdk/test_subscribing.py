@@ -19,7 +19,7 @@ async def refused(client: Client, channel: str, options: SubscriptionOptions | N
     return int(event["code"])
 
 
-async def test_a_client_subscribes_leaves_and_comes_back(open_client: OpenClient) -> None:
+async def test_a_client_subscribes_leaves_and_returns(open_client: OpenClient) -> None:
     client = await open_client(user())
     await client.connect()
 
@@ -219,7 +219,7 @@ async def test_a_token_in_the_handshake_counts(open_client: OpenClient) -> None:
 
 
 @pytest.mark.parametrize("sdk", ["python-json"], indirect=True)
-async def test_an_expired_token_in_the_handshake_is_told_as_such(open_client: OpenClient) -> None:
+async def test_an_expired_token_in_the_handshake_is_reported_as_such(open_client: OpenClient) -> None:
     client = await open_client(ClientOptions(handshake_token=connection_token("alice", ttl=-5)))
     await client.connect()
     await client.error(109)

@@ -1,9 +1,10 @@
-"""A raw ASGI application on the server floor alone, run as a process of its own: `application.py OPTIONS_AS_JSON`.
+"""A raw ASGI application on the server layer alone, run as a process of its own: `application.py OPTIONS_AS_JSON`.
 
-Doors: `/ws` hands off to Speaker; `/plain` echoes by plain ASGI; `/slow` accepts after a minute; `/late` after half a
-second; `/return` accepts and returns; `/crash` accepts and fails; `/refuse` refuses; `/twice` hands off twice. HTTP
-answers `ok`, to a POST once its body has come, and to one at `/early` at once; at `/later` and `/later-stream` after a
-moment; at `/scope` what the request says; at `/large` 1 MiB; at `/stream` only headers, until its client leaves.
+Endpoints: `/ws` hands off to Speaker; `/plain` echoes by plain ASGI; `/slow` accepts after a minute; `/late` after
+half a second; `/return` accepts and returns; `/crash` accepts and fails; `/refuse` refuses; `/twice` hands off twice.
+HTTP answers `ok`, to a POST once its body has come, and to one at `/early` at once; at `/later` and `/later-stream`
+after a moment; at `/scope` what the request says; at `/large` 1 MiB; at `/stream` only headers, until its client
+leaves.
 """
 
 import asyncio
@@ -94,7 +95,7 @@ class Speaker:
 
 
 class Application:
-    """The doors above, and a lifespan that takes `start_seconds`, or fails unless it `starts`."""
+    """The endpoints above, and a lifespan that takes `start_seconds`, or fails unless it `starts`."""
 
     def __init__(self, readiness: Readiness, *, starts: bool, start_seconds: float) -> None:
         self.readiness = readiness
@@ -118,8 +119,8 @@ class Application:
                 await asyncio.sleep(0.05)
             case "/scope":
                 hosts = [value.decode() for name, value in scope["headers"] if name == b"host"]
-                told = {"path": scope["path"], "query": scope["query_string"].decode(), "host": hosts}
-                body = json.dumps({**told, "client": scope["client"][0], "scheme": scope["scheme"]}).encode()
+                reported = {"path": scope["path"], "query": scope["query_string"].decode(), "host": hosts}
+                body = json.dumps({**reported, "client": scope["client"][0], "scheme": scope["scheme"]}).encode()
             case "/large":
                 body = bytes(2**20)
             case "/stream":
@@ -185,18 +186,18 @@ class Application:
 
 
 def main() -> None:
-    told = json.loads(sys.argv[1])
+    given = json.loads(sys.argv[1])
     readiness = Readiness()
-    application = Application(readiness, starts=told.pop("starts", True), start_seconds=told.pop("start_seconds", 0))
-    configure_logging(told.pop("log_level", "debug"), told.pop("log_format", "json"))
-    told["trusted_proxies"] = tuple(told.pop("trusted_proxies", ()))
-    options = ServerOptions(**told | {"runtime_dir": Path(told["runtime_dir"])})
+    application = Application(readiness, starts=given.pop("starts", True), start_seconds=given.pop("start_seconds", 0))
+    configure_logging(given.pop("log_level", "debug"), given.pop("log_format", "json"))
+    given["trusted_proxies"] = tuple(given.pop("trusted_proxies", ()))
+    options = ServerOptions(**given | {"runtime_dir": Path(given["runtime_dir"])})
     options.metrics_dir.mkdir(parents=True, exist_ok=True)
     allocate_metric_files()
     from starling.server.application import serve
 
     refused = Counter("test_refused", "Refusals.", ["reason"])
-    configuration = Path(told.get("runtime_dir", ".")) / ".." / "configuration"
+    configuration = Path(given.get("runtime_dir", ".")) / ".." / "configuration"
 
     def reload() -> bytes:
         text = configuration.read_bytes()

@@ -118,7 +118,7 @@ def test_what_would_not_get_smaller_is_sent_as_it_is(server: Server) -> None:
         assert raw(client) == (0x82, noise)
 
 
-def test_a_client_that_did_not_ask_is_served_beside_one_that_did(server: Server) -> None:
+def test_a_client_that_did_not_ask_is_served_next_to_one_that_did(server: Server) -> None:
     with server.connect("/ws", OFFER) as asked, server.connect("/ws") as plain:
         for client, first in ((asked, 0xC1), (plain, 0x81)):
             client.send(LONG)

@@ -1,4 +1,4 @@
-"""The pace at which clients are let go, by many workers together: exact times on a clock that jumps."""
+"""The rate at which clients are disconnected, by many workers together: exact times on a clock that jumps."""
 
 import asyncio
 from bisect import bisect_left
@@ -40,7 +40,7 @@ class Store:
     turns: list[tuple[float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._pace = MemoryDrainRate(self.clock)
+        self._rate = MemoryDrainRate(self.clock)
 
     async def reserve(self, count: int, per_second: float) -> float:
         now = self.clock()
@@ -50,7 +50,7 @@ class Store:
             raise BrokerUnavailable("away")
         if self.frozen[0] <= now < self.frozen[1]:
             await asyncio.sleep(self.frozen[1] - now)
-        wait = await self._pace.reserve(count, per_second)
+        wait = await self._rate.reserve(count, per_second)
         self.turns.append((self.clock() + wait, count / per_second))
         return wait
 
@@ -116,7 +116,7 @@ def test_turns_that_have_passed_are_used_from_now_on() -> None:
     )
 
 
-def test_the_local_pace_takes_the_time_that_is_left_or_a_second_a_client() -> None:
+def test_the_local_rate_takes_the_time_that_is_left_or_a_second_a_client() -> None:
     assert plan_local(10, 100, start=5.0, end=25.0) == DrainBatch(10, 5.0, 7.0, DrainReason.LOCAL)
     assert plan_local(3, 3, start=5.0, end=605.0) == DrainBatch(3, 5.0, 8.0, DrainReason.LOCAL)
 
@@ -140,7 +140,7 @@ def test_turns_are_asked_for_in_tens_as_many_as_take_20_ms(
 # One worker by itself
 
 
-def test_without_a_shared_pace_clients_go_evenly_over_the_whole_time() -> None:
+def test_without_a_shared_rate_clients_go_evenly_over_the_whole_time() -> None:
     worker = Worker(5000, 10.0)
     drain(0.0, worker)
 
@@ -155,7 +155,7 @@ def test_a_few_clients_need_not_wait_for_the_whole_time() -> None:
     assert worker.gone[-1] <= 2.0
 
 
-def test_no_time_lets_all_go_at_once() -> None:
+def test_no_time_disconnects_all_at_once() -> None:
     alone, sharing = Worker(1000, 0.0), Worker(1000, 0.0)
     drain(0.0, alone)
     drain(10.0, sharing)
@@ -163,7 +163,7 @@ def test_no_time_lets_all_go_at_once() -> None:
     assert (alone.grants, sharing.grants) == ({DrainReason.LOCAL: 1000}, {DrainReason.DEADLINE: 1000})
 
 
-def test_one_worker_keeps_to_the_pace_without_waiting_for_answers() -> None:
+def test_one_worker_keeps_to_the_rate_without_waiting_for_answers() -> None:
     worker = Worker(1000, 60.0)
     store = drain(100.0, worker)
 
@@ -183,7 +183,7 @@ def test_clients_go_at_times_that_nobody_can_foresee() -> None:
 # Many
 
 
-def test_four_workers_share_one_pace() -> None:
+def test_four_workers_share_one_rate() -> None:
     workers = [Worker(500, 40.0) for _ in range(4)]
     drain(100.0, *workers)
 
@@ -229,7 +229,7 @@ def test_who_comes_after_others_waits_for_the_turns_they_have_left() -> None:
     per_second=st.sampled_from([20.0, 100.0, 333.0, 2000.0]),
     seconds=st.floats(0.5, 30.0),
 )
-def test_everybody_is_gone_in_time_and_never_faster_than_pace_and_deadlines_need(
+def test_everybody_is_gone_in_time_and_never_faster_than_rate_and_deadlines_need(
     clients: list[int], begins: list[float], per_second: float, seconds: float
 ) -> None:
     workers = [Worker(count, seconds, begin) for count, begin in zip(clients, begins, strict=False)]
@@ -269,7 +269,7 @@ def test_a_store_that_does_not_answer_is_waited_for_a_quarter_of_a_second_once()
     assert worker.gone[-1] <= 20.0
 
 
-def test_a_store_that_goes_away_in_the_middle_changes_the_pace_and_nothing_else() -> None:
+def test_a_store_that_goes_away_in_the_middle_changes_the_rate_and_nothing_else() -> None:
     workers = [Worker(500, 20.0) for _ in range(4)]
     drain(150.0, *workers, frozen=(2.0, 4.0))
 

@@ -1,7 +1,7 @@
-"""The reader of frames beside the parser of the websockets library: the same bytes mean the same.
+"""The reader of frames next to the parser of the websockets library: the same bytes mean the same.
 
 No socket can be made to split its bytes at every place, so the transport is fed by hand, over a stand-in for the
-socket and for the loop that holds what they are told.
+socket and for the loop that holds what they got.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ class Socket:
 
 
 class Events:
-    """A handler that notes what it is told."""
+    """A handler that notes what it got."""
 
     def __init__(self) -> None:
         self.seen: list[Event] = []
@@ -109,7 +109,7 @@ class Events:
 
 
 def read(pieces: list[bytes], *, compression: bool = False) -> tuple[list[Event], bytes]:
-    """What the transport tells of input in `pieces`, and what it writes."""
+    """What the transport reports of input in `pieces`, and what it writes."""
     loop, socket, events = Loop(), Socket(), Events()
     transport = WebSocketTransport(
         cast("asyncio.Transport", socket),
@@ -305,7 +305,7 @@ def test_a_frame_is_incomplete_until_its_last_byte(size: int) -> None:
     assert frame_end(whole + b"more", 0, MAX_MESSAGE) == len(whole)
 
 
-def test_so_many_control_frames_are_as_many_as_the_budget() -> None:
+def test_this_many_control_frames_are_as_many_as_the_budget() -> None:
     pings = frame(9) * int(CONTROL_BURST)
     assert read([pings]) == ([], b"\x8a\x00" * int(CONTROL_BURST))
     assert read([pings + frame(9)])[0] == [(CLOSED, 1008)]

@@ -46,7 +46,7 @@ def test_the_example_of_the_standard_is_accepted_with_its_answer() -> None:
         "chunked",
     ],
 )
-def test_what_is_no_handshake_is_told_what_it_lacks(
+def test_what_is_no_handshake_learns_what_it_lacks(
     method: bytes, target: bytes, version: str, headers: list[tuple[bytes, bytes]]
 ) -> None:
     with pytest.raises(BadHandshake, match=r"\.$"):

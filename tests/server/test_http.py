@@ -38,7 +38,7 @@ def ask(server: Server, request: bytes) -> Client:
     return client
 
 
-def test_a_plain_request_is_served_without_telling_what_serves(server: Server) -> None:
+def test_a_plain_request_is_served_without_reporting_what_serves(server: Server) -> None:
     connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
     for _ in range(2):  # the second over the same connection
         connection.request("GET", "/")
@@ -118,7 +118,7 @@ def test_a_bad_handshake_is_answered_with_its_status(server: Server, request_hea
 
 
 @pytest.mark.parametrize("version", ["0", "7", "8", "14", "99", "nonsense", "13, 8"])
-def test_a_client_of_another_version_is_told_which_one_is_spoken(server: Server, version: str) -> None:
+def test_a_client_of_another_version_learns_which_one_is_spoken(server: Server, version: str) -> None:
     request = handshake("/ws").replace(b"Version: 13", f"Version: {version}".encode())
     with ask(server, request) as client:
         assert client.status == 426
@@ -193,7 +193,7 @@ POST = b"POST /%b HTTP/1.1\r\nHost: localhost\r\n"
 def test_a_body_that_does_not_come_in_time_is_answered_408_and_the_connection_closed(
     server: Server, begun: bytes, dripping: bool
 ) -> None:
-    before, told_before = server.refused("body_timeout"), len(server.events("body_read"))
+    before, reported_before = server.refused("body_timeout"), len(server.events("body_read"))
     with Client(server.port) as client:
         client.socket.sendall(POST % b"" + begun)
         started = time.monotonic()
@@ -206,8 +206,8 @@ def test_a_body_that_does_not_come_in_time_is_answered_408_and_the_connection_cl
         assert "Connection: close" in client.head.splitlines()
         assert client.ended()
     until(lambda: server.refused("body_timeout") == before + 1, "counted")
-    told = until(lambda: server.events("body_read")[told_before:], "the application told")
-    assert [line["ended_by"] for line in told] == ["http.disconnect"]
+    reported = until(lambda: server.events("body_read")[reported_before:], "the application told")
+    assert [line["ended_by"] for line in reported] == ["http.disconnect"]
 
 
 def test_a_body_of_many_parts_is_taken_as_long_as_it_comes_in_time(server: Server) -> None:

@@ -29,7 +29,7 @@ def test_probes_before_and_after_the_start(tmp_path: Path) -> None:
         assert server.get("/readyz")[0] == 200
 
 
-def test_readiness_tells_of_each_worker_and_its_broker(server: Server) -> None:
+def test_readiness_reports_each_worker_and_its_broker(server: Server) -> None:
     status, body, headers = server.get("/readyz")
     report = json.loads(body)
     assert (status, headers["content-type"]) == (200, "application/json")
@@ -59,7 +59,7 @@ def test_metrics_come_compressed_and_as_openmetrics_where_wanted(server: Server)
     assert body.endswith(b"# EOF\n") > plain.endswith(b"# EOF\n")
 
 
-def test_the_busiest_channels_are_a_list_and_a_bad_limit_is_told(server: Server) -> None:
+def test_the_busiest_channels_are_a_list_and_a_bad_limit_is_reported(server: Server) -> None:
     status, body, headers = server.get("/channels/top?limit=5")
     assert (status, json.loads(body), headers["content-type"]) == (200, {"channels": []}, "application/json")
     for wrong in ("0", "101", "-1", "many"):

@@ -1,4 +1,4 @@
-"""What the master tells of its workers: silence by number, and the busiest channels of those that live."""
+"""What the master reports of its workers: silence by number, and the busiest channels of those that live."""
 
 import os
 import time
@@ -33,13 +33,15 @@ def samples(pod: Pod, name: str) -> list[tuple[dict[str, str], float]]:
     return [(dict(each.labels), each.value) for family in pod.collect() for each in family.samples if each.name == name]
 
 
-def test_each_worker_s_silence_is_told_under_a_number_that_does_not_grow(pod: Pod) -> None:
+def test_each_worker_s_silence_is_reported_under_a_number_that_does_not_grow(pod: Pod) -> None:
     silent = {labels["worker"]: seconds for labels, seconds in samples(pod, "starling_worker_silent_seconds")}
     assert list(silent) == ["1", "2"]
     assert 0.25 <= silent["1"] < 12.5 <= silent["2"]
 
 
-def test_busy_channels_are_joined_over_workers_and_only_so_many_become_series(pod: Pod, tmp_path: Path) -> None:
+def test_busy_channels_are_joined_over_workers_and_only_a_limited_number_become_series(
+    pod: Pod, tmp_path: Path
+) -> None:
     tell(tmp_path, 31, ChannelTraffic("news", 2, 1.0, 2.0), ChannelTraffic("chat", 1, 1.0, 3.0))
     tell(tmp_path, 700, ChannelTraffic("news", 5, 1.0, 5.0))
     tell(tmp_path, 999, ChannelTraffic("of a worker that is gone", 50, 1.0, 50.0))

@@ -32,11 +32,11 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def test_sigterm_lets_every_client_go_evenly_and_a_stuck_one_is_cut(tmp_path: Path) -> None:
+async def test_sigterm_disconnects_every_client_evenly_and_a_stuck_one_is_cut(tmp_path: Path) -> None:
     drain_seconds = 3.0
     with Server(tmp_path, workers=2, drain_seconds=drain_seconds) as server:
         with server.connect(receive_buffer=4096) as stuck:
-            stuck.send("flood 12")  # into the kernel's buffers and ours, under the write limit: it will not be told
+            stuck.send("flood 12")  # into the kernel's buffers and ours, under the write limit: it will not be notified
             clients = [await connect(f"ws://127.0.0.1:{server.port}/ws") for _ in range(50)]
             started = time.monotonic()
 
@@ -172,7 +172,7 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
         assert "starling_workers 2.0" in metrics
 
 
-def test_a_stuck_event_loop_is_replaced_and_told_of_while_the_internal_port_answers(tmp_path: Path) -> None:
+def test_a_stuck_event_loop_is_replaced_and_reported_of_while_the_internal_port_answers(tmp_path: Path) -> None:
     lives: list[int] = []
     with Server(tmp_path, heartbeat_seconds=2) as server:
         # The master looks once a second, and may replace a worker in the instant in which its silence begins to count.
@@ -205,10 +205,10 @@ def test_a_taken_port_is_one_clear_line_and_exit_code_1(tmp_path: Path, name: st
         port = taken.getsockname()[1]
         with Server(tmp_path, wait_ready=False, **{name: port}) as server:
             assert server.process.wait(15) == 1
-    told, _ = server.lines  # the other line is the test application's own
-    assert told["event"] == "port_not_available"
-    assert told["port"] == port
-    assert setting in told["hint"]
+    reported, _ = server.lines  # the other line is the test application's own
+    assert reported["event"] == "port_not_available"
+    assert reported["port"] == port
+    assert setting in reported["hint"]
 
 
 def test_an_address_of_another_machine_is_one_clear_line(tmp_path: Path) -> None:

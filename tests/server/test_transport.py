@@ -24,7 +24,7 @@ def closed_with(server: Server, already: list[Any], code: int) -> bool:
     return any(line["code"] == code for line in server.events("closed")[len(already) :])
 
 
-def test_text_and_binary_messages_reach_the_handler_and_come_back(server: Server) -> None:
+def test_text_and_binary_messages_reach_the_handler_and_return(server: Server) -> None:
     with connect(f"ws://127.0.0.1:{server.port}/ws") as client:
         client.send("grüße")
         assert client.recv() == "grüße"
@@ -85,7 +85,7 @@ def test_a_ping_of_the_server_is_answered_to_the_handler(server: Server) -> None
         assert client.text() == "pong"
 
 
-def test_nothing_is_told_while_reading_is_paused_and_everything_after(server: Server) -> None:
+def test_nothing_is_reported_while_reading_is_paused_and_everything_after(server: Server) -> None:
     with server.connect() as client:
         # All in one segment: what was read already has to wait too.
         client.socket.sendall(frame(1, b"pause 0.5") + frame(1, b"one") + frame(1, b"two"))
@@ -96,7 +96,7 @@ def test_nothing_is_told_while_reading_is_paused_and_everything_after(server: Se
         assert time.monotonic() - started > 0.4
 
 
-def test_a_flood_of_small_messages_is_told_whole_and_in_order(server: Server) -> None:
+def test_a_flood_of_small_messages_is_reported_whole_and_in_order(server: Server) -> None:
     numbers = [str(number) for number in range(20000)]
     with server.connect() as client:
         client.socket.sendall(b"".join(frame(1, number.encode()) for number in numbers))
@@ -122,7 +122,7 @@ def test_a_message_too_large_in_fragments_is_closed_with_1009(server: Server) ->
         assert client.close_code()[0] == 1009
 
 
-def test_so_many_fragments_pass_and_one_more_is_closed_with_1009(server: Server) -> None:
+def test_this_many_fragments_pass_and_one_more_is_closed_with_1009(server: Server) -> None:
     pieces = [frame(0 if number else 1, b"x", fin=False) for number in range(128)]
     with server.connect() as client:
         client.socket.sendall(b"".join(pieces[:127]) + frame(0, b"x"))
@@ -203,17 +203,17 @@ def test_a_peer_that_floods_pings_and_reads_no_pongs_is_cut(server: Server) -> N
         assert client.cut_while_sending(frame(9, b"x" * 125) * 16)
 
 
-def test_the_clients_close_code_is_told_and_echoed(server: Server) -> None:
+def test_the_clients_close_code_is_reported_and_echoed(server: Server) -> None:
     before = server.events("closed")
     with server.connect() as client:
         client.socket.sendall(frame(8, struct.pack("!H", 4321) + b"enough"))
         assert client.close_code() == (4321, "enough")
         assert client.ended()
-    told = until(lambda: server.events("closed")[len(before) :], "told")
-    assert [(line["code"], line["reason"]) for line in told] == [(4321, "enough")]
+    reported = until(lambda: server.events("closed")[len(before) :], "told")
+    assert [(line["code"], line["reason"]) for line in reported] == [(4321, "enough")]
 
 
-def test_a_close_without_code_is_told_as_1005(server: Server) -> None:
+def test_a_close_without_code_is_reported_as_1005(server: Server) -> None:
     before = server.events("closed")
     with server.connect() as client:
         client.socket.sendall(frame(8))
@@ -221,7 +221,7 @@ def test_a_close_without_code_is_told_as_1005(server: Server) -> None:
     until(lambda: closed_with(server, before, 1005), "told")
 
 
-def test_a_client_that_vanishes_is_told_as_1006(server: Server) -> None:
+def test_a_client_that_vanishes_is_reported_as_1006(server: Server) -> None:
     before = server.events("closed")
     server.connect().socket.close()
     until(lambda: closed_with(server, before, 1006), "told")

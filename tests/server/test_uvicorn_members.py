@@ -1,4 +1,4 @@
-"""One test for each member of uvicorn, uvicorn-worker and gunicorn that the server floor uses and no manual promises.
+"""One test for each member of uvicorn, uvicorn-worker and gunicorn that the server layer uses and no manual promises.
 
 A new version of one of them that moves such a member fails here by name, and not by a client that hangs.
 """
@@ -134,7 +134,7 @@ async def test_http_on_message_begin_and_on_headers_complete_frame_the_head(stat
     protocol._unset_keepalive_if_required()
 
 
-async def test_http_on_message_complete_ends_a_body_and_a_cycle_can_be_told_that_its_client_is_gone(state: Any) -> None:
+async def test_http_on_message_complete_ends_a_body_and_a_cycle_can_learn_that_its_client_is_gone(state: Any) -> None:
     class Watched(HttpToolsProtocol):
         def on_message_complete(self) -> None:
             calls.append("complete")
@@ -258,7 +258,7 @@ async def test_http_connection_made_and_lost(state: Any) -> None:
 
 
 class Lifespan:
-    """An application that starts and ends as it is told."""
+    """An application that starts and ends as requested."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         assert scope["type"] == "lifespan"

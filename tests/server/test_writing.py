@@ -1,4 +1,4 @@
-"""What is written to a peer that reads slowly keeps its order; of one that is gone, figures and log tell."""
+"""What is written to a peer that reads slowly keeps its order; of one that is gone, metrics and log report it."""
 
 import asyncio
 import contextlib
@@ -122,10 +122,10 @@ async def test_what_comes_lines_up_behind_what_waits_though_the_kernel_has_room_
     assert received == sent
 
 
-async def test_a_client_gone_when_written_to_is_3009_in_figures_and_log(client: Client) -> None:
+async def test_a_client_gone_when_written_to_is_3009_in_numbers_and_log(client: Client) -> None:
     with capture_logs() as lines:
         client.reset()
-        # Before the loop has looked at the socket, which would tell of the loss first.
+        # Before the loop has looked at the socket, which would report the loss first.
         client.connection.send(Frame(b"news", text=True))
         client.transport.flush()
         await client.ended()
@@ -143,23 +143,23 @@ async def test_a_client_that_is_gone_when_nothing_was_written_is_3000(client: Cl
 
 
 @pytest.mark.parametrize("send", [in_one_tick, at_once])
-async def test_a_socket_that_gets_the_number_of_one_that_is_gone_hears_nothing_meant_for_that(
+async def test_a_socket_that_gets_the_number_of_one_that_is_gone_receives_nothing_meant_for_that(
     client: Client, send: Callable[[WebSocketTransport, Frame], None]
 ) -> None:
     client.reset()
     await client.ended()
     with contextlib.ExitStack() as stack:
-        hears: dict[int, socket.socket] = {}
-        while client.number not in hears:
-            assert len(hears) < 100, "the number of the closed socket is free"
+        receives: dict[int, socket.socket] = {}
+        while client.number not in receives:
+            assert len(receives) < 100, "the number of the closed socket is free"
             one, other = (stack.enter_context(end) for end in socket.socketpair())
-            hears |= {one.fileno(): other, other.fileno(): one}
+            receives |= {one.fileno(): other, other.fileno(): one}
 
         send(client.transport, Frame(b"for who is gone", text=True))
 
-        hears[client.number].settimeout(0)
+        receives[client.number].settimeout(0)
         with pytest.raises(BlockingIOError):
-            hears[client.number].recv(1000)
+            receives[client.number].recv(1000)
 
 
 async def test_a_client_that_says_goodbye_keeps_its_own_code(client: Client) -> None:

@@ -1,6 +1,6 @@
 """`make soak`: chaos over two pods and one Redis, and a ledger that knows every publication.
 
-Ends with 1 when anything was lost, doubled, out of order, or told without a cause, or when a process grew.
+Ends with 1 when anything was lost, doubled, out of order, or reported without a cause, or when a process grew.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=Scale.rate, help="publications a second in all channels")
     parser.add_argument("--report", type=Path, help="write the report as JSON here too")
     asked = parser.parse_args()
-    # A client that comes back while a pod is away is no news.
+    # A client that returns while a pod is away is no news.
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     scale = Scale(asked.clients, asked.channels, asked.rate)
     print(f"Soak of {asked.minutes:g} minutes with seed {asked.seed}, {scale}", flush=True)

@@ -100,7 +100,7 @@ async def restart_a_pod(scene: Scene) -> None:
 
 
 async def empty_redis(scene: Scene) -> None:
-    """All is gone: every subscriber must be told."""
+    """All is gone: every subscriber must be notified."""
     async with redis.asyncio.from_url(scene.server.url) as admin:
         await admin.flushall()
 

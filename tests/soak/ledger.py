@@ -17,7 +17,7 @@ class Acknowledged:
 
 @dataclass
 class Segment:
-    """One unbroken stretch of a subscription: all that came after the position that its reply told.
+    """One unbroken stretch of a subscription: all that came after the position that its reply reported.
 
     What is recovered on a return goes on with it; a reply that says `recovered: false` begins the next one.
     """
@@ -51,7 +51,7 @@ class Verdict:
 def judge(subscription: Sequence[Segment], acknowledged: Sequence[Acknowledged], who: str, verdict: Verdict) -> None:
     """Hold what one subscriber got against what was acknowledged in its channel.
 
-    Every segment but the last may end anywhere, for its client was told; the last must reach the end.
+    Every segment but the last may end anywhere, for its client was notified; the last must reach the end.
     """
     if not subscription:
         verdict.add("never subscribed", 1, who)

@@ -41,8 +41,8 @@ class Publisher:
             pod = self._dice.choice(self._pods)
             try:
                 answer = await client.post(f"{pod}/api/publish", json=body)
-                if answer.status_code == 200 and "result" in (told := answer.json()):
-                    result = told["result"]
+                if answer.status_code == 200 and "result" in (reported := answer.json()):
+                    result = reported["result"]
                     self.acknowledged.append(Acknowledged(self._number, result["epoch"], result["offset"]))
                     return
                 self.refusals[str(answer.status_code)] += 1

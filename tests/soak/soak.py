@@ -53,7 +53,7 @@ class Report:
     deliveries: int = 0
     epochs: int = 0
     returns: Counter[str] = field(default_factory=Counter)
-    told: Counter[int] = field(default_factory=Counter)
+    reported: Counter[int] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     settled_after: float = 0.0
     largest_worker_bytes: int = 0
@@ -74,7 +74,7 @@ class Report:
             "deliveries": self.deliveries,
             "streams": self.epochs,
             "returns": dict(self.returns),
-            "told": {str(code): count for code, count in sorted(self.told.items())},
+            "told": {str(code): count for code, count in sorted(self.reported.items())},
             "publish_attempts_refused": dict(self.refusals),
             "settled_after_seconds": round(self.settled_after, 1),
             "largest_worker_mib": round(self.largest_worker_bytes / 2**20, 1),
@@ -196,7 +196,7 @@ def _judge(publishers: list[Publisher], subscribers: list[Subscriber], report: R
         judge(subscriber.segments, acknowledged[subscriber.channel], who, report.verdict)
         report.deliveries += sum(len(segment.received) for segment in subscriber.segments)
         report.returns += subscriber.returns
-        report.told += subscriber.told
+        report.reported += subscriber.reported
     for publisher in publishers:
         report.publications += len(publisher.acknowledged)
         report.epochs += epochs(publisher.acknowledged)

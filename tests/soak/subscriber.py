@@ -1,4 +1,4 @@
-"""A subscriber of a soak: it comes back whenever it is cut, as the SDKs do, and keeps every stretch it was served."""
+"""A subscriber of a soak: it returns whenever it is cut, as the SDKs do, and keeps every stretch it was served."""
 
 import asyncio
 import itertools
@@ -22,8 +22,8 @@ class Subscriber:
         self.segments: list[Segment] = []
         self.live = False
         self.returns: Counter[str] = Counter()
-        """How often it came back, by whether all was recovered."""
-        self.told: Counter[int] = Counter()
+        """How often it returned, by whether all was recovered."""
+        self.reported: Counter[int] = Counter()
         """Codes of unsubscribe pushes and of closes."""
         self._url = f"{url}/connection/websocket"
         self._dice = dice
@@ -47,7 +47,7 @@ class Subscriber:
                 self.live = False
             if connection is not None:
                 attempts = 0
-                self.told[connection.close_code or 1006] += 1
+                self.reported[connection.close_code or 1006] += 1
             await asyncio.sleep(self._dice.uniform(0.1, 0.5) * min(2**attempts, 8))
 
     def cut(self) -> None:
@@ -71,7 +71,7 @@ class Subscriber:
                 elif "subscribe" in message:
                     self._begin(message["subscribe"])
                 elif "unsubscribe" in message.get("push", {}):
-                    self.told[message["push"]["unsubscribe"]["code"]] += 1
+                    self.reported[message["push"]["unsubscribe"]["code"]] += 1
                     self.live = False
                     await self._subscribe(connection, next(numbers))
                 elif "pub" in message.get("push", {}):

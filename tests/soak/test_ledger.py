@@ -20,9 +20,9 @@ def test_everything_after_its_position_once_and_in_order_is_right() -> None:
     assert found([Segment("first", 5)], FIRST) == {}
 
 
-def test_a_client_that_was_told_of_another_stream_may_end_anywhere_in_the_one_before() -> None:
-    told = [Segment("first", 0, [(1, 1), (2, 2)]), Segment("second", 0, [(1, 6), (2, 7), (3, 8)])]
-    assert found(told, FIRST + SECOND) == {}
+def test_a_client_that_was_notified_of_another_stream_may_end_anywhere_in_the_one_before() -> None:
+    reported = [Segment("first", 0, [(1, 1), (2, 2)]), Segment("second", 0, [(1, 6), (2, 7), (3, 8)])]
+    assert found(reported, FIRST + SECOND) == {}
 
 
 def test_a_publication_that_a_retry_put_into_the_next_stream_may_have_come_in_both() -> None:
@@ -46,9 +46,9 @@ def test_each_kind_of_wrong_is_found(received: list[tuple[int, int]], wrong: dic
     assert found([Segment("first", 0, received)], FIRST) == wrong
 
 
-def test_a_hole_before_a_return_is_found_though_the_client_was_told_later() -> None:
-    told = [Segment("first", 0, [(1, 1), (3, 3)]), Segment("second", 0, [(1, 6), (2, 7), (3, 8)])]
-    assert found(told, FIRST + SECOND) == {"lost": 1}
+def test_a_hole_before_a_return_is_found_though_the_client_was_notified_later() -> None:
+    reported = [Segment("first", 0, [(1, 1), (3, 3)]), Segment("second", 0, [(1, 6), (2, 7), (3, 8)])]
+    assert found(reported, FIRST + SECOND) == {"lost": 1}
 
 
 def test_a_client_sent_away_from_a_stream_that_still_stands_is_found() -> None:

@@ -12,7 +12,7 @@ MOUNT = Path("/sys/fs/cgroup")
 
 
 class MemoryGroup:
-    """A group beside those of the system; skips the test where it cannot be made. At its end it must be empty."""
+    """A group next to those of the system; skips the test where it cannot be made. At its end it must be empty."""
 
     def __init__(self, name: str) -> None:
         first_version = (MOUNT / "memory").is_dir()
@@ -33,7 +33,7 @@ class MemoryGroup:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # The kernel takes a moment to let go of processes that have ended.
+        # The kernel takes a moment to release processes that have ended.
         for _ in range(50):
             with contextlib.suppress(OSError):
                 self.path.rmdir()
@@ -42,7 +42,7 @@ class MemoryGroup:
         raise AssertionError(f"{self.path} is still in use: {(self.path / 'cgroup.procs').read_text()}")
 
     def limit(self, limit: int) -> None:
-        """Bound the group to so many bytes."""
+        """Bound the group to this many bytes."""
         (self.path / self._limit).write_text(str(limit))
 
     @property

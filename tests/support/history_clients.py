@@ -1,5 +1,5 @@
 """Clients of the real-time protocol that keep a ledger: what came in their channel, once and in order, or what they
-were told instead."""
+were reported instead."""
 
 import asyncio
 import contextlib
@@ -25,13 +25,13 @@ class Refused(Exception):
 
 @dataclass
 class Ledger:
-    """What one subscriber got of one channel, where every publication is a number, and what it was told instead."""
+    """What one subscriber got of one channel, where every publication is a number, and what it got instead."""
 
     offsets: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     data: list[Any] = field(default_factory=list)
     """The same publications where they are no numbers."""
-    told: list[int] = field(default_factory=list)
+    reported: list[int] = field(default_factory=list)
     """Codes of unsubscribe pushes; the ledger begins anew when the client has subscribed again."""
     restarts: int = 0
     closed: list[int] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Ledger:
 
 
 class HistoryClient:
-    """One connection to the protocol door; a context manager. Told 2500, it subscribes again, as the SDKs do."""
+    """One connection to the protocol endpoint; a context manager. After 2500 it subscribes again, as the SDKs do."""
 
     def __init__(self, url: str, request: Mapping[str, Any] | None = None) -> None:
         """`request` is that of the connect command; its result will be `connected`."""
@@ -146,7 +146,7 @@ class HistoryClient:
             if publication := push.get("pub"):
                 self._keep(push["channel"], publication)
             elif unsubscribe := push.get("unsubscribe"):
-                self.ledgers[push["channel"]].told.append(unsubscribe["code"])
+                self.ledgers[push["channel"]].reported.append(unsubscribe["code"])
                 self._start(self._subscribe_again(push["channel"]))
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -161,7 +161,7 @@ class HistoryClient:
         (ledger.numbers if isinstance(data, int) else ledger.data).append(data)
 
     def _answer(self, number: int, message: dict[str, Any]) -> None:
-        # Before the reply is told: pushes that follow in the same frame stand behind what was recovered.
+        # Before the reply is notified: pushes that follow in the same frame stand behind what was recovered.
         for publication in message.get("subscribe", {}).get("publications", ()):
             self._keep(self._subscribing[number], publication)
         reply = self._replies.get(number)

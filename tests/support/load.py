@@ -1,4 +1,4 @@
-"""A small load on a running Starling, through every door and the server API, so that every figure moves."""
+"""A small load on a running Starling, through every endpoint and the server API, so that every number moves."""
 
 import asyncio
 import json
@@ -29,13 +29,13 @@ default:
 
 
 def environment(directory: Path, redis_url: str) -> dict[str, str]:
-    """The settings of a Starling of two workers that `load` can be put on; its channels are told in `directory`."""
+    """The settings of a Starling of two workers for `load`; its channels file is written to `directory`."""
     return two_workers(directory, redis_url, CHANNELS)
 
 
 @contextmanager
 def load(url: str, *, talkers: int = 6, guests: int = 3, pause: float = 0.2) -> Iterator[None]:
-    """Inside, `talkers` chat and speak the real-time protocol, and `guests` come and go at the other doors.
+    """Inside, `talkers` chat and speak the real-time protocol, and `guests` come and go at the other endpoints.
 
     `url` is the public port's (ws://host:port) of a Starling in developer mode with CHANNELS; each step takes about
     `pause` seconds. What fails is tried again, for tests make it fail. It runs in a thread of its own.
@@ -93,17 +93,17 @@ async def _chat(url: str, pause: float) -> None:
 
 
 async def _listen(room: ClientConnection) -> None:
-    with suppress(WebSocketException):  # whoever talks finds out as well
+    with suppress(WebSocketException):  # the talker notices as well
         async for _ in room:
             pass
 
 
 async def _echo(url: str, pause: float) -> None:
-    """Say a few words to a door that answers, and leave."""
-    async with connect(url) as door:
+    """Say a few words to an endpoint that answers, and leave."""
+    async with connect(url) as endpoint:
         for _ in range(random.randint(1, 5)):
-            await door.send(TEXT)
-            await door.recv()
+            await endpoint.send(TEXT)
+            await endpoint.recv()
             await asyncio.sleep(_about(pause))
     await asyncio.sleep(_about(pause))
 
@@ -118,7 +118,7 @@ async def _knock(url: str, pause: float) -> None:
 
 
 async def _subscribe(url: str, pause: float) -> None:
-    """Publish to a channel with history, leave, come back and ask for what was missed, and once ask for nonsense."""
+    """Publish to a channel with history, leave, return and ask for what was missed, and once ask for nonsense."""
     position: dict[str, Any] = {}
     for _ in range(3):
         async with connect(url, max_queue=None) as client:

@@ -51,7 +51,7 @@ class WebhookReceiver:
         """The events of the requests that were taken, in order."""
         return [event for request in self.requests if request.taken for event in request.events]
 
-    def told(self, *kinds: str) -> list[tuple[str, str]]:
+    def reported(self, *kinds: str) -> list[tuple[str, str]]:
         """Kind and channel of the events of these kinds."""
         return [(event["event"], event.get("channel", "")) for event in self.events if event["event"] in kinds]
 

@@ -86,8 +86,8 @@ class Starling:
         whole, _, _ = self.output.rpartition("\n")
         return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
-    def told(self, event: str, count: int = 1, **fields: object) -> list[dict[str, Any]]:
-        """Log lines of an event with these fields, once there are so many: they are written a moment after it."""
+    def reported(self, event: str, count: int = 1, **fields: object) -> list[dict[str, Any]]:
+        """Log lines of an event with these fields, once there are this many: they are written a moment after it."""
         deadline = time.monotonic() + 10
         wanted = {"event": event, **fields}
         while len(lines := [line for line in self.lines if wanted.items() <= line.items()]) < count:
@@ -182,7 +182,7 @@ class Starling:
 
 @asynccontextmanager
 async def serving(environment: Mapping[str, str]) -> AsyncIterator[Starling]:
-    """A running Starling, started and ended beside the event loop, where something in the loop stands in its way."""
+    """A running Starling, started and ended next to the event loop, where something in the loop stands in its way."""
     starling = Starling(environment)
     await asyncio.to_thread(starling.__enter__)
     try:

@@ -144,7 +144,7 @@ class Server(ABC):
 class RedisServer(Server):
     """A redis-server; `options` are lines of its configuration, such as `appendonly="yes"` (`_` stands for `-`).
 
-    Beside its default user, who may do everything, it has one with the rights that docs/redis.md gives.
+    Next to its default user, who may do everything, it has one with the rights that docs/redis.md gives.
     """
 
     name = "redis"

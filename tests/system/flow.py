@@ -63,8 +63,8 @@ class Flow:
                 problems += [f"client {index} in {channel}: {problem}" for problem in ledger.problems(wanted)]
         return problems
 
-    def told(self) -> list[int]:
-        return [code for client in self.clients for ledger in client.ledgers.values() for code in ledger.told]
+    def reported(self) -> list[int]:
+        return [code for client in self.clients for ledger in client.ledgers.values() for code in ledger.reported]
 
     def closed(self) -> list[int]:
         return [code for client in self.clients for ledger in client.ledgers.values() for code in ledger.closed]
@@ -74,7 +74,7 @@ class Flow:
         self._publishing = [asyncio.create_task(self._publish(channel, after)) for channel in CHANNELS]
 
     async def stop(self) -> None:
-        """Publish no more, and wait until all that was acknowledged came, or 10 s; the ledgers tell what is missing."""
+        """Publish no more, and wait for all that was acknowledged, 10 s at most; the ledgers report what is missing."""
         for task in self._publishing:
             task.cancel()
         await asyncio.gather(*self._publishing, return_exceptions=True)
@@ -99,7 +99,7 @@ async def flowing(starling: Starling) -> AsyncIterator[Flow]:
 
 
 async def publishes(flow: Flow, count: int) -> None:
-    """Wait until so many more were acknowledged in each channel."""
+    """Wait until this many more were acknowledged in each channel."""
     wanted = {channel: len(numbers) + count for channel, numbers in flow.acknowledged.items()}
     async with asyncio.timeout(20):
         while any(len(flow.acknowledged[channel]) < wanted[channel] for channel in CHANNELS):

@@ -1,7 +1,7 @@
 """A stand-in for kubectl: runbooks' commands run against processes of this machine, for there is no cluster.
 
 `exec` runs the command here, with the settings of the pod; `logs` prints what the pod wrote; `get pods` asks each pod's
-internal port. What would change a cluster, or tell of one, is only understood, and said to be not done: a word or an
+internal port. What would change a cluster, or report of one, is only understood, and said to be not done: a word or an
 option that kubectl has not, or a pod that is not there, fails all the same.
 """
 

@@ -1,4 +1,4 @@
-"""Who is turned away with 503 by the running service, how early, and that those inside are served on."""
+"""Who is rejected with 503 by the running service, how early, and that those inside are served on."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ rpc = {"block": block}
 
 
 async def knock(url: str, opened: list[ClientConnection]) -> tuple[int, int]:
-    """Ask for a connection: the status and the time to come back."""
+    """Ask for a connection: the status and the time to return."""
     try:
         opened.append(await connect(url, open_timeout=30))
     except InvalidStatus as refusal:
@@ -51,7 +51,7 @@ def refused(starling: Starling, reason: str) -> float:
 
 
 async def until(starling: Starling, *, ready: bool, reasons: list[str], seconds: float = 20) -> None:
-    """Wait until the worker tells so of itself."""
+    """Wait until the worker reports this."""
     end = time.monotonic() + seconds
     while True:
         _, report = await asyncio.to_thread(starling.get, f"{starling.internal}/readyz")
@@ -128,7 +128,7 @@ async def test_a_storm_is_let_in_at_the_rate_while_those_inside_are_served_on() 
                 break
             await asyncio.sleep(0.1)
         assert await asyncio.to_thread(refused, starling, "connect_rate") == len(times)
-        lines = starling.told("clients_refused")
+        lines = starling.reported("clients_refused")
         assert 1 <= len(lines) <= 1 + took / 10 + 1
         assert sum(line["connect_rate"] for line in lines) <= len(times)
 
@@ -165,7 +165,7 @@ async def test_a_worker_that_lags_turns_new_clients_away_and_serves_the_others(t
             assert (await knock(f"{starling.url}/ws", opened))[0] == 101
             await leave(opened)
         assert await asyncio.to_thread(refused, starling, "lag") == 3
-        changes = [line["refuses"] for line in starling.told("admission_changed", 2)]
+        changes = [line["refuses"] for line in starling.reported("admission_changed", 2)]
         assert changes == [True, False]
 
 
@@ -179,7 +179,7 @@ async def test_a_pod_near_its_memory_limit_turns_new_clients_away_and_serves_the
             await asyncio.to_thread(starling.until_ready)
             opened: list[ClientConnection] = []
             async with connect(f"{starling.url}/ws") as inside:
-                # What of the use is pages of files may go; what is left is well over half of the new limit.
+                # What of the use is pages of files may go; what is left is healthy over half of the new limit.
                 group.limit(int(group.used * 1.05))
                 await until(starling, ready=False, reasons=["short_of_memory"])
                 status, retry_after = await knock(f"{starling.url}/ws", opened)
@@ -198,7 +198,7 @@ async def test_a_pod_near_its_memory_limit_turns_new_clients_away_and_serves_the
 
 
 async def enter(starling: Starling, user: str, inside: list[ClientConnection]) -> int:
-    """Connect to the real-time door as `user`: 0 when the client is in, else the code that it was closed with."""
+    """Connect to the client endpoint as `user`: 0 when the client is in, else the code that it was closed with."""
     client = await connect(f"{starling.url}/connection/websocket")
     await client.send(json.dumps({"id": 1, "connect": {"token": issue_connection_token(SECRET, user, 300)}}))
     try:

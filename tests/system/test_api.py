@@ -61,7 +61,7 @@ def api(starling: Starling) -> Iterator[cent.Client]:
 
 
 class Listener:
-    """A client of the real-time door: what it was told, and how it ended."""
+    """A client of the client endpoint: what it got, and how it ended."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -73,9 +73,9 @@ class Listener:
         try:
             async for message in self.connection:
                 for line in str(message).splitlines():
-                    told = json.loads(line)
-                    self.lines.append(told)
-                    if not told:
+                    reported = json.loads(line)
+                    self.lines.append(reported)
+                    if not reported:
                         await self.connection.send("{}")
         except ConnectionClosed:
             pass
@@ -280,7 +280,7 @@ async def test_the_asynchronous_client_of_cent_works_too(starling: Starling) -> 
     assert sorted(result.offset for result in results) == list(range(1, 21))
 
 
-def test_cent_is_told_errors_and_bad_keys(starling: Starling, api: cent.Client) -> None:
+def test_cent_gets_errors_and_invalid_keys(starling: Starling, api: cent.Client) -> None:
     with pytest.raises(cent.CentApiResponseError) as unknown:
         api.publish(cent.PublishRequest(channel="nowhere:x", data=1))
     assert unknown.value.code == 102
@@ -339,8 +339,8 @@ async def test_a_retry_with_the_same_key_reaches_nobody_whichever_worker_it_meet
             )
         )
         for listener in listeners:
-            heard = [(push["channel"], push["pub"]["data"]) for push in listener.pushes("pub")]
-            assert sorted(heard) == [
+            received = [(push["channel"], push["pub"]["data"]) for push in listener.pushes("pub")]
+            assert sorted(received) == [
                 ("kept:once", "last"),
                 ("kept:once", "once"),
                 ("once", "last"),
@@ -514,7 +514,7 @@ async def test_a_revoked_subscription_token_ends_its_subscription_alone(starling
     await listener.close()
 
 
-async def test_the_tutorials_doors_close_on_revocation_too(starling: Starling) -> None:
+async def test_the_tutorials_endpoints_close_on_revocation_too(starling: Starling) -> None:
     token = issue_connection_token(SECRET, "rae", 600, jti="raes-token")
     headers = {"Authorization": f"Bearer {token}"}
     echo = await connect(f"{starling.url}/ws", additional_headers=headers)
@@ -529,7 +529,7 @@ async def test_the_tutorials_doors_close_on_revocation_too(starling: Starling) -
     assert (echo.close_code, echo.close_reason) == (1008, "the token was revoked")
 
 
-async def test_a_metric_tells_how_long_revocations_took(starling: Starling) -> None:
+async def test_a_metric_reports_how_long_revocations_took(starling: Starling) -> None:
     before = starling.metrics().get("starling_revocation_seconds_count", 0)
     plain(starling, "revoke_token", {"uid": "measured"})
 
@@ -560,8 +560,8 @@ async def test_without_the_broker_a_call_is_503_in_bounded_time(starling: Starli
             answer = plain(starling, method, body)
 
             assert answer.status_code == 503, method
-            told = answer.json()["replies"][0] if method == "batch" else answer.json()
-            assert told["error"]["code"] == 100
+            reported = answer.json()["replies"][0] if method == "batch" else answer.json()
+            assert reported["error"]["code"] == 100
             assert time.monotonic() - began < 5
     finally:
         redis.thaw()

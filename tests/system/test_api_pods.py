@@ -1,4 +1,4 @@
-"""The server API over two pods of one Redis: whichever is asked, it answers and steers for both."""
+"""The server API over two pods of one Redis: whichever is asked, it answers and controls for both."""
 
 import asyncio
 import json
@@ -56,7 +56,7 @@ async def enter(starling: Starling, user: str, channel: str) -> ClientConnection
     return client
 
 
-async def test_either_pod_sees_and_steers_the_clients_of_both(pods: tuple[Starling, Starling]) -> None:
+async def test_either_pod_sees_and_controls_the_clients_of_both(pods: tuple[Starling, Starling]) -> None:
     clients = [await enter(pod, "alice", "news") for pod in pods]
 
     for pod in pods:
@@ -73,7 +73,7 @@ async def test_either_pod_sees_and_steers_the_clients_of_both(pods: tuple[Starli
         assert client.close_code == 3503
 
 
-async def test_top_tells_of_both_pods_and_of_the_busiest_channels(pods: tuple[Starling, Starling]) -> None:
+async def test_top_reports_both_pods_and_of_the_busiest_channels(pods: tuple[Starling, Starling]) -> None:
     clients = [await enter(pod, "carol", "busy") for pod in pods]
     before = call(pods[0], "top")
     for _ in range(20):
@@ -84,16 +84,16 @@ async def test_top_tells_of_both_pods_and_of_the_busiest_channels(pods: tuple[St
     await asyncio.sleep(1.2)
 
     for pod in pods:
-        told = call(pod, "top", limit=1)
-        assert told["missing"] == []
-        assert {node["name"] for node in told["nodes"]} == {node["name"] for node in call(pod, "info")["nodes"]}
-        assert [(node["connections"], node["subscriptions"]) for node in told["nodes"]] == [(1, 1), (1, 1)]
-        (busiest,) = told["channels"]
+        reported = call(pod, "top", limit=1)
+        assert reported["missing"] == []
+        assert {node["name"] for node in reported["nodes"]} == {node["name"] for node in call(pod, "info")["nodes"]}
+        assert [(node["connections"], node["subscriptions"]) for node in reported["nodes"]] == [(1, 1), (1, 1)]
+        (busiest,) = reported["channels"]
         assert (busiest["channel"], busiest["subscribers"]) == ("busy", 2)
         assert busiest["deliveries_per_second"] > 0
         earlier = {node["uid"]: node for node in before["nodes"]}
-        assert [node["messages_out"] - earlier[node["uid"]]["messages_out"] for node in told["nodes"]] == [20, 20]
-        assert sum(node["publications"] - earlier[node["uid"]]["publications"] for node in told["nodes"]) == 20
+        assert [node["messages_out"] - earlier[node["uid"]]["messages_out"] for node in reported["nodes"]] == [20, 20]
+        assert sum(node["publications"] - earlier[node["uid"]]["publications"] for node in reported["nodes"]) == 20
     for client in clients:
         await client.close()
 
@@ -180,14 +180,14 @@ async def test_a_channel_is_traced_with_what_was_asked_of_it(pods: tuple[Starlin
         await client.recv()
         await client.close()
 
-    told = [(line["direction"], next(iter(set(line["frame"]) - {"id"}))) for line in watching.frames]
+    reported = [(line["direction"], next(iter(set(line["frame"]) - {"id"}))) for line in watching.frames]
     expected = ["in subscribe", "out subscribe", "out push", "in unsubscribe", "out unsubscribe"]
-    assert [" ".join(one) for one in told] == expected
+    assert [" ".join(one) for one in reported] == expected
     assert watching.frames[2]["clients"] == 1
     assert "client" not in watching.frames[2]
 
 
-async def test_too_many_frames_are_dropped_counted_and_told(pods: tuple[Starling, Starling]) -> None:
+async def test_too_many_frames_are_dropped_counted_and_reported(pods: tuple[Starling, Starling]) -> None:
     client = await enter(pods[0], "flo", "flooded")
     async with Watching(pods[1], channel="flooded", seconds=2) as watching:
         for _ in range(3):
@@ -254,7 +254,7 @@ async def test_more_traces_than_there_may_be_are_refused(pods: tuple[Starling, S
 
 
 async def test_a_pod_that_vanished_stalls_no_answer(pods: tuple[Starling, Starling]) -> None:
-    """This comes last: the second pod does not come back."""
+    """This comes last: the second pod does not return."""
     client = await enter(pods[0], "bob", "left")
     pid = pods[1].workers[0]
     await asyncio.to_thread(pods[1].kill)

@@ -1,4 +1,4 @@
-"""The chat over several workers: everyone hears everything, once, in one same order, through outages too."""
+"""The chat over several workers: everyone receives everything, once, in one same order, through outages too."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ def starling(redis_server: RedisServer) -> Iterator[Starling]:
 
 
 async def enter(starling: Starling, first: int, count: int) -> list[ClientConnection]:
-    """Connect so many clients, each in the room when this returns: it has heard a word of its own."""
+    """Connect this many clients, each in the room when this returns: it has received a word of its own."""
     clients = []
     for number in range(first, first + count):
         client = await connect(f"{starling.url}/ws/{number}", max_queue=None)
@@ -35,7 +35,7 @@ async def enter(starling: Starling, first: int, count: int) -> list[ClientConnec
     return clients
 
 
-async def heard(client: ClientConnection, wanted: int, timeout: float) -> list[str]:
+async def received(client: ClientConnection, wanted: int, timeout: float) -> list[str]:
     """The sentences said in the room, until `wanted` of the counted kind came."""
     sentences: list[str] = []
     async with asyncio.timeout(timeout):
@@ -47,9 +47,9 @@ async def heard(client: ClientConnection, wanted: int, timeout: float) -> list[s
     return sentences
 
 
-async def test_every_client_on_both_workers_hears_every_message_once_in_one_order(starling: Starling) -> None:
+async def test_every_client_on_both_workers_receives_every_message_once_in_one_order(starling: Starling) -> None:
     clients = await enter(starling, 0, CLIENTS)
-    readers = [asyncio.create_task(heard(client, CLIENTS * MESSAGES, 90)) for client in clients]
+    readers = [asyncio.create_task(received(client, CLIENTS * MESSAGES, 90)) for client in clients]
     for message in range(MESSAGES):
         await asyncio.gather(*(client.send(f"m{message}") for client in clients))
     logs = await asyncio.gather(*readers)
@@ -67,7 +67,7 @@ async def test_every_client_on_both_workers_hears_every_message_once_in_one_orde
 async def test_the_clients_of_that_room_are_spread_over_both_workers(starling: Starling) -> None:
     clients = await enter(starling, 0, 40)
 
-    served = {line["pid"] for line in starling.told("client_connected", 40)}
+    served = {line["pid"] for line in starling.reported("client_connected", 40)}
 
     assert served == set(starling.workers)
     await asyncio.gather(*(client.close() for client in clients))
@@ -161,7 +161,7 @@ async def test_without_redis_at_the_start_it_serves_says_so_and_gets_ready_when_
         async with connect(f"{starling.url}/ws") as echo:
             await echo.send("alive")
             assert await echo.recv() == "Message text was: alive"
-        assert starling.told("broker_link_down")
+        assert starling.reported("broker_link_down")
 
         redis_server.start()
 

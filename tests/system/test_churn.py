@@ -46,9 +46,9 @@ async def churn(starling: Starling, number: int, stopping: asyncio.Event) -> Non
 
 async def test_thirty_who_stay_in_the_chat_miss_nothing_while_others_come_and_go(starling: Starling) -> None:
     says = f"Client #{SPEAKER} says: "
-    heard: list[list[int]] = [[] for _ in range(STAYERS)]
+    received: list[list[int]] = [[] for _ in range(STAYERS)]
 
-    async def hear(client: ClientConnection, numbers: list[int]) -> None:
+    async def receive(client: ClientConnection, numbers: list[int]) -> None:
         async for text in client:
             if str(text).startswith(says):
                 numbers.append(int(str(text).removeprefix(says)))
@@ -58,7 +58,7 @@ async def test_thirty_who_stay_in_the_chat_miss_nothing_while_others_come_and_go
             await stack.enter_async_context(connect(f"{starling.url}/ws/{n}", max_queue=None)) for n in range(STAYERS)
         ]
         speaker = await stack.enter_async_context(connect(f"{starling.url}/ws/{SPEAKER}", max_queue=None))
-        hearing = [asyncio.create_task(hear(*pair)) for pair in zip(stayers, heard, strict=True)]
+        receiving = [asyncio.create_task(receive(*pair)) for pair in zip(stayers, received, strict=True)]
         stopping = asyncio.Event()
         churning = [asyncio.create_task(churn(starling, 2000 + number, stopping)) for number in range(CHURNERS)]
         try:
@@ -66,18 +66,18 @@ async def test_thirty_who_stay_in_the_chat_miss_nothing_while_others_come_and_go
                 await speaker.send(str(number))
                 await asyncio.sleep(0.02)
             async with asyncio.timeout(20):
-                while any(len(numbers) < MESSAGES for numbers in heard):
+                while any(len(numbers) < MESSAGES for numbers in received):
                     await asyncio.sleep(0.05)
             assert not [task for task in churning if task.done()]
-            assert not [task for task in hearing if task.done()], "one who stayed was cut"
+            assert not [task for task in receiving if task.done()], "one who stayed was cut"
         finally:
             stopping.set()
-            for task in hearing:
+            for task in receiving:
                 task.cancel()
-            await asyncio.gather(*churning, *hearing, return_exceptions=True)
+            await asyncio.gather(*churning, *receiving, return_exceptions=True)
 
-    assert heard == [list(range(MESSAGES))] * STAYERS
-    assert len(starling.told("client_connected")) > STAYERS + 10 * CHURNERS
+    assert received == [list(range(MESSAGES))] * STAYERS
+    assert len(starling.reported("client_connected")) > STAYERS + 10 * CHURNERS
     assert "Traceback" not in starling.output
 
 

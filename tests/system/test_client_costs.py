@@ -104,7 +104,7 @@ async def test_a_user_and_an_address_have_as_many_connections_as_they_may(
         await client_of(starling, "another", opened)
         # The place of one that leaves is free, and no refused one has taken it.
         await last.socket.close()
-        starling.told("client_disconnected", code=1000)
+        starling.reported("client_disconnected", code=1000)
         await client_of(starling, user, opened)
 
 

@@ -1,4 +1,4 @@
-"""Compression switched on: clients with it and without it hear the same, and a bomb costs its sender alone."""
+"""Compression switched on: clients with it and without it receive the same, and a bomb costs its sender alone."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ async def subscribe(client: ClientConnection) -> None:
         answered |= {json.loads(line)["id"] for line in str(await client.recv()).splitlines()}
 
 
-async def heard(client: ClientConnection, count: int) -> list[Any]:
+async def received(client: ClientConnection, count: int) -> list[Any]:
     data: list[Any] = []
     async with asyncio.timeout(20):
         while len(data) < count:
@@ -59,7 +59,7 @@ async def heard(client: ClientConnection, count: int) -> list[Any]:
     return data
 
 
-async def test_subscribers_with_compression_and_without_hear_the_same_in_the_same_order(starling: Starling) -> None:
+async def test_subscribers_with_compression_and_without_receive_the_same_in_the_same_order(starling: Starling) -> None:
     news = [{"number": number, "text": "again and " * (number % 5 * 40)} for number in range(100)]
     async with AsyncExitStack() as stack:
         clients = [
@@ -67,13 +67,13 @@ async def test_subscribers_with_compression_and_without_hear_the_same_in_the_sam
             for number in range(10)
         ]
         await asyncio.gather(*map(subscribe, clients))
-        listening = asyncio.gather(*(heard(client, len(news)) for client in clients))
+        listening = asyncio.gather(*(received(client, len(news)) for client in clients))
         for item in news:
             await asyncio.to_thread(publish, starling, item)
         assert await listening == [news] * len(clients)
 
 
-async def test_on_the_tutorials_doors_messages_come_back_as_they_were(starling: Starling) -> None:
+async def test_on_the_tutorials_endpoints_messages_return_as_they_were(starling: Starling) -> None:
     long = "the same again and " * 500
     async with (
         opened(starling, "/ws", compressing=True) as echo,

@@ -56,7 +56,7 @@ def test_a_healthy_service_alarms_nobody(monitored: Monitored) -> None:
     assert monitored.prometheus.firing() == set()
 
 
-def test_the_figures_of_panels_are_those_of_the_load(monitored: Monitored) -> None:
+def test_the_numbers_of_panels_are_those_of_the_load(monitored: Monitored) -> None:
     latest = {
         panel.title: monitored.prometheus.range(panel.queries[0].expression, time.time() - 3, time.time())
         for panel in overview().panels

@@ -1,4 +1,4 @@
-"""Redis fails over below a service with clients: what is acknowledged is delivered, or whoever lacks it is told."""
+"""Redis fails over below a service with clients: what is acknowledged is delivered, or its loss is reported."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ BACK_WITHIN = 5.0
 
 
 def status_of_publish(starling: Starling) -> int:
-    """Publish by the API to a channel that nobody hears; the status of the answer."""
+    """Publish by the API to a channel that nobody receives; the status of the answer."""
     body = json.dumps({"channel": "history:unheard", "data": 1}).encode()
     headers = {"Content-Type": "application/json", "X-API-Key": API_KEY}
     request = urllib.request.Request(f"{starling.http}/api/publish", body, headers)
@@ -34,10 +34,10 @@ def status_of_publish(starling: Starling) -> int:
 
 
 def holds(flow: Flow) -> None:
-    """The promise: no socket closed, and whoever was not told 2500 lacks nothing, twice nothing, in order."""
+    """The promise: no socket closed, and anyone who did not get 2500 lacks nothing, twice nothing, in order."""
     assert flow.closed() == []
     assert flow.problems() == []
-    assert set(flow.told()) <= {2500}
+    assert set(flow.reported()) <= {2500}
     assert set(flow.refused) <= {100}
     assert all(len(flow.acknowledged[channel]) >= 100 for channel in CHANNELS)
 
@@ -60,7 +60,7 @@ async def test_the_master_that_sentinel_names_is_followed(tmp_path: Path, fault:
                 await publishes(flow, 50)
                 if fault == "freeze":
                     await asyncio.to_thread(former.thaw)
-                    # It is told that it is a replica now, and gives up what it alone had taken.
+                    # It learns that it is a replica now, and gives up what it alone had taken.
                     await asyncio.to_thread(until_replica, group)
                     await publishes(flow, 50)
                 await flow.stop()
@@ -86,7 +86,7 @@ async def test_clients_that_received_from_a_deposed_master_are_notified(tmp_path
             await publishes(flow, 50)
             former = group.master
             with former.client() as client:
-                # So that no sentinel can tell it that it is deposed, nor end its connections.
+                # So that no sentinel can inform it that it is deposed, nor end its connections.
                 client.acl_setuser("default", enabled=True, commands=["-replicaof", "-slaveof", "-multi"])
 
             # The workers learn of it within two seconds; until then it acknowledges what the new master never sees.
@@ -100,9 +100,10 @@ async def test_clients_that_received_from_a_deposed_master_are_notified(tmp_path
             holds(flow)
             promoted = group.master
             lost = [name for name in CHANNELS if last_entry(former, name) not in entries(promoted, name)]
-            # Not always all 80: a worker that asked at the very moment of the election has heard nothing that is lost.
-            assert len(flow.told()) >= len(lost)
-            assert lost or not flow.told()
+            # Not always all 80: a worker that asked at the very moment of the election has received nothing that is
+            # lost.
+            assert len(flow.reported()) >= len(lost)
+            assert lost or not flow.reported()
 
 
 async def test_slots_of_a_cluster_move_and_nobody_notices(tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ async def test_slots_of_a_cluster_move_and_nobody_notices(tmp_path: Path) -> Non
             await flow.stop()
 
             holds(flow)
-            assert flow.told() == []
+            assert flow.reported() == []
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze"])

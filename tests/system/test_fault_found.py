@@ -1,4 +1,4 @@
-"""From a fault to the page that tells what to do: of each kind one, in two pods over Redis under a real Prometheus.
+"""From a fault to the page that reports what to do: of each kind one, in two pods over Redis under a real Prometheus.
 
 The alert fires, the panel that it names shows the fault, and so does the first command of its runbook. Times (`for`)
 are shortened and some thresholds lowered, as the chart's values can, so that a test need not last an hour. kubectl is
@@ -158,9 +158,9 @@ def firing_for(running: Pods, alert: str, pod: str) -> dict[str, str]:
     """Wait until the alert fires for `pod`, or for all pods together, and return its annotations."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        for told in running.prometheus.alerts():
-            if told["labels"]["alertname"] == alert and told["labels"].get("pod", pod) == pod:
-                annotations: dict[str, str] = told["annotations"]
+        for reported in running.prometheus.alerts():
+            if reported["labels"]["alertname"] == alert and reported["labels"].get("pod", pod) == pod:
+                annotations: dict[str, str] = reported["annotations"]
                 return annotations
         time.sleep(0.2)
     raise AssertionError(f"{alert} did not fire for {pod}; firing: {sorted(running.prometheus.firing())}")
@@ -258,7 +258,7 @@ async def test_a_worker_that_stands_still_is_found(running: Pods) -> None:
     await asyncio.to_thread(still.until_ready)
 
 
-async def test_clients_that_come_back_too_late_are_found(running: Pods) -> None:
+async def test_clients_that_return_too_late_are_found(running: Pods) -> None:
     async with connect(f"{running.pods['starling-0'].url}/connection/websocket") as client:
         await client.send('{"id":1,"connect":{}}')
         for number in range(2, 42):
@@ -281,7 +281,7 @@ def test_a_worker_that_may_open_hardly_any_more_files_is_found(running: Pods) ->
         resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
 
 
-async def test_a_drain_that_takes_too_long_is_found_and_so_is_what_nobody_was_told(running: Pods) -> None:
+async def test_a_drain_that_takes_too_long_is_found_and_so_is_what_nobody_was_notified_of(running: Pods) -> None:
     pod = running.pods["starling-0"]
     (worker,) = pod.workers
     clients = [await connect(f"{pod.url}/connection/websocket", ping_interval=None) for _ in range(10)]
@@ -311,7 +311,7 @@ def test_a_leak_is_found(running: Pods) -> None:
     if running.memory is None:
         pytest.skip("no memory control group can be made here: it takes root on a machine of one's own")
     asyncio.run(leak(8))
-    # What the pod tells is up to a second old.
+    # What the pod reports is up to a second old.
     time.sleep(1.5)
     used = pod.metrics()["starling_memory_used_ratio"] * GENEROUS
     running.memory.limit(int(used / 0.95))
@@ -324,7 +324,7 @@ def test_a_leak_is_found(running: Pods) -> None:
 async def test_redis_that_stops_again_and_again_is_found(running: Pods) -> None:
     async def stutter() -> None:
         while True:
-            # Out of step with the canary, which comes a second after the one before was heard.
+            # Out of step with the canary, which comes a second after the one before was received.
             running.redis.freeze()
             await asyncio.sleep(1.4)
             running.redis.thaw()
@@ -338,7 +338,7 @@ async def test_redis_that_stops_again_and_again_is_found(running: Pods) -> None:
         running.redis.thaw()
 
 
-async def test_redis_that_is_away_and_comes_back_empty_is_found(running: Pods) -> None:
+async def test_redis_that_is_away_and_returns_empty_is_found(running: Pods) -> None:
     pod = running.pods["starling-0"]
     client = await enter(pod, "kept:news")
     await asyncio.to_thread(call, pod, "publish", {"channel": "kept:news", "data": "the last word"})

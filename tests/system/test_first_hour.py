@@ -137,7 +137,7 @@ def test_what_a_channel_does_not_keep_is_named_by_its_option_to_the_client_and_i
         error = ask(client, presence={"channel": "orders:1"})["error"]
         assert error["message"] == "not available: set presence under namespaces.orders"
 
-    (line,) = developer.told("command_refused", channel="lobby", level="info")
+    (line,) = developer.reported("command_refused", channel="lobby", level="info")
     assert (line["option"], line["code"]) == ("history_size and history_ttl", 108)
 
 
@@ -145,7 +145,7 @@ def test_developer_mode_listens_on_this_machine_alone_unless_it_is_said() -> Non
     starling = Starling({"STARLING_DEV": "true"})
     del starling.environment["STARLING_HOST"]
     with starling:
-        (started,) = starling.told("server_started")
+        (started,) = starling.reported("server_started")
         assert started["host"] == "127.0.0.1"
 
 
@@ -153,7 +153,7 @@ def test_a_foreign_page_cannot_reach_developer_mode_and_the_log_says_what_would_
     with client_of(developer, Origin="http://localhost:5173"):
         pass
     assert status_of_upgrade(developer, "/connection/websocket", Origin="https://evil.example") == 403
-    (line,) = developer.told("connection_refused", reason="origin", origin="https://evil.example", level="info")
+    (line,) = developer.reported("connection_refused", reason="origin", origin="https://evil.example", level="info")
     assert line["path"] == "/connection/websocket"
     assert line["remedy"] == "add https://evil.example to STARLING_ALLOWED_ORIGINS"
 
@@ -173,9 +173,9 @@ def test_refusals_before_the_upgrade_are_lines_at_info_without_a_secret(producti
         assert 400 <= status_of_upgrade(production, path, **headers) < 500
 
     for reason, path in {"no_token": "/ws", "unknown_path": "/nowhere", "origin": "/connection/websocket"}.items():
-        line, *_ = production.told("connection_refused", reason=reason, path=path, level="info")
+        line, *_ = production.reported("connection_refused", reason=reason, path=path, level="info")
         assert line["remedy"]
-    production.told("token_refused", path="/ws", level="info")
+    production.reported("token_refused", path="/ws", level="info")
     assert secret not in production.output
     assert "hidden-token" not in production.output
 
@@ -203,7 +203,7 @@ def test_a_refused_command_is_a_line_at_debug_with_the_option_that_would_allow_i
     (name, body), *_ = command.items()
     verb = name.partition("_")[0]
     seen = {"channel": body["channel"], "code": code, "command": verb, "user": "dan"}
-    lines = production.told("command_refused", level="debug", **seen)
+    lines = production.reported("command_refused", level="debug", **seen)
     assert lines[-1].get("option", "") == (option or "")
     assert lines[-1]["remedy"]
     assert ":" not in error["message"], "outside developer mode clients learn nothing of the configuration"
@@ -212,7 +212,7 @@ def test_a_refused_command_is_a_line_at_debug_with_the_option_that_would_allow_i
 def test_a_client_without_a_token_is_a_line_with_its_remedy(production: Starling) -> None:
     client = connect(f"{production.url}/connection/websocket")
     assert close_code(client, json.dumps({"id": 1, "connect": {}})) == 3500
-    (line,) = production.told("connection_refused", code=3500, level="info")
+    (line,) = production.reported("connection_refused", code=3500, level="info")
     assert "starling token" in line["remedy"]
 
 
@@ -232,7 +232,7 @@ def test_nobody_speaks_under_an_id_of_another_user(production: Starling) -> None
             assert alice.recv(10) == "Client #77 says: mine too"
         assert alice.recv(10) == "Client #77 left the chat"
 
-    production.told("connection_cut", user="mallory", client_id=77)
+    production.reported("connection_cut", user="mallory", client_id=77)
 
 
 def test_an_id_is_free_once_its_user_has_gone(production: Starling) -> None:
@@ -274,4 +274,4 @@ def test_tutorial_and_pages_can_be_turned_off(tmp_path: Path) -> None:
         with client_of(starling):
             pass
         assert status_of(starling, "/readyz") == 200
-        starling.told("connection_refused", reason="unknown_path", path="/ws")
+        starling.reported("connection_refused", reason="unknown_path", path="/ws")

@@ -1,4 +1,4 @@
-"""What connections leave behind: nothing that only the garbage collector could let go of."""
+"""What connections leave behind: nothing that only the garbage collector could release."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ rpc = {"collect": collect, "garbage": garbage}
 
 @pytest.fixture
 def starling(tmp_path: Path) -> Iterator[Starling]:
-    """One worker that tells what its collector finds."""
+    """One worker that reports what its collector finds."""
     (tmp_path / "collecting_hooks.py").write_text(HOOKS)
     environment = {
         "STARLING_DEV": "true",

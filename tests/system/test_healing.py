@@ -1,4 +1,4 @@
-"""Gaps under real faults: what Redis still has is delivered, and whoever lost what it no longer has is told."""
+"""Gaps under real faults: what Redis still has is delivered, and anyone who lost what it no longer has is notified."""
 
 import asyncio
 from pathlib import Path
@@ -11,13 +11,13 @@ from tests.support.running import Starling, serving
 from tests.support.services import RedisServer
 from tests.system.flow import CHANNELS, CLIENTS, Flow, environment, flowing, publishes
 
-TOLD_ALL = [2500] * (CLIENTS * len(CHANNELS))
+REPORTED_ALL = [2500] * (CLIENTS * len(CHANNELS))
 
 
-def holds(flow: Flow, told: list[int]) -> None:
-    """The promise: no socket closed, these told, and nothing lost, doubled or out of order."""
+def holds(flow: Flow, reported: list[int]) -> None:
+    """The promise: no socket closed, these reported, and nothing lost, doubled or out of order."""
     assert flow.closed() == []
-    assert flow.told() == told
+    assert flow.reported() == reported
     assert flow.problems() == []
     assert set(flow.refused) <= {100}
     assert sum(map(len, flow.acknowledged.values())) >= 4 * 100
@@ -38,7 +38,7 @@ async def test_redis_killed_with_an_append_only_file_is_not_noticed(tmp_path: Pa
             await publishes(flow, 40)
             await flow.stop()
 
-            holds(flow, told=[])
+            holds(flow, reported=[])
 
 
 async def test_after_a_restart_from_a_snapshot_every_client_whose_messages_are_lost_is_notified(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ async def test_after_a_restart_from_a_snapshot_every_client_whose_messages_are_l
             await publishes(flow, 50)
             await flow.stop()
 
-            holds(flow, told=TOLD_ALL)
+            holds(flow, reported=REPORTED_ALL)
 
 
 async def test_a_restart_from_a_snapshot_that_lacks_nothing_is_not_noticed(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ async def test_a_restart_from_a_snapshot_that_lacks_nothing_is_not_noticed(tmp_p
             await publishes(flow, 20)
             await flow.stop()
 
-            holds(flow, told=[])
+            holds(flow, reported=[])
 
 
 async def test_links_cut_again_and_again_are_not_noticed(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ async def test_links_cut_again_and_again_are_not_noticed(redis_server: RedisServ
             await publishes(flow, 25)
             await flow.stop()
 
-            holds(flow, told=[])
+            holds(flow, reported=[])
         metrics = await asyncio.to_thread(service.metrics)
         assert cut >= 10
         assert metrics["starling_broker_reconnects_total"] >= 2

@@ -43,7 +43,7 @@ async def enter(starling: Starling, user: str) -> tuple[ClientConnection, dict[s
     return client, await ask(client, 1, connect={"token": issue_connection_token(SECRET, user, 60)})
 
 
-async def test_on_connect_greets_and_turns_away(starling: Starling) -> None:
+async def test_on_connect_greets_and_rejects(starling: Starling) -> None:
     alice, reply = await enter(starling, "alice")
     assert reply["connect"]["data"] == {"greeting": "hello alice"}
     await alice.close()

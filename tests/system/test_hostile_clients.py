@@ -21,7 +21,7 @@ OTHERS = 50
 MESSAGES = 200
 PAYLOAD = "x" * 4096
 PING, PONG, CLOSE = 3, 1, 3
-# The timer wheel turns once a second, and figures are carried over once a second.
+# The timer wheel turns once a second, and numbers are carried over once a second.
 GONE_WITHIN = PING + PONG + CLOSE + 3
 MOST_GROWTH = 64 * 2**20
 
@@ -88,7 +88,7 @@ async def until_at_least(starling: Starling, name: str, wanted: float, seconds: 
         await asyncio.sleep(0.1)
 
 
-async def test_a_reader_that_stops_in_the_chat_is_cut_and_fifty_others_hear_everything(starling: Starling) -> None:
+async def test_a_reader_that_stops_in_the_chat_is_cut_and_fifty_others_receive_everything(starling: Starling) -> None:
     code = 'starling_connections_closed_total{code="1013",transport="chat"}'
     before, memory = figure(starling, code), figure(starling, "starling_worker_resident_memory_bytes")
     stuck = await asyncio.to_thread(handshake, starling, "/ws/999", receive_buffer=4096)
@@ -100,18 +100,18 @@ async def test_a_reader_that_stops_in_the_chat_is_cut_and_fifty_others_hear_ever
 
         logs: list[list[str]] = [[] for _ in others]
 
-        async def hear(client: ClientConnection, heard: list[str]) -> None:
-            while len(heard) < MESSAGES:
+        async def receive(client: ClientConnection, received: list[str]) -> None:
+            while len(received) < MESSAGES:
                 _, says, words = str(await client.recv()).partition(" says: ")
                 if says:
-                    heard.append(words.removesuffix(PAYLOAD).strip())
+                    received.append(words.removesuffix(PAYLOAD).strip())
 
-        async with asyncio.timeout(60), asyncio.TaskGroup() as hearing:
-            for client, heard in zip(others, logs, strict=True):
-                hearing.create_task(hear(client, heard))
+        async with asyncio.timeout(60), asyncio.TaskGroup() as receiving:
+            for client, received in zip(others, logs, strict=True):
+                receiving.create_task(receive(client, received))
             for number in range(MESSAGES):
                 await others[0].send(f"{number} {PAYLOAD}")
-                # The others share one processor with this test, and must not seem slow for that.
+                # The others share one CPU with this test, and must not seem slow for that.
                 while min(map(len, logs)) < number - 10:
                     await asyncio.sleep(0.005)
 
@@ -121,7 +121,7 @@ async def test_a_reader_that_stops_in_the_chat_is_cut_and_fifty_others_hear_ever
     stuck.close()
 
 
-async def test_a_reader_that_stops_on_the_protocol_door_is_cut_with_3008_and_fifty_others_hear_everything(
+async def test_a_reader_that_stops_on_the_protocol_endpoint_is_cut_with_3008_and_fifty_others_receive_everything(
     starling: Starling,
 ) -> None:
     code = 'starling_connections_closed_total{code="3008",transport="json"}'

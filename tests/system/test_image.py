@@ -135,7 +135,7 @@ def test_gunicorn_is_the_first_process(container: Container) -> None:
     assert container.python("print(len(open('/proc/1/task/1/children').read().split()) > 0)") == "True"
 
 
-async def test_the_echo_door_answers_text_and_binary(container: Container) -> None:
+async def test_the_echo_endpoint_answers_text_and_binary(container: Container) -> None:
     async with connect(f"{container.url}/ws") as client:
         await client.send("hello")
         assert await client.recv() == "Message text was: hello"
@@ -143,7 +143,7 @@ async def test_the_echo_door_answers_text_and_binary(container: Container) -> No
         assert await client.recv() == b"\x00\x01"
 
 
-async def test_the_items_door_takes_a_token(container: Container) -> None:
+async def test_the_items_endpoint_takes_a_token(container: Container) -> None:
     async with connect(f"{container.url}/items/foo/ws?token=abc&q=3") as client:
         await client.send("hello")
         answers = [await client.recv() for _ in range(3)]

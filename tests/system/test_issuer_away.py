@@ -12,7 +12,7 @@ from tests.auth.issuer import Issuer, SigningKey
 from tests.support.history_clients import HistoryClient, Refused
 from tests.support.running import Starling
 
-DOORS = ("/ws", "/items/plumbus/ws", "/ws/7")
+ENDPOINTS = ("/ws", "/items/plumbus/ws", "/ws/7")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def issuer(key: SigningKey) -> Iterator[Issuer]:
     issuer.stop()
 
 
-async def test_until_the_keys_are_here_clients_are_told_to_come_again_and_then_they_get_in(
+async def test_until_the_keys_are_here_clients_get_a_temporary_error_and_then_they_get_in(
     issuer: Issuer, key: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -38,7 +38,7 @@ async def test_until_the_keys_are_here_clients_are_told_to_come_again_and_then_t
     headers = {"Authorization": f"Bearer {token}"}
     settings = {"STARLING_TOKEN_JWKS_URL": issuer.url, "STARLING_TOKEN_AUDIENCE": "starling"}
     with Starling(settings) as starling:
-        for path in DOORS:
+        for path in ENDPOINTS:
             with pytest.raises(InvalidStatus) as refusal:
                 await connect(starling.url + path, additional_headers=headers)
             assert refusal.value.response.status_code == 503
@@ -62,7 +62,7 @@ async def test_until_the_keys_are_here_clients_are_told_to_come_again_and_then_t
                     await asyncio.sleep(0.2)
         assert (await connect_with(starling, {"token": token}))["client"]
         refusals = starling.metrics()['starling_connections_refused_total{reason="issuer_unavailable"}']
-        assert refusals >= len(DOORS)
+        assert refusals >= len(ENDPOINTS)
         assert not [line for line in starling.lines if line["event"] == "client_failed"]
 
 

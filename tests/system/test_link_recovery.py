@@ -29,7 +29,7 @@ async def frozen(redis_server: RedisServer, starling: Starling) -> float:
 
 
 async def restarted_empty(redis_server: RedisServer, starling: Starling) -> float:
-    """Redis dies without saving anything, and comes back with nothing after 2 s."""
+    """Redis dies without saving anything, and returns with nothing after 2 s."""
     await asyncio.to_thread(redis_server.kill)
     await asyncio.sleep(2)
     await asyncio.to_thread(redis_server.start)
@@ -85,26 +85,26 @@ async def test_after_a_fault_everything_flows_and_no_history_has_a_hole(
             assert seconds < BACK_WITHIN
             assert flow.closed() == []
             assert set(flow.refused) <= {100}
-            assert flow.told() == ([2500] * CLIENTS * len(CHANNELS) if fault is restarted_empty else [])
+            assert flow.reported() == ([2500] * CLIENTS * len(CHANNELS) if fault is restarted_empty else [])
             assert flow.problems() == []
-        await asyncio.to_thread(starling.told, "broker_link_down")
+        await asyncio.to_thread(starling.reported, "broker_link_down")
 
 
-async def test_a_worker_that_no_link_makes_hear_is_replaced_and_the_other_is_not(
+async def test_a_worker_that_no_link_works_for_is_replaced_and_the_other_is_not(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
     async with Proxy(redis_server.port) as proxy, serving(environment(tmp_path, proxy.url)) as starling:
-        deaf, other = await asyncio.to_thread(lambda: starling.workers)
+        unresponsive, other = await asyncio.to_thread(lambda: starling.workers)
         # What stands between lets this worker listen no more; its probe listens elsewhere.
-        proxy.refuse = lambda said: b"-%d\r" % deaf in said and b":canary:" in said and b"SUBSCRIBE" in said
+        proxy.refuse = lambda said: b"-%d\r" % unresponsive in said and b":canary:" in said and b"SUBSCRIBE" in said
         proxy.cut()
 
         async with asyncio.timeout(60):
-            while deaf in await asyncio.to_thread(lambda: starling.workers):
+            while unresponsive in await asyncio.to_thread(lambda: starling.workers):
                 await asyncio.sleep(0.2)
         await asyncio.to_thread(starling.until_ready, 2)
 
-        events = [line["event"] for line in starling.lines if line.get("pid") == deaf]
+        events = [line["event"] for line in starling.lines if line.get("pid") == unresponsive]
         workers = await asyncio.to_thread(lambda: starling.workers)
         assert [event for event in events if event in {"worker_unresponsive", "worker_retires", "drain_started"}] == [
             "worker_unresponsive",

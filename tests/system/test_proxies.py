@@ -93,7 +93,7 @@ Proxy = Callable[[Starling, Path, Path, int], list[str]]
 
 
 @pytest.fixture(scope="module", params=[start_nginx, start_haproxy], ids=["nginx", "haproxy"])
-def entrance(
+def front_proxy(
     request: pytest.FixtureRequest,
     starling: Starling,
     certificates: Path,
@@ -136,41 +136,41 @@ def trust(certificates: Path) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(certificates / "ca.crt"))
 
 
-async def until_open(entrance: str, trust: ssl.SSLContext) -> None:
+async def until_open(front_proxy: str, trust: ssl.SSLContext) -> None:
     """Until the proxy has found its server healthy."""
     deadline = time.monotonic() + 10
     while True:
         try:
-            async with connect(f"{entrance}/ws", ssl=trust):
+            async with connect(f"{front_proxy}/ws", ssl=trust):
                 return
         except InvalidStatus:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
 
 
-async def test_every_door_opens_over_wss(entrance: str, trust: ssl.SSLContext) -> None:
-    await until_open(entrance, trust)
-    async with connect(f"{entrance}/ws", ssl=trust) as echo:
+async def test_every_endpoint_opens_over_wss(front_proxy: str, trust: ssl.SSLContext) -> None:
+    await until_open(front_proxy, trust)
+    async with connect(f"{front_proxy}/ws", ssl=trust) as echo:
         await echo.send("hello")
         assert await echo.recv() == "Message text was: hello"
-    async with connect(f"{entrance}/items/foo/ws?token=t&q=1", ssl=trust) as items:
+    async with connect(f"{front_proxy}/items/foo/ws?token=t&q=1", ssl=trust) as items:
         await items.send("hi")
         assert await items.recv() == "Session cookie or query token value is: t"
-    async with connect(f"{entrance}/ws/7", ssl=trust) as chat:
+    async with connect(f"{front_proxy}/ws/7", ssl=trust) as chat:
         await chat.send("hi")
         assert [await chat.recv(), await chat.recv()] == ["You wrote: hi", "Client #7 says: hi"]
 
 
-async def test_an_unknown_ca_is_not_trusted(entrance: str) -> None:
+async def test_an_unknown_ca_is_not_trusted(front_proxy: str) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
-        await connect(f"{entrance}/ws", ssl=ssl.create_default_context())
+        await connect(f"{front_proxy}/ws", ssl=ssl.create_default_context())
 
 
 async def test_idle_for_longer_than_the_proxys_timeout_stays_up_by_heartbeat(
-    entrance: str, trust: ssl.SSLContext
+    front_proxy: str, trust: ssl.SSLContext
 ) -> None:
-    await until_open(entrance, trust)
-    async with connect(f"{entrance}/ws", ssl=trust, ping_interval=None) as echo:
+    await until_open(front_proxy, trust)
+    async with connect(f"{front_proxy}/ws", ssl=trust, ping_interval=None) as echo:
         await asyncio.sleep(2 * PROXY_TIMEOUT + 1)
         await echo.send("still here")
         assert await echo.recv() == "Message text was: still here"
@@ -201,26 +201,26 @@ def address() -> str:
 
 
 async def test_the_clients_own_address_arrives(
-    entrance: str, trust: ssl.SSLContext, starling: Starling, address: str
+    front_proxy: str, trust: ssl.SSLContext, starling: Starling, address: str
 ) -> None:
-    await until_open(entrance, trust)
-    async with connect(f"{entrance}/ws", ssl=trust, local_addr=(address, 0)):
-        assert await asyncio.to_thread(starling.told, "client_connected", address=address)
+    await until_open(front_proxy, trust)
+    async with connect(f"{front_proxy}/ws", ssl=trust, local_addr=(address, 0)):
+        assert await asyncio.to_thread(starling.reported, "client_connected", address=address)
 
 
 async def test_what_a_client_claims_of_its_address_goes_no_further(
-    entrance: str, trust: ssl.SSLContext, starling: Starling, address: str
+    front_proxy: str, trust: ssl.SSLContext, starling: Starling, address: str
 ) -> None:
-    await until_open(entrance, trust)
+    await until_open(front_proxy, trust)
     claimed = {"X-Forwarded-For": "203.0.113.7"}
-    async with connect(f"{entrance}/ws", ssl=trust, additional_headers=claimed, local_addr=(address, 0)):
-        assert await asyncio.to_thread(starling.told, "client_connected", address=address)
+    async with connect(f"{front_proxy}/ws", ssl=trust, additional_headers=claimed, local_addr=(address, 0)):
+        assert await asyncio.to_thread(starling.reported, "client_connected", address=address)
 
 
 async def test_a_hop_that_is_not_trusted_is_not_believed() -> None:
     with Starling({**PING, "STARLING_TRUSTED_PROXIES": "10.9.8.7"}) as starling:
         async with connect(f"{starling.url}/ws", additional_headers={"X-Forwarded-For": "203.0.113.7"}):
-            (line,) = await asyncio.to_thread(starling.told, "client_connected")
+            (line,) = await asyncio.to_thread(starling.reported, "client_connected")
         assert line["address"] == "127.0.0.1"
 
 

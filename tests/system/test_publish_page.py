@@ -167,8 +167,8 @@ def test_a_login_issues_tokens(starling: Starling) -> None:
     assert JwtVerifier([key], TokenRules()).connection_now(token).user == "alice"
 
 
-class Heard(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]  # has no types
-    """Keeps what it hears."""
+class Received(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]  # has no types
+    """Keeps what it receives."""
 
     def __init__(self) -> None:
         self.data: list[Any] = []
@@ -184,7 +184,7 @@ async def test_straight_into_redis_reaches_clients(starling: Starling, redis: Re
     )
     publish_kept = run(kept_code, starling, redis)["publish_kept"]
     client = centrifuge.Client(f"{starling.url}/connection/websocket")
-    live, kept = Heard(), Heard()
+    live, kept = Received(), Received()
     subscriptions = [client.new_subscription("live:a", live), client.new_subscription("kept:direct", kept)]
     for subscription in subscriptions:
         await subscription.subscribe()

@@ -39,7 +39,7 @@ def call(starling: Starling, method: str, asked: dict[str, Any]) -> tuple[int, d
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
-async def test_while_redis_is_away_both_doors_refuse_in_time(
+async def test_while_redis_is_away_both_endpoints_refuse_in_time(
     redis_server: RedisServer, tmp_path: Path, fault: str
 ) -> None:
     settings = environment(tmp_path, redis_server.url) | {"STARLING_API_KEYS": API_KEY}
@@ -102,7 +102,7 @@ async def test_retries_with_an_idempotency_key_over_outages_publish_once(tmp_pat
                     await asyncio.sleep(0.05)
 
                 assert tries > len(acknowledged) > 100
-                assert ledger.told == []
+                assert ledger.reported == []
                 assert ledger.offsets == sorted(set(ledger.offsets))
                 assert len(ledger.numbers) == len(set(ledger.numbers))
                 assert set(acknowledged) <= set(ledger.numbers)

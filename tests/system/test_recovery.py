@@ -64,7 +64,7 @@ class Talk:
                         for line in str(frame).splitlines():
                             await self._take(socket, json.loads(line))
             except (OSError, WebSocketException, TimeoutError):
-                # Gone or not there at all: come back like everybody else, a little later.
+                # Gone or not there at all: return like everybody else, a little later.
                 pass
             await asyncio.sleep(random.uniform(0.05, 0.3) * min(1 + attempt, 4))
 
@@ -117,7 +117,7 @@ class Reader(Talk):
 
 
 class Writer(Talk):
-    """Publishes to one channel, each message until it was acknowledged or heard: a lost answer is no lost message."""
+    """Publishes to one channel, each message until it is acknowledged or received; a lost answer is no lost message."""
 
     def __init__(self, starling: Starling, number: int) -> None:
         super().__init__(starling, f"writer-{number}")
@@ -127,11 +127,11 @@ class Writer(Talk):
         self._current: int | None = None
         self._answered = asyncio.Event()
         self._socket: ClientConnection | None = None
-        self._heard = Reader(starling, number)
+        self._received = Reader(starling, number)
 
     async def begin(self, socket: ClientConnection) -> None:
         # What was published without an answer is found in the channel itself.
-        await self._heard.begin(socket)
+        await self._received.begin(socket)
 
     async def take(self, socket: ClientConnection, reply: dict[str, Any]) -> None:
         if reply.get("id", 0) > 2:
@@ -142,11 +142,11 @@ class Writer(Talk):
                 else:
                     self._answered.set()
             return
-        await self._heard.take(socket, reply)
+        await self._received.take(socket, reply)
         if "subscribe" in reply:
             self._socket = socket
             if self._current is not None:
-                if self._current in self._heard.received:
+                if self._current in self._received.received:
                     self._answered.set()
                 else:
                     await self._send()

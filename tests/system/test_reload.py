@@ -56,7 +56,7 @@ class Reloading:
 
     async def reload(self, event: str, count: int, **fields: Any) -> list[dict[str, Any]]:
         self.starling.process.send_signal(signal.SIGHUP)
-        return await asyncio.to_thread(self.starling.told, event, count, **fields)
+        return await asyncio.to_thread(self.starling.reported, event, count, **fields)
 
     def call(self, method: str, key: str, body: Any) -> tuple[int, Any]:
         answer = httpx2.post(f"{self.starling.http}/api/{method}", json=body, headers={"X-API-Key": key})
@@ -106,7 +106,7 @@ async def changes_take_effect(service: Reloading, starling: Starling) -> None:
 
     service.write(AFTER, NEW_KEY, NEW_SECRET)
     await service.reload("configuration_applied", 2, version=2)
-    (line,) = starling.told("configuration_needs_restart")
+    (line,) = starling.reported("configuration_needs_restart")
     assert line["settings"] == ["STARLING_LOG_LEVEL"]
 
     while "unsubscribe" not in (push := json.loads(str(await client.recv()))).get("push", {}):
@@ -126,7 +126,7 @@ async def changes_take_effect(service: Reloading, starling: Starling) -> None:
     await newcomer.close()
 
     os.kill(workers[0], signal.SIGTERM)
-    await asyncio.to_thread(starling.told, "configuration_applied", 3, version=2)
+    await asyncio.to_thread(starling.reported, "configuration_applied", 3, version=2)
     await asyncio.to_thread(starling.until_ready)
     metrics = starling.metrics()
     assert metrics["starling_configuration_version"] == 2

@@ -1,4 +1,4 @@
-"""A rolling update behind nginx under load: whoever is let go comes back, and gets everything once and in order."""
+"""A rolling update behind nginx under load: every client reconnects and gets everything once and in order."""
 
 import asyncio
 import json
@@ -114,7 +114,7 @@ def hosts(request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: P
 
 
 @pytest.fixture
-def entrance(hosts: list[Host], tmp_path: Path) -> Iterator[str]:
+def proxy(hosts: list[Host], tmp_path: Path) -> Iterator[str]:
     """`host:port` of nginx with the project's example, without TLS, before both hosts."""
     if shutil.which("nginx") is None:
         pytest.skip("nginx is not installed")
@@ -152,7 +152,7 @@ def entrance(hosts: list[Host], tmp_path: Path) -> Iterator[str]:
 
 @dataclass
 class Client:
-    """A client as an SDK is one: it comes back by itself after a random time, and recovers from where it stood."""
+    """A client as an SDK is one: it returns by itself after a random time, and recovers from where it stood."""
 
     url: str
     channel: str
@@ -280,8 +280,8 @@ async def alive(clients: list[Client]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def let_go(lines: list[dict[str, Any]]) -> list[tuple[float, str]]:
-    """When each client was let go, and why then, as the workers of a host tell."""
+def removed(lines: list[dict[str, Any]]) -> list[tuple[float, str]]:
+    """When each client was disconnected, and why then, as the workers of a host report."""
     return [
         (datetime.fromisoformat(line["timestamp"]).timestamp(), line["reason"])
         for line in lines
@@ -303,16 +303,16 @@ def most_in_a_second(moments: list[float]) -> int:
     return max(place + 1 - bisect_left(times, moment - 1.0) for place, moment in enumerate(times))
 
 
-async def test_a_rolling_update_loses_and_doubles_nothing_and_keeps_the_pace(hosts: list[Host], entrance: str) -> None:
+async def test_a_rolling_update_loses_and_doubles_nothing_and_keeps_the_rate(hosts: list[Host], proxy: str) -> None:
     names = [f"news-{number}" for number in range(CHANNEL_COUNT)]
-    url = f"ws://{entrance}/connection/websocket"
+    url = f"ws://{proxy}/connection/websocket"
     clients = [Client(url, names[number % CHANNEL_COUNT]) for number in range(CLIENTS)]
     publishers = {name: Publisher(name, PUBLICATIONS // CHANNEL_COUNT) for name in names}
     over = asyncio.Event()
     connections = httpx2.Limits(max_connections=16, max_keepalive_connections=16)
     headers = {"X-API-Key": "dev"}
     async with (
-        httpx2.AsyncClient(base_url=f"http://{entrance}", headers=headers, limits=connections, timeout=20) as http,
+        httpx2.AsyncClient(base_url=f"http://{proxy}", headers=headers, limits=connections, timeout=20) as http,
         alive(clients),
     ):
         publishing = [asyncio.create_task(publisher.publish(http, over)) for publisher in publishers.values()]
@@ -323,7 +323,7 @@ async def test_a_rolling_update_loses_and_doubles_nothing_and_keeps_the_pace(hos
             await asyncio.to_thread(host.start)
             await until_all(clients, "back", lambda client: client.here)
 
-            gone = let_go(lines)
+            gone = removed(lines)
             moved = [client for client, before in zip(clients, ended_before, strict=True) if len(client.ended) > before]
             assert len(gone) == len(moved) >= 100
             assert {code for client in moved for _, code in client.ended} == {3001}
@@ -350,32 +350,32 @@ async def test_a_rolling_update_loses_and_doubles_nothing_and_keeps_the_pace(hos
 
 
 async def connected(hosts: list[Host], clients: int) -> list[ClientConnection]:
-    """As many clients of each host, connected past nginx; they do not come back."""
+    """As many clients of each host, connected past nginx; they do not return."""
     urls = [f"ws://127.0.0.1:{host.port}/ws" for host in hosts for _ in range(clients)]
     return [await connect(url, compression=None, ping_interval=None) for url in urls]
 
 
-async def test_hosts_that_drain_at_once_share_one_pace(hosts: list[Host]) -> None:
+async def test_hosts_that_drain_at_once_share_one_rate(hosts: list[Host]) -> None:
     clients = await connected(hosts, 120)
 
     stopping = asyncio.gather(*(asyncio.to_thread(host.stop) for host in hosts))
-    told: list[dict[str, float]] = []
+    reported: list[dict[str, float]] = []
     while not stopping.done():
-        told.append(await asyncio.to_thread(hosts[0].metrics))
+        reported.append(await asyncio.to_thread(hosts[0].metrics))
         await asyncio.sleep(0.2)
     logs = await stopping
 
-    gone = [moment for lines in logs for moment in let_go(lines)]
+    gone = [moment for lines in logs for moment in removed(lines)]
     moments = sorted(moment for moment, _ in gone)
     assert len(gone) == len(clients) == 240
     assert_shared(gone)
     assert most_in_a_second(moments) <= 1.2 * PACE
     assert moments[-1] - moments[0] > 0.9 * 240 / PACE
     assert moments[-1] - moments[0] < 1.5 * 240 / PACE
-    left = [stats["starling_drain_left"] for stats in told if "starling_drain_left" in stats]
+    left = [stats["starling_drain_left"] for stats in reported if "starling_drain_left" in stats]
     assert 60 < max(left) <= 120, "told once a second"
     assert left[left.index(max(left)) :] == sorted(left[left.index(max(left)) :], reverse=True), "it counts down"
-    shared = [stats.get('starling_drain_closes_total{reason="shared"}', 0) for stats in told]
+    shared = [stats.get('starling_drain_closes_total{reason="shared"}', 0) for stats in reported]
     assert 60 < max(shared) <= 120
     for host_log in logs:
         ended = [line for line in host_log if line["event"] == "drain_ended"]
@@ -393,7 +393,7 @@ async def test_a_redis_that_is_away_holds_no_drain_up(hosts: list[Host], redis_s
 
     lines = await asyncio.to_thread(hosts[0].stop)
 
-    gone = let_go(lines)
+    gone = removed(lines)
     started = min(
         datetime.fromisoformat(one["timestamp"]).timestamp() for one in lines if one["event"] == "drain_started"
     )

@@ -19,7 +19,7 @@ PAGES = sorted(RUNBOOKS.iterdir())
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of whoever follows a runbook: one pod over Redis."""
+    """The environment of anyone who follows a runbook: one pod over Redis."""
     if shutil.which("redis-cli") is None:
         pytest.skip("redis-cli is not installed; on Debian: apt-get install redis-tools")
     with RedisServer() as redis:

@@ -1,4 +1,4 @@
-"""How the service stops: clients hear why, everything ends in time, and nobody keeps a port."""
+"""How the service stops: clients learn why, everything ends in time, and nobody keeps a port."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from tests.support.services import RedisServer
 
 @pytest.fixture
 def starling(redis_server: RedisServer) -> Iterator[Starling]:
-    """Two workers over a real Redis, which let their clients go over two seconds."""
+    """Two workers over a real Redis, which disconnect their clients over two seconds."""
     environment = {
         "STARLING_DEV": "true",
         "STARLING_BROKER_URL": redis_server.url,
@@ -37,7 +37,7 @@ async def close_code(client: ClientConnection) -> int:
         return closed.rcvd.code if closed.rcvd is not None else 1006
 
 
-async def test_sigterm_says_goodbye_with_each_doors_own_code_and_exits_with_0(starling: Starling) -> None:
+async def test_sigterm_says_goodbye_with_each_endpoints_own_code_and_exits_with_0(starling: Starling) -> None:
     paths = {"/ws": 1012, "/items/a/ws?token=t": 1012, "/ws/1": 1012, "/connection/websocket": 3001}
     clients = {path: [await connect(f"{starling.url}{path}") for _ in range(8)] for path in paths}
     for client in clients["/connection/websocket"]:

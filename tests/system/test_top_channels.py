@@ -25,7 +25,7 @@ def starling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starling]:
 
 
 async def listen_and_talk(url: str, channel: str, listeners: int, messages: int, seen: asyncio.Event) -> None:
-    """Let so many listen, each by a connection of its own, and one of them speak; they stay until it was `seen`."""
+    """Let this many listen, each by a connection of its own, and one of them speak; they stay until it was `seen`."""
     clients = [await connect(f"{url}/connection/websocket", max_queue=None) for _ in range(listeners)]
     for client in clients:
         await client.send('{"id":1,"connect":{}}\n' + json.dumps({"id": 2, "subscribe": {"channel": channel}}))
@@ -39,7 +39,9 @@ async def listen_and_talk(url: str, channel: str, listeners: int, messages: int,
         await client.close()
 
 
-def test_the_busiest_channels_are_told_over_workers_and_no_more_than_wanted_become_series(starling: Starling) -> None:
+def test_the_busiest_channels_are_reported_over_workers_and_no_more_than_wanted_become_series(
+    starling: Starling,
+) -> None:
     async def many_channels() -> None:
         seen = asyncio.Event()
         await asyncio.gather(
@@ -48,7 +50,7 @@ def test_the_busiest_channels_are_told_over_workers_and_no_more_than_wanted_beco
             follow(seen),
         )
 
-    told: list[dict[str, object]] = []
+    reported: list[dict[str, object]] = []
     series: dict[str, float] = {}
 
     async def follow(seen: asyncio.Event) -> None:
@@ -56,7 +58,7 @@ def test_the_busiest_channels_are_told_over_workers_and_no_more_than_wanted_beco
         while time.monotonic() < deadline:
             _, body = await asyncio.to_thread(starling.get, f"{starling.internal}/channels/top")
             if len(body.get("channels", ())) >= 9 and body["channels"][0]["subscribers"] == 12:
-                told.extend(body["channels"])
+                reported.extend(body["channels"])
                 series.update(await asyncio.to_thread(starling.metrics))
                 break
             await asyncio.sleep(0.1)
@@ -64,12 +66,12 @@ def test_the_busiest_channels_are_told_over_workers_and_no_more_than_wanted_beco
 
     asyncio.run(many_channels())
 
-    assert told, "nine channels were busy and one of them had twelve subscribers"
-    assert told[0]["channel"] == "busy"
-    ranks = [float(str(found["deliveries_per_second"])) for found in told]
+    assert reported, "nine channels were busy and one of them had twelve subscribers"
+    assert reported[0]["channel"] == "busy"
+    ranks = [float(str(found["deliveries_per_second"])) for found in reported]
     assert ranks == sorted(ranks, reverse=True)
     named = [name for name in series if name.startswith("starling_top_channel_deliveries_per_second")]
     assert len(named) == NAMED
     assert 'starling_top_channel_deliveries_per_second{channel="busy"}' in named
-    per_figure = {re.match(r"\w+", name)[0] for name in series if name.startswith("starling_top_channel_")}  # type: ignore[index]
-    assert len(per_figure) == 5
+    per_number = {re.match(r"\w+", name)[0] for name in series if name.startswith("starling_top_channel_")}  # type: ignore[index]
+    assert len(per_number) == 5

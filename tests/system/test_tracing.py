@@ -25,7 +25,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "tracing.md").read_text()
 KEY = {"X-API-Key": "dev"}
 PAYLOAD = "what-was-said-is-in-no-span"
 CHANNELS = "default: {}\nnamespaces:\n  kept: {history_size: 10, history_ttl: 60s}\n  plain: {}\n"
-# Publishes what it is told through the server API, with the trace that it finds itself in.
+# Publishes what it got through the server API, with the trace that it finds itself in.
 HOOKS = """
 import os
 
@@ -95,8 +95,8 @@ async def ask(client: ClientConnection, number: int, **command: Any) -> dict[str
 async def next_push(client: ClientConnection) -> Any:
     while True:
         for line in str(await client.recv()).splitlines():
-            if "push" in (told := json.loads(line)):
-                return told["push"]["pub"]["data"]
+            if "push" in (reported := json.loads(line)):
+                return reported["push"]["pub"]["data"]
 
 
 async def enter_both_workers(stack: AsyncExitStack, starling: Starling, channel: str) -> list[ClientConnection]:
@@ -126,7 +126,7 @@ def a_trace(flags: str = "01") -> tuple[str, str, str]:
     return trace_id, span_id, f"00-{trace_id}-{span_id}-{flags}"
 
 
-def told_of(starling: Starling, trace_id: str) -> set[tuple[str, int, str]]:
+def reported_of(starling: Starling, trace_id: str) -> set[tuple[str, int, str]]:
     """Event, process and span of the log lines of a trace."""
     lines = [line for line in starling.lines if line.get("trace_id") == trace_id]
     return {(line["event"], line["pid"], line["span_id"]) for line in lines}
@@ -173,8 +173,8 @@ async def test_one_publication_is_one_trace_over_both_workers_and_their_logs(
         assert publish.begin <= fan_out.begin <= write.begin <= write.end
 
     assert not any(PAYLOAD.encode() in body for body in collector.bodies)
-    await asyncio.to_thread(collector.until, lambda: len(told_of(starling, trace_id)) >= 3, "three log lines")
-    assert told_of(starling, trace_id) == {
+    await asyncio.to_thread(collector.until, lambda: len(reported_of(starling, trace_id)) >= 3, "three log lines")
+    assert reported_of(starling, trace_id) == {
         ("publication_traced", publish.process, publish.span_id),
         *(("delivery_traced", one.process, one.span_id) for one in fan_outs),
     }
@@ -200,7 +200,7 @@ async def test_a_clients_own_publication_begins_a_trace_and_its_hook_is_in_it(
     (publish,) = collector.of(trace_id, "publish")
     assert (command.kind, command.parent) == ("SERVER", "")
     assert hook.parent == publish.parent == command.span_id
-    (line,) = await asyncio.to_thread(starling.told, "hook_was_here", trace_id=trace_id)
+    (line,) = await asyncio.to_thread(starling.reported, "hook_was_here", trace_id=trace_id)
     assert (line["span_id"], line["pid"]) == (hook.span_id, command.process)
 
 
@@ -210,11 +210,11 @@ async def test_what_a_hook_publishes_over_the_api_continues_its_trace(starling: 
         await ask(clients[0], 3, rpc={"method": "tell", "data": "hello"})
         await next_push(clients[-1])
 
-    def told() -> list[str]:
+    def reported() -> list[str]:
         return [one.trace_id for one in collector.spans if one.attributes.get("starling.channel") == "plain:told"]
 
-    await asyncio.to_thread(collector.until, lambda: len(told()) == 3, "publish and two fan-outs")
-    (trace_id,) = set(told())
+    await asyncio.to_thread(collector.until, lambda: len(reported()) == 3, "publish and two fan-outs")
+    (trace_id,) = set(reported())
     await asyncio.to_thread(collector.until, lambda: collector.of(trace_id, "command rpc"), "the call")
     (command,), (publish,) = collector.of(trace_id, "command rpc"), collector.of(trace_id, "publish")
     assert publish.parent == command.span_id

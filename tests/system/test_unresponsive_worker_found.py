@@ -1,4 +1,4 @@
-"""A worker that no new link makes hear, from the fault to the page that tells what to do; as in test_fault_found.py."""
+"""A worker whose new links all fail, from the fault to its runbook; as in test_fault_found.py."""
 
 import asyncio
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.system.runbooks import install
 from tests.system.test_fault_found import Pods, find
 
 
-async def test_a_deaf_worker_is_found(redis_server: RedisServer, tmp_path: Path) -> None:
+async def test_an_unresponsive_worker_is_found(redis_server: RedisServer, tmp_path: Path) -> None:
     async with Proxy(redis_server.port) as proxy, serving(environment(tmp_path, proxy.url)) as pod:
         targets = {"starling-0": f"127.0.0.1:{pod.internal_port}"}
         prometheus = await asyncio.to_thread(PrometheusServer(targets).__enter__)
@@ -21,7 +21,7 @@ async def test_a_deaf_worker_is_found(redis_server: RedisServer, tmp_path: Path)
             running = Pods({"starling-0": pod}, redis_server, prometheus, shell, None)
             assert prometheus.firing() == set()
             _, well = await asyncio.to_thread(lambda: pod.workers)
-            # What stands between lets one worker listen, and neither the other nor whoever takes its place; their
+            # What stands between lets one worker listen, and neither the other nor anyone who takes its place; their
             # probes listen elsewhere.
             proxy.refuse = lambda said: b":canary:" in said and b"SUBSCRIBE" in said and b"-%d\r" % well not in said
             proxy.cut()

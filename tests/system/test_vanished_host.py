@@ -65,8 +65,8 @@ def run(*command: str) -> str:
 
 def unused_network() -> ipaddress.IPv4Network:
     """A network of two hosts that this machine has no route into, but for its default one."""
-    told = [route["dst"] for route in json.loads(run("ip", "-j", "-4", "route", "show", "table", "all"))]
-    routes = [ipaddress.IPv4Network(destination) for destination in told if destination != "default"]
+    reported = [route["dst"] for route in json.loads(run("ip", "-j", "-4", "route", "show", "table", "all"))]
+    routes = [ipaddress.IPv4Network(destination) for destination in reported if destination != "default"]
     for network in NETWORKS.subnets(new_prefix=30):
         if not any(network.overlaps(route) for route in routes):
             return network
@@ -166,5 +166,5 @@ async def test_a_vanished_host_is_gone_in_bounded_time_and_holds_nobody_up(cable
         assert [client.ledgers["stream"].closed for client in others] == [[]] * OTHERS
         # Bounded, not fast: the machine that runs this may be slow, a room that waits for a dead host stands for ever.
         assert max(waits) < 3
-    ends = [line["code"] for line in starling.told("client_disconnected", VANISHING)]
+    ends = [line["code"] for line in starling.reported("client_disconnected", VANISHING)]
     assert len([code for code in ends if code in (3012, 3008, 1006)]) >= VANISHING

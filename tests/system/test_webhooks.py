@@ -30,7 +30,7 @@ def receiver() -> Iterator[WebhookReceiver]:
 
 @pytest.fixture
 def starling(redis_server: RedisServer, receiver: WebhookReceiver, tmp_path: Path) -> Iterator[Starling]:
-    """Two workers that tell the receiver."""
+    """Two workers that report the receiver."""
     channels = tmp_path / "channels.yaml"
     channels.write_text("default: {allow_subscribe_for_client: true}\n")
     environment = {
@@ -58,7 +58,7 @@ async def enter(starling: Starling, user: str, *channels: str) -> tuple[ClientCo
     return client, connected["node"]
 
 
-async def test_two_workers_tell_each_event_once(starling: Starling, receiver: WebhookReceiver) -> None:
+async def test_two_workers_report_each_event_once(starling: Starling, receiver: WebhookReceiver) -> None:
     nodes = set()
     clients = []
     for number in range(64):
@@ -71,17 +71,17 @@ async def test_two_workers_tell_each_event_once(starling: Starling, receiver: We
     users = [f"u{number}" for number in range(len(clients))]
     # Each is in the channel and in one of its own.
     everyone = dict.fromkeys(users, 1)
-    await until(lambda: len(receiver.told("subscribe")) == 2 * len(users), "every subscription is told")
-    await until(lambda: len(receiver.told("occupied")) == 1 + len(users), "every channel is told")
+    await until(lambda: len(receiver.reported("subscribe")) == 2 * len(users), "every subscription is told")
+    await until(lambda: len(receiver.reported("occupied")) == 1 + len(users), "every channel is told")
     clients, last = clients[:-1], clients[-1]
     for client in clients:
         await client.close()
-    await until(lambda: len(receiver.told("disconnect")) == len(clients), "those that went are told")
-    await until(lambda: len(receiver.told("vacated")) == len(clients), "so are their channels")
-    assert ("vacated", "news") not in receiver.told("vacated")
+    await until(lambda: len(receiver.reported("disconnect")) == len(clients), "those that went are told")
+    await until(lambda: len(receiver.reported("vacated")) == len(clients), "so are their channels")
+    assert ("vacated", "news") not in receiver.reported("vacated")
     await last.close()
-    await until(lambda: ("vacated", "news") in receiver.told("vacated"), "the last one leaves")
-    await until(lambda: len(receiver.told("disconnect")) == len(users), "the last one is told")
+    await until(lambda: ("vacated", "news") in receiver.reported("vacated"), "the last one leaves")
+    await until(lambda: len(receiver.reported("disconnect")) == len(users), "the last one is told")
     # Time for what should not come.
     await asyncio.sleep(1)
 
@@ -92,7 +92,7 @@ async def test_two_workers_tell_each_event_once(starling: Starling, receiver: We
     assert by_user("subscribe") == by_user("unsubscribe") == dict.fromkeys(users, 2)
     channels = {"news": 1} | {f"#{user}": 1 for user in users}
     for kind in ("occupied", "vacated"):
-        assert dict(Counter(channel for _, channel in receiver.told(kind))) == channels
+        assert dict(Counter(channel for _, channel in receiver.reported(kind))) == channels
     assert len({event["id"] for event in receiver.events}) == len(receiver.events)
     of_one = [event["event"] for event in receiver.events if event.get("user") == "u0"]
     assert of_one == ["connect", "subscribe", "subscribe", "unsubscribe", "unsubscribe", "disconnect"]
@@ -114,8 +114,10 @@ async def test_a_killed_worker_s_channels_are_vacated_by_another(starling: Starl
             await client.close()
     assert len(placed) == 2, "the kernel gave every client to one worker"
     names = {channel for _, channel in placed.values()}
-    await until(lambda: {("occupied", name) for name in names} <= {*receiver.told("occupied")}, "both rooms are told")
-    told_before = len(receiver.told("vacated"))
+    await until(
+        lambda: {("occupied", name) for name in names} <= {*receiver.reported("occupied")}, "both rooms are told"
+    )
+    reported_before = len(receiver.reported("vacated"))
 
     (one, own), (other, others) = placed.values()
     os.kill(starling.workers[0], signal.SIGKILL)
@@ -125,15 +127,15 @@ async def test_a_killed_worker_s_channels_are_vacated_by_another(starling: Starl
     lost, kept = (own, others) if ended[0] in done else (others, own)
 
     # The promise is the ttl; a slow machine gets as much again.
-    await until(lambda: ("vacated", lost) in receiver.told("vacated"), "the lost room is vacated", 2 * TTL)
+    await until(lambda: ("vacated", lost) in receiver.reported("vacated"), "the lost room is vacated", 2 * TTL)
     await asyncio.sleep(TTL / 2)
-    vacated = receiver.told("vacated")[told_before:]
+    vacated = receiver.reported("vacated")[reported_before:]
     assert vacated.count(("vacated", lost)) == 1
     assert ("vacated", kept) not in vacated
     assert ("vacated", "shared") not in vacated
     await (other if ended[0] in done else one).close()
-    await until(lambda: ("vacated", "shared") in receiver.told("vacated"), "the last one leaves")
-    assert receiver.told("vacated").count(("vacated", kept)) == 1
+    await until(lambda: ("vacated", "shared") in receiver.reported("vacated"), "the last one leaves")
+    assert receiver.reported("vacated").count(("vacated", kept)) == 1
     for task in ended:
         task.cancel()
 
@@ -142,26 +144,26 @@ async def test_redis_away_and_back_loses_no_change_of_a_channel(
     starling: Starling, receiver: WebhookReceiver, redis_server: RedisServer
 ) -> None:
     client, _ = await enter(starling, "alice", "news")
-    await until(lambda: ("occupied", "news") in receiver.told("occupied"), "the channel is told")
+    await until(lambda: ("occupied", "news") in receiver.reported("occupied"), "the channel is told")
     redis_server.freeze()
     await client.close()
-    await until(lambda: receiver.told("disconnect"), "what needs no Redis is told meanwhile")
+    await until(lambda: receiver.reported("disconnect"), "what needs no Redis is told meanwhile")
     await asyncio.sleep(1)
-    assert receiver.told("vacated") == []
+    assert receiver.reported("vacated") == []
     redis_server.thaw()
-    await until(lambda: len(receiver.told("vacated")) == 2, "both channels are vacated after all")
-    assert {*receiver.told("vacated")} == {("vacated", "news"), ("vacated", "#alice")}
+    await until(lambda: len(receiver.reported("vacated")) == 2, "both channels are vacated after all")
+    assert {*receiver.reported("vacated")} == {("vacated", "news"), ("vacated", "#alice")}
 
 
-async def test_a_stop_tells_the_clients_that_were_let_go(starling: Starling, receiver: WebhookReceiver) -> None:
+async def test_a_stop_reports_the_clients_that_were_disconnected(starling: Starling, receiver: WebhookReceiver) -> None:
     entered = [await enter(starling, f"u{number}", "news") for number in range(6)]
-    await until(lambda: len(receiver.told("occupied")) == 7, "every channel is told")
+    await until(lambda: len(receiver.reported("occupied")) == 7, "every channel is told")
     assert await asyncio.to_thread(starling.stop) == 0
 
     gone = [event for event in receiver.events if event["event"] == "disconnect"]
     assert {event["user"] for event in gone} == {f"u{number}" for number in range(len(entered))}
     assert {event["code"] for event in gone} == {3001}
-    vacated = [channel for _, channel in receiver.told("vacated")]
+    vacated = [channel for _, channel in receiver.reported("vacated")]
     assert sorted(vacated) == sorted(["news", *(f"#u{number}" for number in range(len(entered)))])
     for client, _ in entered:
         await client.close()

@@ -55,7 +55,7 @@ def test_a_line_of_ours_has_its_time_level_event_and_values() -> None:
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
-def test_a_line_tells_of_the_request_in_which_it_was_said(level: str) -> None:
+def test_a_line_reports_the_request_in_which_it_was_said(level: str) -> None:
     code = f"""
 import structlog
 structlog.contextvars.bind_contextvars(request_id="r-1")
@@ -78,7 +78,7 @@ def test_no_value_stands_for_what_a_line_is_known_by() -> None:
     assert line["pid"] > 0
 
 
-def test_lines_tell_what_was_so_when_they_were_said_in_their_order() -> None:
+def test_lines_report_what_was_so_when_they_were_said_in_their_order() -> None:
     said = lines(
         "import structlog, time\n"
         "log, seen = structlog.get_logger('starling.x'), ['a']\n"
@@ -159,8 +159,8 @@ for logger in (logging.getLogger("x"), structlog.get_logger()):
 
 def test_any_value_stays_one_line_of_json() -> None:
     values = r"['\n{}\x1b[31m', '\ud800', 2**70, float('nan'), b'\xff', {1: object()}, [{'a': (1,)}], object]"
-    told = lines(f"import structlog\nfor value in {values}: structlog.get_logger().info('x', value=value)")
-    assert len(told) == 8
+    reported = lines(f"import structlog\nfor value in {values}: structlog.get_logger().info('x', value=value)")
+    assert len(reported) == 8
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_what_is_not_secret_stays() -> None:
     assert redact(event) == event
 
 
-def test_what_cannot_be_said_ends_neither_its_teller_nor_later_lines() -> None:
+def test_what_cannot_be_said_ends_neither_its_caller_nor_later_lines() -> None:
     code = """
 import logging, structlog
 class Unsayable:
@@ -279,14 +279,14 @@ log.info("end")
         assert process.stderr is not None
         assert process.stdout is not None
         assert process.stderr.read(4) == b"done", "though nobody reads"
-        told = [json.loads(line) for line in process.stdout.read().splitlines()]
+        reported = [json.loads(line) for line in process.stdout.read().splitlines()]
         assert process.wait(20) == 0
-    written = [line["number"] for line in told if line["event"] == "x"]
-    lost = sum(line["lines"] for line in told if line["event"] == "log_lines_dropped")
+    written = [line["number"] for line in reported if line["event"] == "x"]
+    lost = sum(line["lines"] for line in reported if line["event"] == "log_lines_dropped")
     assert written == sorted(written)
     assert lost > 0
     assert len(written) + lost == 8000
-    assert "end" in {line["event"] for line in told[-2:]}
+    assert "end" in {line["event"] for line in reported[-2:]}
 
 
 def test_a_process_whose_output_is_never_read_still_ends() -> None:
@@ -303,7 +303,7 @@ def test_a_reader_that_has_gone_harms_nobody() -> None:
 
 
 def test_long_lines_of_several_processes_do_not_mix() -> None:
-    told = lines("""
+    reported = lines("""
 import os, structlog
 log = structlog.get_logger()
 log.info("before")
@@ -318,9 +318,9 @@ for child in range(3):
 for pid in children:
     os.waitpid(pid, 0)
 """)
-    assert [line["event"] for line in told].count("before") == 1
+    assert [line["event"] for line in reported].count("before") == 1
     for child in range(3):
-        assert [line["number"] for line in told if line.get("child") == child] == list(range(50))
+        assert [line["number"] for line in reported if line.get("child") == child] == list(range(50))
 
 
 def test_a_server_whose_output_is_not_read_serves_and_stops(tmp_path: Path) -> None:

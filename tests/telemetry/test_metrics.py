@@ -1,4 +1,4 @@
-"""Metrics: every one is listed, the plain figures arrive in Prometheus once, and distributions keep their shape."""
+"""Metrics: every one is listed, the plain numbers arrive in Prometheus once, and distributions keep their shape."""
 
 import gc
 import subprocess
@@ -42,7 +42,7 @@ def test_before_anything_happened_nothing_is_counted() -> None:
     assert {one.name for one in begun if one.value} <= {"starling_worker_cpu_seconds_total"}
 
 
-def test_figures_are_carried_over_once() -> None:
+def test_numbers_are_carried_over_once() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     metrics.transports["chat"].messages_in = 3
@@ -67,7 +67,7 @@ def test_closes_are_counted_by_code() -> None:
     assert sample(registry, "starling_connections_closed_total", transport="echo", code="1006") == 1
 
 
-def test_close_codes_that_clients_make_up_are_told_as_one_beyond_64() -> None:
+def test_close_codes_that_clients_make_up_are_reported_as_one_beyond_64() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     for code in (3001, *range(4000, 4999), 3001, 4998):
@@ -76,7 +76,7 @@ def test_close_codes_that_clients_make_up_are_told_as_one_beyond_64() -> None:
     metrics.flush()
 
     assert sample(registry, "starling_connections_closed_total", transport="json", code="3001") == 2
-    # 3008 is told from the start, 3001 is one, and 62 others make 64.
+    # 3008 is listed from the start, 3001 is one, and 62 others make 64.
     assert sample(registry, "starling_connections_closed_total", transport="json", code="other") == 1000 - 62
     series = [
         one

@@ -28,7 +28,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
-def test_the_sketch_never_tells_too_much_and_never_too_little_by_more_than_its_error(
+def test_the_sketch_never_reports_too_much_and_never_too_little_by_more_than_its_error(
     steps: list[tuple[str, int] | float],
 ) -> None:
     sketch, exact = HeavyHitters(CAPACITY), defaultdict[str, float](float)
@@ -42,9 +42,9 @@ def test_the_sketch_never_tells_too_much_and_never_too_little_by_more_than_its_e
 
         assert len(sketch) <= CAPACITY
         for channel, weight in exact.items():
-            told = sketch.weight(channel)
-            assert told <= weight * 1.000001
-            assert weight <= (told + sketch.error) * 1.000001
+            reported = sketch.weight(channel)
+            assert reported <= weight * 1.000001
+            assert weight <= (reported + sketch.error) * 1.000001
         # What was forgotten while fading is 0.01 each time at most, and fades itself.
         assert sketch.error <= 2 * sum(exact.values()) / CAPACITY + 0.02
 

@@ -223,7 +223,7 @@ def batches_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def deliver(tracing: OpenTelemetry, times: int) -> None:
-    """Make so many spans."""
+    """Make this many spans."""
     for _ in range(times):
         delivery = tracing.fan_out("room", "", offset=0, trace=TraceContext(parent(ONE)))
         assert delivery is not None
@@ -270,20 +270,20 @@ async def test_spans_that_a_hanging_collector_did_not_take_before_the_end_were_d
     assert tracing.spans == {"exported": 0, "failed": 0, "dropped": 6}, "what was told is not told again"
 
 
-def test_a_worker_tells_what_became_of_its_spans_up_to_the_last() -> None:
+def test_a_worker_reports_what_became_of_its_spans_up_to_the_last() -> None:
     registry = CollectorRegistry()
     application = create_app(load_settings({"STARLING_DEV": "true"}), registry, OpenTelemetry(InMemorySpanExporter()))
     with TestClient(application, headers={"X-API-Key": "dev"}) as client:
         client.post("/api/publish", json={"channel": "a", "data": 1})
 
-    told = {
+    reported = {
         result: registry.get_sample_value("starling_trace_spans_total", {"result": result})
         for result in ("exported", "failed", "dropped")
     }
-    assert told == {"exported": 1, "failed": 0, "dropped": 0}
+    assert reported == {"exported": 1, "failed": 0, "dropped": 0}
 
 
-def test_what_the_environment_asks_for_in_vain_is_named_with_its_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_environment_asks_for_in_vain_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {
         "OTEL_TRACES_EXPORTER": ("zipkin", "over OTLP"),
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": ("http/json", "http/protobuf"),
@@ -314,7 +314,7 @@ def test_what_the_environment_asks_for_in_vain_is_named_with_its_mend(monkeypatc
         ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "abc", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be"),
     ],
 )
-def test_what_the_sdk_would_pass_over_is_told_before_the_start(
+def test_what_the_sdk_would_pass_over_is_reported_before_the_start(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")

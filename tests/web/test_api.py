@@ -1,4 +1,4 @@
-"""The server API in one process: who may use it, what bad input is told, and that data passes as it came."""
+"""The server API in one process: who may use it, how invalid input is answered, and that data passes as it came."""
 
 import base64
 import json
@@ -69,8 +69,8 @@ def call(api: TestClient, method: str, body: Any) -> Any:
 
 
 def error(api: TestClient, method: str, body: Any) -> tuple[int, str]:
-    told = call(api, method, body)["error"]
-    return told["code"], told["message"]
+    reported = call(api, method, body)["error"]
+    return reported["code"], reported["message"]
 
 
 # --- who may use it ---
@@ -79,7 +79,7 @@ def error(api: TestClient, method: str, body: Any) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "headers", [{}, {"X-API-Key": ""}, {"X-API-Key": "another key altogether"}, {"X-API-Key": KEYS[0][:-1]}]
 )
-def test_without_a_good_key_it_is_401(channels_file: Path, headers: dict[str, str]) -> None:
+def test_without_a_valid_key_it_is_401(channels_file: Path, headers: dict[str, str]) -> None:
     with client_with(channels_file, API_KEYS=",".join(KEYS)) as client:
         answer = client.post("/api/info", json={}, headers=headers)
 
@@ -331,8 +331,8 @@ def test_the_envelope_is_guarded_as_every_method_is(api: TestClient) -> None:
 )
 def test_null_is_a_field_that_is_not_set(api: TestClient, method: str, body: Any, same: Any) -> None:
     answer, expected = call(api, method, body), call(api, method, same)
-    for told in (answer, expected):
-        result = told.get("result", {})
+    for reported in (answer, expected):
+        result = reported.get("result", {})
         result.pop("offset", None)
         for response in result.get("responses", ()):
             response["result"].pop("offset")
@@ -373,7 +373,7 @@ def test_history_in_reverse_reads_what_precedes_a_position(api: TestClient) -> N
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         (b"", "channel: it is missing"),
         (b"{", "no JSON"),
@@ -386,12 +386,12 @@ def test_history_in_reverse_reads_what_precedes_a_position(api: TestClient) -> N
         (b"\x00\x01", "no JSON"),
     ],
 )
-def test_a_body_that_is_no_good_json_is_107(api: TestClient, content: bytes, told: str) -> None:
+def test_a_body_that_is_no_good_json_is_107(api: TestClient, content: bytes, reported: str) -> None:
     answer = api.post("/api/publish", content=content)
 
     assert answer.status_code == 200
     assert answer.json()["error"]["code"] == 107
-    assert told in answer.json()["error"]["message"]
+    assert reported in answer.json()["error"]["message"]
 
 
 # --- publishing ---
@@ -422,7 +422,7 @@ def test_data_passes_as_it_came(api: TestClient, data: bytes) -> None:
     assert b'"data":' + data + b"," in history
 
 
-def test_half_a_surrogate_pair_is_mended(api: TestClient) -> None:
+def test_half_a_surrogate_pair_is_fixed(api: TestClient) -> None:
     api.post("/api/publish", content=rb'{"channel":"kept:a","data":"cut \ud83d"}')
 
     assert (
@@ -431,7 +431,7 @@ def test_half_a_surrogate_pair_is_mended(api: TestClient) -> None:
     )
 
 
-def test_binary_data_comes_back_as_base64(api: TestClient) -> None:
+def test_binary_data_returns_as_base64(api: TestClient) -> None:
     call(api, "publish", {"channel": "bytes:a", "b64data": base64.b64encode(b"\x00\xff").decode()})
 
     (publication,) = call(api, "history", {"channel": "bytes:a", "limit": 1})["result"]["publications"]
@@ -473,7 +473,7 @@ def test_the_same_key_publishes_once(api: TestClient) -> None:
     assert [publication["data"] for publication in publications] == [1, 3]
 
 
-def test_a_broadcast_tells_what_became_of_each_channel(api: TestClient) -> None:
+def test_a_broadcast_reports_what_became_of_each_channel(api: TestClient) -> None:
     responses = call(api, "broadcast", {"channels": ["kept:a", "nowhere:b", "news", "kept:a"], "data": 1})["result"][
         "responses"
     ]
@@ -565,20 +565,20 @@ def test_one_after_the_other_a_later_command_sees_what_an_earlier_one_did(api: T
     assert replies[7]["history"]["publications"] == []
 
 
-# --- what is told of it ---
+# --- what is reported of it ---
 
 
-def test_openapi_tells_every_method_and_its_examples_are_true(api: TestClient) -> None:
+def test_openapi_reports_every_method_and_its_examples_are_true(api: TestClient) -> None:
     document = api.get("/openapi.json").json()
     methods = ApiMethods(memory_engine(), None, None, None, revocation_seconds=1)  # type: ignore[arg-type]
 
-    told = {path.removeprefix("/api/") for path in document["paths"] if path.startswith("/api/")}
-    assert told == {*methods.by_name, "batch", "capture"}
+    reported = {path.removeprefix("/api/") for path in document["paths"] if path.startswith("/api/")}
+    assert reported == {*methods.by_name, "batch", "capture"}
     for name, (request, result) in EXAMPLES.items():
         method = methods.by_name[name]
         msgspec.json.decode(json.dumps(request), type=method.request)
         msgspec.json.decode(json.dumps(result), type=method.result)
-    for name in told:
+    for name in reported:
         content = document["paths"][f"/api/{name}"]["post"]["requestBody"]["content"]["application/json"]
         apart = {"batch": BatchBody, "capture": CaptureBody}
         model = apart[name] if name in apart else methods.by_name[name].request
@@ -587,12 +587,12 @@ def test_openapi_tells_every_method_and_its_examples_are_true(api: TestClient) -
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "reported"),
     [({"DEV": "true"}, "the key is `dev`"), ({}, "No key is set"), ({"API_KEYS": KEYS[0]}, "X-API-Key")],
 )
-def test_the_documentation_says_how_to_get_in(channels_file: Path, environment: dict[str, str], told: str) -> None:
+def test_the_documentation_says_how_to_get_in(channels_file: Path, environment: dict[str, str], reported: str) -> None:
     with client_with(channels_file, API_DOCS="true", **environment) as client:
-        assert told in client.get("/openapi.json").json()["info"]["description"]
+        assert reported in client.get("/openapi.json").json()["info"]["description"]
 
 
 def test_the_documentation_takes_nothing_from_elsewhere(api: TestClient) -> None:

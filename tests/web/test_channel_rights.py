@@ -53,7 +53,7 @@ def connected(service: TestClient, user: str) -> Iterator[tuple[Talk, dict[str, 
 
 
 @pytest.mark.parametrize("user", ["alice", "Doe, John", "google:1", "a{b}", "$x", "#", "ålice", "a\nb", "x" * 255])
-def test_every_user_connects_and_hears_its_personal_channel_and_no_other_user_does(
+def test_every_user_connects_and_receives_its_personal_channel_and_no_other_user_does(
     service: TestClient, user: str
 ) -> None:
     channel = f"#{user}"

@@ -10,7 +10,7 @@ from fastapi import WebSocket
 from starling.web.handoff import LoopTransport
 
 
-async def test_a_conversation_that_the_server_gives_up_is_told_as_1006() -> None:
+async def test_a_conversation_that_the_server_gives_up_is_reported_as_1006() -> None:
     """A fake of a server: none of the real ones gives up at a moment that a test can choose."""
 
     async def receive() -> dict[str, Any]:
@@ -19,8 +19,8 @@ async def test_a_conversation_that_the_server_gives_up_is_told_as_1006() -> None
 
     async def send(_message: Any) -> None: ...
 
-    told: list[tuple[int, str]] = []
-    handler: Any = SimpleNamespace(on_close=lambda code, reason: told.append((code, reason)))
+    reported: list[tuple[int, str]] = []
+    handler: Any = SimpleNamespace(on_close=lambda code, reason: reported.append((code, reason)))
     transport = LoopTransport(WebSocket({"type": "websocket"}, receive, send), handler, write_limit=1000)
     serving = asyncio.create_task(transport.run())
     await asyncio.sleep(0)
@@ -28,4 +28,4 @@ async def test_a_conversation_that_the_server_gives_up_is_told_as_1006() -> None
     with pytest.raises(asyncio.CancelledError):
         await serving
 
-    assert told == [(1006, "")]
+    assert reported == [(1006, "")]

@@ -123,8 +123,8 @@ def test_the_info_of_the_new_token_is_shown_from_then_on(talk: Talk) -> None:
     members = talk.ask(presence={"channel": "open:a"})["presence"]["presence"]
 
     assert members[client]["conn_info"] == {"n": 2}
-    (heard,) = [push for push in talk.pushes if push.get("channel") == "open:a" and "pub" in push]
-    assert heard["pub"]["info"]["conn_info"] == {"n": 2}
+    (received,) = [push for push in talk.pushes if push.get("channel") == "open:a" and "pub" in push]
+    assert received["pub"]["info"]["conn_info"] == {"n": 2}
 
     assert "refresh" in talk.ask(refresh={"token": token()})
     assert "conn_info" not in talk.ask(presence={"channel": "open:a"})["presence"]["presence"][client]

@@ -112,7 +112,7 @@ async def test_each_event_says_what_happened(opener: Opener) -> None:
         webhooks = await opener(receiver.url)
         webhooks.connected("c1", "alice")
         webhooks.subscribed("c1", "alice", "news")
-        await until(lambda: receiver.told("occupied"), "the channel is told of")
+        await until(lambda: receiver.reported("occupied"), "the channel is told of")
         webhooks.unsubscribed("c1", "alice", "news")
         webhooks.disconnected("c1", "alice", 3001, "shutdown")
         await until(lambda: len(receiver.events) == 6, "all arrive")
@@ -133,7 +133,7 @@ async def test_each_event_says_what_happened(opener: Opener) -> None:
     }
 
 
-async def test_only_the_events_that_are_wanted_are_told(opener: Opener) -> None:
+async def test_only_the_events_that_are_wanted_are_reported(opener: Opener) -> None:
     with WebhookReceiver() as receiver:
         webhooks = await opener(receiver.url, events=("vacated", "disconnect"))
         webhooks.connected("c1", "alice")
@@ -240,7 +240,7 @@ async def test_a_receiver_that_does_not_answer_is_not_waited_for(opener: Opener,
         assert metrics.webhook_queue == 1
         receiver.release()
         await until(lambda: metrics.webhook_events["delivered"] == 1, "it is sent again")
-    # What a receiver took too slowly comes twice: the id tells.
+    # What a receiver took too slowly comes twice: the id shows it.
     assert len({event["id"] for event in receiver.events}) == 1
 
 
@@ -262,10 +262,10 @@ async def test_a_stop_vacates_the_channels_and_delivers_what_is_left(opener: Ope
     with WebhookReceiver() as receiver:
         webhooks = await opener(receiver.url, events=("connect", "occupied", "vacated"))
         webhooks.subscribed("c1", "alice", "news")
-        await until(lambda: receiver.told("occupied"), "the channel is told of")
+        await until(lambda: receiver.reported("occupied"), "the channel is told of")
         webhooks.connected("last", "alice")
         await webhooks.stop()
-        assert sorted(receiver.told("connect", "vacated")) == [("connect", ""), ("vacated", "news")]
+        assert sorted(receiver.reported("connect", "vacated")) == [("connect", ""), ("vacated", "news")]
     assert metrics.webhook_events["dropped"] == 0
 
 
@@ -278,7 +278,7 @@ async def test_a_stop_does_not_wait_for_a_receiver_that_is_away(opener: Opener, 
     assert metrics.webhook_queue == 0
 
 
-async def test_no_log_line_tells_the_secret_or_the_address(opener: Opener) -> None:
+async def test_no_log_line_reports_the_secret_or_the_address(opener: Opener) -> None:
     with structlog.testing.capture_logs() as lines, WebhookReceiver(statuses=(500,) * ATTEMPTS) as receiver:
         webhooks = await opener(receiver.url, events=("connect",))
         webhooks.connected("c1", "alice")

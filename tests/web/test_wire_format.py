@@ -1,4 +1,4 @@
-"""The real-time door speaks JSON in text frames, or Protobuf in binary ones to who asks for it."""
+"""The client endpoint speaks JSON in text frames, or Protobuf in binary ones to who asks for it."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from starling.main import create_app
 from starling.settings import load_settings
 
-DOOR = "/connection/websocket"
+ENDPOINT = "/connection/websocket"
 JSON_CONNECT = json.dumps({"id": 1, "connect": {}})
 # Its length, then field 1 (id) as the number 1 and field 4 (connect) as a message without fields.
 PROTOBUF_CONNECT = b"\x04\x08\x01\x22\x00"
@@ -35,7 +35,7 @@ def client() -> Iterator[TestClient]:
     ],
 )
 def test_json_is_spoken_in_text(client: TestClient, query: str, offered: list[str], chosen: str | None) -> None:
-    with client.websocket_connect(DOOR + query, subprotocols=offered) as session:
+    with client.websocket_connect(ENDPOINT + query, subprotocols=offered) as session:
         assert session.accepted_subprotocol == chosen
         session.send_text(JSON_CONNECT)
         reply = json.loads(session.receive_text())
@@ -53,7 +53,7 @@ def test_json_is_spoken_in_text(client: TestClient, query: str, offered: list[st
     ],
 )
 def test_protobuf_is_spoken_in_binary(client: TestClient, query: str, offered: list[str], chosen: str | None) -> None:
-    with client.websocket_connect(DOOR + query, subprotocols=offered) as session:
+    with client.websocket_connect(ENDPOINT + query, subprotocols=offered) as session:
         assert session.accepted_subprotocol == chosen
         session.send_bytes(PROTOBUF_CONNECT)
         reply = session.receive_bytes()

@@ -1,4 +1,4 @@
-"""The chat of broadcaster's documentation: for each client a subscription, and a task that reads beside it."""
+"""The chat of broadcaster's documentation: for each client a subscription, and a task that reads next to it."""
 
 import os
 from collections.abc import AsyncIterator

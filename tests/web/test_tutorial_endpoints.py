@@ -1,4 +1,4 @@
-"""The tutorial's doors, spoken to over plain ASGI: what is said, and how a client is refused."""
+"""The tutorial endpoints, spoken to over plain ASGI: what is said, and how a client is refused."""
 
 from collections.abc import Iterator, Mapping
 
@@ -56,7 +56,7 @@ def answers(session: WebSocketTestSession, text: str, count: int) -> list[str]:
     return [session.receive_text() for _ in range(count)]
 
 
-def test_text_comes_back_in_a_sentence(developer: TestClient) -> None:
+def test_text_returns_in_a_sentence(developer: TestClient) -> None:
     with developer.websocket_connect("/ws") as session:
         assert answers(session, "hello", 1) == ["Message text was: hello"]
 
@@ -66,13 +66,13 @@ def test_json_is_text(developer: TestClient) -> None:
         assert answers(session, '{"a": 1}', 1) == ['Message text was: {"a": 1}']
 
 
-def test_a_binary_frame_comes_back_as_it_was(developer: TestClient) -> None:
+def test_a_binary_frame_returns_as_it_was(developer: TestClient) -> None:
     with developer.websocket_connect("/ws") as session:
         session.send_bytes(b"\x00\xff\x10")
         assert session.receive_bytes() == b"\x00\xff\x10"
 
 
-def test_items_tells_the_token_and_the_text(developer: TestClient) -> None:
+def test_items_reports_the_token_and_the_text(developer: TestClient) -> None:
     with developer.websocket_connect("/items/foo/ws?token=secret") as session:
         assert answers(session, "hi", 2) == [
             "Session cookie or query token value is: secret",
@@ -80,7 +80,7 @@ def test_items_tells_the_token_and_the_text(developer: TestClient) -> None:
         ]
 
 
-def test_items_tells_q_where_it_was_given(developer: TestClient) -> None:
+def test_items_reports_q_where_it_was_given(developer: TestClient) -> None:
     with developer.websocket_connect("/items/foo/ws?token=secret&q=3") as session:
         assert answers(session, "hi", 3)[1] == "Query parameter q is: 3"
 
@@ -111,13 +111,13 @@ def test_a_422_names_the_parameter(developer: TestClient) -> None:
     assert denial.value.json()["detail"][0]["parameter"] == "q"
 
 
-def test_what_one_writes_everyone_hears(developer: TestClient) -> None:
+def test_what_one_writes_everyone_receives(developer: TestClient) -> None:
     with developer.websocket_connect("/ws/1") as one, developer.websocket_connect("/ws/2") as two:
         assert answers(one, "hello", 2) == ["You wrote: hello", "Client #1 says: hello"]
         assert two.receive_text() == "Client #1 says: hello"
 
 
-def test_the_others_hear_who_left(developer: TestClient) -> None:
+def test_the_others_receive_who_left(developer: TestClient) -> None:
     with developer.websocket_connect("/ws/1") as one:
         answers(one, "here", 2)
         with developer.websocket_connect("/ws/2") as two:
@@ -140,12 +140,12 @@ def test_a_binary_frame_ends_only_its_senders_chat(developer: TestClient) -> Non
 
 @pytest.mark.parametrize("path", ["/ws", "/items/foo/ws", "/ws/1"])
 class TestOutsideDeveloperMode:
-    """Every door takes a token."""
+    """Every endpoint takes a token."""
 
     def test_without_a_token_is_403(self, production: TestClient, path: str) -> None:
         assert refusal(production, path) == 403
 
-    def test_a_bad_token_is_401(self, production: TestClient, path: str) -> None:
+    def test_an_invalid_token_is_401(self, production: TestClient, path: str) -> None:
         assert refusal(production, path, {"authorization": "Bearer nonsense"}) == 401
 
     def test_an_expired_token_is_401(self, production: TestClient, path: str) -> None:
@@ -278,7 +278,7 @@ def test_without_a_rate_nobody_is_closed(path: str) -> None:
             answers(session, "more", 2 if path != "/ws" else 1)
 
 
-def test_a_full_worker_refuses_with_503_and_a_time_to_come_back() -> None:
+def test_a_full_worker_refuses_with_503_and_a_time_to_return() -> None:
     with client_with(DEV="true", TOKEN_HMAC_SECRET=SECRET, MAX_CONNECTIONS="1") as client:
         with (
             client.websocket_connect("/ws"),
@@ -292,7 +292,7 @@ def test_a_full_worker_refuses_with_503_and_a_time_to_come_back() -> None:
             pass
 
 
-def test_probes_tell_this_workers_state(developer: TestClient) -> None:
+def test_probes_report_this_workers_state(developer: TestClient) -> None:
     assert developer.get("/livez").json() == {"alive": True}
     assert developer.get("/startupz").status_code == 200
     assert developer.get("/readyz").json() == {"ready": True, "reasons": [], "broker": "up"}
@@ -305,7 +305,7 @@ def test_a_clients_lines_name_its_user_as_soon_as_it_is_known(production: TestCl
     with capture_logs() as lines, production.websocket_connect("/connection/websocket", headers=headers) as session:
         session.send_text(command)
         session.receive_text()
-    told = [(line["event"], line["user"]) for line in lines if line["event"].startswith("client_")]
+    reported = [(line["event"], line["user"]) for line in lines if line["event"].startswith("client_")]
     between = [] if bearer else [("client_authenticated", "alice")]
     first = ("client_connected", "alice" if bearer else "")
-    assert told == [first, *between, ("client_disconnected", "alice")]
+    assert reported == [first, *between, ("client_disconnected", "alice")]
