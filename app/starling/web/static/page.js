@@ -129,7 +129,7 @@ class Door {
   #append(sentence) {
     const list = this.#log.firstElementChild;
     const following = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 40;
-    list.append(Object.assign(document.createElement("li"), { textContent: sentence }));
+    list.append(Object.assign(document.createElement("li"), { textContent: sentence, dir: "auto" }));
     while (list.children.length > LOG_LIMIT) list.firstElementChild.remove();
     if (following) this.#log.scrollTop = this.#log.scrollHeight;
   }
