@@ -494,6 +494,37 @@ def test_top_goes_on_until_it_is_stopped(starling: Starling) -> None:
     assert lines[0]["time"] < lines[1]["time"]
 
 
+# A background job of a script, where the shell has SIGINT ignored.
+IN_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["top", "--json", "--interval", "0.2"], ["capture", "user", "nobody", "--json"], ["subscribe", "live"]],
+)
+def test_a_command_started_with_sigint_ignored_ends_at_sigterm_as_it_otherwise_does_at_ctrl_c(
+    starling: Starling, arguments: list[str]
+) -> None:
+    variables = environment(API_URL=starling.http, API_KEY=KEY, TOKEN_HMAC_SECRET=SECRET)
+    with subprocess.Popen(
+        [*IN_BACKGROUND, COMMAND, *arguments],
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline(), "it is under way"
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        process.send_signal(signal.SIGTERM)
+        shown = process.stdout.read()
+        assert process.wait(60) == 0, shown
+
+    ignored = int(next(line for line in status.splitlines() if line.startswith("SigIgn:")).split()[1], 16)
+    assert ignored & 1 << (signal.SIGINT - 1), "SIGINT stays ignored"
+    assert "Traceback" not in shown
+
+
 def test_a_snapshot_reports_rates_by_each_nodes_own_clock() -> None:
     counters = {"messages_in": 0, "bytes_in": 0, "bytes_out": 0, "publications": 0, "cpu_seconds": 1.0}
     same = {"connections": 5, "users": 4, "subscriptions": 3, "memory_bytes": 10, "lag_seconds": 0.25}

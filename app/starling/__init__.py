@@ -1,3 +1,28 @@
-"""Starling: a real-time WebSocket service for Python teams."""
+"""Starling: a real-time WebSocket service for Python teams.
+
+The names in `__all__` are public; what else users import stands in `starling.hooks`. Each is imported when it is first
+used, so that `import starling` costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starling.hooks import Client, Refuse
 
 __version__ = "0.1.0"
+__all__ = ["Client", "Refuse", "__version__"]
+
+# The module that defines each public name.
+_HOMES = {"Client": "starling.hooks", "Refuse": "starling.hooks"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -50,6 +50,9 @@ class Starling:
             "STARLING_DRAIN_DELAY_SECONDS": "0",
             "STARLING_DRAIN_SECONDS": "1",
             "STARLING_LOG_FORMAT": "json",
+            # A busy machine must not reject connections in tests of something else.
+            "STARLING_MAX_LAG_SECONDS": "0",
+            "STARLING_MAX_MEMORY_SHARE": "0",
             **(environment or {"STARLING_DEV": "true"}),
         }
         self._output = tempfile.NamedTemporaryFile(suffix=".log", delete=False)  # noqa: SIM115 - lives as long as the process

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from starling.cli.output import Output, OutputOption, console
-from starling.cli.service import EXIT_REFUSED, EXIT_UNREACHABLE, KeyOption, ServiceAddress, UrlOption, fail
+from starling.cli.service import (
+    EXIT_REFUSED,
+    EXIT_UNREACHABLE,
+    KeyOption,
+    ServiceAddress,
+    UrlOption,
+    fail,
+    until_interrupted,
+)
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -42,17 +50,15 @@ def capture(
     body = {kind.value: name, "seconds": seconds, "payload": payload, "by": _asker()}
     printer = _FramePrinter(as_json=output is Output.json)
     ended = ""
-    try:
+    with until_interrupted():
         for line in ServiceAddress(url, key).stream("capture", body):
             told = json.loads(line)
             ended = told.get("ended", "")
             printer.show(line, told)
-    except KeyboardInterrupt:
-        return
-    if not ended:
-        fail("the service ended the capture early: try again", EXIT_UNREACHABLE)
-    if ended != "time is over":
-        fail(f"the capture ended early: {ended}", EXIT_REFUSED)
+        if not ended:
+            fail("the service ended the capture early: try again", EXIT_UNREACHABLE)
+        if ended != "time is over":
+            fail(f"the capture ended early: {ended}", EXIT_REFUSED)
 
 
 class _FramePrinter:

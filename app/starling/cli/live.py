@@ -1,8 +1,11 @@
 """Commands that come as a client does: listen to channels, and try a round trip."""
 
 import asyncio
+import contextlib
 import json
+import signal
 import time
+from collections.abc import Coroutine
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -18,6 +21,7 @@ from starling.cli.service import (
     TokenOption,
     UrlOption,
     fail,
+    until_interrupted,
 )
 
 USER = "starling-cli"
@@ -63,10 +67,15 @@ def subscribe(
     printer = _Printer(as_json=output is Output.json)
     listening = _Listening(service, user if as_user is None else as_user, token, printer, count)
     listening.opens_channels = as_user is None
-    try:
-        asyncio.run(listening.run(channels, position))
-    except KeyboardInterrupt:
-        return
+    with until_interrupted(), contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(_cancelled_by_sigterm(listening.run(channels, position)))
+
+
+async def _cancelled_by_sigterm(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`; SIGTERM cancels it as asyncio lets SIGINT do."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await task
 
 
 class _Printer:

@@ -2,7 +2,9 @@
 
 import ipaddress
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Annotated, Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
@@ -44,6 +46,21 @@ def fail(problem: str, code: int) -> NoReturn:
     """End the command with one line on standard error."""
     typer.echo(problem, err=True)
     raise typer.Exit(code)
+
+
+@contextmanager
+def until_interrupted() -> Iterator[None]:
+    """Run a block that goes on until Ctrl-C ends it, and the command with exit code 0; SIGTERM ends it in the same way.
+
+    Where SIGINT was ignored from the beginning, as in the background of a script, it stays ignored: SIGTERM is left.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class ServiceAddress:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from starling.cli.output import Column, Output, OutputOption, console, duration, table_lines, terminal_width
-from starling.cli.service import KeyOption, ServiceAddress, UrlOption
+from starling.cli.service import KeyOption, ServiceAddress, UrlOption, until_interrupted
 
 # Of counters, the difference between two looks, by the node's own clock.
 RATES = {
@@ -35,7 +35,7 @@ def top(
 ) -> None:
     """Show nodes, connections, rates, and the busiest channels, until Ctrl-C."""
     snapshots = _snapshots(ServiceAddress(url, key), FIRST_SECONDS if once else interval, limit)
-    try:
+    with until_interrupted():
         if output is Output.json or once or terminal_width() is None:
             for snapshot in snapshots:
                 print(json.dumps(snapshot) if output is Output.json else "\n".join(_view(snapshot)), flush=True)
@@ -43,8 +43,6 @@ def top(
                     return
         else:
             _show_live(snapshots)
-    except KeyboardInterrupt:
-        return
 
 
 def _show_live(snapshots: Iterator[Snapshot]) -> None:
