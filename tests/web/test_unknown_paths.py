@@ -101,3 +101,10 @@ def test_a_slash_too_many_is_never_redirected_to_the_host_that_was_sent(client: 
 def test_a_content_length_of_thousands_of_digits_is_too_large_and_no_failure(client: TestClient, length: str) -> None:
     answer = client.post("/api/info", headers={"X-API-Key": "dev", "Content-Length": length}, content=b"{}")
     assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/ws", "/ws/7", "/items/foo/ws", "/connection/websocket"])
+def test_a_websocket_address_in_a_browser_is_426_with_what_to_do(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+    assert "WebSocket endpoint" in answer.json()["detail"]

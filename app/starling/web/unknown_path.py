@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from starlette.routing import Match
+from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from starling.telemetry.metrics import Metrics
@@ -26,6 +26,13 @@ class UnknownPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 404; a WebSocket is counted and logged, because its client sees nothing but that it failed."""
+        if scope["type"] == "http" and self._has_websocket(scope):
+            detail = (
+                f"this is a WebSocket endpoint: connect with a WebSocket client, as in `starling ping` or "
+                f'new WebSocket("ws://HOST{scope["path"]}")'
+            )
+            await _answer(send, "http.response", detail, 426, (b"upgrade", b"websocket"), (b"connection", b"Upgrade"))
+            return
         remedy = self._remedy(scope)
         detail = f"there is no endpoint at {json.dumps(scope['path'])[1:-1]}"
         if scope["type"] == "websocket":
@@ -33,6 +40,13 @@ class UnknownPath:
             await _answer(send, "websocket.http.response", f"{detail}: {remedy or WEBSOCKET_REMEDY}")
         else:
             await _answer(send, "http.response", f"{detail}: {remedy}" if remedy else detail)
+
+    def _has_websocket(self, scope: Scope) -> bool:
+        """Whether the path is one for WebSockets, as who pastes its address into a browser finds out."""
+        upgraded = {**scope, "type": "websocket"}
+        return any(
+            route.matches(upgraded)[0] is Match.FULL for route in self._router.routes if not isinstance(route, Mount)
+        )
 
     def _remedy(self, scope: Scope) -> str:
         """Name the endpoint that the path has with fewer slashes; empty where there is none."""
@@ -44,14 +58,14 @@ class UnknownPath:
         return f"did you mean {path}? (a slash too many)" if found else ""
 
 
-async def _answer(send: Send, kind: str, detail: str) -> None:
+async def _answer(send: Send, kind: str, detail: str, status: int = 404, *more: tuple[bytes, bytes]) -> None:
     body = json.dumps({"detail": detail}).encode()
     headers: list[Any] = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
         (b"x-content-type-options", b"nosniff"),
     ]
-    await send({"type": f"{kind}.start", "status": 404, "headers": headers})
+    await send({"type": f"{kind}.start", "status": status, "headers": [*headers, *more]})
     await send({"type": f"{kind}.body", "body": body})
 
 
