@@ -175,5 +175,11 @@ OPTIONS = {
     "allow_history_for_subscriber": "Clients that are subscribed read the history, and may recover.",
     "allow_history_for_anonymous": _TO_ANONYMOUS,
     "allow_user_limited_channels": "A channel whose name ends with # and user ids is for these users only.",
+    "allow_channel_compaction": "Clients may have channel names replaced by short numbers in what they receive.",
+    "allow_tags_filter": "Subscribers may filter publications by their tags.",
+    "allowed_delta_types": "Kinds of differences that subscribers may ask for.",
+    "auto_cache_recover": "In cache mode, give the latest publication to subscribers that do not ask for recovery.",
+    "delta_publish": "Send publications as differences to subscribers that negotiated them.",
+    "publication_data_format": "The form that publications must have: json, json_object, binary, or any.",
     "channel_regex": "A regular expression that must be found in the rest of a name; ^ and $ bind it to the ends.",
 }
