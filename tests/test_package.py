@@ -18,7 +18,7 @@ from starling.protocol.messages import ClientInfo
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-# What users may import, beside the names of the package itself.
+# What users may import, next to the names of the package itself.
 PUBLIC_MODULES = {"starling", "starling.broadcast", "starling.hooks", "starling.testing"}
 
 

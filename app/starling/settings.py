@@ -45,7 +45,7 @@ WEBHOOK_EVENTS = ("connect", "disconnect", "subscribe", "unsubscribe", "occupied
 
 
 class SettingsError(Exception):
-    """Settings that cannot be used; `problems` names each with its mend."""
+    """Settings that cannot be used; `problems` names each with its remedy."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -76,9 +76,7 @@ class Settings(BaseModel):
     ] = 9090
     workers: Annotated[
         int | None,
-        Field(
-            ge=1, le=64, description="Worker processes. Unset: 1 on `memory://`, else the processors this pod may use."
-        ),
+        Field(ge=1, le=64, description="Worker processes. Unset: 1 on `memory://`, else the CPUs this pod may use."),
     ] = None
     runtime_dir: Annotated[
         Path | None,
@@ -261,7 +259,7 @@ class Settings(BaseModel):
         Field(
             ge=0,
             le=1_000_000,
-            description="Messages (on the real-time door commands) a client may send in the long run. 0: any number.",
+            description="Messages (on the client endpoint: commands) a client may send a second. 0: no limit.",
         ),
     ] = 5_000.0
     message_burst: Annotated[
@@ -375,7 +373,7 @@ class Settings(BaseModel):
     ] = 60.0
     presence_leave_delay_seconds: Annotated[
         float,
-        Field(ge=0, le=60, description="How long a leave waits for the user to come back, as after a page reload."),
+        Field(ge=0, le=60, description="How long a leave waits for the user to reconnect, as after a page reload."),
     ] = 0.0
 
     hooks: Annotated[
@@ -390,12 +388,12 @@ class Settings(BaseModel):
 
     webhook_url: Annotated[
         SecretStr | None,
-        Field(description="Address that is told who comes and goes: see docs/webhooks.md. Unset: nobody is told."),
+        Field(description="Webhook URL: see docs/webhooks.md. Unset: webhooks are disabled."),
     ] = None
     webhook_secret: Annotated[
         SecretStr | None, Field(description="Secret that signs webhook requests, at least 24 bytes.")
     ] = None
-    webhook_events: Annotated[CommaSeparated, Field(description="Which events webhooks tell.")] = WEBHOOK_EVENTS
+    webhook_events: Annotated[CommaSeparated, Field(description="Which events webhooks send.")] = WEBHOOK_EVENTS
     webhook_timeout_seconds: Annotated[
         float, Field(gt=0, le=60, description="How long the answer to a webhook request may take.")
     ] = 5.0
@@ -409,7 +407,7 @@ class Settings(BaseModel):
         Field(
             ge=0,
             le=LONGEST_DRAIN_SECONDS,
-            description="Within how long clients are then let go, whatever the pace. Unset: 20, or what "
+            description="Duration of the drain, whatever the rate. Unset: 20, or what "
             "`STARLING_MAX_CONNECTIONS` of each worker take at `STARLING_DRAIN_RATE` if that is longer.",
         ),
     ] = None
@@ -418,7 +416,7 @@ class Settings(BaseModel):
         Field(
             ge=0,
             le=100_000,
-            description="Clients that all pods on one Redis let go a second together, faster only where "
+            description="Clients that all pods on one Redis disconnect a second, exceeded only where "
             "`STARLING_DRAIN_SECONDS` would not do. 0: each worker for itself, evenly over that time.",
         ),
     ] = 500.0
@@ -547,33 +545,33 @@ class Settings(BaseModel):
 
     @property
     def drain_time(self) -> float:
-        """Seconds within which clients are let go: as set, else what a full pod takes at the pace, 20 at least."""
+        """Duration of the drain in seconds: as set, else what a full pod takes at the drain rate, at least 20."""
         if self.drain_seconds is not None:
             return self.drain_seconds
-        at_pace = math.ceil(self.capacity / self.drain_rate) if self.drain_rate else 0
-        return float(min(max(SHORTEST_DRAIN_SECONDS, at_pace), LONGEST_DRAIN_SECONDS))
+        at_rate = math.ceil(self.capacity / self.drain_rate) if self.drain_rate else 0
+        return float(min(max(SHORTEST_DRAIN_SECONDS, at_rate), LONGEST_DRAIN_SECONDS))
 
     def warnings(self) -> list[str]:
-        """What can be used but may surprise, each with its mend."""
-        told = [f"STARLING_ALLOWED_ORIGINS: {surprise}" for surprise in surprises(self.allowed_origins)]
+        """Valid settings that do not fit together, each with its remedy."""
+        warnings = [f"STARLING_ALLOWED_ORIGINS: {surprise}" for surprise in surprises(self.allowed_origins)]
         if not self.drain_rate:
-            return told
+            return warnings
         needed = math.ceil(self.capacity / self.drain_rate)
         if needed > self.drain_time:
             remedy = f"set STARLING_DRAIN_SECONDS to {needed} or more (and the pod's grace with it)"
             if needed > LONGEST_DRAIN_SECONDS:
                 remedy = f"set STARLING_DRAIN_RATE to {math.ceil(self.capacity / LONGEST_DRAIN_SECONDS)} or more"
-            told.append(
+            warnings.append(
                 f"a full pod ({self.capacity} connections) needs {needed} s at STARLING_DRAIN_RATE={self.drain_rate:g} "
-                f"but drains within {self.drain_time:g} s, and so faster than the pace: {remedy}, or "
+                f"but drains within {self.drain_time:g} s, and so faster than the rate: {remedy}, or "
                 "STARLING_MAX_CONNECTIONS to less"
             )
         if self.broker_scheme == "postgresql" and "drain_rate" in self.model_fields_set:
-            told.append(
-                "STARLING_DRAIN_RATE is shared through redis:// only: on postgresql:// each worker lets its clients go "
-                "evenly over STARLING_DRAIN_SECONDS; set it to 0"
+            warnings.append(
+                "STARLING_DRAIN_RATE is shared through redis:// only: on postgresql:// each worker disconnects its "
+                "clients evenly over STARLING_DRAIN_SECONDS; set it to 0"
             )
-        return told
+        return warnings
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -674,7 +672,7 @@ def read_file(path: Path | str) -> str:
 
 
 def load_settings(environment: Mapping[str, str]) -> Settings:
-    """Read the settings from `environment`. Raises SettingsError with all problems at once, each with its mend."""
+    """Read the settings from `environment`. Raises SettingsError with all problems at once, each with its remedy."""
     values: dict[str, Any] = {}
     problems: list[str] = []
     for variable in sorted(environment):
