@@ -148,6 +148,12 @@ WRONG_CHANNELS: list[tuple[dict[str, Any], str]] = [
         "channels.default: history_meta_ttl must not be shorter",
     ),
     ({"default": {"history_size": 1, "history_ttl": "31d"}}, "set history_meta_ttl to as long"),
+    ({"default": {"allowed_delta_types": ["fossil"]}}, "channels.default: allowed_delta_types needs history"),
+    (
+        {"default": {"history_size": 1, "history_ttl": "5m", "delta_publish": True}},
+        "channels.default: delta_publish needs readers",
+    ),
+    ({"namespaces": {"a": {"auto_cache_recover": True}}}, "channels.namespaces.a: auto_cache_recover is for cache"),
     ({"namespaces": {"a b": {}}}, "channels.namespaces.a b: a name has"),
 ]
 

@@ -29,10 +29,16 @@
 {{- if ne (gt $size 0.0) (gt $seconds 0.0) -}}
 {{- print "\n- " $path ": history_size and history_ttl go together: set both, or neither" -}}
 {{- end -}}
-{{- range $name := list "force_recovery" "force_positioning" -}}
+{{- range $name := list "force_recovery" "force_positioning" "allowed_delta_types" -}}
 {{- if and (get $options $name) (not (gt $size 0.0)) -}}
 {{- print "\n- " $path ": " $name " needs history: set history_size and history_ttl" -}}
 {{- end -}}
+{{- end -}}
+{{- if and $options.delta_publish (not $options.allowed_delta_types) -}}
+{{- print "\n- " $path ": delta_publish needs readers that may have patches: set allowed_delta_types: [fossil]" -}}
+{{- end -}}
+{{- if and $options.auto_cache_recover (ne (default "stream" $options.force_recovery_mode) "cache") -}}
+{{- print "\n- " $path ": auto_cache_recover is for cache channels: set force_recovery_mode: cache" -}}
 {{- end -}}
 {{- if and (gt $size 0.0) (hasKey $options "history_meta_ttl") -}}
 {{- if lt (include "starling.seconds" $options.history_meta_ttl | float64) $seconds -}}
