@@ -109,12 +109,20 @@ async def test_a_backend_that_disconnects_a_client_stops_it_with_3503(
         assert (disconnected["code"], disconnected["reason"]) == (3503, "force disconnect")
 
 
-@pytest.mark.parametrize("code", [3000, 3004, 3006, 3009, 3011, 3013, 4000, 4499])
+@pytest.mark.parametrize("code", [3004, 3006, 3009, 3011, 3013, 4000, 4499])
 async def test_these_codes_of_a_backend_bring_every_sdk_back(
     open_sdk: OpenSdk, service: Starling, room: str, code: int
 ) -> None:
     for client in await disconnected_with(open_sdk, service, room, code):
         assert (await client.event("connecting", code=code))["reason"] == "by the backend"
+        await client.event("connected")
+
+
+async def test_code_3000_of_a_backend_ends_the_connection_without_a_code_and_every_sdk_reconnects(
+    open_sdk: OpenSdk, service: Starling, room: str
+) -> None:
+    for client in await disconnected_with(open_sdk, service, room, 3000):
+        assert (await client.event("connecting", code=1))["reason"] == "transport closed"
         await client.event("connected")
 
 

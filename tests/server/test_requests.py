@@ -153,6 +153,35 @@ def test_an_ipv4_proxy_is_trusted_on_every_socket(tmp_path: Path, host: str, tru
         assert (scope["client"], scope["scheme"]) == ("8.8.8.8", "https")
 
 
+@pytest.fixture(scope="module")
+def behind_proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("proxied"), trusted_proxies=["127.0.0.1", "10.0.0.0/8"]) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [
+        (["::ffff:8.8.8.8"], "8.8.8.8"),
+        (["::FFFF:808:808"], "8.8.8.8"),
+        (["0:0:0:0:0:ffff:8.8.8.8"], "8.8.8.8"),
+        (["8.8.8.8, ::ffff:10.1.2.3"], "8.8.8.8"),
+        (["8.8.8.8,::ffff:10.1.2.3", "::ffff:10.1.2.4"], "8.8.8.8"),
+        (["8.8.8.8, [::ffff:10.1.2.3]:4711"], "8.8.8.8"),
+        (["[::ffff:8.8.8.8]:4711, 10.1.2.3"], "8.8.8.8"),
+        (["::ffff:8.8.8.8, 9.9.9.9"], "9.9.9.9"),
+        (["2001:db8::ffff:1"], "2001:db8::ffff:1"),
+        (["::ffff:nobody"], "::ffff:nobody"),
+    ],
+)
+def test_an_ipv4_address_that_a_proxy_reports_is_one_in_every_form(
+    behind_proxies: Server, forwarded: list[str], client: str
+) -> None:
+    fields = [f"X-Forwarded-For: {value}" for value in forwarded]
+    answer = exchange(behind_proxies, get("/scope", "Host: a", *fields, "Connection: close"))
+    assert json.loads(answer.partition("\r\n\r\n")[2])["client"] == client
+
+
 def test_an_ipv4_peer_of_a_dual_stack_socket_has_its_ipv4_address(server: Server) -> None:
     scope = json.loads(exchange(server, get("/scope", "Host: a", "Connection: close")).partition("\r\n\r\n")[2])
     assert scope["client"] == "127.0.0.1"

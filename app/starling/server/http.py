@@ -29,7 +29,7 @@ from starling.server.compression import Agreement, Compression
 from starling.server.direct_upgrade import open_directly
 from starling.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
 from starling.server.options import Asgi, ServerOptions
-from starling.server.peer_address import unmapped
+from starling.server.peer_address import unmapped, unmapped_forwarded
 from starling.server.reject_reason import RejectReason
 from starling.server.target import BadTarget, check_host, replace_host, split_absolute_form
 from starling.server.transport import DISCARD_BYTES, Flusher, WebSocketTransport, linger
@@ -196,7 +196,7 @@ class StarlingHttp(HttpToolsProtocol):
         if isinstance(self.app, ProxyHeadersMiddleware) and peer in self.app.trusted_hosts:
             named = b", ".join([value for name, value in self.headers if name == b"x-forwarded-for"])
             if named:
-                return unmapped(self.app.trusted_hosts.get_trusted_client_address(named.decode("latin-1"))[0])
+                return self.app.trusted_hosts.get_trusted_client_address(named.decode("latin-1"))[0]
         return peer
 
     def _open_directly(self, endpoint: UpgradeEndpoint, key: bytes, early: bytes, agreement: Agreement | None) -> None:
@@ -277,6 +277,7 @@ class StarlingHttp(HttpToolsProtocol):
             self._head_too_large = True
             raise HeadTooLargeError
         self._find_target()
+        self._unmap_forwarded()
         self._body_left = True
         super().on_headers_complete()
         if not self.pipeline:
@@ -293,6 +294,12 @@ class StarlingHttp(HttpToolsProtocol):
         if absolute is not None:
             host, self.url = absolute
             self.headers[:] = replace_host(self.headers, host)
+
+    def _unmap_forwarded(self) -> None:
+        """Bring the addresses that proxies report into the form of a peer's address, before they are compared."""
+        for index, (name, value) in enumerate(self.headers):
+            if name == b"x-forwarded-for":
+                self.headers[index] = (name, unmapped_forwarded(value))
 
     def on_response_complete(self) -> None:
         """Go on with the next request of a pipeline."""

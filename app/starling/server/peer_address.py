@@ -1,20 +1,38 @@
 """Addresses of peers in one form: IPv4 peers of a dual-stack socket have IPv4 addresses (RFC 4291 section 2.5.5.2)."""
 
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 _MAPPED_PREFIX_BITS = 96
 _MAPPED = ip_network("::ffff:0:0/96")
+# An address of X-Forwarded-For, which may be in brackets, with a port after them.
+_FORWARDED = re.compile(r"\[?([0-9A-Fa-f:.]+)(?:\](:[0-9]{1,5})?)?")
 
 
 def unmapped(address: str) -> str:
-    """Return the IPv4 address of `::ffff:192.0.2.7`; any other text as it is."""
-    if address[:7].lower() != "::ffff:":
+    """Return the IPv4 address of `::ffff:192.0.2.7`, however it is written; any other text as it is."""
+    if "ffff:" not in address.lower():
         return address
     try:
         mapped = getattr(ip_address(address), "ipv4_mapped", None)
     except ValueError:
         return address
     return str(mapped) if mapped is not None else address
+
+
+def unmapped_forwarded(value: bytes) -> bytes:
+    """Return the value of an X-Forwarded-For field with the IPv4 address of each mapped one in its list."""
+    if b"ffff:" not in value.lower():
+        return value
+    return ",".join([_unmapped_item(item) for item in value.decode("latin-1").split(",")]).encode("latin-1")
+
+
+def _unmapped_item(item: str) -> str:
+    found = _FORWARDED.fullmatch(item.strip())
+    if found is None:
+        return item
+    address = unmapped(found[1])
+    return item if address == found[1] else item.replace(found[0], f"{address}{found[2] or ''}")
 
 
 def unmapped_network(text: str) -> str:
