@@ -284,23 +284,25 @@ def _drop(lines: int) -> Said:
     return "warning", {"event": "log_lines_dropped", "lines": lines}, None, time.time_ns()
 
 
-def configure_logging(level: str, log_format: LogFormat = "auto", more_cpus: Sequence[Processor] = ()) -> LogWriter:
+def configure_logging(
+    level: str, log_format: LogFormat = "auto", more_processors: Sequence[Processor] = ()
+) -> LogWriter:
     """Send the lines of structlog and of the standard library's loggers to stdout, in one form.
 
     `level` is `debug`, `info`, `warning` or `error`. `log_format` `auto` means `console` on a terminal, else `json`.
-    `more_cpus` see each line where it is said, and may add to it.
+    `more_processors` see each line where it is said, and may add to it.
     Call it once, before the workers are forked; the returned writer knows how many lines were dropped.
     """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     fd = sys.stdout.fileno()
     writer = LogWriter(fd, _LineMaker(_choose_renderer(log_format, terminal=os.isatty(fd))).make)
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, *more_cpus],
-        wrapper_class=_wrapper_class(threshold),
-        logger_factory=lambda *name: _Teller(writer, *name),
+        processors=[structlog.contextvars.merge_contextvars, *more_processors, _hand_over],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=lambda *name: _LineSink(writer, *name),
         cache_logger_on_first_use=True,
     )
-    handler = _LineHandler(writer, more_cpus)
+    handler = _LineHandler(writer, more_processors)
     handler.setLevel(threshold)
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.INFO), force=True)
     logging.captureWarnings(capture=True)
@@ -437,44 +439,42 @@ class _LineMaker:
         return f"{text}.{now // 1000 % 1_000_000:06}Z"
 
 
-class _Teller:
+class _LineSink:
     """What structlog wraps: a logger by its name. Its lines are made in the writer's thread where that is the same."""
 
     def __init__(self, writer: LogWriter, name: str | None = None) -> None:
         self._writer = writer
         self._name = name
 
-    def tell(self, level: str, values: EventDict) -> None:
+    def debug(self, values: EventDict) -> None:
         """Queue a line."""
-        said = (level, values, self._name, time.time_ns())
+        self._queue("debug", values)
+
+    def info(self, values: EventDict) -> None:
+        """Queue a line."""
+        self._queue("info", values)
+
+    def warning(self, values: EventDict) -> None:
+        """Queue a line."""
+        self._queue("warning", values)
+
+    def error(self, values: EventDict) -> None:
+        """Queue a line."""
+        self._queue("error", values)
+
+    def critical(self, values: EventDict) -> None:
+        """Queue a line."""
+        self._queue("critical", values)
+
+    def _queue(self, level: str, values: EventDict) -> None:
+        parts = (level, values, self._name, time.time_ns())
         lasting = LASTING_TYPES.issuperset(map(type, values.values())) and "exc_info" not in values
-        self._writer.write(said if lasting else self._writer.made(said))
+        self._writer.write(parts if lasting else self._writer.made(parts))
 
 
-def _wrapper_class(threshold: int) -> type[structlog.typing.FilteringBoundLogger]:
-    """Make structlog's wrapper with a shorter way to a line: its own copies what was said three times."""
-    filtering: Any = structlog.make_filtering_bound_logger(threshold)
-
-    class LineLogger(filtering):  # type: ignore[misc]  # a class made by a function
-        def _proxy_to_logger(self, method_name: str, event: str | None = None, **values: Any) -> None:
-            said: Any = {**self._context, **values, "event": event}
-            for processor in self._processors:
-                said = processor(self._logger, method_name, said)
-            self._logger.tell(method_name, said)
-
-    class LineLoggerOfInfo(LineLogger):
-        # Every client's lines are said here.
-        def info(self, event: str, *args: Any, **values: Any) -> None:
-            if args or self._context:
-                super().info(event, *args, **values)
-                return
-            said: Any = values
-            said["event"] = event
-            for processor in self._processors:
-                said = processor(self._logger, "info", said)
-            self._logger.tell("info", said)
-
-    return LineLoggerOfInfo if threshold <= logging.INFO else LineLogger
+def _hand_over(_logger: object, _level: str, values: EventDict) -> tuple[tuple[EventDict], dict[str, object]]:
+    """The last processor: what it returns are the arguments of the sink's method."""
+    return (values,), {}
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
