@@ -13,8 +13,7 @@ import pytest
 
 import starling
 from starling import hooks
-from starling.engine.hooks import Refuse
-from starling.protocol.messages import ClientInfo
+from starling.engine.hooks import Client, Refuse
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -41,7 +40,7 @@ def run(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_public_names_are_those_of_the_engine() -> None:
-    assert hooks.Client is ClientInfo
+    assert hooks.Client is Client
     assert hooks.Refuse is Refuse
     assert set(hooks.__all__) <= set(starling.__all__)
     for name in starling.__all__:

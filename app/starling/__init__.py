@@ -7,13 +7,18 @@ used, so that `import starling` costs nothing.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from starling.hooks import Client, Refuse
+    from starling.hooks import Accept, Client, Refuse, Request
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Refuse", "__version__"]
+__all__ = ["Accept", "Client", "Refuse", "Request", "__version__"]
 
 # The module that defines each public name.
-_HOMES = {"Client": "starling.hooks", "Refuse": "starling.hooks"}
+_HOMES = {
+    "Accept": "starling.hooks",
+    "Client": "starling.hooks",
+    "Refuse": "starling.hooks",
+    "Request": "starling.hooks",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
-"""Public: what the functions of a user's hooks module take and raise (docs/hooks.md)."""
+"""Public: what the functions of a user's hooks module take, return and raise (docs/hooks.md)."""
 
-from starling.engine.hooks import Refuse
-from starling.protocol.messages import ClientInfo as Client
+from starling.client.hook_answers import Accept
+from starling.engine.hook_request import Request
+from starling.engine.hooks import Client, Refuse
 
-__all__ = ["Client", "Refuse"]
+__all__ = ["Accept", "Client", "Refuse", "Request"]

@@ -25,7 +25,8 @@ from starling.brokers.broadcast import BroadcastBroker
 from starling.brokers.open import open_broker
 from starling.client.build import build_dispatcher
 from starling.client.client_connection import ClientConnection
-from starling.client.hooks_module import HooksError, load_hooks
+from starling.client.hook_function import HooksError
+from starling.client.hooks_module import load_hooks
 from starling.client.node_commands import NodeCommands
 from starling.engine.admission import AdmissionLimits
 from starling.engine.channels import Channels, ChannelsError, parse_channels
@@ -217,6 +218,7 @@ def build_application(
             if jwks is not None:
                 jwks.start()
                 stack.push_async_callback(jwks.stop)
+            await stack.enter_async_context(engine.hooks.running())
             stack.push_async_callback(engine.stop)
             await engine.start()
             yield

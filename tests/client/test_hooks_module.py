@@ -12,12 +12,13 @@ from msgspec import Raw
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
-from starling.client.hooks_module import HooksError, ModuleHooks, load_hooks
-from starling.engine.hooks import Refuse
+from starling.client.hook_function import HooksError
+from starling.client.hooks_module import ModuleHooks, load_hooks
+from starling.engine.hook_request import Request
+from starling.engine.hooks import Client, Refuse
 from starling.protocol.codes import CommandRefused, Disconnect, Error
-from starling.protocol.messages import ClientInfo
 
-ALICE = ClientInfo(user="alice", client="c1")
+ALICE = Client(user="alice", client="c1")
 
 
 class NodeCommand(BaseModel):
@@ -40,7 +41,7 @@ async def refusal(work: Any) -> Error | Disconnect:
 
 
 async def test_a_method_gets_the_client_and_its_payload_as_a_model() -> None:
-    async def get_order(client: ClientInfo, data: NodeCommand) -> NodeCommand:
+    async def get_order(client: Client, data: NodeCommand) -> NodeCommand:
         return NodeCommand(id=data.id + 1, note=client.user)
 
     result = await hooks(rpc={"order.get": get_order}).call(ALICE, "order.get", Raw(b'{"id": 41}'))
@@ -55,7 +56,7 @@ async def test_an_unknown_method_is_104() -> None:
 
 
 async def test_a_payload_of_another_shape_is_107_and_names_the_field() -> None:
-    async def get_order(client: ClientInfo, data: NodeCommand) -> None:
+    async def get_order(client: Client, data: NodeCommand) -> None:
         raise AssertionError("called")
 
     reason = await refusal(hooks(rpc={"get": get_order}).call(ALICE, "get", Raw(b'{"id": "x"}')))
@@ -66,7 +67,7 @@ async def test_a_payload_of_another_shape_is_107_and_names_the_field() -> None:
 
 
 async def test_a_hook_may_refuse_with_a_code_of_its_own() -> None:
-    async def on_subscribe(client: ClientInfo, channel: str) -> None:
+    async def on_subscribe(client: Client, channel: str) -> None:
         raise Refuse("not on weekends", 400)
 
     reason = await refusal(hooks(on_subscribe=on_subscribe).subscribe(ALICE, "room", Raw()))
@@ -76,17 +77,17 @@ async def test_a_hook_may_refuse_with_a_code_of_its_own() -> None:
 
 @pytest.mark.parametrize("code", [3000, 3507, 4000, 4999])
 async def test_a_hook_may_disconnect_with_a_code_of_that_range(code: int) -> None:
-    async def on_connect(client: ClientInfo) -> None:
+    async def on_connect(client: Client) -> None:
         raise Refuse("ü" * 100, code)
 
-    reason = await refusal(hooks(on_connect=on_connect).connect(ALICE, Raw()))
+    reason = await refusal(hooks(on_connect=on_connect).connect(ALICE, Request(), Raw()))
 
     # A close frame holds 123 bytes.
     assert reason == Disconnect(code, "ü" * 61)
 
 
 async def test_a_hook_that_raises_is_100() -> None:
-    async def on_publish(client: ClientInfo, channel: str, data: Any) -> None:
+    async def on_publish(client: Client, channel: str, data: Any) -> None:
         raise KeyError("a mistake")
 
     reason = await refusal(hooks(on_publish=on_publish).publish(ALICE, "room", Raw(b"1")))
@@ -95,7 +96,7 @@ async def test_a_hook_that_raises_is_100() -> None:
 
 
 async def test_a_hook_that_refuses_with_a_code_of_the_sdks_is_100() -> None:
-    async def on_subscribe(client: ClientInfo, channel: str) -> None:
+    async def on_subscribe(client: Client, channel: str) -> None:
         raise Refuse("no", 50)
 
     reason = await refusal(hooks(on_subscribe=on_subscribe).subscribe(ALICE, "room", Raw()))
@@ -105,11 +106,11 @@ async def test_a_hook_that_refuses_with_a_code_of_the_sdks_is_100() -> None:
 
 @pytest.mark.parametrize("method", ["connect", "publish", "call"])
 async def test_a_hook_whose_answer_cannot_be_reported_is_100(method: str) -> None:
-    async def hook(client: ClientInfo, *_: str) -> object:
+    async def hook(client: Client, *_: str) -> object:
         return object()
 
     known = hooks(on_connect=hook, on_publish=hook, rpc={"get": hook})
-    asked = {"connect": (), "publish": ("room",), "call": ("get",)}[method]
+    asked = {"connect": (Request(),), "publish": ("room",), "call": ("get",)}[method]
     with capture_logs() as lines:
         reason = await refusal(getattr(known, method)(ALICE, *asked, Raw()))
 
@@ -118,26 +119,26 @@ async def test_a_hook_whose_answer_cannot_be_reported_is_100(method: str) -> Non
 
 
 async def test_a_slow_hook_is_bounded() -> None:
-    async def on_connect(client: ClientInfo) -> None:
+    async def on_connect(client: Client) -> None:
         await asyncio.sleep(30)
 
     async with asyncio.timeout(5):
-        reason = await refusal(hooks(on_connect=on_connect).connect(ALICE, Raw()))
+        reason = await refusal(hooks(on_connect=on_connect).connect(ALICE, Request(), Raw()))
 
     assert reason.code == 100
 
 
 async def test_what_on_connect_returns_goes_to_the_client() -> None:
-    async def on_connect(client: ClientInfo, data: Any) -> dict[str, Any]:
+    async def on_connect(client: Client, data: Any) -> dict[str, Any]:
         return {"hello": client.user, "sent": data}
 
-    result = await hooks(on_connect=on_connect).connect(ALICE, Raw(b'{"a":1}'))
+    result = await hooks(on_connect=on_connect).connect(ALICE, Request(), Raw(b'{"a":1}'))
 
-    assert bytes(result) == b'{"hello":"alice","sent":{"a":1}}'
+    assert bytes(result.data) == b'{"hello":"alice","sent":{"a":1}}'
 
 
 async def test_on_publish_may_change_what_is_published_or_leave_it() -> None:
-    async def on_publish(client: ClientInfo, channel: str, data: Any) -> Any:
+    async def on_publish(client: Client, channel: str, data: Any) -> Any:
         return {"shout": data["text"].upper()} if channel == "loud" else None
 
     both = hooks(on_publish=on_publish)
@@ -149,7 +150,7 @@ async def test_on_publish_may_change_what_is_published_or_leave_it() -> None:
 async def test_a_hook_may_take_the_bytes_as_they_came() -> None:
     seen: list[bytes] = []
 
-    async def on_message(client: ClientInfo, data: bytes) -> None:
+    async def on_message(client: Client, data: bytes) -> None:
         seen.append(data)
 
     await hooks(on_message=on_message).message(ALICE, Raw(b"\x00\xff"))
@@ -158,7 +159,7 @@ async def test_a_hook_may_take_the_bytes_as_they_came() -> None:
 
 
 def test_a_plain_function_is_refused_with_the_remedy() -> None:
-    def on_connect(client: ClientInfo) -> None:
+    def on_connect(client: Client) -> None:
         return None
 
     with pytest.raises(HooksError, match="async def"):
@@ -166,7 +167,7 @@ def test_a_plain_function_is_refused_with_the_remedy() -> None:
 
 
 def test_a_misspelt_hook_is_refused() -> None:
-    async def on_conect(client: ClientInfo) -> None:
+    async def on_conect(client: Client) -> None:
         return None
 
     with pytest.raises(HooksError, match="on_conect: not a hook; the hooks are on_connect"):
@@ -197,7 +198,7 @@ def test_a_module_is_found_on_the_path_it_was_given(tmp_path: Path, monkeypatch:
 
     loaded = load_hooks("hooks_of_this_test", tmp_path, seconds=1)
 
-    assert bytes(asyncio.run(loaded.connect(ALICE, Raw()))) == b'{"a":1}'
+    assert bytes(asyncio.run(loaded.connect(ALICE, Request(), Raw())).data) == b'{"a":1}'
 
 
 def test_a_module_that_is_not_there_is_named_with_the_remedy() -> None:
@@ -220,7 +221,7 @@ async def test_what_nobody_takes_ends_the_connection_with_3508() -> None:
 
 
 async def test_a_hook_that_exits_is_100_too() -> None:
-    async def on_publish(client: ClientInfo, channel: str, data: Any) -> None:
+    async def on_publish(client: Client, channel: str, data: Any) -> None:
         sys.exit(3)
 
     reason = await refusal(hooks(on_publish=on_publish).publish(ALICE, "room", Raw(b"1")))

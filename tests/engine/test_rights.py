@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starling.engine.channels import ChannelOptions, Channels, ChannelsError, parse_channels
-from starling.engine.rights import Client, Decision, Rule, Verb, may
+from starling.engine.rights import Decision, Rule, Subject, Verb, may
 from starling.protocol.codes import CommandRefused
 
 RIGHTS = [name for name in ChannelOptions.model_fields if name.startswith("allow_")]
@@ -24,13 +24,13 @@ def channels(
     return parse_channels(document, developer=False, personal=personal, personal_namespace=personal_namespace)
 
 
-def decide(known: Channels, client: Client, verb: Verb, channel: str) -> Decision:
+def decide(known: Channels, client: Subject, verb: Verb, channel: str) -> Decision:
     return may(client, verb, known.facts(channel))
 
 
 @pytest.mark.parametrize("verb", Verb)
-@pytest.mark.parametrize("client", [Client("alice"), Client("alice", subscribed=True), Client("")])
-def test_nothing_is_allowed_that_was_not_said(verb: Verb, client: Client) -> None:
+@pytest.mark.parametrize("client", [Subject("alice"), Subject("alice", subscribed=True), Subject("")])
+def test_nothing_is_allowed_that_was_not_said(verb: Verb, client: Subject) -> None:
     assert decide(channels(), client, verb, "room") == (False, Rule.NO_RULE)
 
 
@@ -39,7 +39,7 @@ def test_a_verb_without_a_rule_gives_nothing_even_where_every_option_is_on() -> 
 
     unknown: Any = "rpc"
 
-    assert decide(known, Client("alice", subscribed=True, token=True), unknown, "room") == (False, Rule.NO_RULE)
+    assert decide(known, Subject("alice", subscribed=True, token=True), unknown, "room") == (False, Rule.NO_RULE)
 
 
 @pytest.mark.parametrize(
@@ -56,24 +56,24 @@ def test_a_verb_without_a_rule_gives_nothing_even_where_every_option_is_on() -> 
     ],
 )
 def test_who_may_subscribe(options: dict[str, bool], user: str, decision: tuple[bool, str]) -> None:
-    assert decide(channels(options), Client(user), Verb.SUBSCRIBE, "room") == decision
+    assert decide(channels(options), Subject(user), Verb.SUBSCRIBE, "room") == decision
 
 
 @pytest.mark.parametrize("verb", [Verb.PUBLISH, Verb.PRESENCE, Verb.HISTORY])
 @pytest.mark.parametrize(
     ("groups", "client", "decision"),
     [
-        (("client",), Client("alice"), (True, "client")),
-        (("client",), Client("", subscribed=True), (False, "anonymous")),
-        (("client", "anonymous"), Client(""), (True, "client")),
-        (("subscriber",), Client("alice"), (False, "subscriber")),
-        (("subscriber",), Client("alice", subscribed=True), (True, "subscriber")),
-        (("subscriber",), Client("", subscribed=True), (False, "anonymous")),
-        (("subscriber", "anonymous"), Client("", subscribed=True), (True, "subscriber")),
+        (("client",), Subject("alice"), (True, "client")),
+        (("client",), Subject("", subscribed=True), (False, "anonymous")),
+        (("client", "anonymous"), Subject(""), (True, "client")),
+        (("subscriber",), Subject("alice"), (False, "subscriber")),
+        (("subscriber",), Subject("alice", subscribed=True), (True, "subscriber")),
+        (("subscriber",), Subject("", subscribed=True), (False, "anonymous")),
+        (("subscriber", "anonymous"), Subject("", subscribed=True), (True, "subscriber")),
     ],
 )
 def test_who_may_publish_see_presence_and_read_history(
-    verb: Verb, groups: tuple[str, ...], client: Client, decision: tuple[bool, str]
+    verb: Verb, groups: tuple[str, ...], client: Subject, decision: tuple[bool, str]
 ) -> None:
     known = channels({f"allow_{verb}_for_{group}": True for group in groups})
 
@@ -99,10 +99,10 @@ def test_a_channel_that_a_client_may_not_enter_is_closed_to_it_as_long_as_it_has
     known = channels(EVERYTHING, personal=True)
 
     for verb in Verb:
-        assert decide(known, Client("mallory"), verb, channel) == (False, rule)
+        assert decide(known, Subject("mallory"), verb, channel) == (False, rule)
         if verb is not Verb.SUBSCRIBE:
-            assert decide(known, Client("mallory", subscribed=True), verb, channel).allowed
-    assert decide(known, Client("mallory", token=True), Verb.SUBSCRIBE, channel) == (True, Rule.SUBSCRIPTION_TOKEN)
+            assert decide(known, Subject("mallory", subscribed=True), verb, channel).allowed
+    assert decide(known, Subject("mallory", token=True), Verb.SUBSCRIBE, channel) == (True, Rule.SUBSCRIPTION_TOKEN)
 
 
 USER_IDS = [
@@ -136,21 +136,21 @@ def test_a_personal_channel_is_for_its_user_alone_whatever_the_id_is(user: str, 
     name = known.personal_channel(user)
 
     assert name == (f"{namespace}:#{user}" if namespace else f"#{user}")
-    assert decide(known, Client(user), Verb.SUBSCRIBE, name) == (True, Rule.PERSONAL_CHANNEL)
+    assert decide(known, Subject(user), Verb.SUBSCRIBE, name) == (True, Rule.PERSONAL_CHANNEL)
     others = {"bob", " John", "Doe", "", user + " ", user[:-1], user.upper(), *user.split(","), *user.split("#")} - {
         user
     }
     for other in others:
         for verb in Verb:
-            assert not decide(known, Client(other), verb, name).allowed
+            assert not decide(known, Subject(other), verb, name).allowed
 
 
 @pytest.mark.parametrize("options", [{}, {"allow_user_limited_channels": True}, EVERYTHING])
 def test_its_user_enters_a_personal_channel_whatever_the_options_say(options: dict[str, bool]) -> None:
     known = channels(options, personal=True)
 
-    assert decide(known, Client("alice"), Verb.SUBSCRIBE, "#alice").allowed
-    assert not decide(known, Client("bob"), Verb.SUBSCRIBE, "#alice").allowed
+    assert decide(known, Subject("alice"), Verb.SUBSCRIBE, "#alice").allowed
+    assert not decide(known, Subject("bob"), Verb.SUBSCRIBE, "#alice").allowed
 
 
 def test_nobody_has_the_personal_channel_of_nobody() -> None:
@@ -158,22 +158,22 @@ def test_nobody_has_the_personal_channel_of_nobody() -> None:
 
     assert known.personal_channel("") is None
     for verb in Verb:
-        assert decide(known, Client(""), verb, "#") == (False, Rule.PERSONAL_CHANNEL)
+        assert decide(known, Subject(""), verb, "#") == (False, Rule.PERSONAL_CHANNEL)
 
 
 def test_a_personal_channel_in_a_namespace_leaves_no_other_name_that_begins_with_the_mark_open() -> None:
     known = channels(EVERYTHING, personal=True, personal_namespace="letters")
 
     for channel in ("#alice", "letters:#alice"):
-        assert decide(known, Client("alice"), Verb.SUBSCRIBE, channel).allowed
-        assert decide(known, Client("bob"), Verb.SUBSCRIBE, channel) == (False, Rule.PERSONAL_CHANNEL)
+        assert decide(known, Subject("alice"), Verb.SUBSCRIBE, channel).allowed
+        assert decide(known, Subject("bob"), Verb.SUBSCRIBE, channel) == (False, Rule.PERSONAL_CHANNEL)
 
 
 def test_while_personal_channels_are_off_the_mark_at_the_start_is_a_character_like_others() -> None:
     known = channels({"allow_subscribe_for_client": True})
 
     assert known.personal_channel("alice") is None
-    assert decide(known, Client("bob"), Verb.SUBSCRIBE, "#alice") == (True, "allow_subscribe_for_client")
+    assert decide(known, Subject("bob"), Verb.SUBSCRIBE, "#alice") == (True, "allow_subscribe_for_client")
     with pytest.raises(CommandRefused):
         known.options("#google:1")
 
@@ -200,15 +200,15 @@ def test_while_personal_channels_are_off_the_mark_at_the_start_is_a_character_li
 def test_a_user_limited_channel_is_for_the_users_it_names(channel: str, user: str, allowed: bool) -> None:
     known = channels(EVERYTHING)
 
-    assert decide(known, Client(user), Verb.SUBSCRIBE, channel) == (allowed, Rule.USER_LIMITED_CHANNEL)
+    assert decide(known, Subject(user), Verb.SUBSCRIBE, channel) == (allowed, Rule.USER_LIMITED_CHANNEL)
 
 
 def test_in_developer_mode_everyone_may_do_everything_but_in_the_personal_channels_of_others() -> None:
     known = parse_channels({"namespaces": {"news": {}}}, developer=True, personal=True)
 
     for verb in Verb:
-        assert decide(known, Client(""), verb, "news:today").allowed
-        assert not decide(known, Client("bob"), verb, "#alice").allowed
+        assert decide(known, Subject(""), verb, "news:today").allowed
+        assert not decide(known, Subject("bob"), verb, "#alice").allowed
 
 
 def test_a_namespace_for_personal_channels_must_be_there() -> None:
@@ -281,6 +281,6 @@ def test_nobody_gets_a_right_that_the_documentation_does_not_give(
         assert not (personal is not None and channel.startswith("#"))
         return
     for verb in Verb:
-        decision = may(Client(user, subscribed=subscribed, token=token), verb, facts)
+        decision = may(Subject(user, subscribed=subscribed, token=token), verb, facts)
         allowed = documented(channel, options, user, verb, subscribed=subscribed, token=token, personal=personal)
         assert decision.allowed is allowed, (verb, decision)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from starling.engine.channels import ChannelOptions, parse_channels
-from starling.engine.rights import Client, Verb, may
+from starling.engine.rights import Subject, Verb, may
 from starling.protocol import codes
 from tests.sdk.javascript_sdk import FOLDER, require_sdk
 from tests.support.running import SECRET, Starling
@@ -127,12 +127,12 @@ def test_the_programs_with_users_fetch_tokens_and_talk_to_each_other(folder: Pat
 def test_the_example_of_namespaces_is_a_good_configuration() -> None:
     channels = parse_channels(yaml.safe_load(EXAMPLE), developer=False)
     assert set(channels.namespaces) == {"news", "chat", "score", "letters"}
-    assert may(Client("alice"), Verb.SUBSCRIBE, channels.facts("news:today")).allowed
-    assert not may(Client(""), Verb.SUBSCRIBE, channels.facts("news:today")).allowed
-    assert not may(Client("alice"), Verb.SUBSCRIBE, channels.facts("chat:42")).allowed
-    assert may(Client(""), Verb.SUBSCRIBE, channels.facts("score:final")).allowed
-    assert may(Client("alice"), Verb.SUBSCRIBE, channels.facts("letters:box#alice")).allowed
-    assert not may(Client("bob"), Verb.SUBSCRIBE, channels.facts("letters:box#alice")).allowed
+    assert may(Subject("alice"), Verb.SUBSCRIBE, channels.facts("news:today")).allowed
+    assert not may(Subject(""), Verb.SUBSCRIBE, channels.facts("news:today")).allowed
+    assert not may(Subject("alice"), Verb.SUBSCRIBE, channels.facts("chat:42")).allowed
+    assert may(Subject(""), Verb.SUBSCRIBE, channels.facts("score:final")).allowed
+    assert may(Subject("alice"), Verb.SUBSCRIBE, channels.facts("letters:box#alice")).allowed
+    assert not may(Subject("bob"), Verb.SUBSCRIBE, channels.facts("letters:box#alice")).allowed
 
 
 def test_every_option_of_channels_is_in_the_table_with_its_default() -> None:

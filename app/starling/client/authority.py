@@ -6,6 +6,7 @@ from typing import Protocol
 from msgspec import Raw, Struct, field
 
 from starling.engine.channels import ChannelOptions
+from starling.engine.hooks import ConnectDecision
 from starling.engine.token_facts import TokenFacts
 from starling.protocol.codes import CommandRefused
 from starling.protocol.messages import NO_PAYLOAD, ConnectRequest, SubscribeRequest
@@ -20,6 +21,8 @@ class Grant(Struct, frozen=True):
     the client with the subscription. `expires_at` in seconds since 1970; None never ends. `recover` lets the client
     recover even where its reading of history is not allowed. `token` is the subscription token that it came by.
     `filter`: the client gets only publications whose tags match; its own filter can narrow that, and never widen it.
+    `needs_hook`: it counts only if a hook grants the channel. `renewable`: the client is notified of its end, and can
+    renew it by a token.
     """
 
     options: ChannelOptions
@@ -29,6 +32,8 @@ class Grant(Struct, frozen=True):
     recover: bool = False
     token: TokenFacts | None = None
     filter: TagsFilter | None = None
+    needs_hook: bool = False
+    renewable: bool = True
 
 
 class Identity(Struct, frozen=True):
@@ -36,7 +41,8 @@ class Identity(Struct, frozen=True):
 
     `client` is the id of its connection, empty before it is connected. `info` is public, `meta` stays on the server.
     `token_channels` are the channels that its token names, `subscriptions` all channels the server subscribes it to.
-    `expires_at` in seconds since 1970; None never ends. `token` is the one that the client came with.
+    `expires_at` in seconds since 1970; None never ends. `token` is the one that the client came with. `renewable`: the
+    client is notified of its end, and can renew it by a token.
     """
 
     user: str = ""
@@ -47,6 +53,7 @@ class Identity(Struct, frozen=True):
     subscriptions: Mapping[str, Grant] = field(default_factory=dict)
     client: str = ""
     token_channels: frozenset[str] = frozenset()
+    renewable: bool = True
 
     def __repr__(self) -> str:
         return f"Identity(user={self.user!r}, expires_at={self.expires_at}, channels={tuple(self.subscriptions)})"
@@ -80,6 +87,12 @@ class Authority(Protocol):
 
     async def identify(self, request: ConnectRequest, handshake: Handshake) -> Identity:
         """As `identify_now`, with keys that must be fetched."""
+
+    def brings_token(self, request: ConnectRequest, handshake: Handshake) -> bool:
+        """Whether a client brought a token, be it good or bad, in its command or its handshake."""
+
+    def accepted(self, decision: ConnectDecision) -> Identity:
+        """The identity that a hook gives to a client without a token. Raises CommandRefused for an illegal channel."""
 
     def grant_now(self, identity: Identity, request: SubscribeRequest) -> Grant | None:
         """What the client gets in a channel that it asks to enter: by the token of its command, else by the rights."""

@@ -15,6 +15,7 @@ from starling.client.memberships import Memberships
 from starling.client.read_gate import ReadGate
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.engine import Engine
+from starling.engine.hook_request import Request
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import WRITE_ERROR, Frame
 from starling.engine.view import ViewEncoder
@@ -63,6 +64,7 @@ class ClientConnection(Connection):
         "identity",
         "memberships",
         "paused",
+        "request",
         "session",
         "session_id",
         "user_channel",
@@ -89,6 +91,8 @@ class ClientConnection(Connection):
         self.user_channel = ""
         """The channel that counts the connections of this user, once this one is counted there."""
         self._read_gate: ReadGate | None = None
+        self.request: Request | None = None
+        """What the connection was opened with, kept until the connect command where a hook wants it."""
         self.announced = False
         """True once the lifecycle listener got `connected`; only then it gets `disconnected` and `unsubscribed`."""
 

@@ -12,6 +12,7 @@ import structlog
 
 from starling.client.client_connection import ClientConnection, fail, read_on
 from starling.client.commands.base import Command, Outcome, Step, Work
+from starling.client.hook_calls import report_disconnected
 from starling.client.refusals import CommandRefusals
 from starling.client.user_limit import UserLimit
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
@@ -94,6 +95,7 @@ class Dispatcher:
         self._user_limit.release(client)
         if client.announced:
             self.engine.lifecycle.disconnected(client.id, client.user, code, reason)
+            report_disconnected(self.engine, client, code, reason)
 
     def _take(self, client: ClientConnection, step: Step) -> list[Decision]:
         """Run a step of a handler; a fault in it ends the connection."""

@@ -1,101 +1,45 @@
 """Hooks that a Python module defines: plain async functions, with Pydantic models for what clients send."""
 
-import asyncio
 import importlib
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple
 
-import structlog
 from msgspec import Raw
-from pydantic import TypeAdapter, ValidationError
 
-from starling.engine.hooks import Refuse
-from starling.protocol.codes import (
-    DISCONNECT_CODES,
-    DISCONNECT_NOT_AVAILABLE,
-    ERROR_BAD_REQUEST,
-    ERROR_INTERNAL,
-    ERROR_METHOD_NOT_FOUND,
-    REASON_BYTES,
-    CommandRefused,
-    Disconnect,
-    Error,
-)
-from starling.protocol.messages import NO_PAYLOAD, ClientInfo
+from starling.client.hook_answers import Accept, as_json
+from starling.client.hook_function import HookFunction, HooksError, check_methods
+from starling.engine.hook_request import Request
+from starling.engine.hooks import Client, ConnectDecision, NoHooks, SubscribeDecision
+from starling.protocol.codes import DISCONNECT_NOT_AVAILABLE, ERROR_METHOD_NOT_FOUND, CommandRefused
+from starling.protocol.messages import NO_PAYLOAD
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.hooks")
 
-HOOKS = ("on_connect", "on_subscribe", "on_publish", "on_message")
+class _Shape(NamedTuple):
+    """The arguments that a hook takes, and those that it may take by their names."""
+
+    takes: tuple[str, ...]
+    may_take: tuple[str, ...]
+
+
+HOOKS = {
+    "on_connect": _Shape(("client",), ("request", "data", "state")),
+    "on_subscribe": _Shape(("client", "channel"), ("data", "state")),
+    "on_publish": _Shape(("client", "channel"), ("data", "state")),
+    "on_message": _Shape(("client",), ("data", "state")),
+    "on_unsubscribe": _Shape(("client", "channel"), ("state",)),
+    "on_disconnect": _Shape(("client",), ("code", "reason", "state")),
+}
 METHODS = "rpc"
-
-_ANYTHING = TypeAdapter(Any)
-
-
-class HooksError(Exception):
-    """A module that cannot be used as hooks; the message names the mend."""
+LIFESPAN = "lifespan"
 
 
-class Function:
-    """One of the module's functions, with what its parameter `data` takes and how long it may run, in seconds."""
-
-    def __init__(self, name: str, function: Callable[..., Awaitable[Any]], seconds: float) -> None:
-        if not inspect.iscoroutinefunction(function):
-            raise HooksError(f"{name} is not a coroutine function: write it as `async def`")
-        self.name = name
-        self._function = function
-        self._seconds = seconds
-        self._takes_bytes = False
-        self._data: TypeAdapter[Any] | None = None
-        if "data" in inspect.signature(function).parameters:
-            kind = get_type_hints(function).get("data", Any)
-            self._takes_bytes = kind is bytes
-            self._data = TypeAdapter(kind)
-
-    async def __call__(self, data: Raw, *arguments: Any) -> Any:
-        """Call it; `data` is given where the function takes it. Raises CommandRefused, whatever goes wrong."""
-        if self._data is not None:
-            arguments = (*arguments, self._read(data))
-        try:
-            async with asyncio.timeout(self._seconds):
-                return await self._function(*arguments)
-        except Refuse as refuse:
-            raise CommandRefused(_told(refuse)) from refuse
-        except TimeoutError as late:
-            log.warning("hook_too_slow", hook=self.name, seconds=self._seconds)
-            raise CommandRefused(ERROR_INTERNAL) from late
-        # An exit, such as of a library that the hook calls, would end this worker, and with code 3 the whole pod.
-        except (Exception, SystemExit) as error:
-            log.exception("hook_failed", hook=self.name)
-            raise CommandRefused(ERROR_INTERNAL) from error
-
-    async def answer(self, data: Raw, *arguments: Any) -> Raw | None:
-        """Call it; returns its result as JSON, or its bytes as they are, and None for None. Raises CommandRefused."""
-        result = await self(data, *arguments)
-        if result is None:
-            return None
-        try:
-            return Raw(result if isinstance(result, bytes) else _ANYTHING.dump_json(result))
-        # An exit, such as of a library that the hook calls, would end this worker, and with code 3 the whole pod.
-        except (Exception, SystemExit) as error:
-            log.exception("hook_failed", hook=self.name)
-            raise CommandRefused(ERROR_INTERNAL) from error
-
-    def _read(self, data: Raw) -> Any:
-        if self._takes_bytes:
-            return bytes(data)
-        try:
-            return self._data.validate_json(bytes(data) or b"null") if self._data else None
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(["data", *(str(part) for part in problem["loc"])])
-            raise CommandRefused(Error(ERROR_BAD_REQUEST.code, f"bad request: {where}: {problem['msg']}")) from error
-
-
-class ModuleHooks:
+class ModuleHooks(NoHooks):
     """Implements starling.engine.hooks.Hooks with the functions of a module; what it does not define passes."""
 
     def __init__(self, module: ModuleType, *, seconds: float) -> None:
@@ -105,47 +49,83 @@ class ModuleHooks:
             raise HooksError(
                 f"{', '.join(unknown)}: not a hook; the hooks are {', '.join(HOOKS)} and the mapping {METHODS}"
             )
-        self._hooks = {name: Function(name, getattr(module, name), seconds) for name in HOOKS if hasattr(module, name)}
-        self.sees_clients = "on_connect" in self._hooks
+        self._hooks = {
+            name: HookFunction(name, getattr(module, name), seconds, takes=shape.takes, may_take=shape.may_take)
+            for name, shape in HOOKS.items()
+            if hasattr(module, name)
+        }
+        self.sees_clients = self.authenticates = "on_connect" in self._hooks
         self.sees_subscriptions = "on_subscribe" in self._hooks
         self.sees_publications = "on_publish" in self._hooks
-        methods = getattr(module, METHODS, {})
-        if not isinstance(methods, Mapping):
-            raise HooksError(f"{METHODS} must be a mapping of method names to functions")
+        self.sees_unsubscribes = "on_unsubscribe" in self._hooks
+        self.sees_disconnects = "on_disconnect" in self._hooks
         self._methods = {
-            str(name): Function(f"{METHODS} {name}", function, seconds) for name, function in methods.items()
+            name: HookFunction(f"{METHODS} {name}", function, seconds, takes=("client",), may_take=("data", "state"))
+            for name, function in check_methods(getattr(module, METHODS, {})).items()
         }
+        self._lifespan = _lifespan_of(module)
+        self._state: Any = None
 
-    async def connect(self, client: ClientInfo, data: Raw) -> Raw:
-        """Call `on_connect(client[, data])`; what it returns goes to the client."""
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the module's `lifespan`; what it yields is given to the functions that take `state`."""
+        if self._lifespan is None:
+            yield
+            return
+        async with self._lifespan() as self._state:
+            yield
+
+    async def connect(self, client: Client, request: Request, data: Raw) -> ConnectDecision:
+        """Call `on_connect(client[, request][, data])`; an Accept authenticates, anything else goes to the client."""
         hook = self._hooks.get("on_connect")
-        answer = await hook.answer(data, client) if hook is not None else None
-        return answer or NO_PAYLOAD
+        if hook is None:
+            return ConnectDecision()
+        decision: ConnectDecision = await hook.decide(
+            _connect_decision, client, request=request, data=data, state=self._state
+        )
+        return decision
 
-    async def subscribe(self, client: ClientInfo, channel: str, data: Raw) -> None:
-        """Call `on_subscribe(client, channel[, data])`."""
-        if hook := self._hooks.get("on_subscribe"):
-            await hook(data, client, channel)
+    async def subscribe(self, client: Client, channel: str, data: Raw) -> SubscribeDecision | None:
+        """Call `on_subscribe(client, channel[, data])`; an Accept grants the channel, None leaves it to the rights."""
+        hook = self._hooks.get("on_subscribe")
+        if hook is None:
+            return None
+        decision: SubscribeDecision | None = await hook.decide(
+            _subscribe_decision, client, channel, data=data, state=self._state
+        )
+        return decision
 
-    async def publish(self, client: ClientInfo, channel: str, data: Raw) -> Raw:
+    async def publish(self, client: Client, channel: str, data: Raw) -> Raw:
         """Call `on_publish(client, channel[, data])`; None publishes what the client sent, anything else that."""
         hook = self._hooks.get("on_publish")
-        answer = await hook.answer(data, client, channel) if hook is not None else None
+        answer = await hook.answer(client, channel, data=data, state=self._state) if hook is not None else None
         return data if answer is None else answer
 
-    async def call(self, client: ClientInfo, method: str, data: Raw) -> Raw:
+    async def call(self, client: Client, method: str, data: Raw) -> Raw:
         """Call the function of `rpc[method](client[, data])`."""
         function = self._methods.get(method)
         if function is None:
             raise CommandRefused(ERROR_METHOD_NOT_FOUND)
-        return await function.answer(data, client) or NO_PAYLOAD
+        return await function.answer(client, data=data, state=self._state) or NO_PAYLOAD
 
-    async def message(self, client: ClientInfo, data: Raw) -> None:
+    async def message(self, client: Client, data: Raw) -> None:
         """Call `on_message(client[, data])`; where it is not defined, nobody takes what clients send: 3508."""
         hook = self._hooks.get("on_message")
         if hook is None:
             raise CommandRefused(DISCONNECT_NOT_AVAILABLE)
-        await hook(data, client)
+        await hook(client, data=data, state=self._state)
+
+    async def unsubscribed(self, client: Client, channel: str) -> None:
+        """Call `on_unsubscribe(client, channel)`; a fault of it is logged."""
+        if (hook := self._hooks.get("on_unsubscribe")) is not None:
+            with suppress(CommandRefused):
+                await hook(client, channel, state=self._state)
+
+    async def disconnected(self, client: Client, code: int, reason: str) -> None:
+        """Call `on_disconnect(client[, code][, reason])`; a fault of it is logged."""
+        if (hook := self._hooks.get("on_disconnect")) is not None:
+            with suppress(CommandRefused):
+                await hook(client, code=code, reason=reason, state=self._state)
 
 
 def load_hooks(name: str, path: Path | None, *, seconds: float) -> ModuleHooks:
@@ -157,14 +137,48 @@ def load_hooks(name: str, path: Path | None, *, seconds: float) -> ModuleHooks:
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise HooksError(f"no module {error.name}: put it on the import path with STARLING_HOOKS_PATH") from error
+        remedy = f"no module {error.name}: put it on the import path with STARLING_HOOKS_PATH"
+        raise HooksError(remedy + _own_lines(error)) from error
     except (Exception, SystemExit) as error:
-        raise HooksError(f"importing {name} failed: {type(error).__name__}: {error}") from error
+        raise HooksError(f"importing {name} failed: {type(error).__name__}: {error}{_own_lines(error)}") from error
     return ModuleHooks(module, seconds=seconds)
 
 
-def _told(refuse: Refuse) -> Error | Disconnect:
-    if refuse.code in DISCONNECT_CODES:
-        # As much of the message as a close frame holds.
-        return Disconnect(refuse.code, refuse.message.encode()[:REASON_BYTES].decode(errors="ignore"))
-    return Error(refuse.code, refuse.message)
+def _connect_decision(result: Any) -> ConnectDecision:
+    return result.connect_decision() if isinstance(result, Accept) else ConnectDecision(data=as_json(result))
+
+
+def _subscribe_decision(result: Any) -> SubscribeDecision | None:
+    if result is None:
+        return None
+    if not isinstance(result, Accept):
+        raise TypeError(
+            f"on_subscribe returned {type(result).__name__}: return Accept() to grant the channel, None to leave it to "
+            "the rights, and raise Refuse to refuse it"
+        )
+    return result.subscribe_decision()
+
+
+def _lifespan_of(module: ModuleType) -> Callable[[], AbstractAsyncContextManager[Any]] | None:
+    """The module's `lifespan`, with or without its decorator; None where there is none. Raises HooksError."""
+    lifespan = getattr(module, LIFESPAN, None)
+    if lifespan is None:
+        return None
+    shape = "write it as an async generator function with one yield: `async def lifespan(): … yield pool …`"
+    if not callable(lifespan) or inspect.iscoroutinefunction(lifespan):
+        raise HooksError(f"{LIFESPAN}: {shape}")
+    try:
+        inspect.signature(lifespan).bind()
+    except TypeError as error:
+        raise HooksError(f"{LIFESPAN}: {error}, but it gets no arguments: {shape}") from error
+    return asynccontextmanager(lifespan) if inspect.isasyncgenfunction(lifespan) else lifespan
+
+
+def _own_lines(error: BaseException) -> str:
+    """The lines of the user's own modules in the traceback, those of the import system left out."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in (__file__, importlib.__file__) and not frame.filename.startswith("<frozen")
+    ]
+    return "".join(f"\n  {frame.filename}, line {frame.lineno}: {frame.line}" for frame in frames)

@@ -4,7 +4,7 @@ from starling.client.authority import Grant
 from starling.engine.broker import StreamPosition
 from starling.engine.channels import ChannelFacts
 from starling.engine.follower import Joined
-from starling.engine.rights import Client, Verb, may
+from starling.engine.rights import Subject, Verb, may
 from starling.protocol.messages import FLAG_REJECT_UNRECOVERED, NO_PAYLOAD, SubscribeRequest, SubscribeResult
 
 
@@ -51,5 +51,5 @@ def _recoverable(request: SubscribeRequest, grant: Grant, *, user: str) -> bool:
         return False
     asked = request.recoverable or request.recover
     channel = ChannelFacts(request.channel, options)
-    may_read = asked and may(Client(user, subscribed=True), Verb.HISTORY, channel).allowed
+    may_read = asked and may(Subject(user, subscribed=True), Verb.HISTORY, channel).allowed
     return options.force_recovery or may_read or (asked and grant.recover)

@@ -4,7 +4,7 @@ import structlog
 
 from starling.client.client_connection import ClientConnection
 from starling.engine.channels import ChannelOptions, Channels
-from starling.engine.rights import Client, Rule, Verb, may
+from starling.engine.rights import Rule, Subject, Verb, may
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Disconnect, Error
 from starling.protocol.decisions import Action, Authenticate, History, Presence, PresenceStats, Publish, Subscribe
@@ -27,6 +27,7 @@ _BY_NAME = {
     Rule.TOKEN_CHANNEL: "a channel that begins with $ needs a subscription token",
     Rule.PERSONAL_CHANNEL: "it is the personal channel of another user",
     Rule.USER_LIMITED_CHANNEL: "its name does not list this user",
+    Rule.SUBSCRIBE_BY_HOOK: "no hook grants it: return Accept() from on_subscribe",
 }
 
 
@@ -92,7 +93,7 @@ class CommandRefusals:
     ) -> tuple[str, str]:
         facts = self._channels.facts(channel)
         subscribed = channel in client.session.subscriptions
-        decision = may(Client(client.user, subscribed=subscribed), verb, facts)
+        decision = may(Subject(client.user, subscribed=subscribed), verb, facts)
         if decision.allowed:
             return "", "the options allow it: a hook or the token refuses it"
         if decision.rule in _BY_NAME:

@@ -71,6 +71,7 @@ class ChannelOptions(BaseModel):
     force_recovery_mode: Literal["stream", "cache"] = "stream"
     allow_subscribe_for_client: bool = False
     allow_subscribe_for_anonymous: bool = False
+    subscribe_by_hook: bool = False
     allow_publish_for_client: bool = False
     allow_publish_for_subscriber: bool = False
     allow_publish_for_anonymous: bool = False

@@ -1,11 +1,16 @@
 """The contract of hooks: where the application of a user of Starling decides and answers."""
 
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Protocol
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
+from starling.engine.channels import NO_OVERRIDE, ChannelOverride
+from starling.engine.hook_request import Request
 from starling.protocol.codes import DISCONNECT_NOT_AVAILABLE, ERROR_NOT_AVAILABLE, CommandRefused
-from starling.protocol.messages import NO_PAYLOAD, ClientInfo
+from starling.protocol.messages import NO_PAYLOAD
+from starling.protocol.tags_filter import TagsFilter
 
 
 class Refuse(Exception):
@@ -13,7 +18,8 @@ class Refuse(Exception):
 
     103, permission denied, is usual. Codes of the application's own begin at 400; for those under 100, which are the
     SDKs', this raises ValueError. With a code from 3000 to 4999 the client is disconnected: 3507 is permission denied
-    for good; from 4000 on the codes are the application's own, up to 4499 to come back, from 4500 on for good.
+    for good; from 4000 on the codes are the application's own: up to 4499 the client reconnects, from 4500 on it does
+    not.
     """
 
     def __init__(self, message: str = "permission denied", code: int = 103) -> None:
@@ -24,31 +30,107 @@ class Refuse(Exception):
         self.code = code
 
 
-class Hooks(Protocol):
-    """Called while a client waits; each may raise CommandRefused, which is what the client is told. Payloads are raw.
+class Client(Struct, frozen=True):
+    """A client as hooks see it; `user` is empty while nobody has authenticated it, and for an anonymous one.
 
-    `sees_clients`, `sees_subscriptions` and `sees_publications` are whether `connect`, `subscribe` and `publish` do
-    anything: where one does not, nobody waits for it.
+    `client` is the id of its connection. `conn_info` and `chan_info` are raw JSON that others see. `meta` is raw JSON
+    that stays on the server, empty without any. `transport` is `json` or `protobuf`, the encoding of its messages.
+    """
+
+    user: str = ""
+    client: str = ""
+    conn_info: Raw = NO_PAYLOAD
+    chan_info: Raw = NO_PAYLOAD
+    meta: bytes = b""
+    transport: str = ""
+
+
+class SubscribeDecision(Struct, frozen=True):
+    """A hook grants a channel. `info` is shown to others there, `data` goes to the client with the subscription.
+
+    `expires_at` in seconds since 1970; None never ends. With `filter` the client gets only publications whose tags
+    match. `override` sets options of the channel for this subscription.
+    """
+
+    info: Raw = NO_PAYLOAD
+    data: Raw = NO_PAYLOAD
+    expires_at: float | None = None
+    filter: TagsFilter | None = None
+    override: ChannelOverride = NO_OVERRIDE
+
+
+class ConnectDecision(Struct, frozen=True):
+    """What a hook says of a client that connects. `data` goes to the client with the reply.
+
+    `user` None: the hook authenticates nobody, and the other fields but `data` do not count. Else the client is that
+    user (empty: an anonymous one) until `expires_at`, in seconds since 1970 (None: for ever), with public `info`,
+    `meta` for hooks alone, and `channels` that it is subscribed to. `renewable`: `Hooks.refresh` may give it another
+    end.
+    """
+
+    data: Raw = NO_PAYLOAD
+    user: str | None = None
+    info: Raw = NO_PAYLOAD
+    meta: bytes = b""
+    expires_at: float | None = None
+    channels: Mapping[str, SubscribeDecision] = {}
+    renewable: bool = False
+
+
+class RefreshDecision(Struct, frozen=True):
+    """A hook lets a connection, or a subscription, go on until `expires_at`; `info` None leaves the info as it is.
+
+    `expired`: it ends now.
+    """
+
+    expires_at: float | None = None
+    info: Raw | None = None
+    expired: bool = False
+
+
+class Hooks(Protocol):
+    """Called while a client waits; each may raise CommandRefused, whose reason the client gets. Payloads are raw.
+
+    The attributes are whether each method does anything: where it does not, no client waits for it. `sees_clients` is
+    whether `connect` is called for clients with a token, `authenticates` whether for those without one.
     """
 
     sees_clients: bool
     sees_subscriptions: bool
     sees_publications: bool
+    authenticates: bool
+    sees_disconnects: bool
+    sees_unsubscribes: bool
 
-    async def connect(self, client: ClientInfo, data: Raw) -> Raw:
-        """A client with good credentials comes; returns what the connect result carries as `data`."""
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """What the hooks need while the worker serves, such as pools; entered before the first client connects."""
 
-    async def subscribe(self, client: ClientInfo, channel: str, data: Raw) -> None:
-        """A client that may enter a channel is about to."""
+    async def connect(self, client: Client, request: Request, data: Raw) -> ConnectDecision:
+        """A client with a good token, or with none, connects; `client.user` is the token's."""
 
-    async def publish(self, client: ClientInfo, channel: str, data: Raw) -> Raw:
+    async def refresh(self, client: Client) -> RefreshDecision | None:
+        """A connection that `connect` made renewable is about to end; None: nothing is known of it here."""
+
+    async def subscribe(self, client: Client, channel: str, data: Raw) -> SubscribeDecision | None:
+        """A client asks to enter a channel that the rights give it, or that hooks may grant; None grants nothing."""
+
+    async def sub_refresh(self, client: Client, channel: str) -> RefreshDecision | None:
+        """A subscription that `subscribe` granted with an end is about to end; None: nothing is known of it here."""
+
+    async def publish(self, client: Client, channel: str, data: Raw) -> Raw:
         """A client that may publish does; returns what is published in its place."""
 
-    async def call(self, client: ClientInfo, method: str, data: Raw) -> Raw:
+    async def call(self, client: Client, method: str, data: Raw) -> Raw:
         """A client calls a method by name; returns its result."""
 
-    async def message(self, client: ClientInfo, data: Raw) -> None:
+    async def message(self, client: Client, data: Raw) -> None:
         """A client sent something that wants no answer."""
+
+    async def unsubscribed(self, client: Client, channel: str) -> None:
+        """A client is in a channel no longer. Raises nothing."""
+
+    async def disconnected(self, client: Client, code: int, reason: str) -> None:
+        """A client that was connected is gone. Raises nothing."""
 
 
 class NoHooks:
@@ -57,22 +139,44 @@ class NoHooks:
     sees_clients = False
     sees_subscriptions = False
     sees_publications = False
+    authenticates = False
+    sees_disconnects = False
+    sees_unsubscribes = False
 
-    async def connect(self, client: ClientInfo, data: Raw) -> Raw:
-        """Let it come."""
-        return NO_PAYLOAD
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Need nothing."""
+        return nullcontext()
 
-    async def subscribe(self, client: ClientInfo, channel: str, data: Raw) -> None:
-        """Let it enter."""
+    async def connect(self, client: Client, request: Request, data: Raw) -> ConnectDecision:
+        """Authenticate nobody."""
+        return ConnectDecision()
 
-    async def publish(self, client: ClientInfo, channel: str, data: Raw) -> Raw:
+    async def refresh(self, client: Client) -> RefreshDecision | None:
+        """Know nothing."""
+        return None
+
+    async def subscribe(self, client: Client, channel: str, data: Raw) -> SubscribeDecision | None:
+        """Grant nothing."""
+        return None
+
+    async def sub_refresh(self, client: Client, channel: str) -> RefreshDecision | None:
+        """Know nothing."""
+        return None
+
+    async def publish(self, client: Client, channel: str, data: Raw) -> Raw:
         """Publish what it sent."""
         return data
 
-    async def call(self, client: ClientInfo, method: str, data: Raw) -> Raw:
+    async def call(self, client: Client, method: str, data: Raw) -> Raw:
         """Have no methods at all: 108, while 104 is for one that is unknown among others."""
         raise CommandRefused(ERROR_NOT_AVAILABLE)
 
-    async def message(self, client: ClientInfo, data: Raw) -> None:
-        """Tell the client that nobody takes it: 3508."""
+    async def message(self, client: Client, data: Raw) -> None:
+        """Disconnect the client, because nobody takes it: 3508."""
         raise CommandRefused(DISCONNECT_NOT_AVAILABLE)
+
+    async def unsubscribed(self, client: Client, channel: str) -> None:
+        """Do nothing."""
+
+    async def disconnected(self, client: Client, code: int, reason: str) -> None:
+        """Do nothing."""

@@ -23,17 +23,21 @@ class Rule(StrEnum):
     TOKEN_CHANNEL = "token_channel"  # noqa: S105 - a rule's name
     PERSONAL_CHANNEL = "personal_channel"
     USER_LIMITED_CHANNEL = "user_limited_channel"
+    SUBSCRIBE_BY_HOOK = "subscribe_by_hook"
 
 
 class Decision(NamedTuple):
-    """Whether a client may, and the rule that decides: a Rule, or the name of an option of the channel's namespace."""
+    """Whether a client may, and the rule that decides: a Rule, or the name of an option of the channel's namespace.
+
+    By SUBSCRIBE_BY_HOOK it may not, unless the hook `on_subscribe` or the proxy of the namespace grants it.
+    """
 
     allowed: bool
     rule: str
 
 
-class Client(NamedTuple):
-    """A client as rights see it: `user` is empty for an anonymous one.
+class Subject(NamedTuple):
+    """A client as decisions about rights see it: `user` is empty for an anonymous one.
 
     `subscribed` is whether it is in the channel, `token` whether it presents a good subscription token for it.
     """
@@ -59,7 +63,7 @@ _SUBSCRIBE_FOR_CLIENT = "allow_subscribe_for_client"
 _SUBSCRIBE_FOR_ANONYMOUS = "allow_subscribe_for_anonymous"
 
 
-def may(client: Client, verb: Verb, channel: ChannelFacts) -> Decision:
+def may(client: Subject, verb: Verb, channel: ChannelFacts) -> Decision:
     """Whether `client` may do `verb` in `channel`: the one place where this is decided.
 
     docs/channels.md has the same rules in the same order, for people.
@@ -72,17 +76,19 @@ def may(client: Client, verb: Verb, channel: ChannelFacts) -> Decision:
     return _may_by_options(client, options, channel)
 
 
-def _may_subscribe(client: Client, channel: ChannelFacts) -> Decision:
+def _may_subscribe(client: Subject, channel: ChannelFacts) -> Decision:
     if client.token:
         return Decision(allowed=True, rule=Rule.SUBSCRIPTION_TOKEN)
     restriction = _restriction(client.user, channel)
     if restriction is not None:
         return restriction
-    if not channel.options.allow_subscribe_for_client:
-        return Decision(allowed=False, rule=Rule.NO_RULE)
-    if not client.user and not channel.options.allow_subscribe_for_anonymous:
-        return Decision(allowed=False, rule=_SUBSCRIBE_FOR_ANONYMOUS)
-    return Decision(allowed=True, rule=_SUBSCRIBE_FOR_CLIENT)
+    options = channel.options
+    if options.allow_subscribe_for_client and (client.user or options.allow_subscribe_for_anonymous):
+        return Decision(allowed=True, rule=_SUBSCRIBE_FOR_CLIENT)
+    if options.subscribe_by_hook:
+        return Decision(allowed=False, rule=Rule.SUBSCRIBE_BY_HOOK)
+    rule = _SUBSCRIBE_FOR_ANONYMOUS if options.allow_subscribe_for_client else Rule.NO_RULE
+    return Decision(allowed=False, rule=rule)
 
 
 def _restriction(user: str, channel: ChannelFacts) -> Decision | None:
@@ -96,7 +102,7 @@ def _restriction(user: str, channel: ChannelFacts) -> Decision | None:
     return None
 
 
-def _may_by_options(client: Client, names: _Options, channel: ChannelFacts) -> Decision:
+def _may_by_options(client: Subject, names: _Options, channel: ChannelFacts) -> Decision:
     options = channel.options
     for_client: bool = getattr(options, names.for_client)
     for_subscriber: bool = getattr(options, names.for_subscriber)

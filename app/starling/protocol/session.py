@@ -342,8 +342,12 @@ class Session:
         *,
         ttl: float | None = None,
         chan_info: Raw = NO_PAYLOAD,
+        refreshable: bool = True,
     ) -> list[Decision]:
-        """The client is in the channel. Where the session was closed meanwhile, it has to leave again."""
+        """The client is in the channel. Where the session was closed meanwhile, it has to leave again.
+
+        A subscription that the client cannot refresh is not notified of its end and gets no grace.
+        """
         subscription = _subscription(action.channel, result, chan_info, server_side=action.server_side)
         if self.state is not SessionState.CONNECTED:
             return [EndSubscription(0, subscription)]
@@ -352,13 +356,13 @@ class Session:
             ending = self._end(subscription, None)
             return [*ending, *self._refuse(action.id, codes.ERROR_EXPIRED, now), *self._finish(action, now)]
         self.subscriptions[action.channel] = subscription
-        self._set_end(subscription, ttl, now)
+        self._set_end(subscription, ttl, now, refreshable=refreshable)
         if action.server_side:
             push = SubscribePush(result.recoverable, result.epoch, result.offset, result.positioned, result.data)
             replies: list[Decision] = [Write(Reply(push=Push(action.channel, subscribe=push)))]
             replies += [Write(Reply(push=Push(action.channel, pub=missed))) for missed in result.publications]
         else:
-            result.expires, result.ttl = ttl is not None, _whole_seconds(ttl)
+            result.expires, result.ttl = (True, _whole_seconds(ttl)) if refreshable and ttl is not None else (False, 0)
             replies = [Write(Reply(action.id, subscribe=result))]
         return [*replies, *self._finish(action, now)]
 
@@ -497,8 +501,8 @@ class Session:
         self._subscription_ends_at = min(ends, default=inf)
         return decisions
 
-    def _set_end(self, subscription: Subscription, ttl: float | None, now: float) -> None:
-        subscription.expires_at = self._end_time(ttl, now, grace=not subscription.server_side)
+    def _set_end(self, subscription: Subscription, ttl: float | None, now: float, *, refreshable: bool = True) -> None:
+        subscription.expires_at = self._end_time(ttl, now, grace=refreshable and not subscription.server_side)
         self._subscription_ends_at = min(self._subscription_ends_at, subscription.expires_at)
 
     def _end_time(self, ttl: float | None, now: float, *, grace: bool) -> float:

@@ -1,5 +1,6 @@
 """Who a client of the real-time protocol is and what it may enter: tokens on one side, namespaces on the other."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,7 +18,9 @@ from starling.auth.tokens import (
 )
 from starling.client.authority import Grant, Handshake, Identity, PendingToken
 from starling.engine.channels import ChannelOptions, Channels
-from starling.engine.rights import Client, Verb, may
+from starling.engine.hooks import ConnectDecision
+from starling.engine.rights import Rule, Subject, Verb, may
+from starling.engine.token_facts import TokenFacts
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
 from starling.protocol.messages import ConnectRequest, SubscribeRequest
@@ -86,8 +89,7 @@ class TokenAuthority:
             )
             for channel, options in credentials.subs.items()
         }
-        if personal := self._channels.personal_channel(credentials.user):
-            subscriptions.setdefault(personal, Grant(self._channels.options(personal)))
+        self._add_personal_channel(credentials.user, subscriptions)
         return Identity(
             user=credentials.user,
             info=Raw(credentials.info),
@@ -97,6 +99,39 @@ class TokenAuthority:
             subscriptions=subscriptions,
             token_channels=frozenset(credentials.subs),
         )
+
+    def brings_token(self, request: ConnectRequest, handshake: Handshake) -> bool:
+        """Whether a client brought a token, be it good or bad, in its command or its handshake."""
+        return handshake is not None or bool(_presented(request, handshake))
+
+    def accepted(self, decision: ConnectDecision) -> Identity:
+        """The identity that a hook gives to a client without a token. Raises CommandRefused for an illegal channel."""
+        user = decision.user or ""
+        subscriptions = {
+            channel: Grant(
+                self._channels.options(channel).overridden(terms.override),
+                terms.info,
+                terms.data,
+                terms.expires_at,
+                filter=terms.filter,
+            )
+            for channel, terms in decision.channels.items()
+        }
+        self._add_personal_channel(user, subscriptions)
+        return Identity(
+            user=user,
+            info=decision.info,
+            meta=decision.meta,
+            expires_at=decision.expires_at,
+            # As if it had been given a token now: what is revoked from now on ends it.
+            token=TokenFacts(user, issued_at=time.time()),
+            subscriptions=subscriptions,
+            renewable=False,
+        )
+
+    def _add_personal_channel(self, user: str, subscriptions: dict[str, Grant]) -> None:
+        if personal := self._channels.personal_channel(user):
+            subscriptions.setdefault(personal, Grant(self._channels.options(personal)))
 
     def grant_now(self, identity: Identity, request: SubscribeRequest) -> Grant | None:
         """By the subscription token of the command, else by the rights; None where keys must be fetched first."""
@@ -109,9 +144,10 @@ class TokenAuthority:
             except TokenRefused as refused:
                 raise _refusal(refused, codes.ERROR_PERMISSION_DENIED) from refused
             return _grant(facts.options, _of(granted, identity, request.channel))
-        if not may(Client(identity.user), Verb.SUBSCRIBE, facts).allowed:
+        decision = may(Subject(identity.user), Verb.SUBSCRIBE, facts)
+        if not decision.allowed and decision.rule != Rule.SUBSCRIBE_BY_HOOK:
             raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
-        return Grant(facts.options)
+        return Grant(facts.options, needs_hook=not decision.allowed)
 
     async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
         """As `grant_now`, with keys that must be fetched."""

@@ -11,12 +11,13 @@ from starling.auth.handshake import PresentedToken, find_token, session_cookie
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
 from starling.client.dispatcher import Dispatcher
 from starling.engine.engine import Engine
+from starling.engine.hook_request import Request
 from starling.engine.rejection import Rejection
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import EXTENSION
 from starling.engine.upgrade import Upgrade
 from starling.web.authority import TokenAuthority
-from starling.web.origins import developer_origin_allowed, origin_allowed
+from starling.web.origins import ANY, developer_origin_allowed, origin_allowed
 
 FAILED_TOO_OFTEN = "too many connects of this address have failed: see STARLING_FAILED_CONNECTS_PER_MINUTE"
 FOREIGN_ORIGIN = "pages of this origin may not connect: see STARLING_ALLOWED_ORIGINS"
@@ -125,6 +126,21 @@ class WebContext:
                 status.HTTP_429_TOO_MANY_REQUESTS, "this user has too many connections", {"Retry-After": "30"}
             )
         return credentials
+
+    def request_for_hooks(self, upgrade: Upgrade) -> Request:
+        """The handshake as hooks see it, its Origin checked already.
+
+        A cookie is a credential only if no stranger's page can have sent it: pages are named, or in developer mode of
+        this machine.
+        """
+        named = bool(self.allowed_origins) and ANY not in self.allowed_origins
+        return Request(
+            upgrade.headers,
+            address=upgrade.address,
+            path=upgrade.path,
+            query=str(upgrade.query, "latin-1"),
+            cookies_checked=named or (self.developer and ANY not in self.allowed_origins),
+        )
 
     def presented_token(self, upgrade: Upgrade) -> PresentedToken | None:
         """The token that a handshake brings, not verified yet."""

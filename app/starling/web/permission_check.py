@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from starling.auth.tokens import TokenRefused, TokenVerifier
 from starling.engine.channels import DEFAULT_NAMESPACE, Channels, namespace_of
-from starling.engine.rights import Client, Decision, Rule, Verb, may
+from starling.engine.rights import Decision, Rule, Subject, Verb, may
 
 CONNECTION_TOKEN = "connection_token"  # noqa: S105 - a rule's name
 REFUSED_TOKEN = "refused_token"  # noqa: S105 - a rule's name
@@ -18,6 +18,7 @@ _SENTENCES = {
     (Rule.PERSONAL_CHANNEL, False): "it is the personal channel of another user",
     (Rule.USER_LIMITED_CHANNEL, True): "the name lists the user",
     (Rule.USER_LIMITED_CHANNEL, False): "the name lists other users only",
+    (Rule.SUBSCRIBE_BY_HOOK, False): "no option allows it: the hook on_subscribe decides when the client subscribes",
 }
 
 
@@ -57,7 +58,7 @@ class PermissionCheck:
             decision = Decision(allowed=True, rule=CONNECTION_TOKEN)
         else:
             there = subscribed or bool(granted) or channel == self._channels.personal_channel(user)
-            client = Client(user, subscribed=there, token=granted == Rule.SUBSCRIPTION_TOKEN)
+            client = Subject(user, subscribed=there, token=granted == Rule.SUBSCRIPTION_TOKEN)
             decision = may(client, verb, facts)
         return Permission(decision.allowed, str(decision.rule), namespace, _sentence(decision, namespace))
 

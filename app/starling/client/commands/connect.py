@@ -14,6 +14,7 @@ from starling.client.authority import Authority, Grant, Identity
 from starling.client.client_connection import ClientConnection, leave_out, ttl_until
 from starling.client.commands.base import Command, Later, Work
 from starling.client.held_transport import HeldTransport
+from starling.client.hook_calls import completed, hook_request, shown_to_hooks
 from starling.client.recovery import recovers_from, subscribe_result
 from starling.client.user_limit import UserLimit
 from starling.client.views import set_view, tags_filter
@@ -23,7 +24,7 @@ from starling.engine.subscriptions import Subscriber
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.decisions import Authenticate, Decision
-from starling.protocol.messages import NO_PAYLOAD, ConnectResult, SubscribeRequest, SubscribeResult
+from starling.protocol.messages import NO_PAYLOAD, ConnectRequest, ConnectResult, SubscribeRequest, SubscribeResult
 from starling.protocol.session import SessionState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
@@ -41,7 +42,9 @@ class Connect(Command):
         self._user_limit = user_limit
 
     def prepare(self, client: ClientConnection, action: Authenticate) -> Identity | None:
-        """Who the client is; None where keys must be fetched to find out."""
+        """Who the client is; None where keys must be fetched, or a hook be asked, to find out."""
+        if self._engine.hooks.authenticates and not self._authority.brings_token(action.request, client.handshake):
+            return None
         return self._authority.identify_now(action.request, client.handshake)
 
     def try_now(
@@ -58,10 +61,8 @@ class Connect(Command):
     async def run(self, client: ClientConnection, action: Authenticate, prepared: Identity | None) -> list[Decision]:
         """Connect with all that there may be: keys to fetch, a limit, a hook, server-side subscriptions."""
         request = action.request
-        identity = _readable(client, prepared or await self._authority.identify(request, client.handshake))
-        known = self._adopt(client, identity)
-        await self._user_limit.claim(client)
-        data = await self._engine.hooks.connect(client.info(), request.data)
+        known, data = await self._identify(client, request, prepared)
+        identity = client.identity
         transport = client.transport
         held = HeldTransport(transport)
         client.transport = held
@@ -78,6 +79,35 @@ class Connect(Command):
             self._engine.presence.announce(channel, client.id)
         self._announce(client, known, channels=len(subs))
         return []
+
+    async def _identify(
+        self, client: ClientConnection, request: ConnectRequest, prepared: Identity | None
+    ) -> tuple[str, Raw]:
+        """Find out who the client is, by its token or by a hook, within all limits.
+
+        Returns the user that was known from the handshake, and the hook's data for the client.
+        """
+        hooks = self._engine.hooks
+        if hooks.authenticates and not self._authority.brings_token(request, client.handshake):
+            decision = await hooks.connect(shown_to_hooks(client), hook_request(client, request), request.data)
+            if decision.user is None:
+                # Anonymous, where that is allowed.
+                identity = await self._authority.identify(request, client.handshake)
+            else:
+                identity = self._authority.accepted(decision)
+            known = self._adopt(client, _readable(client, identity))
+            await self._user_limit.claim(client)
+            return known, decision.data
+        identity = prepared or await self._authority.identify(request, client.handshake)
+        known = self._adopt(client, _readable(client, identity))
+        await self._user_limit.claim(client)
+        if not hooks.sees_clients:
+            return known, NO_PAYLOAD
+        decision = await hooks.connect(shown_to_hooks(client), hook_request(client, request), request.data)
+        if decision.user is not None:
+            more = completed(client.identity, self._authority.accepted(decision), decision)
+            client.adopt(_readable(client, more))
+        return known, decision.data
 
     def _adopt(self, client: ClientConnection, identity: Identity) -> str:
         """Have the client be `identity`; return the user that was known from the handshake."""
@@ -108,6 +138,7 @@ class Connect(Command):
             time.monotonic(),
             ttl=ttl_until(identity.expires_at),
             sub_ttls={channel: ttl_until(grant.expires_at) for channel, grant in identity.subscriptions.items()},
+            refreshable=identity.renewable,
             first_ping=random.uniform(1, self._engine.options.ping_interval),  # noqa: S311 - spreads pings
         )
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from starling.client.client_connection import ClientConnection
 from starling.client.commands.base import Command, Later, Work
 from starling.client.commands.rights import channel_options, require
+from starling.client.hook_calls import shown_to_hooks
 from starling.engine.allowances import Budgets, payer
 from starling.engine.broker import PublishOptions, PublishOutcome, StreamPosition
 from starling.engine.channels import ChannelOptions, Channels
@@ -71,7 +72,8 @@ class Publish(Command):
 
     async def run(self, client: ClientConnection, action: PublishAction, prepared: _Permit) -> list[Decision]:
         """Publish what the hook makes of it."""
-        data = await self._hooks.publish(prepared.info, action.channel, action.request.data)
+        shown = shown_to_hooks(client, prepared.info.chan_info)
+        data = await self._hooks.publish(shown, action.channel, action.request.data)
         if data is not action.request.data:
             check_publication(bytes(data), prepared.channel)
         publication = Publication(data=data, info=prepared.info)

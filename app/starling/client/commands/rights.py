@@ -2,7 +2,7 @@
 
 from starling.client.client_connection import ClientConnection
 from starling.engine.channels import ChannelOptions, Channels
-from starling.engine.rights import Client, Verb, may
+from starling.engine.rights import Subject, Verb, may
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.decisions import ChannelQuery
@@ -18,6 +18,6 @@ def require(
     client: ClientConnection, verb: Verb, action: ChannelQuery, options: ChannelOptions, channels: Channels
 ) -> None:
     """Raise CommandRefused where the client may not do `verb` in the action's channel."""
-    asker = Client(client.user, subscribed=action.subscription is not None)
+    asker = Subject(client.user, subscribed=action.subscription is not None)
     if not may(asker, verb, channels.facts(action.channel, options)).allowed:
         raise CommandRefused(codes.ERROR_PERMISSION_DENIED)

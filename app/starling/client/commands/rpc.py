@@ -4,9 +4,10 @@ import time
 
 from starling.client.client_connection import ClientConnection
 from starling.client.commands.base import Command
-from starling.engine.hooks import Hooks
+from starling.client.hook_calls import shown_to_hooks
+from starling.engine.hooks import Client, Hooks
 from starling.protocol.decisions import Call, Decision
-from starling.protocol.messages import ClientInfo, RPCResult
+from starling.protocol.messages import RPCResult
 
 
 class Rpc(Command):
@@ -19,11 +20,11 @@ class Rpc(Command):
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
 
-    def prepare(self, client: ClientConnection, action: Call) -> ClientInfo:
+    def prepare(self, client: ClientConnection, action: Call) -> Client:
         """Every client may call; the hook sees who does."""
-        return client.info()
+        return shown_to_hooks(client)
 
-    async def run(self, client: ClientConnection, action: Call, prepared: ClientInfo) -> list[Decision]:
+    async def run(self, client: ClientConnection, action: Call, prepared: Client) -> list[Decision]:
         """Call it."""
         result = await self._hooks.call(prepared, action.request.method, action.request.data)
         return client.session.answered(action, RPCResult(result), time.monotonic())

@@ -4,9 +4,9 @@ import time
 
 from starling.client.client_connection import ClientConnection
 from starling.client.commands.base import Command
-from starling.engine.hooks import Hooks
+from starling.client.hook_calls import shown_to_hooks
+from starling.engine.hooks import Client, Hooks
 from starling.protocol.decisions import Decision, Deliver
-from starling.protocol.messages import ClientInfo
 
 
 class Send(Command):
@@ -19,11 +19,11 @@ class Send(Command):
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
 
-    def prepare(self, client: ClientConnection, action: Deliver) -> ClientInfo:
+    def prepare(self, client: ClientConnection, action: Deliver) -> Client:
         """Every client may send; the hook sees who does."""
-        return client.info()
+        return shown_to_hooks(client)
 
-    async def run(self, client: ClientConnection, action: Deliver, prepared: ClientInfo) -> list[Decision]:
+    async def run(self, client: ClientConnection, action: Deliver, prepared: Client) -> list[Decision]:
         """Give it to the application."""
         await self._hooks.message(prepared, action.request.data)
         return client.session.delivered(action, time.monotonic())

@@ -6,6 +6,7 @@ from typing import cast
 from starling.client.authority import Authority, Grant
 from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import Command, Later, Work
+from starling.client.hook_calls import granted, report_unsubscribed, shown_to_hooks
 from starling.client.memberships import Membership
 from starling.client.recovery import recovers_from, rejects_unrecovered, subscribe_result
 from starling.client.views import check_delta, make_view, set_view, tags_filter
@@ -46,7 +47,7 @@ class Subscribe(Command):
         # Until the lifecycle listener knows of this client, it cannot be told of its channels.
         if prepared is None or action.server_side or not client.announced or engine.hooks.sees_subscriptions:
             return None
-        if action.request.recover:
+        if action.request.recover or prepared.needs_hook:
             return None
         options = prepared.options
         if prepared.token is not None or options.keeps_history or options.presence or options.join_leave:
@@ -66,9 +67,10 @@ class Subscribe(Command):
         grant = prepared or await self._authority.grant(client.identity, request)
         if prepared is None:
             _refuse_unreadable(client, grant)
-        wanted = tags_filter(request, grant)
         if not action.server_side:
-            await self._engine.hooks.subscribe(client.info(grant.info), request.channel, request.data)
+            shown = shown_to_hooks(client, grant.info)
+            grant = granted(grant, await self._engine.hooks.subscribe(shown, request.channel, request.data))
+        wanted = tags_filter(request, grant)
         subscriber = Subscriber(
             client, request.channel, lambda joined: self._answer(client, action, grant, subscriber, joined)
         )
@@ -108,7 +110,7 @@ class Subscribe(Command):
         set_view(subscriber, client.encoder, request, grant, result, self._engine.hub.subscribers.ids)
         client.memberships.watch(client, request, grant.options)
         ttl = ttl_until(grant.expires_at)
-        decisions = session.subscribed(action, result, now, ttl=ttl, chan_info=grant.info)
+        decisions = session.subscribed(action, result, now, ttl=ttl, chan_info=grant.info, refreshable=grant.renewable)
         if not isinstance(decisions[0], Write):
             # It ended before it began: the token is over, or the client has gone.
             client.carry_out(decisions)
@@ -123,6 +125,7 @@ class Subscribe(Command):
         entered = action.channel in session.subscriptions
         if not entered:
             lifecycle.unsubscribed(client.id, client.user, action.channel)
+            report_unsubscribed(self._engine, client, action.channel)
         return entered
 
 
@@ -140,6 +143,7 @@ class Unsubscribe(Command):
         if membership is not None and client.announced and membership.subscriber.answered:
             unused = membership.subscriber.frames == client.sent
             self._engine.lifecycle.unsubscribed(client.id, client.user, action.channel, unused=unused)
+            report_unsubscribed(self._engine, client, action.channel)
         return membership
 
     def try_now(

@@ -1,0 +1,78 @@
+"""What a connection shows to hooks, and what their decisions make of its identity and its grants."""
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from starling.client.authority import Grant, Identity
+from starling.client.client_connection import ClientConnection
+from starling.engine.engine import Engine
+from starling.engine.hook_request import Request
+from starling.engine.hooks import Client, ConnectDecision, SubscribeDecision
+from starling.protocol.codes import ERROR_INTERNAL, ERROR_PERMISSION_DENIED, CommandRefused
+from starling.protocol.messages import NO_PAYLOAD, ConnectRequest
+
+
+def shown_to_hooks(client: ClientConnection, chan_info: Raw = NO_PAYLOAD) -> Client:
+    """The client as hooks see it."""
+    identity = client.identity
+    return Client(identity.user, client.id, identity.info, chan_info, identity.meta, client.kind)
+
+
+def hook_request(client: ClientConnection, request: ConnectRequest) -> Request:
+    """The request that the client's connection was opened with, with what its connect command adds; kept no longer."""
+    opened = client.request or Request(address=client.address)
+    client.request = None
+    opened.client_name, opened.client_version = request.name, request.version
+    opened.client_headers = {name.lower(): value for name, value in request.headers.items()}
+    return opened
+
+
+def granted(grant: Grant, decision: SubscribeDecision | None) -> Grant:
+    """What a client has in a channel after hooks were asked. Raises CommandRefused where nobody grants it.
+
+    A decision widens no end and no filter that a token set.
+    """
+    if decision is None:
+        if grant.needs_hook:
+            raise CommandRefused(ERROR_PERMISSION_DENIED)
+        return grant
+    return replace(
+        grant,
+        options=grant.options.overridden(decision.override),
+        info=decision.info or grant.info,
+        data=decision.data or grant.data,
+        expires_at=earlier(grant.expires_at, decision.expires_at),
+        filter=decision.filter if grant.filter is None else grant.filter.narrowed(decision.filter),
+        renewable=grant.renewable and decision.expires_at is None,
+        needs_hook=False,
+    )
+
+
+def completed(identity: Identity, decided: Identity, decision: ConnectDecision) -> Identity:
+    """The identity of a token with what a hook adds to it. Raises CommandRefused for another user than the token's."""
+    if decision.user not in ("", identity.user):
+        raise CommandRefused(ERROR_INTERNAL)
+    return replace(
+        identity,
+        info=decision.info or identity.info,
+        meta=decision.meta or identity.meta,
+        expires_at=earlier(identity.expires_at, decision.expires_at),
+        subscriptions={**identity.subscriptions, **decided.subscriptions},
+    )
+
+
+def earlier(one: float | None, other: float | None) -> float | None:
+    """The earlier of two ends; None never comes."""
+    return min((end for end in (one, other) if end is not None), default=None)
+
+
+def report_unsubscribed(engine: Engine, client: ClientConnection, channel: str) -> None:
+    """Call the hook of a subscription's end, in a task of its own."""
+    if engine.hooks.sees_unsubscribes:
+        engine.tasks.start(engine.hooks.unsubscribed(shown_to_hooks(client), channel))
+
+
+def report_disconnected(engine: Engine, client: ClientConnection, code: int, reason: str) -> None:
+    """Call the hook of a connection's end, in a task of its own."""
+    if engine.hooks.sees_disconnects:
+        engine.tasks.start(engine.hooks.disconnected(shown_to_hooks(client), code, reason))
