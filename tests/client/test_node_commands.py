@@ -54,6 +54,12 @@ class Cluster:
         await until(lambda: any(line.get("id") == 1 for line in transport.lines))
         return client, transport
 
+    async def channels(self, pattern: str) -> dict[str, int]:
+        """All channels that match, with the number of their clients."""
+        counts, more = await self.orders.channels(pattern)
+        assert not more
+        return counts
+
     async def publish(self, channel: str, data: bytes) -> StreamPosition:
         """Publish as a backend does."""
         options = self.engine.channels.options(channel).publish_options()
@@ -237,11 +243,40 @@ async def test_channels_are_counted_by_pattern(cluster: Cluster) -> None:
         await cluster.orders.give(SubscribeCommand(user=user, channel=channel))
         await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
 
-    assert await cluster.orders.channels("*") == {"[odd]": 1, "kept:x": 1, "room-1": 2, "room-2": 1}
-    assert await cluster.orders.channels("room-?") == {"room-1": 2, "room-2": 1}
-    assert await cluster.orders.channels("room-[13]") == {"room-1": 2}
-    assert await cluster.orders.channels("room") == {}
-    assert await cluster.orders.channels("[[]odd]") == {"[odd]": 1}
+    assert await cluster.channels("*") == {"[odd]": 1, "kept:x": 1, "room-1": 2, "room-2": 1}
+    assert await cluster.channels("room-?") == {"room-1": 2, "room-2": 1}
+    assert await cluster.channels("room-[13]") == {"room-1": 2}
+    assert await cluster.channels("room") == {}
+    assert await cluster.channels("[[]odd]") == {"[odd]": 1}
+
+
+async def test_channels_are_returned_page_by_page_in_the_order_of_their_names(cluster: Cluster) -> None:
+    names = [f"room-{number}" for number in range(5)]
+    for channel in (*reversed(names), "zoo"):
+        _, transport = await cluster.enter(channel)
+        await cluster.orders.give(SubscribeCommand(user=channel, channel=channel))
+        await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
+
+    assert await cluster.orders.channels("room-*", 2) == ({"room-0": 1, "room-1": 1}, True)
+    assert await cluster.orders.channels("room-*", 2, "room-1") == ({"room-2": 1, "room-3": 1}, True)
+    assert await cluster.orders.channels("room-*", 2, "room-3") == ({"room-4": 1}, False)
+    assert await cluster.orders.channels("room-*", 5) == (dict.fromkeys(names, 1), False)
+    assert await cluster.orders.channels("room-*", 2, "room-4") == ({}, False)
+    # A channel that is gone since the page before is a place in the order all the same.
+    assert await cluster.orders.channels("room-*", 1, "room-2-gone") == ({"room-3": 1}, True)
+
+
+async def test_a_page_is_returned_where_all_channels_are_too_many(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("starling.client.node_commands.CHANNELS_LIMIT", 1)
+    for channel in ("a", "b"):
+        _, transport = await cluster.enter(channel)
+        await cluster.orders.give(SubscribeCommand(user=channel, channel=channel))
+        await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
+
+    assert await cluster.orders.channels("*", 1) == ({"a": 1}, True)
+    assert await cluster.orders.channels("*", 1, "a") == ({"b": 1}, False)
 
 
 async def test_too_many_channels_are_refused_instead_of_reported_in_part(
@@ -254,15 +289,15 @@ async def test_too_many_channels_are_refused_instead_of_reported_in_part(
         await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
 
     with pytest.raises(NodeCommandRefused, match="narrower"):
-        await cluster.orders.channels("*")
-    assert await cluster.orders.channels("room-a") == {"room-a": 1}
+        await cluster.channels("*")
+    assert await cluster.channels("room-a") == {"room-a": 1}
 
 
 async def test_the_chat_room_is_no_channel(cluster: Cluster) -> None:
     client, _ = await cluster.enter("alice")
     await cluster.engine.subscriptions.wait_in(client, ":chat")
 
-    assert await cluster.orders.channels("*") == {}
+    assert await cluster.channels("*") == {}
 
 
 async def test_a_node_describes_itself(cluster: Cluster) -> None:

@@ -288,7 +288,13 @@ def test_one_channel_too_many_from_the_server_closes_with_3505() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "code"), [(codes.UNSUBSCRIBE_INSUFFICIENT_STATE, 3010), (codes.UNSUBSCRIBE_EXPIRED, 3006)]
+    ("reason", "code"),
+    [
+        (codes.UNSUBSCRIBE_INSUFFICIENT_STATE, 3010),
+        (codes.UNSUBSCRIBE_EXPIRED, 3006),
+        (codes.UNSUBSCRIBE_STATE_INVALIDATED, 3014),
+        (codes.Unsubscribe(2700, "the application's own"), 3010),
+    ],
 )
 def test_a_server_side_subscription_is_renewed_by_returning(reason: codes.Unsubscribe, code: int) -> None:
     talk = Talk().connect(news=SubscribeResult())

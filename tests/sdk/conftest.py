@@ -57,6 +57,12 @@ namespaces:
     allow_subscribe_for_client: true
     allowed_delta_types: [fossil]
     delta_publish: true
+  patches:
+    history_size: 100
+    history_ttl: 5m
+    force_recovery: true
+    allow_subscribe_for_client: true
+    allowed_delta_types: [fossil]
   tagged:
     history_size: 100
     history_ttl: 5m

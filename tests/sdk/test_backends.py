@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
 from tests.sdk.backend import order
-from tests.sdk.client import Client
+from tests.sdk.client import Client, SubscriptionOptions
 from tests.sdk.conftest import SDKS, OpenClient, OpenSdk, with_every_sdk
 from tests.sdk.tokens import user
 from tests.support.running import Starling
@@ -41,6 +42,58 @@ async def test_a_backend_takes_a_client_out_of_a_channel_with_2000_for_good(
     await client.event("subscribed", channel=channel)
     await client.publish(channel, "for it")
     assert await client.publications(1, channel) == ["for it"]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(2500, "insufficient state"), (2600, "server unsubscribe"), (2999, "own")]
+)
+async def test_a_backend_makes_every_sdk_subscribe_again_by_a_code_from_2500_on(
+    open_sdk: OpenSdk, service: Starling, room: str, code: int, reason: str
+) -> None:
+    async def scenario(sdk: str) -> None:
+        name, channel = room + sdk, f"open:{room}{sdk}"
+        client = await open_sdk(sdk, service, user(name))
+        await client.connected()
+        await client.subscribed(channel)
+        given = {"reason": "own"} if reason == "own" else {}
+        await order(service, "unsubscribe", user=name, channel=channel, code=code, **given)
+        assert (await client.event("subscribing", channel=channel, code=code))["reason"] == reason
+        await client.event("subscribed", channel=channel)
+        await client.publish(channel, "for it")
+        assert await client.publications(1, channel) == ["for it"]
+
+    await with_every_sdk(scenario)
+
+
+async def test_a_client_whose_state_is_invalid_fetches_it_anew_by_2502_and_3014(
+    open_client: OpenClient, service: Starling, room: str
+) -> None:
+    channel = f"recovery:{room}"
+    client = await open_client(user(room))
+    await client.connected()
+    asked = []
+
+    async def get_state(of: str) -> dict[str, Any]:
+        asked.append(of)
+        position = await order(service, "history", channel=of)
+        return {"offset": position["offset"], "epoch": position["epoch"]}
+
+    await order(service, "publish", channel=channel, data=1)
+    await client.subscribed(channel, SubscriptionOptions(get_state=get_state))
+    assert asked == [channel]
+    await client.event("subscribing", channel=channel)
+
+    await order(service, "unsubscribe", user=room, channel=channel, code=2502)
+    assert (await client.event("subscribing", channel=channel))["reason"] == "state invalidated"
+    await client.event("subscribed", channel=channel)
+    assert asked == [channel] * 2
+
+    await order(service, "disconnect", user=room, disconnect={"code": 3014, "reason": "state invalidated"})
+    await client.event("connecting", code=3014)
+    await client.event("subscribed", channel=channel)
+    assert asked == [channel] * 3
+    await order(service, "publish", channel=channel, data=2)
+    assert await client.publications(1, channel) == [2]
 
 
 async def test_a_backend_enters_a_client_in_a_channel_and_takes_it_out(

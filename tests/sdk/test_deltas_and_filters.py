@@ -53,6 +53,19 @@ async def test_after_a_recovery_that_brought_nothing_the_first_publication_is_wh
     assert await client.publications(2, channel) == [document(3), document(4)]
 
 
+async def test_publications_that_ask_for_a_patch_one_by_one_arrive_exact_among_whole_ones(
+    open_client: OpenClient, service: Starling, room: str
+) -> None:
+    channel = f"patches:{room}"
+    client = await open_client(user())
+    await client.connected()
+    await client.subscribed(channel, SubscriptionOptions(delta=True))
+    for number in range(1, 9):
+        await order(service, "publish", channel=channel, data=document(number), delta=number % 3 > 0)
+    await order(service, "broadcast", channels=[channel], data=document(9), delta=True)
+    assert await client.publications(9, channel) == [document(number) for number in range(1, 10)]
+
+
 async def test_a_reader_without_patches_gets_ordinary_data_in_the_same_channel(
     open_client: OpenClient, service: Starling, room: str
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from centrifuge import fossil
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
@@ -34,6 +35,12 @@ namespaces:
   bytes: {history_size: 10, history_ttl: 60s, publication_data_format: binary}
   shown: {presence: true}
   digits: {channel_regex: "^[0-9]+$"}
+  patched:
+    history_size: 10
+    history_ttl: 60s
+    allow_subscribe_for_client: true
+    allow_subscribe_for_anonymous: true
+    allowed_delta_types: [fossil]
 """
 
 
@@ -219,6 +226,9 @@ def test_a_body_over_the_limit_is_413_and_names_the_setting(channels_file: Path)
         ("subscribe", {"user": "", "channel": "a"}, "user: name a user"),
         ("subscribe", {"user": "u", "channel": "a", "override": {"presence": "yes"}}, "override.presence: expected"),
         ("unsubscribe", {"user": "u"}, "channel: it is missing"),
+        ("unsubscribe", {"user": "u", "channel": "a", "code": 1999}, "code: expected int >= 2000"),
+        ("unsubscribe", {"user": "u", "channel": "a", "code": 3000}, "code: expected int <= 2999"),
+        ("unsubscribe", {"user": "u", "channel": "a", "reason": "x" * 256}, "reason: expected str of length <= 255"),
         ("disconnect", {}, "user: it is missing"),
         ("disconnect", {"user": ""}, "user: name a user"),
         ("disconnect", {"user": "u", "disconnect": {"code": 1000}}, "disconnect.code: expected int >= 3000"),
@@ -234,6 +244,10 @@ def test_a_body_over_the_limit_is_413_and_names_the_setting(channels_file: Path)
         ("history", {"channel": "kept:a", "limit": 2**40}, "limit: expected int <="),
         ("history_remove", {}, "channel: it is missing"),
         ("channels", {"pattern": 7}, "pattern: expected str, got int"),
+        ("channels", {"limit": -1}, "limit: expected int >= 0"),
+        ("channels", {"limit": 10_001}, "limit: expected int <= 10000"),
+        ("channels", {"cursor": 7}, "cursor: expected str, got int"),
+        ("publish", {"channel": "patched:a", "data": 1, "delta": "fossil"}, "delta: expected bool, got str"),
         ("revoke_token", {}, "uid: it is missing"),
         ("revoke_token", {"uid": "t", "expire_at": 1}, "expire_at: it is past"),
         ("subscribe", {"user": "u", "channel": "a", "expire_at": 1}, "expire_at: it is past"),
@@ -482,6 +496,46 @@ def test_a_broadcast_reports_what_became_of_each_channel(api: TestClient) -> Non
     assert responses[1]["error"]["code"] == 102
     assert responses[2] == {"result": {}}
     assert responses[3]["result"]["offset"] == 2
+
+
+@pytest.mark.parametrize("channel", ["kept:a", "news"])
+def test_patches_where_the_options_allow_none_are_108_and_the_option_is_named(api: TestClient, channel: str) -> None:
+    code, message = error(api, "publish", {"channel": channel, "data": 1, "delta": True})
+    assert code == 108
+    assert "allowed_delta_types" in message
+
+    (refused, published) = call(api, "broadcast", {"channels": [channel, "patched:a"], "data": 1, "delta": True})[
+        "result"
+    ]["responses"]
+    assert refused["error"]["code"] == 108
+    assert published["result"]["offset"] == 1
+
+
+@pytest.mark.parametrize("method", ["publish", "broadcast"])
+@pytest.mark.parametrize("skip_history", [False, True])
+def test_a_publication_goes_as_a_patch_where_the_request_says_so(
+    channels_file: Path, method: str, skip_history: bool
+) -> None:
+    target = {"channel": "patched:a"} if method == "publish" else {"channels": ["patched:a"]}
+    document = {"text": "a document that is long enough to be worth a patch " * 5}
+    with (
+        client_with(channels_file, API_KEYS=KEYS[0], ALLOW_ANONYMOUS="true") as client,
+        client.websocket_connect("/connection/websocket") as session,
+    ):
+        session.send_text('{"id":1,"connect":{}}')
+        session.receive_text()
+        session.send_text('{"id":2,"subscribe":{"channel":"patched:a","delta":"fossil","positioned":true}}')
+        assert json.loads(session.receive_text())["subscribe"]["delta"] is True
+        pushes = []
+        for number, delta in enumerate((False, True, False)):
+            body = {**target, "data": {**document, "n": number}, "delta": delta, "skip_history": skip_history}
+            client.post(f"/api/{method}", json=body, headers={"X-API-Key": KEYS[0]})
+            pushes.append(json.loads(session.receive_text())["push"]["pub"])
+    assert [push.get("delta", False) for push in pushes] == [False, True, False]
+    assert (
+        fossil.apply_delta(pushes[0]["data"].encode(), pushes[1]["data"].encode())
+        == json.dumps({**document, "n": 1}, separators=(",", ":")).encode()
+    )
 
 
 # --- reading ---

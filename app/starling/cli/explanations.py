@@ -71,6 +71,10 @@ CODES = {
         "The subscription's token expired and was not renewed; the SDK subscribes again.",
         "Give the subscription a getToken function.",
     ),
+    2502: CodeMeaning(
+        "Your backend said that the client's state is wrong; the SDK fetches a token and state anew, and subscribes.",
+        "Give the subscription the functions getToken and getState.",
+    ),
     3000: CodeMeaning("The client closed the connection, or vanished; in metrics, log and webhooks only.", "Nothing."),
     3001: CodeMeaning("The worker drains, as in a rollout; the SDK reconnects to another one.", "Nothing."),
     3004: CodeMeaning("A fault in Starling; the SDK reconnects.", "Look at the service's log, and report it."),
@@ -97,6 +101,10 @@ CODES = {
         "Check the network, and that no proxy closes idle connections before STARLING_PING_SECONDS.",
     ),
     3013: CodeMeaning("Far more commands than error 111 forgives; the SDK reconnects.", "Slow the client down."),
+    3014: CodeMeaning(
+        "As 2502, for every subscription of the connection; the SDK reconnects.",
+        "Give the SDK and its subscriptions the functions getToken and getState.",
+    ),
     3500: CodeMeaning(
         "No token, one that is not valid, or one that was revoked. Final: the SDK does not reconnect.",
         "`starling verify TOKEN` says why; the service's log has token_refused with the reason.",

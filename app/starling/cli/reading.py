@@ -12,6 +12,8 @@ from starling.cli.output import Column, Output, OutputOption, duration, print_he
 from starling.cli.service import EXIT_USAGE, KeyOption, ServiceAddress, UrlOption, fail
 
 CHANNELS_LIMIT = 20
+# The most that the service returns in one answer.
+CHANNELS_PAGE = 10_000
 HISTORY_LIMIT = 100
 
 
@@ -25,7 +27,7 @@ def info(
     """Show the nodes, their connections, and the channels with the most clients."""
     service = ServiceAddress(url, key)
     nodes = service.call("info", {})["nodes"]
-    found = service.call("channels", {"pattern": pattern})["channels"]
+    found = _all_channels(service, pattern)
     if output is Output.json:
         print(json.dumps({"nodes": nodes, "channels": found}))
         return
@@ -59,12 +61,24 @@ def channels(
     output: OutputOption = Output.table,
 ) -> None:
     """List the channels that have subscribers, over all nodes."""
-    found = ServiceAddress(url, key).call("channels", {"pattern": pattern})["channels"]
+    found = _all_channels(ServiceAddress(url, key), pattern)
     if output is Output.json:
         for name, count in _busiest(found)[: limit or None]:
             print(json.dumps({"channel": name, **count}))
         return
     _print_channels(found, limit or len(found))
+
+
+def _all_channels(service: ServiceAddress, pattern: str) -> dict[str, Any]:
+    """Every channel that matches, read page by page, so that no number of channels is refused."""
+    found: dict[str, Any] = {}
+    cursor = ""
+    while True:
+        page = service.call("channels", {"pattern": pattern, "limit": CHANNELS_PAGE, "cursor": cursor})
+        found.update(page["channels"])
+        cursor = page.get("cursor", "")
+        if not cursor:
+            return found
 
 
 def _busiest(found: dict[str, Any]) -> list[tuple[str, Any]]:

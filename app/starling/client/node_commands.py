@@ -1,5 +1,6 @@
 """What backends ask of connections, carried out by every node on those it holds."""
 
+import heapq
 import re
 import time
 from fnmatch import translate
@@ -54,7 +55,7 @@ class SubscribeCommand(ConnectionCommand):
 
 
 class UnsubscribeCommand(ConnectionCommand):
-    """Take them out of `channel`, and tell them why."""
+    """Unsubscribe them from `channel`, and send them the reason."""
 
     channel: str = ""
     unsubscribe: Unsubscribe = UNSUBSCRIBE_SERVER
@@ -68,9 +69,14 @@ class RefreshCommand(ConnectionCommand):
 
 
 class ChannelsCommand(NodeCommand):
-    """Tell the channels that fit `pattern`: `*` any text, `?` one character, `[ab]` one of these."""
+    """Return the channels that match `pattern`: `*` any text, `?` one character, `[ab]` one of these.
+
+    Only those whose names follow `after`, and the first `limit` of these in the order of their names; 0: all.
+    """
 
     pattern: str = "*"
+    limit: int = 0
+    after: str = ""
 
 
 class ChannelCounts(Struct):
@@ -95,16 +101,22 @@ class NodeCommands:
         """Have every node carry it out. Raises BrokerUnavailable and PublicationTooLarge."""
         await self._control.tell(order)
 
-    async def channels(self, pattern: str) -> dict[str, int]:
-        """How many clients are in each channel that fits `pattern`, over all nodes that answer in time.
+    async def channels(self, pattern: str, limit: int = 0, after: str = "") -> tuple[dict[str, int], bool]:
+        """How many clients are in each channel that matches `pattern`, over all nodes that answer in time, by name.
 
-        Raises BrokerUnavailable, and NodeCommandRefused when there are too many channels to tell.
+        Of the channels whose names follow `after` these are the first `limit` (0: all), and whether there are more.
+        Raises BrokerUnavailable, and NodeCommandRefused when there are too many channels to return.
         """
         counts: dict[str, int] = {}
-        for answer in (await self._control.ask(ChannelsCommand(pattern))).values():
+        # One more than wanted shows whether there are more.
+        asked = ChannelsCommand(pattern, limit + 1 if limit else 0, after)
+        for answer in (await self._control.ask(asked)).values():
             for channel, clients in msgspec.json.decode(answer, type=ChannelCounts).channels.items():
-                counts[channel] = counts.get(channel, 0) + clients
-        return dict(sorted(counts.items()))
+                # A node of an earlier version returns all channels.
+                if channel > after:
+                    counts[channel] = counts.get(channel, 0) + clients
+        ordered = sorted(counts.items())
+        return dict(ordered[: limit or None]), bool(limit) and len(ordered) > limit
 
     def _chosen(self, order: ConnectionCommand) -> list[ClientConnection]:
         return [
@@ -152,9 +164,11 @@ class NodeCommands:
         counts: dict[str, int] = {}
         for channel, groups in self._engine.hub.subscribers.channels.items():
             # The chat's room and the like are no channels of the real-time protocol.
-            if not channel.startswith(":") and fits(channel):
+            if not channel.startswith(":") and channel > order.after and fits(channel):
                 counts[channel] = sum(len(group) for group in groups.values())
-        if len(counts) > CHANNELS_LIMIT:
+        if order.limit:
+            counts = {channel: counts[channel] for channel in heapq.nsmallest(order.limit, counts)}
+        elif len(counts) > CHANNELS_LIMIT:
             raise NodeCommandRefused(f"over {CHANNELS_LIMIT} channels fit this pattern: give a narrower one")
         return ChannelCounts(counts)
 

@@ -132,6 +132,12 @@ class SessionLimits:
 # Bytes of an answer that cost as much of the message budget as one command.
 ANSWER_UNIT = 256
 
+# What ends the connection where a server-side subscription would end with this code, which the SDK does not repeat.
+_DISCONNECT_FOR = {
+    codes.UNSUBSCRIBE_EXPIRED.code: codes.DISCONNECT_SUBSCRIPTION_EXPIRED,
+    codes.UNSUBSCRIBE_STATE_INVALIDATED.code: codes.DISCONNECT_STATE_INVALIDATED,
+}
+
 
 class SessionState(Enum):
     """Where the conversation stands."""
@@ -445,8 +451,7 @@ class Session:
         if subscription is None:
             return []
         if subscription.server_side and reason.resubscribe:
-            expired = reason == codes.UNSUBSCRIBE_EXPIRED
-            return self.close(codes.DISCONNECT_SUBSCRIPTION_EXPIRED if expired else codes.DISCONNECT_INSUFFICIENT_STATE)
+            return self.close(_DISCONNECT_FOR.get(reason.code, codes.DISCONNECT_INSUFFICIENT_STATE))
         return [*self._end(subscription, reason), Write(Reply(push=Push(channel, unsubscribe=reason)))]
 
     def refresh(self, now: float, *, ttl: float | None) -> list[Decision]:

@@ -36,7 +36,7 @@ from starling.engine.node_stats import NodeStatsCollector
 from starling.engine.revocation import Revocation
 from starling.engine.top_channels import TopChannels
 from starling.protocol import codes
-from starling.protocol.codes import CommandRefused, Disconnect, Error
+from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
 from starling.protocol.json_nulls import NULL
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo, HistoryRequest, Publication
 from starling.protocol.messages import StreamPosition as Since
@@ -61,6 +61,14 @@ HISTORY_BYTES = 8 * 2**20
 PRESENCE_LIMIT = 50_000
 PRESENCE_BYTES = 8 * 2**20
 _DONE = models.EmptyResponse()
+_UNSUBSCRIBE_REASONS = {
+    each.code: each.reason
+    for each in (
+        codes.UNSUBSCRIBE_INSUFFICIENT_STATE,
+        codes.UNSUBSCRIBE_EXPIRED,
+        codes.UNSUBSCRIBE_STATE_INVALIDATED,
+    )
+}
 
 Answer = Struct | Mapping[str, Any]
 
@@ -181,6 +189,7 @@ class ApiMethods:
         channel_options = self._options(request.channel)
         check_publication(bytes(publication.data), channel_options)
         options = _publish_options(channel_options, request)
+        _check_delta(channel_options, request)
         try:
             position = await self._waiting.until_stored(
                 lambda: self._engine.publisher.publish(request.channel, publication, options), request.wait_seconds
@@ -253,7 +262,9 @@ class ApiMethods:
 
     async def _unsubscribe(self, request: models.UnsubscribeBody) -> models.EmptyResponse:
         self._options(request.channel)
-        return await self._give(UnsubscribeCommand(channel=request.channel), request)
+        reason = request.reason or _UNSUBSCRIBE_REASONS.get(request.code, codes.UNSUBSCRIBE_SERVER.reason)
+        order = UnsubscribeCommand(channel=request.channel, unsubscribe=Unsubscribe(request.code, reason))
+        return await self._give(order, request)
 
     async def _disconnect(self, request: models.DisconnectBody) -> models.EmptyResponse:
         order = DisconnectCommand(whitelist=request.whitelist)
@@ -300,10 +311,11 @@ class ApiMethods:
 
     async def _channels(self, request: models.ChannelsBody) -> models.ChannelsResponse:
         try:
-            counts = await self._orders.channels(request.pattern or "*")
+            counts, more = await self._orders.channels(request.pattern or "*", request.limit, request.cursor)
         except NodeCommandRefused as refused:
             raise CommandRefused(Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {refused}")) from refused
-        return models.ChannelsResponse({channel: models.ChannelCount(count) for channel, count in counts.items()})
+        channels = {channel: models.ChannelCount(count) for channel, count in counts.items()}
+        return models.ChannelsResponse(channels, next(reversed(counts)) if more else "")
 
     async def _can(self, request: models.CanBody) -> models.CanResponse:
         self._options(request.channel)
@@ -406,8 +418,18 @@ def _payload(data: Raw, b64: str, field: str = "data", *, needed: bool = True) -
 def _publish_options(options: ChannelOptions, request: models.PublishBody | models.BroadcastBody) -> PublishOptions:
     key = request.idempotency_key or (waiting_key() if request.wait_seconds else "")
     if request.skip_history:
-        return PublishOptions(idempotency_key=key)
-    return replace(options.publish_options(key), version=request.version, version_epoch=request.version_epoch)
+        return PublishOptions(idempotency_key=key, delta=request.delta)
+    kept = options.publish_options(key)
+    if not (request.version or request.delta):
+        return kept
+    delta = request.delta or kept.delta
+    return replace(kept, version=request.version, version_epoch=request.version_epoch, delta=delta)
+
+
+def _check_delta(options: ChannelOptions, request: models.PublishBody | models.BroadcastBody) -> None:
+    """Raise CommandRefused with 108 for patches where nobody may have any."""
+    if request.delta and not options.allowed_delta_types:
+        raise _not_available("delta: the channel's options allow no patches: set allowed_delta_types: [fossil]")
 
 
 def _broadcast_options(
@@ -416,6 +438,7 @@ def _broadcast_options(
     """How a publication is kept in the channels of one namespace, or why it is refused there."""
     try:
         check_publication(bytes(publication.data), options)
+        _check_delta(options, request)
     except CommandRefused as refusal:
         return models.PublishAnswer(error=_api_error(refusal.reason))
     return _publish_options(options, request)

@@ -19,6 +19,8 @@ HISTORY_LIMIT = 10_000
 IDEMPOTENCY_KEY_LENGTH = 255
 TOP_LIMIT = 100
 ASKER_LENGTH = 255
+REASON_LENGTH = 255
+CHANNELS_PAGE = 10_000
 WAIT_SECONDS = 60
 
 Name = Annotated[str, Meta(description="Name of the channel.", min_length=1, examples=["news:sport"])]
@@ -71,6 +73,13 @@ VersionEpoch = Annotated[
     str,
     Meta(max_length=255, description="What `version` belongs to; versions of another epoch begin anew."),
 ]
+Delta = Annotated[
+    bool,
+    Meta(
+        description="Send it as a patch of the publication before to subscribers that asked for patches, also where "
+        "the namespace has no `delta_publish`. The channel needs `allowed_delta_types`."
+    ),
+]
 ExpireAt = Annotated[
     float,
     Meta(
@@ -96,6 +105,7 @@ class PublishBody(Struct):
     idempotency_key: IdempotencyKey = ""
     version: Version = 0
     version_epoch: VersionEpoch = ""
+    delta: Delta = False
     wait_seconds: WaitSeconds = 0
     traceparent: TraceParent = ""
     tracestate: TraceState = ""
@@ -114,6 +124,7 @@ class BroadcastBody(Struct):
     idempotency_key: IdempotencyKey = ""
     version: Version = 0
     version_epoch: VersionEpoch = ""
+    delta: Delta = False
     wait_seconds: WaitSeconds = 0
     traceparent: TraceParent = ""
     tracestate: TraceState = ""
@@ -152,16 +163,32 @@ class SubscribeBody(Struct):
 
 
 class UnsubscribeBody(Struct):
-    """Take a user's connections out of a channel, on every node."""
+    """Unsubscribe a user's connections from a channel, on every node."""
 
     user: User
     channel: Name
     client: Client = ""
     session: Session = ""
+    code: Annotated[
+        int,
+        Meta(
+            ge=2000,
+            le=2999,
+            description="2000 to 2499: for good. 2500 to 2999: the client subscribes again; 2502, state invalidated: "
+            "with a new token and new state of your backend (`getToken`, `getState`). A subscription that the server "
+            "made then ends with its connection, which the client opens again.",
+        ),
+    ] = 2000
+    reason: Annotated[
+        str, Meta(max_length=REASON_LENGTH, description="The words for the client; empty: those of the code.")
+    ] = ""
 
 
 class DisconnectReason(Struct):
-    """How a connection ends: codes 3000-3499 and 4000-4499 let the client come back, 3500-3999 and 4500-4999 do not."""
+    """How a connection ends: with codes 3000-3499 and 4000-4499 the client reconnects, with the others it does not.
+
+    3014 (state invalidated): it reconnects and subscribes with new tokens and new state of your backend.
+    """
 
     code: Annotated[int, Meta(ge=3000, le=4999)] = 3503
     reason: Annotated[str, Meta(max_length=123)] = "force disconnect"
@@ -238,6 +265,14 @@ class ChannelsBody(Struct):
             description="`*` stands for any text, `?` for one character, `[ab]` for one of these. Empty: all.",
             examples=["news:*"],
         ),
+    ] = ""
+    limit: Annotated[
+        int,
+        Meta(ge=0, le=CHANNELS_PAGE, description="Channels in one answer, in the order of their names. 0: all."),
+    ] = 0
+    cursor: Annotated[
+        str,
+        Meta(max_length=8192, description="Where the page begins: the `cursor` of the answer before. Empty: first."),
     ] = ""
 
 
@@ -432,10 +467,14 @@ class ChannelCount(Struct):
     num_clients: int
 
 
-class ChannelsResponse(Struct):
-    """The channels with subscribers; over 100,000 on one node are refused with 106."""
+class ChannelsResponse(Struct, omit_defaults=True):
+    """The channels with subscribers, by name; without `limit` over 100,000 on one node are refused with 106.
+
+    `cursor` is there where more channels follow: send it to get the next page.
+    """
 
     channels: dict[str, ChannelCount]
+    cursor: str = ""
 
 
 class CanResponse(Struct):
