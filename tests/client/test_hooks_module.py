@@ -1,8 +1,12 @@
 """Hooks of a Python module: what they are given, what they decide, and how they fail."""
 
 import asyncio
+import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,9 +16,10 @@ from msgspec import Raw
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
+from starling.client.hook_answers import Accept
 from starling.client.hook_function import HooksError
 from starling.client.hooks_module import ModuleHooks, load_hooks
-from starling.engine.hook_request import Request
+from starling.engine.hook_request import CookiesNotChecked, Request
 from starling.engine.hooks import Client, Refuse
 from starling.protocol.codes import CommandRefused, Disconnect, Error
 
@@ -227,3 +232,155 @@ async def test_a_hook_that_exits_is_100_too() -> None:
     reason = await refusal(hooks(on_publish=on_publish).publish(ALICE, "room", Raw(b"1")))
 
     assert reason.code == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "complaint"),
+    [
+        ("on_publish", "async def on_publish(client): ...", "on_publish(client): too many positional arguments"),
+        ("on_publish", "async def on_publish(client, data, channel): ...", "multiple values for argument 'data'"),
+        ("on_connect", "async def on_connect(client, database): ...", "missing a required argument: 'database'"),
+        ("on_subscribe", "async def on_subscribe(client): ...", "async def …(client, channel[, data][, state])"),
+        ("on_disconnect", "async def on_disconnect(): ...", "on_disconnect(): too many positional arguments"),
+        ("on_message", "async def on_message(client, *, data: 'Nowhere'): ...", "the annotation of data"),
+    ],
+)
+def test_a_function_that_could_not_be_called_is_refused_at_start(name: str, source: str, complaint: str) -> None:
+    defined: dict[str, Any] = {}
+    exec(source, defined)
+
+    with pytest.raises(HooksError, match=re.escape(complaint)):
+        hooks(**{name: defined[name]})
+
+
+async def test_functions_take_only_what_they_ask_for_by_name() -> None:
+    async def on_connect(client: Client, state: str, request: Request) -> list[str]:
+        return [client.user, request.path, state]
+
+    async def lifespan() -> AsyncIterator[str]:
+        yield "a pool"
+
+    loaded = hooks(on_connect=on_connect, lifespan=lifespan)
+    async with loaded.running():
+        decision = await loaded.connect(ALICE, Request(path="/there"), Raw())
+
+    assert bytes(decision.data) == b'["alice","/there","a pool"]'
+    assert decision.user is None
+
+
+@pytest.mark.parametrize("decorated", [False, True])
+async def test_a_lifespan_ends_after_the_last_call(decorated: bool) -> None:
+    steps: list[str] = []
+
+    async def lifespan() -> AsyncIterator[None]:
+        steps.append("opened")
+        yield
+        steps.append("closed")
+
+    async with hooks(lifespan=asynccontextmanager(lifespan) if decorated else lifespan).running():
+        assert steps == ["opened"]
+    assert steps == ["opened", "closed"]
+
+
+def test_a_lifespan_that_wants_an_application_is_refused() -> None:
+    async def lifespan(application: object) -> AsyncIterator[None]:
+        yield
+
+    with pytest.raises(HooksError, match="lifespan: missing a required argument: 'application', but it gets no"):
+        hooks(lifespan=lifespan)
+
+
+async def test_accept_says_who_a_client_is_and_where_it_enters() -> None:
+    end = datetime(2030, 1, 1, tzinfo=UTC)
+
+    async def on_connect(client: Client) -> Accept:
+        terms = Accept(info=1, data=b"2", expire_at=5, tags_filter={"key": "kind", "cmp": "eq", "val": "a"})
+        return Accept("alice", {"a": 1}, {"news": terms, "rest": Accept()}, end, "hello", meta={"plan": "pro"})
+
+    decision = await hooks(on_connect=on_connect).connect(Client(), Request(), Raw())
+
+    assert (decision.user, bytes(decision.info), bytes(decision.data)) == ("alice", b'{"a":1}', b'"hello"')
+    assert (decision.meta, decision.expires_at) == (b'{"plan":"pro"}', 1893456000.0)
+    news, rest = decision.channels["news"], decision.channels["rest"]
+    assert (bytes(news.info), bytes(news.data), news.expires_at) == (b"1", b"2", 5)
+    assert news.filter is not None
+    assert news.filter.matches({"kind": "a"})
+    assert not news.filter.matches({"kind": "b"})
+    assert (bytes(rest.info), bytes(rest.data), rest.expires_at, rest.filter) == (b"", b"", None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"user": 7}, "user: int is no text"),
+        ({"user": None}, "user: NoneType is no text"),
+        ({"channels": "news"}, "channels: give a list of channel names"),
+        ({"channels": [7]}, "channels: 7 is no channel name"),
+        ({"channels": {"news": {"info": 1}}}, "channels: news: dict is no Accept"),
+        ({"expire_at": "tomorrow"}, "expire_at: str"),
+        ({"expire_at": True}, "expire_at: bool"),
+        ({"expire_at": datetime(2030, 1, 1)}, "expire_at: a datetime needs its zone"),  # noqa: DTZ001 - refused
+        ({"tags_filter": {"cmp": "like"}}, "tags_filter: tf.cmp: 'like' is none of"),
+        ({"tags_filter": {"key": 7}}, "tags_filter: Expected `str`"),
+    ],
+)
+def test_an_accept_that_cannot_be_meant_names_the_field(arguments: dict[str, Any], complaint: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(complaint)):
+        Accept(**arguments)
+
+
+@pytest.mark.parametrize("result", [True, False, {"info": 1}, Accept("alice"), Accept(channels=["news"])])
+async def test_a_result_of_on_subscribe_that_grants_nothing_is_a_fault(result: object) -> None:
+    async def on_subscribe(client: Client, channel: str) -> object:
+        return result
+
+    with capture_logs() as lines:
+        reason = await refusal(hooks(on_subscribe=on_subscribe).subscribe(ALICE, "room", Raw()))
+
+    assert reason.code == 100
+    assert [line["event"] for line in lines] == ["hook_failed"]
+
+
+@pytest.mark.parametrize("name", ["on_disconnect", "on_unsubscribe"])
+async def test_the_end_of_a_client_survives_a_hook_that_fails(name: str) -> None:
+    async def hook(client: Client, channel: str = "") -> None:
+        raise KeyError("a mistake")
+
+    loaded = hooks(**{name: hook})
+    with capture_logs() as lines:
+        if name == "on_disconnect":
+            await loaded.disconnected(ALICE, 3000, "")
+        else:
+            await loaded.unsubscribed(ALICE, "room")
+
+    assert [line["event"] for line in lines] == ["hook_failed"]
+
+
+COOKIES = [(b"cookie", b"sid=1; a=x"), (b"Cookie", b'b="q q"; a=y'), (b"X-Key", b"k")]
+
+
+def test_a_request_shows_cookies_only_where_pages_are_named() -> None:
+    open_to_all, checked = Request(COOKIES), Request(COOKIES, cookies_checked=True)
+
+    assert dict(open_to_all.headers) == {"x-key": "k"}
+    with pytest.raises(CookiesNotChecked, match="set STARLING_ALLOWED_ORIGINS"):
+        _ = open_to_all.cookies
+    assert checked.headers["COOKIE"] == 'sid=1; a=x; b="q q"; a=y'
+    # Two values of one name: a sibling domain may have set either.
+    assert checked.cookies == {"sid": "1", "b": "q q"}
+    assert "sid" not in repr(checked)
+
+
+def test_a_module_that_fails_shows_its_own_lines_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend("")
+    (tmp_path / "deep_part.py").write_text("def work():\n    return {}['missing']\n")
+    (tmp_path / "deep_hooks.py").write_text("import deep_part\n\ndeep_part.work()\n")
+
+    with pytest.raises(HooksError) as failed:
+        load_hooks("deep_hooks", tmp_path, seconds=1)
+
+    assert str(failed.value).splitlines() == [
+        "importing deep_hooks failed: KeyError: 'missing'",
+        f"  {tmp_path / 'deep_hooks.py'}, line 3: deep_part.work()",
+        f"  {tmp_path / 'deep_part.py'}, line 2: return {{}}['missing']",
+    ]

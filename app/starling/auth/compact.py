@@ -57,6 +57,15 @@ def parse_compact(token: str) -> CompactToken:
     return CompactToken(algorithm, key_id, f"{segments[0]}.{segments[1]}".encode(), payload, signature)
 
 
+def looks_like_token(text: str) -> bool:
+    """Whether `text` has the form of a signed token, be it good or bad; the sessions of web frameworks have not."""
+    try:
+        parse_compact(text)
+    except TokenRefused as refused:
+        return refused.reason is not RefusalReason.MALFORMED
+    return True
+
+
 @lru_cache(HEADERS_KEPT)
 def _read_header(segment: str) -> tuple[str, str | None]:
     """Return the algorithm and the key id that a header names. An issuer's headers are all the same."""

@@ -8,7 +8,8 @@ from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from starling.auth.handshake import select_subprotocol
+from starling.auth.compact import looks_like_token
+from starling.auth.handshake import PresentedToken, TokenSource, select_subprotocol
 from starling.client.authority import Handshake, PendingToken
 from starling.client.client_connection import ClientConnection, JsonConnection, ProtobufConnection
 from starling.engine.rejection import Rejection
@@ -49,7 +50,7 @@ class ClientEndpoint:
     def _handshake(self, upgrade: Upgrade) -> Handshake:
         """The identity in the handshake's token, or why that is refused, or the token where keys must be fetched."""
         presented = self._context.presented_token(upgrade)
-        if presented is None:
+        if presented is None or (self._hooks.authenticates and _is_for_hook(presented)):
             return None
         try:
             return self._context.authority.identify_token_now(presented.token) or PendingToken(presented.token)
@@ -78,6 +79,12 @@ class ClientEndpoint:
                 await converse(websocket, answer.connection, answer.subprotocol, answer.write_limit)
 
         return WebSocketRoute(PATH, serve)
+
+
+def _is_for_hook(presented: PresentedToken) -> bool:
+    """Whether it is no token by its form, but perhaps the application's own session or key."""
+    own = presented.source in (TokenSource.COOKIE, TokenSource.HEADER)
+    return own and not looks_like_token(presented.token)
 
 
 def choose_format(upgrade: Upgrade) -> tuple[type[ClientConnection], str | None]:
