@@ -86,7 +86,7 @@ def run(settings: Settings) -> None:
         admit=engine.admission.refusal,
         on_waiting=engine.metrics.waiting,
         top_channels=built.top_channels.here,
-        drain_rate_store=built.broker.pace,
+        drain_rate_store=built.broker.drain_rate,
         reload=ConfigurationFiles(settings, os.environ, validate_configuration).read,
         apply=partial(apply_configuration, built, settings),
     )

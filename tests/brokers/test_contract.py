@@ -209,10 +209,10 @@ async def test_a_trace_travels_with_what_is_sent(pair: Pair) -> None:
     trace = TraceContext("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "vendor=1")
     await here.broker.subscribe("room")
     await there.broker.publish("room", Publication(Raw(b"1")), PublishOptions(trace=trace))
-    wish = ("room", PublishOptions(trace=trace))
-    assert await there.broker.publish_all(Publication(Raw(b"2")), [wish]) == [StreamPosition(0, "")]
+    request = ("room", PublishOptions(trace=trace))
+    assert await there.broker.publish_all(Publication(Raw(b"2")), [request]) == [StreamPosition(0, "")]
     outcomes: list[PublishOutcome | None] = []
-    outcomes.append(there.broker.begin_publish("room", Publication(Raw(b"3")), wish[1], outcomes.append))
+    outcomes.append(there.broker.begin_publish("room", Publication(Raw(b"3")), request[1], outcomes.append))
     await until(lambda: outcomes[-1] == StreamPosition(0, ""), "the third is taken")
     await there.publish("room", b"4")
     await until(lambda: here.received("room") == [b"1", b"2", b"3", b"4"], "all arrive")
@@ -275,12 +275,12 @@ async def test_stats_and_events_report_that_the_link_is_up(url: str, pair: Pair)
     for party in pair:
         assert party.links[-1] is LinkState.UP
         assert party.broker.stats.up
-        heard_at = party.broker.stats.canary_heard_at
+        received_at = party.broker.stats.canary_received_at
         if url == "memory://":
-            assert heard_at is None
+            assert received_at is None
         else:
-            assert heard_at is not None
-            assert 0 <= time.monotonic() - heard_at < 30
+            assert received_at is not None
+            assert 0 <= time.monotonic() - received_at < 30
             assert 0 < party.broker.stats.canary_round_trip_seconds < 30
         assert party.broker.stats.reconnects == 0
         assert sum(party.broker.stats.dropped.values()) == 0

@@ -23,7 +23,7 @@ async def stores(store_url: str, opener: Opener) -> list[DrainRateStore]:
     if store_url == "memory://":
         return [MemoryDrainRate()] * 4
     brokers = [(await opener(store_url)).broker for _ in range(4)]
-    return [broker.pace for broker in brokers if broker.pace is not None]
+    return [broker.drain_rate for broker in brokers if broker.drain_rate is not None]
 
 
 async def test_the_first_turn_begins_at_once(stores: list[DrainRateStore]) -> None:
@@ -60,8 +60,8 @@ async def test_time_without_a_question_saves_nothing_up(stores: list[DrainRateSt
 
 
 async def test_only_one_prefix_shares(opener: Opener, redis_server: RedisServer) -> None:
-    ours = (await opener(redis_server.url, prefix="ours")).broker.pace
-    theirs = (await opener(redis_server.url, prefix="theirs")).broker.pace
+    ours = (await opener(redis_server.url, prefix="ours")).broker.drain_rate
+    theirs = (await opener(redis_server.url, prefix="theirs")).broker.drain_rate
     assert ours is not None
     assert theirs is not None
     await ours.reserve(10, 1.0)
@@ -69,25 +69,25 @@ async def test_only_one_prefix_shares(opener: Opener, redis_server: RedisServer)
 
 
 async def test_redis_keeps_one_key_and_only_while_turns_are_taken(opener: Opener, redis_server: RedisServer) -> None:
-    pace = (await opener(redis_server.url)).broker.pace
-    assert pace is not None
+    drain_rate = (await opener(redis_server.url)).broker.drain_rate
+    assert drain_rate is not None
     with redis_client.Redis.from_url(redis_server.url) as plain:
-        await pace.reserve(10, 1.0)
-        assert plain.keys("*drain*") == [b"starling:{drain}:pace"]
-        assert 9000 < plain.pttl("starling:{drain}:pace") <= 10_001
-        plain.delete("starling:{drain}:pace")
-        await pace.reserve(10, 1000.0)
+        await drain_rate.reserve(10, 1.0)
+        assert plain.keys("*drain*") == [b"starling:{drain}:next_turn"]
+        assert 9000 < plain.pttl("starling:{drain}:next_turn") <= 10_001
+        plain.delete("starling:{drain}:next_turn")
+        await drain_rate.reserve(10, 1000.0)
         await asyncio.sleep(0.1)
         assert plain.keys("*drain*") == []
 
 
 async def test_a_redis_that_is_away_is_reported_in_bounded_time(opener: Opener, redis_server: RedisServer) -> None:
-    pace = (await opener(redis_server.url, timeout=0.3)).broker.pace
-    assert pace is not None
+    drain_rate = (await opener(redis_server.url, timeout=0.3)).broker.drain_rate
+    assert drain_rate is not None
     redis_server.freeze()
     with pytest.raises(BrokerUnavailable):
-        await pace.reserve(10, 100.0)
+        await drain_rate.reserve(10, 100.0)
 
 
 async def test_postgresql_shares_no_rate(opener: Opener, postgres_server: RedisServer) -> None:
-    assert (await opener(postgres_server.url)).broker.pace is None
+    assert (await opener(postgres_server.url)).broker.drain_rate is None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from starling.brokers import envelope
-from starling.brokers.envelope import Join, Leave, MalformedEnvelope
+from starling.brokers.envelope import JoinEvent, LeaveEvent, MalformedEnvelope
 from starling.engine.broker import StreamEntry
 from starling.protocol.messages import ClientInfo, Publication
 from starling.telemetry.tracing import TraceContext
@@ -110,8 +110,8 @@ def test_a_process_from_before_there_were_traces_reads_a_publication_with_one() 
 @given(infos)
 def test_joins_and_leaves_return_byte_for_byte(info: ClientInfo) -> None:
     join, leave = envelope.decode(envelope.encode_join(info)), envelope.decode(envelope.encode_leave(info))
-    assert isinstance(join, Join)
-    assert isinstance(leave, Leave)
+    assert isinstance(join, JoinEvent)
+    assert isinstance(leave, LeaveEvent)
     assert parts(join.info) == parts(info) == parts(leave.info)
 
 

@@ -43,8 +43,8 @@ class Place:
     async def publish(self, *data: bytes, options: PublishOptions = KEPT) -> list[StreamPosition]:
         return [await self.broker.publish(CHANNEL, Publication(Raw(item)), options) for item in data]
 
-    async def read(self, **wish: Any) -> StreamRead:
-        return await self.history.read(CHANNEL, meta_ttl=3600, **wish)
+    async def read(self, **query: Any) -> StreamRead:
+        return await self.history.read(CHANNEL, meta_ttl=3600, **query)
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ async def test_a_channel_that_was_never_published_to_has_a_lasting_position(plac
 
 
 @pytest.mark.parametrize(
-    ("wish", "expected", "more"),
+    ("query", "expected", "more"),
     [
         pytest.param({}, [1, 2, 3, 4, 5], False, id="all"),
         pytest.param({"limit": 0}, [], False, id="the position only"),
@@ -235,13 +235,13 @@ async def test_a_channel_that_was_never_published_to_has_a_lasting_position(plac
     ],
 )
 async def test_a_read_takes_the_part_asked_for(
-    place: Place, wish: dict[str, Any], expected: list[int], more: bool
+    place: Place, query: dict[str, Any], expected: list[int], more: bool
 ) -> None:
     await place.publish(*[b'"%08d"' % number for number in range(1, 6)])
-    if "max_bytes" in wish and place.broker.history.__class__ is not MemoryHistory:
+    if "max_bytes" in query and place.broker.history.__class__ is not MemoryHistory:
         # Redis counts what it stores: the time and what else stands in front of the data.
-        wish = wish | {"max_bytes": wish["max_bytes"] * 3}
-    read = await place.read(**wish)
+        query = query | {"max_bytes": query["max_bytes"] * 3}
+    read = await place.read(**query)
     assert [entry.offset for entry in read.entries] == expected
     assert read.more is more
     assert read.top.offset == 5

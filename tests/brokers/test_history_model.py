@@ -216,10 +216,10 @@ class Flaky:
         self.failures = failures
         self.reads = 0
 
-    async def read(self, channel: str, **wish: Any) -> StreamRead:
+    async def read(self, channel: str, **request: Any) -> StreamRead:
         self.reads += 1
         await self._wait()
-        read = await self._history.read(channel, **wish)
+        read = await self._history.read(channel, **request)
         await self._wait()
         return read
 

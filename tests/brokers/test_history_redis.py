@@ -54,9 +54,9 @@ async def publish(party: Party, *data: bytes, options: PublishOptions = KEPT) ->
     return [await party.broker.publish(CHANNEL, Publication(Raw(item)), options) for item in data]
 
 
-async def read(party: Party, **wish: Any) -> Any:
+async def read(party: Party, **request: Any) -> Any:
     assert party.broker.history is not None
-    return await party.broker.history.read(CHANNEL, meta_ttl=3600, **wish)
+    return await party.broker.history.read(CHANNEL, meta_ttl=3600, **request)
 
 
 def data(found: Any) -> list[bytes]:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import redis.asyncio
 
-from starling.brokers.probe import hears_itself
+from starling.brokers.probe import receives_own_message
 from starling.brokers.redis.address import parse_address
 from starling.brokers.redis.backend import RedisBackend
 from starling.brokers.redis.calls import RedisCalls
@@ -92,7 +92,7 @@ async def test_links_that_fail_while_a_probe_works_are_reported_as_unresponsive(
         proxy.refuse = lambda said: b"starling:room" in said
         proxy.cut()
 
-        await until(lambda: LinkState.DEAF in here.links, "the process is told to be deaf")
+        await until(lambda: LinkState.UNRESPONSIVE in here.links, "the process is told to be deaf")
 
         stats = here.broker.stats
         assert stats.failed_swaps >= 3
@@ -116,7 +116,7 @@ async def test_while_the_server_is_away_no_link_counts_as_unresponsive(
 
     assert stats.probes["received"] == 0
     assert stats.failed_swaps > stats.probes["silent"]
-    assert LinkState.DEAF not in here.links
+    assert LinkState.UNRESPONSIVE not in here.links
     await asyncio.to_thread(redis_server.thaw)
 
 
@@ -132,7 +132,9 @@ async def test_a_probe_gives_its_connections_back_at_whatever_step_it_is_given_u
     done = False
     while not done:
         steps += 1
-        probe = asyncio.create_task(hears_itself(backend.make_link(), backend.publish_apart, ":probe:x", seconds=5))
+        probe = asyncio.create_task(
+            receives_own_message(backend.make_link(), backend.publish_apart, ":probe:x", seconds=5)
+        )
         for _ in range(steps):
             await asyncio.sleep(0)
         done = probe.done()

@@ -18,19 +18,19 @@ class ServerModel(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.subscriptions = LinkSubscriptions()
-        self.wished: set[str] = set()
+        self.requested: set[str] = set()
         self.server: set[str] = set()
         self.request: list[str] = []
 
     @rule(channel=channels)
-    def wish(self, channel: str) -> None:
+    def want(self, channel: str) -> None:
         self.subscriptions.want(channel)
-        self.wished.add(channel)
+        self.requested.add(channel)
 
     @rule(channel=channels)
     def take_back(self, channel: str) -> None:
         self.subscriptions.drop(channel)
-        self.wished.discard(channel)
+        self.requested.discard(channel)
 
     @rule(most=st.integers(1, 3))
     def ask(self, most: int) -> None:
@@ -62,11 +62,11 @@ class ServerModel(RuleBasedStateMachine):
             self.answer()
         while surplus := self.subscriptions.next_surplus(2):
             self.server.difference_update(surplus)
-        assert self.server == self.wished == self.subscriptions.wanted
+        assert self.server == self.requested == self.subscriptions.wanted
 
     @invariant()
     def what_counts_as_acknowledged_is_subscribed(self) -> None:
-        for channel in self.wished:
+        for channel in self.requested:
             if self.loop.run_until_complete(self.subscriptions.wait(channel, 0)):
                 assert channel in self.server
 

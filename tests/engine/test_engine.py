@@ -96,7 +96,7 @@ async def test_a_worker_whose_link_stays_unresponsive_retires_and_one_that_recov
     ):
         for broker in (recovered, lost):
             broker.events.on_link(LinkState.DOWN)
-            broker.events.on_link(LinkState.DEAF)
+            broker.events.on_link(LinkState.UNRESPONSIVE)
         recovered.events.on_link(LinkState.UP)
         await until(lambda: retired, "the worker that stays unresponsive retires")
         # The delays are random, up to the same bound: give the other one its whole bound, too.

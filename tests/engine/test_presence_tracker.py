@@ -91,7 +91,7 @@ class RecordingBroker:
         raise AssertionError("attendance publishes joins and leaves only")
 
     async def publish_all(
-        self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
+        self, publication: Publication, requests: Sequence[tuple[str, PublishOptions]]
     ) -> list[PublishOutcome]:
         raise AssertionError("attendance publishes joins and leaves only")
 

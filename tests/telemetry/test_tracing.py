@@ -135,9 +135,9 @@ class Broker:
         self.traces.append(options.trace)
         raise BrokerUnavailable("so the test wants it")
 
-    async def publish_all(self, publication: Publication, wishes: Any) -> list[PublishOutcome]:
-        self.traces += [options.trace for _, options in wishes]
-        return [BrokerUnavailable("so the test wants it"), *[StreamPosition(0, "")] * (len(wishes) - 1)]
+    async def publish_all(self, publication: Publication, requests: Any) -> list[PublishOutcome]:
+        self.traces += [options.trace for _, options in requests]
+        return [BrokerUnavailable("so the test wants it"), *[StreamPosition(0, "")] * (len(requests) - 1)]
 
 
 async def test_what_the_broker_did_not_take_is_a_failed_span() -> None:

@@ -1,1 +1,1 @@
-"""The links between processes: one adapter for each kind of store, behind the contracts of core."""
+"""Brokers, the links between processes: one adapter for each kind of store, behind the contracts of the engine."""

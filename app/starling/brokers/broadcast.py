@@ -9,7 +9,7 @@ import structlog
 from broadcaster import Event
 
 from starling.brokers import envelope
-from starling.brokers.envelope import Join, MalformedEnvelope
+from starling.brokers.envelope import JoinEvent, MalformedEnvelope
 from starling.brokers.link import LinkBackend, LinkEvent, LinkStats, MessageEvent
 from starling.engine.broker import (
     BrokerEvents,
@@ -42,7 +42,7 @@ class BroadcastBroker:
     presence: Presence | None = None
     revocations: RevocationStore | None = None
     occupancy: Occupancy | None = None
-    pace: DrainRateStore | None = None
+    drain_rate: DrainRateStore | None = None
 
     def __init__(self, backend: LinkBackend) -> None:
         self._backend = backend
@@ -117,11 +117,11 @@ class BroadcastBroker:
         return None
 
     async def publish_all(
-        self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
+        self, publication: Publication, requests: Sequence[tuple[str, PublishOptions]]
     ) -> list[PublishOutcome]:
         """Publish the same in many channels, each as `publish` does. Raises ValueError as it does."""
         outcomes = await asyncio.gather(
-            *(self.publish(channel, publication, options) for channel, options in wishes), return_exceptions=True
+            *(self.publish(channel, publication, options) for channel, options in requests), return_exceptions=True
         )
         results: list[PublishOutcome] = []
         for outcome in outcomes:
@@ -173,7 +173,7 @@ class BroadcastBroker:
                 return
             if isinstance(message, StreamEntry):
                 events.on_publication(event.channel, message, event.received_at)
-            elif isinstance(message, Join):
+            elif isinstance(message, JoinEvent):
                 events.on_join(event.channel, message.info)
             else:
                 events.on_leave(event.channel, message.info)

@@ -43,20 +43,20 @@ class MalformedEnvelope(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
+class JoinEvent:
     """A client entered a channel."""
 
     info: ClientInfo
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class LeaveEvent:
     """A client left a channel."""
 
     info: ClientInfo
 
 
-Envelope = StreamEntry | Join | Leave
+Envelope = StreamEntry | JoinEvent | LeaveEvent
 
 
 def encode_body(
@@ -95,9 +95,9 @@ def decode(envelope: bytes) -> Envelope:
             return _decode_publication(envelope)
         kind, content = envelope.split(b"\n", 1)
         if kind == b"j":
-            return Join(_decode_info(content))
+            return JoinEvent(_decode_info(content))
         if kind == b"l":
-            return Leave(_decode_info(content))
+            return LeaveEvent(_decode_info(content))
     # RecursionError: msgspec's word for JSON that is nested too deeply.
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise MalformedEnvelope(f"an envelope that does not parse: {type(error).__name__}") from None

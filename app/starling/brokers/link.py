@@ -1,4 +1,4 @@
-"""A link to the server, what passes from it to the node in its order, and the stats of the link itself."""
+"""The contract of a link to the server, the ordered queue of its events, and the stats of the link."""
 
 import asyncio
 import time
@@ -61,18 +61,18 @@ class Link(ABC):
 
 @dataclass(slots=True)
 class LinkStats:
-    """How this process's link does, for telemetry to read. Times are in seconds.
+    """The state and the counters of this process's link, which telemetry reads. Times are in seconds.
 
-    `canary_heard_at` is on the clock of `time.monotonic`, None before the first canary and where none is needed, as in
-    memory. `reconnects` counts links found again after a loss. `dropped` counts messages that were not delivered,
-    by reason: `queue_full`, `malformed`. `failed_swaps` counts links that failed one after the other, 0 while one
-    stands; `probes` what was heard beside them: `received`, `silent`. `overflowed` counts what `queue_full` dropped by
-    channel, since it was last taken.
+    `canary_received_at` is on the clock of `time.monotonic`, None before the first canary and where none is needed, as
+    in memory. `reconnects` counts links that came up after a loss. `dropped` counts messages that were not delivered,
+    by reason: `queue_full`, `malformed`. `failed_swaps` counts consecutive links that failed, 0 while one is up.
+    `probes` counts the results of the probes that ran while those links failed: `received`, `silent`. `overflowed`
+    counts what `queue_full` dropped by channel, since it was last taken.
     """
 
     up: bool = False
     canary_round_trip_seconds: float = 0.0
-    canary_heard_at: float | None = None
+    canary_received_at: float | None = None
     reconnects: int = 0
     failed_swaps: int = 0
     probes: Counter[str] = field(default_factory=Counter)
@@ -83,7 +83,7 @@ class LinkStats:
         """Set the metrics of the link."""
         metrics.set("starling_broker_up", int(self.up))
         metrics.set("starling_broker_canary_seconds", self.canary_round_trip_seconds)
-        age = 0.0 if self.canary_heard_at is None else time.monotonic() - self.canary_heard_at
+        age = 0.0 if self.canary_received_at is None else time.monotonic() - self.canary_received_at
         metrics.set("starling_broker_canary_age_seconds", age)
         metrics.count("starling_broker_reconnects_total", self.reconnects)
         metrics.set("starling_broker_failed_swaps", self.failed_swaps)

@@ -1,4 +1,4 @@
-"""Makes the broker, or its link alone, that a URL names."""
+"""Opening a broker, or its link alone, by URL."""
 
 import re
 from collections.abc import Mapping
@@ -91,12 +91,12 @@ def open_backend(
         )
     try:
         parts = urlsplit(url)
-        place = f"postgresql://{parts.hostname}:{parts.port or 5432}"
+        location = f"postgresql://{parts.hostname}:{parts.port or 5432}"
     except ValueError:
         raise ValueError(f"broker URL: host or port cannot be read; write it like {_POSTGRES}") from None
     if not parts.hostname:
         raise ValueError(f"broker URL: the host is missing; write it like {_POSTGRES}")
-    return PostgresBackend(url, prefix=prefix, timeout=timeout, address=place)
+    return PostgresBackend(url, prefix=prefix, timeout=timeout, address=location)
 
 
 def _check_files(files: Mapping[str, str | Path | None], *, wanted: bool) -> None:

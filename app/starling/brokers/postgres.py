@@ -17,10 +17,10 @@ from starling.brokers.supervised import SupervisedBackend, in_words
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
 
 # https://www.postgresql.org/docs/current/sql-notify.html: "must be specified as a simple string literal ... shorter
-# than 8000 bytes". Before the base64 stands the place in the batch, at most three digits and a dot.
+# than 8000 bytes". The index in the batch precedes the base64: at most three digits and a dot.
 _PAYLOAD_LIMIT = 7999
-_PLACE_LIMIT = 4
-_MESSAGE_LIMIT = (_PAYLOAD_LIMIT - _PLACE_LIMIT) // 4 * 3
+_INDEX_LIMIT = 4
+_MESSAGE_LIMIT = (_PAYLOAD_LIMIT - _INDEX_LIMIT) // 4 * 3
 
 _NOTIFY = "SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS notice(channel, payload)"
 _ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
@@ -175,8 +175,8 @@ class PostgresBackend(SupervisedBackend):
                     self._url,
                     server_settings={"application_name": "starling-publisher", "synchronous_commit": "off"},
                 )
-            # PostgreSQL sends equal notices of one transaction once: the place in the batch makes them unequal.
-            payloads = [f"{place}.{payload}" for place, (_, payload) in enumerate(batch)]
+            # PostgreSQL sends equal notices of one transaction once: the index in the batch makes them unequal.
+            payloads = [f"{index}.{payload}" for index, (_, payload) in enumerate(batch)]
             await self._sending.execute(_NOTIFY, [name for name, _ in batch], payloads)
         except _ERRORS as error:
             self._discard()

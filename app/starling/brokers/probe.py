@@ -1,4 +1,4 @@
-"""Whether the server would carry messages for this process, asked over connections that nothing else uses."""
+"""The probe of a server: whether it delivers a message of this process, over connections that nothing else uses."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ from starling.brokers.link import Link, LinkLost
 from starling.engine.broker import BrokerUnavailable
 
 
-async def hears_itself(
+async def receives_own_message(
     link: Link, publish: Callable[[str, bytes], Awaitable[None]], channel: str, *, seconds: float
 ) -> bool:
     """Subscribe `channel` over the fresh `link`, publish once; returns whether it was received within `seconds`."""

@@ -1,14 +1,14 @@
-"""Which channels this process wants to receive, and which of them the server has acknowledged on the present link."""
+"""Bookkeeping of the channels that a process wants and of those that the server acknowledged on the present link."""
 
 import asyncio
 from itertools import islice
 
 
 class LinkSubscriptions:
-    """The requested channels and the server's state, and what is left to ask of the server to make them one.
+    """Compares the requested channels with the server's state, and returns the requests that bring them in line.
 
     Requests go out in batches, one at a time: `next_missing`, then `acknowledged` when the server has answered;
-    `next_surplus` needs no answer. Wishes may change in between.
+    `next_surplus` needs no answer. The requested channels may change in between.
     """
 
     def __init__(self) -> None:

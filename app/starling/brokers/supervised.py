@@ -1,4 +1,4 @@
-"""What every link to a server needs: it reconnects by itself, is proven by a canary, and says when it was away."""
+"""The supervision that every link to a server shares: reconnecting, the canary, and reports of a lost link."""
 
 import asyncio
 import os
@@ -24,24 +24,24 @@ from starling.brokers.link import (
     LinkStats,
     MessageEvent,
 )
-from starling.brokers.probe import hears_itself
+from starling.brokers.probe import receives_own_message
 from starling.brokers.subscriptions import LinkSubscriptions
 from starling.engine.broker import BrokerUnavailable, LinkState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
-# Delivery must be back within 5 s of the server's return, so no wait between two tries is longer than this. Seconds.
+# Delivery resumes within 5 s of the server's return, so no wait between two attempts is longer than this. Seconds.
 _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 1.0
-# A link that lived this long was a good one: the next is tried at once again.
+# After a link that lived this long the next attempt follows at once. Seconds.
 _PROVEN = 2.0
 _CANARY_INTERVAL = 1.0
 _CANARY_TIMEOUT = 3.0
-# A canary that is late while this process itself stood still this long says nothing about the link.
+# A canary that is late because this process was blocked this long proves nothing about the link. Seconds.
 _STANDSTILL = 0.5
 _COUNT_INTERVAL = 2.0
 # This number of links failed one after the other, each while a probe received its message: this process is at fault.
-_DEAF = 3
+_UNRESPONSIVE = 3
 
 
 def in_words(error: Exception) -> str:
@@ -55,10 +55,11 @@ def in_words(error: Exception) -> str:
 class SupervisedBackend(LinkBackend):
     """Holds one Link and replaces it whenever it fails or falls silent.
 
-    Silence is noticed by a canary: an own channel, subscribed before all others, that is published to over the very
-    path that publications take and must be received. A server that is frozen while its kernel keeps the connection is
-    noticed in no other way. What a canary cannot tell, that another subscription was lost, the server's count of them
-    does. Where links fail one after the other although a probe receives its own message, LinkState.DEAF is reported.
+    A canary detects silence: the backend subscribes a channel of its own before all others, publishes to it over the
+    path that publications take, and must receive the message. Nothing else detects a server that is frozen while its
+    kernel keeps the connection. The canary does not show that another subscription was lost; the server's count of
+    subscriptions does. When consecutive links fail although a probe receives its own message, the backend reports
+    LinkState.UNRESPONSIVE.
     """
 
     def __init__(
@@ -87,10 +88,10 @@ class SupervisedBackend(LinkBackend):
         self._canary_channel = ""
         self._canary_number = 0
         self._canary_payload = b""
-        self._canary_heard: asyncio.Future[None] | None = None
+        self._canary_received: asyncio.Future[None] | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
-    # What a server's own backend adds
+    # Methods that each server's backend implements
 
     @abstractmethod
     def make_link(self) -> Link:
@@ -113,34 +114,34 @@ class SupervisedBackend(LinkBackend):
         """End `publish`; called once, from `disconnect`."""
 
     async def first_up(self) -> None:
-        """Look at the server once, when the link is up for the first time. May raise BrokerUnavailable."""
+        """Inspect the server once, when the link is up for the first time. May raise BrokerUnavailable."""
 
     async def check_server(self) -> None:
-        """Look at the server now and then while the link stands. Raises LinkLost where it is the wrong one by now."""
+        """Check the server at intervals while the link is up. Raises LinkLost when it is no longer the right one."""
 
     def own_channel(self, purpose: str) -> str:
         """A channel that this process alone listens to, over the server that the link leads to."""
         return f":{purpose}:{self.identity}"
 
-    def tell(self, *states: LinkState) -> None:
+    def report_states(self, *states: LinkState) -> None:
         """Report changes of the link, in their order among the messages."""
         for state in states:
             self._queue.put(LinkEvent(state))
 
     def remedy(self, reason: str) -> str:
-        """What helps where a link was lost for `reason`; nothing where the words say it all."""
+        """The remedy for a link lost for `reason`; empty where the reason is enough."""
         return ""
 
-    # What broadcaster asks
+    # The interface of broadcaster
 
     async def connect(self) -> None:
         """Begin to connect, and return at once."""
-        self.tell(LinkState.CONNECTING)
+        self.report_states(LinkState.CONNECTING)
         await self.open_publishing()
         self._supervisor = asyncio.create_task(self._supervise(), name="broker-link")
 
     async def disconnect(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.wait((self._supervisor,))
@@ -162,16 +163,16 @@ class SupervisedBackend(LinkBackend):
         self._subscriptions.drop(group)
 
     async def next_published(self) -> Event:
-        """The next event, in the server's order; of channels unsubscribed meanwhile nothing is returned."""
+        """The next event, in the server's order, without those of channels unsubscribed meanwhile."""
         while True:
             event = await self._queue.take()
             if not isinstance(event, MessageEvent) or event.channel in self._subscriptions.wanted:
                 return event
 
-    # One link after the other
+    # The supervisor
 
     async def _supervise(self) -> None:
-        deaf = 0
+        failed_while_probed = 0
         while True:
             failures = self.stats.failed_swaps
             probe = asyncio.create_task(self._probe(), name="broker-probe") if failures else None
@@ -185,12 +186,14 @@ class SupervisedBackend(LinkBackend):
                 self._link_down(reason)
                 wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(failures, 10))
                 await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
-                # A link that received its canary was cut, however soon: this process is not at fault.
-                deaf = deaf + 1 if failures and not came_up and self._heard(probe) else 0
-                if deaf == _DEAF:
-                    deaf = 0
+                # A link that received its canary was cut from outside: this process is not at fault.
+                failed_while_probed = (
+                    failed_while_probed + 1 if failures and not came_up and self._probe_received(probe) else 0
+                )
+                if failed_while_probed == _UNRESPONSIVE:
+                    failed_while_probed = 0
                     log.error("broker_link_unresponsive", address=self._address, reason=reason, failed_swaps=failures)
-                    self.tell(LinkState.DEAF)
+                    self.report_states(LinkState.UNRESPONSIVE)
             finally:
                 if probe is not None:
                     probe.cancel()
@@ -199,21 +202,21 @@ class SupervisedBackend(LinkBackend):
     async def _probe(self) -> bool:
         channel = self.own_channel("probe")
         try:
-            return await hears_itself(self.make_link(), self.publish_apart, channel, seconds=_CANARY_TIMEOUT)
+            return await receives_own_message(self.make_link(), self.publish_apart, channel, seconds=_CANARY_TIMEOUT)
         except Exception:
             log.exception("broker_probe_failed", address=self._address)
             return False
 
-    def _heard(self, probe: asyncio.Task[bool] | None) -> bool:
-        """Whether the probe received its message while the link failed; one that still waits did not."""
+    def _probe_received(self, probe: asyncio.Task[bool] | None) -> bool:
+        """Whether the probe received its message while the link failed; a probe that still waits did not."""
         if probe is None:
             return False
-        heard = probe.done() and probe.result()
-        self.stats.probes["received" if heard else "silent"] += 1
-        return heard
+        received = probe.done() and probe.result()
+        self.stats.probes["received" if received else "silent"] += 1
+        return received
 
     async def _hold(self, link: Link) -> str:
-        """Use `link` until it fails; returns why."""
+        """Use `link` until it fails; returns the reason."""
         tasks: list[asyncio.Task[None]] = []
         self._canary_channel = self.own_channel("canary")
         try:
@@ -222,7 +225,7 @@ class SupervisedBackend(LinkBackend):
             tasks = [
                 asyncio.create_task(link.read(self._receive), name="broker-read"),
                 asyncio.create_task(self._keep_subscribed(link, subscribed), name="broker-subscribe"),
-                asyncio.create_task(self._keep_hearing(subscribed), name="broker-canary"),
+                asyncio.create_task(self._keep_checking(subscribed), name="broker-canary"),
             ]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             await done.pop()
@@ -277,18 +280,18 @@ class SupervisedBackend(LinkBackend):
 
     # The canary
 
-    async def _keep_hearing(self, subscribed: asyncio.Event) -> None:
+    async def _keep_checking(self, subscribed: asyncio.Event) -> None:
         await subscribed.wait()
         while True:
-            if await self._hear_canary() and self._state is not LinkState.UP:
+            if await self._exchange_canary() and self._state is not LinkState.UP:
                 await self._link_up()
             await asyncio.sleep(_CANARY_INTERVAL)
 
-    async def _hear_canary(self) -> bool:
-        """Publish one and receive it; False when this process stood still meanwhile. Raises LinkLost."""
+    async def _exchange_canary(self) -> bool:
+        """Publish a canary and receive it; False when this process was blocked meanwhile. Raises LinkLost."""
         self._canary_number += 1
         self._canary_payload = b"%d" % self._canary_number
-        self._canary_heard = asyncio.get_running_loop().create_future()
+        self._canary_received = asyncio.get_running_loop().create_future()
         # Not the loop's own clock: uvloop's counts whole milliseconds.
         sent_at = time.monotonic()
         deadline = sent_at + _CANARY_TIMEOUT
@@ -304,21 +307,25 @@ class SupervisedBackend(LinkBackend):
                         problem = f": {error}"
                         await asyncio.sleep(_FIRST_WAIT)
                 problem = ""
-                await self._canary_heard
+                await self._canary_received
         except TimeoutError:
             if time.monotonic() - deadline > _STANDSTILL:
                 return False
             raise LinkLost(f"no canary received within {_CANARY_TIMEOUT:g} s{problem}") from None
-        self.stats.canary_heard_at = time.monotonic()
-        self.stats.canary_round_trip_seconds = self.stats.canary_heard_at - sent_at
+        self.stats.canary_received_at = time.monotonic()
+        self.stats.canary_round_trip_seconds = self.stats.canary_received_at - sent_at
         return True
 
-    # What comes over the link
+    # Received messages
 
     def _receive(self, channel: str, message: bytes) -> None:
         if channel == self._canary_channel:
-            if message == self._canary_payload and self._canary_heard is not None and not self._canary_heard.done():
-                self._canary_heard.set_result(None)
+            if (
+                message == self._canary_payload
+                and self._canary_received is not None
+                and not self._canary_received.done()
+            ):
+                self._canary_received.set_result(None)
         elif channel in self._subscriptions.wanted:
             if not self._queue.offer(MessageEvent(channel, message)):
                 self._overflow(channel)
@@ -335,14 +342,14 @@ class SupervisedBackend(LinkBackend):
             # The gap begins here. Nothing else is queued before half of the queue is taken, so streams that heal on the
             # word of these two reads the history after the last message that was dropped.
             if self._state is LinkState.UP:
-                self.tell(LinkState.DOWN, LinkState.UP)
+                self.report_states(LinkState.DOWN, LinkState.UP)
 
     async def _link_up(self) -> None:
         self._state = LinkState.UP
         self._reason = ""
         self.stats.up = True
         self.stats.failed_swaps = 0
-        self.tell(LinkState.UP)
+        self.report_states(LinkState.UP)
         log.info("broker_link_up", address=self._address, channels=len(self._subscriptions.wanted))
         if self._ever_up:
             self.stats.reconnects += 1
@@ -357,7 +364,7 @@ class SupervisedBackend(LinkBackend):
         self.stats.up = False
         if self._state is not LinkState.DOWN:
             self._state = LinkState.DOWN
-            self.tell(LinkState.DOWN)
+            self.report_states(LinkState.DOWN)
         if reason != self._reason:
             self._reason = reason
             remedy = self.remedy(reason)

@@ -99,7 +99,7 @@ class LinkState(Enum):
     CONNECTING = "connecting"
     UP = "up"
     DOWN = "down"
-    DEAF = "deaf"
+    UNRESPONSIVE = "unresponsive"
 
 
 class BrokerEvents(Protocol):
@@ -158,7 +158,7 @@ class Broker(Protocol):
         """
 
     async def publish_all(
-        self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
+        self, publication: Publication, requests: Sequence[tuple[str, PublishOptions]]
     ) -> list[PublishOutcome]:
         """Publish the same in many channels at once; returns what became of each, in their order.
 

@@ -72,7 +72,7 @@ class LinkWatch:
             self._on_up()
         elif self._lost_at is None:
             self._lost_at = time.monotonic()
-        if state is LinkState.DEAF and self._retiring is None:
+        if state is LinkState.UNRESPONSIVE and self._retiring is None:
             self._retiring = self._tasks.start(self._retire_later())
         self._readiness.release(Unready.STARTING)
 

@@ -201,7 +201,7 @@ class ApiMethods:
     async def _broadcast(self, request: models.BroadcastBody) -> models.BroadcastResponse:
         publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
         answers: list[models.PublishAnswer | None] = []
-        wishes: list[tuple[str, PublishOptions]] = []
+        requests: list[tuple[str, PublishOptions]] = []
         of_namespace: dict[int, PublishOptions | models.PublishAnswer] = {}
         for channel in request.channels:
             try:
@@ -213,14 +213,14 @@ class ApiMethods:
             if kept is None:
                 kept = of_namespace[id(options)] = _broadcast_options(options, request, publication)
             if isinstance(kept, PublishOptions):
-                wishes.append((channel, kept))
+                requests.append((channel, kept))
                 answers.append(None)
             else:
                 answers.append(kept)
         outcomes: list[PublishOutcome] = []
 
         async def publish_all() -> None:
-            outcomes[:] = await self._engine.publisher.publish_many(publication, wishes)
+            outcomes[:] = await self._engine.publisher.publish_many(publication, requests)
             away = [outcome for outcome in outcomes if isinstance(outcome, BrokerUnavailable)]
             # Some stored and some not is an answer, unless the rest may wait.
             if away and (len(away) == len(outcomes) or request.wait_seconds):

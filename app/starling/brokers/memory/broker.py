@@ -1,4 +1,4 @@
-"""The broker of a single process: what is published here is received here, through the same bytes as everywhere."""
+"""The broker of a single process, which passes messages through the same bytes as the other brokers."""
 
 import time
 from collections.abc import Callable
@@ -74,7 +74,7 @@ class MemoryBroker(BroadcastBroker):
         self.presence: MemoryPresence = MemoryPresence(presence_ttl)
         self.revocations: MemoryRevocations = MemoryRevocations()
         self.occupancy: MemoryOccupancy = MemoryOccupancy(presence_ttl)
-        self.pace: MemoryDrainRate = MemoryDrainRate()
+        self.drain_rate: MemoryDrainRate = MemoryDrainRate()
 
     def begin_publish(
         self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]

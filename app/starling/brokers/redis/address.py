@@ -1,4 +1,4 @@
-"""What a Redis URL names: one server, the master that Sentinel knows, or a cluster."""
+"""Parsing Redis URLs: one server, a master behind Sentinel, or a cluster."""
 
 import re
 from collections.abc import Mapping
@@ -75,8 +75,8 @@ def parse_address(url: str) -> RedisAddress:
     example = f"write it like {scheme}:{EXAMPLES[topology]}"
     try:
         parts = urlsplit(url)
-        login, _, places = parts.netloc.rpartition("@")
-        hosts = tuple(_host(place, topology.port) for place in places.split(",") if place) if places else ()
+        login, _, addresses = parts.netloc.rpartition("@")
+        hosts = tuple(_host(address, topology.port) for address in addresses.split(",") if address) if addresses else ()
     except ValueError:
         raise ValueError(f"broker URL: host or port cannot be read; {example}") from None
     if not hosts or not all(host for host, _ in hosts):
@@ -103,8 +103,8 @@ def parse_address(url: str) -> RedisAddress:
     )
 
 
-def _host(place: str, default_port: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{place}")
+def _host(address: str, default_port: int) -> tuple[str, int]:
+    parts = urlsplit(f"//{address}")
     return parts.hostname or "", default_port if parts.port is None else parts.port
 
 

@@ -58,7 +58,7 @@ class RedisBroker(BroadcastBroker):
         )
         self.revocations: RedisRevocations = RedisRevocations(backend.execute, backend.reads.execute, backend.prefix)
         self.occupancy: RedisOccupancy = RedisOccupancy(backend.execute, backend.prefix, presence_ttl)
-        self.pace: RedisDrainRate = RedisDrainRate(backend.execute, backend.prefix)
+        self.drain_rate: RedisDrainRate = RedisDrainRate(backend.execute, backend.prefix)
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Keep and send in one atomic step, or only send; returns the position. Raises BrokerUnavailable."""
@@ -92,16 +92,16 @@ class RedisBroker(BroadcastBroker):
         return None
 
     async def publish_all(
-        self, publication: Publication, wishes: Sequence[tuple[str, PublishOptions]]
+        self, publication: Publication, requests: Sequence[tuple[str, PublishOptions]]
     ) -> list[PublishOutcome]:
         """Publish the same in many channels with one round trip for hundreds of them."""
-        trace = wishes[0][1].trace if wishes else None
-        body, live = _bodies(publication, trace, delta=any(options.delta for _, options in wishes))
+        trace = requests[0][1].trace if requests else None
+        body, live = _bodies(publication, trace, delta=any(options.delta for _, options in requests))
         message = envelope.encode_publication(live)
         portion = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // len(message)))
         outcomes: list[PublishOutcome] = []
-        for start in range(0, len(wishes), portion):
-            outcomes += await self._publish_portion(body, live, message, publication, wishes[start : start + portion])
+        for start in range(0, len(requests), portion):
+            outcomes += await self._publish_portion(body, live, message, publication, requests[start : start + portion])
         return outcomes
 
     async def _publish_portion(
@@ -110,19 +110,19 @@ class RedisBroker(BroadcastBroker):
         live: bytes,
         message: bytes,
         publication: Publication,
-        wishes: Sequence[tuple[str, PublishOptions]],
+        requests: Sequence[tuple[str, PublishOptions]],
     ) -> list[PublishOutcome]:
         epoch = secrets.token_urlsafe(6)
         commands = [
             self._command(body, live, message, channel, options, f"{epoch}{number:x}")
-            for number, (channel, options) in enumerate(wishes)
+            for number, (channel, options) in enumerate(requests)
         ]
         try:
-            replies = await self._redis.execute_all(commands, size=len(message) * len(wishes))
+            replies = await self._redis.execute_all(commands, size=len(message) * len(requests))
         except BrokerUnavailable as unavailable:
-            return [unavailable] * len(wishes)
+            return [unavailable] * len(requests)
         outcomes: list[PublishOutcome] = []
-        for (channel, options), reply in zip(wishes, replies, strict=True):
+        for (channel, options), reply in zip(requests, replies, strict=True):
             try:
                 # Redis forgets scripts when it restarts.
                 forgotten = isinstance(reply, NoScriptError)

@@ -1,4 +1,4 @@
-"""Calls to Redis over one connection: what waits goes out together, and answers cannot be mixed up."""
+"""Calls to Redis over one connection: waiting commands are sent in one batch, and replies are matched by order."""
 
 import asyncio
 import math

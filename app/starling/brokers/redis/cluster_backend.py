@@ -66,15 +66,17 @@ class ClusterBackend(LinkBackend):
     @property
     def stats(self) -> LinkStats:  # type: ignore[override]  # a field of the others, made of many here
         """The worst of all links, and what they counted together."""
-        told = self._stats
+        stats = self._stats
         links = [shard.stats for shard in self._shards.values()]
-        told.up = self._state is LinkState.UP
-        told.canary_round_trip_seconds = max((link.canary_round_trip_seconds for link in links), default=0.0)
-        told.canary_heard_at = min((link.canary_heard_at for link in links if link.canary_heard_at), default=None)
-        told.failed_swaps = max((link.failed_swaps for link in links), default=0)
+        stats.up = self._state is LinkState.UP
+        stats.canary_round_trip_seconds = max((link.canary_round_trip_seconds for link in links), default=0.0)
+        stats.canary_received_at = min(
+            (link.canary_received_at for link in links if link.canary_received_at), default=None
+        )
+        stats.failed_swaps = max((link.failed_swaps for link in links), default=0)
         for link in links:
-            told.overflowed.update(link.take_overflowed())
-        return told
+            stats.overflowed.update(link.take_overflowed())
+        return stats
 
     # What broadcaster asks
 
@@ -170,7 +172,7 @@ class ClusterBackend(LinkBackend):
         while True:
             try:
                 await self._map.refresh(lambda node: self.reads.at(node).execute("CLUSTER", "SLOTS"))
-                await self._place_all()
+                await self._assign_all()
             except BrokerUnavailable as error:
                 self._down(str(error))
             except Exception:
@@ -182,7 +184,7 @@ class ClusterBackend(LinkBackend):
             except TimeoutError:
                 pass
 
-    async def _place_all(self) -> None:
+    async def _assign_all(self) -> None:
         """Hold a link to each master and none else, and have every channel where its slot is."""
         masters = self._map.masters
         for node in masters - self._shards.keys():
@@ -190,13 +192,13 @@ class ClusterBackend(LinkBackend):
             await shard.connect()
         moves: list[tuple[str, ShardBackend]] = []
         for channel, present in self._wanted.items():
-            place = self._map.node_of(key_slot(stored_name(channel).encode()))
-            if place is None or place == present or place not in self._shards:
+            owner = self._map.node_of(key_slot(stored_name(channel).encode()))
+            if owner is None or node == present or node not in self._shards:
                 continue
             if present in self._shards:
                 self._shards[present].drop(channel)
-            self._wanted[channel] = place
-            moves.append((channel, self._shards[place]))
+            self._wanted[channel] = owner
+            moves.append((channel, self._shards[owner]))
         # What is not acknowledged in time is made good when that link returns, which is reported as well.
         await asyncio.gather(*(shard.subscribe(channel) for channel, shard in moves), return_exceptions=True)
         for node in self._shards.keys() - masters:
@@ -221,7 +223,7 @@ class ClusterBackend(LinkBackend):
             make_connection=lambda purpose: self._make_connection(node, purpose),
             calls=lambda: self._calls.at(node),
             rights_remedy=self._rights_remedy,
-            told=self._hear_of,
+            on_states=self._states_changed,
             moved=self._give_up,
         )
         shard.stats.dropped, shard.stats.probes = self._stats.dropped, self._stats.probes
@@ -237,11 +239,11 @@ class ClusterBackend(LinkBackend):
 
     # The state of all links
 
-    def _hear_of(self, shard: ShardBackend, states: tuple[LinkState, ...]) -> None:
+    def _states_changed(self, shard: ShardBackend, states: tuple[LinkState, ...]) -> None:
         if self._shards.get(shard.node) is not shard:
             return
-        if states[-1] is LinkState.DEAF:
-            self._queue.put(LinkEvent(LinkState.DEAF))
+        if states[-1] is LinkState.UNRESPONSIVE:
+            self._queue.put(LinkEvent(LinkState.UNRESPONSIVE))
         elif states == (LinkState.UP,):
             self._settle()
         elif states == (LinkState.DOWN,):

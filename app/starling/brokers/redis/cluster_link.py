@@ -25,8 +25,8 @@ class _Command:
 class ShardLink(RedisLink):
     """A RedisLink of sharded Pub/Sub. Channel `c` is `<prefix>:{c}` on the wire.
 
-    A slot that goes to another node takes its channels along: the node that had it ends their subscriptions by itself,
-    or refuses them with MOVED. Both are told to `moved`, and then the link counts on them no more.
+    When a slot moves to another node, the node that had it ends the subscriptions of its channels, or refuses them
+    with MOVED. In both cases the link calls `moved` with the channels and drops them.
     """
 
     def __init__(self, connection: AbstractConnection, prefix: str, moved: Callable[[list[str]], None]) -> None:

@@ -1,4 +1,4 @@
-"""Which node of a Redis cluster serves which slot, by the word of whichever node answers."""
+"""The map of slots to nodes of a Redis cluster, refreshed from any node that answers."""
 
 import asyncio
 import random
@@ -96,11 +96,11 @@ def _slot(key: bytes | str | int | float) -> int:
     return key_slot(key if isinstance(key, bytes) else str(key).encode())
 
 
-def _nodes(asked: Node, places: Iterable[object]) -> Iterable[Node]:
-    return (_node(asked, place) for place in places if isinstance(place, list))
+def _nodes(asked: Node, addresses: Iterable[object]) -> Iterable[Node]:
+    return (_node(asked, address) for address in addresses if isinstance(address, list))
 
 
-def _node(asked: Node, place: Sequence[object]) -> Node:
-    host, port = place[0], place[1]
+def _node(asked: Node, address: Sequence[object]) -> Node:
+    host, port = address[0], address[1]
     # A node that does not know its own address yet names none.
     return host.decode() if isinstance(host, bytes) and host else asked[0], port if isinstance(port, int) else 0

@@ -1,4 +1,4 @@
-"""The link to one master of a Redis cluster, held and replaced by itself."""
+"""The supervised link to one master of a Redis cluster."""
 
 from collections.abc import Callable
 from itertools import count, islice
@@ -35,10 +35,10 @@ class ShardBackend(SupervisedBackend):
         make_connection: Callable[[str], AbstractConnection],
         calls: Callable[[], RedisCalls],
         rights_remedy: str,
-        told: Callable[["ShardBackend", tuple[LinkState, ...]], None],
+        on_states: Callable[["ShardBackend", tuple[LinkState, ...]], None],
         moved: Callable[["ShardBackend", list[str]], None],
     ) -> None:
-        """`told` gets the link's states, `moved` of channels that this node has no more.
+        """`on_states` gets the link's states, `moved` of channels that this node has no more.
 
         `calls` gives the connection that publications to this node take.
         """
@@ -49,7 +49,7 @@ class ShardBackend(SupervisedBackend):
         self._make_connection = make_connection
         self._calls = calls
         self._rights_remedy = rights_remedy
-        self._told = told
+        self._on_states = on_states
         self._moved = moved
 
     @property
@@ -96,9 +96,9 @@ class ShardBackend(SupervisedBackend):
         """Say what of the server or its user is not as it should be."""
         await inspect(self._calls().execute, self._prefix, cluster=True, rights_remedy=self._rights_remedy)
 
-    def tell(self, *states: LinkState) -> None:
+    def report_states(self, *states: LinkState) -> None:
         """Report to the cluster, which has one state for all."""
-        self._told(self, states)
+        self._on_states(self, states)
 
     def remedy(self, reason: str) -> str:
         """The rule for the user, where Redis says that something is not allowed."""

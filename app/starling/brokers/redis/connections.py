@@ -1,4 +1,4 @@
-"""Makes redis-py's connections as a Redis address asks for them."""
+"""Construction of redis-py connections from a Redis address."""
 
 import os
 import re

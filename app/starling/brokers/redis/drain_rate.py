@@ -8,7 +8,7 @@ class RedisDrainRate:
 
     def __init__(self, execute: Execute, prefix: str) -> None:
         self._execute = execute
-        self._keys = [f"{prefix}:{{drain}}:pace".encode()]
+        self._keys = [f"{prefix}:{{drain}}:next_turn".encode()]
         self._script = Script("drain_rate_reserve.lua")
 
     async def reserve(self, count: int, per_second: float) -> float:

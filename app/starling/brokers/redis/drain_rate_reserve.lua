@@ -1,6 +1,6 @@
 -- Takes the next turns of a rate that all processes share (a generic cell rate algorithm without a burst).
 --
--- KEYS  1 <prefix>:{drain}:pace, when the next turn is free, in us since 1970 by the clock of this Redis
+-- KEYS  1 <prefix>:{drain}:next_turn, when the next turn is free, in us since 1970 by the clock of this Redis
 -- ARGV  1 how long the turns that are wanted last, in us
 -- Returns how long until the first of them begins, in us.
 

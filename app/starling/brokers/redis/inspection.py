@@ -1,4 +1,4 @@
-"""What is looked at when a Redis server is reached for the first time, and what the log says of it."""
+"""The inspection of a Redis server when the link is up for the first time, and its log events."""
 
 import re
 

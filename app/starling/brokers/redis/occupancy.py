@@ -1,4 +1,4 @@
-"""Occupancy in Redis: every call of a holder is one script, atomic, which also finds who is gone."""
+"""Occupancy in Redis: every call of a holder is one atomic script, which also finds holders that are gone."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a process sends over one connection: everything that waits goes in one batch, in the order it came."""
+"""The send queue of one connection: all waiting messages go out in one batch, in order."""
 
 import asyncio
 from collections import deque

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 <prefix>:idem:{<channel>}:<key>
 -- ARGV  1 <prefix>:<channel>, in a cluster <prefix>:{<channel>}   2 message
--- Returns { offset, epoch } of the one that was sent, both text: "0" and nothing, for it has no place in a history.
+-- Returns { offset, epoch } of the message that was sent, both text: "0" and "", because it is not in a history.
 
 -- Called without keys it does nothing, and Redis knows it from then on.
 if #KEYS == 0 then

@@ -1,4 +1,4 @@
-"""What Redis refused, as an error that carries the words of Redis."""
+"""Conversion of an error reply of Redis into the broker's errors, with the message of Redis."""
 
 from redis.exceptions import ResponseError
 

@@ -1,4 +1,4 @@
-"""What a Redis user needs to be allowed, and what of it the present one is not."""
+"""The Redis permissions that Starling needs, and those that the present user lacks."""
 
 from redis.exceptions import NoPermissionError
 

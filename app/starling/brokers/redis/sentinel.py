@@ -1,4 +1,4 @@
-"""The Redis master that the sentinels agree on: asked for each connection, and again while one stands."""
+"""Finding the Redis master through Sentinel: for each new connection, and at intervals while one is open."""
 
 import asyncio
 from typing import Any
