@@ -68,13 +68,13 @@ class Worker:
     async def drain(self, store: DrainRateStore | None, per_second: float) -> None:
         clock = asyncio.get_running_loop().time
         await asyncio.sleep(self.begin)
-        pace = DrainRate(self.seconds, store, per_second, clock=clock)
+        drain_rate = DrainRate(self.seconds, store, per_second, clock=clock)
         while len(self.gone) < self.clients:
-            going = await pace(self.clients - len(self.gone))
+            going = await drain_rate(self.clients - len(self.gone))
             assert 1 <= going <= self.clients - len(self.gone)
             self.gone += [clock()] * going
-            self.grants[pace.grant] += going
-        pace.close()
+            self.grants[drain_rate.grant] += going
+        drain_rate.close()
 
 
 def drain(
@@ -197,7 +197,7 @@ def test_who_has_more_to_do_goes_faster_and_the_others_give_way() -> None:
     drain(100.0, large, small)
 
     assert most_in_a_second(large, small) <= 120
-    assert large.grants[DrainReason.DEADLINE] > 600, "half of the pace is too little for it"
+    assert large.grants[DrainReason.DEADLINE] > 600, "half of the rate is too little for it"
     assert small.grants[DrainReason.SHARED] > 300
     assert 19.0 < large.gone[-1] <= 20.0
     assert 19.0 < small.gone[-1] <= 20.0

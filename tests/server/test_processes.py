@@ -16,7 +16,7 @@ from typing import IO
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from starling.server.application import RestartPace
+from starling.server.application import RestartBackoff
 from tests.server.serving import ROOT, Client, Server, until
 
 
@@ -306,7 +306,7 @@ def threads_of(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
-def test_the_master_never_has_a_thread_whatever_it_logs_and_whoever_asks(tmp_path: Path) -> None:
+def test_the_master_never_has_a_thread_when_it_logs_and_answers_requests(tmp_path: Path) -> None:
     with Server(tmp_path, workers=1) as server:
         master = server.process.pid
         for _ in range(3):
@@ -332,16 +332,16 @@ def test_the_internal_port_answers_again_when_its_process_is_killed(tmp_path: Pa
 
 def test_workers_that_die_at_once_are_restarted_with_growing_pauses() -> None:
     now = 100.0
-    pace = RestartPace(clock=lambda: now)
-    assert pace.ended(3600) == 0
+    backoff = RestartBackoff(clock=lambda: now)
+    assert backoff.ended(3600) == 0
     pauses = []
     for _ in range(9):
-        pauses.append(pace.ended(0.1))
-        assert pace.wait == pauses[-1]
+        pauses.append(backoff.ended(0.1))
+        assert backoff.wait == pauses[-1]
         now += pauses[-1]
     assert pauses == [0, 0.5, 1, 2, 4, 8, 16, 30, 30]
-    assert pace.ended(60) == 0
-    assert pace.ended(0.1) == 0
+    assert backoff.ended(60) == 0
+    assert backoff.ended(0.1) == 0
 
 
 def test_a_worker_that_dies_at_once_again_and_again_is_not_forked_in_a_loop(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Gunicorn and uvicorn: the processes, the sockets, and how they end."""
+"""The server: gunicorn and uvicorn, the processes, the sockets, and their shutdown."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Gunicorn as this service runs it: a master without threads, its workers, and the internal port's process."""
+"""The gunicorn application: a master without threads, its workers, and the process of the internal port."""
 
 import errno
 import logging
@@ -36,10 +36,10 @@ BEYOND_DRAIN_SECONDS = 15
 
 
 def serve(options: ServerOptions, service: Service) -> None:
-    """Run the service until it is told to stop; ends by SystemExit with the code of the process.
+    """Run the service until a signal stops it; ends by SystemExit with the exit code of the process.
 
     PROMETHEUS_MULTIPROC_DIR must be `options.metrics_dir`, from before prometheus_client was first imported.
-    Exit code 0: stopped as asked. 1: a port cannot be had. 3: the application did not start.
+    Exit code 0: stopped by a signal. 1: a port cannot be bound. 3: the application did not start.
     """
     write_lines_directly()
     prepare_runtime_dir(options)
@@ -61,9 +61,10 @@ def prepare_runtime_dir(options: ServerOptions) -> None:
 
 
 def check_port(host: str, port: int, setting: str) -> None:
-    """Exit with 1 and one line if nobody can listen there.
+    """Exit with 1 and one line if the address cannot be bound.
 
-    Workers bind with SO_REUSEPORT, which would succeed beside a service of the same user, and share its clients.
+    Workers bind with SO_REUSEPORT, which would succeed while another service of the same user listens, and the two
+    would share the clients.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
@@ -78,7 +79,7 @@ def check_port(host: str, port: int, setting: str) -> None:
 
 
 def refuse_port(host: str, port: int, setting: str, error: OSError) -> None:
-    """Say why there is no listening on `port`, and what would mend it, and exit."""
+    """Report why `port` cannot be bound, with the remedy, and exit."""
     if error.errno == errno.EADDRINUSE:
         hint = f"another process listens there: stop it, or set {setting} to a free port"
     elif error.errno == errno.EACCES:
@@ -180,7 +181,7 @@ class StarlingApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
         log.info("worker_ended", worker=worker.pid, asked=asked)
         if not asked:
             self.board.count_restart()
-            arbiter.pace_restarts(worker)
+            arbiter.delay_restart(worker)
         worker.slot.release()
         (self.options.status_dir / f"{worker.pid}{CHANNELS_SUFFIX}").unlink(missing_ok=True)
 
@@ -193,7 +194,7 @@ class StarlingArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, app: StarlingApplication) -> None:
         super().__init__(app)
         self._asked: set[int] = set()
-        self._restarts = RestartPace()
+        self._restarts = RestartBackoff()
 
     def handle_hup(self) -> None:
         """Read the configuration again; the workers and their clients stay."""
@@ -222,8 +223,8 @@ class StarlingArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         self._asked.discard(worker.pid)
         return asked
 
-    def pace_restarts(self, worker: Any) -> None:
-        """Let the next worker wait, and the longer the more have died young."""
+    def delay_restart(self, worker: Any) -> None:
+        """Delay the next worker; the delay grows with the number of workers that died young."""
         pause = self._restarts.ended(time.monotonic() - worker.forked_at)
         if pause:
             log.error(
@@ -258,8 +259,8 @@ class StarlingArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
-class RestartPace:
-    """How long the next worker waits after workers that died soon after their start."""
+class RestartBackoff:
+    """The delay of the next worker after workers that died soon after their start."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -272,7 +273,7 @@ class RestartPace:
         return self._not_before - self._clock()
 
     def ended(self, lived_seconds: float) -> float:
-        """Note a worker that ended unasked after so many seconds; returns the pause before the next one, in seconds."""
+        """Record a worker that ended unasked after `lived_seconds`; returns the seconds before the next may start."""
         if lived_seconds >= YOUNG_SECONDS:
             self.died_young = 0
             return 0.0

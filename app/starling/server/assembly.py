@@ -1,11 +1,11 @@
-"""Frames of a peer become messages, within the limits that keep a hostile peer cheap (RFC 6455 section 10.4)."""
+"""Assembly of a peer's frames into messages, within limits on what a hostile peer costs (RFC 6455 section 10.4)."""
 
 import codecs
 
 from starling.server.compression import Inflater
 from starling.server.frames import COMPRESSED, FINAL, OPCODE, TEXT, PeerError, compressed_room
 
-# Control frames and empty fragments cost work and carry nothing: a burst of so many, then so many a second.
+# Control frames and empty fragments cost work and carry no payload. The token bucket: its size, its refill a second.
 CONTROL_BURST = 128.0
 CONTROL_PER_SECOND = 16.0
 

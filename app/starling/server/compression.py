@@ -27,7 +27,7 @@ _TAIL = b"\x00\x00\xff\xff"
 
 
 class Deflater:
-    """Compresses for all clients of one worker that read with a window of so many `bits`."""
+    """Compresses for all clients of one worker whose window has `bits` bits."""
 
     __slots__ = ("_bits", "_compressor")
 

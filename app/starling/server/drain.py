@@ -1,4 +1,4 @@
-"""How a worker ends: routers notice, the listeners close, clients are let go evenly, then whatever is left.
+"""The drain of a worker: routers notice, the listeners close, clients are disconnected evenly, then the rest ends.
 
 Members of uvicorn's Server that this module uses, each held by a test in tests/server/test_uvicorn_members.py:
 `handle_exit`, `on_tick`, `server_state.connections`, `servers`, `should_exit`, `shutdown`, `startup`.
@@ -57,7 +57,7 @@ class DrainServer(uvicorn.Server):
         self._hurried = False
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
-        """Begin to serve; what stands by then is never looked through for garbage again."""
+        """Begin to serve; the objects that exist by then are excluded from garbage collection."""
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
@@ -65,7 +65,7 @@ class DrainServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End gracefully at the first signal, at once at a later second one."""
-        # uvicorn would raise the signal again at the end, and the exit code would tell of a death by it.
+        # uvicorn would raise the signal again at the end, and the exit code would report a death by signal.
         if self._asked_at is None:
             self._asked_at = time.monotonic()
         elif time.monotonic() - self._asked_at > SAME_REQUEST_SECONDS:
@@ -73,7 +73,7 @@ class DrainServer(uvicorn.Server):
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Look whether it is time to end; a worker without its master ends too, so that no orphan keeps the port."""
+        """Check whether to end; a worker without its master ends too, so that no orphan keeps the port."""
         if self._abandoned:
             log.warning("master_gone")
             self.should_exit = True
@@ -84,24 +84,24 @@ class DrainServer(uvicorn.Server):
         return os.getppid() != self._master
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
-        """Drain: see the module. Nobody is waited for who is gone, and a second signal ends the waiting."""
+        """Drain, as the module's docstring describes; a second signal ends the waiting."""
         started = time.monotonic()
         self._readiness.hold(Unready.DRAINING)
         log.info(
             "drain_started",
             connections=len(self.server_state.connections),
             seconds=self._options.drain_seconds,
-            pace=self._options.drain_rate,
+            drain_rate=self._options.drain_rate,
         )
         await self._unless_hurried(asyncio.sleep(self._options.drain_delay_seconds))
         self._close_listeners(sockets or [])
-        await self._unless_hurried(self._let_go())
+        await self._unless_hurried(self._disconnect_all())
         limit = self._options.shutdown_seconds + LIFESPAN_SECONDS
         try:
             async with asyncio.timeout(limit):
                 await super().shutdown(sockets)
         except TimeoutError:
-            log.error("shutdown_incomplete", seconds=limit)  # noqa: TRY400 - the limit tells all
+            log.error("shutdown_incomplete", seconds=limit)  # noqa: TRY400 - a stack adds nothing to the limit
         log.info("drain_ended", seconds=round(time.monotonic() - started, 3), **self._stats.gone)
 
     async def _unless_hurried(self, step: Coroutine[Any, Any, None]) -> None:
@@ -120,8 +120,8 @@ class DrainServer(uvicorn.Server):
         for listener in sockets:
             listener.close()
 
-    async def _let_go(self) -> None:
-        """Let requests over HTTP end, and the WebSockets go one after the other in no order."""
+    async def _disconnect_all(self) -> None:
+        """Let requests over HTTP end, and disconnect the WebSockets one after the other in random order."""
         connections = cast("set[Any]", self.server_state.connections)
         waiting: list[WebSocketTransport | StarlingWebSocket] = []
         for connection in list(connections):
@@ -130,28 +130,28 @@ class DrainServer(uvicorn.Server):
             else:
                 connection.shutdown()
         random.shuffle(waiting)
-        pace = DrainRate(self._options.drain_seconds, self._drain_rate_store, self._options.drain_rate)
+        rate = DrainRate(self._options.drain_seconds, self._drain_rate_store, self._options.drain_rate)
         try:
-            await self._let_go_at(pace, waiting, connections)
+            await self._disconnect_at(rate, waiting, connections)
         finally:
-            pace.close()
+            rate.close()
             self._stats.left = 0
 
-    async def _let_go_at(
-        self, pace: DrainRate, waiting: list[WebSocketTransport | StarlingWebSocket], connections: set[Any]
+    async def _disconnect_at(
+        self, rate: DrainRate, waiting: list[WebSocketTransport | StarlingWebSocket], connections: set[Any]
     ) -> None:
-        stats, told_at = self._stats, time.monotonic()
+        stats, reported_at = self._stats, time.monotonic()
         while True:
             while waiting and waiting[-1] not in connections:
                 waiting.pop()
             stats.left = len(waiting)
             if not waiting:
                 return
-            if time.monotonic() - told_at > PROGRESS_SECONDS:
-                told_at = time.monotonic()
+            if time.monotonic() - reported_at > PROGRESS_SECONDS:
+                reported_at = time.monotonic()
                 log.info("drain_progress", left=stats.left, **stats.gone)
-            going = await pace(len(waiting))
-            stats.gone[pace.grant] += going
-            log.debug("clients_disconnected", clients=going, reason=pace.grant)
+            going = await rate(len(waiting))
+            stats.gone[rate.grant] += going
+            log.debug("clients_disconnected", clients=going, reason=rate.grant)
             for _ in range(going):
                 waiting.pop().shutdown()

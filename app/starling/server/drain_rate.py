@@ -1,4 +1,4 @@
-"""How fast a worker lets its clients go: at its turns of a pace that all share, and everybody gone in time."""
+"""The drain rate of a worker: it disconnects clients at its turns of the shared rate, and all before the deadline."""
 
 import asyncio
 import math
@@ -18,31 +18,31 @@ from starling.telemetry.metric_sink import MetricSink
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
 TURNS_AT_ONCE = 10
-# So few clients that they could leave further apart than this are no storm, and need not wait.
+# The longest interval between two disconnects: few clients that reconnect are no storm, and need not wait. Seconds.
 LONGEST_GAP = 1.0
-# What is asked for at once lasts as long as this at least, however fast the pace.
+# The turns of one request last at least as long as this, at any rate. Seconds.
 SHORTEST_BATCH = 0.02
-# The local pace does not wait for a store that is slow, and asks it again after a while.
+# The local rate replaces a store that does not answer in time; the store is asked again after a pause. Seconds.
 ANSWER_SECONDS = 0.25
 RETRY_SECONDS = 1.0
-# A worker that comes late to what it planned makes up for this much of it.
+# A worker that is late against its plan catches up by this much. Seconds.
 LATE_SECONDS = 0.05
 
 
 class DrainReason(StrEnum):
-    """Why clients may go when they do, as metrics and log lines name it."""
+    """The reason why clients are disconnected at their time, as metrics and log lines name it."""
 
     SHARED = "shared"
     """It was their turn."""
     DEADLINE = "deadline"
-    """Their turn would have come too late for everybody to be gone in time."""
+    """Their turn would have come too late to disconnect all before the deadline."""
     LOCAL = "local"
-    """No pace is shared, or its store is away."""
+    """No rate is shared, or its store is unavailable."""
 
 
 @dataclass(slots=True)
 class DrainStats:
-    """How a worker's drain goes: clients still to go, and those that went by the reason for the moment."""
+    """The progress of a worker's drain: clients still connected, and those disconnected, by DrainReason."""
 
     left: int = 0
     gone: dict[DrainReason, int] = field(default_factory=lambda: dict.fromkeys(DrainReason, 0))
@@ -56,7 +56,7 @@ class DrainStats:
 
 @dataclass(frozen=True, slots=True)
 class DrainBatch:
-    """`count` clients that go evenly from `begin` to `finish`, seconds on the clock of the one that planned it."""
+    """`count` clients to disconnect evenly from `begin` to `finish`, in seconds on the clock of the planner."""
 
     count: int
     begin: float
@@ -65,20 +65,20 @@ class DrainBatch:
 
 
 def batch_size(left: int, remaining: float, per_second: float) -> int:
-    """How many of the clients that are left are planned at once."""
+    """The number of clients that one batch plans."""
     fastest = max(per_second, left / remaining)
     return min(left, TURNS_AT_ONCE * math.ceil(fastest * SHORTEST_BATCH / TURNS_AT_ONCE))
 
 
 def plan_local(count: int, left: int, *, start: float, end: float) -> DrainBatch:
-    """Let `count` clients go at the even pace that has all that are `left` gone at `end`, or faster where few are."""
+    """Disconnect `count` clients at the even rate that ends with the last of `left` at `end`, or faster if few."""
     return DrainBatch(count, start, start + count * min((end - start) / left, LONGEST_GAP), DrainReason.LOCAL)
 
 
 def plan_turns(count: int, left: int, *, turn: float, per_second: float, start: float, end: float) -> DrainBatch:
-    """Let `count` clients go when it is their `turn`, unless the others that are `left` could not go by `end` then.
+    """Disconnect `count` clients at their `turn`, unless the rest of `left` could then not be disconnected by `end`.
 
-    `start` is the earliest that they may go: the batch before has gone by then.
+    `start` is the earliest time: the end of the batch before.
     """
     begin = max(turn, start)
     finish = begin + count / per_second
@@ -89,10 +89,10 @@ def plan_turns(count: int, left: int, *, turn: float, per_second: float, start: 
 
 
 class DrainRate:
-    """Tells when how many clients may go, from its making on until `seconds` later.
+    """Decides when a drain disconnects how many clients, from its construction until `seconds` later.
 
-    With a `store` this worker asks for turns at `per_second` clients of all processes together. They are asked for
-    while the clients before them go, so that nobody waits for an answer.
+    With a `store` this worker reserves turns at a rate of `per_second` clients of all processes together. It reserves
+    the next turns while it disconnects the clients before them, so that no client waits for the answer.
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class DrainRate:
         self._away = False
         self._retry_at = 0.0
         self.grant = DrainReason.LOCAL
-        """Why those may go who were told last."""
+        """The reason of the last batch."""
 
     async def __call__(self, left: int) -> int:
-        """Wait until some of the `left` clients may go; returns how many."""
+        """Wait until some of the `left` clients are due; returns their number."""
         if self._clock() >= self._end:
             self.grant = DrainReason.LOCAL if self._store is None else DrainReason.DEADLINE
             return left
@@ -148,7 +148,7 @@ class DrainRate:
         self._planned_until = batch.finish
         self.grant = batch.grant
         apart = (batch.finish - batch.begin) / batch.count
-        self._due.extend(batch.begin + (place + random.random()) * apart for place in range(batch.count))  # noqa: S311 - spreads load
+        self._due.extend(batch.begin + (index + random.random()) * apart for index in range(batch.count))  # noqa: S311 - spreads load
         self._ask(left - batch.count)
 
     def _ask(self, left: int) -> None:
@@ -156,10 +156,10 @@ class DrainRate:
         if self._store is None or self._asked is not None or left <= 0 or now < self._retry_at or now >= self._end:
             return
         count = batch_size(left, self._end - now, self._per_second)
-        self._asked = asyncio.create_task(self._reserve(self._store, count), name="drain-pace")
+        self._asked = asyncio.create_task(self._reserve(self._store, count), name="drain-rate")
 
     async def _turns(self) -> tuple[int, float] | None:
-        """How many turns there are and when they begin; None where nobody knows."""
+        """The number of reserved turns and the time when they begin; None where the store did not answer."""
         if self._asked is None or (self._away and not self._asked.done()):
             return None
         asked, self._asked = self._asked, None

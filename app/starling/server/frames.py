@@ -30,8 +30,9 @@ class PeerError(Exception):
 def frame_end(data: bytes | bytearray, at: int, max_payload: int, *, compression: bool = False) -> int:
     """Return the index behind the frame that begins at `at`, or INCOMPLETE.
 
-    `compression`: a message may be marked as compressed. Raises PeerError as soon as no more bytes can mend the frame:
-    1002 for what no peer may send, 1009 for a message frame of more than `max_payload` bytes, a few more if compressed.
+    `compression`: a message may be marked as compressed. Raises PeerError as soon as no further bytes can make it
+    valid: 1002 for what no peer may send, 1009 for a message frame of more than `max_payload` bytes, a few more if
+    compressed.
     """
     have = len(data) - at
     if have < 2:

@@ -159,7 +159,7 @@ class StarlingHttp(HttpToolsProtocol):
             key = check_handshake(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
             agreement = self._compression.agree(self.headers) if self._compression is not None else None
         except WrongVersion as problem:
-            # RFC 6455 section 4.4 wants the version told, RFC 9110 section 15.5.22 what to upgrade to.
+            # RFC 6455 section 4.4 requires the version in the answer, RFC 9110 section 15.5.22 the protocol.
             headers = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
             self._refuse(HTTPStatus.UPGRADE_REQUIRED, RejectReason.BAD_UPGRADE, f"{problem}\n", headers)
             return
@@ -185,7 +185,7 @@ class StarlingHttp(HttpToolsProtocol):
             flusher=self._flusher,
             agreement=agreement,
         )
-        # The parser calls this object, and this object the parser: nothing else would let go of the two.
+        # The parser and this object refer to each other: nothing else would break the cycle.
         self.parser = None  # type: ignore[assignment]  # as uvicorn does at the end of a connection
         websocket.begin(self.loop, self.tasks)
 

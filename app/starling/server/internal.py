@@ -1,7 +1,7 @@
-"""The internal port: metrics and probes of the whole pod, answered by a process of its own.
+"""The internal port: metrics and probes of the whole pod, served by a process of its own.
 
-It is forked before the master has any thread, and the master never starts one: a fork beside threads may copy a lock
-that nobody in the new process unlocks.
+It is forked before the master has any thread, and the master never starts one: a fork while threads run may copy a
+lock that no thread of the new process unlocks.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ from starling.telemetry.metric_files import merge_ended
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
-# Whoever asks here is a machine in the same network: no request takes long, and few come at once.
+# The clients are machines in the same network: no request takes long, and few are concurrent.
 REQUEST_SECONDS = 5.0
 REQUESTS_AT_ONCE = 64
 PR_SET_PDEATHSIG = 1

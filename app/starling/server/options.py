@@ -1,4 +1,4 @@
-"""What the server floor is told: how to serve, and what."""
+"""The options of the server layer: how to serve, and what."""
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -63,9 +63,9 @@ class ServerOptions:
     drain_delay_seconds: float = 5.0
     """From SIGTERM to the closing of the listeners, for routers to notice."""
     drain_seconds: float = 20.0
-    """Within how long clients are then let go."""
+    """The time in which clients are then disconnected."""
     drain_rate: float = 0.0
-    """Clients a second that all processes with one `Service.drain_rate_store` let go together; 0: each for itself."""
+    """Disconnects a second of all processes with one `Service.drain_rate_store`; 0: each process for itself."""
     shutdown_seconds: int = 5
     """For what then remains: requests under way, and the application's own end."""
     heartbeat_seconds: int = 30
@@ -81,7 +81,7 @@ class ServerOptions:
 
     @property
     def status_dir(self) -> Path:
-        """Where each worker keeps one file that tells how it is."""
+        """The directory where each worker keeps its status file."""
         return self.runtime_dir / "workers"
 
 
@@ -110,14 +110,14 @@ class Service:
     drain_rate_store: DrainRateStore | None = None
     """Where the processes that drain take turns; None: each for itself."""
     drain: DrainStats = field(default_factory=DrainStats)
-    """How the drain of the worker goes, kept up by it."""
+    """The progress of the worker's drain, updated by the worker."""
     on_waiting: Callable[[int, int], None] = lambda clients, size: None
-    """Told in the worker about each second for how many clients how many bytes wait."""
+    """Called in the worker about once a second with the number of clients for which bytes wait, and of those bytes."""
     top_channels: Callable[[int], list[ChannelTraffic]] = lambda limit: []
-    """Tells in the worker its busiest channels, as many as are asked for at most."""
+    """Called in the worker: returns its busiest channels, at most the given number."""
     reload: Callable[[], bytes] = _nothing_to_reload
     """Called in the master at SIGHUP: reads and validates what came from files. Raises ReloadError."""
     apply: Callable[[bytes], None] = lambda configuration: None
     """Called in each worker with what `reload` returned, before it serves or while it does."""
     admit: Callable[[], Rejection | None] = lambda: None
-    """Asked in the worker once for each WebSocket, before any work is done for it: None, or why it is turned away."""
+    """Called in the worker once for each WebSocket, before any work is done for it: None, or why it is rejected."""

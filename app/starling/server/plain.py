@@ -43,7 +43,7 @@ class PlainConversation:
         payload = message["bytes"] if text is None else text.encode()
         self._transport.send_frame(Frame(payload, text=text is not None))
 
-    # What the transport tells
+    # Events of the transport
 
     def on_message(self, message: str | bytes) -> None:
         """Keep a message, and read no more until it is taken."""
@@ -53,21 +53,21 @@ class PlainConversation:
         self._transport.pause_reading()
 
     def on_pong(self) -> None:
-        """Nobody asks."""
+        """Do nothing."""
 
     def on_drained(self) -> None:
         """Do nothing."""
 
     def on_overflow(self) -> None:
-        """Cut a client that does not read."""
+        """Disconnect a client that does not read."""
         self._transport.close(TOO_SLOW, "slow")
 
     def on_shutdown(self) -> None:
-        """Let the client go."""
+        """Close because the process stops."""
         self._transport.close(RESTART, "shutdown")
 
     def on_close(self, code: int, reason: str) -> None:
-        """Tell the endpoint of the end."""
+        """Queue the disconnect for the endpoint."""
         self._closed = True
         self._events.append({"type": "websocket.disconnect", "code": code, "reason": reason})
         self._filled.set()

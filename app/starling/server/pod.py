@@ -1,4 +1,4 @@
-"""What a pod knows of its workers, for its probes and metrics."""
+"""The state of a pod's workers, for its probes and metrics."""
 
 import time
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ from prometheus_client.registry import Collector
 from starling.server.board import Board, Slot
 from starling.telemetry.top_channels import ChannelTraffic, joined
 
-# A worker that has not shown itself so long gets no new clients; the master replaces it later.
+# A worker without a heartbeat for this long gets no new clients; the master replaces it later. Seconds.
 SILENT_SECONDS = 10.0
-# A worker tells so many of its busiest channels, in a file that ends so.
+# The number of busiest channels that a worker reports, and the suffix of the file.
 TOP_CHANNELS = 100
 CHANNELS_SUFFIX = ".channels.json"
 TRAFFIC = (

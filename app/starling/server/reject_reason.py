@@ -1,10 +1,10 @@
-"""Why a client is cut below the application, as metrics and debug lines name it."""
+"""The reasons why the server rejects or disconnects a client below the application, as metrics and logs name them."""
 
 from enum import StrEnum
 
 
 class RejectReason(StrEnum):
-    """Told to `Service.on_refused`; the first six before the upgrade, the others on an open WebSocket."""
+    """The argument of `Service.on_refused`; the first six before the upgrade, the others on an open WebSocket."""
 
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     HEAD_TOO_LARGE = "head_too_large"

@@ -42,7 +42,7 @@ READ_BYTES = 16384
 # Who keeps a connection from being read.
 BY_HANDLER, BY_REPLIES = 1, 2
 
-# Writing goes on for so long, looked at after so many sockets, before the loop serves others. Seconds.
+# The time in seconds after which writing yields to the loop, and the number of sockets between two looks at the clock.
 FLUSH_SLICE = 0.005
 FLUSH_BUNCH = 64
 
@@ -185,10 +185,10 @@ class WebSocketTransport(asyncio.Protocol):
         self._abort_timer: asyncio.TimerHandle | None = None
 
     def detach(self, handler: Handler, *, write_limit: int) -> None:
-        """Take the accepted socket over from the endpoint, which then returns: from now on `handler` is told.
+        """Take the accepted socket over from the endpoint, which then returns: from now on `handler` gets the events.
 
-        Nothing is told before this tick's end. More than `write_limit` bytes waiting for the peer after a write are
-        told as `on_overflow`, once. Raises RuntimeError before `accept` and the second time.
+        The first event follows after this tick. When more than `write_limit` bytes wait for the peer after a write,
+        `on_overflow` is called, once. Raises RuntimeError before `accept` and the second time.
         """
         if self._release is None:
             raise RuntimeError("detach was called before: a WebSocket is handed off once")
@@ -198,7 +198,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._write_limit = write_limit
         self._socket.set_protocol(self)
         self._connections.add(self)
-        # From now on the first byte that waits is told as pause_writing, and the last as resume_writing.
+        # From now on the first byte that waits calls pause_writing, and the last resume_writing.
         self._socket.set_write_buffer_limits(0)
         if self._socket.get_write_buffer_size() == 0:
             self.resume_writing()
@@ -209,7 +209,7 @@ class WebSocketTransport(asyncio.Protocol):
 
     def _begin(self) -> None:
         if self._socket.is_closing():
-            # It may have been lost before the hand-off, and that is told only once.
+            # It may have been lost before the hand-off, and asyncio calls connection_lost only once.
             self.connection_lost(None)
         else:
             self._read_on()
@@ -253,14 +253,14 @@ class WebSocketTransport(asyncio.Protocol):
         self._queue(batch.wire if self._deflater is None else self._deflater.wire_of_batch(batch))
 
     def ping(self) -> None:
-        """Queue a ping; the next pong is told as its answer."""
+        """Queue a ping; the next pong calls `on_pong`."""
         if self._finished or self._close_code is not None:
             return
         self._pinged = True
         self._queue(PING_FRAME)
 
     def pause_reading(self) -> None:
-        """Tell the handler of no more messages, and read no more, until `resume_reading`."""
+        """Pass no more messages to the handler, and read no more, until `resume_reading`."""
         self._paused |= BY_HANDLER
         self._socket.pause_reading()
 
@@ -336,7 +336,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._write_later(data[sent:], own=own or sent > 0)
 
     def _note_failure(self, error: OSError) -> int:
-        """Nothing was written: for want of room, or because the peer is gone, of which the socket will tell."""
+        """Nothing was written: the buffer is full, or the peer is gone, which the socket reports later."""
         self._write_failed = not isinstance(error, BlockingIOError)
         return 0
 
@@ -360,7 +360,7 @@ class WebSocketTransport(asyncio.Protocol):
         if self._overflowed or self.closing or self._handler is None:
             return
         self._overflowed = True
-        self._tell(self._handler.on_overflow)
+        self._notify(self._handler.on_overflow)
 
     @property
     def closing(self) -> bool:
@@ -374,13 +374,13 @@ class WebSocketTransport(asyncio.Protocol):
     # What uvicorn's server asks
 
     def shutdown(self) -> None:
-        """Let the client go, by the handler's own word or else with 1012."""
+        """Close because the process stops: by the handler, or else with 1012."""
         if self._finished or self._close_code is not None or self._handler is None:
             return
-        self._tell(self._handler.on_shutdown)
+        self._notify(self._handler.on_shutdown)
         self.close(1012)
 
-    # What the socket tells
+    # Events of the socket
 
     def data_received(self, data: bytes) -> None:
         """Take a piece of input."""
@@ -424,7 +424,7 @@ class WebSocketTransport(asyncio.Protocol):
         if self.replies_wait:
             self._let_read(BY_REPLIES)
             if self._handler is not None:
-                self._tell(self._handler.on_drained)
+                self._notify(self._handler.on_drained)
         if self._finished or self._close_code is not None or self._socket.get_extra_info("sslcontext") is not None:
             return
         tcp = self._socket.get_extra_info("socket")
@@ -438,11 +438,11 @@ class WebSocketTransport(asyncio.Protocol):
         self._flusher.waiting.discard(self)
         self._finish()
         if self._close_code is not None:
-            self._tell_close(self._close_code, "")
+            self._notify_close(self._close_code, "")
         else:
-            # The kernel tells of what it could not deliver in time as a timeout.
+            # The kernel reports bytes that it could not deliver in time as a timeout.
             failed = self._write_failed or isinstance(exc, BrokenPipeError | TimeoutError)
-            self._tell_close(1006, WRITE_ERROR if failed else "")
+            self._notify_close(1006, WRITE_ERROR if failed else "")
 
     # Input
 
@@ -492,7 +492,7 @@ class WebSocketTransport(asyncio.Protocol):
         elif self._close_code is None and self._handler is not None:
             message = self._message(first, payload)
             if message is not None:
-                self._tell(self._handler.on_message, message)
+                self._notify(self._handler.on_message, message)
         return end
 
     def _message(self, first: int, payload: bytes) -> str | bytes | None:
@@ -532,7 +532,7 @@ class WebSocketTransport(asyncio.Protocol):
             # One for each ping of ours: that cannot be a flood.
             self._pinged = False
             if self._handler is not None:
-                self._tell(self._handler.on_pong)
+                self._notify(self._handler.on_pong)
         else:
             self._spend()
             if opcode == PING and self._close_code is None:
@@ -568,7 +568,7 @@ class WebSocketTransport(asyncio.Protocol):
         self.flush()
         self.abort_later()
         self._socket.close()
-        self._tell_close(code, received.reason)
+        self._notify_close(code, received.reason)
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455 section 7.1.7): a close frame, a grace to read it, and no more input."""
@@ -579,7 +579,7 @@ class WebSocketTransport(asyncio.Protocol):
         self.flush()
         linger(self._socket)
         self.abort_later()
-        self._tell_close(code, reason)
+        self._notify_close(code, reason)
 
     def _finish(self) -> None:
         self._finished = True
@@ -592,12 +592,12 @@ class WebSocketTransport(asyncio.Protocol):
         if self._abort_timer is None:
             self._abort_timer = self._loop.call_later(self._options.close_seconds, self._socket.abort)
 
-    def _tell_close(self, code: int, reason: str) -> None:
+    def _notify_close(self, code: int, reason: str) -> None:
         handler, self._handler = self._handler, None
         if handler is not None:
-            self._tell(handler.on_close, code, reason)
+            self._notify(handler.on_close, code, reason)
 
-    def _tell(self, call: Callable[..., None], *args: object) -> None:
+    def _notify(self, call: Callable[..., None], *args: object) -> None:
         try:
             call(*args)
         except Exception:

@@ -23,7 +23,7 @@ from starling.server.transport import READ_BYTES, Flusher, WebSocketTransport
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
-# A client refused while this process stops comes back within so many seconds, at random.
+# A client refused while this process stops retries after a random delay between these. Seconds.
 RETRY_AFTER_SECONDS = (1, 5)
 
 
@@ -40,13 +40,14 @@ class Phase(Enum):
 class StarlingWebSocket(asyncio.Protocol):
     """Accepts or refuses one client; the ASGI scope's extension `starling.websocket` takes it over from there.
 
-    What a client sends between its request and the hand-off, or the first `receive` of an endpoint that keeps to plain
-    ASGI, is kept for whoever reads then.
+    Bytes that arrive between the request and the hand-off, or the first `receive` of an endpoint of plain ASGI, are
+    kept for the reader that follows.
     """
 
     __slots__ = (
         "_agreement",
         "_app",
+        "_connect_sent",
         "_connections",
         "_conversation",
         "_early",
@@ -60,7 +61,6 @@ class StarlingWebSocket(asyncio.Protocol):
         "_refusal",
         "_scope",
         "_socket",
-        "_told_connect",
         "_transport",
     )
 
@@ -92,7 +92,7 @@ class StarlingWebSocket(asyncio.Protocol):
         self._options = options
         self._on_refused = on_refused
         self._phase = Phase.ASKED
-        self._told_connect = False
+        self._connect_sent = False
         self._lost: asyncio.Event | None = None
         self._refusal: tuple[int, list[Header], bytes] = (403, [], b"")
         self._conversation: PlainConversation | None = None
@@ -116,10 +116,10 @@ class StarlingWebSocket(asyncio.Protocol):
         tasks.add(self._endpoint)
         self._endpoint.add_done_callback(tasks.discard)
 
-    # What the socket tells
+    # Events of the socket
 
     def data_received(self, data: bytes) -> None:
-        """Keep what comes before someone reads."""
+        """Keep bytes that arrive before a reader is attached."""
         self._early += data
         if len(self._early) > READ_BYTES:
             self._socket.pause_reading()
@@ -141,7 +141,7 @@ class StarlingWebSocket(asyncio.Protocol):
         try:
             await self._app(self._scope, self._receive, self._send)
         except Exception as error:
-            if not _tells_of_disconnect(error):
+            if not _caused_by_disconnect(error):
                 log.exception("asgi_application_failed", path=self._scope["path"])
             code = 1011
             if self._phase is Phase.DETACHED:
@@ -151,8 +151,8 @@ class StarlingWebSocket(asyncio.Protocol):
             self._end(code)
 
     async def _receive(self) -> MutableMapping[str, Any]:
-        if not self._told_connect:
-            self._told_connect = True
+        if not self._connect_sent:
+            self._connect_sent = True
             return {"type": "websocket.connect"}
         if self._phase is Phase.ACCEPTED:
             self._conversation = PlainConversation(self._transport)
@@ -214,7 +214,7 @@ class StarlingWebSocket(asyncio.Protocol):
             self._transport.close(code)
 
     def shutdown(self) -> None:
-        """Let the client go because this process stops: 1012, or 503 if it has not been accepted yet."""
+        """Close because this process stops: with 1012, or 503 if the client has not been accepted yet."""
         if self._phase is Phase.ACCEPTED:
             self._end(1012)
         elif self._phase in {Phase.ASKED, Phase.REFUSING}:
@@ -232,7 +232,7 @@ class StarlingWebSocket(asyncio.Protocol):
         self._transport.abort_later()
 
 
-def _tells_of_disconnect(error: BaseException | None) -> bool:
+def _caused_by_disconnect(error: BaseException | None) -> bool:
     """Whether `error` is, or was raised because of, a client that has left: no fault of the endpoint's."""
     while error is not None and not isinstance(error, ClientDisconnected):
         error = error.__cause__ or error.__context__

@@ -129,7 +129,7 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     async def _beat(self) -> None:
         """Show the master that the event loop turns: from before the application starts until after it has ended."""
-        told: list[ChannelTraffic] = []
+        written: list[ChannelTraffic] = []
         while True:
             self.notify()
             self.slot.heartbeat()
@@ -138,9 +138,9 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
             self.service.on_waiting(len(self.flusher.waiting), waiting_bytes)
             self._freed.observe(waiting_bytes)
             busiest = self.service.top_channels(TOP_CHANNELS)
-            if busiest or told:
+            if busiest or written:
                 write_status(self.options.status_dir / f"{os.getpid()}{CHANNELS_SUFFIX}", busiest)
-            told = busiest
+            written = busiest
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
@@ -159,7 +159,7 @@ def set_socket_options(listener: socket.socket, options: ServerOptions) -> None:
 
 
 def uvicorn_settings(options: ServerOptions, service: Service, flusher: Flusher) -> dict[str, Any]:
-    """What uvicorn is told beyond what uvicorn-worker hands on from gunicorn."""
+    """The settings of uvicorn that uvicorn-worker does not take from gunicorn."""
     return {
         "loop": "uvloop",
         "http": partial(
@@ -207,7 +207,7 @@ def write_status(path: Path, status: object) -> None:
         unfinished.write_bytes(msgspec.json.encode(status))
         unfinished.replace(path)
     except OSError as error:
-        log.error("status_not_written", path=str(path), error=str(error))  # noqa: TRY400 - the error tells all
+        log.error("status_not_written", path=str(path), error=str(error))  # noqa: TRY400 - a stack adds nothing to the error
 
 
 def leave_by(sig: signal.Signals) -> None:
