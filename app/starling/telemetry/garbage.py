@@ -1,4 +1,4 @@
-"""What Python's garbage collector takes of a worker's time, during which nothing else runs."""
+"""Measurement of the time that Python's garbage collector takes, during which nothing else runs."""
 
 import gc
 import time
@@ -18,16 +18,16 @@ class GarbageStats:
         self._began = 0.0
 
     def start(self) -> None:
-        """Have the collector tell."""
+        """Register with the collector."""
         gc.callbacks.append(self._note)
 
     def stop(self) -> None:
-        """Listen no longer."""
+        """Unregister."""
         if self._note in gc.callbacks:
             gc.callbacks.remove(self._note)
 
     def report(self, metrics: Metrics) -> None:
-        """Carry the figures over."""
+        """Set the metrics of the collector."""
         metrics.count("starling_worker_gc_seconds_total", self.seconds)
         for generation, collections in enumerate(self.collections):
             metrics.count("starling_worker_gc_collections_total", collections, str(generation))

@@ -1,4 +1,4 @@
-"""Log lines of every process: one JSON object a line, nothing secret in it, and never a wait for whoever reads them."""
+"""Log lines of every process: one JSON object a line, without secrets; a slow reader of them blocks no process."""
 
 import atexit
 import fcntl
@@ -29,7 +29,7 @@ LogFormat = Literal["auto", "json", "console"]
 STANDARD_ERROR = 2
 # Lines that may wait for stdout; later ones are dropped and counted.
 QUEUE_LINES = 4096
-# Lines are written so many at once, as they gather in this time. Seconds.
+# The lines of one write, and the time in which they gather. Seconds.
 BATCH_LINES = 1024
 NAP_SECONDS = 0.05
 FLUSH_SECONDS = 1.0
@@ -232,7 +232,7 @@ class LogWriter:
         return lines, [item for item in items if isinstance(item, threading.Event)]
 
     def made(self, line: bytes | Said) -> bytes:
-        """Make the line, unless it is ready; one that cannot be made says so, and ends nothing that it tells of."""
+        """Format the line, unless it is ready; a line that cannot be formatted is replaced by one that says so."""
         if isinstance(line, bytes):
             return line
         try:
@@ -440,7 +440,7 @@ class _LineMaker:
 
 
 class _LineSink:
-    """What structlog wraps: a logger by its name. Its lines are made in the writer's thread where that is the same."""
+    """The named logger that structlog wraps. Lines of immutable values are formatted in the writer's thread."""
 
     def __init__(self, writer: LogWriter, name: str | None = None) -> None:
         self._writer = writer
@@ -500,7 +500,7 @@ class _LineHandler(logging.Handler):
         self.writer.write(line)
 
     def _said(self, record: logging.LogRecord) -> Said:
-        """What a record says: the event tells whose it is, the text is its message."""
+        """The parts of a record: the event names the library, `message` is the text."""
         whose = re.sub(r"\W", "_", record.name.partition(".")[0]) or "root"
         event = "python_warning" if record.name == "py.warnings" else f"{whose}_message"
         copy = logging.makeLogRecord({**record.__dict__, "args": _cut_queries(record.args)})

@@ -1,4 +1,4 @@
-"""Where parts report their metrics to, without the library behind it: that reads its environment at its import."""
+"""The contract by which parts report metrics, without the library behind it, which reads its environment on import."""
 
 from typing import Protocol
 

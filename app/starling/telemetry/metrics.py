@@ -1,4 +1,4 @@
-"""Every metric of a worker, in one list, and the plain figures that the hot path adds to.
+"""The metrics of a worker, in one list, and the plain counters that the hot path adds to.
 
 An `inc` in prometheus_client's multiprocess mode costs 1.2 microseconds, an integer addition 0.06: so connections add
 to integers, and `flush` carries the differences over once a second.
@@ -20,12 +20,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starling import __version__
 from starling.telemetry.refusals import RefusalLog
 
-# What each door closes with where a client reads too slowly.
+# The close code of each transport for a client that reads too slowly.
 TRANSPORTS = {"echo": 1013, "items": 1013, "chat": 1013, "json": 3008, "protobuf": 3008}
 DELIVERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 API_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 REVOCATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-# The code of a request to the server API that could not be done though nothing was wrong with it.
+# The code of a valid request to the server API that failed.
 FAILED = 100
 PUBLISHED = ("stored", "failed", "too_large")
 REFUSALS = (
@@ -55,7 +55,7 @@ REFUSALS = (
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric as Prometheus sees it; `mode` is how the workers' gauges of one pod become one figure.
+    """One metric as Prometheus sees it; `mode` is how the workers' gauges of one pod become one value.
 
     With `liveall` they do not: each has its worker's process id as the label `pid`.
     """
@@ -74,7 +74,7 @@ METRICS = (
     Metric(
         "starling_connections_closed_total",
         "counter",
-        "WebSocket connections ended, by close code (vanished: 1006, of the real-time door 3000 or 3009; more than 64 "
+        "WebSocket connections ended, by close code (vanished: 1006, of the client endpoint 3000 or 3009; more than 64 "
         "different ones, which clients may name: other).",
         ("transport", "code"),
     ),
@@ -110,45 +110,47 @@ METRICS = (
     ),
     Metric("starling_subscriptions", "gauge", "Subscriptions of real-time clients.", ("channel_namespace",)),
     Metric(
-        "starling_presence_clients", "gauge", "Clients that this pod shows in presence, or tells of; one a channel."
+        "starling_presence_clients",
+        "gauge",
+        "Clients that this pod shows in presence, or whose joins it publishes; one a channel.",
     ),
     Metric("starling_commands_total", "counter", "Commands of real-time clients that were carried out.", ("method",)),
     Metric("starling_command_errors_total", "counter", "Errors that answered a command, by code.", ("code",)),
     Metric(
         "starling_stream_heals_total",
         "counter",
-        "Reads of a stream to fill a gap in what the broker told.",
+        "Reads of a stream to fill a gap in the messages of the broker.",
         ("channel_namespace",),
     ),
     Metric(
         "starling_stream_healed_total",
         "counter",
-        "Publications that the broker did not tell and the stream had, delivered late.",
+        "Publications that the broker did not deliver and the stream had, delivered late.",
         ("channel_namespace",),
     ),
     Metric(
         "starling_stream_resets_total",
         "counter",
-        "Gaps the stream could not fill; the subscribers were told 2500.",
+        "Gaps the stream could not fill; the subscribers got code 2500.",
         ("channel_namespace",),
     ),
     Metric("starling_stream_join_reads_total", "counter", "Reads of a stream for clients that enter its channel."),
-    Metric("starling_stream_recent_bytes", "gauge", "Memory of the publications kept for clients that come back."),
+    Metric("starling_stream_recent_bytes", "gauge", "Memory of the publications kept for clients that reconnect."),
     Metric(
         "starling_recoveries_total",
         "counter",
-        "Clients back with a position, by result.",
+        "Clients that recovered from a position, by result.",
         ("channel_namespace", "result"),
     ),
     Metric(
         "starling_recoveries_from_memory_total",
         "counter",
-        "Clients back with a position that needed no entries of the broker's.",
+        "Clients that recovered from a position without a read of entries from the broker.",
     ),
     Metric(
         "starling_api_requests_total",
         "counter",
-        "Requests to the server API; code 0: done, 100 to 112: the error told, 4xx: refused before that.",
+        "Requests to the server API; code 0: done, 100 to 112: the error of the answer, 4xx: refused before that.",
         ("method", "code"),
     ),
     Metric(
@@ -172,12 +174,15 @@ METRICS = (
     Metric(
         "starling_revocation_seconds",
         "histogram",
-        "From the order to revoke to its having been carried out, once a worker.",
+        "From the request to revoke to its execution, once a worker.",
         buckets=REVOCATION_BUCKETS,
     ),
     Metric("starling_channels", "gauge", "Channels with a subscriber in this worker, summed over workers."),
     Metric(
-        "starling_broker_up", "gauge", "1 while every worker hears its own canary through the broker.", mode="livemin"
+        "starling_broker_up",
+        "gauge",
+        "1 while every worker receives its own canary through the broker.",
+        mode="livemin",
     ),
     Metric(
         "starling_broker_canary_seconds", "gauge", "Last round trip of a worker's canary, by worker.", mode="liveall"
@@ -185,10 +190,10 @@ METRICS = (
     Metric(
         "starling_broker_canary_age_seconds",
         "gauge",
-        "Time since a worker's canary was heard, by worker.",
+        "Time since a worker received its canary, by worker.",
         mode="liveall",
     ),
-    Metric("starling_broker_reconnects_total", "counter", "Times the broker link was lost and found."),
+    Metric("starling_broker_reconnects_total", "counter", "Times the broker link was lost and came up again."),
     Metric(
         "starling_broker_failed_swaps",
         "gauge",
@@ -198,17 +203,17 @@ METRICS = (
     Metric(
         "starling_broker_probes_total",
         "counter",
-        "Probes beside a new broker link: heard, where the link failed all the same, is a fault of the worker's.",
+        "Probes of the broker while its links fail; received: the broker is healthy and the worker is at fault.",
         ("result",),
     ),
     Metric("starling_broker_dropped_total", "counter", "Broker messages not delivered, by reason.", ("reason",)),
-    Metric("starling_webhook_events_total", "counter", "Webhook events, by what became of them.", ("result",)),
-    Metric("starling_webhook_queue", "gauge", "Webhook events that wait or are on their way."),
-    Metric("starling_trace_spans_total", "counter", "Trace spans to be sent, by what became of them.", ("result",)),
+    Metric("starling_webhook_events_total", "counter", "Webhook events, by result.", ("result",)),
+    Metric("starling_webhook_queue", "gauge", "Webhook events that wait or are being sent."),
+    Metric("starling_trace_spans_total", "counter", "Trace spans, by result.", ("result",)),
     Metric(
         "starling_jwks_age_seconds",
         "gauge",
-        "Since the issuer's keys were fetched, or asked for in vain; 0 where none are.",
+        "Time since the issuer's keys were fetched, or a fetch failed; 0 where none are fetched.",
         mode="livemax",
     ),
     Metric(
@@ -224,13 +229,13 @@ METRICS = (
         "gauge",
         "Connections that the workers may hold: STARLING_MAX_CONNECTIONS, or as many as files may be open.",
     ),
-    Metric("starling_worker_ready", "gauge", "Workers that want new clients."),
-    Metric("starling_worker_draining", "gauge", "Workers that let their clients go."),
-    Metric("starling_drain_left", "gauge", "Clients that draining workers have still to let go."),
+    Metric("starling_worker_ready", "gauge", "Workers that accept new clients."),
+    Metric("starling_worker_draining", "gauge", "Workers that drain."),
+    Metric("starling_drain_left", "gauge", "Clients that draining workers have still to disconnect."),
     Metric(
         "starling_drain_closes_total",
         "counter",
-        "Clients let go by a drain: at a turn of the shared pace, faster for the deadline, or at a local pace.",
+        "Clients disconnected by a drain: at the shared rate, faster for the deadline, or at a local rate.",
         ("reason",),
     ),
     Metric("starling_worker_resident_memory_bytes", "gauge", "Resident memory of the workers."),
@@ -240,14 +245,14 @@ METRICS = (
         "Share of the pod's memory limit in use, without pages of files; 0 without a limit.",
         mode="livemax",
     ),
-    Metric("starling_worker_cpu_seconds_total", "counter", "Processor time of the workers."),
+    Metric("starling_worker_cpu_seconds_total", "counter", "CPU time of the workers."),
     Metric("starling_worker_open_files", "gauge", "Open files of the worker with the most.", mode="livemax"),
     Metric("starling_worker_open_files_limit", "gauge", "Open files a worker may have.", mode="livemin"),
     Metric("starling_build_info", "gauge", "1, with the versions that run.", ("version", "python"), mode="max"),
 )
 
 
-# Clients may close with thousands of codes, and each that is told is a series of its own.
+# Clients may close with thousands of codes, and each code is a series of its own.
 MOST_CLOSE_CODES = 64
 _OTHER_CODE = 0
 
@@ -295,7 +300,7 @@ class Distribution:
 
 
 class Metrics:
-    """Owner of every figure this worker tells. `sources` are asked at each flush for what others keep."""
+    """Owner of the metrics of this worker. Each flush calls `sources`, which set the metrics that others keep."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -340,20 +345,20 @@ class Metrics:
         self.refusal_log.write(reason, **seen)
 
     def name_namespaces(self, names: Iterable[str]) -> None:
-        """Tell what belongs to these namespaces from the start: what has never been 0 has no rate at its first time."""
+        """Export 0 for these namespaces from the start: `rate()` misses the first increase of a new series."""
         for name in names:
             self.subscriptions[name] += 0
             for result in PUBLISHED:
                 self.published[name, result] += 0
 
     def name_methods(self, names: Iterable[str]) -> None:
-        """Tell of these methods of the server API from the start, done and not done."""
+        """Export 0 for these methods of the server API from the start, done and failed."""
         for name in names:
             for code in (0, FAILED):
                 self.api[name, code] += 0
 
     def waiting(self, clients: int, size: int) -> None:
-        """Note how many clients have bytes waiting for them, and how many bytes."""
+        """Set the number of clients for which bytes wait, and of those bytes."""
         self.set("starling_write_buffer_clients", clients)
         self.set("starling_write_buffer_bytes", size)
 
@@ -363,7 +368,7 @@ class Metrics:
         (gauge.labels(*labels) if labels else gauge).set(value)
 
     def count(self, name: str, total: float, *labels: str) -> None:
-        """Bring counter `name` to `total`, which only grows within this process."""
+        """Set counter `name` to `total`, which only grows within this process."""
         key = (name, *labels)
         difference = total - self._flushed.get(key, 0.0)
         counter = self._counters[name]
@@ -382,7 +387,7 @@ class Metrics:
         distribution.observe(seconds)
 
     def flush(self) -> None:
-        """Carry the plain figures over to Prometheus; once a second and when the worker ends."""
+        """Copy the plain counters to Prometheus; once a second and when the worker ends."""
         for source in self.sources:
             source(self)
         self.refusal_log.flush()

@@ -27,7 +27,7 @@ from starling.telemetry.tracing import LogProcessor, Publishing, SocketWrite, Tr
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.tracing")
 
 SYSTEM = "starling"
-# What is left at the end is sent within this, which is well within what a worker has for its own end. Seconds.
+# The time for sending the remaining spans when the process ends, less than a worker has for its shutdown. Seconds.
 FLUSH_SECONDS = 2.0
 # Longer texts name no trace: a traceparent has 55 characters today, and of a tracestate 512 are to be passed on
 # (https://www.w3.org/TR/trace-context/ section 3.3.1.5).
@@ -35,7 +35,7 @@ LONGEST_HEADER = 512
 
 
 def environment_problems() -> list[str]:
-    """What `OTEL_…` variables ask for that cannot be had here, each with its mend."""
+    """The `OTEL_…` variables with a value that is not supported, each with its remedy."""
     problems = []
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
     if exporter not in {"otlp", "none"}:

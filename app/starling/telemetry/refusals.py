@@ -1,4 +1,4 @@
-"""The log's lines about refused clients: one each, until there are too many of one reason; then their number."""
+"""Log lines of refused clients: one each, and above a rate one line a reason with their number."""
 
 import time
 from collections.abc import Callable

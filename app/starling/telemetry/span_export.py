@@ -1,4 +1,4 @@
-"""Spans on their way to the collector, and the count of what becomes of each."""
+"""The export of spans to the collector, and the count of their results."""
 
 import os
 import threading
@@ -42,27 +42,27 @@ class SpanStats:
                 self._waiting += 1
                 return True
             self._results["dropped"] += 1
-            told, self._full = self._full or self._over, True
-        if not told:
+            warned, self._full = self._full or self._over, True
+        if not warned:
             log.warning("span_queue_full", waiting=room)
         return False
 
     def leave(self, spans: int) -> None:
-        """So many go out."""
+        """Count `spans` as sent to the collector, result unknown."""
         with self._lock:
             self._waiting -= spans
             self._leaving += spans
             self._full = False
 
     def arrive(self, spans: int, result: str) -> None:
-        """This became of so many that went out."""
+        """Count the `result` of `spans` that were sent."""
         with self._lock:
             if not self._over:
                 self._leaving -= spans
                 self._results[result] += spans
 
     def give_up(self) -> None:
-        """The process ends: what has not arrived never will."""
+        """Count all that have not arrived as dropped: the process ends."""
         with self._lock:
             self._results["dropped"] += self._waiting + self._leaving
             self._over = True

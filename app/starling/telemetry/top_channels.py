@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-# Counts fade, so that rates are those of about so many seconds.
+# Counts decay, so that rates are averages over about this time. Seconds.
 WINDOW_SECONDS = 10.0
-# After a standstill nothing is left that has a rate, and at last not even a number to divide by.
+# After a pause this long all counts are dropped; later their weights would underflow. Seconds.
 STANDSTILL_SECONDS = 10 * WINDOW_SECONDS
-# Up to so many messages a second each one is counted; of more, about so many, each for several.
+# Above this rate messages are sampled: about as many are counted, and each sample counts for several.
 COUNTED_PER_SECOND = 1000
 CAPACITY = 1024
-# Who faded to less than this many deliveries is forgotten.
+# A channel whose decayed count is below this many deliveries is dropped.
 FORGOTTEN_BELOW = 0.01
 
 
@@ -102,7 +102,7 @@ class HeavyHitters:
 
 
 class ChannelMeter:
-    """Measures the busiest channels. Whoever has a message asks for `count` where `skip` is 0, and else lessens it."""
+    """Measures the busiest channels. For each message the caller calls `count` if `skip` is 0, else decrements it."""
 
     __slots__ = ("_counted", "_each", "_hitters", "_per_second", "_random", "skip")
 
@@ -110,7 +110,7 @@ class ChannelMeter:
         self.skip = 0
         self._hitters = HeavyHitters()
         self._random = random.Random(seed)  # noqa: S311 - hides nothing
-        # Each message that is counted stands for so many.
+        # The number of messages that each sample counts for.
         self._each = 1
         self._counted = 0
         self._per_second = 0.0
@@ -160,18 +160,18 @@ class ChannelMeter:
 def joined(reports: Iterable[Iterable[ChannelTraffic]], limit: int) -> list[ChannelTraffic]:
     """The `limit` busiest channels over the `reports` of several workers.
 
-    Each worker with subscribers gets every message of a channel, so of these the most that one saw is told; the rest
-    is summed.
+    Each worker with subscribers gets every message of a channel, so the messages are those of the worker with the
+    most; all else is summed.
     """
     channels: dict[str, ChannelTraffic] = {}
     for report in reports:
         for seen in report:
-            told = channels.setdefault(seen.channel, ChannelTraffic(seen.channel))
-            told.subscribers += seen.subscribers
-            told.messages_per_second = max(told.messages_per_second, seen.messages_per_second)
-            told.deliveries_per_second += seen.deliveries_per_second
-            told.bytes_per_second += seen.bytes_per_second
-            told.dropped_per_second += seen.dropped_per_second
+            traffic = channels.setdefault(seen.channel, ChannelTraffic(seen.channel))
+            traffic.subscribers += seen.subscribers
+            traffic.messages_per_second = max(traffic.messages_per_second, seen.messages_per_second)
+            traffic.deliveries_per_second += seen.deliveries_per_second
+            traffic.bytes_per_second += seen.bytes_per_second
+            traffic.dropped_per_second += seen.dropped_per_second
     return heapq.nlargest(
         limit, channels.values(), key=lambda traffic: traffic.deliveries_per_second + traffic.dropped_per_second
     )

@@ -1,4 +1,4 @@
-"""One message, one trace: what the other floors ask of tracing, and the answer where it is off.
+"""The contracts of tracing for the other layers, and their implementation where tracing is off.
 
 OpenTelemetry itself stands behind starling.telemetry.open_telemetry, which is imported only where tracing is on.
 """
@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-# What can become of a span. All are told from the start: what has never been 0 has no rate at its first time.
+# The results of a span. All are exported as 0 from the start: `rate()` misses the first increase of a new series.
 NO_SPANS: Mapping[str, int] = MappingProxyType({"exported": 0, "failed": 0, "dropped": 0})
 
 
 class TraceContext(NamedTuple):
-    """A place in a sampled trace, in the words of W3C Trace Context (https://www.w3.org/TR/trace-context/)."""
+    """A position in a sampled trace, in the terms of W3C Trace Context (https://www.w3.org/TR/trace-context/)."""
 
     traceparent: str
     tracestate: str = ""
@@ -26,27 +26,27 @@ class Publishing(Protocol):
     """What travels with it; None where the trace is not sampled."""
 
     def fail(self, error: str, channels: int) -> None:
-        """In so many channels it was not stored, because of an error of this kind."""
+        """Record that it was not stored in `channels` channels, because of an `error` of this kind."""
 
 
 class SocketWrite(Protocol):
-    """The writing of what one group of subscribers is owed."""
+    """The write of the pending frames of one group of subscribers."""
 
     def end(self) -> None:
-        """The last socket has it, or its queue."""
+        """Record that the last socket has it, or its queue."""
 
 
 class Delivery(Protocol):
     """A publication of a sampled trace that goes out to this process's subscribers."""
 
     def owe(self, connections: int) -> None:
-        """So many more connections are to get it."""
+        """Add `connections` that are to receive it."""
 
     def end(self) -> None:
-        """All who are to get it are known."""
+        """Record that all its receivers are known."""
 
     def write(self, *, connections: int, frames: int, size: int) -> SocketWrite:
-        """Begin to write to so many connections: so many frames joined, together `size` bytes for each."""
+        """Begin to write to `connections` sockets: `frames` joined frames, together `size` bytes for each."""
 
 
 LogProcessor = Callable[[Any, str, Any], Any]
@@ -119,7 +119,7 @@ class NoTracer:
         return _NOTHING
 
     def publish(self, channel: str, namespace: str, *, size: int, channels: int) -> AbstractContextManager[Publishing]:
-        """Let the publication go without a trace."""
+        """Publish without a trace."""
         return _UNTRACED
 
     def fan_out(self, channel: str, namespace: str, *, offset: int, trace: TraceContext) -> Delivery | None:
