@@ -5,7 +5,7 @@
 -- ARGV  1 <prefix>:<channel>, in a cluster <prefix>:{<channel>}
 --       2 body: "<time in ms> <length of meta>\n<meta><data>"; without meta "<time in ms> 0\n<data>"
 --       3 entries to keep   4 ms to keep them (0: for ever)   5 ms to keep the position (0: for ever)
---       6 random text without spaces, for a new epoch   7 version, of digits ("0": none)   8 epoch of the version
+--       6 random text without spaces, for a new epoch   7 version, of digits ("0" or left out: none)   8 epoch of the version
 --       9 what is sent in place of the body, or left out
 -- Returns { offset, epoch }, both text: of the stream's top where a version that is not new was dropped.
 
@@ -50,7 +50,7 @@ end
 
 local known = redis.call('HMGET', meta, 'e', 'o', 'r', 'v', 'w')
 local epoch, previous, offset = known[1], 0, 1
-local version, version_epoch = ARGV[7], ARGV[8]
+local version, version_epoch = ARGV[7] or '0', ARGV[8]
 if version ~= '0' and known[4] and known[5] == version_epoch and not above(version, known[4]) then
   return { known[2], epoch }
 end
