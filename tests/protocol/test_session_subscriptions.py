@@ -302,6 +302,18 @@ def test_a_server_side_subscription_is_renewed_by_returning(reason: codes.Unsubs
     assert talk.then(talk.session.unsubscribe("news", reason, talk.now)) == ["end news", code]
 
 
+def test_a_server_side_subscription_that_cannot_be_renewed_ends_without_the_connection() -> None:
+    talk = Talk().connect(news=SubscribeResult())
+    reason = codes.UNSUBSCRIBE_INSUFFICIENT_STATE
+
+    said = talk.then(talk.session.unsubscribe("news", reason, talk.now, may_disconnect=False))
+
+    push = {"channel": "news", "unsubscribe": {"code": 2500, "reason": "insufficient state"}}
+    assert said == ["end news", {"push": push}]
+    assert "news" not in talk.session.subscriptions
+    assert talk.send({"id": 2, "ping": {}}) == [{"id": 2, "ping": {}}]
+
+
 def test_a_client_may_leave_a_server_side_subscription() -> None:
     talk = Talk().connect(news=SubscribeResult())
 

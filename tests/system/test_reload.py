@@ -1,6 +1,8 @@
 """SIGHUP on a running service: channels, keys and secrets are read again, and clients stay connected."""
 
 import asyncio
+import base64
+import hmac
 import json
 import os
 import signal
@@ -11,8 +13,10 @@ import httpx2
 from websockets.asyncio.client import ClientConnection, connect
 
 from starling.auth.issue import issue_connection_token
+from tests.support.receiver import WebhookReceiver
 from tests.support.running import Starling
 from tests.support.services import RedisServer
+from tests.support.waiting import until
 
 BEFORE = """
 default: {allow_subscribe_for_client: true, allow_publish_for_subscriber: true}
@@ -33,8 +37,11 @@ OLD_KEY, NEW_KEY = "key-number-one-0123456789", "key-number-two-0123456789"
 class Reloading:
     """A service of two workers whose channels, keys and secret are in files of `directory`."""
 
-    def __init__(self, directory: Path, broker_url: str) -> None:
+    def __init__(self, directory: Path, broker_url: str, webhook_url: str = "") -> None:
         self.channels, self.keys, self.secret = (directory / name for name in ("channels.yaml", "keys", "secret"))
+        self.webhook_secret = directory / "webhook-secret"
+        self.webhook_secret.write_text(OLD_KEY)
+        webhooks = {"STARLING_WEBHOOK_URL": webhook_url, "STARLING_WEBHOOK_SECRET_FILE": str(self.webhook_secret)}
         self.level = directory / "level"
         self.write(BEFORE, OLD_KEY, OLD_SECRET)
         self.level.write_text("info")
@@ -46,6 +53,7 @@ class Reloading:
                 "STARLING_API_KEYS_FILE": str(self.keys),
                 "STARLING_TOKEN_HMAC_SECRET_FILE": str(self.secret),
                 "STARLING_LOG_LEVEL_FILE": str(self.level),
+                **(webhooks if webhook_url else {}),
             }
         )
 
@@ -72,9 +80,9 @@ async def say(client: ClientConnection, number: int, **command: Any) -> Any:
                 return reply
 
 
-async def connected(service: Reloading, secret: str) -> tuple[ClientConnection, Any]:
+async def connected(service: Reloading, secret: str, channels: tuple[str, ...] = ()) -> tuple[ClientConnection, Any]:
     client = await connect(f"{service.starling.url}/connection/websocket")
-    token = issue_connection_token(secret, "alice", 600)
+    token = issue_connection_token(secret, "alice", 600, channels=channels)
     return client, await say(client, 1, connect={"token": token})
 
 
@@ -94,6 +102,8 @@ async def changes_take_effect(service: Reloading, starling: Starling) -> None:
     for number, channel in enumerate(("kept:a", "gone:a", "plain"), 2):
         assert "subscribe" in await say(client, number, subscribe={"channel": channel})
     assert "publish" in await say(client, 5, publish={"channel": "plain", "data": 1})
+    by_server, answer = await connected(service, OLD_SECRET, channels=("gone:b", "kept:b"))
+    assert answer["connect"]["subs"].keys() == {"gone:b", "kept:b"}
 
     service.write("namespaces: {kept: {history_sice: 1}}", "short", OLD_SECRET)
     service.level.write_text("debug")
@@ -112,6 +122,8 @@ async def changes_take_effect(service: Reloading, starling: Starling) -> None:
     while "unsubscribe" not in (push := json.loads(str(await client.recv()))).get("push", {}):
         pass
     assert (push["push"]["channel"], push["push"]["unsubscribe"]["code"]) == ("gone:a", 2500)
+    ended = json.loads(str(await by_server.recv()))["push"]
+    assert (ended["channel"], ended["unsubscribe"]["code"]) == ("gone:b", 2500)
     assert (await say(client, 6, publish={"channel": "plain", "data": 1}))["error"]["code"] == 103
     assert "subscribe" in await say(client, 7, subscribe={"channel": "new:a"})
     assert service.call("info", OLD_KEY, {})[0] == 401
@@ -124,6 +136,8 @@ async def changes_take_effect(service: Reloading, starling: Starling) -> None:
     newcomer, answer = await connected(service, NEW_SECRET)
     assert "connect" in answer
     await newcomer.close()
+    assert "ping" in await say(by_server, 2, ping={})
+    await by_server.close()
 
     os.kill(workers[0], signal.SIGTERM)
     await asyncio.to_thread(starling.reported, "configuration_applied", 3, version=2)
@@ -139,3 +153,36 @@ async def connected_or_closed(service: Reloading, secret: str) -> tuple[ClientCo
     await client.send(json.dumps({"id": 1, "connect": {"token": issue_connection_token(secret, "alice", 600)}}))
     await client.wait_closed()
     return client, client.close_code
+
+
+async def test_webhooks_are_signed_with_the_secret_that_sighup_found(tmp_path: Path) -> None:
+    with RedisServer() as redis, WebhookReceiver() as receiver:
+        service = Reloading(tmp_path, redis.url, webhook_url=receiver.url)
+        starling = await asyncio.to_thread(service.starling.__enter__)
+        try:
+            client, _ = await connected(service, OLD_SECRET)
+            assert await signer(receiver, 0) == OLD_KEY
+            service.webhook_secret.write_text("whsec_no-base64!")
+            lines = await service.reload("configuration_not_reloaded", 1)
+            assert "STARLING_WEBHOOK_SECRET" in lines[0]["problem"]
+            service.webhook_secret.write_text(NEW_KEY)
+            await service.reload("configuration_applied", 2, version=2)
+            sent = len(receiver.requests)
+            await client.close()
+            assert await signer(receiver, sent) == NEW_KEY
+        finally:
+            await asyncio.to_thread(starling.__exit__, None, None, None)
+
+
+async def signer(receiver: WebhookReceiver, number: int) -> str:
+    """Which secret signed the request of this number, from 0, by the Standard Webhooks specification."""
+    await until(lambda: len(receiver.requests) > number, "a webhook came")
+    request = receiver.requests[number]
+    signed = f"{request.headers['webhook-id']}.{request.headers['webhook-timestamp']}.".encode() + request.body
+    (fitting,) = [
+        secret
+        for secret in (OLD_KEY, NEW_KEY)
+        if request.headers["webhook-signature"]
+        == "v1," + base64.b64encode(hmac.digest(secret.encode(), signed, "sha256")).decode()
+    ]
+    return fitting

@@ -169,6 +169,15 @@ def workers() -> tuple[Panel, ...]:
             (Query(f"60 * sum by (pod) ({rate('starling_worker_restarts_total')})", "{{pod}}"),),
         ),
         Panel(
+            "Configuration",
+            "Version of each pod's configuration, one more after each reload; failed is 1 where a file had a mistake.",
+            "short",
+            (
+                Query(f"max by (pod) ({of('starling_configuration_version')})", "{{pod}} version"),
+                Query(f"max by (pod) ({of('starling_configuration_reload_failed')})", "{{pod}} failed"),
+            ),
+        ),
+        Panel(
             "Resident memory",
             "Of all workers of a pod; shared memory is counted more than once.",
             "bytes",

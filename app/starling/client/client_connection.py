@@ -121,8 +121,9 @@ class ClientConnection(Connection):
     def renew_options(self, channels: Channels) -> None:
         """Take the rights and bounds that `channels` give now; subscriptions of a namespace that is gone end (2500)."""
         for channel in self.memberships.renew_options(channels):
-            ended = self.session.unsubscribe(channel, codes.UNSUBSCRIBE_INSUFFICIENT_STATE, time.monotonic())
-            self.carry_out(ended)
+            # After a reconnect the channel would not be there either.
+            reason, now = codes.UNSUBSCRIBE_INSUFFICIENT_STATE, time.monotonic()
+            self.carry_out(self.session.unsubscribe(channel, reason, now, may_disconnect=False))
 
     # What transport and time cause
 

@@ -435,22 +435,27 @@ class Session:
         action = Subscribe(0, request, server_side=True, terms=terms)
         return self._in_turn(request.channel, partial(self._subscribe, action), now)
 
-    def unsubscribe(self, channel: str, reason: Unsubscribe, now: float) -> list[Decision]:
+    def unsubscribe(
+        self, channel: str, reason: Unsubscribe, now: float, *, may_disconnect: bool = True
+    ) -> list[Decision]:
         """Unsubscribe the client at once, with the reason. Nothing, if it is not subscribed.
 
         The SDK does not repeat server-side subscriptions: with a `reason` that requires it, the client is
-        disconnected with the corresponding code, and reconnects.
+        disconnected with the corresponding code, and reconnects. Without `may_disconnect` such a subscription ends,
+        and the client stays connected.
         """
         if self.state is not SessionState.CONNECTED:
             return []
-        step = partial(self._unsubscribe, channel, reason)
+        step = partial(self._unsubscribe, channel, reason, may_disconnect=may_disconnect)
         return step(now) if channel in self.subscriptions else self._in_turn(channel, step, now)
 
-    def _unsubscribe(self, channel: str, reason: Unsubscribe, now: float) -> list[Decision]:
+    def _unsubscribe(
+        self, channel: str, reason: Unsubscribe, now: float, *, may_disconnect: bool = True
+    ) -> list[Decision]:
         subscription = self.subscriptions.get(channel)
         if subscription is None:
             return []
-        if subscription.server_side and reason.resubscribe:
+        if may_disconnect and subscription.server_side and reason.resubscribe:
             return self.close(_DISCONNECT_FOR.get(reason.code, codes.DISCONNECT_INSUFFICIENT_STATE))
         return [*self._end(subscription, reason), Write(Reply(push=Push(channel, unsubscribe=reason)))]
 
