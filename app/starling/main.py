@@ -394,11 +394,11 @@ def build_lifecycle(settings: Settings, occupancy: Occupancy | None, metrics: Me
     if settings.webhook_url is None:
         return None
     # The HTTP client takes memory and time to load in every worker.
-    from starling.web.webhook_sender import Receiver
+    from starling.web.webhook_sender import WebhookTarget
     from starling.web.webhooks import Webhooks
 
     key = _webhook_key(settings)
-    receiver = Receiver(settings.webhook_url.get_secret_value(), key, settings.webhook_timeout_seconds)
+    receiver = WebhookTarget(settings.webhook_url.get_secret_value(), key, settings.webhook_timeout_seconds)
     return Webhooks(receiver, settings.webhook_events, occupancy, metrics)
 
 

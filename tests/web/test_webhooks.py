@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from starling.brokers.memory.occupancy import MemoryOccupancy
 from starling.settings import WEBHOOK_EVENTS
 from starling.telemetry.metrics import Metrics
-from starling.web.webhook_sender import ATTEMPTS, Receiver, parse_secret, sign
+from starling.web.webhook_sender import ATTEMPTS, WebhookTarget, parse_secret, sign
 from starling.web.webhooks import BATCH_EVENTS, Webhooks
 from tests.support.receiver import WebhookReceiver
 from tests.support.services import free_port
@@ -41,7 +41,7 @@ async def opener(metrics: Metrics) -> AsyncIterator[Opener]:
     async def open_webhooks(
         url: str, *, events: tuple[str, ...] = WEBHOOK_EVENTS, timeout: float = 5.0, queue_events: int = 10_000
     ) -> Webhooks:
-        receiver = Receiver(url, parse_secret(SECRET), timeout, first_pause=0.01)
+        receiver = WebhookTarget(url, parse_secret(SECRET), timeout, first_pause=0.01)
         webhooks = Webhooks(receiver, events, MemoryOccupancy(), metrics, queue_events=queue_events)
         webhooks.start("node")
         opened.append(webhooks)

@@ -1,7 +1,7 @@
-"""`POST /api/METHOD`: backends publish and steer. Guarded by keys and networks; JSON in, JSON out.
+"""`POST /api/METHOD`: the server API of backends. Guarded by keys and networks; JSON in, JSON out.
 
 Plain ASGI below FastAPI's routing: requests are decoded straight into structs, and published data passes without being
-parsed. starling.web.api_docs tells OpenAPI what is here.
+parsed. starling.web.api_docs describes the methods to OpenAPI.
 """
 
 import hmac
@@ -277,7 +277,7 @@ class Api:
                 break
             if header == b"authorization" and value[:7].lower() == b"apikey ":
                 given = value[7:].strip()
-        # Every key is compared, so that the time tells nothing.
+        # Every key is compared, so that the time reveals nothing.
         fits = [hmac.compare_digest(given, key) for key in self._keys]
         return fits.index(True) + 1 if any(fits) else 0
 

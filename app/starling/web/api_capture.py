@@ -1,4 +1,4 @@
-"""`POST /api/capture`: frames as they pass, one line of JSON each, until the time is over or the asker goes."""
+"""`POST /api/capture`: a stream of frames, one line of JSON each, until the time is over or the client disconnects."""
 
 import asyncio
 import time
@@ -48,7 +48,7 @@ class CaptureEndpoint:
         started = time.monotonic()
         try:
             async with self._captures.watch(**target, payload=request.payload) as watching:
-                # Whoever looks at others' frames is to be seen, whatever level of log lines is written.
+                # A capture shows the frames of others, so it is logged at a level that is always written.
                 log.warning("capture_started", capture=watching.id, seconds=request.seconds, **asked)
                 try:
                     await _stream(watching, request.seconds, receive, send)

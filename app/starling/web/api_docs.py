@@ -1,4 +1,4 @@
-"""What OpenAPI and `/docs` tell of the server API, and the page that shows it, without anything from elsewhere."""
+"""The OpenAPI description of the server API, and the page `/docs` that shows it, without files from other hosts."""
 
 import json
 from importlib.resources import files
@@ -28,10 +28,10 @@ _KEYLESS = (
 _KEYED = "Send one of `STARLING_API_KEYS` in the header `X-API-Key`."
 _DEVELOPER = "In developer mode the key is `dev`."
 _ANSWERS = (
-    "A call is answered with 200 and `result`, or `error` with a code and what to mend. 401 tells that the key is not "
-    "good, 403 that the address may not use the API, 413 that the body is too large, 500 that Starling failed, and its "
-    "log tells why, 503 that the broker does not answer: then it is not known whether it was done, and with an "
-    "`idempotency_key` you may try again without harm."
+    "The answer to a call is 200 with `result`, or with `error`: a code and a message that names the remedy. 401 means "
+    "that the key is not valid, 403 that the address may not use the API, 413 that the body is too large, 500 that "
+    "Starling failed and logged the cause, 503 that the broker does not answer: then it is not known whether the call "
+    "was executed, and with an `idempotency_key` you can safely try again."
 )
 
 EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -175,7 +175,7 @@ async def docs() -> FileResponse:
 
 
 def install(application: FastAPI, methods: ApiMethods, *, developer: bool, keyed: bool) -> None:
-    """Serve `/docs` with all it needs, and let OpenAPI tell of `methods`."""
+    """Serve `/docs` with its files, and describe `methods` to OpenAPI."""
     application.include_router(router)
     assets = StaticFiles(directory=str(files("fastapi_offline") / "static"))
     application.mount("/static/swagger-ui", assets, name="swagger-ui")
@@ -239,7 +239,7 @@ def _path(
             },
             "responses": {
                 "200": {"description": "Done, or why not.", "content": {"application/json": answer}},
-                "401": {"description": "No good key.", "content": refused},
+                "401": {"description": "The key is not valid.", "content": refused},
                 "403": {"description": "Not from this address.", "content": refused},
                 "413": {"description": "The body is too large.", "content": refused},
                 "503": {"description": "The broker does not answer.", "content": refused},

@@ -1,10 +1,10 @@
-"""Says in words what is wrong with a request to the server API, naming the field."""
+"""Error messages for invalid requests to the server API, which name the field."""
 
 import re
 
 import msgspec
 
-_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_LOCATION = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]*)`$")
 
 
@@ -14,11 +14,11 @@ def describe(problem: Exception) -> str:
         return "the body is not UTF-8"
     if isinstance(problem, RecursionError):
         return "the body is nested too deeply"
-    place = _PLACE.match(str(problem))
-    if not isinstance(problem, msgspec.ValidationError) or place is None:
+    location = _LOCATION.match(str(problem))
+    if not isinstance(problem, msgspec.ValidationError) or location is None:
         return f"the body is no JSON that can be read: {problem}"
-    path = (place["path"] or "$").removeprefix("$").removeprefix(".")
-    what = place["what"]
+    path = (location["path"] or "$").removeprefix("$").removeprefix(".")
+    what = location["what"]
     if missing := _MISSING.match(what):
         path = f"{path}.{missing['name']}" if path else missing["name"]
         what = "it is missing"

@@ -1,4 +1,4 @@
-"""What each method of the server API does. Every one raises CommandRefused with the error that the backend is told."""
+"""The methods of the server API. Each raises CommandRefused with the error that the backend receives."""
 
 import asyncio
 import base64
@@ -55,7 +55,7 @@ class Unavailable(Error, frozen=True):
 UNAVAILABLE = Unavailable(
     codes.ERROR_INTERNAL.code, "the broker does not answer; it is not known to be done: try again"
 )
-FAILED = Error(codes.ERROR_INTERNAL.code, "internal server error: the log tells why")
+FAILED = Error(codes.ERROR_INTERNAL.code, "internal server error: the log has the cause")
 # What one answer holds at most: data of a channel's history beyond the first publication, and clients in presence.
 HISTORY_BYTES = 8 * 2**20
 PRESENCE_LIMIT = 50_000
@@ -89,14 +89,14 @@ class ApiMethods:
     def __init__(
         self,
         engine: Engine,
-        orders: NodeCommands,
+        commands: NodeCommands,
         top_channels: TopChannels,
         permissions: PermissionCheck,
         *,
         revocation_seconds: float,
     ) -> None:
         self._engine = engine
-        self._orders = orders
+        self._commands = commands
         self._stats = NodeStatsCollector(engine)
         self._top_channels = top_channels
         self._permissions = permissions
@@ -126,7 +126,7 @@ class ApiMethods:
         engine.metrics.name_methods(self.by_name)
 
     async def call(self, name: str, request: Any) -> Answer | Error:
-        """Do it; whatever goes wrong is told as an error."""
+        """Execute it; a failure is returned as an error."""
         if self._engine.tracer.on and (traceparent := getattr(request, "traceparent", "")):
             with self._engine.tracer.received(traceparent, request.tracestate):
                 return await self._call(name, request)
@@ -250,7 +250,7 @@ class ApiMethods:
         for field, given in (("b64info", info), ("b64data", data)):
             if given and options.publication_data_format in ("json", "json_object") and not is_json(given):
                 raise CommandRefused(_bad_request(f"{field}: it is not JSON that every client can read"))
-        order = SubscribeCommand(
+        command = SubscribeCommand(
             channel=request.channel,
             info=info,
             data=data,
@@ -258,31 +258,31 @@ class ApiMethods:
             since=None if since is None else StreamPosition(since.offset, since.epoch),
             expire_at=request.expire_at,
         )
-        return await self._give(order, request)
+        return await self._send(command, request)
 
     async def _unsubscribe(self, request: models.UnsubscribeBody) -> models.EmptyResponse:
         self._options(request.channel)
         reason = request.reason or _UNSUBSCRIBE_REASONS.get(request.code, codes.UNSUBSCRIBE_SERVER.reason)
-        order = UnsubscribeCommand(channel=request.channel, unsubscribe=Unsubscribe(request.code, reason))
-        return await self._give(order, request)
+        command = UnsubscribeCommand(channel=request.channel, unsubscribe=Unsubscribe(request.code, reason))
+        return await self._send(command, request)
 
     async def _disconnect(self, request: models.DisconnectBody) -> models.EmptyResponse:
-        order = DisconnectCommand(whitelist=request.whitelist)
+        command = DisconnectCommand(whitelist=request.whitelist)
         if request.disconnect is not None:
             try:
-                order.disconnect = Disconnect(request.disconnect.code, request.disconnect.reason)
+                command.disconnect = Disconnect(request.disconnect.code, request.disconnect.reason)
             except ValueError as error:
                 raise CommandRefused(_bad_request(f"disconnect: {error}")) from error
-        return await self._give(order, request)
+        return await self._send(command, request)
 
     async def _refresh(self, request: models.RefreshBody) -> models.EmptyResponse:
-        return await self._give(RefreshCommand(expired=request.expired, expire_at=request.expire_at), request)
+        return await self._send(RefreshCommand(expired=request.expired, expire_at=request.expire_at), request)
 
-    async def _give(self, order: ConnectionCommand, request: Any) -> models.EmptyResponse:
-        order.user, order.client, order.session = request.user, request.client, request.session
-        if not (order.user or order.client or order.session):
+    async def _send(self, command: ConnectionCommand, request: Any) -> models.EmptyResponse:
+        command.user, command.client, command.session = request.user, request.client, request.session
+        if not (command.user or command.client or command.session):
             raise CommandRefused(_bad_request("user: name a user, or with an empty one a client or a session"))
-        await self._orders.give(order)
+        await self._commands.give(command)
         return _DONE
 
     # Looking
@@ -311,7 +311,7 @@ class ApiMethods:
 
     async def _channels(self, request: models.ChannelsBody) -> models.ChannelsResponse:
         try:
-            counts, more = await self._orders.channels(request.pattern or "*", request.limit, request.cursor)
+            counts, more = await self._commands.channels(request.pattern or "*", request.limit, request.cursor)
         except NodeCommandRefused as refused:
             raise CommandRefused(Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {refused}")) from refused
         channels = {channel: models.ChannelCount(count) for channel, count in counts.items()}
@@ -349,7 +349,7 @@ class ApiMethods:
     async def _invalidate_user_tokens(
         self, request: models.InvalidateUserTokensBody
     ) -> models.InvalidateUserTokensResponse:
-        # Whole seconds, as tokens tell them: one that is issued right after this must pass.
+        # Whole seconds, as in tokens: one that is issued right after this must pass.
         before = float(int(time.time())) if request.issued_before is None else request.issued_before
         if request.channel:
             self._options(request.channel)

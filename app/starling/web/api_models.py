@@ -1,4 +1,4 @@
-"""What the server API takes and answers, named as the field names it; /docs is made from this."""
+"""The requests and answers of the server API, from which /docs is generated."""
 
 from typing import Annotated
 
@@ -131,7 +131,7 @@ class BroadcastBody(Struct):
 
 
 class Position(Struct):
-    """A place in a channel's history."""
+    """A position in a channel's history."""
 
     offset: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     epoch: str = ""
@@ -212,7 +212,7 @@ class RefreshBody(Struct):
     user: User
     client: Client = ""
     session: Session = ""
-    expired: Annotated[bool, Meta(description="End now, with 3005; the client may come back with a new token.")] = False
+    expired: Annotated[bool, Meta(description="End now, with 3005; the client may reconnect with a new token.")] = False
     expire_at: Annotated[Seconds | None, Meta(description="The new end, in seconds since 1970. Left out: never.")] = (
         None
     )
@@ -299,13 +299,13 @@ class TopBody(Struct):
 class CaptureBody(Struct):
     """Watch the frames of a user's connections, or those about a channel, on every node, for a bounded time.
 
-    Tokens and headers are never told, payloads on request only. Each trace is logged with all of this.
+    Tokens and headers are never shown, payloads on request only. Each capture is logged with all of this.
     """
 
     user: Annotated[str, Meta(max_length=255, description="Id of the user; or name a channel.")] = ""
     channel: Annotated[str, Meta(description="Name of the channel; or name a user.")] = ""
     seconds: Annotated[float, Meta(gt=0, le=CAPTURE_SECONDS, description="How long.")] = 30.0
-    payload: Annotated[bool, Meta(description="Tell the data too, of each the beginning.")] = False
+    payload: Annotated[bool, Meta(description="Show the beginning of the data too.")] = False
     by: Annotated[str, Meta(max_length=ASKER_LENGTH, description="Who asks, for the log.")] = ""
 
 
@@ -319,8 +319,8 @@ class RevokeTokenBody(Struct):
 class RevokeSessionBody(Struct):
     """Refuse the tokens of one session (claim `sid`) from now on, and end its connections with 3500.
 
-    Where tokens name no session, each connection is one of its own, as its connect result tells; then the connection
-    ends, and its token is refused from now on if it has a `jti`.
+    Where tokens name no session, each connection is a session of its own, whose id is in the connect result; then the
+    connection ends, and its token is refused from now on if it has a `jti`.
     """
 
     session: Annotated[str, Meta(min_length=1, max_length=255, description="The session's id.")]
@@ -397,7 +397,7 @@ class ApiError(Struct):
 
 
 class PublishResponse(Struct, omit_defaults=True):
-    """The publication's place in the channel's history; empty where it has none."""
+    """The publication's position in the channel's history; empty where it has none."""
 
     offset: int = 0
     epoch: str = ""

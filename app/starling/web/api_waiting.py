@@ -1,4 +1,4 @@
-"""Publications whose backend would rather wait than be refused while the broker is away."""
+"""Publications that wait while the broker is unavailable, at the request of their backend."""
 
 import asyncio
 import random
@@ -28,7 +28,7 @@ class Waiting:
         self._now = 0
 
     async def until_stored(self, publish: Callable[[], Awaitable[Answer]], seconds: float) -> Answer:
-        """Publish, for so many seconds if need be. Raises BrokerUnavailable then, or at once where too many wait.
+        """Publish, trying again for `seconds`. Raises BrokerUnavailable then, or at once where too many wait.
 
         `publish` raises BrokerUnavailable for what may or may not be stored: it must bring an idempotency key.
         """
@@ -41,7 +41,7 @@ class Waiting:
         self._now += 1
         try:
             while True:
-                # Those who wait do not come back to the broker as one.
+                # Jitter: the publications that wait are not sent to the broker all at once.
                 await asyncio.sleep(PAUSE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
                 try:
                     return await publish()

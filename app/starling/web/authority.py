@@ -1,4 +1,4 @@
-"""Who a client of the real-time protocol is and what it may enter: tokens on one side, namespaces on the other."""
+"""Authentication of a client of the client protocol, and its rights in channels: by tokens and by namespaces."""
 
 import time
 from collections.abc import Iterator
@@ -211,7 +211,7 @@ def _presented(request: ConnectRequest, handshake: Handshake) -> str:
 
 
 def _of(granted: SubscriptionGrant, identity: Identity, channel: str) -> SubscriptionGrant:
-    """Raise CommandRefused for a good token of another user, channel or connection."""
+    """Raise CommandRefused for a valid token of another user, channel or connection."""
     other_client = bool(granted.client) and granted.client != identity.client
     if granted.user != identity.user or granted.channel != channel or other_client:
         log.info("token_refused", reason="for_another_client" if other_client else "for_another_user_or_channel")

@@ -92,7 +92,7 @@ def choose_format(upgrade: Upgrade) -> tuple[type[ClientConnection], str | None]
     for subprotocol, kind in SUBPROTOCOLS.items():
         if subprotocol in upgrade.subprotocols:
             return kind, subprotocol
-    # RFC 6455 section 4.2.2: the handshake's token may travel beside the service's own subprotocol.
+    # RFC 6455 section 4.2.2: the handshake's token may travel next to the service's own subprotocol.
     own = select_subprotocol(upgrade.subprotocols)
     protobuf = upgrade.query and QueryParams(upgrade.query).get("format") == "protobuf"
     return ProtobufConnection if protobuf else JsonConnection, own

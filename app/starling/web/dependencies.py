@@ -1,4 +1,4 @@
-"""What every WebSocket endpoint asks before it opens: is there room, may this page connect, and whose token is it?"""
+"""The checks of every WebSocket endpoint before the upgrade: capacity, the origin of the page, and the token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

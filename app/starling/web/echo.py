@@ -1,4 +1,4 @@
-"""`WS /ws`: every message comes back, text with a sentence around it."""
+"""`WS /ws`: the endpoint that sends every message back, text within a sentence."""
 
 from typing import Annotated
 

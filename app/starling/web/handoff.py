@@ -156,6 +156,6 @@ class LoopTransport:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """Take note of a lost peer's exception: the end of the conversation is told by `on_close` whatever ended it."""
+    """Retrieve the exception of a lost peer: `on_close` reports every end of the conversation."""
     if not task.cancelled():
         task.exception()

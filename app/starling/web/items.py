@@ -1,4 +1,4 @@
-"""`WS /items/{item_id}/ws`: a dependency takes a cookie or a token before the door opens."""
+"""`WS /items/{item_id}/ws`: an endpoint whose dependency requires a cookie or a token before the upgrade."""
 
 from typing import Annotated
 
@@ -32,7 +32,7 @@ class ItemsConnection(SequentialConnection):
     def receive(self, message: str | bytes) -> None:
         """Answer at once; binary messages have no answer here."""
         if isinstance(message, bytes):
-            self.close(UNSUPPORTED_DATA, "this door takes text")
+            self.close(UNSUPPORTED_DATA, "this endpoint takes text")
             return
         self.reply_text(f"Session cookie or query token value is: {self._asker}")
         if self._q is not None:

@@ -70,14 +70,14 @@ def _normal_host(host: str, pattern: str) -> str:
 
 def surprises(patterns: Sequence[str]) -> list[str]:
     """What may surprise about normal `patterns`: those that pages of strangers fit."""
-    told = []
+    warnings = []
     for pattern in patterns:
         host = "" if pattern == ANY else _PARTS.fullmatch(pattern)["host"]  # type: ignore[index]  # a normal pattern fits
         if pattern == ANY:
-            told.append(f"{pattern} lets pages of every origin connect, with the user's cookies: name the origins")
+            warnings.append(f"{pattern} lets pages of every origin connect, with the user's cookies: name the origins")
         elif host.startswith("*.") and "." not in host[2:].rstrip("."):
-            told.append(f"{pattern} lets pages of every host in {host[2:]} connect: name a domain of your own")
-    return told
+            warnings.append(f"{pattern} lets pages of every host in {host[2:]} connect: name a domain of your own")
+    return warnings
 
 
 def origin_allowed(origin: str, host: str, allowed: Sequence[str], *, secure: bool = False) -> bool:

@@ -44,7 +44,7 @@ class PermissionCheck:
         """Whether `user` (empty: an anonymous client) may do `verb` in `channel`.
 
         `token` is one that the client presents, for the subscription or for its connection. `subscribed` is whether the
-        client is in the channel already; one with a good token is, and every user is in its personal channel.
+        client is in the channel already; one with a valid token is, and every user is in its personal channel.
         Raises CommandRefused for a channel that cannot be.
         """
         facts = self._channels.facts(channel)

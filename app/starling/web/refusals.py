@@ -1,4 +1,4 @@
-"""Parameters that an endpoint cannot use, answered with a status and a sentence, never with a traceback."""
+"""The answers to parameters that an endpoint cannot use: a status and a sentence, never a traceback."""
 
 from typing import Any
 

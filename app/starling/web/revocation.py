@@ -1,4 +1,4 @@
-"""Refuses tokens that were revoked, whatever door they are brought to."""
+"""The refusal of revoked tokens, at every endpoint."""
 
 from starling.auth.tokens import (
     Credentials,

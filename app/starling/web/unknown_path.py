@@ -1,4 +1,4 @@
-"""Requests to paths that no endpoint has: 404 on HTTP and before an upgrade, with the path that was meant."""
+"""The answer to paths without an endpoint: 404 on HTTP and before an upgrade, with the path that was probably meant."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Carries one webhook request to its receiver: signed, bounded in time, and tried again while it is not taken."""
+"""Sending webhook requests to their receiver: signed, bounded in time, and retried until they are accepted."""
 
 import asyncio
 import base64
@@ -42,7 +42,7 @@ def sign(key: bytes, request_id: str, timestamp: int, body: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Receiver:
+class WebhookTarget:
     """Where requests go. `key` None leaves them unsigned; one attempt takes `timeout` seconds at most."""
 
     url: str
@@ -54,9 +54,9 @@ class Receiver:
 class WebhookSender:
     """One request at a time, over a connection that stays open in between. Redirects are not followed."""
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: WebhookTarget) -> None:
         self.receiver = receiver
-        # What a log line may tell of the address: no user, path or query.
+        # The part of the address that log lines may show: no user, path or query.
         self._host = urlsplit(receiver.url).hostname
         self._client = httpx2.AsyncClient(
             timeout=receiver.timeout,

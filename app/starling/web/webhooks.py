@@ -1,4 +1,4 @@
-"""Webhooks: a backend gets in batches which clients connect and subscribe, and which channels have subscribers."""
+"""Webhooks: batches of events for a backend, of clients that connect and subscribe, and of channels' occupancy."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from starling.engine.occupancy import Occupancy, OccupiedChannels
 from starling.telemetry.metrics import Metrics
 from starling.web.webhook_queue import WebhookEvent, WebhookQueue
-from starling.web.webhook_sender import Receiver, WebhookSender
+from starling.web.webhook_sender import WebhookSender, WebhookTarget
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.webhooks")
 
@@ -29,7 +29,7 @@ class Webhooks:
 
     def __init__(
         self,
-        receiver: Receiver,
+        receiver: WebhookTarget,
         events: Collection[str],
         occupancy: Occupancy | None,
         metrics: Metrics,

@@ -1,4 +1,4 @@
-// Drives the three exercises. A Door is one WebSocket and what the page shows of it.
+// Drives the three exercises. An Endpoint is one WebSocket and its part of the page.
 
 const SUBPROTOCOL = "starling.v1";
 const LOG_LIMIT = 500; // messages that a log keeps
@@ -8,11 +8,11 @@ const HEX_LIMIT = 32; // bytes of a binary message that are shown
 const MEANING = {
   1000: "normal end",
   1001: "the other side is going away",
-  1003: "this door does not take that kind of message",
+  1003: "this endpoint does not take that kind of message",
   1005: "without a code",
   1006: "the connection was lost",
   1007: "the text was not UTF-8",
-  1008: "against the rules of this door",
+  1008: "against the rules of this endpoint",
   1009: "the message was too large",
   1011: "an error in the service",
   1012: "the service restarts; connect again",
@@ -22,7 +22,7 @@ const MEANING = {
 const accessForm = document.querySelector("#access");
 const accessField = document.querySelector("#access-token");
 
-class Door {
+class Endpoint {
   #path;
   #socket = null;
   #opening = null;
@@ -47,7 +47,7 @@ class Door {
     return this.#socket !== null || this.section.dataset.state === "refused";
   }
 
-  // Resolves once the door is open or stays shut.
+  // Resolves once the WebSocket is open, or has failed to open.
   async connect() {
     if (!this.#socket && this.#valid()) this.#open();
     await this.#opening;
@@ -112,7 +112,7 @@ class Door {
     this.#connectForm.querySelector("button").textContent = live ? "Disconnect" : "Connect";
   }
 
-  // The browser tells nobody why an upgrade failed, so say what is known of the service and what to look at.
+  // The browser does not report why an upgrade failed, so show what is known of the service and what to check.
   async #showRefusal() {
     this.#show("refused", "Refused");
     const parts = document.querySelector("#refused").content.cloneNode(true);
@@ -176,7 +176,7 @@ async function troubleOfService() {
 
 // --- echo ---
 
-const echo = new Door(document.querySelector("#echo"), () => "ws");
+const echo = new Endpoint(document.querySelector("#echo"), () => "ws");
 const echoForm = echo.section.querySelector(".send");
 const fileForm = echo.section.querySelector(".send-file");
 
@@ -212,7 +212,7 @@ function complain(field, sentence) {
 
 // --- items ---
 
-const items = new Door(document.querySelector("#items"), () => {
+const items = new Endpoint(document.querySelector("#items"), () => {
   const { item_id: itemId, token, q } = items.section.querySelector(".connect").elements;
   const query = new URLSearchParams();
   if (token.value) query.set("token", token.value);
@@ -224,17 +224,17 @@ const items = new Door(document.querySelector("#items"), () => {
 
 const clientId = Date.now();
 document.querySelector("#client-id").textContent = clientId;
-const chat = new Door(document.querySelector("#chat"), () => `ws/${clientId}`);
+const chat = new Endpoint(document.querySelector("#chat"), () => `ws/${clientId}`);
 
-for (const door of [items, chat]) {
-  const form = door.section.querySelector(".send");
+for (const endpoint of [items, chat]) {
+  const form = endpoint.section.querySelector(".send");
   onSubmit(form, async () => {
     const { message } = form.elements;
-    if (await door.send(message.value)) message.value = "";
+    if (await endpoint.send(message.value)) message.value = "";
   });
 }
 
-onSubmit(accessForm, () => [echo, items, chat].filter((door) => door.inUse).forEach((door) => door.reconnect()));
+onSubmit(accessForm, () => [echo, items, chat].filter((endpoint) => endpoint.inUse).forEach((endpoint) => endpoint.reconnect()));
 
 echo.connect();
 chat.connect();
