@@ -313,3 +313,44 @@ async def test_base64_of_what_readers_cannot_take_refuses_the_token(encoded: Any
 
 async def test_a_subscription_token_may_name_the_connection_it_is_for() -> None:
     assert (await subscription({"sub": "alice", "channel": "news", "client": "c-1"})).client == "c-1"
+
+
+RED = {"key": "color", "cmp": "eq", "val": "red"}
+
+
+async def test_a_token_may_force_a_filter_on_its_channels() -> None:
+    granted = await subscription({"sub": "a", "channel": "news", "server_tags_filter": RED})
+    assert granted.filter is not None
+    assert granted.filter.matches({"color": "red"})
+    assert not granted.filter.matches({"color": "blue"})
+
+    subs = {"one": {"server_tags_filter": {"op": "not", "nodes": [RED]}}, "two": {"server_tags_filter": None}}
+    connected = await connection({"sub": "a", "subs": subs, "channels": ["three"]})
+    forced = connected.subs["one"].filter
+    assert forced is not None
+    assert forced.matches({"color": "blue"})
+    assert not forced.matches({"color": "red"})
+    assert connected.subs["two"].filter is connected.subs["three"].filter is None
+
+
+@pytest.mark.parametrize(
+    ("tree", "named"),
+    [
+        ({}, "server_tags_filter.cmp"),
+        ({"op": "and", "nodes": []}, "server_tags_filter.nodes"),
+        ({"op": "and", "nodes": [RED, {"op": "nor"}]}, "server_tags_filter.nodes[1].op"),
+        ({**RED, "vals": ["red"]}, "server_tags_filter"),
+        ({**RED, "vale": "red"}, "server_tags_filter"),
+        ({**RED, "val": 7}, "server_tags_filter.val"),
+        ([RED], "server_tags_filter"),
+    ],
+)
+async def test_a_filter_that_is_invalid_refuses_the_token_and_names_the_field(tree: Any, named: str) -> None:
+    with pytest.raises(TokenRefused) as alone:
+        await subscription({"sub": "a", "channel": "news", "server_tags_filter": tree})
+    with pytest.raises(TokenRefused) as among:
+        await connection({"sub": "a", "subs": {"news": {"server_tags_filter": tree}}})
+    for refused in (alone.value, among.value):
+        assert refused.reason is RefusalReason.MALFORMED_CLAIM
+        assert named in refused.sentence
+    assert "subs" in among.value.sentence

@@ -182,9 +182,13 @@ async def test_who_left_before_this_process_was_where_it_stands_is_not_let_in_la
 async def test_a_renewed_subscription_stands_by_its_new_token(service: Application, client: JsonConnection) -> None:
     memberships = Memberships(service.engine)
     await enter(memberships, client)
-    memberships.renew("news", TokenFacts("alice", "first"))
-    memberships.renew("news", TokenFacts("alice", "second"))
-    memberships.renew("sport", TokenFacts("alice", "second"))
+
+    def granted(token_id: str) -> Grant:
+        return Grant(service.engine.channels.options("news"), token=TokenFacts("alice", token_id))
+
+    memberships.renew("news", granted("first"))
+    memberships.renew("news", granted("second"))
+    memberships.renew("sport", granted("second"))
 
     assert memberships.refused(lambda token: token.token_id == "first") == []
     assert memberships.refused(lambda token: token.token_id == "second") == ["news"]

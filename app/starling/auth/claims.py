@@ -23,6 +23,7 @@ from starling.engine.channels import Override, Switch, plain
 from starling.engine.token_facts import TokenFacts
 from starling.protocol.json_nulls import NULL, without_nulls
 from starling.protocol.portable_json import is_json
+from starling.protocol.tags_filter import FilterInvalid, ForcedFilterNode, TagsFilter, compile_filter
 
 MAX_LEEWAY_SECONDS = 30.0
 
@@ -73,6 +74,7 @@ class _Options(Struct):
     b64data: str = ""
     override: _Overrides | None = None
     expire_at: float | UnsetType = UNSET
+    server_tags_filter: ForcedFilterNode | None = None
 
 
 class _Registered(Struct):
@@ -104,6 +106,7 @@ class _SubscriptionClaims(_Registered):
     data: Raw = Raw()
     b64data: str = ""
     override: _Overrides | None = None
+    server_tags_filter: ForcedFilterNode | None = None
 
 
 _Claims = TypeVar("_Claims", bound=_Registered)
@@ -143,6 +146,7 @@ def read_subscription_claims(payload: bytes, rules: TokenRules, now: float) -> S
         data=_payload(claims.data, claims.b64data, "data"),
         override=plain(claims.override),
         client=claims.client,
+        filter=_filter(claims.server_tags_filter),
     )
 
 
@@ -236,8 +240,19 @@ def _subscriptions(claims: _ConnectionClaims, now: float) -> Mapping[str, Subscr
             data=_payload(given.data, given.b64data, "data"),
             override=plain(given.override),
             expires_at=_subscription_end(given.expire_at, now),
+            filter=_filter(given.server_tags_filter, f"subs[{channel!r}]."),
         )
     return MappingProxyType(options)
+
+
+def _filter(node: ForcedFilterNode | None, where: str = "") -> TagsFilter | None:
+    """Return the filter that a token forces, which stands in the claim `where`, if not among the token's own."""
+    if node is None:
+        return None
+    try:
+        return compile_filter(node, f"{where}server_tags_filter")
+    except FilterInvalid as invalid:
+        raise _wrong("subs" if where else "server_tags_filter", str(invalid)) from None
 
 
 def _subscription_end(expire_at: float | UnsetType, now: float) -> float | None:

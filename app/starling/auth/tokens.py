@@ -11,6 +11,7 @@ from msgspec import Struct
 from starling.engine.channels import NO_OVERRIDE, ChannelOverride
 from starling.engine.token_facts import TokenFacts
 from starling.protocol.codes import Refused
+from starling.protocol.tags_filter import TagsFilter
 
 
 class RefusalReason(StrEnum):
@@ -64,12 +65,14 @@ class SubscriptionOptions:
 
     `info` (shown to others in the channel) and `data` (sent to the client with the subscription) are JSON on one
     line, empty when the token has none. `expires_at` is its end in seconds since 1970, None for the connection's.
+    `filter`: only publications whose tags match it are sent, whatever the client asks for; None forces none.
     """
 
     info: bytes = b""
     data: bytes = b""
     override: ChannelOverride = NO_OVERRIDE
     expires_at: float | None = None
+    filter: TagsFilter | None = None
 
 
 NO_SUBSCRIPTIONS: Mapping[str, SubscriptionOptions] = MappingProxyType({})
@@ -102,8 +105,7 @@ class SubscriptionGrant(Struct, frozen=True):
     """What a subscription token allows: `user` may subscribe to `channel` until `expires_at` (None: without end).
 
     Its user must be the connection's, its channel the request's, and its `client`, where it names one, the connection's
-    id. `info`, `data` and
-    `override` mean what they mean in SubscriptionOptions.
+    id. `info`, `data`, `override` and `filter` mean what they mean in SubscriptionOptions.
     """
 
     token: TokenFacts
@@ -112,6 +114,7 @@ class SubscriptionGrant(Struct, frozen=True):
     data: bytes = b""
     override: ChannelOverride = NO_OVERRIDE
     client: str = ""
+    filter: TagsFilter | None = None
 
     def __repr__(self) -> str:
         return f"SubscriptionGrant(token={self.token!r}, expires_at={self.expires_at})"

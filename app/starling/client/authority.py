@@ -21,8 +21,8 @@ class Grant(Struct, frozen=True):
     the client with the subscription. `expires_at` in seconds since 1970; None never ends. `recover` lets the client
     recover even where its reading of history is not allowed. `token` is the subscription token that it came by.
     `filter`: the client gets only publications whose tags match; its own filter can narrow that, and never widen it.
-    `needs_hook`: it counts only if a hook grants the channel. `renewable`: the client is notified of its end, and can
-    renew it by a token.
+    `token_filter` is the part of it that `token` forces. `needs_hook`: it counts only if a hook grants the channel.
+    `renewable`: the client is notified of its end, and can renew it by a token.
     """
 
     options: ChannelOptions
@@ -34,13 +34,15 @@ class Grant(Struct, frozen=True):
     filter: TagsFilter | None = None
     needs_hook: bool = False
     renewable: bool = True
+    token_filter: TagsFilter | None = None
 
 
 class Identity(Struct, frozen=True):
     """Who a client is; `user` is empty for an anonymous one.
 
     `client` is the id of its connection, empty before it is connected. `info` is public, `meta` stays on the server.
-    `token_channels` are the channels that its token names, `subscriptions` all channels the server subscribes it to.
+    `token_channels` are the channels that its token names, with `token_filters` where it forces a filter;
+    `subscriptions` are all channels the server subscribes it to.
     `expires_at` in seconds since 1970; None never ends. `token` is the one that the client came with. `renewable`: the
     client is notified of its end, and can renew it by a token.
     """
@@ -54,6 +56,12 @@ class Identity(Struct, frozen=True):
     client: str = ""
     token_channels: frozenset[str] = frozenset()
     renewable: bool = True
+    token_filters: Mapping[str, TagsFilter] = field(default_factory=dict)
+
+    def forced_filter(self, channel: str) -> TagsFilter | None:
+        """The filter that every subscription of this connection to `channel` has; None where none is forced."""
+        grant = self.subscriptions.get(channel)
+        return None if grant is None else grant.filter
 
     def __repr__(self) -> str:
         return f"Identity(user={self.user!r}, expires_at={self.expires_at}, channels={tuple(self.subscriptions)})"

@@ -10,6 +10,7 @@ from starling.engine.hook_request import Request
 from starling.engine.hooks import Client, ConnectDecision, SubscribeDecision
 from starling.protocol.codes import ERROR_INTERNAL, ERROR_PERMISSION_DENIED, CommandRefused
 from starling.protocol.messages import NO_PAYLOAD, ConnectRequest
+from starling.protocol.tags_filter import TagsFilter
 
 
 def shown_to_hooks(client: ClientConnection, chan_info: Raw = NO_PAYLOAD) -> Client:
@@ -42,7 +43,7 @@ def granted(grant: Grant, decision: SubscribeDecision | None) -> Grant:
         info=decision.info or grant.info,
         data=decision.data or grant.data,
         expires_at=earlier(grant.expires_at, decision.expires_at),
-        filter=decision.filter if grant.filter is None else grant.filter.narrowed(decision.filter),
+        filter=_narrowed(grant.filter, decision.filter),
         renewable=grant.renewable and decision.expires_at is None,
         needs_hook=False,
     )
@@ -57,8 +58,19 @@ def completed(identity: Identity, decided: Identity, decision: ConnectDecision) 
         info=decision.info or identity.info,
         meta=decision.meta or identity.meta,
         expires_at=earlier(identity.expires_at, decision.expires_at),
-        subscriptions={**identity.subscriptions, **decided.subscriptions},
+        subscriptions={
+            **identity.subscriptions,
+            **{
+                channel: replace(grant, filter=_narrowed(identity.forced_filter(channel), grant.filter))
+                for channel, grant in decided.subscriptions.items()
+            },
+        },
     )
+
+
+def _narrowed(forced: TagsFilter | None, other: TagsFilter | None) -> TagsFilter | None:
+    """What matches both filters; None matches all."""
+    return other if forced is None else forced.narrowed(other)
 
 
 def earlier(one: float | None, other: float | None) -> float | None:

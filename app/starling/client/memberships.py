@@ -47,6 +47,14 @@ class Memberships:
         membership = self._by_channel.get(channel)
         return None if membership is None else membership.grant.options
 
+    def filter(self, channel: str) -> TagsFilter | None:
+        """What the publications of a channel that the client gets must match; None where it gets all."""
+        membership = self._by_channel.get(channel)
+        if membership is None:
+            return None
+        view = membership.subscriber.view
+        return membership.grant.filter if view is None else view.filter
+
     def renew_options(self, channels: Channels) -> list[str]:
         """Take the rights and bounds that `channels` give now; returns the channels whose namespace is gone.
 
@@ -64,10 +72,18 @@ class Memberships:
             self._by_channel[channel] = replace(membership, grant=replace(membership.grant, options=kept))
         return gone
 
-    def renew(self, channel: str, token: TokenFacts | None) -> None:
-        """The client stays in a channel by another subscription token; nothing, if it is not in it."""
-        if (membership := self._by_channel.get(channel)) is not None:
-            self._by_channel[channel] = replace(membership, grant=replace(membership.grant, token=token))
+    def renew(self, channel: str, grant: Grant) -> bool:
+        """The client stays in a channel by another subscription token, that of `grant`; nothing, if it is not in it.
+
+        False where the new token forces another filter than the one before: then it must subscribe again.
+        """
+        membership = self._by_channel.get(channel)
+        if membership is None:
+            return True
+        held = membership.grant
+        renewed = replace(held, token=grant.token, token_filter=grant.token_filter)
+        self._by_channel[channel] = replace(membership, grant=renewed)
+        return held.token_filter == grant.token_filter
 
     def refused(self, refuses: Callable[[TokenFacts], bool]) -> list[str]:
         """The channels whose subscription token `refuses` says no to."""

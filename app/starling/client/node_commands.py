@@ -16,6 +16,7 @@ from starling.engine.control import Control, NodeCommand, NodeCommandRefused
 from starling.engine.engine import Engine
 from starling.protocol.codes import DISCONNECT_FORCE_NO_RECONNECT, UNSUBSCRIBE_SERVER, Disconnect, Unsubscribe
 from starling.protocol.messages import NO_PAYLOAD, SubscribeRequest
+from starling.protocol.tags_filter import ForcedFilterNode, compile_filter
 
 # A node with more channels than this asks for a narrower pattern instead of answering with megabytes.
 CHANNELS_LIMIT = 100_000
@@ -44,6 +45,7 @@ class SubscribeCommand(ConnectionCommand):
 
     `info` is shown to others in the channel, `data` goes to the client, `override` sets options of the channel for
     these subscriptions (engine.channels.Override). `expire_at` is their end in seconds since 1970; None never ends.
+    `server_tags_filter`: they get only publications whose tags match it.
     """
 
     channel: str = ""
@@ -52,6 +54,7 @@ class SubscribeCommand(ConnectionCommand):
     override: ChannelOverride = NO_OVERRIDE
     since: StreamPosition | None = None
     expire_at: float | None = None
+    server_tags_filter: ForcedFilterNode | None = None
 
 
 class UnsubscribeCommand(ConnectionCommand):
@@ -140,6 +143,7 @@ class NodeCommands:
             data=_payload(order.data),
             expires_at=order.expire_at,
             recover=order.since is not None,
+            filter=None if order.server_tags_filter is None else compile_filter(order.server_tags_filter),
         )
         for connection in self._chosen(order):
             request = SubscribeRequest(order.channel)

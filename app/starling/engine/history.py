@@ -5,11 +5,21 @@ from typing import Protocol
 
 from starling.engine.broker import StreamEntry, StreamPosition, StreamRead
 from starling.engine.channels import ChannelOptions
-from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_NOT_AVAILABLE, ERROR_UNRECOVERABLE_POSITION, CommandRefused
-from starling.protocol.messages import HistoryRequest, HistoryResult
+from starling.protocol.codes import (
+    ERROR_BAD_REQUEST,
+    ERROR_LIMIT_EXCEEDED,
+    ERROR_NOT_AVAILABLE,
+    ERROR_UNRECOVERABLE_POSITION,
+    CommandRefused,
+)
+from starling.protocol.messages import HistoryRequest, HistoryResult, Publication
+from starling.protocol.tags_filter import Matches
 
 # How long a position without a publication is kept after it was read. Seconds.
 DEFAULT_READ_TTL = 3600.0
+# A filtered read takes this many publications at once, and looks at no more than these for one request.
+SCAN_PAGE = 500
+SCAN_LIMIT = 10_000
 
 
 class History(Protocol):
@@ -74,6 +84,65 @@ def continues(read: StreamRead, since: int) -> bool:
     return read.more or expected == read.top.offset
 
 
+class _Scan:
+    """What one request for history has found so far, page by page, and where its next page begins."""
+
+    def __init__(self, request: HistoryRequest, limit: int | None, max_bytes: int, matches: Matches | None) -> None:
+        since = request.since
+        self.found: list[Publication] = []
+        self.after = since.offset if since is not None and not request.reverse else 0
+        self.before = since.offset if since is not None and request.reverse else None
+        self._reverse = request.reverse
+        self._limit = limit
+        self._max_bytes = max_bytes
+        self._matches = matches
+        self._epoch = since.epoch if since is not None else ""
+        self._complete = since is not None and not request.reverse and limit != 0
+        self._scanned = 0
+        self._size = 0
+
+    def take(self, read: StreamRead) -> bool:
+        """Take a page; True where it is the last. Raises CommandRefused, see `HistoryReader.read`."""
+        if self._epoch and self._epoch != read.top.epoch:
+            raise CommandRefused(ERROR_UNRECOVERABLE_POSITION)
+        if self._complete and not continues(read, self.after):
+            raise CommandRefused(ERROR_UNRECOVERABLE_POSITION)
+        if self.before is not None and self.before > read.top.offset + 1:
+            return True
+        entries = read.entries[::-1] if self._reverse else read.entries
+        if self._matches is None:
+            self.found = [entry.publication for entry in entries]
+            return True
+        if self._collect(entries, self._matches) or not read.more or not entries:
+            return True
+        self._scanned += len(entries)
+        if self._scanned >= SCAN_LIMIT:
+            if not self.found:
+                raise CommandRefused(ERROR_LIMIT_EXCEEDED)
+            return True
+        # The pages are of one stream.
+        self._epoch = read.top.epoch
+        if self._reverse:
+            self.before = entries[-1].offset
+        else:
+            self.after = entries[-1].offset
+        return False
+
+    def _collect(self, entries: list[StreamEntry], matches: Matches) -> bool:
+        """Add the publications that match; True once the answer is full."""
+        for entry in entries:
+            publication = entry.publication
+            if not matches(publication.tags or {}):
+                continue
+            self._size += len(publication.data)
+            if self.found and self._size > self._max_bytes:
+                return True
+            self.found.append(publication)
+            if len(self.found) == self._limit:
+                return True
+        return False
+
+
 class HistoryReader:
     """Answers requests for history, of clients and of the server API."""
 
@@ -93,44 +162,40 @@ class HistoryReader:
         most: int | None,
         max_bytes: int,
         on_created: Callable[[], None] | None = None,
+        *,
+        matches: Matches | None = None,
     ) -> HistoryResult:
         """Read a part of a channel's stream, at most `most` publications (None: no bound).
 
         Beyond the first there are no more than `max_bytes` of data; a shorter answer is read on from its last offset.
-        `on_created` is called where the channel had no position before.
+        `on_created` is called where the channel had no position before. `matches`: only publications whose tags match
+        are returned and count towards the limit.
 
         In reverse these are the publications before `since`, the newest first; there is none before a position beyond
-        the top. Raises BrokerUnavailable, and CommandRefused: 107 for what precedes offset 0, 108 where there is no
-        history, 112 when what follows `since` is not complete any more.
+        the top. Raises BrokerUnavailable, and CommandRefused: 106 where none of SCAN_LIMIT publications matches and
+        more follow, 107 for what precedes offset 0, 108 where there is no history, 112 when what follows `since` is not
+        complete any more.
         """
         history = self._store(options)
         limit = most if request.limit < 0 else request.limit if most is None else min(request.limit, most)
         since = request.since
         if since is not None and request.reverse and not since.offset:
             raise CommandRefused(ERROR_BAD_REQUEST)
-        after = since.offset if since is not None and not request.reverse else 0
-        before = since.offset if since is not None and request.reverse else None
-        read = await history.read(
-            channel,
-            meta_ttl=options.history_meta_ttl,
-            after=after,
-            before=before,
-            limit=limit,
-            max_bytes=max_bytes,
-            newest=request.reverse,
-        )
-        if read.created and on_created is not None:
-            on_created()
-        if since is not None and since.epoch and since.epoch != read.top.epoch:
-            raise CommandRefused(ERROR_UNRECOVERABLE_POSITION)
-        if since is not None and not request.reverse and limit != 0 and not continues(read, after):
-            raise CommandRefused(ERROR_UNRECOVERABLE_POSITION)
-        publications = [entry.publication for entry in read.entries]
-        if before is not None and before > read.top.offset + 1:
-            publications = []
-        if request.reverse:
-            publications.reverse()
-        return HistoryResult(publications, read.top.epoch, read.top.offset)
+        scan = _Scan(request, limit, max_bytes, matches)
+        while True:
+            read = await history.read(
+                channel,
+                meta_ttl=options.history_meta_ttl,
+                after=scan.after,
+                before=scan.before,
+                limit=limit if matches is None or limit == 0 else SCAN_PAGE,
+                max_bytes=max_bytes,
+                newest=request.reverse,
+            )
+            if read.created and on_created is not None:
+                on_created()
+            if scan.take(read):
+                return HistoryResult(scan.found, read.top.epoch, read.top.offset)
 
     async def remove(self, channel: str, options: ChannelOptions) -> None:
         """Delete a channel's publications. Raises BrokerUnavailable, and CommandRefused 108 without history."""

@@ -38,6 +38,12 @@ class FilterNode(Struct, omit_defaults=True, frozen=True):
     nodes: tuple["FilterNode", ...] = ()
 
 
+class ForcedFilterNode(FilterNode, omit_defaults=True, frozen=True, forbid_unknown_fields=True):
+    """A node of a filter that a backend forces on a client: a misspelled field must not widen it."""
+
+    nodes: tuple["ForcedFilterNode", ...] = ()
+
+
 class FilterInvalid(ValueError):
     """The filter breaks a rule; the message names the node and the remedy."""
 
@@ -66,14 +72,14 @@ class TagsFilter:
 
 
 @lru_cache(maxsize=1024)
-def compile_filter(node: FilterNode) -> TagsFilter:
-    """Check a filter and make it ready. Raises FilterInvalid."""
+def compile_filter(node: FilterNode, name: str = "tf") -> TagsFilter:
+    """Check a filter and make it ready. Raises FilterInvalid, whose message begins with `name`, the filter's field."""
     for count, (depth, _) in enumerate(_walk(node), start=1):
         if count > _MOST_NODES:
-            raise FilterInvalid(f"a filter has at most {_MOST_NODES} nodes")
+            raise FilterInvalid(f"{name}: a filter has at most {_MOST_NODES} nodes")
         if depth > _MOST_DEPTH:
-            raise FilterInvalid(f"a filter is at most {_MOST_DEPTH} nodes deep")
-    return TagsFilter(_key(node), _compile(node, "tf"))
+            raise FilterInvalid(f"{name}: a filter is at most {_MOST_DEPTH} nodes deep")
+    return TagsFilter(_key(node), _compile(node, name))
 
 
 def _walk(node: FilterNode) -> Iterator[tuple[int, FilterNode]]:
@@ -93,6 +99,8 @@ def _compile(node: FilterNode, path: str) -> Matches:
         return _compile_leaf(node, path)
     if node.op not in {"and", "or", "not"}:
         raise FilterInvalid(f"{path}.op: {node.op!r} is none of and, or, not")
+    if node.key or node.cmp or node.val or node.vals:
+        raise FilterInvalid(f"{path}: {node.op} takes nodes only, put key, cmp, val and vals into one of them")
     if node.op == "not" and len(node.nodes) != 1:
         raise FilterInvalid(f"{path}.nodes: not takes exactly 1 node")
     if not node.nodes:
@@ -107,6 +115,8 @@ def _compile(node: FilterNode, path: str) -> Matches:
 
 
 def _compile_leaf(node: FilterNode, path: str) -> Matches:
+    if node.nodes:
+        raise FilterInvalid(f"{path}.op: nodes are combined by and, or, not: name one of them")
     if node.cmp in _ONE_VALUE:
         if not node.val or node.vals:
             raise FilterInvalid(f"{path}: {node.cmp} takes val, which is not empty, and no vals")

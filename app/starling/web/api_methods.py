@@ -41,6 +41,7 @@ from starling.protocol.json_nulls import NULL
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo, HistoryRequest, Publication
 from starling.protocol.messages import StreamPosition as Since
 from starling.protocol.portable_json import is_json
+from starling.protocol.tags_filter import FilterInvalid, compile_filter
 from starling.web import api_models as models
 from starling.web.api_waiting import Waiting, waiting_key
 from starling.web.permission_check import PermissionCheck
@@ -250,6 +251,11 @@ class ApiMethods:
         for field, given in (("b64info", info), ("b64data", data)):
             if given and options.publication_data_format in ("json", "json_object") and not is_json(given):
                 raise CommandRefused(_bad_request(f"{field}: it is not JSON that every client can read"))
+        if request.server_tags_filter is not None:
+            try:
+                compile_filter(request.server_tags_filter, "server_tags_filter")
+            except FilterInvalid as invalid:
+                raise CommandRefused(_bad_request(str(invalid))) from invalid
         command = SubscribeCommand(
             channel=request.channel,
             info=info,
@@ -257,6 +263,7 @@ class ApiMethods:
             override=plain(request.override),
             since=None if since is None else StreamPosition(since.offset, since.epoch),
             expire_at=request.expire_at,
+            server_tags_filter=request.server_tags_filter,
         )
         return await self._send(command, request)
 

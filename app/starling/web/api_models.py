@@ -10,6 +10,7 @@ from starling.engine.channels import Override, Switch
 from starling.engine.control import NodeInfo
 from starling.engine.node_stats import NodeStats
 from starling.engine.rights import Verb
+from starling.protocol.tags_filter import ForcedFilterNode
 from starling.telemetry.top_channels import ChannelTraffic
 
 # One request may not keep the event loop from everyone else.
@@ -160,6 +161,10 @@ class SubscribeBody(Struct):
         Meta(description="The subscription's end, in seconds since 1970; then the connection ends too, with 3006."),
     ] = None
     override: Overrides | None = None
+    server_tags_filter: Annotated[
+        ForcedFilterNode | None,
+        Meta(description="Only publications whose tags match are sent; the client can narrow it and never widen it."),
+    ] = None
 
 
 class UnsubscribeBody(Struct):

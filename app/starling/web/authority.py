@@ -24,6 +24,7 @@ from starling.engine.token_facts import TokenFacts
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
 from starling.protocol.messages import ConnectRequest, SubscribeRequest
+from starling.protocol.tags_filter import TagsFilter
 from starling.web.revocation import RevocableVerifier
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.authority")
@@ -86,6 +87,7 @@ class TokenAuthority:
                 Raw(options.info),
                 Raw(options.data),
                 options.expires_at,
+                filter=options.filter,
             )
             for channel, options in credentials.subs.items()
         }
@@ -98,6 +100,7 @@ class TokenAuthority:
             token=credentials.token,
             subscriptions=subscriptions,
             token_channels=frozenset(credentials.subs),
+            token_filters=_filters(credentials),
         )
 
     def brings_token(self, request: ConnectRequest, handshake: Handshake) -> bool:
@@ -147,7 +150,9 @@ class TokenAuthority:
         decision = may(Subject(identity.user), Verb.SUBSCRIBE, facts)
         if not decision.allowed and decision.rule != Rule.SUBSCRIBE_BY_HOOK:
             raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
-        return Grant(facts.options, needs_hook=not decision.allowed)
+        # A filter that the connection's token forces stays, also where the client leaves the channel and enters again.
+        forced = identity.forced_filter(request.channel)
+        return Grant(facts.options, filter=forced, needs_hook=not decision.allowed)
 
     async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
         """As `grant_now`, with keys that must be fetched."""
@@ -159,13 +164,14 @@ class TokenAuthority:
     async def renew(self, identity: Identity, token: str) -> Identity:
         """A new token must be of the same user, or the connection ends with 3500.
 
-        Its channels must be those of the token before: else the client connects again, by 3010, and gets the new ones.
+        Its channels and their filters must be those of the token before: else the client connects again, by 3010, and
+        gets the new ones.
         """
         with _another_chance():
             credentials = await self._connection(token)
         if credentials.user != identity.user:
             raise CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
-        if identity.token_channels != credentials.subs.keys():
+        if identity.token_channels != credentials.subs.keys() or identity.token_filters != _filters(credentials):
             raise CommandRefused(codes.DISCONNECT_INSUFFICIENT_STATE)
         return replace(
             identity,
@@ -237,6 +243,11 @@ def _refusal(refused: TokenRefused, final: codes.Error | codes.Disconnect) -> Co
     return CommandRefused(codes.ERROR_TOKEN_EXPIRED if refused.reason is RefusalReason.EXPIRED else final)
 
 
+def _filters(credentials: Credentials) -> dict[str, TagsFilter]:
+    """The filters that a connection token forces, by channel."""
+    return {channel: options.filter for channel, options in credentials.subs.items() if options.filter is not None}
+
+
 def _grant(options: ChannelOptions, granted: SubscriptionGrant) -> Grant:
     return Grant(
         options.overridden(granted.override),
@@ -244,4 +255,6 @@ def _grant(options: ChannelOptions, granted: SubscriptionGrant) -> Grant:
         Raw(granted.data),
         granted.expires_at,
         token=granted.token,
+        filter=granted.filter,
+        token_filter=granted.filter,
     )

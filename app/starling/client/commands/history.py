@@ -21,7 +21,7 @@ ENTRY_BYTES = 64
 
 
 class History(Command):
-    """Reads a part of a channel's stream, at most `limit` publications at once."""
+    """Reads a part of a channel's stream, at most `limit` publications that match the client's filter."""
 
     action = HistoryAction
     method = "history"
@@ -46,9 +46,16 @@ class History(Command):
         who = payer(client)
         if self._first_uses.exhausted(who):
             raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
+        wanted = client.memberships.filter(action.channel) or client.identity.forced_filter(action.channel)
         async with client.reading:
             result = await self._history.read(
-                action.channel, prepared, action.request, self._limit, ANSWER_BYTES, lambda: self._first_uses.spend(who)
+                action.channel,
+                prepared,
+                action.request,
+                self._limit,
+                ANSWER_BYTES,
+                lambda: self._first_uses.spend(who),
+                matches=None if wanted is None else wanted.matches,
             )
             size = sum(len(publication.data) + ENTRY_BYTES for publication in result.publications)
             client.session.charge(size, time.monotonic())

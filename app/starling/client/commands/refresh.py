@@ -6,6 +6,7 @@ from starling.client.authority import Authority
 from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import Command
 from starling.engine.presence_tracker import PresenceTracker
+from starling.protocol import codes
 from starling.protocol.decisions import Decision
 from starling.protocol.decisions import Refresh as RefreshAction
 from starling.protocol.decisions import SubRefresh as SubRefreshAction
@@ -48,10 +49,15 @@ class SubRefresh(Command):
         """Nothing can be said before the token is verified."""
 
     async def run(self, client: ClientConnection, action: SubRefreshAction, prepared: None) -> list[Decision]:
-        """Verify the token and adopt its end and its info."""
+        """Verify the token and adopt its end and info; a client that it forces another filter on subscribes again."""
         channel = action.request.channel
         grant = await self._authority.renew_grant(client.identity, channel, action.request.token)
-        client.memberships.renew(channel, grant.token)
+        same_filter = client.memberships.renew(channel, grant)
         await self._presence.update(channel, client.info(grant.info))
         ttl = ttl_until(grant.expires_at)
-        return client.session.sub_refreshed(action, time.monotonic(), ttl=ttl, chan_info=grant.info)
+        decisions = client.session.sub_refreshed(action, time.monotonic(), ttl=ttl, chan_info=grant.info)
+        if same_filter:
+            return decisions
+        client.carry_out(decisions)
+        client.send_unsubscribe(channel, codes.UNSUBSCRIBE_INSUFFICIENT_STATE)
+        return []
