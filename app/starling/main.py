@@ -21,6 +21,7 @@ from starling.auth.claims import TokenRules
 from starling.auth.jwks import Jwks
 from starling.auth.jwt import JwtVerifier
 from starling.auth.keys import VerificationKey
+from starling.auth.tickets import Tickets
 from starling.brokers.broadcast import BroadcastBroker
 from starling.brokers.open import open_broker
 from starling.client.build import build_dispatcher
@@ -200,7 +201,8 @@ def build_application(
     unrevoked, jwks = build_verifier(settings)
     if jwks is not None:
         metrics.sources.append(jwks.report)
-    verifier = RevocableVerifier(unrevoked, engine.revocations)
+    tickets = Tickets(broker.tickets)
+    verifier = RevocableVerifier(unrevoked, engine.revocations, tickets)
     context = build_web_context(settings, engine, verifier)
     top_channels = TopChannels(engine.hub, engine.control)
     methods = ApiMethods(
@@ -208,6 +210,7 @@ def build_application(
         NodeCommands(engine),
         top_channels,
         PermissionCheck(verifier, engine.channels),
+        tickets,
         revocation_seconds=settings.revocation_seconds,
     )
     api = Api(methods, CaptureEndpoint(engine), build_api_options(settings), metrics, engine.tracer)

@@ -624,7 +624,7 @@ def test_one_after_the_other_a_later_command_sees_what_an_earlier_one_did(api: T
 
 def test_openapi_reports_every_method_and_its_examples_are_true(api: TestClient) -> None:
     document = api.get("/openapi.json").json()
-    methods = ApiMethods(memory_engine(), None, None, None, revocation_seconds=1)  # type: ignore[arg-type]
+    methods = ApiMethods(memory_engine(), None, None, None, None, revocation_seconds=1)  # type: ignore[arg-type]
 
     reported = {path.removeprefix("/api/") for path in document["paths"] if path.startswith("/api/")}
     assert reported == {*methods.by_name, "batch", "capture"}

@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from starling.auth.tickets import TICKET_MARK, is_ticket
+
 SUBPROTOCOL = "starling.v1"
 _BEARER_SUBPROTOCOL = "bearer."
 # A browser keeps the first for the very host that set it, over TLS.
@@ -17,6 +19,7 @@ class TokenSource(StrEnum):
     HEADER = "header"
     SUBPROTOCOL = "subprotocol"
     COOKIE = "cookie"
+    TICKET = "ticket"
     QUERY = "query"
 
 
@@ -35,6 +38,7 @@ def find_token(
     authorization: str | None = None,
     subprotocols: Sequence[str] = (),
     cookie: str | None = None,
+    ticket: str | None = None,
     query: str | None = None,
     allow_query: bool = False,
 ) -> PresentedToken | None:
@@ -42,12 +46,14 @@ def find_token(
 
     1. `authorization`: the header `Authorization: Bearer TOKEN` (RFC 6750 section 2.1); other schemes are passed over.
     2. `subprotocols`: the entries of `Sec-WebSocket-Protocol`, one of them `bearer.TOKEN`, for browsers.
-    3. `cookie`: see `session_cookie`. The caller must have checked the Origin, or any page could use it.
-    4. `query`: the query parameter `token`, only if `allow_query` is set, because proxies log query strings.
+    3. `ticket`: the query parameter `ticket`; what is no ticket by its form is one that nobody can have.
+    4. `cookie`: see `session_cookie`. The caller must have checked the Origin, or any page could use it.
+    5. `query`: the query parameter `token`, only if `allow_query` is set, because proxies log query strings.
     """
     for token, source in (
         (_bearer(authorization), TokenSource.HEADER),
         (_from_subprotocols(subprotocols), TokenSource.SUBPROTOCOL),
+        (_ticket(ticket), TokenSource.TICKET),
         (cookie, TokenSource.COOKIE),
         (query if allow_query else None, TokenSource.QUERY),
     ):
@@ -79,6 +85,13 @@ def select_subprotocol(offered: Sequence[str]) -> str | None:
 def _bearer(authorization: str | None) -> str | None:
     scheme, _, credentials = (authorization or "").strip().partition(" ")
     return credentials.strip() if scheme.lower() == "bearer" else None
+
+
+def _ticket(value: str | None) -> str | None:
+    """A ticket of the query. A token must not come this way, where STARLING_TOKEN_IN_QUERY may forbid it."""
+    if not value:
+        return None
+    return value if is_ticket(value) else TICKET_MARK
 
 
 def _from_subprotocols(subprotocols: Sequence[str]) -> str | None:

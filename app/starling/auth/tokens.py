@@ -33,6 +33,8 @@ class RefusalReason(StrEnum):
     WRONG_ISSUER = "wrong_issuer"
     REVOKED = "revoked"
     REVOCATIONS_NOT_LOADED = "revocations_not_loaded"
+    TICKET_SPENT = "ticket_spent"
+    TICKETS_UNAVAILABLE = "tickets_unavailable"
 
 
 class TokenRefused(Refused):
@@ -84,6 +86,7 @@ class Credentials(Struct, frozen=True):
     `expires_at` is when the connection ends, in seconds since 1970, None for never; it may differ from the token's own
     `exp`. `info` is public, `meta` stays on the server; both are JSON on one line, empty when the token has none.
     `subs` are the channels the server subscribes the connection to: the claims `channels` and `subs` together.
+    `resume` is what resumes the session of a ticket; empty for a token, which can be used again.
     """
 
     token: TokenFacts = TokenFacts()
@@ -91,6 +94,7 @@ class Credentials(Struct, frozen=True):
     info: bytes = b""
     meta: bytes = b""
     subs: Mapping[str, SubscriptionOptions] = NO_SUBSCRIPTIONS
+    resume: str = ""
 
     def __repr__(self) -> str:
         return f"Credentials(token={self.token!r}, expires_at={self.expires_at})"

@@ -25,6 +25,7 @@ from starling.engine.history import History
 from starling.engine.occupancy import Occupancy
 from starling.engine.presence import Presence
 from starling.engine.revocation import RevocationStore
+from starling.engine.ticket_store import TicketStore
 from starling.protocol.messages import ClientInfo, Publication
 from starling.telemetry.metrics import Metrics
 
@@ -41,6 +42,7 @@ class BroadcastBroker:
     history: History | None = None
     presence: Presence | None = None
     revocations: RevocationStore | None = None
+    tickets: TicketStore | None = None
     occupancy: Occupancy | None = None
     drain_rate: DrainRateStore | None = None
 

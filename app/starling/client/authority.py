@@ -44,7 +44,8 @@ class Identity(Struct, frozen=True):
     `token_channels` are the channels that its token names, with `token_filters` where it forces a filter;
     `subscriptions` are all channels the server subscribes it to.
     `expires_at` in seconds since 1970; None never ends. `token` is the one that the client came with. `renewable`: the
-    client is notified of its end, and can renew it by a token.
+    client is notified of its end, and can renew it by a token. `resume` is a secret that the client can connect by in
+    the place of the ticket that it has spent.
     """
 
     user: str = ""
@@ -56,6 +57,7 @@ class Identity(Struct, frozen=True):
     client: str = ""
     token_channels: frozenset[str] = frozenset()
     renewable: bool = True
+    resume: str = ""
     token_filters: Mapping[str, TagsFilter] = field(default_factory=dict)
 
     def forced_filter(self, channel: str) -> TagsFilter | None:

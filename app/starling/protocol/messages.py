@@ -257,7 +257,10 @@ class SubscribeResult(Struct, omit_defaults=True):
 
 
 class ConnectResult(Struct, omit_defaults=True):
-    """The connection stands. `ttl` and `ping` in seconds; `subs` are the channels the server subscribed it to."""
+    """The connection stands. `ttl` and `ping` in seconds; `subs` are the channels the server subscribed it to.
+
+    `resume`, an addition to the public protocol, is what connects again in the place of a ticket that is spent.
+    """
 
     client: str = ""
     version: str = ""
@@ -270,6 +273,7 @@ class ConnectResult(Struct, omit_defaults=True):
     session: str = ""
     node: str = ""
     time: int = 0
+    resume: str = ""
 
 
 class UnsubscribeResult(Struct, omit_defaults=True):

@@ -11,7 +11,7 @@ from starling.protocol.portable_json import is_json
 REDACTED = "[redacted]"
 # Of a longer payload only the beginning is shown.
 PAYLOAD_BYTES = 1024
-_SECRETS = frozenset({"token", "headers"})
+_SECRETS = frozenset({"token", "headers", "resume"})
 
 
 def shown(message: Struct, *, payload: bool) -> dict[str, Any]:

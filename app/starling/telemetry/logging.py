@@ -60,10 +60,12 @@ SECRET_KEYS = frozenset(
         "password",
         "query",
         "query_string",
+        "resume",
         "sec_websocket_protocol",
         "secret",
         "session",
         "set_cookie",
+        "ticket",
         "token",
     }
 )
@@ -75,7 +77,7 @@ SECRET_TEXT = re.compile(
     r"""
     (?: proxy-authorization | authorization | set-cookie | cookie | sec-websocket-protocol | x-api-key )
         ['"]? \s* [:=,] [^\r\n]*                        # a header, as a line or in a printed list
-    | \b \w* (?: token | session | secret | password | api_key ) = [^\s&'",;]*
+    | \b \w* (?: token | ticket | session | secret | password | api_key ) = [^\s&'",;]*
     | \b bearer [\s.]+ [\w.~+/=-]+
     | (?<=://) [^/\s@'"]+ (?=@)                         # user and password in an address
     | (?<=\?) [^\s'"]+                                  # the query in an address

@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from msgspec import UNSET, Raw, Struct
 
+from starling.auth.tickets import Tickets
 from starling.client.node_commands import (
     ConnectionCommand,
     DisconnectCommand,
@@ -93,6 +94,7 @@ class ApiMethods:
         commands: NodeCommands,
         top_channels: TopChannels,
         permissions: PermissionCheck,
+        tickets: Tickets,
         *,
         revocation_seconds: float,
     ) -> None:
@@ -101,6 +103,7 @@ class ApiMethods:
         self._stats = NodeStatsCollector(engine)
         self._top_channels = top_channels
         self._permissions = permissions
+        self._tickets = tickets
         self._waiting = Waiting()
         self._revocation_seconds = revocation_seconds
         self.by_name = {
@@ -123,6 +126,7 @@ class ApiMethods:
             "invalidate_user_tokens": Method(
                 models.InvalidateUserTokensBody, models.InvalidateUserTokensResponse, self._invalidate_user_tokens
             ),
+            "ticket": Method(models.TicketBody, models.TicketResponse, self._ticket),
         }
         engine.metrics.name_methods(self.by_name)
 
@@ -375,6 +379,21 @@ class ApiMethods:
         if expire_at <= time.time():
             raise CommandRefused(_bad_request("expire_at: it is past, so there is nothing left to revoke"))
         return expire_at
+
+    # Tickets
+
+    async def _ticket(self, request: models.TicketBody) -> models.TicketResponse:
+        if not self._tickets.available:
+            raise _not_available("this broker keeps no tickets: use redis://")
+        for channel in request.channels:
+            self._options(channel)
+        if request.expire_at is not None and request.expire_at <= time.time():
+            raise CommandRefused(_bad_request("expire_at: it is past, so there is no session to open"))
+        info = bytes(_payload(request.info, "", "info", needed=False))
+        issued = await self._tickets.issue(
+            request.user, request.channels, info, seconds=request.ttl, expires_at=request.expire_at
+        )
+        return models.TicketResponse(issued.ticket, issued.session)
 
     # Channels
 

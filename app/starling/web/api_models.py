@@ -92,6 +92,21 @@ ExpireAt = Annotated[
 ]
 
 
+TICKET_SECONDS = 60
+TicketSeconds = Annotated[
+    float, Meta(gt=0, le=TICKET_SECONDS, description="In how many seconds it must be spent, 60 at most.")
+]
+SessionEnd = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=253402300799,
+        description="When the session ends, in seconds since 1970. Left out: it does not end by itself, and may be "
+        "resumed for a day.",
+    ),
+]
+
+
 # --- what is asked ---
 
 
@@ -332,6 +347,18 @@ class RevokeSessionBody(Struct):
     expire_at: ExpireAt | None = None
 
 
+class TicketBody(Struct):
+    """Make a ticket: a secret that opens one session of a user, once, on any pod."""
+
+    user: Annotated[str, Meta(max_length=255, description="Id of the user; empty: an anonymous client.")]
+    channels: Annotated[
+        list[str], Meta(max_length=100, description="Channels that the client is subscribed to when it connects.")
+    ] = msgspec.field(default_factory=list)
+    info: Annotated[Raw, Meta(description="JSON that others see of the client.")] = msgspec.field(default_factory=Raw)
+    ttl: TicketSeconds = 30
+    expire_at: SessionEnd | None = None
+
+
 class InvalidateUserTokensBody(Struct):
     """Refuse a user's tokens issued before a moment, and end the connections that came with one, with 3500."""
 
@@ -367,6 +394,7 @@ class BatchCommand(Struct, omit_defaults=True):
     revoke_token: RevokeTokenBody | None = None
     revoke_session: RevokeSessionBody | None = None
     invalidate_user_tokens: InvalidateUserTokensBody | None = None
+    ticket: TicketBody | None = None
 
 
 class BatchBody(Struct):
@@ -510,6 +538,13 @@ class TopResponse(Struct):
     nodes: list[NodeStats]
     channels: list[ChannelTraffic]
     missing: list[str]
+
+
+class TicketResponse(Struct):
+    """The ticket, for the client alone, and the id of its session, to revoke it by. Log neither."""
+
+    ticket: str
+    session: str
 
 
 class RevocationResponse(Struct, omit_defaults=True):

@@ -101,6 +101,7 @@ class TokenAuthority:
             subscriptions=subscriptions,
             token_channels=frozenset(credentials.subs),
             token_filters=_filters(credentials),
+            resume=credentials.resume,
         )
 
     def brings_token(self, request: ConnectRequest, handshake: Handshake) -> bool:
@@ -240,7 +241,9 @@ def _refusal(refused: TokenRefused, final: codes.Error | codes.Disconnect) -> Co
     log.info("token_refused", reason=refused.reason.value, claim=refused.claim)
     if isinstance(refused, KeyNotLoaded):
         return CommandRefused(codes.ERROR_INTERNAL)
-    return CommandRefused(codes.ERROR_TOKEN_EXPIRED if refused.reason is RefusalReason.EXPIRED else final)
+    # An SDK that gets the error of an expired token fetches the next one, and so the next ticket.
+    over = refused.reason in (RefusalReason.EXPIRED, RefusalReason.TICKET_SPENT)
+    return CommandRefused(codes.ERROR_TOKEN_EXPIRED if over else final)
 
 
 def _filters(credentials: Credentials) -> dict[str, TagsFilter]:

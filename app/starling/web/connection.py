@@ -10,6 +10,7 @@ from starlette.websockets import WebSocket
 
 from starling.auth.compact import looks_like_token
 from starling.auth.handshake import PresentedToken, TokenSource, select_subprotocol
+from starling.auth.tickets import is_ticket
 from starling.client.authority import Handshake, PendingToken
 from starling.client.client_connection import ClientConnection, JsonConnection, ProtobufConnection
 from starling.engine.rejection import Rejection
@@ -84,7 +85,7 @@ class ClientEndpoint:
 def _is_for_hook(presented: PresentedToken) -> bool:
     """Whether it is no token by its form, but perhaps the application's own session or key."""
     own = presented.source in (TokenSource.COOKIE, TokenSource.HEADER)
-    return own and not looks_like_token(presented.token)
+    return own and not is_ticket(presented.token) and not looks_like_token(presented.token)
 
 
 def choose_format(upgrade: Upgrade) -> tuple[type[ClientConnection], str | None]:

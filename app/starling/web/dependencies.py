@@ -147,9 +147,11 @@ class WebContext:
         presented = find_token(authorization=upgrade.header(b"authorization"), subprotocols=upgrade.subprotocols)
         if presented is not None:
             return presented
+        query = QueryParams(upgrade.query) if upgrade.query else QueryParams()
         return find_token(
+            ticket=query.get("ticket"),
             cookie=_session_cookie(upgrade),
-            query=QueryParams(upgrade.query).get("token") if self.token_in_query and upgrade.query else None,
+            query=query.get("token") if self.token_in_query else None,
             allow_query=self.token_in_query,
         )
 

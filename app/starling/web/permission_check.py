@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from starling.auth.tickets import is_ticket
 from starling.auth.tokens import TokenRefused, TokenVerifier
 from starling.engine.channels import DEFAULT_NAMESPACE, Channels, namespace_of
 from starling.engine.rights import Decision, Rule, Subject, Verb, may
@@ -64,6 +65,8 @@ class PermissionCheck:
 
     async def _read(self, token: str, user: str, channel: str) -> tuple[str, str]:
         """By which rule a token lets the user into the channel, and why it is refused; one or both are empty."""
+        if is_ticket(token):
+            return "", "A ticket counts once, when a client connects: a check would spend it."
         try:
             subscription = await self._verifier.subscription(token)
         except TokenRefused as refused:

@@ -1,5 +1,6 @@
-"""The refusal of revoked tokens, at every endpoint."""
+"""Takes tokens and tickets, whatever the endpoint, and refuses those that were revoked."""
 
+from starling.auth.tickets import Tickets, is_ticket
 from starling.auth.tokens import (
     Credentials,
     KeyNotLoaded,
@@ -13,14 +14,20 @@ from starling.engine.token_facts import TokenFacts
 
 
 class RevocableVerifier:
-    """Implements starling.auth.tokens.TokenVerifier: what another one verifies, unless it is revoked."""
+    """Implements starling.auth.tokens.TokenVerifier: what another one verifies, or a ticket, unless it is revoked.
 
-    def __init__(self, verifier: TokenVerifier, revocations: Revocations) -> None:
+    A ticket counts as a connection token whose key is not at hand, because the broker must be asked.
+    """
+
+    def __init__(self, verifier: TokenVerifier, revocations: Revocations, tickets: Tickets) -> None:
         self._verifier = verifier
         self._revocations = revocations
+        self._tickets = tickets
 
     def connection_now(self, token: str) -> Credentials:
         """Verify a connection token with the keys at hand. Raises TokenRefused, and of that KeyNotLoaded."""
+        if is_ticket(token):
+            raise KeyNotLoaded(RefusalReason.TICKETS_UNAVAILABLE, "The broker has not been asked for the ticket.")
         credentials = self._verifier.connection_now(token)
         self._check(credentials.token)
         return credentials
@@ -32,8 +39,13 @@ class RevocableVerifier:
         return grant
 
     async def connection(self, token: str) -> Credentials:
-        """Verify a connection token. Raises TokenRefused."""
-        credentials = await self._verifier.connection(token)
+        """Verify a connection token, or spend a ticket. Raises TokenRefused."""
+        if is_ticket(token):
+            # Before it is spent.
+            self._check_loaded()
+            credentials = await self._tickets.take(token)
+        else:
+            credentials = await self._verifier.connection(token)
         self._check(credentials.token)
         return credentials
 
@@ -48,10 +60,13 @@ class RevocableVerifier:
         return self._revocations.still_valid(token)
 
     def _check(self, token: TokenFacts) -> None:
+        self._check_loaded()
+        if not self.still_valid(token):
+            raise TokenRefused(RefusalReason.REVOKED, "The token was revoked.")
+
+    def _check_loaded(self) -> None:
         if not self._revocations.loaded:
             raise KeyNotLoaded(
                 RefusalReason.REVOCATIONS_NOT_LOADED,
                 "This process has not yet been able to read which tokens are revoked.",
             )
-        if not self.still_valid(token):
-            raise TokenRefused(RefusalReason.REVOKED, "The token was revoked.")

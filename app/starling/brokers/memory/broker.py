@@ -13,6 +13,7 @@ from starling.brokers.memory.history import MemoryHistory
 from starling.brokers.memory.occupancy import MemoryOccupancy
 from starling.brokers.memory.presence import MemoryPresence
 from starling.brokers.memory.revocations import MemoryRevocations
+from starling.brokers.memory.tickets import MemoryTickets
 from starling.engine.broker import BrokerUnavailable, LinkState, PublishOptions, PublishOutcome, StreamPosition
 from starling.engine.history import DEFAULT_READ_TTL
 from starling.engine.presence import DEFAULT_TTL
@@ -73,6 +74,7 @@ class MemoryBroker(BroadcastBroker):
         self.history: MemoryHistory = MemoryHistory(read_ttl=read_ttl)
         self.presence: MemoryPresence = MemoryPresence(presence_ttl)
         self.revocations: MemoryRevocations = MemoryRevocations()
+        self.tickets: MemoryTickets = MemoryTickets()
         self.occupancy: MemoryOccupancy = MemoryOccupancy(presence_ttl)
         self.drain_rate: MemoryDrainRate = MemoryDrainRate()
 

@@ -19,6 +19,7 @@ from starling.brokers.redis.occupancy import RedisOccupancy
 from starling.brokers.redis.presence import RedisPresence
 from starling.brokers.redis.refusal import refused
 from starling.brokers.redis.revocations import RedisRevocations
+from starling.brokers.redis.tickets import RedisTickets
 from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
 from starling.engine.history import DEFAULT_READ_TTL
 from starling.engine.presence import DEFAULT_TTL
@@ -57,6 +58,7 @@ class RedisBroker(BroadcastBroker):
             backend.execute, backend.queries.execute, backend.prefix, presence_ttl
         )
         self.revocations: RedisRevocations = RedisRevocations(backend.execute, backend.reads.execute, backend.prefix)
+        self.tickets: RedisTickets = RedisTickets(backend.execute, backend.prefix)
         self.occupancy: RedisOccupancy = RedisOccupancy(backend.execute, backend.prefix, presence_ttl)
         self.drain_rate: RedisDrainRate = RedisDrainRate(backend.execute, backend.prefix)
 

@@ -131,6 +131,7 @@ class Connect(Command):
             subs=subs,
             node=self._engine.node.id,
             session=client.session_id,
+            resume=identity.resume,
         )
         return client.session.connected(
             action,
