@@ -19,7 +19,7 @@ TEST_WORKERS ?= 3
 TEST_BOUND ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench soak fmt docs protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
+.PHONY: help run test check bench soak conformance fuzz fmt docs protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,16 @@ bench: $(VENV)/.dev  ## Benchmark against other servers (ONLY=fanout,burst SERVE
 soak: $(VENV)/.dev  ## Random faults over two pods and one Redis, with a record of every publication (MINUTES=10 SEED=1)
 	@tools/setup/system-packages.sh
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(VENV)/.dev  ## Random and mutated frames, HTTP heads and API bodies against a running service (INPUTS=1000000 SEED=1)
+	@tools/setup/system-packages.sh
+	$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),1000000) $(if $(SEED),--seed $(SEED))
+
+# WSTEST: an installed wstest; without it the suite is installed into build/autobahn, for which PYTHON2 is a CPython 2.7.
+conformance: $(VENV)/.dev  ## RFC 6455 and 7692 by the Autobahn test suite (WSTEST=wstest SETS=standard,compression)
+	@$(if $(WSTEST),,tools/setup/autobahn.sh build/autobahn)
+	@$(BIN)/python -m tests.conformance --wstest=$(or $(WSTEST),build/autobahn/bin/wstest) \
+		$(if $(SETS),--sets=$(SETS)) $(if $(PROFILES),--profiles=$(PROFILES))
 
 capacity: $(VENV)/.dev  ## Measure the constants of `starling size` on a quiet machine and store them
 	@tools/setup/system-packages.sh bench

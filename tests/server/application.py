@@ -1,7 +1,8 @@
 """A raw ASGI application on the server layer alone, run as a process of its own: `application.py OPTIONS_AS_JSON`.
 
-Endpoints: `/ws` hands off to Speaker; `/plain` echoes by plain ASGI; `/slow` accepts after a minute; `/late` after
-half a second; `/return` accepts and returns; `/crash` accepts and fails; `/refuse` refuses; `/twice` hands off twice.
+Endpoints: `/ws` hands off to Speaker, `/echo` to Echo; `/plain` echoes by plain ASGI; `/slow` accepts after a minute;
+`/late` after half a second; `/return` accepts and returns; `/crash` accepts and fails; `/refuse` refuses; `/twice`
+hands off twice.
 HTTP answers `ok`, to a POST once its body has come, and to one at `/early` at once; at `/later` and `/later-stream`
 after a moment; at `/scope` what the request says; at `/large` 1 MiB; at `/stream` only headers, until its client
 leaves.
@@ -27,6 +28,7 @@ from starling.telemetry.metric_files import allocate_metric_files
 log = structlog.get_logger("test.application")
 
 WRITE_LIMIT = 262_144
+ECHO_WRITE_LIMIT = 2**26
 
 
 class Speaker:
@@ -86,6 +88,34 @@ class Speaker:
     def on_overflow(self) -> None:
         log.info("overflow")
         self.transport.close(3008, "slow")
+
+    def on_shutdown(self) -> None:
+        self.transport.close(1012, "restart")
+
+    def on_close(self, code: int, reason: str) -> None:
+        log.info("closed", code=code, reason=reason)
+
+
+class Echo:
+    """A handler that sends every message back as it came, however much waits."""
+
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+
+    def on_message(self, message: str | bytes) -> None:
+        if isinstance(message, str):
+            self.transport.send_frame(Frame(message.encode(), text=True))
+        else:
+            self.transport.send_frame(Frame(message, text=False))
+
+    def on_pong(self) -> None:
+        """Nothing."""
+
+    def on_drained(self) -> None:
+        """Nothing."""
+
+    def on_overflow(self) -> None:
+        """Nothing."""
 
     def on_shutdown(self) -> None:
         self.transport.close(1012, "restart")
@@ -171,6 +201,8 @@ class Application:
         match scope["path"]:
             case "/ws" | "/late":
                 extension.detach(Speaker(extension), write_limit=WRITE_LIMIT)
+            case "/echo":
+                extension.detach(Echo(extension), write_limit=ECHO_WRITE_LIMIT)
             case "/twice":
                 extension.detach(Speaker(extension), write_limit=WRITE_LIMIT)
                 extension.detach(Speaker(extension), write_limit=WRITE_LIMIT)

@@ -9,7 +9,7 @@ import pytest
 
 from starling.main import server_options
 from starling.settings import load_settings
-from tests.server.serving import Client, Server, handshake, until
+from tests.server.serving import Client, Server, frame, handshake, until
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +196,17 @@ def test_a_client_that_leaves_a_pipeline_behind_writes_nothing_to_the_log(server
     exchange(server, get("/large", "Host: x", "Connection: close"))
     until(lambda: len(server.events("large_sent")) > before, "the last is served")
     assert [line for line in server.lines if line["level"] in {"error", "critical"}] == []
+
+
+@pytest.mark.parametrize("path", ["/ws", "/plain", "/refuse"])
+def test_an_upgrade_behind_a_request_that_is_not_answered_yet_ends_the_connection(server: Server, path: str) -> None:
+    """Otherwise the response to the first would stand between the frames."""
+    assert "101" not in exchange(server, get("/later", "Host: x") + handshake(path) + frame(1, b"hello"))
+    # Behind one that is answered it is an upgrade like any other.
+    with Client(server.port) as client:
+        client.socket.sendall(get("/", "Host: x"))
+        client.read_head()
+        assert client._take(2) == b"ok"
+        client.upgrade("/ws")
+        client.send("hello")
+        assert client.text() == "hello"

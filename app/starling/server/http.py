@@ -151,6 +151,11 @@ class StarlingHttp(HttpToolsProtocol):
         # An upgrade to anything else is served as the plain request that it also is.
         if not self._should_upgrade():
             return
+        if self._busy:
+            # Frames and the response under way would mix. RFC 9110 section 7.8 has no pipelined upgrade.
+            text = "Wait for the responses to the requests before, then upgrade.\n"
+            self._refuse(HTTPStatus.BAD_REQUEST, RejectReason.BAD_UPGRADE, text)
+            return
         if (rejection := self._admit()) is not None:
             headers = f"Retry-After: {rejection.retry_after}\r\n"
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, rejection.reason, f"{rejection.message}\n", headers)
