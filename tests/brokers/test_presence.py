@@ -592,3 +592,28 @@ async def test_while_redis_is_away_every_call_ends_in_time(redis_server: RedisSe
         async with asyncio.timeout(20):
             with pytest.raises(BrokerUnavailable):
                 await ask(presence)
+
+
+async def test_a_client_put_for_a_time_of_its_own_outlives_and_underlives_the_others(place: Place) -> None:
+    await place.presence.add(CHANNEL, someone("common", "a"))
+    assert await place.presence.put(CHANNEL, someone("long", "b"), 10 * TTL)
+    assert await place.presence.put(CHANNEL, someone("short", "c"), TTL / 10)
+    assert not await place.presence.put(CHANNEL, someone("long", "b"), 10 * TTL)
+
+    await place.make_older(TTL / 5)
+    assert set(await place.presence.get(CHANNEL)) == {"common", "long"}
+    await place.make_older(TTL)
+    assert set(await place.presence.get(CHANNEL)) == {"long"}
+    await place.make_older(10 * TTL)
+    assert await place.presence.stats(CHANNEL) == PresenceStats(0, 0)
+
+
+async def test_a_client_is_ended_once_and_only_where_its_time_is_nearly_over(place: Place) -> None:
+    shown = someone("agent", "a", b"1", b"2")
+    await place.presence.put(CHANNEL, shown, TTL)
+
+    assert await place.presence.end(CHANNEL, someone("agent", "a"), TTL / 2) is None
+    await place.make_older(TTL * 0.75)
+    assert await place.presence.end(CHANNEL, someone("agent", "a"), TTL / 2) == shown
+    assert await place.presence.end(CHANNEL, someone("agent", "a"), None) is None
+    assert await place.presence.stats(CHANNEL) == PresenceStats(0, 0)

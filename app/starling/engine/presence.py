@@ -46,6 +46,15 @@ class Presence(Protocol):
         A user is gone with the last of its clients, whichever process that belongs to.
         """
 
+    async def put(self, channel: str, info: ClientInfo, seconds: float) -> bool:
+        """Show a client for `seconds`, without refreshes; True when it was not in the channel before."""
+
+    async def end(self, channel: str, info: ClientInfo, left: float | None) -> ClientInfo | None:
+        """Take a client out that has `left` seconds at most (None: however many); returns it as it was shown.
+
+        None, and nothing done, where it is not there or has longer. Of several that ask, one gets it.
+        """
+
     async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> dict[str, ClientInfo]:
         """The clients in a channel, by client id. Raises TooManyPresent beyond `most` clients or `max_bytes`."""
 

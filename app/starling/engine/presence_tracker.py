@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from starling.engine.agents import Agents
 from starling.engine.broker import Broker, BrokerUnavailable, PublicationTooLarge
 from starling.engine.channels import ChannelOptions
 from starling.engine.presence import Presence, PresenceStats, TooManyPresent
@@ -73,6 +74,8 @@ class PresenceTracker:
         leave_delay: float = 0.0,
     ) -> None:
         """`presence` None: this broker keeps none. `start_task` runs work in a task that the caller owns."""
+        self.agents = Agents(presence, broker, start_task=start_task)
+        """Those that backends show without a connection."""
         self._presence = presence
         self._broker = broker
         self._start_task = start_task
@@ -210,6 +213,7 @@ class PresenceTracker:
 
     async def close(self) -> None:
         """Take every client out and tell the leaves, within seconds: for a process that ends."""
+        self.agents.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -133,6 +133,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "revoke_token": ({"uid": "token-1", "expire_at": 1893456000}, {}),
     "revoke_session": ({"session": "login-1", "expire_at": 1893456000}, {}),
     "invalidate_user_tokens": ({"user": "alice"}, {"issued_before": 1790000000}),
+    "presence_set": ({"channel": "chat:42", "user": "bot", "info": {"state": "writing"}, "ttl": 60}, {}),
+    "presence_unset": ({"channel": "chat:42", "user": "bot"}, {}),
     "ticket": (
         {"user": "alice", "channels": ["news"], "ttl": 30},
         {"ticket": "tkt_a-text-of-22-characters", "session": "5f0c1d1e0bb24b2c9a0f7d6e3c1b2a39"},

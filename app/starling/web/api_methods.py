@@ -126,6 +126,8 @@ class ApiMethods:
             "invalidate_user_tokens": Method(
                 models.InvalidateUserTokensBody, models.InvalidateUserTokensResponse, self._invalidate_user_tokens
             ),
+            "presence_set": Method(models.PresenceSetBody, models.EmptyResponse, self._presence_set),
+            "presence_unset": Method(models.PresenceUnsetBody, models.EmptyResponse, self._presence_unset),
             "ticket": Method(models.TicketBody, models.TicketResponse, self._ticket),
         }
         engine.metrics.name_methods(self.by_name)
@@ -307,6 +309,17 @@ class ApiMethods:
     async def _presence_stats(self, request: models.PresenceStatsBody) -> models.PresenceStatsResponse:
         stats = await self._engine.presence.count(request.channel, self._options_with_presence(request.channel))
         return models.PresenceStatsResponse(stats.num_clients, stats.num_users)
+
+    async def _presence_set(self, request: models.PresenceSetBody) -> models.EmptyResponse:
+        options = self._options_with_presence(request.channel)
+        info = _payload(request.info, "", "info", needed=False)
+        await self._engine.presence.agents.set(request.channel, request.user, info, request.ttl, options)
+        return _DONE
+
+    async def _presence_unset(self, request: models.PresenceUnsetBody) -> models.EmptyResponse:
+        options = self._options_with_presence(request.channel)
+        await self._engine.presence.agents.unset(request.channel, request.user, options)
+        return _DONE
 
     async def _history(self, request: models.HistoryBody) -> models.HistoryResponse:
         options = self._options_with_history(request.channel)

@@ -347,6 +347,26 @@ class RevokeSessionBody(Struct):
     expire_at: ExpireAt | None = None
 
 
+class PresenceSetBody(Struct):
+    """Show a user in a channel's presence without a connection, as the client `agent:USER`; once more renews it."""
+
+    channel: Name
+    user: Annotated[str, Meta(min_length=1, max_length=255, description="Id of the user, such as a bot's.")]
+    info: Annotated[Raw, Meta(description="JSON that others see of it, as `conn_info`.")] = msgspec.field(
+        default_factory=Raw
+    )
+    ttl: Annotated[
+        float, Meta(ge=1, le=86400, description="Seconds that it is shown, unless it is set again before.")
+    ] = 60
+
+
+class PresenceUnsetBody(Struct):
+    """Take a user out of a channel's presence that `presence_set` has shown there."""
+
+    channel: Name
+    user: Annotated[str, Meta(min_length=1, max_length=255, description="Id of the user.")]
+
+
 class TicketBody(Struct):
     """Make a ticket: a secret that opens one session of a user, once, on any pod."""
 
@@ -395,6 +415,8 @@ class BatchCommand(Struct, omit_defaults=True):
     revoke_session: RevokeSessionBody | None = None
     invalidate_user_tokens: InvalidateUserTokensBody | None = None
     ticket: TicketBody | None = None
+    presence_set: PresenceSetBody | None = None
+    presence_unset: PresenceUnsetBody | None = None
 
 
 class BatchBody(Struct):

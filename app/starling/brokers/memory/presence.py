@@ -24,6 +24,8 @@ class MemoryPresence:
         self._channels: dict[str, _Attendees] = {}
         # The soonest first, because every entry lives equally long and is put last when it is refreshed.
         self._deadlines: dict[tuple[str, str], float] = {}
+        # Those with a time of their own, which are few.
+        self._own_deadlines: dict[tuple[str, str], float] = {}
 
     async def add(self, channel: str, info: ClientInfo) -> bool:
         """Add a client; True when its user was not in the channel before."""
@@ -57,6 +59,26 @@ class MemoryPresence:
             gone[channel] = {info.user for info in infos if attendees is None or info.user not in attendees.users}
         return gone
 
+    async def put(self, channel: str, info: ClientInfo, seconds: float) -> bool:
+        """Show a client for `seconds`; True when it was not in the channel before."""
+        now = self._sweep()
+        before = self._channels.get(channel)
+        new = before is None or info.client not in before.clients
+        self._keep(channel, info, now)
+        del self._deadlines[channel, info.client]
+        self._own_deadlines[channel, info.client] = now + seconds
+        return new
+
+    async def end(self, channel: str, info: ClientInfo, left: float | None) -> ClientInfo | None:
+        """Take a client out that has `left` seconds at most; returns it as it was shown."""
+        now, key = self._sweep(), (channel, info.client)
+        ends_at = self._own_deadlines.get(key, self._deadlines.get(key))
+        if ends_at is None or (left is not None and ends_at - now > left):
+            return None
+        shown = self._channels[channel].clients[info.client]
+        self._take_out(channel, info.client)
+        return shown
+
     async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> dict[str, ClientInfo]:
         """The clients in a channel, by client id. Raises TooManyPresent beyond `most` clients or `max_bytes`."""
         self._sweep()
@@ -86,7 +108,8 @@ class MemoryPresence:
         return came
 
     def _take_out(self, channel: str, client: str) -> None:
-        if self._deadlines.pop((channel, client), None) is None:
+        key = (channel, client)
+        if self._deadlines.pop(key, None) is None and self._own_deadlines.pop(key, None) is None:
             return
         attendees = self._channels[channel]
         user = attendees.clients.pop(client).user
@@ -103,6 +126,8 @@ class MemoryPresence:
             (channel, client), deadline = next(iter(self._deadlines.items()))
             if deadline > now:
                 break
+            self._take_out(channel, client)
+        for channel, client in [key for key, deadline in self._own_deadlines.items() if deadline <= now]:
             self._take_out(channel, client)
         return now
 

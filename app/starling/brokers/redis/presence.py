@@ -26,19 +26,24 @@ _STRANGE = "a presence script answered in another form than it should"
 
 @dataclass(slots=True)
 class _PresenceCall:
-    """Clients of one channel, the arguments of a script for them, and the flag it answered for each."""
+    """Clients of one channel, the arguments of a script for them, and the flags it answered for each.
+
+    `new` is about the client itself, `flags` is about its user.
+    """
 
     channel: str
     infos: list[ClientInfo] = field(default_factory=list)
     arguments: list[bytes] = field(default_factory=list)
     size: int = 0
     flags: list[bool] = field(default_factory=list)
+    new: list[bool] = field(default_factory=list)
 
     def take(self, answer: object) -> None:
         """Read the flags. Raises BrokerUnavailable for an answer that is none."""
         if not isinstance(answer, list) or len(answer) != len(self.infos):
             raise BrokerUnavailable(_STRANGE)
-        self.flags = [flag == 1 for flag in answer]
+        self.flags = [flag % 2 == 1 for flag in answer]
+        self.new = [flag >= 2 for flag in answer]
 
 
 class RedisPresence:
@@ -54,6 +59,7 @@ class RedisPresence:
         self._keep = Script("presence_room.lua", "presence_sweep.lua", "presence_keep.lua")
         self._enter = Script("presence_room.lua", "presence_sweep.lua", "presence_enter.lua", "presence_keep.lua")
         self._remove = Script("presence_sweep.lua", "presence_remove.lua")
+        self._end = Script("presence_sweep.lua", "presence_end.lua")
         self._get = Script("presence_sweep.lua", "presence_get.lua")
         self._stats = Script("presence_sweep.lua", "presence_stats.lua")
 
@@ -83,6 +89,19 @@ class RedisPresence:
         for call in await self._in_portions(self._take_out, _calls(entries, _encode_user)):
             gone[call.channel].update(info.user for info, flag in zip(call.infos, call.flags, strict=True) if flag)
         return gone
+
+    async def put(self, channel: str, info: ClientInfo, seconds: float) -> bool:
+        """Show a client for `seconds`; True when it was not in the channel before. Raises BrokerUnavailable."""
+        call = next(_calls({channel: [info]}, _encode_entry))
+        lives = max(1, round(seconds * 1000))
+        call.take(await self._keep.run(self._writing, self._keys(channel), lives, *call.arguments, size=call.size))
+        return call.new[0]
+
+    async def end(self, channel: str, info: ClientInfo, left: float | None) -> ClientInfo | None:
+        """Take a client out that has `left` seconds at most; returns it as it was shown. Raises BrokerUnavailable."""
+        left_ms = -1 if left is None else round(left * 1000)
+        found = await self._end.run(self._writing, self._keys(channel), info.client, left_ms)
+        return _decode_entry(info.client, found) if isinstance(found, bytes) else None
 
     async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> dict[str, ClientInfo]:
         """The clients in a channel, by client id. Raises TooManyPresent beyond `most` clients or `max_bytes`.

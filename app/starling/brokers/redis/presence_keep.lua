@@ -1,7 +1,7 @@
 -- Adds clients to a channel, or keeps them alive.
 --
 -- ARGV  1 ms that an entry lives   2, 3 a client and its entry   4, 5 and so on
--- Returns for each client 1 if its user was not here before, else 0.
+-- Returns for each client 1 if its user was not here before, else 0; and 2 more if the client itself was not.
 
 local lives = tonumber(ARGV[1])
 local came = {}
@@ -17,7 +17,7 @@ for at = 2, #ARGV, 2 do
       uncount(known)
     end
   end
-  came[#came + 1] = count == 1 and 1 or 0
+  came[#came + 1] = (count == 1 and 1 or 0) + (known and 0 or 2)
   redis.call('ZADD', deadlines, now + lives, client)
 end
 
