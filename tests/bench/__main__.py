@@ -29,6 +29,7 @@ MOST = 10_000
 ALONE = {
     "api": "Server API",
     "compression": "Compression",
+    "data_format": "What checking a publication's format costs",
     "footprint": "Start-up and rest",
     "loop_lag": "A broadcast to 100,000 subscribers of one process",
     "size": "What a load costs",

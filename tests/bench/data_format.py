@@ -31,7 +31,7 @@ def main() -> None:
         timer = timeit.Timer(partial(check_publication, data, options), timer=time.thread_time)
         number, _ = timer.autorange()
         best = min(timer.repeat(REPEATS, max(1, number // 4))) / max(1, number // 4) * 1e6
-        print(f"{name}: {best:.2f} µs, {best / (len(data) / 1024):.2f} µs a KiB")
+        print(f"- {name}: {best:.2f} µs, {best / (len(data) / 1024):.2f} µs a KiB")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from tests.support.history_clients import HistoryClient, Refused
-from tests.support.running import Starling
+from tests.support.running import Starling, serving
 from tests.support.services import RedisServer
 from tests.system.flow import environment
 
@@ -61,6 +62,24 @@ async def test_while_redis_is_away_both_endpoints_refuse_in_time(
             assert body["error"]["code"] == 100
             assert time.monotonic() - began - by_protocol < ANSWER_WITHIN
             await asyncio.to_thread(redis_server.thaw)
+
+
+async def test_a_full_redis_refuses_over_the_api_with_503_and_its_own_words(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    settings = environment(tmp_path, redis_server.url) | {"STARLING_API_KEYS": API_KEY}
+    async with serving(settings) as starling, Redis.from_url(redis_server.url, protocol=2) as redis:
+        assert (await asyncio.to_thread(publish, starling, 1))[0] == 200
+        await redis.config_set("maxmemory-policy", "noeviction")
+        await redis.config_set("maxmemory", "1")
+        status, body = await asyncio.to_thread(publish, starling, 2)
+        assert (status, body["error"]["code"]) == (503, 100)
+        assert "OOM command not allowed when used memory > 'maxmemory'" in body["error"]["message"]
+        # What is there is read, and room ends it.
+        status, body = await asyncio.to_thread(call, starling, "history", {"channel": CHANNEL, "limit": 10})
+        assert (status, [each["data"] for each in body["result"]["publications"]]) == (200, [1])
+        await redis.config_set("maxmemory", "0")
+        assert (await asyncio.to_thread(publish, starling, 3))[0] == 200
 
 
 async def test_retries_with_an_idempotency_key_over_outages_publish_once(tmp_path: Path) -> None:

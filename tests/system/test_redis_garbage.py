@@ -1,0 +1,102 @@
+"""What another program writes straight into Redis costs a reader that one message, and ends nobody's connection."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.support.history_clients import HistoryClient
+from tests.support.running import Starling, serving
+from tests.support.services import RedisServer
+from tests.system.flow import environment
+
+LIVE = "live"
+KEPT = "history:0"
+# What JSON clients cannot read, in an envelope that is good: bytes, JSON too deep, a number too long, and a broken end.
+UNREADABLE = (b"\xff\xfe", b"[" * 300 + b"]" * 300, b"9" * 5000, b'{"a":', b'"\xed\xa0\x80"')
+# What is no envelope.
+MALFORMED = (
+    b"",
+    b"\x00",
+    b"x\n",
+    b"p",
+    b"p - 1\n0 0\n1",
+    b"p - -1 0\n0 0\n1",
+    b"p - 0 0\n0 99\n1",
+    b"j\n{",
+    b"l\n[]",
+    b"\xff" * 70_000,
+)
+
+
+@pytest.fixture
+async def starling(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Starling]:
+    settings = environment(tmp_path, redis_server.url) | {"STARLING_WORKERS": "1"}
+    async with serving(settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def redis(redis_server: RedisServer) -> AsyncIterator["Redis"]:
+    client = Redis.from_url(redis_server.url, protocol=2)
+    yield client
+    await client.aclose()
+
+
+async def received(client: HistoryClient, channel: str, number: int) -> list[int]:
+    """The numbers of a client's ledger, once `number` is the last of them."""
+    async with asyncio.timeout(20):
+        while client.ledgers[channel].numbers[-1:] != [number]:
+            await asyncio.sleep(0.02)
+    return client.ledgers[channel].numbers
+
+
+async def test_garbage_on_a_channel_costs_its_readers_that_one_message(starling: Starling, redis: "Redis") -> None:
+    async with AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(HistoryClient(starling.url)) for _ in range(3)]
+        for reader in readers:
+            await reader.subscribe(LIVE)
+        for number, garbage in enumerate([*MALFORMED, *(b"p - 0 0\n0 0\n" + data for data in UNREADABLE)]):
+            assert await redis.publish(f"starling:{LIVE}", garbage) > 0
+            await readers[0].publish(LIVE, number)
+        last = len(MALFORMED) + len(UNREADABLE) - 1
+        for reader in readers:
+            assert await received(reader, LIVE, last) == list(range(last + 1))
+            assert reader.ledgers[LIVE].data == []
+            assert (reader.ledgers[LIVE].reported, reader.ledgers[LIVE].closed) == ([], [])
+
+
+async def test_unreadable_entries_of_a_history_cost_its_readers_those_entries(
+    starling: Starling, redis: "Redis"
+) -> None:
+    async with AsyncExitStack() as stack:
+        writer = await stack.enter_async_context(HistoryClient(starling.url))
+        await writer.subscribe(KEPT)
+        await writer.publish(KEPT, 1)
+        await received(writer, KEPT, 1)
+        epoch = writer.epochs[KEPT]
+        for offset, data in enumerate(UNREADABLE, start=2):
+            body = b"0 0\n" + data
+            await redis.xadd(f"starling:stream:{{{KEPT}}}", {"p": str(offset - 1), "d": body}, id=f"{offset}-0")
+            await redis.hset(f"starling:meta:{{{KEPT}}}", "o", str(offset))
+            await redis.publish(f"starling:{KEPT}", f"p {epoch} {offset} {offset - 1}\n".encode() + body)
+        await writer.publish(KEPT, 2)
+        assert await received(writer, KEPT, 2) == [1, 2]
+        assert (writer.ledgers[KEPT].reported, writer.ledgers[KEPT].closed) == ([], [])
+
+        late = await stack.enter_async_context(HistoryClient(starling.url))
+        result = await late.subscribe(KEPT, (0, epoch))
+        assert result["recovered"]
+        assert await received(late, KEPT, 2) == [1, 2]
+        read = await late.call("history", {"channel": KEPT, "limit": 100})
+        assert [publication["data"] for publication in read["publications"]] == [1, 2]
+        await writer.publish(KEPT, 3)
+        assert await received(late, KEPT, 3) == [1, 2, 3]
+        assert late.ledgers[KEPT].closed == []
+    async with asyncio.timeout(10):
+        while not starling.metrics()["starling_unreadable_messages_total"]:
+            await asyncio.sleep(0.1)
+    await asyncio.to_thread(starling.reported, "unreadable_for_json_clients")
