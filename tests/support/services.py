@@ -99,7 +99,9 @@ class Server(ABC):
     def kill(self) -> None:
         """End every process of the server with SIGKILL."""
         for process in self._family():
-            process.kill()
+            # A child may end with its parent, which was killed just before.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         if self._process is not None:
             self._process.wait(10)
             self._process = None

@@ -27,11 +27,12 @@ PROXY_TIMEOUT = 4
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the script for trying out makes, made in a directory of the test's own."""
-    directory = tmp_path_factory.mktemp("deploy")
-    (directory / "setup").mkdir()
-    script = shutil.copy(DEPLOY / "setup" / "compose-secrets.sh", directory / "setup")
+    directory = tmp_path_factory.mktemp("project")
+    (directory / "deploy").mkdir()
+    (directory / "tools" / "setup").mkdir(parents=True)
+    script = shutil.copy(DEPLOY.parent / "tools" / "setup" / "compose-secrets.sh", directory / "tools" / "setup")
     subprocess.run([script], check=True, capture_output=True)
-    secrets = directory / "secrets"
+    secrets = directory / "deploy" / "secrets"
     (secrets / "tls.pem").write_text((secrets / "tls.crt").read_text() + (secrets / "tls.key").read_text())
     return secrets
 
