@@ -53,7 +53,7 @@ async def enter(
 ) -> None:
     """Ask for a channel; the client's own answer to being in it is `answer`."""
 
-    def answered(joined: Joined) -> bool:
+    def answered(subscriber: Subscriber, joined: Joined) -> bool:
         return answer
 
     subscriber = Subscriber(client, channel, answered)
@@ -157,7 +157,10 @@ async def test_who_left_before_this_process_was_where_it_stands_is_not_let_in_la
     engine, options = service.engine, KEPT.options("news")
     first, memberships = Memberships(engine), Memberships(engine)
     await first.enter(
-        Subscriber(client, "news", lambda joined: True), Grant(options), ClientInfo("first", client.id), None
+        Subscriber(client, "news", lambda subscriber, joined: True),
+        Grant(options),
+        ClientInfo("first", client.id),
+        None,
     )
     history = service.broker.history
     assert isinstance(history, MemoryHistory)
@@ -167,7 +170,7 @@ async def test_who_left_before_this_process_was_where_it_stands_is_not_let_in_la
     since = (await history.positions({"news": 60.0}))["news"]
     ahead = opened(service)
     await memberships.enter(
-        Subscriber(ahead, "news", lambda joined: True), Grant(options), ClientInfo("ahead", ahead.id), since
+        Subscriber(ahead, "news", lambda subscriber, joined: True), Grant(options), ClientInfo("ahead", ahead.id), since
     )
     assert ahead not in engine.hub.subscribers.of("news")
 

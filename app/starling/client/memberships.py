@@ -180,5 +180,5 @@ class Memberships:
                 self._engine.tasks.start(self.leave(membership))
 
 
-def _answered_already(_: Joined) -> bool:
+def _answered_already(_subscriber: Subscriber, _joined: Joined) -> bool:
     return True

@@ -30,7 +30,7 @@ class Subscriber:
 
     __slots__ = ("_answer", "answered", "base", "channel", "created", "frames", "receiver", "view")
 
-    def __init__(self, receiver: Receiver, channel: str, answer: Callable[[Joined], bool]) -> None:
+    def __init__(self, receiver: Receiver, channel: str, answer: "Answer") -> None:
         self.receiver = receiver
         self.channel = channel
         self.answered = False
@@ -44,12 +44,16 @@ class Subscriber:
 
     def reply(self, joined: Joined) -> bool:
         """Write the answer; False when the client has gone meanwhile."""
-        self.answered = self._answer(joined)
+        self.answered = self._answer(self, joined)
         return self.answered
 
     def unsubscribe(self) -> None:
         """The stream broke off behind this subscriber's position."""
         self.receiver.lose_state(self.channel)
+
+
+# Gets the subscriber, so that it need not hold it: a cycle would outlive the client until the next collection.
+Answer = Callable[[Subscriber, Joined], bool]
 
 
 class Subscriptions:

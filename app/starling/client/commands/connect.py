@@ -174,7 +174,7 @@ class Connect(Command):
         """Enter one channel, and put what the client is answered for it into `results`."""
         wanted = tags_filter(request, grant)
 
-        def answer(joined: Joined) -> bool:
+        def answer(subscriber: Subscriber, joined: Joined) -> bool:
             if client.session.state is not SessionState.CONNECTING:
                 return False
             result = results[request.channel] = subscribe_result(request, grant, joined, user=client.user)

@@ -1,6 +1,7 @@
 """`subscribe`, and the end of a subscription whatever its reason."""
 
 import time
+from functools import partial
 from typing import cast
 
 from starling.client.authority import Authority, Grant
@@ -71,9 +72,7 @@ class Subscribe(Command):
             shown = shown_to_hooks(client, grant.info)
             grant = granted(grant, await self._engine.hooks.subscribe(shown, request.channel, request.data))
         wanted = tags_filter(request, grant)
-        subscriber = Subscriber(
-            client, request.channel, lambda joined: self._answer(client, action, grant, subscriber, joined)
-        )
+        subscriber = Subscriber(client, request.channel, partial(self._answer, client, action, grant))
         first_uses, who = self._engine.admission.clients.first_uses, payer(client)
         new = not action.server_side and grant.options.keeps_history
         if new and first_uses.exhausted(who) and not self._engine.subscriptions.hears(request.channel):
