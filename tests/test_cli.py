@@ -652,6 +652,37 @@ def test_probe_reports_each_worker_and_its_exit_code_the_answer(starling: Starli
     assert json.loads(run("probe", "livez", "--url", starling.internal).stdout.splitlines()[-1])["livez"]
 
 
+def test_metrics_that_are_not_there_are_refused(starling: Starling) -> None:
+    done = run("metrics", "nonesuch", "--url", starling.internal)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "no sample contains nonesuch: `starling metrics` prints them all\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info", "--url", "http://127.0.0.1:1"),
+        ("history", "news", "--url", "http://127.0.0.1:1"),
+        ("probe", "--url", "http://127.0.0.1:1"),
+        ("ping", "--url", "ws://127.0.0.1:1"),
+    ],
+)
+def test_a_service_that_is_not_there_is_reported_without_the_number_of_the_error(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 3
+    assert "Connection refused" in done.stderr
+    assert "rrno" not in done.stderr
+
+
+def test_help_names_values_as_their_options_do() -> None:
+    help_text = run("publish", "--help").stdout + run("size", "--help").stdout + run("probe", "--help").stdout
+    assert "--key KEY " in help_text
+    assert "--connections N " in help_text
+    assert "--output table|json " in help_text
+    options = [line for line in help_text.splitlines() if line.startswith("  -")]
+    assert not [line for line in options if "<" in line]
+
+
 @pytest.mark.parametrize("command", ["metrics", "probe"])
 def test_where_no_internal_port_answers_it_is_said(command: str) -> None:
     done = run(command, INTERNAL_PORT=str(free_port()))

@@ -258,3 +258,44 @@ def test_connections_of_a_user_are_not_counted_on_postgresql() -> None:
     assert "STARLING_MAX_CONNECTIONS_PER_USER" in problem
     assert "redis://" in problem
     assert load_settings(environment).max_connections_per_user == 0
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_a_value_that_a_setting_does_not_take_is_refused_in_plain_words(name: str) -> None:
+    for value in ("", "a word", "-1", "0", "1.5", "nan", "1e999", "9" * 30, "x" * 5000, "\N{SNOWMAN}"):
+        try:
+            load_settings({"STARLING_DEV": "true", f"STARLING_{name.upper()}": value})
+        except SettingsError as error:
+            for problem in error.problems:
+                assert "\n" not in problem
+                for leak in ("nput should", "Value error", "alue error,", "unable to", "Errno", "type="):
+                    assert leak not in problem, problem
+
+
+@pytest.mark.parametrize("name", ["CHANNELS_FILE", "API_KEYS_FILE", "TOKEN_PUBLIC_KEY_FILE"])
+@pytest.mark.parametrize(("path", "why"), [("absent", "No such file or directory"), (".", "Is a directory")])
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(name: str, path: str, why: str, tmp_path: Path) -> None:
+    found = tmp_path / path
+    with pytest.raises(SettingsError) as refused:
+        build_channels(load_settings({"STARLING_DEV": "true", f"STARLING_{name}": str(found)}))
+    assert f"STARLING_{name}: cannot read {found}: {why}" in refused.value.problems
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("a: [1\nb: {", "line 2, column 2: expected ',' or ']', but got ':'"),
+        ("a:\n\t- b\n", "line 2, column 1: found character '\\t' that cannot start any token"),
+        ("a: 'b", "line 1, column 6: found unexpected end of stream"),
+        ("a: *b", "line 1, column 4: found undefined alias 'b'"),
+        ("a: \x00", "unacceptable character #x0000: special characters are not allowed"),
+    ],
+)
+def test_a_channels_file_that_is_no_yaml_is_refused_in_one_line(text: str, where: str, tmp_path: Path) -> None:
+    file = tmp_path / "channels.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as refused:
+        build_channels(load_settings({"STARLING_DEV": "true", "STARLING_CHANNELS_FILE": str(file)}))
+    (problem,) = refused.value.problems
+    assert "\n" not in problem
+    assert problem.startswith(f"STARLING_CHANNELS_FILE: {file} is no YAML: {where}")

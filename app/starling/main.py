@@ -37,6 +37,7 @@ from starling.engine.lifecycle import Lifecycle
 from starling.engine.memory import MemoryLimit
 from starling.engine.occupancy import Occupancy
 from starling.engine.top_channels import TopChannels
+from starling.problems import describe_failure
 from starling.protocol.session import SessionLimits
 from starling.reload import Configuration, ConfigurationFiles
 from starling.server.application import serve
@@ -59,7 +60,7 @@ from starling.web.head_requests import HeadRequests
 from starling.web.permission_check import PermissionCheck
 from starling.web.request_id import RequestId
 from starling.web.revocation import RevocableVerifier
-from starling.yaml_file import DuplicateKeyError, read_yaml
+from starling.yaml_file import DuplicateKeyError, describe_syntax, read_yaml
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling")
 
@@ -335,11 +336,13 @@ def build_channels(settings: Settings, text: str | None = None) -> Channels:
         try:
             document = read_yaml(read_file(settings.channels_file) if text is None else text)
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError([f"{PREFIX}CHANNELS_FILE: cannot read {settings.channels_file}: {error}"]) from error
+            problem = f"cannot read {settings.channels_file}: {describe_failure(error)}"
+            raise SettingsError([f"{PREFIX}CHANNELS_FILE: {problem}"]) from error
         except DuplicateKeyError as error:
             raise SettingsError([f"{settings.channels_file}: {error}"]) from error
         except yaml.YAMLError as error:
-            raise SettingsError([f"{PREFIX}CHANNELS_FILE: {settings.channels_file} is no YAML: {error}"]) from error
+            problem = f"{settings.channels_file} is no YAML: {describe_syntax(error)}"
+            raise SettingsError([f"{PREFIX}CHANNELS_FILE: {problem}"]) from error
     try:
         channels = parse_channels(
             document,

@@ -8,6 +8,7 @@ import structlog
 from msgspec import Struct
 from pydantic import SecretStr
 
+from starling.problems import describe_failure
 from starling.server.options import ReloadError
 from starling.settings import PREFIX, Settings, SettingsError, load_settings, read_file
 
@@ -59,7 +60,7 @@ class ConfigurationFiles:
             raise ReloadError(error.problems) from error
         except (OSError, UnicodeDecodeError) as error:
             path = self._settings.channels_file
-            raise ReloadError([f"{PREFIX}CHANNELS_FILE: cannot read {path}: {error}"]) from error
+            raise ReloadError([f"{PREFIX}CHANNELS_FILE: cannot read {path}: {describe_failure(error)}"]) from error
         self._report_what_needs_a_restart(found)
         return msgspec.json.encode(configuration)
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from starling.brokers.redis.address import SCHEMES as REDIS_SCHEMES
+from starling.problems import describe_failure, describe_value
 from starling.variables import CLIENT_VARIABLES
 from starling.variables import PREFIX as PREFIX  # noqa: PLC0414 - settings begin with it
 from starling.web.origins import normal_pattern, surprises
@@ -687,7 +688,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
             try:
                 values[field] = read_file(environment[variable]).strip()
             except (OSError, UnicodeDecodeError) as error:
-                problems.append(f"{variable}: cannot read {environment[variable]}: {error}")
+                problems.append(f"{variable}: cannot read {environment[variable]}: {describe_failure(error)}")
         else:
             problems.append(f"{variable} is not a setting{_nearest(name)}")
     settings = _validate(values, problems)
@@ -717,6 +718,6 @@ def _nearest(name: str) -> str:
 def _describe(problem: Any) -> str:
     name = str(problem["loc"][0])
     field = Settings.model_fields[name]
-    message = problem["msg"].removeprefix("Value error, ")
     shown = "" if field.annotation in (SecretStr, SecretStr | None) else f" (it is {str(problem['input'])[:80]!r})"
-    return f"{PREFIX}{name.upper()}: {message[0].lower()}{message[1:]}{shown}. {field.description}"
+    variable = f"{PREFIX}{name.upper()}"
+    return f"{variable}: {describe_value(problem)}{shown}. `starling explain {variable}` says what it is for"

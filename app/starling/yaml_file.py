@@ -57,3 +57,12 @@ for _tag, _pattern, _first in (
 def read_yaml(text: str) -> object:
     """Return the document of `text`. Raises yaml.YAMLError, of that DuplicateKeyError."""
     return yaml.load(text, Loader=PlainLoader)  # noqa: S506 - a SafeLoader
+
+
+def describe_syntax(error: yaml.YAMLError) -> str:
+    """Return in one line what is wrong with a document, and where."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or getattr(error, "context", None)
+    if mark is None or not problem:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"

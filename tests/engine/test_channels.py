@@ -78,9 +78,9 @@ def test_every_mistake_is_named_by_its_path() -> None:
     text = str(caught.value)
     for part in (
         "default.presense: not an option; the options are presence, join_leave",
-        "default.history_size: input should be greater than or equal to 0 (it is -1)",
+        "default.history_size: must be 0 or more (it is -1)",
         "namespaces.news.history_ttl: write a duration as a number and a unit",
-        "namespaces.news.presence: input should be a valid boolean (it is 'yes')",
+        "namespaces.news.presence: must be true or false (it is 'yes')",
         "namespaces.a b: a name has 1 to 64 letters",
         "namespaces.x: history_size and history_ttl go together",
         "namespaces.y: must be a mapping of options to values",

@@ -23,7 +23,14 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 class CliCommand(TyperCommand):
-    """A command with `--json` as the short form of `--output json`, and with plain types in its help."""
+    """A command with `--json` as the short form of `--output json`, and with names for values in its help."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what typer read from the function."""
+        super().__init__(*args, **kwargs)
+        for param in self.params:
+            if param.metavar is None and param.param_type_name == "option" and not param.is_flag:
+                param.metavar = _value_name(param)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments."""
@@ -32,6 +39,17 @@ class CliCommand(TyperCommand):
             options = ["--output=json" if arg == JSON_FLAG else arg for arg in args[:end]]
             args = [*options, *args[end:]]
         return super().parse_args(ctx, args)
+
+
+def _value_name(param: Any) -> str:
+    """What stands for an option's value in the help: its choices, N for a number, else the option's name."""
+    kind = param.type_descriptor
+    if kind.is_choice:
+        return "|".join(str(getattr(choice, "value", choice)) for choice in kind.choices)
+    if kind.annotation in {int, float}:
+        return "N"
+    name: str = max(param.opts, key=len)
+    return name.lstrip("-").upper()
 
 
 def _pretty_help() -> str | None:

@@ -23,6 +23,7 @@ from starling.cli.service import (
     fail,
     until_interrupted,
 )
+from starling.problems import describe_failure
 
 USER = "starling-cli"
 # What `ping` prints before the milliseconds; tests in a cluster wait for it.
@@ -285,7 +286,7 @@ async def _round_trip(address: str, token: str, within: float) -> float | None:
     except TimeoutError:
         fail(f"{address} did not answer within {within:g} s", EXIT_UNREACHABLE)
     except (OSError, WebSocketException) as error:
-        fail(f"{address}: {str(error) or type(error).__name__}", EXIT_UNREACHABLE)
+        fail(f"{address}: {describe_failure(error)}", EXIT_UNREACHABLE)
     if answer != "Message text was: ping":
         fail(f"{address} is no echo door of Starling: it answered {str(answer)[:80]!r}", EXIT_REFUSED)
     return seconds

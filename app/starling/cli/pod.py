@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from starling.cli.service import EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, fail, read_variable
+from starling.problems import describe_failure
 
 _TIMEOUT = 5.0
 
@@ -33,11 +34,14 @@ def metrics(
     ] = None,
     url: InternalUrlOption = None,
 ) -> None:
-    """Print this pod's metrics, as Prometheus gets them but without comments."""
+    """Print this pod's metrics, as Prometheus gets them but without comments. Refused where none contains a text."""
     _, body = _ask(url, "metrics")
-    for line in body.splitlines():
-        if not line.startswith("#") and (not texts or any(text in line for text in texts)):
-            typer.echo(line)
+    samples = [line for line in body.splitlines() if not line.startswith("#")]
+    found = [line for line in samples if not texts or any(text in line for text in texts)]
+    for line in found:
+        typer.echo(line)
+    if not found:
+        fail(f"no sample contains {' or '.join(texts or ())}: `starling metrics` prints them all", EXIT_REFUSED)
 
 
 def probe(
@@ -73,4 +77,4 @@ def _ask(url: str | None, path: str) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
     except OSError as error:
-        fail(f"{address}: {error}: is the service there? See --url", EXIT_UNREACHABLE)
+        fail(f"{address}: {describe_failure(error)}: is the service there? See --url", EXIT_UNREACHABLE)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
+from starling.problems import describe_failure
 from starling.variables import CLIENT_VARIABLES, DEVELOPER_KEY, PREFIX
 
 # The service answered no: a token is not valid, or the API returned an error.
@@ -121,7 +122,7 @@ class ServiceAddress:
         try:
             answer = httpx2.post(address, json=body, headers={"X-API-Key": self.key}, timeout=15)
         except httpx2.HTTPError as error:
-            fail(f"{address}: {str(error) or type(error).__name__}: is the service there? See --url", EXIT_UNREACHABLE)
+            fail(f"{address}: {describe_failure(error)}: is the service there? See --url", EXIT_UNREACHABLE)
         return self._result(address, answer)
 
     def _result(self, address: str, answer: Any) -> dict[str, Any]:
@@ -153,7 +154,7 @@ class ServiceAddress:
                 answer.read()
                 self._result(address, answer)
         except httpx2.HTTPError as error:
-            fail(f"{address}: {str(error) or type(error).__name__}: is the service there? See --url", EXIT_UNREACHABLE)
+            fail(f"{address}: {describe_failure(error)}: is the service there? See --url", EXIT_UNREACHABLE)
 
     def connection_token(self, user: str) -> str:
         """A token for `user`, where there is a secret to make one with; else none."""
@@ -200,4 +201,4 @@ def read_variable(environment: Mapping[str, str], name: str) -> str | None:
         with open(path, encoding="utf-8-sig") as file:  # noqa: PTH123 - pathlib is the other import of a fast command
             return file.read().strip()
     except (OSError, UnicodeDecodeError) as error:
-        fail(f"{variable}_FILE: cannot read {path}: {getattr(error, 'strerror', None) or error}", EXIT_USAGE)
+        fail(f"{variable}_FILE: cannot read {path}: {describe_failure(error)}", EXIT_USAGE)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from starling.engine.broker import PublishOptions
 from starling.engine.channel_pattern import SLOW, slow_name
+from starling.problems import describe_value
 from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_UNKNOWN_CHANNEL, CommandRefused
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -384,6 +385,5 @@ def _describe(path: str, problem: Any) -> str:
     where = ".".join([path, *(str(part) for part in problem["loc"])])
     if problem["type"] == "extra_forbidden":
         return f"{where}: not an option; the options are {', '.join(ChannelOptions.model_fields)}"
-    message = problem["msg"].removeprefix("Value error, ")
     shown = f" (it is {problem['input']!r})" if problem["loc"] else ""
-    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+    return f"{where}: {describe_value(problem)}{shown}"
