@@ -173,6 +173,7 @@ OPTIONS = {
     "force_recovery_mode": "stream: all that was missed, or none of it. cache: the latest publication, always.",
     "allow_subscribe_for_client": "Clients with a user id subscribe without a subscription token.",
     "allow_subscribe_for_anonymous": _TO_ANONYMOUS,
+    "subscribe_by_hook": "The hook on_subscribe may grant the channel to clients that no other option allows.",
     "allow_publish_for_client": "Clients with a user id publish.",
     "allow_publish_for_subscriber": "Clients that are subscribed publish.",
     "allow_publish_for_anonymous": _TO_ANONYMOUS,
