@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 from starling import __version__
 from starling.cli import backend, can, capture, configuration, explain, live, pod, reading, serve, size, tokens, top
@@ -29,7 +29,7 @@ class CliCommand(TyperCommand):
         """Take what typer read from the function."""
         super().__init__(*args, **kwargs)
         for param in self.params:
-            if param.metavar is None and param.param_type_name == "option" and not param.is_flag:
+            if isinstance(param, TyperOption) and param.metavar is None and not param.is_flag:
                 param.metavar = _value_name(param)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
