@@ -84,6 +84,7 @@ def run(settings: Settings) -> None:
         asgi=built.asgi,
         readiness=engine.readiness,
         endpoints={connection.PATH: built.client_endpoint},
+        requests=built.api,
         on_refused=engine.metrics.refuse,
         admit=engine.admission.refusal,
         on_waiting=engine.metrics.waiting,

@@ -1,4 +1,4 @@
-"""A bare FastAPI POST route on Starling's own server, to hold the server API against.
+"""A bare ASGI handler and a bare FastAPI POST route on Starling's own server, to compare the server API with.
 
 `python -m tests.bench.bare_route '{"port": …}'`: the options are those of starling.server.options.ServerOptions.
 """
@@ -52,7 +52,28 @@ def main() -> None:
     async def bare(request: PublishRequest) -> dict[str, dict[str, str]]:
         return {"result": {}}
 
-    serve(ServerOptions(**options), Service(asgi=application, readiness=readiness))
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == "/handler":
+            await handle(receive, send)
+        else:
+            await application(scope, receive, send)
+
+    serve(ServerOptions(**options), Service(asgi=asgi, readiness=readiness))
+
+
+async def handle(receive: Any, send: Any) -> None:
+    """Read the body and answer with JSON: the least that an ASGI application does."""
+    body = b""
+    while True:
+        message = await receive()
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    json.loads(body)
+    content = b'{"result":{}}'
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
 
 
 if __name__ == "__main__":

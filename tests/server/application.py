@@ -5,7 +5,7 @@ Endpoints: `/ws` hands off to Speaker, `/echo` to Echo; `/plain` echoes by plain
 hands off twice.
 HTTP answers `ok`, to a POST once its body has come, and to one at `/early` at once; at `/later` and `/later-stream`
 after a moment; at `/scope` what the request says; at `/large` 1 MiB; at `/stream` only headers, until its client
-leaves.
+leaves. What is below `/direct/` is answered without ASGI.
 """
 
 import asyncio
@@ -13,12 +13,15 @@ import json
 import os
 import sys
 import time
+from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 from prometheus_client import Counter
 
+from starling.engine.direct_request import DirectRequest, DirectResponse, Respond, Work
 from starling.engine.readiness import Readiness, Unready
 from starling.engine.transport import Frame
 from starling.server.options import ReloadError, ServerOptions, Service
@@ -122,6 +125,34 @@ class Echo:
 
     def on_close(self, code: int, reason: str) -> None:
         log.info("closed", code=code, reason=reason)
+
+
+class DirectEndpoint:
+    """Answers under `/direct/` without ASGI with the size of the body: at once, later, in a task, or by failing."""
+
+    def accept(self, request: DirectRequest) -> Work | None:
+        """Take a request below `/direct/`."""
+        beginning, _, how = request.path.partition("/direct/")
+        return partial(self.answer, how) if how and not beginning else None
+
+    def answer(self, how: str, body: bytes, respond: Respond) -> Coroutine[Any, Any, None] | None:
+        """Answer as `how` says."""
+        response = DirectResponse(200, ((b"x-how", how.encode()),), b"direct %d" % len(body))
+        if how == "fail":
+            raise ValueError("as its client said")
+        if how == "now":
+            respond(response)
+        elif how == "later":
+            asyncio.get_running_loop().call_later(0.05, respond, response)
+        else:
+            return self.wait(how, response, respond)
+        return None
+
+    async def wait(self, how: str, response: DirectResponse, respond: Respond) -> None:
+        await asyncio.sleep(0.05)
+        if how == "fail-in-a-task":
+            raise ValueError("as its client said")
+        respond(response)
 
 
 class Application:
@@ -240,6 +271,7 @@ def main() -> None:
     service = Service(
         application,
         readiness,
+        requests=DirectEndpoint(),
         on_refused=lambda reason, **seen: refused.labels(reason).inc(),
         reload=reload,
         apply=lambda found: log.info("applied", configuration=found.decode()),

@@ -227,6 +227,23 @@ async def test_http_unset_keepalive_if_required(state: Any) -> None:
     assert protocol.timeout_keep_alive_task is None
 
 
+async def test_http_on_body_takes_the_body_and_a_response_arms_the_timer_of_an_idle_connection(state: Any) -> None:
+    protocol = await http(Endpoint(*ANSWER), state)
+    protocol.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+    assert protocol.expect_100_continue
+    assert not protocol.flow.write_paused
+    protocol.pause_writing()
+    assert protocol.flow.write_paused
+    protocol.resume_writing()
+    protocol.on_body(b"body")
+    assert protocol.cycle.body == b"body"
+    assert protocol.timeout_keep_alive_task is None
+    await asyncio.gather(*state.tasks)
+    assert protocol.timeout_keep_alive_task is not None
+    protocol._unset_keepalive_if_required()
+    assert protocol.timeout_keep_alive_task is None
+
+
 async def test_http_should_upgrade_and_what_of_the_request_makes_a_scope(state: Any) -> None:
     endpoint = Endpoint()
     protocol = await http(endpoint, state)

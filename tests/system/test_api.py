@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -588,3 +589,43 @@ def test_a_worker_that_is_gone_stalls_nothing(starling: Starling) -> None:
 def test_nothing_secret_was_logged(starling: Starling) -> None:
     assert KEY not in Path(starling.log_path).read_text()
     assert "kims-token" not in starling.output
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "headers"),
+    [
+        ("publish", b'{"channel":"a","data":1}', {}),
+        ("publish", b'{"channel":"a","data":1}', {"X-Request-ID": "given-by-a-proxy"}),
+        ("publish", b'{"channel":"a"}', {}),
+        ("publish", b"{", {}),
+        ("publish", b"", {}),
+        ("publish", b'{"channel":"nowhere:a","data":1}', {}),
+        ("publish", b'{"channel":"a","data":1,"version":"x"}', {}),
+        ("publish", b'{"channel":"a","data":1,"wait_seconds":1}', {}),
+        ("publish", b'{"channel":"a","data":1}', {"X-API-Key": "another"}),
+        ("publish", b'{"channel":"a","data":1}', {"X-API-Key": "", "Authorization": f"apikey {KEY}"}),
+        ("broadcast", b'{"channels":["a","nowhere:b"],"data":1}', {}),
+        (
+            "batch",
+            b'{"commands":[{"publish":{"channel":"a","data":1}},{"publish":{}},{"presence":{"channel":"a"}}]}',
+            {},
+        ),
+        ("nonsense", b"{}", {}),
+        ("history", b'{"channel":"a"}', {}),
+    ],
+)
+def test_a_request_has_the_same_answer_with_and_without_the_applications_stack(
+    starling: Starling, method: str, body: bytes, headers: dict[str, str]
+) -> None:
+    # An escaped letter in the path is what the server leaves to the application.
+    seen = []
+    for path in (f"/api/{method}", f"/api/{method.replace('h', '%68', 1).replace('t', '%74', 1)}"):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", starling.port, timeout=15)) as connection:
+            connection.request("POST", path, body, {"X-API-Key": KEY, **headers})
+            answer = connection.getresponse()
+            lines = {name.lower(): value for name, value in answer.getheaders()}
+            del lines["date"]
+            request_id = lines.pop("x-request-id")
+            assert request_id == headers.get("X-Request-ID", request_id)
+            seen.append((answer.status, lines, answer.read()))
+    assert seen[0] == seen[1]

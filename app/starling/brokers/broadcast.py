@@ -104,7 +104,8 @@ class BroadcastBroker:
     def begin_publish(
         self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
     ) -> PublishOutcome | None:
-        """As `publish`; `done` gets the outcome later."""
+        """As `publish`; `done` gets the outcome later. Raises ValueError as `publish` does."""
+        self.refuse_keeping(options)
 
         async def publish() -> None:
             try:

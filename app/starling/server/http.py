@@ -3,11 +3,11 @@
 Members of uvicorn's HttpToolsProtocol that this module uses, each held by a test in
 tests/server/test_uvicorn_members.py, because most are not public:
 
-- attributes `app`, `app_state`, `asgi_version`, `client`, `connections`, `cycle`, `flow.read_paused`, `headers`,
-  `loop`, `parser`, `pipeline`, `root_path`, `scheme`, `scope`, `server`, `server_state.default_headers`, `tasks`,
-  `transport`, `url`; of a cycle `chunked_encoding`, `disconnected`, `keep_alive`, `message_event`, `response_complete`,
-  `response_started`;
-- methods `connection_lost`, `connection_made`, `eof_received`, `on_headers_complete`, `on_message_begin`,
+- attributes `app`, `app_state`, `asgi_version`, `client`, `connections`, `cycle`, `expect_100_continue`,
+  `flow.read_paused`, `flow.write_paused`, `headers`, `loop`, `parser`, `pipeline`, `root_path`, `scheme`, `scope`,
+  `server`, `server_state.default_headers`, `tasks`, `timeout_keep_alive_task`, `transport`, `url`; of a cycle
+  `chunked_encoding`, `disconnected`, `keep_alive`, `message_event`, `response_complete`, `response_started`;
+- methods `connection_lost`, `connection_made`, `eof_received`, `on_body`, `on_headers_complete`, `on_message_begin`,
   `on_message_complete`, `on_response_complete`, `shutdown`, `_should_upgrade`, `_unset_keepalive_if_required`.
 """
 
@@ -23,9 +23,11 @@ import structlog
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from starling.engine.direct_request import DirectRequest, RequestEndpoint
 from starling.engine.rejection import Rejection
 from starling.engine.upgrade import Upgrade, UpgradeEndpoint
 from starling.server.compression import Agreement, Compression
+from starling.server.direct_request import DirectCycle
 from starling.server.direct_upgrade import open_directly
 from starling.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
 from starling.server.options import Asgi, ServerOptions
@@ -61,8 +63,9 @@ class StarlingHttp(HttpToolsProtocol):
         flusher: Flusher,
         compression: Compression | None,
         endpoints: Mapping[str, UpgradeEndpoint] = NO_ENDPOINTS,
+        requests: RequestEndpoint | None = None,
     ) -> None:
-        """`endpoints`, by path, answer their upgrades without the ASGI application."""
+        """`endpoints`, by path, answer their upgrades without the ASGI application, `requests` those it accepts."""
         super().__init__(config, server_state, app_state, _loop)
         self._options = options
         self._admit = admit
@@ -70,6 +73,7 @@ class StarlingHttp(HttpToolsProtocol):
         self._flusher = flusher
         self._compression = compression
         self._endpoints = endpoints
+        self._requests = requests
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._upgrades: bool | None = None
@@ -258,7 +262,7 @@ class StarlingHttp(HttpToolsProtocol):
         elif self._deadline is not None:
             if self._head_bytes > self._options.max_head_bytes:
                 self._refuse_head()
-        elif not self._busy and not self.transport.is_closing():
+        elif not self._busy and not self.transport.is_closing() and self.timeout_keep_alive_task is None:
             # Line ends between requests end uvicorn's own keep-alive timer, but are no request.
             self._await_head()
 
@@ -270,6 +274,8 @@ class StarlingHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
+        # The request before may have been answered while the same piece of data was read.
+        self._unset_keepalive_if_required()
         self._upgrades = None
         if self._deadline is None:
             self._await_head()
@@ -284,9 +290,46 @@ class StarlingHttp(HttpToolsProtocol):
         self._find_target()
         self._unmap_forwarded()
         self._body_left = True
-        super().on_headers_complete()
+        if self._requests is None or not self._begin_directly(self._requests):
+            super().on_headers_complete()
         if not self.pipeline:
             self._running = self.cycle
+
+    def _begin_directly(self, endpoint: RequestEndpoint) -> bool:
+        """Begin a request that `endpoint` answers without ASGI; False where the ASGI application must."""
+        if (
+            self._busy
+            or self.flow.write_paused
+            or self.expect_100_continue
+            or self.root_path
+            or self.parser.should_upgrade()
+            or b"%" in self.url
+        ):
+            return False
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        method = self.parser.get_method().decode("latin-1")
+        work = endpoint.accept(DirectRequest(method, path, self.headers, self._client_address()))
+        if work is None:
+            return False
+        self.cycle = cast(
+            "RequestResponseCycle",
+            DirectCycle(
+                work,
+                self.transport,
+                self.server_state.default_headers,
+                keep_alive=self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive(),
+                on_response=self.on_response_complete,
+            ),
+        )
+        return True
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body; what is answered without ASGI has a length that the endpoint has checked."""
+        cycle: object = self.cycle
+        if isinstance(cycle, DirectCycle):
+            cycle.body += body
+        else:
+            super().on_body(body)
 
     def _find_target(self) -> None:
         """Check the Host field, and bring a target in absolute form into the form that endpoints know."""
@@ -316,6 +359,11 @@ class StarlingHttp(HttpToolsProtocol):
         self._body_left = False
         self._end_deadline()
         super().on_message_complete()
+        cycle: object = self.cycle
+        if isinstance(cycle, DirectCycle) and not cycle.disconnected and (waiting := cycle.run()) is not None:
+            task = self.loop.create_task(waiting)
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
 
     def _await_head(self) -> None:
         self._head_bytes = 0

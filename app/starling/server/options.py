@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from starling.engine.direct_request import RequestEndpoint
 from starling.engine.drain_rate import DrainRateStore
 from starling.engine.readiness import Readiness
 from starling.engine.rejection import Rejection
@@ -105,6 +106,8 @@ class Service:
     readiness: Readiness
     endpoints: Mapping[str, UpgradeEndpoint] = field(default_factory=dict)
     """Endpoints by path whose upgrades the server answers by itself, without `asgi`."""
+    requests: RequestEndpoint | None = None
+    """What answers the requests that it accepts without `asgi`."""
     on_refused: Callable[..., None] = lambda reason, **seen: None
     """Called in the worker with the RejectReason of a client that is cut before the application receives it."""
     drain_rate_store: DrainRateStore | None = None

@@ -167,6 +167,7 @@ def uvicorn_settings(options: ServerOptions, service: Service, flusher: Flusher)
             options=options,
             admit=service.admit,
             endpoints=service.endpoints,
+            requests=service.requests,
             on_refused=service.on_refused,
             flusher=flusher,
             compression=Compression() if options.compression else None,

@@ -6,17 +6,19 @@ parsed. starling.web.api_docs describes the methods to OpenAPI.
 
 import hmac
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from starling.engine.direct_request import DirectRequest, DirectResponse, Respond, Work
 from starling.protocol import codes
 from starling.protocol.codec_json import read_json
 from starling.protocol.codes import Error
@@ -24,8 +26,10 @@ from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
 from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_errors import describe
-from starling.web.api_methods import ApiMethods, Unavailable
-from starling.web.api_models import BATCH_COMMANDS, BatchCommand, BatchFrame, CaptureBody, EnvelopeCommand
+from starling.web.api_methods import Answer, ApiMethods, Unavailable
+from starling.web.api_models import BATCH_COMMANDS, BatchCommand, BatchFrame, CaptureBody, EnvelopeCommand, PublishBody
+from starling.web.request_id import HEADER as REQUEST_ID
+from starling.web.request_id import given_id, new_id
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
 
@@ -40,6 +44,9 @@ _BROKEN_OFF = Error(codes.ERROR_BAD_REQUEST.code, "bad request: the body breaks 
 
 # Name in metrics of requests to `/api`, whose commands name their method.
 ENVELOPE = "(envelope)"
+
+_PREFIX = "/api/"
+_JSON = (b"content-type", b"application/json")
 
 _encode = msgspec.json.Encoder().encode
 _decode_batch = msgspec.json.Decoder(BatchFrame).decode
@@ -75,6 +82,7 @@ class Api:
         self, methods: ApiMethods, tracing: CaptureEndpoint, options: ApiOptions, metrics: Metrics, tracer: Tracer
     ) -> None:
         self._methods = methods
+        self._publish = methods.by_name["publish"]
         self._known = frozenset({*methods.by_name, "batch", "capture"})
         self._tracer = tracer
         self._tracing = tracing
@@ -127,58 +135,93 @@ class Api:
             await _send(send, failed.status, _encode({"error": failed.error}))
             return
         if name == "capture":
-            await self._answer_trace(body, scope, receive, send)
+            await self._answer_capture(body, scope, receive, send)
         elif self._tracer.on:
             with self._tracer.received(_header(scope, b"traceparent"), _header(scope, b"tracestate")):
-                await self._answer(name, body, send)
+                await _send(send, *await self._answer(name, body))
         else:
-            await self._answer(name, body, send)
+            await _send(send, *await self._answer(name, body))
 
-    async def _answer(self, name: str, body: bytes, send: Send) -> None:
+    def accept(self, request: DirectRequest) -> Work | None:
+        """What answers a request without ASGI; None where that must do it: what is refused, streamed or traced.
+
+        Implements starling.engine.direct_request.RequestEndpoint.
+        """
+        beginning, _, name = request.path.partition(_PREFIX)
+        if beginning or not name or name == "capture" or self._tracer.on:
+            return None
+        # A body whose length is not known before it is read.
+        if any(header == b"transfer-encoding" for header, _ in request.headers):
+            return None
+        scope = {
+            "method": request.method,
+            "headers": request.headers,
+            "client": (request.address, 0),
+            "path_params": {"method": name},
+        }
+        if self._refusal(name, scope) is not None:
+            return None
+        request_id = given_id(request.headers) or new_id()
+        return partial(self._answer_directly, name, request_id)
+
+    def _answer_directly(
+        self, name: str, request_id: str, body: bytes, respond: Respond
+    ) -> Coroutine[Any, Any, None] | None:
+        headers = (_JSON, (REQUEST_ID, request_id.encode()))
+
+        def send(status: HTTPStatus, content: bytes) -> None:
+            respond(DirectResponse(status, headers, content))
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            if name == "publish" and self._begin_publish(body, send):
+                return None
+
+        async def answer() -> None:
+            with structlog.contextvars.bound_contextvars(request_id=request_id):
+                send(*await self._answer(name, body))
+
+        return answer()
+
+    def _begin_publish(self, body: bytes, send: Callable[[HTTPStatus, bytes], None]) -> bool:
+        """Publish without a task; False where the publication may have to wait for the broker."""
+        try:
+            request = read_json(body or b"{}", self._publish.decode, self._publish.request)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            send(*self._bad_request("publish", error))
+            return True
+        publish = cast("PublishBody", request)
+        return self._methods.begin_publish(publish, lambda outcome: send(*_answer_of(outcome)))
+
+    async def _answer(self, name: str, body: bytes) -> tuple[HTTPStatus, bytes]:
         if name == "batch":
-            await self._answer_batch(body, send)
-        elif name == ENVELOPE:
-            await self._answer_envelope(body, send)
-        else:
-            await self._answer_one(name, body, send)
-
-    async def _answer_one(self, name: str, body: bytes, send: Send) -> None:
+            return await self._answer_batch(body)
+        if name == ENVELOPE:
+            return await self._answer_envelope(body)
         method = self._methods.by_name[name]
         try:
             request = read_json(body or b"{}", method.decode, method.request)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            await self._answer_bad_request(name, error, send)
-            return
-        outcome = await self._methods.call(name, request)
-        if isinstance(outcome, Error):
-            status = HTTPStatus.OK
-            if outcome.code == codes.ERROR_INTERNAL.code:
-                away = isinstance(outcome, Unavailable)
-                status = HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.INTERNAL_SERVER_ERROR
-            await _send(send, status, _encode({"error": outcome}))
-        else:
-            await _send(send, HTTPStatus.OK, b'{"result":%b}' % _encode(outcome))
+            return self._bad_request(name, error)
+        return _answer_of(await self._methods.call(name, request))
 
-    async def _answer_batch(self, body: bytes, send: Send) -> None:
+    async def _answer_batch(self, body: bytes) -> tuple[HTTPStatus, bytes]:
         started = time.perf_counter()
         try:
             request = read_json(body or b"{}", _decode_batch, BatchFrame)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            await self._answer_bad_request("batch", error, send)
-            return
+            return self._bad_request("batch", error)
         replies = await self._methods.batch(map(_read_command, request.commands), parallel=request.parallel)
         self._metrics.answered("batch", 0, time.perf_counter() - started)
         away = bool(replies) and all(isinstance(reply.get("error"), Unavailable) for reply in replies)
-        await _send(send, HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"replies": replies}))
+        return HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"replies": replies})
 
-    async def _answer_envelope(self, body: bytes, send: Send) -> None:
+    async def _answer_envelope(self, body: bytes) -> tuple[HTTPStatus, bytes]:
         """Answer commands in the form that clients of older servers send: an object a line, each with its reply."""
         started = time.perf_counter()
         lines = [line for line in body.split(b"\n") if line.strip()]
         if not 0 < len(lines) <= BATCH_COMMANDS:
             problem = ValueError(f"send 1 to {BATCH_COMMANDS} commands, an object a line: method, params")
-            await self._answer_bad_request(ENVELOPE, problem, send)
-            return
+            return self._bad_request(ENVELOPE, problem)
         commands = [self._read_envelope(line) for line in lines]
         replies = await self._methods.batch((command for _, command in commands), parallel=False)
         self._metrics.answered(ENVELOPE, 0, time.perf_counter() - started)
@@ -187,7 +230,7 @@ class Api:
             _encode({**({"id": number} if number else {}), **_named_result(reply)})
             for (number, _), reply in zip(commands, replies, strict=True)
         )
-        await _send(send, HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, b"\n".join(answers))
+        return HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, b"\n".join(answers)
 
     def _read_envelope(self, line: bytes) -> tuple[int, BatchCommand | Error]:
         try:
@@ -209,11 +252,11 @@ class Api:
     def _methods_in_words(self) -> str:
         return f"the methods are {', '.join(sorted(self._methods.by_name))}"
 
-    async def _answer_trace(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_capture(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             request = read_json(body or b"{}", _decode_trace, CaptureBody)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            await self._answer_bad_request("capture", error, send)
+            await _send(send, *self._bad_request("capture", error))
             return
         address = scope["client"][0] if scope.get("client") else ""
         refused = await self._tracing.answer(request, address, self._key_number(scope), receive, send)
@@ -222,13 +265,13 @@ class Api:
             away = isinstance(refused, Unavailable)
             await _send(send, HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"error": refused}))
 
-    async def _answer_bad_request(self, name: str, problem: Exception, send: Send) -> None:
+    def _bad_request(self, name: str, problem: Exception) -> tuple[HTTPStatus, bytes]:
         self._metrics.answered(name, codes.ERROR_BAD_REQUEST.code, 0.0)
-        await _send(send, HTTPStatus.OK, _encode({"error": _bad_request(problem)}))
+        return HTTPStatus.OK, _encode({"error": _bad_request(problem)})
 
     # Before the body is read
 
-    def _refusal(self, name: str, scope: Scope) -> tuple[HTTPStatus, Error] | None:
+    def _refusal(self, name: str, scope: Mapping[str, Any]) -> tuple[HTTPStatus, Error] | None:
         if self._networks and not self._in_networks(scope):
             return HTTPStatus.FORBIDDEN, Error(
                 codes.ERROR_PERMISSION_DENIED.code,
@@ -256,7 +299,7 @@ class Api:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._too_large
         return None
 
-    def _in_networks(self, scope: Scope) -> bool:
+    def _in_networks(self, scope: Mapping[str, Any]) -> bool:
         try:
             address = ip_address(scope["client"][0])
         except (TypeError, ValueError):
@@ -268,7 +311,7 @@ class Api:
         nameless = not address.is_loopback and not _header(scope, b"x-forwarded-for")
         return not (nameless and any(address in proxy for proxy in self._proxies))
 
-    def _key_number(self, scope: Scope) -> int:
+    def _key_number(self, scope: Mapping[str, Any]) -> int:
         """Which of the keys opens it, counted from 1; 0: none does."""
         given = b""
         for header, value in scope["headers"]:
@@ -298,6 +341,16 @@ class Api:
             parts.append(part)
 
 
+def _answer_of(outcome: Answer | Error) -> tuple[HTTPStatus, bytes]:
+    if not isinstance(outcome, Error):
+        return HTTPStatus.OK, b'{"result":%b}' % _encode(outcome)
+    status = HTTPStatus.OK
+    if outcome.code == codes.ERROR_INTERNAL.code:
+        away = isinstance(outcome, Unavailable)
+        status = HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.INTERNAL_SERVER_ERROR
+    return status, _encode({"error": outcome})
+
+
 def _bad_request(problem: Exception) -> Error:
     return Error(codes.ERROR_BAD_REQUEST.code, f"bad request: {describe(problem)}")
 
@@ -314,13 +367,13 @@ def _named_result(reply: Mapping[str, Any]) -> Mapping[str, Any]:
     return reply if "error" in reply else {"result": next(iter(reply.values()))}
 
 
-def _header(scope: Scope, name: bytes) -> str:
+def _header(scope: Mapping[str, Any], name: bytes) -> str:
     """A header's values, joined as RFC 9110 section 5.3 has it."""
     return ",".join(value.decode("latin-1") for header, value in scope["headers"] if header == name)
 
 
 async def _send(send: Send, status: HTTPStatus, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
     length = b"%d" % len(body)
-    lines = [(b"content-type", b"application/json"), (b"content-length", length), *headers]
+    lines = [_JSON, (b"content-length", length), *headers]
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": body})

@@ -144,19 +144,42 @@ class ApiMethods:
         outcome: Answer | Error
         try:
             outcome = await self.by_name[name].run(request)
-        except CommandRefused as refusal:
-            reason = refusal.reason
-            outcome = reason if isinstance(reason, Error) else Error(codes.ERROR_INTERNAL.code, reason.reason)
-        except BrokerUnavailable as failure:
-            outcome = unavailable(failure)
-        except PublicationTooLarge as too_large:
-            outcome = Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {too_large}")
-        except Exception:
-            log.exception("api_method_failed", method=name)
-            outcome = FAILED
+        except Exception as failure:  # noqa: BLE001 - every failure is answered as an error
+            outcome = _error_of(name, failure)
+        return self._counted(name, outcome, started)
+
+    def _counted(self, name: str, outcome: Answer | Error, started: float) -> Answer | Error:
         code = outcome.code if isinstance(outcome, Error) else 0
         self._engine.metrics.answered(name, code, time.perf_counter() - started)
         return outcome
+
+    def begin_publish(self, request: models.PublishBody, done: Callable[[Answer | Error], None]) -> bool:
+        """Publish without a task; `done` gets the outcome, now or later.
+
+        False, and nothing is begun, where the publication may wait for a broker that is away, or makes a span.
+        """
+        if request.wait_seconds or self._engine.tracer.on:
+            return False
+        started = time.perf_counter()
+
+        def finish(outcome: PublishOutcome | Exception) -> None:
+            if isinstance(outcome, StreamPosition):
+                answer: Answer | Error = models.PublishResponse(outcome.offset, outcome.epoch)
+            else:
+                answer = _error_of("publish", outcome)
+            done(self._counted("publish", answer, started))
+
+        try:
+            publication, options = self._publication(request)
+            outcome = self._engine.publisher.begin(request.channel, publication, options, finish)
+        except ValueError as error:
+            finish(_not_available(str(error)))
+        except Exception as failure:  # noqa: BLE001 - every failure is answered as an error
+            finish(failure)
+        else:
+            if outcome is not None:
+                finish(outcome)
+        return True
 
     async def batch(
         self, commands: Iterable[models.BatchCommand | Error], *, parallel: bool
@@ -192,11 +215,7 @@ class ApiMethods:
     # Publishing
 
     async def _publish(self, request: models.PublishBody) -> models.PublishResponse:
-        publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
-        channel_options = self._options(request.channel)
-        check_publication(bytes(publication.data), channel_options)
-        options = _publish_options(channel_options, request)
-        _check_delta(channel_options, request)
+        publication, options = self._publication(request)
         try:
             position = await self._waiting.until_stored(
                 lambda: self._engine.publisher.publish(request.channel, publication, options), request.wait_seconds
@@ -204,6 +223,14 @@ class ApiMethods:
         except ValueError as error:
             raise _not_available(str(error)) from error
         return models.PublishResponse(position.offset, position.epoch)
+
+    def _publication(self, request: models.PublishBody) -> tuple[Publication, PublishOptions]:
+        """What a request publishes, and how it is kept. Raises CommandRefused."""
+        publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
+        channel_options = self._options(request.channel)
+        check_publication(bytes(publication.data), channel_options)
+        _check_delta(channel_options, request)
+        return publication, _publish_options(channel_options, request)
 
     async def _broadcast(self, request: models.BroadcastBody) -> models.BroadcastResponse:
         publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
@@ -431,6 +458,19 @@ class ApiMethods:
         if not self._engine.presence.keeps(options):
             raise _not_available(f"{channel} keeps no presence: set it in the channel's options")
         return options
+
+
+def _error_of(name: str, failure: Exception) -> Error:
+    """The error that answers a request of a method; what is nobody's fault but ours is logged."""
+    if isinstance(failure, CommandRefused):
+        reason = failure.reason
+        return reason if isinstance(reason, Error) else Error(codes.ERROR_INTERNAL.code, reason.reason)
+    if isinstance(failure, BrokerUnavailable):
+        return unavailable(failure)
+    if isinstance(failure, PublicationTooLarge):
+        return Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {failure}")
+    log.error("api_method_failed", method=name, exc_info=failure)
+    return FAILED
 
 
 def unavailable(failure: BrokerUnavailable) -> Unavailable:

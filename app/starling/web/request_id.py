@@ -19,6 +19,11 @@ def given_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return given.decode() if _GOOD.match(given) else ""
 
 
+def new_id() -> str:
+    """An id for a request that brought none."""
+    return secrets.token_hex(8)
+
+
 class RequestId:
     """Takes the id of `X-Request-ID`, or makes one for an HTTP request that has none."""
 
@@ -37,7 +42,7 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         else:
-            request_id = secrets.token_hex(8).encode()
+            request_id = new_id().encode()
 
         async def answer(message: MutableMapping[str, Any]) -> None:
             if message["type"] in {"http.response.start", "websocket.accept", "websocket.http.response.start"}:

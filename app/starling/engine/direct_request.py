@@ -1,0 +1,36 @@
+"""An HTTP request as an endpoint sees it that the server calls by itself, without ASGI: the request, and its answer."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, Protocol
+
+Header = tuple[bytes, bytes]
+
+
+class DirectRequest(NamedTuple):
+    """The head of a request. Header names are in lower case; `address` is the client's, empty if unknown."""
+
+    method: str
+    path: str
+    headers: Sequence[Header]
+    address: str
+
+
+class DirectResponse(NamedTuple):
+    """The whole response; its length is the server's to state."""
+
+    status: int
+    headers: Sequence[Header]
+    body: bytes
+
+
+Respond = Callable[[DirectResponse], None]
+Work = Callable[[bytes, Respond], Coroutine[Any, Any, None] | None]
+"""Gets the request's body. It responds once, now or later, and returns None; or it returns what the server must run in
+a task, and that responds."""
+
+
+class RequestEndpoint(Protocol):
+    """An endpoint of the service that the server calls by itself."""
+
+    def accept(self, request: DirectRequest) -> Work | None:
+        """What answers the request, whose `content-length` bounds its body; None where the ASGI application must."""

@@ -1,0 +1,95 @@
+"""Answers a request for an endpoint of the service without ASGI, and without a task where nothing waits."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+
+from starling.engine.direct_request import DirectResponse, Header, Work
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
+
+_FAULT = DirectResponse(500, ((b"content-type", b"text/plain; charset=utf-8"),), b"Internal Server Error")
+
+
+class _NoEvent:
+    """Stands where uvicorn keeps the event that an ASGI application waits for."""
+
+    def set(self) -> None:
+        """Nothing waits."""
+
+
+_NO_EVENT = _NoEvent()
+
+
+class DirectCycle:
+    """One request and its response, with the members that uvicorn and StarlingHttp use of uvicorn's own cycle."""
+
+    chunked_encoding = False
+    message_event = _NO_EVENT
+
+    def __init__(
+        self,
+        work: Work,
+        transport: asyncio.Transport,
+        default_headers: Sequence[Header],
+        *,
+        keep_alive: bool,
+        on_response: Callable[[], None],
+    ) -> None:
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self.body = bytearray()
+        self.more_body = True
+        self._work = work
+        self._transport = transport
+        self._default_headers = default_headers
+        self._on_response = on_response
+
+    def run(self) -> Coroutine[Any, Any, None] | None:
+        """Answer, now that the body is whole; what is returned must run in a task, and answers."""
+        try:
+            waiting = self._work(bytes(self.body), self._respond)
+        except Exception:  # noqa: BLE001 - logged there
+            self._fail()
+            return None
+        return None if waiting is None else self._wait(waiting)
+
+    async def _wait(self, waiting: Coroutine[Any, Any, None]) -> None:
+        try:
+            await waiting
+        except Exception:  # noqa: BLE001 - logged there
+            self._fail()
+
+    def _fail(self) -> None:
+        log.exception("endpoint_failed")
+        if not self.response_started:
+            self.keep_alive = False
+            self._respond(_FAULT)
+
+    def _respond(self, response: DirectResponse) -> None:
+        if self.disconnected or self.response_complete:
+            return
+        self.response_started = True
+        lines = [_status_line(response.status)]
+        for headers in (self._default_headers, response.headers):
+            for name, value in headers:
+                lines += (name, b": ", value, b"\r\n")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines += (b"content-length: %d\r\n\r\n" % len(response.body), response.body)
+        self._transport.write(b"".join(lines))
+        self.response_complete = True
+        if not self.keep_alive:
+            self._transport.close()
+        self._on_response()
+
+
+@lru_cache(maxsize=100)
+def _status_line(status: int) -> bytes:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()

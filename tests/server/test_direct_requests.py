@@ -1,0 +1,109 @@
+"""Requests that an endpoint answers without ASGI: as HTTP has them, on the connection that others share."""
+
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+
+import pytest
+
+from tests.server.serving import Client, Server, until
+from tests.server.test_requests import exchange
+
+DEADLINE = 1.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    directory = tmp_path_factory.mktemp("direct")
+    with Server(directory, handshake_seconds=DEADLINE, body_seconds=DEADLINE) as server:
+        yield server
+
+
+def post(path: str, body: bytes = b"", *headers: bytes, version: bytes = b"1.1") -> bytes:
+    lines = [b"POST /%b HTTP/%b" % (path.encode(), version), b"Host: x", b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join([*lines, b"", body])
+
+
+@pytest.mark.parametrize("how", ["now", "later", "in-a-task"])
+def test_a_connection_is_kept_and_answers_one_request_after_the_other(server: Server, how: str) -> None:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.connect()
+    kept = connection.sock
+    for size in (0, 5, 200_000):
+        connection.request("POST", f"/direct/{how}", bytes(size))
+        answer = connection.getresponse()
+        assert (answer.status, answer.read(), answer.headers["x-how"]) == (200, b"direct %d" % size, how)
+        assert answer.headers["date"]
+        assert connection.sock is kept
+    connection.request("GET", "/")
+    assert connection.getresponse().read() == b"ok"
+    connection.close()
+
+
+@pytest.mark.parametrize("how", ["now", "in-a-task"])
+def test_a_connection_waits_for_its_next_request_beyond_the_deadlines_of_head_and_body(
+    server: Server, how: str
+) -> None:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.connect()
+    kept = connection.sock
+    for pause in (0.0, DEADLINE + 0.3):
+        time.sleep(pause)
+        connection.request("POST", f"/direct/{how}", b"said")
+        assert connection.getresponse().read() == b"direct 4"
+        assert connection.sock is kept
+    connection.close()
+
+
+def test_a_pipeline_is_answered_in_its_order_whatever_answers(server: Server) -> None:
+    paths = ["direct/now", "direct/later", "", "direct/in-a-task", "direct/now", "later", "direct/now"]
+    request = b"".join(post(path, b"x" * number) for number, path in enumerate(paths))
+    answer = exchange(server, request, half_close=True)
+    bodies = [part.rpartition("\r\n\r\n")[2] for part in answer.split("HTTP/1.1 200 OK")[1:]]
+    # What waits behind an answer under way is for ASGI.
+    assert [body.strip() for body in bodies] == ["direct 0", "direct 1", "ok", "ok", "ok", "ok", "ok"]
+
+
+@pytest.mark.parametrize("how", ["now", "later", "in-a-task"])
+@pytest.mark.parametrize(
+    ("request_", "half_close"),
+    [((b"Connection: close", b"1.1"), False), ((b"Accept: */*", b"1.0"), False), ((b"Accept: */*", b"1.1"), True)],
+    ids=["close", "HTTP/1.0", "half-closed"],
+)
+def test_a_connection_that_is_to_end_ends_behind_its_answer(
+    server: Server, how: str, request_: tuple[bytes, bytes], half_close: bool
+) -> None:
+    header, version = request_
+    answer = exchange(server, post(f"direct/{how}", b"body", header, version=version), half_close=half_close)
+    assert answer.endswith("\r\n\r\ndirect 4")
+    assert half_close or "connection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("how", ["fail", "fail-in-a-task"])
+def test_a_fault_of_the_endpoint_is_500_and_the_end_of_the_connection(server: Server, how: str) -> None:
+    before = len(server.events("endpoint_failed"))
+    answer = exchange(server, post(f"direct/{how}"))
+    assert answer.startswith("HTTP/1.1 500 Internal Server Error\r\n")
+    until(lambda: len(server.events("endpoint_failed")) == before + 1, "the log has the traceback")
+
+
+def test_a_body_that_does_not_come_in_time_is_answered_408(server: Server) -> None:
+    answer = exchange(server, post("direct/now", b"x" * 100)[:-50])
+    assert answer.startswith("HTTP/1.1 408 ")
+    assert "direct" not in answer
+
+
+def test_a_body_that_must_be_asked_for_is_left_to_asgi(server: Server) -> None:
+    answer = exchange(server, post("direct/now", b"body", b"Expect: 100-continue", b"Connection: close"))
+    assert answer.startswith("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")
+    assert answer.endswith("ok")
+
+
+def test_a_client_that_leaves_before_its_answer_harms_nobody(server: Server) -> None:
+    with Client(server.port) as client:
+        client.socket.sendall(post("direct/later") + post("direct/in-a-task"))
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
+    for _ in range(3):
+        connection.request("POST", "/direct/later", b"")
+        assert connection.getresponse().read() == b"direct 0"
+    connection.close()
