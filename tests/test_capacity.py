@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from starling.cli import capacity
-from starling.cli.capacity import Load, TooLargeError, entrance_cores, plan, pod_of, reached_workers, redis_of
+from starling.cli.capacity import Load, TooLargeError, plan, pod_of, proxy_tls_cores, reached_workers, redis_of
 from starling.cli.entry import cli
 from tests.chart.rendering import render
 from tools.docs.capacity_tables import capacity_tables
@@ -129,7 +129,7 @@ def test_what_no_number_of_pods_carries_is_refused() -> None:
 def test_tls_is_the_proxies() -> None:
     load = Load(connections=10, rate=10, channels=1, message_bytes=130, subscribers=10, tls=True, connects=50)
 
-    assert entrance_cores(load) == pytest.approx(50 * 100e-6 + 100 * 200 * 1e-9)
+    assert proxy_tls_cores(load) == pytest.approx(50 * 100e-6 + 100 * 200 * 1e-9)
 
 
 def test_a_constant_that_was_lost_in_noise_is_not_reported_as_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Builds the whole service from its settings; nothing here needs a running event loop before the lifespan begins."""
+"""Construction of the whole service from its settings; no part needs a running event loop before the lifespan."""
 
 import os
 import secrets
@@ -72,7 +72,7 @@ NO_FASTAPI_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False,
 
 
 def run(settings: Settings) -> None:
-    """Serve until told to stop; ends by SystemExit with the exit code. Raises SettingsError."""
+    """Serve until a signal stops it; ends by SystemExit with the exit code. Raises SettingsError."""
     tracer = build_tracer(settings)
     configure_logging(settings.log_level, settings.log_format, tracer.log_processors)
     for warning in settings.warnings():
@@ -98,7 +98,7 @@ def run(settings: Settings) -> None:
 
 
 def server_options(settings: Settings) -> ServerOptions:
-    """What the server floor is told of the settings; `runtime_dir` must be set."""
+    """The options of the server layer from the settings; `runtime_dir` must be set."""
     if settings.runtime_dir is None:
         raise SettingsError([f"{PREFIX}RUNTIME_DIR is not set"])
     return ServerOptions(
@@ -397,7 +397,7 @@ def build_tracer(settings: Settings) -> Tracer:
 
 
 def build_lifecycle(settings: Settings, occupancy: Occupancy | None, metrics: Metrics) -> Lifecycle | None:
-    """Build what tells a backend of clients and channels, if one is to be told. Raises SettingsError."""
+    """Build the webhooks, if a backend is to get them. Raises SettingsError."""
     if settings.webhook_url is None:
         return None
     # The HTTP client takes memory and time to load in every worker.
@@ -421,7 +421,7 @@ def _webhook_key(settings: Settings) -> bytes | None:
 
 
 def build_verifier(settings: Settings) -> tuple[JwtVerifier, Jwks | None]:
-    """Build what checks tokens, with the issuer's keys if they are fetched. Raises SettingsError for a bad key."""
+    """Build the token verifier, with the issuer's keys if they are fetched. Raises SettingsError for an invalid key."""
     jwks = _build_jwks(settings)
     return JwtVerifier(_build_keys(settings), _build_rules(settings), jwks), jwks
 

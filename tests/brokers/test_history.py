@@ -19,7 +19,7 @@ from starling.engine.broker import (
     StreamPosition,
     StreamRead,
 )
-from starling.engine.history import History
+from starling.engine.history import HistoryStore
 from starling.protocol.messages import ClientInfo, Publication
 from starling.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
@@ -38,7 +38,7 @@ class Place:
         self.party = party
         self.broker = party.broker
         assert self.broker.history is not None
-        self.history: History = self.broker.history
+        self.history: HistoryStore = self.broker.history
 
     async def publish(self, *data: bytes, options: PublishOptions = KEPT) -> list[StreamPosition]:
         return [await self.broker.publish(CHANNEL, Publication(Raw(item)), options) for item in data]

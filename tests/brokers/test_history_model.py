@@ -27,7 +27,7 @@ from starling.brokers.memory.history import MemoryHistory
 from starling.brokers.redis.history import RedisHistory
 from starling.engine.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
 from starling.engine.follower import Joined
-from starling.engine.history import History
+from starling.engine.history import HistoryStore
 from starling.engine.recent import MemoryBudget
 from starling.engine.stream import Stream, StreamOptions, StreamStats, check_positions
 from starling.protocol.messages import Publication
@@ -50,7 +50,7 @@ class Store(Protocol):
     size: int
 
     @property
-    def history(self) -> History:
+    def history(self) -> HistoryStore:
         """What is tested."""
 
     async def publish(self, channel: str, payload: int, key: str) -> StreamPosition:
@@ -98,7 +98,7 @@ class MemoryStore(MemoryHistory):
         self._jump = 0
 
     @property
-    def history(self) -> History:
+    def history(self) -> HistoryStore:
         return self
 
     async def publish(self, channel: str, payload: int, key: str) -> StreamPosition:
@@ -210,7 +210,7 @@ class RedisStore:
 class Flaky:
     """The way to a store: answers come late, and some do not come."""
 
-    def __init__(self, history: History, chance: random.Random, failures: float) -> None:
+    def __init__(self, history: HistoryStore, chance: random.Random, failures: float) -> None:
         self._history = history
         self._chance = chance
         self.failures = failures

@@ -13,7 +13,7 @@ from msgspec import Raw
 from starling.brokers.memory.presence import MemoryPresence
 from starling.brokers.open import open_broker
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.presence import Presence, PresenceStats
+from starling.engine.presence import PresenceCounts, PresenceStore
 from starling.protocol.messages import ClientInfo
 from tests.brokers.party import Party
 from tests.support.redis_cluster import RedisCluster
@@ -22,7 +22,7 @@ from tests.support.waiting import until
 
 TTL = 60.0
 CHANNEL = "news:ü"
-Opener = Callable[..., Awaitable[Presence]]
+Opener = Callable[..., Awaitable[PresenceStore]]
 
 MAKE_OLDER = """
 local deadlines = redis.call('KEYS', '*presence-deadlines*')
@@ -50,7 +50,7 @@ class Clock:
 class Place(Protocol):
     """A store, and a way to let time pass for what it holds."""
 
-    presence: Presence
+    presence: PresenceStore
 
     async def make_older(self, seconds: float) -> None: ...
 
@@ -60,7 +60,7 @@ class MemoryPlace:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.presence: Presence = MemoryPresence(TTL, self.clock)
+        self.presence: PresenceStore = MemoryPresence(TTL, self.clock)
 
     async def make_older(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -69,7 +69,7 @@ class MemoryPlace:
 class RedisPlace:
     """Moves the deadlines back, because the clock that counts is the server's."""
 
-    def __init__(self, presence: Presence, client: "redis.asyncio.Redis") -> None:
+    def __init__(self, presence: PresenceStore, client: "redis.asyncio.Redis") -> None:
         self.presence = presence
         self.client = client
 
@@ -82,7 +82,7 @@ async def open_presence(redis_server: RedisServer) -> AsyncIterator[Opener]:
     """`await open_presence()` makes a store of this test's Redis, as another process would have."""
     async with AsyncExitStack() as stack:
 
-        async def opened(*, ttl: float = TTL, timeout: float = 2.0, prefix: str = "starling") -> Presence:
+        async def opened(*, ttl: float = TTL, timeout: float = 2.0, prefix: str = "starling") -> PresenceStore:
             party = Party(
                 open_broker(
                     redis_server.limited_url if prefix == "starling" else redis_server.url,
@@ -114,7 +114,7 @@ async def redis_place(open_presence: Opener, client: "redis.asyncio.Redis") -> R
 class ClusterPlace:
     """Moves the deadlines back on every node."""
 
-    def __init__(self, presence: Presence, cluster: RedisCluster) -> None:
+    def __init__(self, presence: PresenceStore, cluster: RedisCluster) -> None:
         self.presence = presence
         self.cluster = cluster
 
@@ -145,7 +145,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 @pytest.fixture
-def presence(place: Place) -> Presence:
+def presence(place: Place) -> PresenceStore:
     return place.presence
 
 
@@ -158,24 +158,26 @@ async def calls(client: "redis.asyncio.Redis", command: str) -> int:
 # Coming and going
 
 
-async def test_a_client_is_there_from_its_adding_to_its_removal(presence: Presence) -> None:
+async def test_a_client_is_there_from_its_adding_to_its_removal(presence: PresenceStore) -> None:
     ann = someone("c1", "ann", b'{"name":"Ann"}', b"[1]")
     await presence.add(CHANNEL, ann)
     assert await presence.get(CHANNEL) == {"c1": ann}
-    assert await presence.stats(CHANNEL) == PresenceStats(1, 1)
+    assert await presence.stats(CHANNEL) == PresenceCounts(1, 1)
     await presence.remove({CHANNEL: [ann]})
     assert await presence.get(CHANNEL) == {}
-    assert await presence.stats(CHANNEL) == PresenceStats(0, 0)
+    assert await presence.stats(CHANNEL) == PresenceCounts(0, 0)
 
 
-async def test_users_are_counted_once_however_many_clients_they_have(presence: Presence) -> None:
+async def test_users_are_counted_once_however_many_clients_they_have(presence: PresenceStore) -> None:
     for info in (someone("c1", "ann"), someone("c2", "ann"), someone("c3", "bob"), someone("c4"), someone("c5")):
         await presence.add(CHANNEL, info)
-    assert await presence.stats(CHANNEL) == PresenceStats(5, 3)
+    assert await presence.stats(CHANNEL) == PresenceCounts(5, 3)
     assert set(await presence.get(CHANNEL)) == {"c1", "c2", "c3", "c4", "c5"}
 
 
-async def test_where_a_limited_number_may_enter_the_last_place_is_given_and_none_beyond_it(presence: Presence) -> None:
+async def test_where_a_limited_number_may_enter_the_last_place_is_given_and_none_beyond_it(
+    presence: PresenceStore,
+) -> None:
     entered = [await presence.enter(CHANNEL, someone(f"c{number}", "ann"), 3) for number in range(5)]
     assert entered == [True, True, True, False, False]
     assert set(await presence.get(CHANNEL)) == {"c0", "c1", "c2"}
@@ -184,13 +186,13 @@ async def test_where_a_limited_number_may_enter_the_last_place_is_given_and_none
     await presence.remove({CHANNEL: [someone("c1", "ann")]})
     assert await presence.enter(CHANNEL, someone("c3", "ann"), 3) is True
     assert await presence.enter(CHANNEL, someone("c4", "ann"), 3) is False
-    assert await presence.stats(CHANNEL) == PresenceStats(3, 1)
+    assert await presence.stats(CHANNEL) == PresenceCounts(3, 1)
 
 
-async def test_of_many_who_enter_at_once_exactly_as_many_get_in_as_may(presence: Presence) -> None:
+async def test_of_many_who_enter_at_once_exactly_as_many_get_in_as_may(presence: PresenceStore) -> None:
     crowd = [presence.enter(CHANNEL, someone(f"c{number}", "ann"), 10) for number in range(50)]
     assert sum(await asyncio.gather(*crowd)) == 10
-    assert await presence.stats(CHANNEL) == PresenceStats(10, 1)
+    assert await presence.stats(CHANNEL) == PresenceCounts(10, 1)
 
 
 async def test_who_crashed_takes_no_place_after_the_ttl(place: Place) -> None:
@@ -201,7 +203,7 @@ async def test_who_crashed_takes_no_place_after_the_ttl(place: Place) -> None:
     assert await place.presence.enter(CHANNEL, someone("c2", "ann"), 1) is True
 
 
-async def test_adding_reports_whether_the_user_is_new(presence: Presence) -> None:
+async def test_adding_reports_whether_the_user_is_new(presence: PresenceStore) -> None:
     assert await presence.add(CHANNEL, someone("c1", "ann")) is True
     assert await presence.add(CHANNEL, someone("c1", "ann")) is False
     assert await presence.add(CHANNEL, someone("c2", "ann")) is False
@@ -209,23 +211,23 @@ async def test_adding_reports_whether_the_user_is_new(presence: Presence) -> Non
     assert await presence.add("elsewhere", someone("c1", "ann")) is True
 
 
-async def test_removing_reports_which_users_are_gone(presence: Presence) -> None:
+async def test_removing_reports_which_users_are_gone(presence: PresenceStore) -> None:
     for info in (someone("c1", "ann"), someone("c2", "ann"), someone("c3", "bob")):
         await presence.add(CHANNEL, info)
     await presence.add("other", someone("c2", "ann"))
     assert await presence.remove({CHANNEL: [someone("c1", "ann"), someone("c3", "bob")]}) == {CHANNEL: {"bob"}}
     assert await presence.remove({CHANNEL: [someone("c2", "ann")], "other": []}) == {CHANNEL: {"ann"}, "other": set()}
-    assert await presence.stats("other") == PresenceStats(1, 1)
+    assert await presence.stats("other") == PresenceCounts(1, 1)
 
 
-async def test_a_user_whose_last_clients_go_together_is_gone(presence: Presence) -> None:
+async def test_a_user_whose_last_clients_go_together_is_gone(presence: PresenceStore) -> None:
     clients = [someone(f"c{number}", "ann") for number in range(1200)]
     await presence.refresh({CHANNEL: clients})
     assert await presence.remove({CHANNEL: clients}) == {CHANNEL: {"ann"}}
-    assert await presence.stats(CHANNEL) == PresenceStats(0, 0)
+    assert await presence.stats(CHANNEL) == PresenceCounts(0, 0)
 
 
-async def test_removing_again_gives_the_same_answer_and_harms_nothing(presence: Presence) -> None:
+async def test_removing_again_gives_the_same_answer_and_harms_nothing(presence: PresenceStore) -> None:
     await presence.add(CHANNEL, someone("c1", "ann"))
     await presence.add(CHANNEL, someone("c2", "bob"))
     for _ in range(3):
@@ -233,24 +235,24 @@ async def test_removing_again_gives_the_same_answer_and_harms_nothing(presence: 
     assert await presence.remove({CHANNEL: [someone("c9", "bob")]}) == {CHANNEL: set()}
     assert await presence.remove({"nowhere": [someone("c1", "ann")]}) == {"nowhere": {"ann"}}
     assert await presence.remove({}) == {}
-    assert await presence.stats(CHANNEL) == PresenceStats(1, 1)
+    assert await presence.stats(CHANNEL) == PresenceCounts(1, 1)
 
 
-async def test_a_client_added_again_is_shown_as_it_is_now(presence: Presence) -> None:
+async def test_a_client_added_again_is_shown_as_it_is_now(presence: PresenceStore) -> None:
     await presence.add(CHANNEL, someone("c1", "ann", b"1"))
     assert await presence.add(CHANNEL, someone("c1", "ann", b"2")) is False
     assert await presence.get(CHANNEL) == {"c1": someone("c1", "ann", b"2")}
-    assert await presence.stats(CHANNEL) == PresenceStats(1, 1)
+    assert await presence.stats(CHANNEL) == PresenceCounts(1, 1)
     assert await presence.add(CHANNEL, someone("c1", "bob")) is True
     assert await presence.get(CHANNEL) == {"c1": someone("c1", "bob")}
-    assert await presence.stats(CHANNEL) == PresenceStats(1, 1)
+    assert await presence.stats(CHANNEL) == PresenceCounts(1, 1)
     assert await presence.remove({CHANNEL: [someone("c1", "bob")]}) == {CHANNEL: {"bob"}}
-    assert await presence.stats(CHANNEL) == PresenceStats(0, 0)
+    assert await presence.stats(CHANNEL) == PresenceCounts(0, 0)
 
 
-async def test_nobody_is_where_nobody_came(presence: Presence) -> None:
+async def test_nobody_is_where_nobody_came(presence: PresenceStore) -> None:
     assert await presence.get("nowhere") == {}
-    assert await presence.stats("nowhere") == PresenceStats(0, 0)
+    assert await presence.stats("nowhere") == PresenceCounts(0, 0)
     await presence.refresh({})
     await presence.refresh({"nowhere": []})
     assert await presence.get("nowhere") == {}
@@ -271,7 +273,7 @@ async def test_nobody_is_where_nobody_came(presence: Presence) -> None:
         pytest.param(someone("c", "u" * 10_000, b"x" * 200_000, b"y" * 200_000), id="great ones"),
     ],
 )
-async def test_what_is_known_of_a_client_returns_exactly(presence: Presence, info: ClientInfo) -> None:
+async def test_what_is_known_of_a_client_returns_exactly(presence: PresenceStore, info: ClientInfo) -> None:
     await presence.add(CHANNEL, someone("other", "other"))
     await presence.add(CHANNEL, info)
     await presence.refresh({CHANNEL: [info]})
@@ -279,12 +281,12 @@ async def test_what_is_known_of_a_client_returns_exactly(presence: Presence, inf
     assert (found.user, found.client) == (info.user, info.client)
     assert bytes(found.conn_info) == bytes(info.conn_info)
     assert bytes(found.chan_info) == bytes(info.chan_info)
-    assert await presence.stats(CHANNEL) == PresenceStats(2, 2)
+    assert await presence.stats(CHANNEL) == PresenceCounts(2, 2)
     assert await presence.remove({CHANNEL: [info]}) == {CHANNEL: {info.user}}
-    assert await presence.stats(CHANNEL) == PresenceStats(1, 1)
+    assert await presence.stats(CHANNEL) == PresenceCounts(1, 1)
 
 
-async def test_channels_of_hostile_names_stay_apart(presence: Presence) -> None:
+async def test_channels_of_hostile_names_stay_apart(presence: PresenceStore) -> None:
     names = ["a", "a:b", ":", "*", "a*", "[a]", "presence", "-deadlines", "a\r\nSET x y", "☃", " ", "$a#b,c", "x" * 255]
     for number, name in enumerate(names):
         await presence.add(name, someone(f"c{number}", f"u{number}"))
@@ -300,9 +302,9 @@ async def test_who_is_not_refreshed_goes_when_the_time_is_over(place: Place) -> 
     await presence.add(CHANNEL, someone("c1", "ann"))
     await presence.add(CHANNEL, someone("c2", "ann"))
     await place.make_older(TTL - 1)
-    assert await presence.stats(CHANNEL) == PresenceStats(2, 1)
+    assert await presence.stats(CHANNEL) == PresenceCounts(2, 1)
     await place.make_older(2)
-    assert await presence.stats(CHANNEL) == PresenceStats(0, 0)
+    assert await presence.stats(CHANNEL) == PresenceCounts(0, 0)
     assert await presence.get(CHANNEL) == {}
     assert await presence.add(CHANNEL, someone("c3", "ann")) is True
 
@@ -317,7 +319,7 @@ async def test_whatever_is_asked_first_does_not_count_who_is_over(place: Place, 
     if first == "get":
         assert await presence.get(CHANNEL) == {}
     elif first == "stats":
-        assert await presence.stats(CHANNEL) == PresenceStats(0, 0)
+        assert await presence.stats(CHANNEL) == PresenceCounts(0, 0)
     elif first == "add":
         assert await presence.add(CHANNEL, new) is True
     elif first == "refresh":
@@ -326,7 +328,7 @@ async def test_whatever_is_asked_first_does_not_count_who_is_over(place: Place, 
         assert await presence.remove({CHANNEL: [new]}) == {CHANNEL: {"ann"}}
     await presence.add(CHANNEL, new)
     assert await presence.get(CHANNEL) == {"new": new}
-    assert await presence.stats(CHANNEL) == PresenceStats(1, 1)
+    assert await presence.stats(CHANNEL) == PresenceCounts(1, 1)
 
 
 async def test_a_refresh_keeps_alive_those_it_names_and_no_other(place: Place) -> None:
@@ -338,7 +340,7 @@ async def test_a_refresh_keeps_alive_those_it_names_and_no_other(place: Place) -
         await place.make_older(TTL * 0.75)
         await presence.refresh({CHANNEL: [kept]})
     assert await presence.get(CHANNEL) == {"c1": kept}
-    assert await presence.stats(CHANNEL) == PresenceStats(1, 1)
+    assert await presence.stats(CHANNEL) == PresenceCounts(1, 1)
 
 
 async def test_a_refresh_makes_again_who_is_gone(place: Place) -> None:
@@ -349,17 +351,17 @@ async def test_a_refresh_makes_again_who_is_gone(place: Place) -> None:
     assert await presence.get(CHANNEL) == {}
     await presence.refresh({CHANNEL: both})
     assert await presence.get(CHANNEL) == {"c1": both[0], "c2": both[1]}
-    assert await presence.stats(CHANNEL) == PresenceStats(2, 2)
+    assert await presence.stats(CHANNEL) == PresenceCounts(2, 2)
 
 
 async def test_many_who_are_over_go_all_at_once(place: Place) -> None:
     presence = place.presence
     await presence.refresh({CHANNEL: [someone(f"c{number}", f"u{number % 700}") for number in range(2500)]})
-    assert await presence.stats(CHANNEL) == PresenceStats(2500, 700)
+    assert await presence.stats(CHANNEL) == PresenceCounts(2500, 700)
     await place.make_older(TTL / 2)
     await presence.add(CHANNEL, someone("late", "u3"))
     await place.make_older(TTL / 2 + 1)
-    assert await presence.stats(CHANNEL) == PresenceStats(1, 1)
+    assert await presence.stats(CHANNEL) == PresenceCounts(1, 1)
 
 
 async def test_in_memory_who_is_over_takes_no_memory_though_nobody_asks() -> None:
@@ -394,7 +396,7 @@ async def test_two_stores_on_one_redis_see_each_other(open_presence: Opener) -> 
     assert await there.add(CHANNEL, someone("c2", "ann")) is False
     assert set(await here.get(CHANNEL)) == set(await there.get(CHANNEL)) == {"c1", "c2"}
     assert await here.remove({CHANNEL: [someone("c1", "ann")]}) == {CHANNEL: set()}
-    assert await there.stats(CHANNEL) == PresenceStats(1, 1)
+    assert await there.stats(CHANNEL) == PresenceCounts(1, 1)
     assert await there.remove({CHANNEL: [someone("c2", "ann")]}) == {CHANNEL: {"ann"}}
 
 
@@ -428,7 +430,7 @@ async def test_by_the_servers_own_clock_everything_goes_though_nobody_asks(
     while await client.dbsize():
         assert asyncio.get_running_loop().time() < end, "the keys stay"
         await asyncio.sleep(0.05)
-    assert await presence.stats("other") == PresenceStats(0, 0)
+    assert await presence.stats("other") == PresenceCounts(0, 0)
 
 
 async def test_by_the_servers_own_clock_who_is_over_goes_from_among_the_others(open_presence: Opener) -> None:
@@ -436,7 +438,7 @@ async def test_by_the_servers_own_clock_who_is_over_goes_from_among_the_others(o
     await lasting.add(CHANNEL, someone("c1", "ann"))
     await brief.add(CHANNEL, someone("c2", "bob"))
     end = asyncio.get_running_loop().time() + 20
-    while await lasting.stats(CHANNEL) != PresenceStats(1, 1):
+    while await lasting.stats(CHANNEL) != PresenceCounts(1, 1):
         assert asyncio.get_running_loop().time() < end, "the brief one stays"
         await asyncio.sleep(0.05)
     assert set(await lasting.get(CHANNEL)) == {"c1"}
@@ -468,7 +470,7 @@ async def test_after_everything_was_flushed_each_call_works_at_once(
     await presence.refresh({CHANNEL: [ann, bob]})
     assert await presence.get(CHANNEL) == {"c1": ann, "c2": bob}
     await client.script_flush()
-    assert await presence.stats(CHANNEL) == PresenceStats(2, 2)
+    assert await presence.stats(CHANNEL) == PresenceCounts(2, 2)
     await client.script_flush()
     assert await presence.remove({CHANNEL: [ann]}) == {CHANNEL: {"ann"}}
     await client.script_flush()
@@ -494,11 +496,11 @@ async def test_ten_thousand_in_one_channel_are_refreshed_in_few_calls(
     await client.config_resetstat()
     await presence.refresh({CHANNEL: clients})
     assert await calls(client, "evalsha") <= 40
-    assert await presence.stats(CHANNEL) == PresenceStats(10_000, 4000)
+    assert await presence.stats(CHANNEL) == PresenceCounts(10_000, 4000)
     assert await presence.get(CHANNEL) == {info.client: info for info in clients}
     gone = await presence.remove({CHANNEL: clients[:8000]})
     assert gone == {CHANNEL: {f"user-{number}" for number in range(2000, 4000)}}
-    assert await presence.stats(CHANNEL) == PresenceStats(2000, 2000)
+    assert await presence.stats(CHANNEL) == PresenceCounts(2000, 2000)
 
 
 async def test_ten_thousand_channels_are_refreshed_with_one_call_each(
@@ -510,7 +512,7 @@ async def test_ten_thousand_channels_are_refreshed_with_one_call_each(
     await client.config_resetstat()
     await presence.refresh(entries)
     assert await calls(client, "evalsha") == 10_000
-    assert await presence.stats("personal:9999") == PresenceStats(1, 1)
+    assert await presence.stats("personal:9999") == PresenceCounts(1, 1)
     gone = await presence.remove(entries)
     assert gone == {f"personal:{number}": {f"u{number}"} for number in range(10_000)}
     assert await client.dbsize() == 0
@@ -554,7 +556,7 @@ async def test_a_key_of_another_kind_is_an_error_in_words(open_presence: Opener,
         await presence.refresh({"other": [someone("c1")], "room": [someone("c1")]})
 
 
-ASKED: dict[str, Callable[[Presence], Awaitable[object]]] = {
+ASKED: dict[str, Callable[[PresenceStore], Awaitable[object]]] = {
     "add": lambda presence: presence.add(CHANNEL, someone("c1", "ann")),
     "refresh": lambda presence: presence.refresh({f"room:{number}": [someone(f"c{number}")] for number in range(1000)}),
     "remove": lambda presence: presence.remove({CHANNEL: [someone("c1", "ann")]}),

@@ -42,7 +42,7 @@ class Cluster:
     def __init__(self, service: Application) -> None:
         self.service = service
         self.engine = service.engine
-        self.orders = NodeCommands(service.engine)
+        self.commands = NodeCommands(service.engine)
 
     async def enter(self, user: str, session: str = "") -> tuple[JsonConnection, JsonTransport]:
         """A connected client of `user`."""
@@ -56,7 +56,7 @@ class Cluster:
 
     async def channels(self, pattern: str) -> dict[str, int]:
         """All channels that match, with the number of their clients."""
-        counts, more = await self.orders.channels(pattern)
+        counts, more = await self.commands.channels(pattern)
         assert not more
         return counts
 
@@ -90,7 +90,7 @@ async def cluster(tmp_path: Any) -> AsyncIterator[Cluster]:
 async def test_a_user_is_disconnected_on_all_connections_and_nobody_else(cluster: Cluster) -> None:
     (_, one), (_, two), (_, other) = [await cluster.enter(user) for user in ("alice", "alice", "bob")]
 
-    await cluster.orders.give(DisconnectCommand(user="alice"))
+    await cluster.commands.send(DisconnectCommand(user="alice"))
 
     await until(lambda: one.closed_with and two.closed_with)
     assert one.closed_with == two.closed_with == (3503, "force disconnect")
@@ -100,7 +100,7 @@ async def test_a_user_is_disconnected_on_all_connections_and_nobody_else(cluster
 async def test_a_disconnect_may_name_its_code_and_spare_clients(cluster: Cluster) -> None:
     (kept, kept_transport), (_, gone) = [await cluster.enter("alice") for _ in range(2)]
 
-    await cluster.orders.give(
+    await cluster.commands.send(
         DisconnectCommand(user="alice", whitelist=[kept.id], disconnect=Disconnect(4501, "signed out"))
     )
 
@@ -114,9 +114,9 @@ async def test_a_client_or_a_session_can_be_meant_alone(cluster: Cluster) -> Non
         await cluster.enter("alice", session) for session in ("", "phone", "")
     ]
 
-    await cluster.orders.give(DisconnectCommand(user="alice", session="phone"))
-    await cluster.orders.give(DisconnectCommand(user="alice", client=first.id))
-    await cluster.orders.give(DisconnectCommand(user="alice", session=third.session_id))
+    await cluster.commands.send(DisconnectCommand(user="alice", session="phone"))
+    await cluster.commands.send(DisconnectCommand(user="alice", client=first.id))
+    await cluster.commands.send(DisconnectCommand(user="alice", session=third.session_id))
     await until(lambda: first_transport.closed_with and second.closed_with and third_transport.closed_with)
 
 
@@ -124,8 +124,8 @@ async def test_a_client_of_another_user_is_not_met_by_its_id(cluster: Cluster) -
     bob, transport = await cluster.enter("bob")
     _, alice = await cluster.enter("alice")
 
-    await cluster.orders.give(DisconnectCommand(user="alice", client=bob.id))
-    await cluster.orders.give(DisconnectCommand(user="alice"))
+    await cluster.commands.send(DisconnectCommand(user="alice", client=bob.id))
+    await cluster.commands.send(DisconnectCommand(user="alice"))
 
     await until(lambda: alice.closed_with)
     assert transport.closed_with is None
@@ -134,7 +134,7 @@ async def test_a_client_of_another_user_is_not_met_by_its_id(cluster: Cluster) -
 async def test_an_ordered_subscription_is_reported_and_delivers(cluster: Cluster) -> None:
     _, transport = await cluster.enter("alice")
 
-    await cluster.orders.give(SubscribeCommand(user="alice", channel="room", data=b'{"welcome":1}'))
+    await cluster.commands.send(SubscribeCommand(user="alice", channel="room", data=b'{"welcome":1}'))
     await until(lambda: transport.pushes)
     await cluster.publish("room", b'"hi"')
     await until(lambda: len(transport.pushes) == 2)
@@ -147,8 +147,8 @@ async def test_who_is_in_the_channel_already_gets_nothing(cluster: Cluster) -> N
     client, transport = await cluster.enter("alice")
     await cluster.subscribe(client, transport, "room")
 
-    await cluster.orders.give(SubscribeCommand(user="alice", channel="room"))
-    await cluster.orders.give(SubscribeCommand(user="alice", channel="other"))
+    await cluster.commands.send(SubscribeCommand(user="alice", channel="room"))
+    await cluster.commands.send(SubscribeCommand(user="alice", channel="other"))
 
     await until(lambda: transport.pushes)
     assert [push["channel"] for push in transport.pushes] == ["other"]
@@ -159,7 +159,7 @@ async def test_an_ordered_subscription_delivers_what_was_published_since(cluster
     _, transport = await cluster.enter("alice")
 
     since = StreamPosition(positions[1].offset, positions[1].epoch)
-    await cluster.orders.give(SubscribeCommand(user="alice", channel="kept:a", since=since))
+    await cluster.commands.send(SubscribeCommand(user="alice", channel="kept:a", since=since))
     await until(lambda: len(transport.pushes) >= 3)
     await cluster.publish("kept:a", b"4")
     await until(lambda: len(transport.pushes) == 4)
@@ -173,9 +173,11 @@ async def test_info_and_overrides_of_an_order_count(cluster: Cluster) -> None:
     alice, _ = await cluster.enter("alice")
     bob, _ = await cluster.enter("bob")
 
-    await cluster.orders.give(SubscribeCommand(user="alice", channel="shown:a", info=b'{"role":"host"}'))
-    await cluster.orders.give(SubscribeCommand(user="bob", channel="shown:a", override=ChannelOverride(presence=False)))
-    await cluster.orders.give(SubscribeCommand(user="bob", channel="plain", override=ChannelOverride(presence=True)))
+    await cluster.commands.send(SubscribeCommand(user="alice", channel="shown:a", info=b'{"role":"host"}'))
+    await cluster.commands.send(
+        SubscribeCommand(user="bob", channel="shown:a", override=ChannelOverride(presence=False))
+    )
+    await cluster.commands.send(SubscribeCommand(user="bob", channel="plain", override=ChannelOverride(presence=True)))
 
     async def here(channel: str) -> dict[str, bytes]:
         # One of the channels shows only the members whose subscription overrides its options.
@@ -194,7 +196,7 @@ async def test_a_subscription_beyond_the_limit_ends_the_connection(cluster: Clus
     _, transport = await cluster.enter("alice")
 
     for number in range(4):
-        await cluster.orders.give(SubscribeCommand(user="alice", channel=f"room-{number}"))
+        await cluster.commands.send(SubscribeCommand(user="alice", channel=f"room-{number}"))
 
     await until(lambda: transport.closed_with)
     assert transport.closed_with == (3505, "channel limit")
@@ -204,10 +206,12 @@ async def test_an_ordered_end_of_a_subscription_is_reported_and_nothing_follows(
     client, transport = await cluster.enter("alice")
     await cluster.subscribe(client, transport, "room")
 
-    await cluster.orders.give(UnsubscribeCommand(user="alice", channel="room", unsubscribe=Unsubscribe(2100, "banned")))
+    await cluster.commands.send(
+        UnsubscribeCommand(user="alice", channel="room", unsubscribe=Unsubscribe(2100, "banned"))
+    )
     await until(lambda: transport.pushes)
     await cluster.publish("room", b"1")
-    await cluster.orders.give(SubscribeCommand(user="alice", channel="end"))
+    await cluster.commands.send(SubscribeCommand(user="alice", channel="end"))
     await until(lambda: len(transport.pushes) == 2)
 
     assert transport.pushes[0] == {"channel": "room", "unsubscribe": {"code": 2100, "reason": "banned"}}
@@ -217,9 +221,9 @@ async def test_an_ordered_end_of_a_subscription_is_reported_and_nothing_follows(
 async def test_a_connection_is_given_another_end(cluster: Cluster) -> None:
     _, transport = await cluster.enter("alice")
 
-    await cluster.orders.give(RefreshCommand(user="alice", expire_at=time.time() + 100))
+    await cluster.commands.send(RefreshCommand(user="alice", expire_at=time.time() + 100))
     await until(lambda: transport.pushes)
-    await cluster.orders.give(RefreshCommand(user="alice"))
+    await cluster.commands.send(RefreshCommand(user="alice"))
     await until(lambda: len(transport.pushes) == 2)
 
     first, second = transport.pushes
@@ -231,7 +235,7 @@ async def test_a_connection_is_given_another_end(cluster: Cluster) -> None:
 async def test_an_expired_connection_is_closed_with_3005(cluster: Cluster) -> None:
     _, transport = await cluster.enter("alice")
 
-    await cluster.orders.give(RefreshCommand(user="alice", expired=True))
+    await cluster.commands.send(RefreshCommand(user="alice", expired=True))
 
     await until(lambda: transport.closed_with)
     assert transport.closed_with == (3005, "connection expired")
@@ -240,7 +244,7 @@ async def test_an_expired_connection_is_closed_with_3005(cluster: Cluster) -> No
 async def test_channels_are_counted_by_pattern(cluster: Cluster) -> None:
     for user, channel in (("a", "room-1"), ("b", "room-1"), ("c", "room-2"), ("d", "kept:x"), ("e", "[odd]")):
         _, transport = await cluster.enter(user)
-        await cluster.orders.give(SubscribeCommand(user=user, channel=channel))
+        await cluster.commands.send(SubscribeCommand(user=user, channel=channel))
         await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
 
     assert await cluster.channels("*") == {"[odd]": 1, "kept:x": 1, "room-1": 2, "room-2": 1}
@@ -254,16 +258,16 @@ async def test_channels_are_returned_page_by_page_in_the_order_of_their_names(cl
     names = [f"room-{number}" for number in range(5)]
     for channel in (*reversed(names), "zoo"):
         _, transport = await cluster.enter(channel)
-        await cluster.orders.give(SubscribeCommand(user=channel, channel=channel))
+        await cluster.commands.send(SubscribeCommand(user=channel, channel=channel))
         await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
 
-    assert await cluster.orders.channels("room-*", 2) == ({"room-0": 1, "room-1": 1}, True)
-    assert await cluster.orders.channels("room-*", 2, "room-1") == ({"room-2": 1, "room-3": 1}, True)
-    assert await cluster.orders.channels("room-*", 2, "room-3") == ({"room-4": 1}, False)
-    assert await cluster.orders.channels("room-*", 5) == (dict.fromkeys(names, 1), False)
-    assert await cluster.orders.channels("room-*", 2, "room-4") == ({}, False)
+    assert await cluster.commands.channels("room-*", 2) == ({"room-0": 1, "room-1": 1}, True)
+    assert await cluster.commands.channels("room-*", 2, "room-1") == ({"room-2": 1, "room-3": 1}, True)
+    assert await cluster.commands.channels("room-*", 2, "room-3") == ({"room-4": 1}, False)
+    assert await cluster.commands.channels("room-*", 5) == (dict.fromkeys(names, 1), False)
+    assert await cluster.commands.channels("room-*", 2, "room-4") == ({}, False)
     # A channel that is gone since the page before is a place in the order all the same.
-    assert await cluster.orders.channels("room-*", 1, "room-2-gone") == ({"room-3": 1}, True)
+    assert await cluster.commands.channels("room-*", 1, "room-2-gone") == ({"room-3": 1}, True)
 
 
 async def test_a_page_is_returned_where_all_channels_are_too_many(
@@ -272,11 +276,11 @@ async def test_a_page_is_returned_where_all_channels_are_too_many(
     monkeypatch.setattr("starling.client.node_commands.CHANNELS_LIMIT", 1)
     for channel in ("a", "b"):
         _, transport = await cluster.enter(channel)
-        await cluster.orders.give(SubscribeCommand(user=channel, channel=channel))
+        await cluster.commands.send(SubscribeCommand(user=channel, channel=channel))
         await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
 
-    assert await cluster.orders.channels("*", 1) == ({"a": 1}, True)
-    assert await cluster.orders.channels("*", 1, "a") == ({"b": 1}, False)
+    assert await cluster.commands.channels("*", 1) == ({"a": 1}, True)
+    assert await cluster.commands.channels("*", 1, "a") == ({"b": 1}, False)
 
 
 async def test_too_many_channels_are_refused_instead_of_reported_in_part(
@@ -285,7 +289,7 @@ async def test_too_many_channels_are_refused_instead_of_reported_in_part(
     monkeypatch.setattr("starling.client.node_commands.CHANNELS_LIMIT", 1)
     for user in ("a", "b"):
         _, transport = await cluster.enter(user)
-        await cluster.orders.give(SubscribeCommand(user=user, channel=f"room-{user}"))
+        await cluster.commands.send(SubscribeCommand(user=user, channel=f"room-{user}"))
         await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
 
     with pytest.raises(NodeCommandRefused, match="narrower"):

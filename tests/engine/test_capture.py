@@ -29,8 +29,8 @@ class FakeEngine:
 
     def see(self, channel: str) -> None:
         """Something happens in `channel`, which has a listener."""
-        assert self.hub.tap is not None
-        self.hub.tap.pushed(Push(channel), SimpleNamespace(count=lambda _: 1))  # type: ignore[arg-type]
+        assert self.hub.frame_tap is not None
+        self.hub.frame_tap.pushed(Push(channel), SimpleNamespace(count=lambda _: 1))  # type: ignore[arg-type]
 
     async def until_reported(self, channel: str) -> None:
         async with asyncio.timeout(5):
@@ -50,8 +50,8 @@ async def test_a_trace_that_is_ended_while_another_is_reported_ends_no_other() -
     for number in ("first", "second"):
         engine.order(CaptureCommand(number, channel=number))
     engine.on_publish = lambda: engine.order(CaptureCommand("second", stop=True))
-    tap: Any = engine.hub.tap
-    tap.captures["second"].ends_at = 0.0
+    frame_tap: Any = engine.hub.frame_tap
+    frame_tap.captures["second"].ends_at = 0.0
 
     for _ in range(2):
         engine.see("first")

@@ -48,7 +48,7 @@ class Member:
         self.received: list[str] = []
         self.up = asyncio.Event()
         self.control = Control(broker, start_task=self.start_task, describe=lambda: NodeInfo(uid, name=f"node-{uid}"))
-        self.control.on_command(Shout, lambda order: self.received.append(order.text))
+        self.control.on_command(Shout, lambda command: self.received.append(command.text))
         self._clock: asyncio.Task[None] | None = None
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> None:
@@ -109,7 +109,7 @@ async def test_nodes_know_each_other_long_before_the_next_announcement(
 
 async def test_an_order_reaches_every_node_the_one_that_gives_it_included(redis_server: RedisServer) -> None:
     async with cluster(redis_server, "a", "b", "c") as members:
-        await members[1].control.tell(Shout("now"))
+        await members[1].control.send(Shout("now"))
 
         await until(lambda: all(member.received == ["now"] for member in members))
 
@@ -117,7 +117,7 @@ async def test_an_order_reaches_every_node_the_one_that_gives_it_included(redis_
 async def test_answers_of_all_nodes_are_gathered(redis_server: RedisServer) -> None:
     async with cluster(redis_server, "a", "b", "c") as members:
         for number, member in enumerate(members):
-            member.control.on_command(Count, lambda order, number=number: Number(order.least + number))  # type: ignore[misc]
+            member.control.on_command(Count, lambda command, number=number: Number(command.least + number))  # type: ignore[misc]
 
         answers = await members[0].control.ask(Count(10), within=10)
 
@@ -128,7 +128,7 @@ async def test_answers_of_all_nodes_are_gathered(redis_server: RedisServer) -> N
 async def test_questions_at_one_time_get_each_their_own_answers(redis_server: RedisServer) -> None:
     async with cluster(redis_server, "a", "b") as members:
         for member in members:
-            member.control.on_command(Count, lambda order: Number(order.least))
+            member.control.on_command(Count, lambda command: Number(command.least))
 
         gathered = await asyncio.gather(*(members[n % 2].control.ask(Count(n), within=10) for n in range(20)))
 
@@ -139,7 +139,7 @@ async def test_questions_at_one_time_get_each_their_own_answers(redis_server: Re
 async def test_a_node_that_is_gone_holds_a_question_up_once_and_no_longer_than_said(redis_server: RedisServer) -> None:
     async with cluster(redis_server, "a", "b", "c") as (one, two, gone):
         for member in (one, two):
-            member.control.on_command(Count, lambda order: Number(1))
+            member.control.on_command(Count, lambda command: Number(1))
         gone.vanish()
 
         began = time.monotonic()
@@ -153,7 +153,7 @@ async def test_a_node_that_is_gone_holds_a_question_up_once_and_no_longer_than_s
 
 async def test_a_node_that_says_goodbye_is_not_waited_for_at_all(redis_server: RedisServer) -> None:
     async with cluster(redis_server, "a", "b") as (one, leaving):
-        one.control.on_command(Count, lambda order: Number(1))
+        one.control.on_command(Count, lambda command: Number(1))
         await leaving.control.stop()
         leaving.vanish()
         await until(lambda: [info.uid for info in one.control.nodes()] == ["a"])
@@ -172,11 +172,11 @@ async def test_a_node_that_vanished_is_forgotten_after_its_time(
 
 
 async def test_a_node_that_refuses_is_reported_to_the_caller_at_once(redis_server: RedisServer) -> None:
-    def refuse(order: Count) -> None:
+    def refuse(command: Count) -> None:
         raise NodeCommandRefused("there are too many")
 
     async with cluster(redis_server, "a", "b") as (one, two):
-        one.control.on_command(Count, lambda order: Number(1))
+        one.control.on_command(Count, lambda command: Number(1))
         two.control.on_command(Count, refuse)
 
         with pytest.raises(NodeCommandRefused, match="there are too many"):
@@ -185,23 +185,23 @@ async def test_a_node_that_refuses_is_reported_to_the_caller_at_once(redis_serve
 
 async def test_a_node_of_another_version_says_so_instead_of_nothing(redis_server: RedisServer) -> None:
     async with cluster(redis_server, "a", "b") as (one, _):
-        one.control.on_command(Count, lambda order: Number(1))
+        one.control.on_command(Count, lambda command: Number(1))
 
         with pytest.raises(NodeCommandRefused, match="does not know count"):
             await one.control.ask(Count(), within=30.0)
 
 
 async def test_a_fault_in_one_node_is_reported_and_it_receives_on(redis_server: RedisServer) -> None:
-    def fail(order: Count) -> None:
+    def fail(command: Count) -> None:
         raise RuntimeError("a mistake of that node's")
 
     async with cluster(redis_server, "a", "b") as (one, two):
-        one.control.on_command(Count, lambda order: Number(1))
+        one.control.on_command(Count, lambda command: Number(1))
         two.control.on_command(Count, fail)
 
         with pytest.raises(NodeCommandRefused, match="a node failed"):
             await one.control.ask(Count(), within=30.0)
-        await one.control.tell(Shout("still there?"))
+        await one.control.send(Shout("still there?"))
 
         await until(lambda: two.received == ["still there?"])
 
@@ -222,6 +222,6 @@ async def test_an_answer_that_nobody_here_waits_for_is_nothing(redis_server: Red
     async with cluster(redis_server, "a", "b") as (one, two):
         for to in ("a", "nobody"):
             await two.control._say(control_module.ControlMessage("b", to=to, question="0"))
-        await two.control.tell(Shout("after"))
+        await two.control.send(Shout("after"))
 
         await until(lambda: one.received == ["after"])

@@ -27,7 +27,7 @@ from starling.engine.broker import (
     StreamPosition,
 )
 from starling.engine.channels import ChannelOptions
-from starling.engine.presence import Presence, PresenceStats
+from starling.engine.presence import PresenceCounts, PresenceStore
 from starling.engine.presence_tracker import PresenceTracker
 from starling.protocol.messages import ClientInfo, Publication
 from tests.brokers.party import Party
@@ -204,7 +204,7 @@ async def redis_party(redis_server: RedisServer) -> AsyncIterator[Party]:
 
 
 @pytest.fixture(params=["memory", "redis"])
-def presence(request: pytest.FixtureRequest) -> Presence:
+def presence(request: pytest.FixtureRequest) -> PresenceStore:
     if request.param == "memory":
         return MemoryPresence()
     party: Party = request.getfixturevalue("redis_party")
@@ -216,7 +216,7 @@ def presence(request: pytest.FixtureRequest) -> Presence:
 def worker(broker: RecordingBroker, tasks: Tasks) -> Worker:
     """`worker(presence)` is what one process has; several may share a store."""
 
-    def made(presence: Presence | None, *, leave_delay: float = 0.0) -> PresenceTracker:
+    def made(presence: PresenceStore | None, *, leave_delay: float = 0.0) -> PresenceTracker:
         return PresenceTracker(presence, broker, start_task=tasks.start, leave_delay=leave_delay)
 
     return made
@@ -240,7 +240,7 @@ async def holds(condition: Callable[[], Awaitable[bool]], what: str) -> None:
 
 
 async def test_who_arrives_is_shown_before_others_are_notified(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker, ann = worker(presence), someone("c1", "ann")
     await presence_tracker.arrive(CHANNEL, ann, BOTH)
@@ -253,7 +253,7 @@ async def test_who_arrives_is_shown_before_others_are_notified(
 
 
 async def test_who_departs_is_shown_no_more_and_others_are_notified(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence)
     await enter(presence_tracker, someone("c1", "ann"))
@@ -265,7 +265,7 @@ async def test_who_departs_is_shown_no_more_and_others_are_notified(
 
 
 async def test_where_a_limited_number_may_be_nobody_is_notified_and_who_departs_makes_room_at_once(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     one, other = worker(presence, leave_delay=NEVER), worker(presence, leave_delay=NEVER)
     assert await one.enter(CHANNEL, someone("c1", "ann"), 2)
@@ -301,7 +301,7 @@ async def test_without_a_store_everyone_may_enter(worker: Worker) -> None:
 
 
 async def test_each_is_reported_once_and_only_who_came(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence)
     presence_tracker.announce(CHANNEL, "c1")
@@ -321,7 +321,7 @@ async def test_each_is_reported_once_and_only_who_came(
 
 @pytest.mark.parametrize("leave_delay", [0.0, NEVER])
 async def test_who_did_not_come_in_after_all_is_taken_out_and_not_spoken_of(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks, leave_delay: float
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks, leave_delay: float
 ) -> None:
     presence_tracker = worker(presence, leave_delay=leave_delay)
     await presence_tracker.arrive(CHANNEL, someone("c1", "ann"), BOTH)
@@ -332,7 +332,7 @@ async def test_who_did_not_come_in_after_all_is_taken_out_and_not_spoken_of(
 
 
 async def test_the_channels_options_say_what_is_shown_and_reported(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker, ann = worker(presence), someone("c1", "ann")
     for channel, options in {"shown": SHOWN, "told": ANNOUNCED, "neither": NEITHER}.items():
@@ -364,7 +364,7 @@ async def test_without_a_store_clients_are_announced_one_by_one_and_at_once(
 
 
 async def test_a_client_that_leaves_and_returns_at_once_is_reported_in_that_order_and_shown(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker, ann = worker(presence), someone("c1", "ann")
     await enter(presence_tracker, ann)
@@ -373,11 +373,11 @@ async def test_a_client_that_leaves_and_returns_at_once_is_reported_in_that_orde
         await enter(presence_tracker, ann)
     await tasks.finish()
     assert broker.of() == ["join c1"] + ["leave c1", "join c1"] * 20
-    assert await presence.stats(CHANNEL) == PresenceStats(1, 1)
+    assert await presence.stats(CHANNEL) == PresenceCounts(1, 1)
 
 
 async def test_thousands_who_depart_at_once_are_all_reported(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence)
     names = [(f"room:{number % 700}", f"c{number}") for number in range(5000)]
@@ -397,7 +397,7 @@ async def test_thousands_who_depart_at_once_are_all_reported(
 
 
 async def test_with_a_delay_only_a_users_first_client_and_last_are_reported(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     here, there = worker(presence, leave_delay=0.05), worker(presence, leave_delay=0.05)
     await enter(here, someone("tab1", "ann"))
@@ -419,12 +419,12 @@ async def test_with_a_delay_only_a_users_first_client_and_last_are_reported(
 
 
 async def test_with_a_delay_a_page_reload_shows_nothing(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     here, there = worker(presence, leave_delay=DELAY), worker(presence, leave_delay=DELAY)
     await enter(here, someone("before", "ann"))
     here.depart(CHANNEL, "before")
-    assert await presence.stats(CHANNEL) == PresenceStats(1, 1)
+    assert await presence.stats(CHANNEL) == PresenceCounts(1, 1)
     await enter(there, someone("after", "ann"))
 
     async def reloaded() -> bool:
@@ -436,7 +436,7 @@ async def test_with_a_delay_a_page_reload_shows_nothing(
 
 
 async def test_with_a_delay_a_client_that_returns_shows_nothing(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence, leave_delay=0.5)
     await enter(presence_tracker, someone("c1", "ann"))
@@ -471,7 +471,7 @@ async def test_with_a_delay_who_departs_stays_shown_and_refreshed_until_it_is_ov
 
 
 async def test_with_a_delay_a_user_whose_clients_go_together_is_reported_once(
-    presence: Presence, worker: Worker, broker: RecordingBroker
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker
 ) -> None:
     presence_tracker = worker(presence, leave_delay=NEVER)
     for number in range(5):
@@ -483,7 +483,7 @@ async def test_with_a_delay_a_user_whose_clients_go_together_is_reported_once(
 
 
 async def test_with_a_delay_anonymous_clients_are_announced_one_by_one_and_at_once(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence, leave_delay=NEVER)
     await enter(presence_tracker, someone("c1"))
@@ -495,7 +495,7 @@ async def test_with_a_delay_anonymous_clients_are_announced_one_by_one_and_at_on
 
 
 async def test_with_a_delay_users_are_counted_where_presence_is_not_shown_too(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     here, there = worker(presence, leave_delay=0.05), worker(presence, leave_delay=0.05)
     await enter(here, someone("c1", "ann"), ANNOUNCED)
@@ -512,7 +512,7 @@ async def test_with_a_delay_users_are_counted_where_presence_is_not_shown_too(
 
 
 async def test_with_a_delay_a_leave_is_reported_though_the_last_client_was_never_announced(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence, leave_delay=0.05)
     await enter(presence_tracker, someone("c1", "ann"))
@@ -559,11 +559,11 @@ async def test_a_refresh_brings_back_what_the_store_lost(
     assert await presence.get(CHANNEL) == {}
     await presence_tracker.refresh()
     assert await presence.get(CHANNEL) == infos
-    assert await presence.stats(CHANNEL) == PresenceStats(2500, 1000)
+    assert await presence.stats(CHANNEL) == PresenceCounts(2500, 1000)
 
 
 async def test_a_refresh_does_not_bring_back_who_is_leaving(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence)
     await asyncio.gather(*(enter(presence_tracker, someone(f"c{number}", "u")) for number in range(3000)))
@@ -600,7 +600,7 @@ async def test_what_a_refresh_has_under_way_does_not_bring_back_who_leaves_meanw
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_after_any_coming_and_going_presence_and_what_was_reported_are_true(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks, seed: int
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks, seed: int
 ) -> None:
     chance = random.Random(seed)
     workers = [worker(presence), worker(presence)]
@@ -640,7 +640,7 @@ async def test_after_any_coming_and_going_presence_and_what_was_reported_are_tru
     for channel in ("a", "b"):
         here = {client: info for (name, client), info in truth.items() if name == channel}
         assert await presence.get(channel) == here
-        assert await presence.stats(channel) == PresenceStats(len(here), len({info.user for info in here.values()}))
+        assert await presence.stats(channel) == PresenceCounts(len(here), len({info.user for info in here.values()}))
         for number in range(40):
             client = f"c{number}"
             received = [what for what, name, who in broker.reported if (name, who) == (channel, client)]
@@ -653,7 +653,7 @@ async def test_after_any_coming_and_going_presence_and_what_was_reported_are_tru
 
 @pytest.mark.parametrize("leave_delay", [0.0, NEVER])
 async def test_closing_takes_everyone_out_at_once_and_reports_it(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks, leave_delay: float
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks, leave_delay: float
 ) -> None:
     ending, staying = worker(presence, leave_delay=leave_delay), worker(presence, leave_delay=leave_delay)
     for number in range(2500):
@@ -673,7 +673,7 @@ async def test_closing_takes_everyone_out_at_once_and_reports_it(
 
 
 async def test_closing_finishes_what_a_cancelled_task_had_begun(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence)
     for number in range(50):
@@ -810,7 +810,7 @@ async def test_what_waits_for_the_end_of_an_outage_is_bounded(
 
 
 async def test_a_join_that_cannot_be_reported_harms_nobody(
-    presence: Presence, worker: Worker, broker: RecordingBroker, tasks: Tasks
+    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker = worker(presence)
     for failure in (BrokerUnavailable("away"), PublicationTooLarge("at most 8000 bytes")):

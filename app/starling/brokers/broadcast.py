@@ -21,9 +21,9 @@ from starling.engine.broker import (
     StreamPosition,
 )
 from starling.engine.drain_rate import DrainRateStore
-from starling.engine.history import History
+from starling.engine.history import HistoryStore
 from starling.engine.occupancy import Occupancy
-from starling.engine.presence import Presence
+from starling.engine.presence import PresenceStore
 from starling.engine.revocation import RevocationStore
 from starling.engine.ticket_store import TicketStore
 from starling.protocol.messages import ClientInfo, Publication
@@ -39,8 +39,8 @@ _MALFORMED_LOG_INTERVAL = 60.0
 class BroadcastBroker:
     """Live fan-out over a backend; keeps nothing. Implements starling.engine.broker.Broker."""
 
-    history: History | None = None
-    presence: Presence | None = None
+    history: HistoryStore | None = None
+    presence: PresenceStore | None = None
     revocations: RevocationStore | None = None
     tickets: TicketStore | None = None
     occupancy: Occupancy | None = None

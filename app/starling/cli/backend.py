@@ -112,7 +112,7 @@ def unsubscribe(
     """Remove a user's connections from a channel, on every node."""
     body = {"user": user, "channel": channel, "client": client, "session": session}
     result = ServiceAddress(url, key).call("unsubscribe", body)
-    done = f"Sent to every node: unsubscribe {_whom(user, client, session)} from {channel}."
+    done = f"Sent to every node: unsubscribe {_selection(user, client, session)} from {channel}."
     print(json.dumps(result) if output is Output.json else done)
 
 
@@ -131,7 +131,7 @@ def disconnect(
     """Close a user's connections, on every node."""
     body = {"user": user, "client": client, "session": session, "disconnect": {"code": code, "reason": reason}}
     result = ServiceAddress(url, key).call("disconnect", body)
-    done = f"Sent to every node: disconnect {_whom(user, client, session)} with {code} ({reason})."
+    done = f"Sent to every node: disconnect {_selection(user, client, session)} with {code} ({reason})."
     print(json.dumps(result) if output is Output.json else done)
 
 
@@ -166,7 +166,7 @@ def revoke(
         print(f"Revoked: {kind.value} {name}.")
 
 
-def _whom(user: str, client: str, session: str) -> str:
+def _selection(user: str, client: str, session: str) -> str:
     parts = [
         f"user {user}" if user else "",
         f"client {client}" if client else "",

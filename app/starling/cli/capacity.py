@@ -17,19 +17,19 @@ IDLE_CORES = 0.006
 CONNECTION_BYTES = 5000.0
 SUBSCRIPTION_BYTES = 460.0
 CHANNEL_BYTES = 1700.0
-# One publication remembered in a worker for clients that come back, beside its payload.
+# One publication kept in a worker for clients that reconnect, without its payload.
 RECENT_BYTES = 140.0
 # Coming in with a token and entering a channel; a ping with its answer.
 CONNECT_SECONDS = 0.00033
 PING_SECONDS = 3.3e-05
-# A publication: taken by the API (with and without history), heard by a worker, and handed to one client.
+# A publication: accepted by the API (with and without history), received by a worker, and sent to one client.
 PUBLISH_SECONDS = 0.00066
 PUBLISH_KEPT_SECONDS = 0.00072
 RECEIVE_SECONDS = 8e-05
 RECEIVE_KEPT_SECONDS = 8e-05
 DELIVERY_SECONDS = 6.8e-06
 DELIVERY_BYTE_SECONDS = 7.4e-10
-# Redis: a publication without history and with it, a worker that hears it, a worker at rest, and what history keeps.
+# Redis: a publication without history and with it, a worker that receives it, an idle worker, and history's memory.
 REDIS_PUBLISH_SECONDS = 7e-05
 REDIS_PUBLISH_KEPT_SECONDS = 0.00016
 REDIS_RECEIVER_SECONDS = 5.3e-06
@@ -38,7 +38,7 @@ REDIS_IDLE_CORES = 0.0017
 REDIS_BYTES = 1200000.0
 REDIS_ENTRY_BYTES = 26.0
 REDIS_CHANNEL_BYTES = 5600.0
-# TLS at the entrance, beside its other work: a handshake (ECDSA P-256, X25519) and each byte (AES-128-GCM).
+# TLS at the proxy, without its other work: a handshake (ECDSA P-256, X25519) and each byte (AES-128-GCM).
 TLS_HANDSHAKE_SECONDS = 8.1e-05
 TLS_BYTE_SECONDS = 5.5e-10
 
@@ -57,11 +57,11 @@ FEWEST_PODS = 2
 # Of the memory limit: a worker that has more turns new clients away.
 MEMORY_SHARE = 0.9
 MOST_PODS = 1_000
-# Clients that come back a second while a pod drains.
+# Clients that reconnect a second while a pod drains.
 DRAIN_RATE = 500
 SHORTEST_DRAIN = 20
 DRAIN_DELAY = 5
-GRACE_BESIDE_DRAIN = 35
+GRACE_AFTER_DRAIN = 35
 MIB = 2**20
 
 
@@ -145,8 +145,8 @@ def redis_of(load: Load, workers: int) -> Redis:
     return Redis(cores, memory)
 
 
-def entrance_cores(load: Load) -> float:
-    """What TLS costs the entrance."""
+def proxy_tls_cores(load: Load) -> float:
+    """The CPUs that TLS takes at the proxy."""
     if not load.tls:
         return 0.0
     sent = load.deliveries * (load.message_bytes + ENVELOPE_BYTES) * TLS_BYTE_SECONDS
@@ -171,13 +171,13 @@ class Plan:
 
     @property
     def drain_seconds(self) -> int:
-        """How long a full pod takes at the cluster's pace."""
+        """The time in which a full pod disconnects its clients at the cluster's drain rate."""
         return max(SHORTEST_DRAIN, math.ceil(self.max_connections * self.workers / DRAIN_RATE))
 
     @property
     def grace_seconds(self) -> int:
         """From SIGTERM to SIGKILL, as the chart computes it."""
-        return DRAIN_DELAY + self.drain_seconds + GRACE_BESIDE_DRAIN
+        return DRAIN_DELAY + self.drain_seconds + GRACE_AFTER_DRAIN
 
     @property
     def memory_request(self) -> int:
@@ -211,14 +211,14 @@ class Plan:
         }
 
     def warnings(self) -> list[str]:
-        """What this plan does not make good."""
-        told = []
+        """The problems that this plan does not solve."""
+        warnings = []
         if self.redis.cores > REDIS_SHARE:
-            told.append(
+            warnings.append(
                 f"Redis needs {self.redis.cores:.2f} of the one CPU that it uses: publish less often, or spread "
                 "channels over several clusters of Starling and Redis"
             )
-        return told
+        return warnings
 
 
 def plan(load: Load, workers: int) -> Plan:
@@ -232,6 +232,6 @@ def plan(load: Load, workers: int) -> Plan:
         ):
             return Plan(load, pods, workers, usual, redis_of(load, pods * workers))
     raise TooLargeError(
-        f"{MOST_PODS} pods of {workers} worker(s) do not carry it; each worker hears up to {load.rate:g} "
+        f"{MOST_PODS} pods of {workers} worker(s) do not carry it; each worker receives up to {load.rate:g} "
         "publications a second"
     )

@@ -52,9 +52,9 @@ def capture(
     ended = ""
     with until_interrupted():
         for line in ServiceAddress(url, key).stream("capture", body):
-            told = json.loads(line)
-            ended = told.get("ended", "")
-            printer.show(line, told)
+            event = json.loads(line)
+            ended = event.get("ended", "")
+            printer.show(line, event)
         if not ended:
             fail("the service ended the capture early: try again", EXIT_UNREACHABLE)
         if ended != "time is over":
@@ -69,18 +69,18 @@ class _FramePrinter:
         self._out = console(soft_wrap=True)
         self._err = console(stderr=True, soft_wrap=True)
 
-    def show(self, line: str, told: dict[str, Any]) -> None:
+    def show(self, line: str, event: dict[str, Any]) -> None:
         """One line of the answer."""
         if self._as_json:
             print(line, flush=True)
-        elif "frame" in told:
-            self._out.print(_frame(told))
-        elif "capture" in told:
-            self._notice(f"tracing for {told['seconds']:g} s on {len(told['nodes'])} node(s)")
-        elif "ended" in told:
-            self._notice(f"{told['ended']}: {told['frames']} frames, {told['dropped']} dropped")
+        elif "frame" in event:
+            self._out.print(_frame(event))
+        elif "capture" in event:
+            self._notice(f"capturing for {event['seconds']:g} s on {len(event['nodes'])} node(s)")
+        elif "ended" in event:
+            self._notice(f"{event['ended']}: {event['frames']} frames, {event['dropped']} dropped")
         else:
-            self._notice(f"{told['node']} dropped {told['dropped']} frames: there were too many", "yellow")
+            self._notice(f"{event['node']} dropped {event['dropped']} frames: there were too many", "yellow")
 
     def _notice(self, text: str, style: str = "dim") -> None:
         from rich.text import Text
@@ -88,21 +88,21 @@ class _FramePrinter:
         self._err.print(Text(text, style=style))
 
 
-def _frame(told: dict[str, Any]) -> "Text":
+def _frame(event: dict[str, Any]) -> "Text":
     from rich.highlighter import JSONHighlighter
     from rich.text import Text
 
-    arrow, style = ARROWS[told["direction"]]
+    arrow, style = ARROWS[event["direction"]]
     line = Text()
-    moment = datetime.fromtimestamp(told["time"] / 1000).astimezone()
+    moment = datetime.fromtimestamp(event["time"] / 1000).astimezone()
     line.append(moment.strftime("%H:%M:%S.%f")[:-3] + " ", style="dim")
     line.append(arrow + " ", style=f"bold {style}")
-    if "clients" in told:
-        line.append(f"{told['clients']} client(s) ", style=style)
+    if "clients" in event:
+        line.append(f"{event['clients']} client(s) ", style=style)
     else:
-        line.append(f"{told.get('user') or 'anonymous'}/{told['client']} ", style=style)
-    line.append(f"{told['node']} ", style="dim")
-    line.append(JSONHighlighter()(Text(json.dumps(told["frame"], ensure_ascii=False))))
+        line.append(f"{event.get('user') or 'anonymous'}/{event['client']} ", style=style)
+    line.append(f"{event['node']} ", style="dim")
+    line.append(JSONHighlighter()(Text(json.dumps(event["frame"], ensure_ascii=False))))
     return line
 
 

@@ -1,4 +1,4 @@
-"""What `starling explain` knows beyond the code itself: the meaning of each code and its remedy, and of each option."""
+"""The texts of `starling explain`: the meaning of each code and its remedy, and of each option."""
 
 from typing import NamedTuple
 

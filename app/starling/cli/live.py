@@ -1,4 +1,4 @@
-"""Commands that come as a client does: listen to channels, and try a round trip."""
+"""Commands that connect as a client: subscribe to channels, and measure a round trip."""
 
 import asyncio
 import contextlib
@@ -34,16 +34,16 @@ CLOSE_SECONDS = 2.0
 
 def subscribe(
     channels: Annotated[list[str], typer.Argument(help="Names of the channels.", metavar="CHANNEL...")],
-    user: Annotated[str, typer.Option(help="Whom a token is made for, where one is made.")] = USER,
+    user: Annotated[str, typer.Option(help="The user of the token, where one is made.")] = USER,
     as_user: Annotated[
         str | None,
         typer.Option(
             "--as", help="Subscribe with the rights of this user alone, as the service's clients do.", metavar="USER"
         ),
     ] = None,
-    count: Annotated[int, typer.Option(min=0, help="Stop after so many publications. 0: never.")] = 0,
+    count: Annotated[int, typer.Option(min=0, help="Stop after N publications. 0: never.", metavar="N")] = 0,
     since: Annotated[
-        str, typer.Option(help="Begin after this place in the history, as OFFSET:EPOCH; for one channel.")
+        str, typer.Option(help="Begin after this position in the history, as OFFSET:EPOCH; for one channel.")
     ] = "",
     url: UrlOption = None,
     token: TokenOption = None,
@@ -52,7 +52,7 @@ def subscribe(
     """Show what is published in channels, live, until Ctrl-C.
 
     Where STARLING_TOKEN_HMAC_SECRET is set it makes tokens that open the channels; with --as the user's rights decide.
-    After a lost connection it comes back by itself, and where the channel keeps history it shows what it missed.
+    After a lost connection it reconnects by itself, and where the channel keeps history it shows what it missed.
     """
     position: tuple[int, str] | None = None
     if since:
@@ -94,14 +94,14 @@ class _Printer:
 
         publisher = publication.info.user if publication.info is not None else None
         if self._as_json:
-            told = {
+            shown = {
                 "channel": channel,
                 "offset": publication.offset,
                 "data": publication.data,
                 "user": publisher,
                 "tags": publication.tags,
             }
-            print(json.dumps({name: value for name, value in told.items() if value is not None}), flush=True)
+            print(json.dumps({name: value for name, value in shown.items() if value is not None}), flush=True)
             return
         line = Text()
         line.append(datetime.now().astimezone().strftime("%H:%M:%S "), style="dim")
@@ -220,11 +220,11 @@ class _Listening:
             async def on_subscribed(self, ctx: centrifuge.SubscribedContext) -> None:
                 missed = ", and nothing was missed" if ctx.recovered else ""
                 lost = ctx.was_recovering and not ctx.recovered
-                told = f"subscribed to {channel}{missed}"
+                notice = f"subscribed to {channel}{missed}"
                 if lost:
-                    listening._printer.notice(f"{told}; what was published meanwhile is not kept any more", "yellow")
+                    listening._printer.notice(f"{notice}; what was published meanwhile is not kept any more", "yellow")
                 else:
-                    listening._printer.notice(told)
+                    listening._printer.notice(notice)
 
             async def on_unsubscribed(self, ctx: centrifuge.UnsubscribedContext) -> None:
                 listening._end(f"{channel}: {ctx.reason} (code {ctx.code})")
@@ -254,7 +254,7 @@ def ping(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until it counts as failed.")] = 10.0,
     output: OutputOption = Output.table,
 ) -> None:
-    """Send a message to the echo door, and tell how long its echo took."""
+    """Send a message to the echo endpoint, and report the time of the round trip."""
     service = ServiceAddress(url)
     address = f"{service.websocket}/ws"
     seconds = asyncio.run(_round_trip(address, token or service.connection_token(USER), timeout))
@@ -273,10 +273,10 @@ async def _round_trip(address: str, token: str, within: float) -> float | None:
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        async with asyncio.timeout(within), connect(address, additional_headers=headers) as door:
+        async with asyncio.timeout(within), connect(address, additional_headers=headers) as websocket:
             began = time.perf_counter()
-            await door.send("ping")
-            answer = await door.recv()
+            await websocket.send("ping")
+            answer = await websocket.recv()
             seconds = time.perf_counter() - began
     except InvalidStatus as refused:
         status = refused.response.status_code
@@ -288,5 +288,5 @@ async def _round_trip(address: str, token: str, within: float) -> float | None:
     except (OSError, WebSocketException) as error:
         fail(f"{address}: {describe_failure(error)}", EXIT_UNREACHABLE)
     if answer != "Message text was: ping":
-        fail(f"{address} is no echo door of Starling: it answered {str(answer)[:80]!r}", EXIT_REFUSED)
+        fail(f"{address} is no echo endpoint of Starling: it answered {str(answer)[:80]!r}", EXIT_REFUSED)
     return seconds

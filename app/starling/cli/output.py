@@ -1,4 +1,4 @@
-"""How commands print: columns that fit a terminal, plain columns in a pipe, JSON for programs."""
+"""The output of commands: columns that fit a terminal, plain columns in a pipe, JSON for programs."""
 
 import os
 import shutil
@@ -123,7 +123,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _one_line(text: str) -> str:
-    """The text without what would break the line or steer the terminal; a dash for none, so that columns count."""
+    """The text without characters that break the line or control the terminal; a dash for none, for whole columns."""
     return (
         "-"
         if not text

@@ -1,4 +1,4 @@
-"""Commands that ask the internal port of this pod: what its workers tell Prometheus and the kubelet."""
+"""Commands that query the internal port of this pod, which serves Prometheus and the kubelet."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def probe(
     question: Annotated[Question, typer.Argument(help="What to ask.")] = Question.READY,
     url: InternalUrlOption = None,
 ) -> None:
-    """Say whether this pod is ready, or alive, or started, and what each worker tells of itself."""
+    """Show whether this pod is ready, or alive, or started, and the state of each worker."""
     status, body = _ask(url, question.value)
     try:
         report: dict[str, Any] = json.loads(body)

@@ -1,4 +1,4 @@
-"""Commands that read through the server API what is there: nodes, channels, presence, history."""
+"""Commands that read nodes, channels, presence and history through the server API."""
 
 import json
 import sys

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from starling.cli.capacity import Load, Plan, TooLargeError, entrance_cores, plan
+from starling.cli.capacity import Load, Plan, TooLargeError, plan, proxy_tls_cores
 from starling.cli.output import Output, OutputOption, print_heading
 from starling.cli.service import EXIT_REFUSED, EXIT_USAGE, fail
 
@@ -57,7 +57,7 @@ def _as_json(found: Plan) -> dict[str, Any]:
         "pods": found.pods,
         "pod": asdict(found.pod),
         "redis": asdict(found.redis),
-        "entrance_cores": entrance_cores(found.load),
+        "proxy_tls_cores": proxy_tls_cores(found.load),
         "deliveries_per_second": found.load.deliveries,
         "drain_seconds": found.drain_seconds,
         "grace_seconds": found.grace_seconds,
@@ -79,5 +79,5 @@ def _rows(found: Plan) -> list[tuple[str, str]]:
         ("drain", f"{found.drain_seconds} s for a full pod, grace {found.grace_seconds} s"),
     ]
     if found.load.tls:
-        rows.append(("TLS at the proxy", f"{entrance_cores(found.load):.2f} CPUs"))
+        rows.append(("TLS at the proxy", f"{proxy_tls_cores(found.load):.2f} CPUs"))
     return rows

@@ -1,4 +1,4 @@
-"""`starling top`: what every node does, and the busiest channels, refreshed."""
+"""`starling top`: the load of every node, and the busiest channels, refreshed."""
 
 import json
 import time

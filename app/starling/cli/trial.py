@@ -11,7 +11,7 @@ CHANNEL = "demo"
 USER = "trial"
 TOKEN_SECONDS = 24 * 3600
 
-# Whoever sets one of these has a deployment in mind, and what is missing there is an error and no trial.
+# One of these marks a deployment, where a missing setting is an error and the trial defaults do not apply.
 _CHOICES = ("TOKEN_HMAC_SECRET", "TOKEN_PUBLIC_KEY", "TOKEN_JWKS_URL", "BROKER_URL", "DEV")
 _DEFAULTS = {"BROKER_URL": "memory", "DEV": "false"}
 

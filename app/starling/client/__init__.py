@@ -1,1 +1,1 @@
-"""One connected client: its connection, its session and what its commands do."""
+"""The client layer: one connected client, its connection, its session and the handlers of its commands."""

@@ -1,4 +1,4 @@
-"""The contract of permission: who a client of the real-time protocol is, and what it may enter."""
+"""The contract of authentication and permission for clients of the client protocol."""
 
 from collections.abc import Mapping
 from typing import Protocol

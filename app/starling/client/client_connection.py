@@ -141,9 +141,9 @@ class ClientConnection(Connection):
         if isinstance(commands, Disconnect):
             self.carry_out(self.session.close(commands))
             return
-        tap = self.engine.hub.tap
-        if tap is not None:
-            tap.received(self, commands)
+        frame_tap = self.engine.hub.frame_tap
+        if frame_tap is not None:
+            frame_tap.received(self, commands)
         now = time.monotonic()
         decisions: list[Decision] = []
         for command in commands:
@@ -191,9 +191,9 @@ class ClientConnection(Connection):
         if code == VANISHED:
             gone = codes.DISCONNECT_WRITE_ERROR if reason == WRITE_ERROR else codes.DISCONNECT_CONNECTION_CLOSED
             code, reason = gone.code, gone.reason
-        tap = self.engine.hub.tap
-        if tap is not None:
-            tap.closed(self, code, reason)
+        frame_tap = self.engine.hub.frame_tap
+        if frame_tap is not None:
+            frame_tap.closed(self, code, reason)
         super().on_close(code, reason)
         if self._read_gate is not None:
             self._read_gate.close()

@@ -1,4 +1,4 @@
-"""What every connection of this process has, whatever its endpoint: identity, counters, transport and life."""
+"""The base of every connection of this process, at any endpoint: identity, counters, transport and lifecycle."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Carries out what sessions decide: writes, closes, and the actions, each by the handler of its command.
+"""The dispatcher of sessions' decisions: writes, closes, and the actions, each by the handler of its command.
 
 Counting, tracing, mapping errors to answers and reading on happen here, once for all commands.
 """
@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 
 from starling.client.client_connection import ClientConnection, fail, read_on
-from starling.client.commands.base import Command, Outcome, Step, Work
+from starling.client.commands.base import CommandHandler, Outcome, Step, Work
 from starling.client.hook_calls import report_disconnected
 from starling.client.refusals import CommandRefusals
 from starling.client.user_limit import UserLimit
@@ -47,7 +47,7 @@ class Dispatcher:
         self,
         engine: Engine,
         limits: SessionLimits,
-        commands: Iterable[Command],
+        commands: Iterable[CommandHandler],
         user_limit: UserLimit,
         refusals: CommandRefusals,
     ) -> None:
@@ -112,8 +112,8 @@ class Dispatcher:
         """Encode a reply to one client. Raises CommandRefused for one that its format cannot carry."""
         if reply.error is not None:
             self._metrics.errors[reply.error.code] += 1
-        if (tap := self.engine.hub.tap) is not None:
-            tap.replied(client, reply)
+        if (frame_tap := self.engine.hub.frame_tap) is not None:
+            frame_tap.replied(client, reply)
         try:
             return client.codec.encode(reply)
         except CommandRefused:
@@ -145,7 +145,7 @@ class Dispatcher:
         self.engine.tasks.start(self._run(client, command, action, prepared))
         return []
 
-    async def _run(self, client: ClientConnection, command: Command, action: Action, prepared: object) -> None:
+    async def _run(self, client: ClientConnection, command: CommandHandler, action: Action, prepared: object) -> None:
         outcome: Outcome
         try:
             if command.traced and self._tracer.on:

@@ -1,4 +1,4 @@
-"""A transport that keeps frames back until a client has been told that it is connected."""
+"""A transport that holds frames back until the client has received its connect reply."""
 
 from starling.engine.transport import Batch, Frame, Transport
 

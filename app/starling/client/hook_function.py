@@ -60,7 +60,7 @@ class HookFunction:
                 raise HooksError(f"{name}: the annotation of data cannot be used: {error}") from error
 
     async def __call__(self, *taken: Any, data: Raw | None = None, **offered: Any) -> Any:
-        """Call it. Raises CommandRefused, whatever goes wrong."""
+        """Call it. Raises CommandRefused for every failure."""
         if self._data is not None:
             offered["data"] = self._read(data or Raw())
         return await self._guarded(self._function(*taken, **{name: offered[name] for name in self._named}))

@@ -29,8 +29,7 @@ class Membership(Struct, frozen=True):
 class Memberships:
     """The channels that one client is in, or on its way into; iterating gives their names.
 
-    Each is counted in the metrics, and shown in presence, for as long. What the client and others are told of it is
-    the connection's part.
+    Each is counted in the metrics, and shown in presence, for as long. The connection sends the replies and pushes.
     """
 
     __slots__ = ("_by_channel", "_engine")
@@ -126,8 +125,8 @@ class Memberships:
                 engine.presence.depart(channel, info.client)
                 engine.metrics.subscriptions[namespace_of(channel)] -= 1
 
-    def enter_heard(self, connection: Receiver, channel: str, grant: Grant, view: View | None = None) -> None:
-        """Let the client at once into a channel that this process hears, without history, presence, joins and leaves.
+    def enter_live(self, connection: Receiver, channel: str, grant: Grant, view: View | None = None) -> None:
+        """Enter at once a channel that this process receives, without history, presence, joins and leaves.
 
         Its connection has the answer ready.
         """
@@ -137,7 +136,7 @@ class Memberships:
         subscriber.view = view
         self._by_channel[channel] = Membership(subscriber, grant)
         self._engine.metrics.subscriptions[namespace_of(channel)] += 1
-        self._engine.subscriptions.join_heard(subscriber)
+        self._engine.subscriptions.join_live(subscriber)
 
     def note_answered(self, channel: str, frames: int) -> None:
         """Note how many `frames` the client had got with its answer, which brought it no publications."""

@@ -1,4 +1,4 @@
-"""What backends ask of connections, carried out by every node on those it holds."""
+"""The commands of backends to connections, which every node executes on the connections that it holds."""
 
 import heapq
 import re
@@ -23,7 +23,7 @@ CHANNELS_LIMIT = 100_000
 
 
 class ConnectionCommand(NodeCommand):
-    """An order about the connections of `user` (empty: the anonymous ones), or of these only one `client` or `session`.
+    """A command to the connections of `user` (empty: the anonymous ones), or of these only one `client` or `session`.
 
     Those in `whitelist`, by client id, are spared.
     """
@@ -89,7 +89,7 @@ class ChannelCounts(Struct):
 
 
 class NodeCommands:
-    """Gives orders to all nodes, and carries out those that reach this one."""
+    """Sends commands to all nodes, and executes those that reach this one."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -100,9 +100,9 @@ class NodeCommands:
         self._control.on_command(RefreshCommand, self._refresh)
         self._control.on_command(ChannelsCommand, self._channels)
 
-    async def give(self, order: ConnectionCommand) -> None:
+    async def send(self, command: ConnectionCommand) -> None:
         """Have every node carry it out. Raises BrokerUnavailable and PublicationTooLarge."""
-        await self._control.tell(order)
+        await self._control.send(command)
 
     async def channels(self, pattern: str, limit: int = 0, after: str = "") -> tuple[dict[str, int], bool]:
         """How many clients are in each channel that matches `pattern`, over all nodes that answer in time, by name.
@@ -121,57 +121,57 @@ class NodeCommands:
         ordered = sorted(counts.items())
         return dict(ordered[: limit or None]), bool(limit) and len(ordered) > limit
 
-    def _chosen(self, order: ConnectionCommand) -> list[ClientConnection]:
+    def _chosen(self, command: ConnectionCommand) -> list[ClientConnection]:
         return [
             connection
-            for connection in self._engine.hub.users.get(order.user, ())
+            for connection in self._engine.hub.users.get(command.user, ())
             if isinstance(connection, ClientConnection)
-            and (not order.client or connection.id == order.client)
-            and (not order.session or connection.session_id == order.session)
-            and connection.id not in order.whitelist
+            and (not command.client or connection.id == command.client)
+            and (not command.session or connection.session_id == command.session)
+            and connection.id not in command.whitelist
         ]
 
-    def _disconnect(self, order: DisconnectCommand) -> None:
-        for connection in self._chosen(order):
-            connection.send_disconnect(order.disconnect)
+    def _disconnect(self, command: DisconnectCommand) -> None:
+        for connection in self._chosen(command):
+            connection.send_disconnect(command.disconnect)
 
-    def _subscribe(self, order: SubscribeCommand) -> None:
-        options = self._engine.channels.options(order.channel).overridden(order.override)
+    def _subscribe(self, command: SubscribeCommand) -> None:
+        options = self._engine.channels.options(command.channel).overridden(command.override)
         grant = Grant(
             options,
-            info=_payload(order.info),
-            data=_payload(order.data),
-            expires_at=order.expire_at,
-            recover=order.since is not None,
-            filter=None if order.server_tags_filter is None else compile_filter(order.server_tags_filter),
+            info=_payload(command.info),
+            data=_payload(command.data),
+            expires_at=command.expire_at,
+            recover=command.since is not None,
+            filter=None if command.server_tags_filter is None else compile_filter(command.server_tags_filter),
         )
-        for connection in self._chosen(order):
-            request = SubscribeRequest(order.channel)
-            if order.since is not None:
-                request.recover, request.offset, request.epoch = True, order.since.offset, order.since.epoch
+        for connection in self._chosen(command):
+            request = SubscribeRequest(command.channel)
+            if command.since is not None:
+                request.recover, request.offset, request.epoch = True, command.since.offset, command.since.epoch
             if connection.reads(grant.options):
                 connection.carry_out(connection.session.subscribe(request, time.monotonic(), grant))
             else:
                 leave_out(connection, request.channel)
 
-    def _unsubscribe(self, order: UnsubscribeCommand) -> None:
-        for connection in self._chosen(order):
-            connection.send_unsubscribe(order.channel, order.unsubscribe)
+    def _unsubscribe(self, command: UnsubscribeCommand) -> None:
+        for connection in self._chosen(command):
+            connection.send_unsubscribe(command.channel, command.unsubscribe)
 
-    def _refresh(self, order: RefreshCommand) -> None:
-        for connection in self._chosen(order):
-            ttl = ttl_until(0.0 if order.expired else order.expire_at)
+    def _refresh(self, command: RefreshCommand) -> None:
+        for connection in self._chosen(command):
+            ttl = ttl_until(0.0 if command.expired else command.expire_at)
             connection.carry_out(connection.session.refresh(time.monotonic(), ttl=ttl))
 
-    def _channels(self, order: ChannelsCommand) -> ChannelCounts:
-        fits = re.compile(translate(order.pattern)).match
+    def _channels(self, command: ChannelsCommand) -> ChannelCounts:
+        fits = re.compile(translate(command.pattern)).match
         counts: dict[str, int] = {}
         for channel, groups in self._engine.hub.subscribers.channels.items():
             # The chat's room and the like are no channels of the real-time protocol.
-            if not channel.startswith(":") and channel > order.after and fits(channel):
+            if not channel.startswith(":") and channel > command.after and fits(channel):
                 counts[channel] = sum(len(group) for group in groups.values())
-        if order.limit:
-            counts = {channel: counts[channel] for channel in heapq.nsmallest(order.limit, counts)}
+        if command.limit:
+            counts = {channel: counts[channel] for channel in heapq.nsmallest(command.limit, counts)}
         elif len(counts) > CHANNELS_LIMIT:
             raise NodeCommandRefused(f"over {CHANNELS_LIMIT} channels fit this pattern: give a narrower one")
         return ChannelCounts(counts)

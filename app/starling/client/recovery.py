@@ -1,4 +1,4 @@
-"""Recovery on entering a channel: whether there is any, where it starts, and what the client is told of it."""
+"""Recovery on entering a channel: whether it is possible, where it starts, and its part of the subscribe result."""
 
 from starling.client.authority import Grant
 from starling.engine.broker import StreamPosition
@@ -16,7 +16,7 @@ def recovers_from(request: SubscribeRequest, grant: Grant, *, user: str) -> Stre
 
 
 def subscribe_result(request: SubscribeRequest, grant: Grant, joined: Joined, *, user: str) -> SubscribeResult:
-    """What a client is told that has `joined` a channel; when the subscription ends is for the session to add."""
+    """The result for a client that has `joined` a channel; the session adds the subscription's end."""
     options = grant.options
     result = SubscribeResult(data=grant.data or NO_PAYLOAD)
     result.recoverable = _recoverable(request, grant, user=user)
@@ -37,7 +37,7 @@ def subscribe_result(request: SubscribeRequest, grant: Grant, joined: Joined, *,
 
 
 def rejects_unrecovered(request: SubscribeRequest, grant: Grant, result: SubscribeResult) -> bool:
-    """Tell whether the client asked for error 112 in place of a subscription that misses publications.
+    """Whether the client asked for error 112 in place of a subscription that misses publications.
 
     Where there is history that the client may not read it gets its subscription.
     """

@@ -14,6 +14,7 @@ from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
 from starling.engine.control import NodeCommand
 from starling.engine.engine import Engine
 from starling.engine.frame_tap import Capture, FrameTap
+from starling.protocol.codes import Refused
 from starling.protocol.messages import Publication
 
 CAPTURE_SECONDS = 600.0
@@ -33,7 +34,7 @@ _KEEP_ALIVE_SECONDS = 10.0
 _LOOK_SECONDS = 1.0
 
 
-class CaptureRefused(Exception):
+class CaptureRefused(Refused):
     """No more captures can be on; the message says how many there may be."""
 
 
@@ -60,7 +61,7 @@ class Captures:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._tap: FrameTap | None = None
+        self._frame_tap: FrameTap | None = None
         engine.control.on_command(CaptureCommand, self._carry_out)
 
     @asynccontextmanager
@@ -69,7 +70,7 @@ class Captures:
 
         Raises CaptureRefused, BrokerUnavailable, and NodeCommandRefused where a node's version has no captures.
         """
-        if self._tap is not None and len(self._tap.captures) >= CAPTURES_LIMIT:
+        if self._frame_tap is not None and len(self._frame_tap.captures) >= CAPTURES_LIMIT:
             raise CaptureRefused(f"{CAPTURES_LIMIT} captures are on already: wait until one has ended")
         control = self._engine.control
         order = CaptureCommand(secrets.token_hex(8), user, channel, payload)
@@ -84,40 +85,42 @@ class Captures:
             finally:
                 renewing.cancel()
                 with suppress(BrokerUnavailable):
-                    await control.tell(CaptureCommand(order.id, stop=True))
+                    await control.send(CaptureCommand(order.id, stop=True))
 
     async def _renew(self, order: CaptureCommand) -> None:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
             with suppress(BrokerUnavailable):
-                await self._engine.control.tell(order)
+                await self._engine.control.send(order)
 
     def _carry_out(self, order: CaptureCommand) -> None:
         if order.stop:
-            if self._tap is not None:
-                self._tap.captures.pop(order.id, None)
+            if self._frame_tap is not None:
+                self._frame_tap.captures.pop(order.id, None)
                 self._let_go()
             return
-        if self._tap is None:
-            self._tap = tap = FrameTap(self._engine.hub, self._engine.node.name)
-            self._engine.hub.tap = tap
-            self._engine.tasks.start(self._tell(tap))
-        capture = self._tap.captures.setdefault(order.id, Capture(order.user, order.channel, payload=order.payload))
+        if self._frame_tap is None:
+            self._frame_tap = frame_tap = FrameTap(self._engine.hub, self._engine.node.name)
+            self._engine.hub.frame_tap = frame_tap
+            self._engine.tasks.start(self._publish(frame_tap))
+        capture = self._frame_tap.captures.setdefault(
+            order.id, Capture(order.user, order.channel, payload=order.payload)
+        )
         capture.ends_at = time.monotonic() + _LEASE_SECONDS
 
     def _let_go(self) -> None:
-        if self._tap is not None and not self._tap.captures:
-            self._tap = self._engine.hub.tap = None
+        if self._frame_tap is not None and not self._frame_tap.captures:
+            self._frame_tap = self._engine.hub.frame_tap = None
 
-    async def _tell(self, tap: FrameTap) -> None:
-        """Tell what `tap` has seen, until it has no captures."""
-        while self._tap is tap:
+    async def _publish(self, frame_tap: FrameTap) -> None:
+        """Tell what `frame_tap` has seen, until it has no captures."""
+        while self._frame_tap is frame_tap:
             await asyncio.sleep(_FLUSH_SECONDS)
             now = time.monotonic()
-            for number, capture in tuple(tap.captures.items()):
+            for number, capture in tuple(frame_tap.captures.items()):
                 if capture.ends_at < now:
                     # Its own end may have come while the one before it was told.
-                    tap.captures.pop(number, None)
+                    frame_tap.captures.pop(number, None)
                 else:
                     await self._report(number, capture)
             self._let_go()

@@ -14,6 +14,7 @@ import structlog
 from msgspec import Raw, Struct
 
 from starling.engine.broker import Broker, BrokerUnavailable, PublicationTooLarge, PublishOptions
+from starling.protocol.codes import Refused
 from starling.protocol.messages import NO_PAYLOAD, Publication
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.control")
@@ -41,8 +42,8 @@ class NodeCommand(Struct, omit_defaults=True):
         return _NAME.sub("_", cls.__name__).lower()
 
 
-class NodeCommandRefused(Exception):
-    """A node could not carry an order out; the message says why."""
+class NodeCommandRefused(Refused):
+    """A node could not execute a command; the message says why."""
 
 
 class NodeInfo(Struct):
@@ -59,13 +60,13 @@ class NodeInfo(Struct):
 
 
 class ControlMessage(Struct, omit_defaults=True):
-    """One message: an announcement, a goodbye, an order to all nodes, or an answer to the node `to`.
+    """One message: an announcement, a goodbye, a command to all nodes, or an answer to the node `to`.
 
-    `content` is the order, or its answer. A `problem` is why there is no answer.
+    `content` is the command, or its answer. A `problem` is why there is no answer.
     """
 
     sender: str
-    order: str = ""
+    command: str = ""
     content: Raw = NO_PAYLOAD
     question: str = ""
     to: str = ""
@@ -111,9 +112,9 @@ class Control:
         self._decoder = msgspec.json.Decoder(ControlMessage)
 
     def on_command(self, kind: type[NodeCommandType], carry_out: Callable[[NodeCommandType], Struct | None]) -> None:
-        """Let `carry_out` do what orders of `kind` ask; what it returns is the answer where one is wanted.
+        """Have `carry_out` execute commands of `kind`; it returns the answer where one is requested.
 
-        Where it raises NodeCommandRefused, whoever asked is told.
+        Where it raises NodeCommandRefused, the asking node receives the reason.
         """
         decode = msgspec.json.Decoder(kind).decode
         self._orders[kind.name()] = lambda content: carry_out(decode(content))
@@ -168,12 +169,12 @@ class Control:
 
     # Speaking
 
-    async def tell(self, order: NodeCommand) -> None:
-        """Have every node carry out `order`. Raises BrokerUnavailable and PublicationTooLarge."""
-        await self._publish(ControlMessage(self._uid, order=order.name(), content=_encoded(order)))
+    async def send(self, command: NodeCommand) -> None:
+        """Have every node carry out `command`. Raises BrokerUnavailable and PublicationTooLarge."""
+        await self._publish(ControlMessage(self._uid, command=command.name(), content=_encoded(command)))
 
-    async def ask(self, order: NodeCommand, *, within: float = ANSWER_SECONDS) -> dict[str, Raw]:
-        """Have every node carry out `order`, and gather the answers by node, until all or `within` seconds are over.
+    async def ask(self, command: NodeCommand, *, within: float = ANSWER_SECONDS) -> dict[str, Raw]:
+        """Have every node carry out `command`, and gather the answers by node, until all or `within` seconds are over.
 
         A node that is gone holds this up once, and not longer than that. Raises BrokerUnavailable, PublicationTooLarge,
         and NodeCommandRefused when some node could not do it.
@@ -182,14 +183,16 @@ class Control:
         question = self._questions[number] = _Question()
         wanted = {info.uid for info in self.nodes()}
         try:
-            await self._publish(ControlMessage(self._uid, order=order.name(), content=_encoded(order), question=number))
+            await self._publish(
+                ControlMessage(self._uid, command=command.name(), content=_encoded(command), question=number)
+            )
             async with asyncio.timeout(within):
                 while not wanted <= question.answers.keys() and not question.refused:
                     question.arrived.clear()
                     await question.arrived.wait()
         except TimeoutError:
             silent = wanted - question.answers.keys()
-            log.warning("nodes_did_not_answer", order=order.name(), nodes=sorted(silent))
+            log.warning("nodes_did_not_answer", command=command.name(), nodes=sorted(silent))
             for uid in silent:
                 self._nodes.pop(uid, None)
         finally:
@@ -228,18 +231,18 @@ class Control:
 
     def _obey(self, message: ControlMessage) -> None:
         answer = ControlMessage(self._uid, to=message.sender, question=message.question)
-        carry_out = self._orders.get(message.order)
+        carry_out = self._orders.get(message.command)
         if carry_out is None:
             # Some node runs another version; it must not wait for us.
-            log.warning("node_command_unknown", order=message.order)
-            answer.problem = f"a node of another version does not know {message.order}"
+            log.warning("node_command_unknown", command=message.command)
+            answer.problem = f"a node of another version does not know {message.command}"
         else:
             try:
                 result = carry_out(message.content)
             except NodeCommandRefused as refused:
                 answer.problem = str(refused)
             except Exception:
-                log.exception("node_command_failed", order=message.order)
+                log.exception("node_command_failed", command=message.command)
                 answer.problem = "a node failed to do it: its log tells why"
             else:
                 answer.content = NO_PAYLOAD if result is None else _encoded(result)
@@ -257,7 +260,7 @@ class Control:
         try:
             await self._publish(message)
         except BrokerUnavailable:
-            log.debug("control_message_not_sent", order=message.order)
+            log.debug("control_message_not_sent", command=message.command)
 
     async def _publish(self, message: ControlMessage) -> None:
         await self.publish(CHANNEL, Publication(data=_encoded(message)))

@@ -14,14 +14,14 @@ from starling.engine.channels import DEFAULT_NAMESPACE, Channels
 from starling.engine.clock import Clock, Periodic
 from starling.engine.control import Control
 from starling.engine.event_router import EventRouter
-from starling.engine.history import History, HistoryReader
+from starling.engine.history import HistoryReader, HistoryStore
 from starling.engine.hooks import Hooks, NoHooks
 from starling.engine.hub import Hub
 from starling.engine.lifecycle import Lifecycle, NoLifecycle
 from starling.engine.link_watch import LinkWatch
 from starling.engine.memory import MemoryLimit
 from starling.engine.node import Node
-from starling.engine.presence import Presence
+from starling.engine.presence import PresenceStore
 from starling.engine.presence_tracker import PresenceTracker
 from starling.engine.publisher import Publisher
 from starling.engine.readiness import Readiness
@@ -40,11 +40,11 @@ class Backend(Broker, Protocol):
     """A broker with the stores that it keeps; None for a store that it does not have."""
 
     @property
-    def history(self) -> History | None:
+    def history(self) -> HistoryStore | None:
         """Where streams are read."""
 
     @property
-    def presence(self) -> Presence | None:
+    def presence(self) -> PresenceStore | None:
         """Where presence is kept."""
 
     @property

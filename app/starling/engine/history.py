@@ -22,7 +22,7 @@ SCAN_PAGE = 500
 SCAN_LIMIT = 10_000
 
 
-class History(Protocol):
+class HistoryStore(Protocol):
     """Reads the streams that `Broker.publish` writes. Every method raises BrokerUnavailable.
 
     A channel that was never published to has a position all the same: the first read gives it an epoch. `meta_ttl` is
@@ -146,7 +146,7 @@ class _Scan:
 class HistoryReader:
     """Answers requests for history, of clients and of the server API."""
 
-    def __init__(self, history: History | None) -> None:
+    def __init__(self, history: HistoryStore | None) -> None:
         """`history` None: this broker keeps none."""
         self._history = history
 
@@ -201,7 +201,7 @@ class HistoryReader:
         """Delete a channel's publications. Raises BrokerUnavailable, and CommandRefused 108 without history."""
         await self._store(options).remove(channel)
 
-    def _store(self, options: ChannelOptions) -> History:
+    def _store(self, options: ChannelOptions) -> HistoryStore:
         if self._history is None or not options.keeps_history:
             raise CommandRefused(ERROR_NOT_AVAILABLE)
         return self._history

@@ -8,12 +8,12 @@ from msgspec import Raw, Struct
 
 from starling.engine.channels import NO_OVERRIDE, ChannelOverride
 from starling.engine.hook_request import Request
-from starling.protocol.codes import DISCONNECT_NOT_AVAILABLE, ERROR_NOT_AVAILABLE, CommandRefused
+from starling.protocol.codes import DISCONNECT_NOT_AVAILABLE, ERROR_NOT_AVAILABLE, CommandRefused, Refused
 from starling.protocol.messages import NO_PAYLOAD
 from starling.protocol.tags_filter import TagsFilter
 
 
-class Refuse(Exception):
+class Refuse(Refused):
     """Raised by a hook to refuse what a client asks; the client gets `code` and `message` as the error's.
 
     103, permission denied, is usual. Codes of the application's own begin at 400; for those under 100, which are the

@@ -143,7 +143,7 @@ class Hub:
         self.watchers = SubscriberIndex(self.unreadable)
         self.users: dict[str, set[Receiver]] = {}
         self.traffic = ChannelMeter()
-        self.tap: FrameObserver | None = None
+        self.frame_tap: FrameObserver | None = None
         self._fanout = Fanout()
 
     @property
@@ -171,8 +171,8 @@ class Hub:
         `delta`: readers of patches may get it as one.
         """
         push = Push(channel, pub=publication)
-        if self.tap is not None:
-            self.tap.pushed(push, self.subscribers)
+        if self.frame_tap is not None:
+            self.frame_tap.pushed(push, self.subscribers)
         traced = None if trace is None else self._begin_delivery(channel, publication, trace)
         deliveries = size = 0
         frames = self.subscribers.encode(push, delta=delta)
@@ -203,8 +203,8 @@ class Hub:
 
     def push_to_watchers(self, push: Push) -> None:
         """Send a join or a leave to the watchers of its channel, after what was published there before."""
-        if self.tap is not None:
-            self.tap.pushed(push, self.watchers)
+        if self.frame_tap is not None:
+            self.frame_tap.pushed(push, self.watchers)
         deliveries = size = 0
         for group, frame in self.watchers.encode(push):
             deliveries += len(group.receivers)

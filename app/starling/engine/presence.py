@@ -10,7 +10,7 @@ DEFAULT_TTL = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class PresenceStats:
+class PresenceCounts:
     """How many clients are in a channel, and how many users they are of; all anonymous clients are one user."""
 
     num_clients: int
@@ -21,7 +21,7 @@ class TooManyPresent(Exception):
     """More clients are in the channel than an answer may hold."""
 
 
-class Presence(Protocol):
+class PresenceStore(Protocol):
     """Keeps who is in which channel, by client id.
 
     An entry lives for `ttl` seconds after it was last added or refreshed, so what a crashed process left behind goes by
@@ -58,5 +58,5 @@ class Presence(Protocol):
     async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> dict[str, ClientInfo]:
         """The clients in a channel, by client id. Raises TooManyPresent beyond `most` clients or `max_bytes`."""
 
-    async def stats(self, channel: str) -> PresenceStats:
+    async def stats(self, channel: str) -> PresenceCounts:
         """How many are in a channel; costs the same whatever the number."""

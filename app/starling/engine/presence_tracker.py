@@ -12,7 +12,7 @@ import structlog
 from starling.engine.agents import Agents
 from starling.engine.broker import Broker, BrokerUnavailable, PublicationTooLarge
 from starling.engine.channels import ChannelOptions
-from starling.engine.presence import Presence, PresenceStats, TooManyPresent
+from starling.engine.presence import PresenceCounts, PresenceStore, TooManyPresent
 from starling.protocol.codes import ERROR_LIMIT_EXCEEDED, ERROR_NOT_AVAILABLE, CommandRefused
 from starling.protocol.messages import ClientInfo
 from starling.telemetry.metrics import Metrics
@@ -67,7 +67,7 @@ class PresenceTracker:
 
     def __init__(
         self,
-        presence: Presence | None,
+        presence: PresenceStore | None,
         broker: Broker,
         *,
         start_task: Callable[[Coroutine[Any, Any, None]], object],
@@ -111,11 +111,11 @@ class PresenceTracker:
         except TooManyPresent as too_many:
             raise CommandRefused(ERROR_LIMIT_EXCEEDED) from too_many
 
-    async def count(self, channel: str, options: ChannelOptions) -> PresenceStats:
+    async def count(self, channel: str, options: ChannelOptions) -> PresenceCounts:
         """How many clients and users are in a channel over all processes. Raises as `members` does."""
         return await self._store(options).stats(channel)
 
-    def _store(self, options: ChannelOptions) -> Presence:
+    def _store(self, options: ChannelOptions) -> PresenceStore:
         if self._presence is None or not options.presence:
             raise CommandRefused(ERROR_NOT_AVAILABLE)
         return self._presence

@@ -235,7 +235,7 @@ class Revocations:
                 reason=str(refusal),
                 remedy="the running workers hold to it and offer it again: let the broker take writes",
             )
-        await self._control.tell(RevokeCommand(revocation, version, sent_at))
+        await self._control.send(RevokeCommand(revocation, version, sent_at))
         return version > 0
 
     async def run(self) -> None:
@@ -283,11 +283,11 @@ class Revocations:
 
     async def _ask_peers(self, store: RevocationStore) -> None:
         """Have the other nodes send what the store did not take; wait for them where it takes nothing even now."""
-        await self._control.tell(UnstoredRevocationsCommand())
+        await self._control.send(UnstoredRevocationsCommand())
         if not self.loaded and not await store.writable():
             await asyncio.sleep(PEER_SECONDS / 2)
             # This node may not have been listening when it asked first.
-            await self._control.tell(UnstoredRevocationsCommand())
+            await self._control.send(UnstoredRevocationsCommand())
             await asyncio.sleep(PEER_SECONDS / 2)
 
     def _send_unstored(self, _: UnstoredRevocationsCommand) -> None:
@@ -297,7 +297,7 @@ class Revocations:
     async def _tell_all(self, revocations: Collection[Revocation], version: int = 0) -> None:
         try:
             for revocation in revocations:
-                await self._control.tell(RevokeCommand(revocation, version, time.time()))
+                await self._control.send(RevokeCommand(revocation, version, time.time()))
         except BrokerUnavailable:
             log.debug("revocations_not_sent")
 

@@ -47,7 +47,7 @@ class Subject(NamedTuple):
     token: bool = False
 
 
-class _Options(NamedTuple):
+class _OptionNames(NamedTuple):
     """The options that give a verb."""
 
     for_client: str
@@ -56,7 +56,7 @@ class _Options(NamedTuple):
 
 
 _BY_OPTIONS = {
-    verb: _Options(*(f"allow_{verb}_for_{group}" for group in ("client", "subscriber", "anonymous")))
+    verb: _OptionNames(*(f"allow_{verb}_for_{group}" for group in ("client", "subscriber", "anonymous")))
     for verb in (Verb.PUBLISH, Verb.PRESENCE, Verb.HISTORY)
 }
 _SUBSCRIBE_FOR_CLIENT = "allow_subscribe_for_client"
@@ -102,7 +102,7 @@ def _restriction(user: str, channel: ChannelFacts) -> Decision | None:
     return None
 
 
-def _may_by_options(client: Subject, names: _Options, channel: ChannelFacts) -> Decision:
+def _may_by_options(client: Subject, names: _OptionNames, channel: ChannelFacts) -> Decision:
     options = channel.options
     for_client: bool = getattr(options, names.for_client)
     for_subscriber: bool = getattr(options, names.for_subscriber)

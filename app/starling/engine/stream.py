@@ -11,7 +11,7 @@ import structlog
 
 from starling.engine.broker import BrokerUnavailable, StreamEntry, StreamPosition
 from starling.engine.follower import Follower, Found, Joined, Mark, Step
-from starling.engine.history import History
+from starling.engine.history import HistoryStore
 from starling.engine.recent import MemoryBudget, Recent
 from starling.engine.shared_read import SharedRead
 from starling.protocol.messages import Publication
@@ -112,7 +112,7 @@ class Stream(Generic[S]):
     def __init__(
         self,
         channel: str,
-        history: History,
+        history: HistoryStore,
         live: Live[S],
         options: StreamOptions,
         budget: MemoryBudget,
@@ -413,7 +413,7 @@ class Stream(Generic[S]):
                 self._drop(subscriber)
 
 
-async def check_positions(history: History, streams: Collection[Stream[S]], *, in_flight: float = 1.0) -> int:
+async def check_positions(history: HistoryStore, streams: Collection[Stream[S]], *, in_flight: float = 1.0) -> int:
     """Compare the position of `streams` with the store's, heal those that differ, and return how many did.
 
     What the broker has still on its way gets `in_flight` seconds to arrive before it counts as missed. This finds a

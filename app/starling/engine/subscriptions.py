@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from starling.engine.broker import Broker, BrokerUnavailable, StreamEntry, StreamPosition
 from starling.engine.channels import ChannelOptions, namespace_of
 from starling.engine.follower import Joined
-from starling.engine.history import History
+from starling.engine.history import HistoryStore
 from starling.engine.hub import Hub
 from starling.engine.receiver import Receiver
 from starling.engine.recent import MemoryBudget
@@ -59,7 +59,7 @@ Answer = Callable[[Subscriber, Joined], bool]
 class Subscriptions:
     """The channels of this process. Entering and leaving one channel happens one at a time."""
 
-    def __init__(self, broker: Broker, history: History | None, hub: Hub, *, recovery_limit: int) -> None:
+    def __init__(self, broker: Broker, history: HistoryStore | None, hub: Hub, *, recovery_limit: int) -> None:
         """`history` None: this broker keeps none. `recovery_limit` publications are recovered at most."""
         self.stats: defaultdict[str, StreamStats] = defaultdict(StreamStats)
         """By namespace."""
@@ -88,12 +88,12 @@ class Subscriptions:
             if self._hub.subscribers.add(channel, receiver):
                 await self._broker.subscribe(channel)
 
-    def hears(self, channel: str) -> bool:
+    def is_live(self, channel: str) -> bool:
         """Whether this process is in a channel already, and nothing is being changed about that."""
         return channel in self._hub.subscribers.channels and channel not in self._locks
 
-    def join_heard(self, subscriber: Subscriber) -> None:
-        """Let a subscriber into a channel without history that this process `hears`: it has been answered."""
+    def join_live(self, subscriber: Subscriber) -> None:
+        """Let a subscriber into a channel without history that this process `is_live`: it has been answered."""
         subscriber.answered = True
         self._enter(subscriber)
 
@@ -129,7 +129,7 @@ class Subscriptions:
         self,
         subscriber: Subscriber,
         options: ChannelOptions,
-        history: History,
+        history: HistoryStore,
         since: StreamPosition | None,
         *,
         latest: bool,
@@ -180,7 +180,7 @@ class Subscriptions:
             await self._broker.unsubscribe(channel)
             raise
 
-    async def _follow(self, channel: str, options: ChannelOptions, history: History) -> Stream[Subscriber]:
+    async def _follow(self, channel: str, options: ChannelOptions, history: HistoryStore) -> Stream[Subscriber]:
         await self._listen(channel)
         stream_options = StreamOptions(options.history_size, options.history_meta_ttl, self._recovery_limit)
         stream: Stream[Subscriber] = Stream(

@@ -59,7 +59,7 @@ class Publication(Struct, omit_defaults=True):
     delta: bool = False
 
 
-class StreamPosition(Struct, omit_defaults=True):
+class Since(Struct, omit_defaults=True):
     """A position in a channel's stream, as `history` requests it."""
 
     offset: Offset = 0
@@ -135,7 +135,7 @@ class HistoryRequest(Struct, omit_defaults=True):
 
     channel: str = ""
     limit: Int32 = 0
-    since: StreamPosition | None = None
+    since: Since | None = None
     reverse: bool = False
 
 

@@ -43,7 +43,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 HEARTBEAT_SECONDS = 1.0
 
 
-class Application(Protocol):
+class WorkerApplication(Protocol):
     """What a worker needs of the gunicorn application that it is made with."""
 
     options: ServerOptions
@@ -55,7 +55,7 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
     """What gunicorn forks. Its options and service come with the application that gunicorn hands to it."""
 
     def __init__(
-        self, age: int, ppid: int, sockets: list[Any], app: "Application", timeout: float, cfg: Any, log: Any
+        self, age: int, ppid: int, sockets: list[Any], app: "WorkerApplication", timeout: float, cfg: Any, log: Any
     ) -> None:
         self.options = app.options
         self.service = app.service

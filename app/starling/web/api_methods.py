@@ -39,8 +39,7 @@ from starling.engine.top_channels import TopChannels
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
 from starling.protocol.json_nulls import NULL
-from starling.protocol.messages import NO_PAYLOAD, ClientInfo, HistoryRequest, Publication
-from starling.protocol.messages import StreamPosition as Since
+from starling.protocol.messages import NO_PAYLOAD, ClientInfo, HistoryRequest, Publication, Since
 from starling.protocol.portable_json import is_json
 from starling.protocol.tags_filter import FilterInvalid, compile_filter
 from starling.web import api_models as models
@@ -322,7 +321,7 @@ class ApiMethods:
         command.user, command.client, command.session = request.user, request.client, request.session
         if not (command.user or command.client or command.session):
             raise CommandRefused(_bad_request("user: name a user, or with an empty one a client or a session"))
-        await self._commands.give(command)
+        await self._commands.send(command)
         return _DONE
 
     # Looking

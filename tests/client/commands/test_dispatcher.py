@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 
 from starling.client.authority import Authority, Grant, Identity
 from starling.client.client_connection import ClientConnection, JsonConnection
-from starling.client.commands.base import Command, Later, Work
-from starling.client.commands.connect import Connect
-from starling.client.commands.rpc import Rpc
+from starling.client.commands.base import CommandHandler, Later, Work
+from starling.client.commands.connect import ConnectHandler
+from starling.client.commands.rpc import RpcHandler
 from starling.client.dispatcher import Dispatcher
 from starling.client.refusals import CommandRefusals
 from starling.client.user_limit import UserLimit
@@ -41,7 +41,7 @@ class Everyone:
         return None
 
 
-class Scripted(Command):
+class Scripted(CommandHandler):
     """Does what the test says, in the place of `rpc`."""
 
     action = Call
@@ -83,7 +83,7 @@ class Setup:
         self.command = Scripted()
         authority: Any = Everyone()
         limit = UserLimit(engine.presence, 0)
-        commands = (Connect(engine, authority, limit), self.command)
+        commands = (ConnectHandler(engine, authority, limit), self.command)
         refusals = CommandRefusals(engine.channels, engine.metrics.refusal_log, developer=False)
         self.client = JsonConnection(Dispatcher(engine, SessionLimits(), commands, limit, refusals), None)
         self.transport = JsonTransport()
@@ -205,5 +205,5 @@ async def test_a_client_that_sends_too_much_is_read_on_once_its_commands_are_don
 
 
 def test_a_handler_of_the_test_stands_for_the_real_one() -> None:
-    assert (Scripted.action, Scripted.method) == (Rpc.action, Rpc.method)
+    assert (Scripted.action, Scripted.method) == (RpcHandler.action, RpcHandler.method)
     assert hasattr(Authority, "identify_now")

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from starling.engine.presence import DEFAULT_TTL, PresenceStats, TooManyPresent
+from starling.engine.presence import DEFAULT_TTL, PresenceCounts, TooManyPresent
 from starling.protocol.messages import ClientInfo
 
 
@@ -91,11 +91,11 @@ class MemoryPresence:
             raise TooManyPresent
         return dict(attendees.clients)
 
-    async def stats(self, channel: str) -> PresenceStats:
+    async def stats(self, channel: str) -> PresenceCounts:
         """How many are in a channel."""
         self._sweep()
         attendees = self._channels.get(channel)
-        return PresenceStats(len(attendees.clients), len(attendees.users)) if attendees else PresenceStats(0, 0)
+        return PresenceCounts(len(attendees.clients), len(attendees.users)) if attendees else PresenceCounts(0, 0)
 
     def _keep(self, channel: str, info: ClientInfo, now: float) -> bool:
         attendees = self._channels.get(channel) or _Attendees()

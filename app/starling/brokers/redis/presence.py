@@ -11,7 +11,7 @@ from msgspec import Raw
 from starling.brokers.channel_names import stored_name
 from starling.brokers.redis.script import Execute, Script
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.presence import DEFAULT_TTL, PresenceStats, TooManyPresent
+from starling.engine.presence import DEFAULT_TTL, PresenceCounts, TooManyPresent
 from starling.protocol.messages import ClientInfo
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
@@ -116,12 +116,12 @@ class RedisPresence:
             raise BrokerUnavailable(_STRANGE)
         return dict(_decode_all(channel, found))
 
-    async def stats(self, channel: str) -> PresenceStats:
+    async def stats(self, channel: str) -> PresenceCounts:
         """How many are in a channel. Raises BrokerUnavailable."""
         found = await self._stats.run(self._reading, self._keys(channel))
         match found:
             case [int(clients), int(users)]:
-                return PresenceStats(clients, users)
+                return PresenceCounts(clients, users)
         raise BrokerUnavailable(_STRANGE)
 
     async def _keep_alive(self, call: _PresenceCall) -> object:

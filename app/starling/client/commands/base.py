@@ -1,4 +1,4 @@
-"""What a command's handler defines: its rule, its short way and its long way."""
+"""The contract of a command's handler: its rule, its synchronous path and its path in a task."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ Outcome = Sequence[Work] | Exception
 Later = Callable[[Outcome], None]
 
 
-class Command(ABC):
+class CommandHandler(ABC):
     """Handles one kind of action for all clients of a worker; the dispatcher calls it.
 
     `prepare`, `try_now` and `run` may raise CommandRefused, BrokerUnavailable and PublicationTooLarge, each of which

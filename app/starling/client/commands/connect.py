@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from starling import __version__
 from starling.client.authority import Authority, Grant, Identity
 from starling.client.client_connection import ClientConnection, leave_out, ttl_until
-from starling.client.commands.base import Command, Later, Work
+from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.held_transport import HeldTransport
 from starling.client.hook_calls import completed, hook_request, shown_to_hooks
 from starling.client.recovery import recovers_from, subscribe_result
@@ -30,7 +30,7 @@ from starling.protocol.session import SessionState
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
 
-class Connect(Command):
+class ConnectHandler(CommandHandler):
     """A client is connected once it is known, allowed, and subscribed to the channels that its token names."""
 
     action = Authenticate

@@ -3,7 +3,7 @@
 import time
 
 from starling.client.client_connection import ClientConnection
-from starling.client.commands.base import Command
+from starling.client.commands.base import CommandHandler
 from starling.client.commands.rights import channel_options, require
 from starling.engine.allowances import Budgets, payer
 from starling.engine.channels import ChannelOptions, Channels
@@ -11,8 +11,7 @@ from starling.engine.history import HistoryReader
 from starling.engine.rights import Verb
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
-from starling.protocol.decisions import Decision
-from starling.protocol.decisions import History as HistoryAction
+from starling.protocol.decisions import Decision, History
 
 # Data of the publications in one answer, beyond the first: it must fit into what may wait for a client.
 ANSWER_BYTES = 768 * 1024
@@ -20,10 +19,10 @@ ANSWER_BYTES = 768 * 1024
 ENTRY_BYTES = 64
 
 
-class History(Command):
+class HistoryHandler(CommandHandler):
     """Reads a part of a channel's stream, at most `limit` publications that match the client's filter."""
 
-    action = HistoryAction
+    action = History
     method = "history"
 
     def __init__(self, channels: Channels, history: HistoryReader, limit: int, first_uses: Budgets) -> None:
@@ -33,7 +32,7 @@ class History(Command):
         self._history = history
         self._limit = limit
 
-    def prepare(self, client: ClientConnection, action: HistoryAction) -> ChannelOptions:
+    def prepare(self, client: ClientConnection, action: History) -> ChannelOptions:
         """The right to read the channel's history, where there is one."""
         options = channel_options(client, action, self._channels)
         if not options.keeps_history or not client.reads(options):
@@ -41,7 +40,7 @@ class History(Command):
         require(client, Verb.HISTORY, action, options, self._channels)
         return options
 
-    async def run(self, client: ClientConnection, action: HistoryAction, prepared: ChannelOptions) -> list[Decision]:
+    async def run(self, client: ClientConnection, action: History, prepared: ChannelOptions) -> list[Decision]:
         """Read it."""
         who = payer(client)
         if self._first_uses.exhausted(who):

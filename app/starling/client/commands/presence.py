@@ -3,16 +3,14 @@
 import time
 
 from starling.client.client_connection import ClientConnection
-from starling.client.commands.base import Command
+from starling.client.commands.base import CommandHandler
 from starling.client.commands.rights import channel_options, require
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.presence_tracker import PresenceTracker
 from starling.engine.rights import Verb
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
-from starling.protocol.decisions import Decision
-from starling.protocol.decisions import Presence as PresenceAction
-from starling.protocol.decisions import PresenceStats as PresenceStatsAction
+from starling.protocol.decisions import Decision, Presence, PresenceStats
 from starling.protocol.messages import PresenceResult, PresenceStatsResult
 
 # Members in one answer, and their bytes: it must fit into what may wait for a client. Beyond, presence_stats is left.
@@ -22,14 +20,14 @@ ANSWER_BYTES = 768 * 1024
 MEMBER_BYTES = 100
 
 
-class _PresenceQuery(Command):
+class _PresenceQueryHandler(CommandHandler):
     """The rule of both commands."""
 
     def __init__(self, channels: Channels, presence: PresenceTracker) -> None:
         self._channels = channels
         self.presence = presence
 
-    def prepare(self, client: ClientConnection, action: PresenceAction | PresenceStatsAction) -> ChannelOptions:
+    def prepare(self, client: ClientConnection, action: Presence | PresenceStats) -> ChannelOptions:
         """The right to see who is in the channel, where presence is kept."""
         options = channel_options(client, action, self._channels)
         if not self.presence.keeps(options):
@@ -38,13 +36,13 @@ class _PresenceQuery(Command):
         return options
 
 
-class Presence(_PresenceQuery):
+class PresenceHandler(_PresenceQueryHandler):
     """Reads the members of a channel."""
 
-    action = PresenceAction
+    action = Presence
     method = "presence"
 
-    async def run(self, client: ClientConnection, action: PresenceAction, prepared: ChannelOptions) -> list[Decision]:
+    async def run(self, client: ClientConnection, action: Presence, prepared: ChannelOptions) -> list[Decision]:
         """Read the members."""
         async with client.reading:
             members = await self.presence.members(action.channel, prepared, MEMBERS, ANSWER_BYTES)
@@ -54,15 +52,13 @@ class Presence(_PresenceQuery):
             return []
 
 
-class PresenceStats(_PresenceQuery):
+class PresenceStatsHandler(_PresenceQueryHandler):
     """Counts the members of a channel."""
 
-    action = PresenceStatsAction
+    action = PresenceStats
     method = "presence_stats"
 
-    async def run(
-        self, client: ClientConnection, action: PresenceStatsAction, prepared: ChannelOptions
-    ) -> list[Decision]:
+    async def run(self, client: ClientConnection, action: PresenceStats, prepared: ChannelOptions) -> list[Decision]:
         """Count the members."""
         stats = await self.presence.count(action.channel, prepared)
         result = PresenceStatsResult(stats.num_clients, stats.num_users)

@@ -4,7 +4,7 @@ import time
 from typing import NamedTuple
 
 from starling.client.client_connection import ClientConnection
-from starling.client.commands.base import Command, Later, Work
+from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.commands.rights import channel_options, require
 from starling.client.hook_calls import shown_to_hooks
 from starling.engine.allowances import Budgets, payer
@@ -15,8 +15,7 @@ from starling.engine.hooks import Hooks
 from starling.engine.publisher import Publisher
 from starling.engine.rights import Verb
 from starling.protocol.codes import ERROR_TOO_MANY_REQUESTS, CommandRefused
-from starling.protocol.decisions import Decision
-from starling.protocol.decisions import Publish as PublishAction
+from starling.protocol.decisions import Decision, Publish
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Publication, PublishResult
 
 
@@ -28,10 +27,10 @@ class _Permit(NamedTuple):
     info: ClientInfo
 
 
-class Publish(Command):
+class PublishHandler(CommandHandler):
     """Publishes; the answer means that the broker has stored it."""
 
-    action = PublishAction
+    action = Publish
     method = "publish"
     traced = True
 
@@ -42,7 +41,7 @@ class Publish(Command):
         self._hooks = hooks
         self._publisher = publisher
 
-    def prepare(self, client: ClientConnection, action: PublishAction) -> _Permit:
+    def prepare(self, client: ClientConnection, action: Publish) -> _Permit:
         """The right to publish in the channel, of the data that it takes."""
         options = channel_options(client, action, self._channels)
         require(client, Verb.PUBLISH, action, options, self._channels)
@@ -52,9 +51,7 @@ class Publish(Command):
         check_publication(bytes(action.request.data), options)
         return _Permit(options, options.publish_options(), client.info(chan_info))
 
-    def try_now(
-        self, client: ClientConnection, action: PublishAction, prepared: _Permit, later: Later
-    ) -> list[Work] | None:
+    def try_now(self, client: ClientConnection, action: Publish, prepared: _Permit, later: Later) -> list[Work] | None:
         """Publish without a task where no hook has a say."""
         if self._hooks.sees_publications:
             return None
@@ -70,7 +67,7 @@ class Publish(Command):
             return [*self._answer(client, action, outcome)]
         raise outcome
 
-    async def run(self, client: ClientConnection, action: PublishAction, prepared: _Permit) -> list[Decision]:
+    async def run(self, client: ClientConnection, action: Publish, prepared: _Permit) -> list[Decision]:
         """Publish what the hook makes of it."""
         shown = shown_to_hooks(client, prepared.info.chan_info)
         data = await self._hooks.publish(shown, action.channel, action.request.data)
@@ -80,7 +77,7 @@ class Publish(Command):
         position = await self._publisher.publish(action.channel, publication, prepared.options)
         return self._answer(client, action, position)
 
-    def _answer(self, client: ClientConnection, action: PublishAction, position: StreamPosition) -> list[Decision]:
+    def _answer(self, client: ClientConnection, action: Publish, position: StreamPosition) -> list[Decision]:
         if position.offset == 1:
             self._first_uses.spend(payer(client))
         return client.session.answered(action, PublishResult(), time.monotonic())

@@ -4,28 +4,28 @@ import time
 
 from starling.client.authority import Authority
 from starling.client.client_connection import ClientConnection, ttl_until
-from starling.client.commands.base import Command
+from starling.client.commands.base import CommandHandler
 from starling.engine.presence_tracker import PresenceTracker
 from starling.protocol import codes
 from starling.protocol.decisions import Decision
-from starling.protocol.decisions import Refresh as RefreshAction
-from starling.protocol.decisions import SubRefresh as SubRefreshAction
+from starling.protocol.decisions import Refresh
+from starling.protocol.decisions import SubRefresh
 
 
-class Refresh(Command):
+class RefreshHandler(CommandHandler):
     """Replaces the connection's token; the rule is the authority's, which may have to fetch keys."""
 
-    action = RefreshAction
+    action = Refresh
     method = "refresh"
 
     def __init__(self, authority: Authority, presence: PresenceTracker) -> None:
         self._authority = authority
         self._presence = presence
 
-    def prepare(self, client: ClientConnection, action: RefreshAction) -> None:
+    def prepare(self, client: ClientConnection, action: Refresh) -> None:
         """Nothing can be said before the token is verified."""
 
-    async def run(self, client: ClientConnection, action: RefreshAction, prepared: None) -> list[Decision]:
+    async def run(self, client: ClientConnection, action: Refresh, prepared: None) -> list[Decision]:
         """Verify the token and adopt what it says; the info that others see is replaced where it differs."""
         before = client.identity
         client.adopt(await self._authority.renew(before, action.request.token))
@@ -35,20 +35,20 @@ class Refresh(Command):
         return client.session.refreshed(action, time.monotonic(), ttl=ttl_until(client.identity.expires_at))
 
 
-class SubRefresh(Command):
+class SubRefreshHandler(CommandHandler):
     """Replaces a subscription's token; the rule is the authority's, which may have to fetch keys."""
 
-    action = SubRefreshAction
+    action = SubRefresh
     method = "sub_refresh"
 
     def __init__(self, authority: Authority, presence: PresenceTracker) -> None:
         self._authority = authority
         self._presence = presence
 
-    def prepare(self, client: ClientConnection, action: SubRefreshAction) -> None:
+    def prepare(self, client: ClientConnection, action: SubRefresh) -> None:
         """Nothing can be said before the token is verified."""
 
-    async def run(self, client: ClientConnection, action: SubRefreshAction, prepared: None) -> list[Decision]:
+    async def run(self, client: ClientConnection, action: SubRefresh, prepared: None) -> list[Decision]:
         """Verify the token and adopt its end and info; a client that it forces another filter on subscribes again."""
         channel = action.request.channel
         grant = await self._authority.renew_grant(client.identity, channel, action.request.token)

@@ -3,14 +3,14 @@
 import time
 
 from starling.client.client_connection import ClientConnection
-from starling.client.commands.base import Command
+from starling.client.commands.base import CommandHandler
 from starling.client.hook_calls import shown_to_hooks
 from starling.engine.hooks import Client, Hooks
 from starling.protocol.decisions import Call, Decision
 from starling.protocol.messages import RPCResult
 
 
-class Rpc(Command):
+class RpcHandler(CommandHandler):
     """Calls the hook; which methods there are is for the application."""
 
     action = Call

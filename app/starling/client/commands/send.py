@@ -3,13 +3,13 @@
 import time
 
 from starling.client.client_connection import ClientConnection
-from starling.client.commands.base import Command
+from starling.client.commands.base import CommandHandler
 from starling.client.hook_calls import shown_to_hooks
 from starling.engine.hooks import Client, Hooks
 from starling.protocol.decisions import Decision, Deliver
 
 
-class Send(Command):
+class SendHandler(CommandHandler):
     """Gives the message to the hook."""
 
     action = Deliver

@@ -6,7 +6,7 @@ from typing import cast
 
 from starling.client.authority import Authority, Grant
 from starling.client.client_connection import ClientConnection, ttl_until
-from starling.client.commands.base import Command, Later, Work
+from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.hook_calls import granted, report_unsubscribed, shown_to_hooks
 from starling.client.memberships import Membership
 from starling.client.recovery import recovers_from, rejects_unrecovered, subscribe_result
@@ -17,23 +17,22 @@ from starling.engine.follower import Joined
 from starling.engine.subscriptions import Subscriber
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
-from starling.protocol.decisions import Decision, EndSubscription, Write
-from starling.protocol.decisions import Subscribe as SubscribeAction
+from starling.protocol.decisions import Decision, EndSubscription, Subscribe, Write
 from starling.protocol.messages import NO_PAYLOAD, SubscribeResult
 from starling.protocol.session import SessionState
 
 
-class Subscribe(Command):
+class SubscribeHandler(CommandHandler):
     """A client is answered at the moment from which it misses nothing in the channel."""
 
-    action = SubscribeAction
+    action = Subscribe
     method = "subscribe"
 
     def __init__(self, engine: Engine, authority: Authority) -> None:
         self._engine = engine
         self._authority = authority
 
-    def prepare(self, client: ClientConnection, action: SubscribeAction) -> Grant | None:
+    def prepare(self, client: ClientConnection, action: Subscribe) -> Grant | None:
         """What the client gets in the channel; None where keys must be fetched to find out."""
         check_delta(action.request)
         if action.server_side:
@@ -41,11 +40,11 @@ class Subscribe(Command):
         return _refuse_unreadable(client, self._authority.grant_now(client.identity, action.request))
 
     def try_now(
-        self, client: ClientConnection, action: SubscribeAction, prepared: Grant | None, later: Later
+        self, client: ClientConnection, action: Subscribe, prepared: Grant | None, later: Later
     ) -> list[Work] | None:
         """Enter at once a channel that this process is in, where nothing is asked of hooks, broker or history."""
         engine, channel = self._engine, action.channel
-        # Until the lifecycle listener knows of this client, it cannot be told of its channels.
+        # The lifecycle listener gets events of a client's channels only after the event of its connection.
         if prepared is None or action.server_side or not client.announced or engine.hooks.sees_subscriptions:
             return None
         if action.request.recover or prepared.needs_hook:
@@ -53,16 +52,16 @@ class Subscribe(Command):
         options = prepared.options
         if prepared.token is not None or options.keeps_history or options.presence or options.join_leave:
             return None
-        if not engine.subscriptions.hears(channel) or client.session.state is not SessionState.CONNECTED:
+        if not engine.subscriptions.is_live(channel) or client.session.state is not SessionState.CONNECTED:
             return None
         result = SubscribeResult(data=prepared.data or NO_PAYLOAD)
         view = make_view(client.encoder, action.request, prepared, result, engine.hub.subscribers.ids)
         decisions: list[Work] = [*client.session.subscribed(action, result, time.monotonic())]
-        client.memberships.enter_heard(client, channel, prepared, view)
+        client.memberships.enter_live(client, channel, prepared, view)
         engine.lifecycle.subscribed(client.id, client.user, channel)
         return decisions
 
-    async def run(self, client: ClientConnection, action: SubscribeAction, prepared: Grant | None) -> list[Decision]:
+    async def run(self, client: ClientConnection, action: Subscribe, prepared: Grant | None) -> list[Decision]:
         """Ask the hook, enter the channel, and recover what the client missed."""
         request = action.request
         grant = prepared or await self._authority.grant(client.identity, request)
@@ -75,7 +74,7 @@ class Subscribe(Command):
         subscriber = Subscriber(client, request.channel, partial(self._answer, client, action, grant))
         first_uses, who = self._engine.admission.clients.first_uses, payer(client)
         new = not action.server_side and grant.options.keeps_history
-        if new and first_uses.exhausted(who) and not self._engine.subscriptions.hears(request.channel):
+        if new and first_uses.exhausted(who) and not self._engine.subscriptions.is_live(request.channel):
             raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
         since = recovers_from(request, grant, user=client.user)
         await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
@@ -88,7 +87,7 @@ class Subscribe(Command):
     def _answer(
         self,
         client: ClientConnection,
-        action: SubscribeAction,
+        action: Subscribe,
         grant: Grant,
         subscriber: Subscriber,
         joined: Joined,
@@ -128,7 +127,7 @@ class Subscribe(Command):
         return entered
 
 
-class Unsubscribe(Command):
+class UnsubscribeHandler(CommandHandler):
     """Ends a subscription: the client gets nothing more of the channel from the start on."""
 
     action = EndSubscription
