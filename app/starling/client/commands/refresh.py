@@ -7,9 +7,7 @@ from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import CommandHandler
 from starling.engine.presence_tracker import PresenceTracker
 from starling.protocol import codes
-from starling.protocol.decisions import Decision
-from starling.protocol.decisions import Refresh
-from starling.protocol.decisions import SubRefresh
+from starling.protocol.decisions import Decision, Refresh, SubRefresh
 
 
 class RefreshHandler(CommandHandler):
