@@ -122,7 +122,7 @@ def test_redis_beyond_one_cpu_is_reported() -> None:
 
 
 def test_what_no_number_of_pods_carries_is_refused() -> None:
-    with pytest.raises(TooLargeError, match="each worker hears"):
+    with pytest.raises(TooLargeError, match="each worker receives"):
         plan(Load(connections=10_000, rate=20_000, channels=1, message_bytes=10, subscribers=10_000), 1)
 
 

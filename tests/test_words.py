@@ -127,6 +127,9 @@ NOT_SWEPT = (
 )
 """Folders and files that still hold retired words."""
 
+SAME_NAMES = {"StreamPosition": "a message of the client protocol, whose schema gives the name, and the engine's value"}
+"""Names that two classes may have, each with the reason."""
+
 NOT_OURS = (
     "tests/test_words.py",
     "tests/chart/crds/",
@@ -332,7 +335,7 @@ def test_no_two_classes_of_the_package_have_one_name() -> None:
             if isinstance(node, ast.ClassDef):
                 homes[node.name].append(str(path.relative_to(ROOT)))
     twice = {name: at for name, at in homes.items() if len(at) > 1}
-    assert not twice
+    assert twice.keys() <= SAME_NAMES.keys(), twice
 
 
 def test_exceptions_that_refuse_are_one_family() -> None:

@@ -9,7 +9,7 @@ from msgspec import Raw
 from starling.engine import history as module
 from starling.engine.engine import Engine
 from starling.protocol.codes import CommandRefused, Error
-from starling.protocol.messages import HistoryRequest, Publication, Since
+from starling.protocol.messages import HistoryRequest, Publication, StreamPosition
 from tests.support.engines import memory_engine, started
 
 CHANNEL = "news"
@@ -44,13 +44,13 @@ async def read(engine: Engine, key: str, val: str, *, max_bytes: int = 10_000, *
     ("request_", "expected"),
     [
         ({"limit": 3}, [5, 10, 15]),
-        ({"limit": 1, "since": Since(5, "")}, [10]),
-        ({"limit": 2, "since": Since(11, "")}, [15, 20]),
+        ({"limit": 1, "since": StreamPosition(5, "")}, [10]),
+        ({"limit": 2, "since": StreamPosition(11, "")}, [15, 20]),
         ({"limit": 2, "reverse": True}, [60, 55]),
-        ({"limit": 2, "reverse": True, "since": Since(55, "")}, [50, 45]),
-        ({"limit": 5, "reverse": True, "since": Since(6, "")}, [5]),
-        ({"limit": 5, "since": Since(55, "")}, [60]),
-        ({"limit": 5, "since": Since(60, "")}, []),
+        ({"limit": 2, "reverse": True, "since": StreamPosition(55, "")}, [50, 45]),
+        ({"limit": 5, "reverse": True, "since": StreamPosition(6, "")}, [5]),
+        ({"limit": 5, "since": StreamPosition(55, "")}, [60]),
+        ({"limit": 5, "since": StreamPosition(60, "")}, []),
         ({"limit": 0}, []),
     ],
 )
@@ -61,7 +61,7 @@ async def test_the_limit_counts_what_matches(engine: Engine, request_: dict[str,
 async def test_a_read_stops_at_its_bound_and_goes_on_from_the_last_match(engine: Engine) -> None:
     first = await read(engine, "color", "red", limit=-1)
     assert first == [5, 10, 15, 20, 25, 30]
-    assert await read(engine, "color", "red", limit=-1, since=Since(30, "")) == [35, 40, 45, 50, 55, 60]
+    assert await read(engine, "color", "red", limit=-1, since=StreamPosition(30, "")) == [35, 40, 45, 50, 55, 60]
 
 
 async def test_a_read_that_finds_nothing_within_its_bound_is_106_and_not_an_end(engine: Engine) -> None:
@@ -69,9 +69,9 @@ async def test_a_read_that_finds_nothing_within_its_bound_is_106_and_not_an_end(
         await read(engine, "last", "yes", limit=1)
     assert isinstance(refused.value.reason, Error)
     assert refused.value.reason.code == 106
-    assert await read(engine, "last", "yes", limit=1, since=Since(21, "")) == [51]
+    assert await read(engine, "last", "yes", limit=1, since=StreamPosition(21, "")) == [51]
     # The end of the stream is one.
-    assert await read(engine, "last", "never", limit=1, since=Since(31, "")) == []
+    assert await read(engine, "last", "never", limit=1, since=StreamPosition(31, "")) == []
 
 
 async def test_an_answer_is_bounded_in_bytes_beyond_its_first_publication(engine: Engine) -> None:
@@ -79,7 +79,7 @@ async def test_an_answer_is_bounded_in_bytes_beyond_its_first_publication(engine
 
 
 async def test_what_follows_a_lost_position_is_112_with_a_filter_too(engine: Engine) -> None:
-    for since in (Since(5, "gone"), Since(99, "")):
+    for since in (StreamPosition(5, "gone"), StreamPosition(99, "")):
         with pytest.raises(CommandRefused) as refused:
             await read(engine, "color", "red", limit=5, since=since)
         assert refused.value.reason.code == 112

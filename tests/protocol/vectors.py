@@ -38,7 +38,7 @@ from starling.protocol.messages import (
     RPCRequest,
     RPCResult,
     SendRequest,
-    Since,
+    StreamPosition,
     SubRefreshRequest,
     SubRefreshResult,
     SubscribePush,
@@ -137,7 +137,7 @@ COMMANDS = [
     ),
     CommandVector(
         "history",
-        Command(7, history=HistoryRequest("news", -1, Since(9, "e"), reverse=True)),
+        Command(7, history=HistoryRequest("news", -1, StreamPosition(9, "e"), reverse=True)),
         '{"id":7,"history":{"channel":"news","limit":-1,"since":{"offset":9,"epoch":"e"},"reverse":true}}',
         "1e0807521a0a046e65777338ffffffffffffffffff01420508091201654801",
     ),

@@ -59,7 +59,7 @@ class Publication(Struct, omit_defaults=True):
     delta: bool = False
 
 
-class Since(Struct, omit_defaults=True):
+class StreamPosition(Struct, omit_defaults=True):
     """A position in a channel's stream, as `history` requests it."""
 
     offset: Offset = 0
@@ -135,7 +135,7 @@ class HistoryRequest(Struct, omit_defaults=True):
 
     channel: str = ""
     limit: Int32 = 0
-    since: Since | None = None
+    since: StreamPosition | None = None
     reverse: bool = False
 
 
