@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from starling.engine.agents import Agents
 from starling.engine.channels import ChannelOptions
-from starling.engine.presence import PresenceStats
+from starling.engine.presence import PresenceCounts
 from starling.protocol.codes import CommandRefused
 from starling.protocol.messages import ClientInfo
 from tests.brokers.conftest import Opener
@@ -40,7 +40,7 @@ class Processes:
         assert self.listener.broker.presence is not None
         return await self.listener.broker.presence.get(ROOM)
 
-    async def stats(self) -> PresenceStats:
+    async def stats(self) -> PresenceCounts:
         assert self.listener.broker.presence is not None
         return await self.listener.broker.presence.stats(ROOM)
 
@@ -60,7 +60,7 @@ async def test_an_agent_is_shown_and_counted_and_its_join_is_published(processes
 
     await until(lambda: processes.listener.joins == [(ROOM, BOT)])
     assert await processes.shown() == {"agent:bot": BOT}
-    assert await processes.stats() == PresenceStats(1, 1)
+    assert await processes.stats() == PresenceCounts(1, 1)
     first.stop()
 
 
@@ -109,9 +109,9 @@ async def test_a_client_of_the_same_user_stays_when_its_agent_goes(processes: Pr
     await presence.add(ROOM, ClientInfo("bot", "c1"))
     await first.set(ROOM, "bot", BOT.conn_info, 60, SHOWN)
 
-    assert await processes.stats() == PresenceStats(2, 1)
+    assert await processes.stats() == PresenceCounts(2, 1)
     await second.unset(ROOM, "bot", SHOWN)
-    assert await processes.stats() == PresenceStats(1, 1)
+    assert await processes.stats() == PresenceCounts(1, 1)
     await until(lambda: [info for _, info in processes.listener.leaves] == [BOT])
     first.stop()
 

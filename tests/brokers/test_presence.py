@@ -607,7 +607,7 @@ async def test_a_client_put_for_a_time_of_its_own_outlives_and_underlives_the_ot
     await place.make_older(TTL)
     assert set(await place.presence.get(CHANNEL)) == {"long"}
     await place.make_older(10 * TTL)
-    assert await place.presence.stats(CHANNEL) == PresenceStats(0, 0)
+    assert await place.presence.stats(CHANNEL) == PresenceCounts(0, 0)
 
 
 async def test_a_client_is_ended_once_and_only_where_its_time_is_nearly_over(place: Place) -> None:
@@ -618,4 +618,4 @@ async def test_a_client_is_ended_once_and_only_where_its_time_is_nearly_over(pla
     await place.make_older(TTL * 0.75)
     assert await place.presence.end(CHANNEL, someone("agent", "a"), TTL / 2) == shown
     assert await place.presence.end(CHANNEL, someone("agent", "a"), None) is None
-    assert await place.presence.stats(CHANNEL) == PresenceStats(0, 0)
+    assert await place.presence.stats(CHANNEL) == PresenceCounts(0, 0)

@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from starling.engine.broker import Broker, BrokerUnavailable, PublicationTooLarge
 from starling.engine.channels import ChannelOptions
-from starling.engine.presence import Presence
+from starling.engine.presence import PresenceStore
 from starling.protocol.codes import ERROR_NOT_AVAILABLE, CommandRefused
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo
 
@@ -30,7 +30,7 @@ class Agents:
 
     def __init__(
         self,
-        presence: Presence | None,
+        presence: PresenceStore | None,
         broker: Broker,
         *,
         start_task: Callable[[Coroutine[Any, Any, None]], object],
@@ -65,7 +65,7 @@ class Agents:
             timer.cancel()
         self._ends.clear()
 
-    def _store(self, options: ChannelOptions) -> Presence:
+    def _store(self, options: ChannelOptions) -> PresenceStore:
         if self._presence is None or not options.presence:
             raise CommandRefused(ERROR_NOT_AVAILABLE)
         return self._presence
