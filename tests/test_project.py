@@ -162,3 +162,17 @@ def test_every_shell_script_can_be_run() -> None:
     scripts = [path for path in tracked_files() if path.read_bytes().startswith(b"#!")]
     assert scripts
     assert [str(path) for path in scripts if not path.stat().st_mode & 0o111] == []
+
+
+def test_every_test_that_the_security_page_and_its_decision_name_is_there() -> None:
+    pages = [ROOT / "SECURITY.md", *(ROOT / "docs" / "decisions").glob("0034-*.md")]
+    named = re.findall(
+        r"`(tests/[\w/]+\.py)(?:::(\w+)| -k (?:\"([^\"]+)\"|(\w+)))?`", "\n".join(p.read_text() for p in pages)
+    )
+    assert len(named) > 30
+    for file, test, words, word in named:
+        names = re.findall(r"^(?:async )?def (test_\w+)", (ROOT / file).read_text(), re.MULTILINE)
+        assert names, file
+        assert not test or test in names, test
+        for part in (words or word).split(" or ") if words or word else ():
+            assert any(part in name for name in names), f"{file} -k {part}"

@@ -56,6 +56,16 @@ def test_two_that_flood_share_the_queue_and_a_third_has_its_part() -> None:
     assert sum(found.values()) == 90
 
 
+def test_a_user_with_its_share_takes_no_place_of_one_that_has_more() -> None:
+    queue = WebhookQueue(100, iter(range(10**6)).__next__)
+    flood(queue, "mallory", 90)
+    flood(queue, "mallet", 40)
+    flood(queue, "alice", 5)
+    # A third of 90 is 30, which mallet is over: its further events are dropped, and not mallory's.
+    assert flood(queue, "mallet", 10) == 10
+    assert users(queue) == {"mallory": 45, "mallet": 40, "alice": 5}
+
+
 def test_clients_without_a_user_are_not_one_user() -> None:
     queue = WebhookQueue(100)
     for index in range(200):
