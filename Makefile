@@ -1,6 +1,7 @@
 # All development tasks; `make` lists them.
 
-VENV := .venv
+# An interpreter that is named has a virtual environment of its own: `make test-fast PYTHON=python3.12`.
+VENV := .venv$(if $(PYTHON),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 # Tests in Node.js and their packages.
 NODE_TESTS := tests/chart/crds tests/sdk
@@ -16,10 +17,11 @@ IMAGE_OPTIONS ?=
 
 # Processes that run tests side by side, most of which wait for something; and the seconds after which a run ends.
 TEST_WORKERS ?= 3
+TEST_FAST_WORKERS ?= 2
 TEST_BOUND ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench soak conformance fuzz fmt docs protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
+.PHONY: help run test test-fast test-in-process test-portable test-interpreters check bench soak conformance fuzz fmt docs protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +33,21 @@ test: $(VENV)/.dev  ## Run all checks and every test
 	@tools/setup/system-packages.sh
 	@$(MAKE) --no-print-directory node-packages check
 	$(BIN)/pytest --numprocesses=$(TEST_WORKERS) --bound=$(TEST_BOUND)
+	@$(MAKE) --no-print-directory test-interpreters
+
+test-fast: check test-in-process  ## Run all checks and every test that starts no process (PYTHON=python3.12)
+
+test-in-process: $(VENV)/.dev  ## Run every test that starts no process, and print what they cover
+	$(BIN)/pytest --numprocesses=$(TEST_FAST_WORKERS) --bound=$(TEST_BOUND) -m "not processes" \
+		--cov --cov-report=term:skip-covered
+
+# What depends most on the interpreter and takes seconds: a whole second run would not fit into the minutes of `make test`.
+PORTABLE_TESTS := tests/auth tests/client tests/engine tests/protocol tests/test_package.py tests/test_settings.py
+test-portable: $(VENV)/.dev  ## Run the portable part of these tests (PYTHON=python3.12)
+	$(BIN)/pytest --numprocesses=$(TEST_FAST_WORKERS) --bound=$(TEST_BOUND) -m "not processes" $(PORTABLE_TESTS)
+
+test-interpreters:  ## Run portable tests on each supported Python that is here, and name those that are not
+	@tools/setup/test-interpreters.sh $(BIN)/python
 
 check: $(VENV)/.dev  ## Check format, lint, types and import layering
 	$(BIN)/ruff format --check --quiet
@@ -105,7 +122,7 @@ test-cluster: $(VENV)/.dev  ## Test the chart on the cluster of KUBECONFIG (STAR
 	@ENGINE=$(ENGINE) tools/setup/test-cluster.sh $(BIN)/pytest -v -n 0 tests/chart/test_cluster.py
 
 clean:  ## Remove the virtual environment and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-* .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find app tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 node-packages: $(if $(shell command -v npm),$(NODE_TESTS:%=%/node_modules/.package-lock.json))

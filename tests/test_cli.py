@@ -24,6 +24,9 @@ from starling.variables import CLIENT_VARIABLES
 from tests.support.proxy import Proxy
 from tests.support.running import SECRET, Starling
 from tests.support.services import RedisServer, free_port
+from tests.support.waiting import DEADLINE
+
+pytestmark = pytest.mark.processes
 
 KEY = "a test's own key for the API"
 CHANNELS = """
@@ -350,7 +353,7 @@ def test_subscribe_shows_what_is_published_and_stops_at_ctrl_c(starling: Starlin
             assert '{"text": "hé"}' in line
 
         listening.process.send_signal(signal.SIGINT)
-        assert listening.process.wait(10) == 0
+        assert listening.process.wait(DEADLINE) == 0
 
 
 def test_subscribe_shows_colours_on_a_terminal_and_none_in_a_pipe(starling: Starling) -> None:
@@ -375,7 +378,7 @@ def test_subscribe_prints_json_and_stops_after_as_many_as_asked(starling: Starli
             ("kept:c", 2, 1),
         ]
         assert lines[0]["tags"] == {"a": "b"}
-        assert listening.process.wait(10) == 0
+        assert listening.process.wait(DEADLINE) == 0
 
 
 async def leave(proxy: Proxy, listening: Listening, *, answer_after: float) -> None:
@@ -390,7 +393,7 @@ async def leave(proxy: Proxy, listening: Listening, *, answer_after: float) -> N
     await asyncio.to_thread(listening.until, "subscribed to")
     proxy.swallow, proxy.delay = note, answer_after
     listening.process.send_signal(signal.SIGINT)
-    await asyncio.wait_for(answered.wait(), 10)
+    await asyncio.wait_for(answered.wait(), DEADLINE)
 
 
 async def test_subscribe_waits_for_the_answer_to_its_close(starling: Starling) -> None:
@@ -489,7 +492,7 @@ def test_top_goes_on_until_it_is_stopped(starling: Starling) -> None:
         lines = [json.loads(process.stdout.readline()) for _ in range(2)]
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-        assert process.wait(10) == 0
+        assert process.wait(DEADLINE) == 0
 
     assert lines[0]["time"] < lines[1]["time"]
 
@@ -564,7 +567,7 @@ def test_trace_shows_the_frames_of_a_user_and_never_a_token(starling: Starling) 
             listening.until("subscribed to")
         assert json.loads(reported.stdout.readline())["frame"]["connect"]["token"] == "[redacted]"
         reported.send_signal(signal.SIGINT)
-        assert reported.wait(10) == 0
+        assert reported.wait(DEADLINE) == 0
         out, err = shown.communicate(timeout=30)
 
     assert shown.returncode == 0
@@ -592,7 +595,7 @@ def test_disconnect_ends_a_users_connections(starling: Starling) -> None:
 
         assert done.returncode == 0
         listening.until("signed out (code 4501)")
-        assert listening.process.wait(10) == 1
+        assert listening.process.wait(DEADLINE) == 1
 
 
 def test_check_warns_of_a_drain_that_is_too_short_for_the_rate_and_ends_with_0() -> None:

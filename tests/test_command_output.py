@@ -6,6 +6,8 @@ import pytest
 
 from tests.test_cli import COMMAND, environment, run
 
+pytestmark = pytest.mark.processes
+
 
 def in_shell(redirected: str, arguments: str) -> subprocess.CompletedProcess[str]:
     script = f"exec {COMMAND} {arguments} {redirected}"

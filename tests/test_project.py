@@ -61,6 +61,7 @@ def pins(lock: str) -> dict[str, re.Match[str]]:
     return found
 
 
+@pytest.mark.processes
 def test_no_file_names_a_registry_or_a_path_of_somebodys_machine() -> None:
     own = Path(__file__).resolve()
     found = [
@@ -123,6 +124,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.processes
 def test_every_link_between_pages_leads_somewhere() -> None:
     links = [
         (page, *link.partition("#")[::2])
@@ -145,6 +147,7 @@ def test_the_readme_leads_to_every_page() -> None:
     assert not missing
 
 
+@pytest.mark.processes
 def test_the_version_stands_in_one_place() -> None:
     """The chart, which must bear it too, is held to it by tests/chart."""
     written = re.compile(rf"version[_\W]+v?{re.escape(__version__)}\b", re.IGNORECASE)
@@ -158,6 +161,7 @@ def test_the_version_stands_in_one_place() -> None:
     assert places == ["app/starling/__init__.py"]
 
 
+@pytest.mark.processes
 def test_every_shell_script_can_be_run() -> None:
     scripts = [path for path in tracked_files() if path.read_bytes().startswith(b"#!")]
     assert scripts

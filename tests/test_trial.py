@@ -60,6 +60,7 @@ def test_keys_are_new_at_every_start_and_an_api_key_that_is_set_stays(capsys: py
     assert mine["STARLING_API_KEYS"] == "a key of my own for the trial"
 
 
+@pytest.mark.processes
 async def test_what_it_prints_connects_a_client_and_publishes_to_it_and_nothing_else_does(tmp_path: Path) -> None:
     ports = {"STARLING_PORT": str(free_port()), "STARLING_INTERNAL_PORT": str(free_port())}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("STARLING_")}

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.waiting import DEADLINE
+
 HERE = Path(__file__).parent
 SOURCES = sorted((HERE / "generator").glob("*.c"))
 COMPILE = ("gcc", "-O2", "-Wall", "-Wextra", "-std=gnu11")
@@ -143,7 +145,7 @@ class LoadGenerator:
 
     def __exit__(self, *_exc: object) -> None:
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(DEADLINE)
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with suppress(BrokenPipeError):

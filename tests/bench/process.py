@@ -14,6 +14,8 @@ from typing import Self
 
 import psutil
 
+from tests.support.waiting import DEADLINE
+
 READY_SECONDS = 30.0
 
 
@@ -127,7 +129,7 @@ class ServerProcess:
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(10)
+        self._process.wait(DEADLINE)
 
 
 def cpu_seconds(pid: int) -> float:

@@ -20,6 +20,7 @@ from tests.bench.load_generator import (
     compile_program,
     compiler_missing,
 )
+from tests.support.waiting import DEADLINE
 
 CLIENTS = 5
 MESSAGES = 40
@@ -68,7 +69,7 @@ def chat(misdeed: Misdeed, *, pause: float = 0.0, **options: Any) -> Iterator[in
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
     try:
-        assert started.wait(10)
+        assert started.wait(DEADLINE)
         yield ports[0]
     finally:
         loop.call_soon_threadsafe(stop.set)

@@ -41,7 +41,7 @@ async def opener() -> AsyncIterator[Opener]:
     assert asyncio.all_tasks() - tasks_before - {asyncio.current_task()} == set()
 
 
-@pytest.fixture(params=["redis", "postgres"])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.processes) for name in ("redis", "postgres")])
 def server(request: pytest.FixtureRequest) -> Server:
     """A server that two brokers can meet at."""
     made: Server = request.getfixturevalue(f"{request.param}_server")
@@ -62,7 +62,9 @@ def redis_cluster(cluster_installation: RedisCluster) -> RedisCluster:
     return cluster_installation
 
 
-@pytest.fixture(params=["memory", "redis", "cluster", "postgres"])
+@pytest.fixture(
+    params=["memory", *(pytest.param(name, marks=pytest.mark.processes) for name in ("redis", "cluster", "postgres"))]
+)
 def url(request: pytest.FixtureRequest) -> str:
     """Where a broker of each kind connects to."""
     if request.param == "memory":
@@ -74,7 +76,9 @@ def url(request: pytest.FixtureRequest) -> str:
     return server.url
 
 
-@pytest.fixture(params=["memory", "redis_server", "redis_cluster"])
+@pytest.fixture(
+    params=["memory", *(pytest.param(name, marks=pytest.mark.processes) for name in ("redis_server", "redis_cluster"))]
+)
 def store_url(request: pytest.FixtureRequest) -> str:
     """Where a broker that keeps history connects to."""
     found: str = "memory://" if request.param == "memory" else request.getfixturevalue(request.param).url

@@ -79,7 +79,7 @@ async def cluster_place(redis_cluster: RedisCluster) -> AsyncIterator[RedisPlace
     await party.broker.stop()
 
 
-@pytest.fixture(params=["memory", "redis", "cluster"])
+@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.processes) for name in ("redis", "cluster"))])
 def place(request: pytest.FixtureRequest) -> Place:
     """A store of each kind."""
     made: Place = MemoryPlace() if request.param == "memory" else request.getfixturevalue(f"{request.param}_place")

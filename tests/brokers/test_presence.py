@@ -136,7 +136,7 @@ async def cluster_place(redis_cluster: RedisCluster) -> AsyncIterator[ClusterPla
     await party.broker.stop()
 
 
-@pytest.fixture(params=["memory", "redis", "cluster"])
+@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.processes) for name in ("redis", "cluster"))])
 def place(request: pytest.FixtureRequest) -> Place:
     if request.param == "memory":
         return MemoryPlace()

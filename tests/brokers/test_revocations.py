@@ -16,7 +16,9 @@ def until(seconds: float, kind: str = "token", name: str = "t") -> Revocation:
     return Revocation(kind, name, time.time() + seconds)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["memory", "redis_server", "redis_cluster"])
+@pytest.fixture(
+    params=["memory", *(pytest.param(name, marks=pytest.mark.processes) for name in ("redis_server", "redis_cluster"))]
+)
 async def store(request: pytest.FixtureRequest, opener: Opener) -> RevocationStore:
     if request.param == "memory":
         return MemoryRevocations()

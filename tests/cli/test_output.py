@@ -18,6 +18,8 @@ from starling import __version__
 from starling.cli.output import Column, duration, table_lines
 from tests.support.running import Starling
 
+pytestmark = pytest.mark.processes
+
 COMMAND = str(Path(sys.executable).with_name("starling"))
 BOXES = re.compile(r"[\u2500-\u259f]")
 # Of the lines that a program drew in a terminal: where the cursor goes, and colours.

@@ -179,6 +179,7 @@ def test_a_misspelt_hook_is_refused() -> None:
         hooks(on_conect=on_conect)
 
 
+@pytest.mark.processes
 def test_hooks_of_a_package_called_app_import_the_users_own_modules(tmp_path: Path) -> None:
     package = tmp_path / "app"
     package.mkdir()

@@ -99,6 +99,7 @@ def group() -> Iterator[MemoryGroup]:
         yield group
 
 
+@pytest.mark.processes
 def test_a_process_in_a_real_group_finds_the_share_that_it_uses(group: MemoryGroup) -> None:
     group.limit(256 * MIB)
     program = (

@@ -203,7 +203,7 @@ async def redis_party(redis_server: RedisServer) -> AsyncIterator[Party]:
     await party.broker.stop()
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.processes)])
 def presence(request: pytest.FixtureRequest) -> PresenceStore:
     if request.param == "memory":
         return MemoryPresence()

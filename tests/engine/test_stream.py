@@ -14,8 +14,8 @@ from starling.engine.follower import Joined
 from starling.engine.recent import MemoryBudget
 from starling.engine.stream import HEAL_ENTRIES, RETRY_FIRST, Stream, StreamOptions, StreamStats, check_positions
 from starling.protocol.messages import Publication
+from tests.support.waiting import DEADLINE
 
-DEADLINE = 10.0
 CHANNEL = "news"
 OPTIONS = PublishOptions(history_size=1000, history_ttl=600, history_meta_ttl=600)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 SOURCE_ROOT = Path(__file__).parents[2] / "app"
 DEFINITION = "starling/protocol/client.proto"
 

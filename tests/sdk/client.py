@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DEADLINE = 15.0
+from tests.support.waiting import DEADLINE
 
 Event = dict[str, Any]
 GetToken = Callable[[], Awaitable[str]]

@@ -11,7 +11,8 @@ from typing import Any, Self
 
 import pytest
 
-from tests.sdk.client import DEADLINE, Client, ClientOptions, Position, Refused, SubscriptionOptions, Unauthorized
+from tests.sdk.client import Client, ClientOptions, Position, Refused, SubscriptionOptions, Unauthorized
+from tests.support.waiting import DEADLINE
 
 FOLDER = Path(__file__).parent
 

@@ -10,7 +10,6 @@ import centrifuge
 from websockets.asyncio.client import ClientConnection
 
 from tests.sdk.client import (
-    DEADLINE,
     Client,
     ClientOptions,
     GetState,
@@ -19,6 +18,7 @@ from tests.sdk.client import (
     SubscriptionOptions,
     Unauthorized,
 )
+from tests.support.waiting import DEADLINE
 
 Handler = Callable[[Any], Coroutine[Any, Any, None]]
 

@@ -8,6 +8,7 @@ from tests.sdk.client import ClientOptions, Refused, Unauthorized
 from tests.sdk.conftest import OpenClient, OpenSdk, with_every_sdk
 from tests.sdk.tokens import connection_token, user
 from tests.support.running import Starling
+from tests.support.waiting import DEADLINE
 
 
 async def test_a_client_connects_and_disconnects(open_client: OpenClient) -> None:
@@ -70,7 +71,7 @@ async def test_a_token_is_refreshed_as_it_ends_and_the_connection_stays(open_sdk
 
         client = await open_sdk(sdk, service, ClientOptions(token=connection_token(ttl=2), get_token=get_token))
         await client.connected()
-        await asyncio.wait_for(asked.wait(), 10)
+        await asyncio.wait_for(asked.wait(), DEADLINE)
         await client.subscribed("open:after-refresh")
         assert len(client.named("connected")) == 1
 
@@ -109,7 +110,7 @@ async def test_a_callback_that_brings_an_expired_token_at_refresh_is_asked_again
         client = await open_sdk(sdk, service, ClientOptions(get_token=get_token))
         await client.connected()
         await client.error(109)
-        await asyncio.wait_for(last.wait(), 15)
+        await asyncio.wait_for(last.wait(), DEADLINE)
         await client.subscribed("open:after-refresh")
         assert len(client.named("connected")) == 1
 

@@ -18,6 +18,7 @@ from starling.engine.rights import Subject, Verb, may
 from starling.protocol import codes
 from tests.sdk.javascript_sdk import FOLDER, require_sdk
 from tests.support.running import SECRET, Starling
+from tests.support.waiting import DEADLINE
 
 DOCS = Path(__file__).parents[2] / "docs"
 CONNECT = (DOCS / "connect-a-client.md").read_text()
@@ -53,7 +54,7 @@ def running(*command: str, folder: Path, log: Path) -> Iterator[None]:
         yield
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(DEADLINE)
 
 
 def wait_for(log: Path, line: str) -> re.Match[str]:

@@ -18,6 +18,7 @@ from tests.sdk.javascript_sdk import JavaScriptClient
 from tests.sdk.serving import serving, serving_here
 from tests.sdk.tokens import connection_token, subscription_token, user
 from tests.support.running import Starling
+from tests.support.waiting import DEADLINE
 
 JAVASCRIPT = pytest.mark.parametrize("sdk", ["javascript-json", "javascript-protobuf"], indirect=True)
 
@@ -314,7 +315,7 @@ async def test_a_client_that_vanishes_is_3000_in_the_numbers_and_in_the_log(serv
     before = (await asyncio.to_thread(service.metrics)).get(name, 0)
     async with connect(f"{service.url}/connection/websocket") as socket:
         await socket.send(json.dumps({"id": 1, "connect": {"token": connection_token("vanishing")}}))
-        await asyncio.wait_for(socket.recv(), 10)
+        await asyncio.wait_for(socket.recv(), DEADLINE)
         socket.transport.abort()
 
     async with asyncio.timeout(10):

@@ -8,6 +8,7 @@ from tests.sdk.client import Client, ClientOptions, SubscriptionOptions, Unautho
 from tests.sdk.conftest import OpenClient, OpenJavaScript, OpenSdk, with_every_sdk
 from tests.sdk.tokens import connection_token, subscription_token, user
 from tests.support.running import Starling
+from tests.support.waiting import DEADLINE
 
 
 async def refused(client: Client, channel: str, options: SubscriptionOptions | None = None) -> int:
@@ -180,7 +181,7 @@ async def test_a_subscription_token_is_refreshed_as_it_ends_and_nothing_is_misse
         client = await open_sdk(sdk, service, user())
         await client.connect()
         await client.subscribed(f"token:{sdk}", SubscriptionOptions(get_token=get_token))
-        await asyncio.wait_for(refreshed.wait(), 10)
+        await asyncio.wait_for(refreshed.wait(), DEADLINE)
         await client.publish(f"token:{sdk}", "still here")
         assert await client.publications(1, f"token:{sdk}") == ["still here"]
         assert len(client.named("subscribed")) == 1

@@ -21,9 +21,9 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from tests.support.services import free_port
+from tests.support.waiting import DEADLINE
 
 ROOT = Path(__file__).parents[2]
-DEADLINE = 15.0
 
 
 def until(find: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:

@@ -17,6 +17,8 @@ from starling.server.frames import COMPRESSED, PeerError
 from starling.server.handshake import BadHandshake
 from tests.server.serving import Client, Server, frame, until
 
+pytestmark = pytest.mark.processes
+
 LIMIT = 65536
 TAIL = b"\x00\x00\xff\xff"
 OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"

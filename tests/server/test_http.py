@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.server.serving import DEADLINE, Client, Server, handshake, until
+from tests.server.serving import Client, Server, handshake, until
+from tests.support.waiting import DEADLINE
+
+pytestmark = pytest.mark.processes
 
 HANDSHAKE_SECONDS = 1.0
 BODY_SECONDS = 1.0

@@ -11,6 +11,8 @@ import pytest
 
 from tests.server.serving import Server, until
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

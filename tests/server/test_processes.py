@@ -19,6 +19,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from starling.server.application import RestartBackoff
 from tests.server.serving import ROOT, Client, Server, until
 
+pytestmark = pytest.mark.processes
+
 
 def listening(port: int) -> bool:
     with socket.socket() as probe:

@@ -11,6 +11,8 @@ from starling.main import server_options
 from starling.settings import load_settings
 from tests.server.serving import Client, Server, frame, handshake, until
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

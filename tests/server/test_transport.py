@@ -11,6 +11,8 @@ from websockets.sync.client import connect
 
 from tests.server.serving import Client, Server, frame, until
 
+pytestmark = pytest.mark.processes
+
 CLOSE_SECONDS = 1.0
 
 

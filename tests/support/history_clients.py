@@ -12,7 +12,7 @@ from typing import Any, Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-DEADLINE = 20.0
+from tests.support.waiting import DEADLINE
 
 
 class Refused(Exception):

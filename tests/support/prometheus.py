@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.support.services import Server
+from tests.support.waiting import DEADLINE
 
 RULES = Path(__file__).parents[2] / "helm" / "starling" / "rules" / "starling.yaml"
 SCRAPE_SECONDS = 1
@@ -95,7 +96,7 @@ class PrometheusServer(Server):
         """The alerts that fire now, each with its `labels` and `annotations`."""
         return [alert for alert in self._ask("alerts")["alerts"] if alert["state"] == "firing"]
 
-    def until(self, condition: Callable[[set[str]], bool], what: str, timeout: float = 30) -> None:
+    def until(self, condition: Callable[[set[str]], bool], what: str, timeout: float = DEADLINE) -> None:
         """Wait until `condition` holds for the names of the alerts that fire."""
         deadline = time.monotonic() + timeout
         while not condition(firing := self.firing()):

@@ -8,7 +8,8 @@ from redis.crc import key_slot
 from starling.brokers.redis.rights import rule
 from tests.support.configured_redis import ConfiguredServer
 from tests.support.redis_group import RedisGroup
-from tests.support.services import DEADLINE, free_port
+from tests.support.services import free_port
+from tests.support.waiting import DEADLINE
 
 SLOTS = 16384
 SHARDS = 3

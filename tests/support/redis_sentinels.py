@@ -4,7 +4,7 @@ import time
 
 from tests.support.configured_redis import ConfiguredServer
 from tests.support.redis_group import RedisGroup
-from tests.support.services import DEADLINE
+from tests.support.waiting import DEADLINE
 
 SERVICE = "main"
 DOWN_AFTER = 1.0

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.support.services import free_port
+from tests.support.waiting import DEADLINE
 
 SECRET = "a test's own secret, longer than thirty-two bytes"
 
@@ -119,7 +120,7 @@ class Starling:
             self.until_ready()
         return self
 
-    def until_ready(self, workers: int | None = None, timeout: float = 30) -> None:
+    def until_ready(self, workers: int | None = None, timeout: float = DEADLINE) -> None:
         """Wait until as many workers as are wanted are ready."""
         wanted = workers or int(self.environment.get("STARLING_WORKERS", "1"))
         deadline = time.monotonic() + timeout
@@ -151,7 +152,7 @@ class Starling:
         samples = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in samples}
 
-    def stop(self, timeout: float = 30) -> int:
+    def stop(self, timeout: float = DEADLINE) -> int:
         """SIGTERM the master and return its exit code; what outlives the time is killed, which fails the test."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

@@ -19,7 +19,7 @@ from typing import Self
 import psutil
 import pytest
 
-DEADLINE = 30.0
+from tests.support.waiting import DEADLINE
 
 
 def _own_ports() -> Iterator[int]:
@@ -91,7 +91,7 @@ class Server(ABC):
             self.thaw()
             self._process.send_signal(self._stop_signal)
             try:
-                self._process.wait(10)
+                self._process.wait(DEADLINE)
             except subprocess.TimeoutExpired:
                 self.kill()
             self._process = None
@@ -103,7 +103,7 @@ class Server(ABC):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         if self._process is not None:
-            self._process.wait(10)
+            self._process.wait(DEADLINE)
             self._process = None
 
     def restart(self) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-DEADLINE = 20.0
+# Seconds that a test waits for a condition before it fails; generous, because machines are busy.
+DEADLINE = 60.0
 
 
 async def until(holds: Callable[[], object], what: str = "it holds", deadline: float = DEADLINE) -> None:

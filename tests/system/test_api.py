@@ -21,7 +21,7 @@ from starling.auth.issue import issue_connection_token, issue_subscription_token
 from tests.support.proxy import Proxy
 from tests.support.running import SECRET, Starling, serving
 from tests.support.services import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 KEY = "the first of two keys"
 CHANNELS = """
@@ -29,7 +29,6 @@ default: {allow_subscribe_for_client: true}
 namespaces:
   kept: {history_size: 100, history_ttl: 60s, presence: true, allow_subscribe_for_client: true}
 """
-DEADLINE = 15.0
 
 
 @pytest.fixture(scope="module")

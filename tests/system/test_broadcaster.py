@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from starling.broadcast import backend_for
 from starling.engine.broker import BrokerUnavailable
 from tests.support.services import PostgresServer, RedisServer
+from tests.support.waiting import DEADLINE
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -108,7 +109,7 @@ def chat_process(redis: RedisServer, log: Path) -> Iterator[str]:
             yield f"ws://{found[1]}/chat"
         finally:
             process.kill()
-            process.wait(10)
+            process.wait(DEADLINE)
 
 
 async def until_received(sender: ClientConnection, receiver: ClientConnection, text: str) -> None:

@@ -21,6 +21,7 @@ from starling.cli.live import ANSWERED
 from tests.chart.rendering import channels_file, environment_of, render_exactly
 from tests.support.containers import ABOUT, ROOT, Container, ContainersUnavailableError, Podman
 from tests.support.running import Starling
+from tests.support.waiting import DEADLINE
 
 # The first test of a machine makes the base image, the first of a run builds the image.
 pytestmark = pytest.mark.timeout(600)
@@ -235,7 +236,7 @@ async def test_stopping_lets_clients_go_with_1012_and_ends_with_0(podman: Podman
         print(f"from `podman run` to ready: {container.seconds_to_ready:.2f} s")
         clients = [await connect(f"{container.url}/ws/{number}") for number in range(3)]
         stopping = asyncio.create_task(asyncio.to_thread(podman, "stop", "--time", "30", container.name))
-        codes = [await asyncio.wait_for(_close_code(client), 30) for client in clients]
+        codes = [await asyncio.wait_for(_close_code(client), DEADLINE) for client in clients]
         await stopping
         assert codes == [1012, 1012, 1012]
         assert container.exit_code == 0

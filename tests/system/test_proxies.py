@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support.running import Starling
 from tests.support.services import free_port
+from tests.support.waiting import DEADLINE
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 # Starling pings every 2 s here, and the proxies cut what is silent for 4 s.
@@ -116,7 +117,7 @@ def front_proxy(
         yield f"wss://localhost:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(DEADLINE)
         log.close()
 
 
@@ -192,7 +193,7 @@ async def test_without_heartbeat_the_proxy_would_have_cut_it(
                     await asyncio.wait_for(echo.recv(), 3 * PROXY_TIMEOUT)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(DEADLINE)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from starling.auth.issue import issue_connection_token
 from tests.support.receiver import WebhookReceiver
 from tests.support.running import Starling
 from tests.support.services import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 BEFORE = """
 default: {allow_subscribe_for_client: true, allow_publish_for_subscriber: true}
@@ -131,7 +131,7 @@ async def changes_take_effect(service: Reloading, starling: Starling) -> None:
         assert service.call("publish", NEW_KEY, {"channel": "kept:a", "data": number})[0] == 200
     _, history = service.call("history", NEW_KEY, {"channel": "kept:a", "limit": -1})
     assert [publication["data"] for publication in history["result"]["publications"]] == [2, 3]
-    _, refused = await asyncio.wait_for(connected_or_closed(service, OLD_SECRET), 10)
+    _, refused = await asyncio.wait_for(connected_or_closed(service, OLD_SECRET), DEADLINE)
     assert refused == 3500
     newcomer, answer = await connected(service, NEW_SECRET)
     assert "connect" in answer

@@ -24,6 +24,7 @@ from websockets.exceptions import WebSocketException
 
 from tests.support.running import Starling
 from tests.support.services import RedisServer, free_port
+from tests.support.waiting import DEADLINE
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "nginx" / "starling.conf"
 CHANNELS = """
@@ -41,7 +42,6 @@ DRAIN = 14.0
 PACE = 60.0
 # Those of the JavaScript SDK, in seconds.
 SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.5, 20.0
-DEADLINE = 60.0
 
 
 class Host:
@@ -147,7 +147,7 @@ def proxy(hosts: list[Host], tmp_path: Path) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(DEADLINE)
 
 
 @dataclass

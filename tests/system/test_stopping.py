@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.support.running import Starling
 from tests.support.services import RedisServer
+from tests.support.waiting import DEADLINE
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ async def test_when_the_master_is_killed_no_orphan_keeps_the_port(starling: Star
     async with connect(f"{starling.url}/ws") as client:
         os.kill(starling.process.pid, signal.SIGKILL)
 
-        code = await asyncio.wait_for(close_code(client), 15)
+        code = await asyncio.wait_for(close_code(client), DEADLINE)
 
     gone, left = psutil.wait_procs(workers, timeout=15)
     assert left == []

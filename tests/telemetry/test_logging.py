@@ -19,6 +19,8 @@ from websockets.exceptions import InvalidStatus
 from starling.telemetry.logging import redact
 from tests.server.serving import Client, Server, handshake
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cr3t"
 

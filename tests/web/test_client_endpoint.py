@@ -85,7 +85,7 @@ def uvicorn_server() -> Iterator[Served]:
     thread.join(20)
 
 
-@pytest.fixture(params=["own_server", "uvicorn_server"])
+@pytest.fixture(params=[pytest.param("own_server", marks=pytest.mark.processes), "uvicorn_server"])
 def served(request: pytest.FixtureRequest) -> Served:
     served: Served = request.getfixturevalue(request.param)
     return served

@@ -293,6 +293,7 @@ def test_the_page_names_every_event() -> None:
     assert set(re.findall(r"^\| `([a-z]+)`", table, re.MULTILINE)) == set(WEBHOOK_EVENTS)
 
 
+@pytest.mark.processes
 def test_without_an_address_the_http_client_is_not_even_loaded() -> None:
     code = "import sys; from starling.main import create_app; from starling.settings import load_settings; "
     code += "create_app(load_settings({'STARLING_DEV': 'true'})); print('httpx2' in sys.modules)"

@@ -1,12 +1,15 @@
 #!/bin/sh
-# Prints the first Python of version 3.11 or newer, or says what to install.
+# Prints the first Python of version 3.11 or newer, or says what to install. PYTHON names one, of pyenv too.
 set -eu
 
 for name in ${PYTHON:-python3.13 python3.12 python3.11 python3 python}; do
-    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
-        command -v "$name"
-        exit 0
-    fi
+    # The command that pyenv puts on the PATH does not run a version that `pyenv global` leaves out.
+    for candidate in "$name" ${PYTHON:+"${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/"$name"}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            command -v "$candidate"
+            exit 0
+        fi
+    done
 done
 
 if [ -n "${PYTHON:-}" ]; then

@@ -20,8 +20,10 @@ from tests.support.run import supervisor
 from tests.support.run.scheduler import FileScheduler
 
 # The fixtures that start processes, and the folders in which every test does.
-PROCESS_FIXTURES = frozenset({"redis_server", "postgres_installation"})
-PROCESS_FOLDERS = frozenset({"browser", "sdk", "soak", "system"})
+PROCESS_FIXTURES = frozenset({"cluster_installation", "postgres_installation", "redis_server"})
+PROCESS_FOLDERS = frozenset({"bench", "browser", "chart", "sdk", "soak", "system"})
+# Audit events of a process that starts another.
+_STARTING = frozenset({"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"})
 # Expected seconds of a test in these folders, where no earlier run has measured its file.
 _EXPECTED_SECONDS = {"soak": 20.0, "system": 3.0, "browser": 3.0, "sdk": 1.0, "chart": 0.5}
 _SECONDS_BY_FILE = "test-run/seconds-by-file"
@@ -51,6 +53,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    config.pluginmanager.register(ProcessGuard(), "process-guard")
     config.pluginmanager.register(Reporter(config, descriptor), "test-run-reporter")
 
 
@@ -161,3 +164,26 @@ class Reporter:
         if self._collected and not self._finished.issuperset(self._collected):
             terminalreporter.write_sep("=", "not everything ran", red=True)
             terminalreporter.write_line(progress.summary())
+
+
+class ProcessGuard:
+    """Lets only tests with the marker `processes` start processes, so that `make test-fast` stays what it says."""
+
+    def __init__(self) -> None:
+        self._forbidden = False
+        sys.addaudithook(self._audit)
+
+    def _audit(self, event: str, _arguments: tuple[object, ...]) -> None:
+        if self._forbidden and event in _STARTING:
+            raise AssertionError(
+                "this test starts a process: mark it with `pytest.mark.processes`, or its module with `pytestmark`"
+            )
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Forbid processes while a test without the marker runs."""
+        self._forbidden = item.get_closest_marker("processes") is None
+        try:
+            return (yield)
+        finally:
+            self._forbidden = False
