@@ -147,6 +147,7 @@ def size(*arguments: str) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
+@pytest.mark.processes
 def test_the_command_reports_a_plan_and_values_that_the_chart_takes() -> None:
     asked = ("--connections", "10000", "--rate", "10", "--channels", "1", "--message-bytes", "130")
     code, shown, _ = size(*asked, "--tls")

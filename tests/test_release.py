@@ -42,6 +42,7 @@ CHANGELOG = """# Changelog
 """
 
 
+@pytest.mark.processes
 def test_the_released_chart_runs_the_released_image_and_links_to_the_project(tmp_path: Path) -> None:
     image = f"registry.example.com/team/starling@{DIGEST}"
     chart = released_chart(CHART, tmp_path, ORIGIN, image, [("added", "A thing: with a colon.")])
@@ -76,6 +77,7 @@ def test_notes_are_the_version_s_part_of_the_changelog_else_what_is_unreleased()
     assert release_notes((ROOT / "CHANGELOG.md").read_text(), __version__)
 
 
+@pytest.mark.processes
 def test_the_bill_of_materials_lists_what_an_environment_holds() -> None:
     listed = subprocess.run([sys.executable, "-c", LISTING], capture_output=True, text=True, timeout=30, check=True)
     document = json.loads(sbom(listed.stdout, "starling", __version__, CREATED))

@@ -4,6 +4,7 @@ import gc
 import subprocess
 import sys
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from starling.telemetry.garbage import GarbageStats
@@ -156,6 +157,7 @@ def test_methods_of_the_api_are_there_from_the_start() -> None:
     assert sample(registry, "starling_api_requests_total", method="publish", code="100") == 1
 
 
+@pytest.mark.processes
 def test_what_the_command_imports_before_it_sets_the_directory_of_metrics_reads_it_not() -> None:
     modules = "starling.cli.serve, starling.server.options, starling.engine.readiness"
     code = f"import sys, {modules}; print('prometheus_client' in sys.modules)"

@@ -21,7 +21,7 @@ from tests.support.run.scheduler import FileScheduler
 
 # The fixtures that start processes, and the folders in which every test does.
 PROCESS_FIXTURES = frozenset({"cluster_installation", "postgres_installation", "redis_server"})
-PROCESS_FOLDERS = frozenset({"bench", "browser", "chart", "sdk", "soak", "system"})
+PROCESS_FOLDERS = frozenset({"bench", "browser", "chart", "fuzz", "sdk", "soak", "system"})
 # Audit events of a process that starts another.
 _STARTING = frozenset({"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"})
 # Expected seconds of a test in these folders, where no earlier run has measured its file.
