@@ -22,6 +22,8 @@ from tests.support.redis_cluster import RedisCluster
 from tests.support.services import RedisServer
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.processes
+
 PUBLISH = Path(starling.brokers.redis.__file__).with_name("publish.lua")
 KEPT = PublishOptions(history_size=100, history_ttl=60, history_meta_ttl=3600)
 # One for each node.

@@ -233,6 +233,7 @@ async def test_a_new_connection_to_redis_knows_the_scripts_before_the_first_publ
     assert await redis.script_exists(*digests) == [True, True]
 
 
+@pytest.mark.processes
 async def test_a_backend_publishes_with_eval_alone(redis_server: RedisServer, opener: Opener) -> None:
     here = await opener(redis_server.url)
     await here.broker.subscribe(CHANNEL)
@@ -440,6 +441,7 @@ async def test_what_was_published_while_the_link_was_lost_is_delivered_when_it_i
         assert subscriber.reported == 0
 
 
+@pytest.mark.processes
 async def test_a_promoted_replica_uses_no_offset_again(redis_server: RedisServer, opener: Opener) -> None:
     with RedisServer() as replica:
         client = Redis.from_url(replica.url, protocol=2)

@@ -87,6 +87,7 @@ async def test_connections_carry_names_and_the_chosen_database(redis_server: Red
     assert {entry["db"] for entry in ours.values()} == {"3"}
 
 
+@pytest.mark.processes
 async def test_a_server_that_may_evict_is_warned_of_once(opener: Opener) -> None:
     with RedisServer(maxmemory_policy="allkeys-lru") as server, structlog.testing.capture_logs() as logs:
         here = await opener(server.url)
@@ -195,6 +196,7 @@ async def test_a_refused_command_fails_alone(redis_server: RedisServer) -> None:
     assert isinstance(outcomes[1], redis.exceptions.ResponseError)
 
 
+@pytest.mark.processes
 async def test_a_server_that_became_a_replica_is_left_for_what_its_address_leads_to(
     redis_server: RedisServer, opener: Opener
 ) -> None:

@@ -26,6 +26,8 @@ from tests.support.configured_redis import ConfiguredServer
 from tests.support.services import RedisServer, documented_user, free_port
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.processes
+
 SOURCES = Path(starling.brokers.redis.__file__).parent
 
 

@@ -15,6 +15,8 @@ from tests.support.configured_redis import ConfiguredServer
 from tests.support.redis_sentinels import SERVICE, SentinelGroup
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.processes
+
 BACK_WITHIN = 5.0
 
 

@@ -17,7 +17,9 @@ from tests.support.services import RedisServer
 ROUNDS = 40
 
 
-@pytest.fixture(params=["memory", "redis_server", "redis_cluster"])
+@pytest.fixture(
+    params=["memory", *(pytest.param(name, marks=pytest.mark.processes) for name in ("redis_server", "redis_cluster"))]
+)
 async def stores(request: pytest.FixtureRequest, opener: Opener) -> list[TicketStore]:
     """What the processes of one service have: three links to one Redis, or the memory of the only process."""
     if request.param == "memory":

@@ -53,7 +53,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    config.pluginmanager.register(ProcessGuard(), "process-guard")
+    if "not processes" in options.markexpr:
+        config.pluginmanager.register(ProcessGuard(), "process-guard")
     config.pluginmanager.register(Reporter(config, descriptor), "test-run-reporter")
 
 
@@ -167,7 +168,7 @@ class Reporter:
 
 
 class ProcessGuard:
-    """Lets only tests with the marker `processes` start processes, so that `make test-fast` stays what it says."""
+    """Fails a test that starts a process in a run without the tests marked `processes`, as `make test-fast` is."""
 
     def __init__(self) -> None:
         self._forbidden = False
