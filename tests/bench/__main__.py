@@ -33,6 +33,7 @@ ALONE = {
     "footprint": "Start-up and rest",
     "loop_lag": "A broadcast to 100,000 subscribers of one process",
     "size": "What a load costs",
+    "views": "Patches and filters by tags",
 }
 ALONE_SECONDS = 600
 # Of the rounds; with what measures by itself a whole run ends within half an hour on two CPUs.
