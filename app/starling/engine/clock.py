@@ -40,6 +40,8 @@ class Clock:
     ) -> None:
         self.lag_seconds = 0.0
         """The event loop's worst delay in the last second."""
+        # The last time that the event loop stood still: its begin, and the end of what may have waited for it.
+        self._stalled_from = self._stalled_until = 0.0
         self._tasks = tasks
         self._each_second = each_second
         self._periodic = periodic
@@ -64,6 +66,13 @@ class Clock:
         """Call `item.tick` no more."""
         self._wheel.remove(item)
 
+    def arrival(self, received_at: float) -> float:
+        """The earliest time at which something may have arrived that was received at `received_at`.
+
+        Both are on the clock of `time.monotonic`. While the event loop stands still, what arrives waits unread.
+        """
+        return min(received_at, self._stalled_from) if received_at < self._stalled_until else received_at
+
     def report(self, metrics: Metrics) -> None:
         """Set the metric of the event loop's delay."""
         metrics.set("starling_event_loop_lag_seconds", self.lag_seconds)
@@ -74,7 +83,11 @@ class Clock:
             worst, began = 0.0, loop.time()
             while (before := loop.time()) < began + TURN_SECONDS - LAG_INTERVAL / 2:
                 await asyncio.sleep(LAG_INTERVAL)
-                worst = max(worst, loop.time() - before - LAG_INTERVAL)
+                late = loop.time() - before - LAG_INTERVAL
+                worst = max(worst, late)
+                if late > LAG_INTERVAL:
+                    self._stalled_from = before + LAG_INTERVAL
+                    self._stalled_until = time.monotonic() + LAG_INTERVAL
             self.lag_seconds = worst
             self._turn(Turn(loop.time() - began, worst))
 

@@ -262,7 +262,7 @@ def build_engine(
         tasks=tasks,
         metrics=metrics,
         tracer=tracer,
-        _life=EngineLife(broker, EventRouter(subscriptions, control, hub, link_watch), link_watch, garbage),
+        _life=EngineLife(broker, EventRouter(subscriptions, control, hub, link_watch, clock), link_watch, garbage),
     )
 
 
