@@ -562,6 +562,8 @@ async def test_without_the_broker_a_call_is_503_in_bounded_time(starling: Starli
             assert answer.status_code == 503, method
             reported = answer.json()["replies"][0] if method == "batch" else answer.json()
             assert reported["error"]["code"] == 100
+            read = method in {"history", "presence", "channels"}
+            assert ("nothing was read" in reported["error"]["message"]) == read, method
             assert time.monotonic() - began < 5
     finally:
         redis.thaw()

@@ -67,7 +67,7 @@ class CaptureEndpoint:
         except NodeCommandRefused as refused:
             return _refused(codes.ERROR_NOT_AVAILABLE, str(refused))
         except BrokerUnavailable as failure:
-            return unavailable(failure)
+            return unavailable(failure, reads=True)
         return None
 
     def _problem(self, request: CaptureBody) -> Error | None:

@@ -57,6 +57,9 @@ class Unavailable(Error, frozen=True):
 UNAVAILABLE = Unavailable(
     codes.ERROR_INTERNAL.code, "the broker does not answer; it is not known to be done: try again"
 )
+NOT_READ = Unavailable(codes.ERROR_INTERNAL.code, "the broker does not answer, so nothing was read: try again")
+# Methods that change nothing.
+READS = frozenset({"can", "channels", "history", "info", "presence", "presence_stats", "top"})
 FAILED = Error(codes.ERROR_INTERNAL.code, "internal server error: the log has the cause")
 # What one answer holds at most: data of a channel's history beyond the first publication, and clients in presence.
 HISTORY_BYTES = 8 * 2**20
@@ -466,18 +469,18 @@ def _error_of(name: str, failure: Exception) -> Error:
         reason = failure.reason
         return reason if isinstance(reason, Error) else Error(codes.ERROR_INTERNAL.code, reason.reason)
     if isinstance(failure, BrokerUnavailable):
-        return unavailable(failure)
+        return unavailable(failure, reads=name in READS)
     if isinstance(failure, PublicationTooLarge):
         return Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {failure}")
     log.error("api_method_failed", method=name, exc_info=failure)
     return FAILED
 
 
-def unavailable(failure: BrokerUnavailable) -> Unavailable:
+def unavailable(failure: BrokerUnavailable, *, reads: bool = False) -> Unavailable:
     """The error of what the broker did not do: it refused, and why, or it does not answer."""
     if isinstance(failure, BrokerRefused):
         return Unavailable(codes.ERROR_INTERNAL.code, f"the broker did nothing: {failure}")
-    return UNAVAILABLE
+    return NOT_READ if reads else UNAVAILABLE
 
 
 def _payload(data: Raw, b64: str, field: str = "data", *, needed: bool = True) -> Raw:
