@@ -409,6 +409,7 @@ def durable_redis() -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.mark.processes
 async def test_after_a_restart_that_lost_nothing_clients_notice_nothing(durable_redis: RedisServer) -> None:
     async with Process(durable_redis.url) as here:
         subscriber = await here.join()

@@ -238,6 +238,7 @@ def test_a_process_that_stood_still_keeps_its_link(
         runner.run(stand_still())
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("kind", ["redis", "postgres"])
 def test_on_uvloop_delivery_is_back_too(kind: str, request: pytest.FixtureRequest) -> None:
     server: RedisServer | PostgresServer = request.getfixturevalue(f"{kind}_server")

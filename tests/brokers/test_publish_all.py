@@ -90,6 +90,7 @@ async def test_a_broker_that_is_away_fails_every_channel_in_bounded_time(
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.processes
 async def test_one_that_is_too_large_does_not_keep_the_others_from_theirs(
     opener: Opener, request: pytest.FixtureRequest
 ) -> None:
