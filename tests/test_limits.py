@@ -31,6 +31,8 @@ from starling.web.api_models import (
     WAIT_SECONDS,
 )
 from starling.web.api_waiting import WAITING_LIMIT
+from starling.web.proxy_backend import POOL_CONNECTIONS, REPLY_BYTES
+from starling.web.proxy_cache import MOST_ANSWERS
 from starling.web.webhooks import QUEUE_EVENTS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "limits.md").read_text()
@@ -57,6 +59,9 @@ FIXED = {
     "publications of one history call of the API": HISTORY_LIMIT,
     "seconds that a publication waits for the broker": WAIT_SECONDS,
     "publications of a worker waiting for the broker": WAITING_LIMIT,
+    "reply of a proxy": REPLY_BYTES,
+    "answers of subscribe proxies kept in a worker": MOST_ANSWERS,
+    "connections of a worker to one proxy": POOL_CONNECTIONS,
     "idempotency key": IDEMPOTENCY_KEY_LENGTH,
     "captures at one time, over all nodes": CAPTURES_LIMIT,
     "seconds of a capture": CAPTURE_SECONDS,

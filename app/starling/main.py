@@ -32,7 +32,7 @@ from starling.client.node_commands import NodeCommands
 from starling.engine.admission import AdmissionLimits
 from starling.engine.channels import Channels, ChannelsError, parse_channels
 from starling.engine.engine import Engine, EngineOptions, build_engine
-from starling.engine.hooks import Hooks
+from starling.engine.hooks import Hooks, NoHooks
 from starling.engine.lifecycle import Lifecycle
 from starling.engine.memory import MemoryLimit
 from starling.engine.occupancy import Occupancy
@@ -58,6 +58,7 @@ from starling.web.connection import ClientEndpoint
 from starling.web.dependencies import WebContext
 from starling.web.head_requests import HeadRequests
 from starling.web.permission_check import PermissionCheck
+from starling.web.proxy_hooks import ProxyHooks, ProxyOptions
 from starling.web.request_id import RequestId
 from starling.web.revocation import RevocableVerifier
 from starling.yaml_file import DuplicateKeyError, describe_syntax, read_yaml
@@ -190,12 +191,13 @@ def build_application(
     """
     broker = _build_broker(settings)
     metrics = Metrics(registry)
+    channels = build_channels(settings)
     engine = build_engine(
         broker,
-        build_channels(settings),
+        channels,
         metrics,
         engine_options(settings),
-        hooks=build_hooks(settings),
+        hooks=build_hooks(settings, channels, metrics),
         lifecycle=lifecycle or build_lifecycle(settings, broker.occupancy, metrics),
         tracer=tracer or build_tracer(settings),
         retire=lambda: os.kill(os.getpid(), signal.SIGTERM),
@@ -265,6 +267,7 @@ def build_web_context(settings: Settings, engine: Engine, verifier: RevocableVer
         ping_interval=settings.ping_seconds,
         pong_timeout=settings.pong_seconds,
         expiry_grace=settings.expiry_grace_seconds,
+        renewal_grace=settings.proxy_grace_seconds,
         channels=settings.max_channels,
         requests_per_second=settings.messages_per_second,
         request_burst=settings.message_burst,
@@ -356,6 +359,8 @@ def build_channels(settings: Settings, text: str | None = None) -> Channels:
     except ChannelsError as error:
         where = settings.channels_file or f"{PREFIX}CHANNELS_FILE"
         raise SettingsError([f"{where}: {problem}" for problem in error.problems]) from error
+    if problems := _proxies_without_address(settings, channels):
+        raise SettingsError(problems)
     if settings.broker_scheme == "postgresql":
         problems = [
             f"{settings.channels_file}: {name or 'default'} uses {what}, which postgresql:// does not keep: "
@@ -369,7 +374,31 @@ def build_channels(settings: Settings, text: str | None = None) -> Channels:
     return channels
 
 
-def build_hooks(settings: Settings) -> Hooks | None:
+def _proxies_without_address(settings: Settings, channels: Channels) -> list[str]:
+    """Namespaces that ask a proxy which has no address, each with its remedy."""
+    urls = settings.proxy_urls
+    return [
+        f"{settings.channels_file}: {f'namespaces.{name}' if name else 'default'}.{event}_proxy: it is true, but there "
+        f"is no address: set {PREFIX}PROXY_{event.upper()}, or write the address in place of true"
+        for name, options in {"": channels.default, **channels.namespaces}.items()
+        for event in ("subscribe", "sub_refresh", "publish")
+        if getattr(options, f"{event}_proxy") is True and event not in urls
+    ]
+
+
+def build_hooks(settings: Settings, channels: Channels, metrics: Metrics) -> Hooks:
+    """Build what decides beyond the rights: proxies, and behind them the hooks module. Raises SettingsError."""
+    inner = load_hooks_module(settings) or NoHooks()
+    if not settings.proxy_urls and settings.channels_file is None:
+        # No namespace can come to have a proxy.
+        return inner
+    options = ProxyOptions(
+        settings.proxy_urls, settings.proxy_headers, settings.proxy_cookies, settings.proxy_timeout_seconds
+    )
+    return ProxyHooks(options, inner, channels, metrics)
+
+
+def load_hooks_module(settings: Settings) -> Hooks | None:
     """Load the application's own functions, if there are any. Raises SettingsError."""
     if settings.hooks is None:
         return None

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from starling.brokers.redis.address import SCHEMES as REDIS_SCHEMES
+from starling.engine.proxied import is_web_address
 from starling.problems import describe_failure, describe_value
 from starling.variables import CLIENT_VARIABLES
 from starling.variables import PREFIX as PREFIX  # noqa: PLC0414 - settings begin with it
-from starling.web.origins import normal_pattern, surprises
+from starling.web.origins import ANY, normal_pattern, surprises
 
 # Kubernetes puts such names into pods for a Service called "starling" unless enableServiceLinks is false.
 _SERVICE_LINK = re.compile(r"^STARLING_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP))")
@@ -32,6 +32,7 @@ SECTIONS = {
     "channels_file": "Channels",
     "hooks": "Hooks",
     "webhook_url": "Webhooks",
+    "proxy_connect": "Proxies",
     "drain_delay_seconds": "Stop",
     "top_channels": "Logs, metrics and traces",
     "dev": "Developer mode",
@@ -43,6 +44,35 @@ SHORTEST_DRAIN_SECONDS = 20.0
 LONGEST_DRAIN_SECONDS = 3600.0
 
 WEBHOOK_EVENTS = ("connect", "disconnect", "subscribe", "unsubscribe", "occupied", "vacated")
+
+
+PROXY_EVENTS = ("connect", "refresh", "subscribe", "sub_refresh", "publish", "rpc")
+# RFC 9110 section 5.6.2: the names of header fields, and of cookies.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# Header fields that belong to one hop, or that a request to a backend has of its own.
+NOT_FORWARDED = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "sec-websocket-accept",
+        "sec-websocket-extensions",
+        "sec-websocket-key",
+        "sec-websocket-protocol",
+        "sec-websocket-version",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
 
 
 class SettingsError(Exception):
@@ -399,6 +429,39 @@ class Settings(BaseModel):
         float, Field(gt=0, le=60, description="How long the answer to a webhook request may take.")
     ] = 5.0
 
+    proxy_connect: Annotated[
+        SecretStr | None,
+        Field(description="URL that decides about clients that connect without a token: see docs/proxies.md."),
+    ] = None
+    proxy_refresh: Annotated[
+        SecretStr | None, Field(description="URL that decides whether a connection goes on at its `expire_at`.")
+    ] = None
+    proxy_subscribe: Annotated[
+        SecretStr | None, Field(description="URL that decides about subscriptions where `subscribe_proxy` is true.")
+    ] = None
+    proxy_sub_refresh: Annotated[
+        SecretStr | None,
+        Field(description="URL that decides whether a subscription goes on where `sub_refresh_proxy` is true."),
+    ] = None
+    proxy_publish: Annotated[
+        SecretStr | None, Field(description="URL that decides about publications where `publish_proxy` is true.")
+    ] = None
+    proxy_rpc: Annotated[SecretStr | None, Field(description="URL that answers the calls of clients.")] = None
+    proxy_headers: Annotated[
+        CommaSeparated, Field(description="Header fields of a client's handshake that proxies get.")
+    ] = ()
+    proxy_cookies: Annotated[
+        CommaSeparated,
+        Field(description="Cookies of a client that proxies get; needs origins in `STARLING_ALLOWED_ORIGINS`."),
+    ] = ()
+    proxy_timeout_seconds: Annotated[
+        float, Field(gt=0, le=60, description="How long the answer of a proxy may take.")
+    ] = 1.0
+    proxy_grace_seconds: Annotated[
+        float,
+        Field(ge=0, le=86400, description="How long a connection goes on past its end while `refresh` gets no answer."),
+    ] = 60.0
+
     drain_delay_seconds: Annotated[
         float,
         Field(ge=0, le=600, description="After SIGTERM: how long the listeners stay, until routers have noticed."),
@@ -441,7 +504,15 @@ class Settings(BaseModel):
         bool, Field(description="Developer mode: everyone may do everything. Never where others can reach the port.")
     ] = False
 
-    @field_validator("allowed_origins", "trusted_proxies", "api_allowed_networks", "webhook_events", mode="before")
+    @field_validator(
+        "allowed_origins",
+        "trusted_proxies",
+        "api_allowed_networks",
+        "webhook_events",
+        "proxy_headers",
+        "proxy_cookies",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -463,17 +534,30 @@ class Settings(BaseModel):
     def _origins(cls, value: CommaSeparated) -> CommaSeparated:
         return tuple(normal_pattern(pattern) for pattern in value)
 
-    @field_validator("webhook_url")
+    @field_validator("webhook_url", *(f"proxy_{event}" for event in PROXY_EVENTS))
     @classmethod
     def _web_address(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            try:
-                parts = urlsplit(value.get_secret_value())
-                usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-            except ValueError:
-                usable = False
-            if not usable:
-                raise ValueError("write it like https://backend.example.com/webhooks")
+        if value is not None and not is_web_address(value.get_secret_value()):
+            raise ValueError("write it like https://backend.example.com/webhooks")
+        return value
+
+    @field_validator("proxy_headers")
+    @classmethod
+    def _header_names(cls, value: CommaSeparated) -> CommaSeparated:
+        for name in value:
+            if not _TOKEN.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a header field: write names such as Authorization")
+            if name.lower() in NOT_FORWARDED:
+                raise ValueError(f"{name} belongs to the handshake or to the request itself: take it out")
+            if name.lower() == "cookie":
+                raise ValueError("Cookie is forwarded by the names of cookies: use STARLING_PROXY_COOKIES")
+        return tuple(name.lower() for name in value)
+
+    @field_validator("proxy_cookies")
+    @classmethod
+    def _cookie_names(cls, value: CommaSeparated) -> CommaSeparated:
+        if wrong := [name for name in value if not _TOKEN.fullmatch(name)]:
+            raise ValueError(f"{wrong[0]!r} is no name of a cookie: write names such as sessionid")
         return value
 
     @field_validator("webhook_events")
@@ -582,7 +666,7 @@ class Settings(BaseModel):
         return self
 
     def _contradictions(self) -> list[str]:
-        problems = self._webhook_contradictions()
+        problems = [*self._webhook_contradictions(), *self._proxy_contradictions()]
         if self.broker_scheme == "memory" and self.worker_count > 1:
             problems.append(
                 f"STARLING_WORKERS is {self.worker_count}, but memory:// joins nothing beyond one process: "
@@ -627,6 +711,25 @@ class Settings(BaseModel):
             problems.append(
                 "no key to check tokens with: set STARLING_TOKEN_HMAC_SECRET (`openssl rand -base64 48` makes one), "
                 "STARLING_TOKEN_PUBLIC_KEY or STARLING_TOKEN_JWKS_URL; to try out, STARLING_DEV=true lets everyone in"
+            )
+        return problems
+
+    @property
+    def proxy_urls(self) -> dict[str, str]:
+        """The address of each proxy that has one, by its event."""
+        urls: dict[str, SecretStr | None] = {event: getattr(self, f"proxy_{event}") for event in PROXY_EVENTS}
+        return {event: url.get_secret_value() for event, url in urls.items() if url is not None}
+
+    def _proxy_contradictions(self) -> list[str]:
+        problems = []
+        if self.proxy_cookies and (ANY in self.allowed_origins or not (self.allowed_origins or self.dev)):
+            problems.append(
+                "STARLING_PROXY_COOKIES: any page of the web could make a browser send these cookies: set "
+                "STARLING_ALLOWED_ORIGINS to the origins of your pages (not *)"
+            )
+        if self.proxy_refresh and not self.proxy_connect:
+            problems.append(
+                "STARLING_PROXY_REFRESH is asked about connections that STARLING_PROXY_CONNECT let in: set that too"
             )
         return problems
 

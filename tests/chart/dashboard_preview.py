@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.support.collector import Collector
 from tests.support.load import environment, load
 from tests.support.prometheus import PrometheusServer
+from tests.support.proxy_backend_server import DecidingBackend
 from tests.support.receiver import WebhookReceiver
 from tests.support.running import Starling
 from tests.support.services import RedisServer
@@ -31,10 +32,12 @@ def main() -> None:
         RedisServer() as redis,
         WebhookReceiver() as receiver,
         Collector() as collector,
+        DecidingBackend() as backend,
     ):
         settings = {
             **environment(Path(directory), redis.url),
             "STARLING_WEBHOOK_URL": receiver.url,
+            "STARLING_PROXY_RPC": backend.url("rpc"),
             "STARLING_TRACING": "true",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_TRACES_SAMPLER": "traceidratio",

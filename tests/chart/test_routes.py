@@ -161,6 +161,8 @@ def test_the_policy_lets_out_to_names_and_to_the_broker_only() -> None:
         {"settings": {"tokenJwksUrl": "https://issuer/keys"}},
         {"secrets": {"webhookUrl": {"value": "https://backend/hooks"}}},
         {"secrets": {"webhookUrl": {"existingSecret": "mine"}}},
+        {"secrets": {"proxyConnect": {"value": "https://backend/connect"}}},
+        {"secrets": {"proxyRpc": {"existingSecret": "mine"}}},
     ],
 )
 def test_the_policy_lets_the_issuer_s_keys_be_fetched_and_webhooks_out(values: Any) -> None:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import SecretStr
 
 from starling.engine.channels import ChannelOptions, parse_channels
-from starling.settings import Settings, load_settings
+from starling.settings import PROXY_EVENTS, Settings, load_settings
 from tests.chart.rendering import (
     CHART,
     NAMESPACE,
@@ -45,6 +45,9 @@ CHOSEN: dict[str, Any] = {
     "webhook_url": "https://backend.example.com/webhooks",
     "webhook_secret": "a test's own secret of thirty or more bytes",
     "webhook_events": ["connect", "disconnect"],
+    **{f"proxy_{event}": f"https://backend.example.com/{event}" for event in PROXY_EVENTS},
+    "proxy_headers": ["authorization", "x-shop"],
+    "proxy_cookies": ["sessionid"],
     "max_memory_share": 0.75,
     "waiting_memory_share": 0.3,
     "ping_seconds": 30,

@@ -1,7 +1,7 @@
 """The dashboard "Starling overview"."""
 
 from tools.dashboards.dashboard import Dashboard, Number, Panel, Query, Row
-from tools.dashboards.overview_rows import api, broker, tokens, webhooks, workers
+from tools.dashboards.overview_rows import api, broker, proxies, tokens, webhooks, workers
 from tools.dashboards.queries import by, of, quantile, rate
 
 
@@ -19,6 +19,7 @@ def overview() -> Dashboard:
             Row("Server API", api(), folded=True),
             Row("Tokens", tokens(), folded=True),
             Row("Webhooks", webhooks(), folded=True),
+            Row("Proxies", proxies(), folded=True),
             Row("Broker", broker(), folded=True),
             Row("Workers", workers(), folded=True),
         ),

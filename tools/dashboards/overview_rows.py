@@ -142,6 +142,39 @@ def webhooks() -> tuple[Panel, ...]:
     )
 
 
+def proxies() -> tuple[Panel, ...]:
+    """Decisions that backends take over HTTP."""
+    requests, seconds = rate("starling_proxy_requests_total"), "starling_proxy_request_seconds"
+    return (
+        Panel(
+            "Proxy decisions by result",
+            "A second. Neither answered, refused nor cached: the backend gave no decision; skipped: the circuit "
+            "breaker was open.",
+            "ops",
+            (Query(f"sum by (event, result) ({requests})", "{{event}} {{result}}"),),
+            width=12,
+        ),
+        Panel(
+            "Proxy time",
+            "From a request to a backend to its reply, 99 % of them. Clients wait as long.",
+            "s",
+            (Query(quantile(seconds, "0.99", "le, event"), "{{event}}"),),
+            width=6,
+        ),
+        Panel(
+            "Backends away",
+            "Workers times backends whose circuit breaker is open: their new clients get a temporary error. "
+            "Unanswered: connections and subscriptions past their end, asked about again, a second.",
+            "short",
+            (
+                Query(f"sum by (pod) ({of('starling_proxy_backends_away')})", "{{pod}}"),
+                Query(f"sum by (kind) ({rate('starling_proxy_unanswered_renewals_total')})", "unanswered {{kind}}"),
+            ),
+            width=6,
+        ),
+    )
+
+
 def workers() -> tuple[Panel, ...]:
     """The processes and the resources they use."""
     files = f"{of('starling_worker_open_files')} / {of('starling_worker_open_files_limit')}"

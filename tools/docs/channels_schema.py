@@ -27,6 +27,8 @@ def _option_schemas() -> dict[str, dict[str, Any]]:
 
 
 def _option(schema: dict[str, Any]) -> dict[str, Any]:
+    if "anyOf" in schema:
+        return {"type": [kind["type"] for kind in schema["anyOf"]]}
     if schema["type"] == "number":
         return DURATION
     return {name: schema[name] for name in ("type", "enum", "minimum", "maximum") if name in schema}

@@ -45,7 +45,7 @@ class Identity(Struct, frozen=True):
     `subscriptions` are all channels the server subscribes it to.
     `expires_at` in seconds since 1970; None never ends. `token` is the one that the client came with. `renewable`: the
     client is notified of its end, and can renew it by a token. `resume` is a secret that the client can connect by in
-    the place of the ticket that it has spent.
+    the place of the ticket that it has spent. `renewed_by_hook`: hooks are asked at its end whether it goes on.
     """
 
     user: str = ""
@@ -59,6 +59,7 @@ class Identity(Struct, frozen=True):
     renewable: bool = True
     resume: str = ""
     token_filters: Mapping[str, TagsFilter] = field(default_factory=dict)
+    renewed_by_hook: bool = False
 
     def forced_filter(self, channel: str) -> TagsFilter | None:
         """The filter that every subscription of this connection to `channel` has; None where none is forced."""

@@ -6,6 +6,7 @@ from starling.client.commands.history import HistoryHandler
 from starling.client.commands.presence import PresenceHandler, PresenceStatsHandler
 from starling.client.commands.publish import PublishHandler
 from starling.client.commands.refresh import RefreshHandler, SubRefreshHandler
+from starling.client.commands.renew import RenewHandler, RenewSubHandler
 from starling.client.commands.rpc import RpcHandler
 from starling.client.commands.send import SendHandler
 from starling.client.commands.subscribe import SubscribeHandler, UnsubscribeHandler
@@ -37,6 +38,8 @@ def build_dispatcher(
         SendHandler(hooks),
         RefreshHandler(authority, engine.presence),
         SubRefreshHandler(authority, engine.presence),
+        RenewHandler(hooks, engine.presence, engine.metrics),
+        RenewSubHandler(hooks, engine.presence, engine.metrics),
     )
     refusals = CommandRefusals(channels, engine.metrics.refusal_log, developer=developer)
     return Dispatcher(engine, limits, commands, user_limit, refusals)

@@ -7,22 +7,30 @@ from starling.client.authority import Grant, Identity
 from starling.client.client_connection import ClientConnection
 from starling.engine.engine import Engine
 from starling.engine.hook_request import Request
-from starling.engine.hooks import Client, ConnectDecision, SubscribeDecision
+from starling.engine.hooks import Client, ConnectDecision, Hooks, SubscribeDecision
 from starling.protocol.codes import ERROR_INTERNAL, ERROR_PERMISSION_DENIED, CommandRefused
 from starling.protocol.messages import NO_PAYLOAD, ConnectRequest
 from starling.protocol.tags_filter import TagsFilter
 
 
-def shown_to_hooks(client: ClientConnection, chan_info: Raw = NO_PAYLOAD) -> Client:
+def shown_to_hooks(client: ClientConnection, chan_info: Raw = NO_PAYLOAD, *, has_token: bool = False) -> Client:
     """The client as hooks see it."""
     identity = client.identity
-    return Client(identity.user, client.id, identity.info, chan_info, identity.meta, client.kind)
+    return Client(
+        identity.user, client.id, identity.info, chan_info, identity.meta, client.kind, has_token, client.request
+    )
 
 
-def hook_request(client: ClientConnection, request: ConnectRequest) -> Request:
+def keep_headers(client: ClientConnection, hooks: Hooks) -> None:
+    """Keep of the request that the client's connection was opened with what all hooks see, and nothing else."""
+    if client.request is not None:
+        client.request = client.request.reduced(hooks.keeps_headers) if hooks.keeps_headers else None
+
+
+def hook_request(client: ClientConnection, request: ConnectRequest, hooks: Hooks) -> Request:
     """The request that the client's connection was opened with, with what its connect command adds; kept no longer."""
     opened = client.request or Request(address=client.address)
-    client.request = None
+    keep_headers(client, hooks)
     opened.client_name, opened.client_version = request.name, request.version
     opened.client_headers = {name.lower(): value for name, value in request.headers.items()}
     return opened

@@ -28,6 +28,7 @@ _BY_NAME = {
     Rule.PERSONAL_CHANNEL: "it is the personal channel of another user",
     Rule.USER_LIMITED_CHANNEL: "its name does not list this user",
     Rule.SUBSCRIBE_BY_HOOK: "no hook grants it: return Accept() from on_subscribe",
+    Rule.PUBLISH_PROXY: "the proxy does not permit it: answer with a result",
 }
 
 

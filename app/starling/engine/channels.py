@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from starling.engine.broker import PublishOptions
 from starling.engine.channel_pattern import SLOW, slow_name
+from starling.engine.proxied import Proxied
 from starling.problems import describe_value
 from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_UNKNOWN_CHANNEL, CommandRefused
 
@@ -73,6 +74,10 @@ class ChannelOptions(BaseModel):
     allow_subscribe_for_client: bool = False
     allow_subscribe_for_anonymous: bool = False
     subscribe_by_hook: bool = False
+    subscribe_proxy: Proxied = False
+    subscribe_proxy_cache: Duration = 0
+    sub_refresh_proxy: Proxied = False
+    publish_proxy: Proxied = False
     allow_publish_for_client: bool = False
     allow_publish_for_subscriber: bool = False
     allow_publish_for_anonymous: bool = False
@@ -106,6 +111,8 @@ class ChannelOptions(BaseModel):
             raise ValueError("delta_publish needs readers that may have patches: set allowed_delta_types: [fossil]")
         if self.auto_cache_recover and self.force_recovery_mode != "cache":
             raise ValueError("auto_cache_recover is for cache channels: set force_recovery_mode: cache")
+        if self.subscribe_proxy_cache and not self.subscribe_proxy:
+            raise ValueError("subscribe_proxy_cache keeps answers of a proxy: set subscribe_proxy")
         if self.history_size and self.history_meta_ttl < self.history_ttl:
             raise ValueError("history_meta_ttl must not be shorter than history_ttl")
         try:
@@ -251,6 +258,7 @@ class Channels:
             raise ChannelsError([missing])
         self.default = default
         self.namespaces = dict(namespaces)
+        self.publish_proxied = any(options.publish_proxy for options in (default, *self.namespaces.values()))
         self._any_namespace = any_namespace
         self._personal_prefix = f"{personal_namespace}:{USERS_MARK}" if personal_namespace else USERS_MARK
         self._personal_prefixes = tuple({USERS_MARK: None, self._personal_prefix: None}) if personal else ()
@@ -264,6 +272,7 @@ class Channels:
         """Have the namespaces and rules of `other` from now on, for everyone who holds this object."""
         self.default = other.default
         self.namespaces = other.namespaces
+        self.publish_proxied = other.publish_proxied
         self._personal_prefix = other._personal_prefix
         self._personal_prefixes = other._personal_prefixes
         self._patterns = other._patterns

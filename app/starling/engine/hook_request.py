@@ -63,6 +63,11 @@ class Request:
         self.client_name = ""
         self.client_version = ""
 
+    def reduced(self, names: frozenset[str]) -> "Request":
+        """The same request with the header fields of these names, in lower case, alone."""
+        fields = [field for field in self._fields if str(field[0], "latin-1").lower() in names]
+        return Request(fields, address=self.address, path=self.path, cookies_checked=self._cookies_checked)
+
     def __repr__(self) -> str:
         return f"Request(path={self.path!r}, address={self.address!r})"
 

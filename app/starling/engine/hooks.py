@@ -35,6 +35,8 @@ class Client(Struct, frozen=True):
 
     `client` is the id of its connection. `conn_info` and `chan_info` are raw JSON that others see. `meta` is raw JSON
     that stays on the server, empty without any. `transport` is `json` or `protobuf`, the encoding of its messages.
+    `has_token`: it brought a good token to what it asks now, a connect or a subscription. `request` holds the headers
+    that `Hooks.keeps_headers` names; None without any.
     """
 
     user: str = ""
@@ -43,6 +45,8 @@ class Client(Struct, frozen=True):
     chan_info: Raw = NO_PAYLOAD
     meta: bytes = b""
     transport: str = ""
+    has_token: bool = False
+    request: Request | None = None
 
 
 class SubscribeDecision(Struct, frozen=True):
@@ -92,15 +96,20 @@ class Hooks(Protocol):
     """Called while a client waits; each may raise CommandRefused, whose reason the client gets. Payloads are raw.
 
     The attributes are whether each method does anything: where it does not, no client waits for it. `sees_clients` is
-    whether `connect` is called for clients with a token, `authenticates` whether for those without one.
+    whether `connect` is called for clients with a token, `authenticates` whether for those without one. `keeps_headers`
+    are the header fields of the handshake, in lower case, that all methods see.
     """
 
     sees_clients: bool
     sees_subscriptions: bool
-    sees_publications: bool
     authenticates: bool
     sees_disconnects: bool
     sees_unsubscribes: bool
+    keeps_headers: frozenset[str]
+
+    @property
+    def sees_publications(self) -> bool:
+        """Whether `publish` does anything; it may change when channels are read again."""
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """What the hooks need while the worker serves, such as pools; entered before the first client connects."""
@@ -142,6 +151,7 @@ class NoHooks:
     authenticates = False
     sees_disconnects = False
     sees_unsubscribes = False
+    keeps_headers: frozenset[str] = frozenset()
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Need nothing."""

@@ -24,12 +24,14 @@ class Rule(StrEnum):
     PERSONAL_CHANNEL = "personal_channel"
     USER_LIMITED_CHANNEL = "user_limited_channel"
     SUBSCRIBE_BY_HOOK = "subscribe_by_hook"
+    PUBLISH_PROXY = "publish_proxy"
 
 
 class Decision(NamedTuple):
     """Whether a client may, and the rule that decides: a Rule, or the name of an option of the channel's namespace.
 
-    By SUBSCRIBE_BY_HOOK it may not, unless the hook `on_subscribe` or the proxy of the namespace grants it.
+    By SUBSCRIBE_BY_HOOK it may not, unless the hook `on_subscribe` or the proxy of the namespace grants it, and by
+    PUBLISH_PROXY not, unless the proxy does.
     """
 
     allowed: bool
@@ -73,7 +75,10 @@ def may(client: Subject, verb: Verb, channel: ChannelFacts) -> Decision:
     options = _BY_OPTIONS.get(verb)
     if options is None:
         return Decision(allowed=False, rule=Rule.NO_RULE)
-    return _may_by_options(client, options, channel)
+    decision = _may_by_options(client, options, channel)
+    if verb is Verb.PUBLISH and channel.options.publish_proxy and not decision.allowed:
+        return Decision(allowed=False, rule=Rule.PUBLISH_PROXY)
+    return decision
 
 
 def _may_subscribe(client: Subject, channel: ChannelFacts) -> Decision:
@@ -85,7 +90,7 @@ def _may_subscribe(client: Subject, channel: ChannelFacts) -> Decision:
     options = channel.options
     if options.allow_subscribe_for_client and (client.user or options.allow_subscribe_for_anonymous):
         return Decision(allowed=True, rule=_SUBSCRIBE_FOR_CLIENT)
-    if options.subscribe_by_hook:
+    if options.subscribe_by_hook or options.subscribe_proxy:
         return Decision(allowed=False, rule=Rule.SUBSCRIBE_BY_HOOK)
     rule = _SUBSCRIBE_FOR_ANONYMOUS if options.allow_subscribe_for_client else Rule.NO_RULE
     return Decision(allowed=False, rule=rule)

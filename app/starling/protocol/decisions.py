@@ -28,7 +28,8 @@ class Subscription(Struct, eq=False):
     """One channel of one client.
 
     (`epoch`, `offset`) is the position that was sent to the client when it subscribed; deliveries may advance it.
-    `chan_info` is what others see of the client in this channel. `expires_at` is on the session's clock, with grace.
+    `chan_info` is what others see of the client in this channel. `expires_at` is on the session's clock, with grace;
+    `renew_at`, on the same clock, is when a backend is asked whether it goes on.
     """
 
     channel: str
@@ -39,6 +40,7 @@ class Subscription(Struct, eq=False):
     recoverable: bool = False
     positioned: bool = False
     expires_at: float = float("inf")
+    renew_at: float = float("inf")
 
 
 class Write(Struct, frozen=True):
@@ -180,6 +182,16 @@ class SubRefresh(Action, frozen=True, eq=False):
     def channel(self) -> str:
         """The channel it is about."""
         return self.request.channel
+
+
+class RenewConnection(Action, frozen=True, eq=False):
+    """Ask the backend whether the connection goes on. Then `renewed`."""
+
+
+class RenewSubscription(Action, frozen=True, eq=False):
+    """Ask the backend whether the subscription goes on. Then `renewed`."""
+
+    subscription: Subscription
 
 
 Decision = Write | Ping | Close | Action

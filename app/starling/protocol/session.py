@@ -45,6 +45,8 @@ from starling.protocol.decisions import (
     Publish,
     Query,
     Refresh,
+    RenewConnection,
+    RenewSubscription,
     SubRefresh,
     Subscribe,
     Subscription,
@@ -115,13 +117,15 @@ class SessionLimits:
     `pending` actions and waiting commands make the session busy. `errors_per_minute` counts the errors that were the
     client's own doing; beyond it the client is disconnected with 3509. Beyond `requests_per_second` (0: no limit),
     after a burst of `request_burst`, commands are answered with error 111, and beyond twice the burst the client is
-    disconnected with 3013.
+    disconnected with 3013. `renewal_grace` is how long a connection or a subscription that a backend renews goes
+    on past its end while the backend gives no answer.
     """
 
     connect_timeout: float = 10
     ping_interval: float = 25
     pong_timeout: float = 8
     expiry_grace: float = 25
+    renewal_grace: float = 60
     channels: int = 128
     pending: int = 64
     errors_per_minute: float = 300
@@ -129,6 +133,8 @@ class SessionLimits:
     request_burst: int = 1000
 
 
+# Seconds between two requests to a backend that gives no answer about a connection or a subscription.
+RENEWAL_PAUSE = 5.0
 # Bytes of an answer that cost as much of the message budget as one command.
 ANSWER_UNIT = 256
 
@@ -160,6 +166,7 @@ class Session:
         "_ping_at",
         "_pong_at",
         "_publish_in_turn",
+        "_renew_at",
         "_requests",
         "_stale_at",
         "_subscribing",
@@ -185,7 +192,7 @@ class Session:
         self._requests = Budget(limits.requests_per_second) if limits.requests_per_second else None
         self._stale_at = now + limits.connect_timeout
         self._ping_at = self._pong_at = inf
-        self._connection_ends_at = self._subscription_ends_at = inf
+        self._connection_ends_at = self._subscription_ends_at = self._renew_at = inf
 
     @property
     def commands_per_frame(self) -> int:
@@ -204,7 +211,8 @@ class Session:
             case SessionState.OPENED | SessionState.REFUSED:
                 return self._stale_at
             case SessionState.CONNECTED:
-                return min(self._ping_at, self._pong_at, self._connection_ends_at, self._subscription_ends_at)
+                ends_at = min(self._connection_ends_at, self._subscription_ends_at, self._renew_at)
+                return min(self._ping_at, self._pong_at, ends_at)
             case _:
                 return inf
 
@@ -307,12 +315,14 @@ class Session:
         ttl: float | None = None,
         sub_ttls: Mapping[str, float | None] = NO_ENDS,
         refreshable: bool = True,
+        renewed: bool = False,
         first_ping: float | None = None,
     ) -> list[Decision]:
         """The client is known and stands in the channels of `result.subs`; the session adds expiry and pings.
 
         `ttl` None never ends; `sub_ttls` are the same of channels that end before the connection. A connection that
-        the client cannot refresh is not notified of its end and gets no grace. `first_ping` spreads the pings of
+        the client cannot refresh is not notified of its end and gets no grace; `renewed`: a backend is asked at its end
+        whether it goes on. `first_ping` spreads the pings of
         clients that came together: seconds from now, at most the interval. What others see of the client in those
         channels is set on `subscriptions` afterwards.
         """
@@ -330,6 +340,8 @@ class Session:
         for channel, subscription in entered.items():
             self._set_end(subscription, sub_ttls.get(channel), now)
         self._connection_ends_at = self._end_time(ttl, now, grace=refreshable)
+        if renewed:
+            self._plan_renewal(ttl, now)
         self._ping_at = now + (self._limits.ping_interval if first_ping is None else first_ping)
         result.expires, result.ttl = (True, _whole_seconds(ttl)) if refreshable and ttl is not None else (False, 0)
         result.ping, result.pong = ceil(self._limits.ping_interval), True
@@ -349,10 +361,12 @@ class Session:
         ttl: float | None = None,
         chan_info: Raw = NO_PAYLOAD,
         refreshable: bool = True,
+        renewed: bool = False,
     ) -> list[Decision]:
         """The client is in the channel. Where the session was closed meanwhile, it has to leave again.
 
-        A subscription that the client cannot refresh is not notified of its end and gets no grace.
+        A subscription that the client cannot refresh is not notified of its end and gets no grace; `renewed`: a backend
+        is asked at its end whether it goes on.
         """
         subscription = _subscription(action.channel, result, chan_info, server_side=action.server_side)
         if self.state is not SessionState.CONNECTED:
@@ -363,6 +377,8 @@ class Session:
             return [*ending, *self._refuse(action.id, codes.ERROR_EXPIRED, now), *self._finish(action, now)]
         self.subscriptions[action.channel] = subscription
         self._set_end(subscription, ttl, now, refreshable=refreshable)
+        if renewed:
+            self._plan_sub_renewal(subscription, ttl, now)
         if action.server_side:
             push = SubscribePush(result.recoverable, result.epoch, result.offset, result.positioned, result.data)
             replies: list[Decision] = [Write(Reply(push=Push(action.channel, subscribe=push)))]
@@ -468,6 +484,40 @@ class Session:
         self._connection_ends_at = self._end_time(ttl, now, grace=True)
         return [Write(Reply(push=Push(refresh=RefreshPush(expires=ttl is not None, ttl=_whole_seconds(ttl)))))]
 
+    def renewed(
+        self,
+        now: float,
+        *,
+        ttl: float | None = None,
+        subscription: Subscription | None = None,
+        chan_info: Raw = NO_PAYLOAD,
+        answered: bool = True,
+    ) -> list[Decision]:
+        """A backend lets the connection, or `subscription`, go on for `ttl` seconds; None never ends.
+
+        Not `answered`: no backend said anything, and it is asked again until the grace is over.
+        """
+        if self.state is not SessionState.CONNECTED:
+            return []
+        if subscription is not None:
+            if self.subscriptions.get(subscription.channel) is not subscription:
+                return []
+            if not answered:
+                subscription.renew_at = now + RENEWAL_PAUSE
+                self._subscription_ends_at = min(self._subscription_ends_at, subscription.renew_at)
+                return []
+            if _is_over(ttl):
+                return self.unsubscribe(subscription.channel, codes.UNSUBSCRIBE_EXPIRED, now)
+            subscription.chan_info = chan_info
+            self._plan_sub_renewal(subscription, ttl, now)
+        elif not answered:
+            self._renew_at = now + RENEWAL_PAUSE
+        elif _is_over(ttl):
+            return self.close(codes.DISCONNECT_EXPIRED)
+        else:
+            self._plan_renewal(ttl, now)
+        return []
+
     def close(self, disconnect: Disconnect) -> list[Decision]:
         """End the session: every subscription, then the connection."""
         if self.state is SessionState.CLOSED:
@@ -496,6 +546,9 @@ class Session:
             # The pong may lie in what is not being read.
             self._pong_at = now + self._limits.pong_timeout
         decisions = self._end_expired(now) if now >= self._subscription_ends_at else []
+        if now >= self._renew_at:
+            self._renew_at = inf
+            decisions.append(RenewConnection(0))
         if now >= self._ping_at and self.state is SessionState.CONNECTED:
             decisions.append(Ping())
             self._ping_at = now + self._limits.ping_interval
@@ -507,13 +560,25 @@ class Session:
         for subscription in list(self.subscriptions.values()):
             if now >= subscription.expires_at and self.state is SessionState.CONNECTED:
                 decisions += self._unsubscribe(subscription.channel, codes.UNSUBSCRIBE_EXPIRED, now)
-        ends = (subscription.expires_at for subscription in self.subscriptions.values())
+            elif now >= subscription.renew_at:
+                subscription.renew_at = inf
+                decisions.append(RenewSubscription(0, subscription))
+        ends = (min(subscription.expires_at, subscription.renew_at) for subscription in self.subscriptions.values())
         self._subscription_ends_at = min(ends, default=inf)
         return decisions
 
     def _set_end(self, subscription: Subscription, ttl: float | None, now: float, *, refreshable: bool = True) -> None:
         subscription.expires_at = self._end_time(ttl, now, grace=refreshable and not subscription.server_side)
         self._subscription_ends_at = min(self._subscription_ends_at, subscription.expires_at)
+
+    def _plan_renewal(self, ttl: float | None, now: float) -> None:
+        self._renew_at = inf if ttl is None else now + ttl
+        self._connection_ends_at = self._renew_at + self._limits.renewal_grace
+
+    def _plan_sub_renewal(self, subscription: Subscription, ttl: float | None, now: float) -> None:
+        subscription.renew_at = inf if ttl is None else now + ttl
+        subscription.expires_at = subscription.renew_at + self._limits.renewal_grace
+        self._subscription_ends_at = min(self._subscription_ends_at, subscription.renew_at)
 
     def _end_time(self, ttl: float | None, now: float, *, grace: bool) -> float:
         return inf if ttl is None else now + ttl + (self._limits.expiry_grace if grace else 0)

@@ -24,6 +24,7 @@ from starling.telemetry.refusals import RefusalLog
 TRANSPORTS = {"echo": 1013, "items": 1013, "chat": 1013, "json": 3008, "protobuf": 3008}
 DELIVERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 API_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+PROXY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 REVOCATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 # The code of a valid request to the server API that failed.
 FAILED = 100
@@ -209,6 +210,27 @@ METRICS = (
     Metric("starling_broker_dropped_total", "counter", "Broker messages not delivered, by reason.", ("reason",)),
     Metric("starling_webhook_events_total", "counter", "Webhook events, by result.", ("result",)),
     Metric("starling_webhook_queue", "gauge", "Webhook events that wait or are being sent."),
+    Metric(
+        "starling_proxy_requests_total",
+        "counter",
+        "Decisions asked of proxies, by event and result: answered, refused, cached, skipped by the circuit breaker, "
+        "or why the backend gave no decision.",
+        ("event", "result"),
+    ),
+    Metric(
+        "starling_proxy_request_seconds",
+        "histogram",
+        "From a request to a proxy to its reply, by event.",
+        ("event",),
+        buckets=PROXY_BUCKETS,
+    ),
+    Metric(
+        "starling_proxy_unanswered_renewals_total",
+        "counter",
+        "Connections and subscriptions at their end that no proxy gave an answer about; each is asked about again.",
+        ("kind",),
+    ),
+    Metric("starling_proxy_backends_away", "gauge", "Backends that the circuit breaker of a worker leaves alone."),
     Metric("starling_trace_spans_total", "counter", "Trace spans, by result.", ("result",)),
     Metric(
         "starling_jwks_age_seconds",
@@ -313,6 +335,9 @@ class Metrics:
         self.subscriptions: Tally[str] = Tally()
         self.webhook_events: Tally[str] = Tally(delivered=0, failed=0, dropped=0)
         self.webhook_queue = 0
+        self.proxy_requests: Tally[tuple[str, str]] = Tally()
+        self.unanswered_renewals: Tally[str] = Tally(connection=0, subscription=0)
+        self.proxy_seconds: dict[str, Distribution] = {}
         self.delivery = Distribution(DELIVERY_BUCKETS)
         self.api: Tally[tuple[str, int]] = Tally()
         self.api_seconds: dict[str, Distribution] = {}
@@ -386,6 +411,12 @@ class Metrics:
             distribution = self.api_seconds[method] = Distribution(API_BUCKETS)
         distribution.observe(seconds)
 
+    def observe_proxy(self, event: str, seconds: float) -> None:
+        """Count how long a proxy took."""
+        if (distribution := self.proxy_seconds.get(event)) is None:
+            distribution = self.proxy_seconds[event] = Distribution(PROXY_BUCKETS)
+        distribution.observe(seconds)
+
     def flush(self) -> None:
         """Copy the plain counters to Prometheus; once a second and when the worker ends."""
         for source in self.sources:
@@ -408,6 +439,7 @@ class Metrics:
         self.set("starling_webhook_queue", self.webhook_queue)
         self._flush_distribution(self._histograms["starling_delivery_seconds"], self.delivery)
         self._flush_api()
+        self._flush_proxies()
         self._flush_process()
         self.set("starling_build_info", 1, __version__, platform.python_version())
 
@@ -426,6 +458,14 @@ class Metrics:
             self.count("starling_api_requests_total", total, method, str(code))
         for method, distribution in self.api_seconds.items():
             self._flush_distribution(self._histograms["starling_api_request_seconds"].labels(method), distribution)
+
+    def _flush_proxies(self) -> None:
+        for (event, result), total in self.proxy_requests.items():
+            self.count("starling_proxy_requests_total", total, event, result)
+        for kind, total in self.unanswered_renewals.items():
+            self.count("starling_proxy_unanswered_renewals_total", total, kind)
+        for event, distribution in self.proxy_seconds.items():
+            self._flush_distribution(self._histograms["starling_proxy_request_seconds"].labels(event), distribution)
 
     def _flush_distribution(self, histogram: Histogram, distribution: Distribution) -> None:
         # prometheus_client has no way to add many observations at once, so this adds to its buckets themselves.

@@ -131,6 +131,7 @@ class TokenAuthority:
             token=TokenFacts(user, issued_at=time.time()),
             subscriptions=subscriptions,
             renewable=False,
+            renewed_by_hook=decision.renewable,
         )
 
     def _add_personal_channel(self, user: str, subscriptions: dict[str, Grant]) -> None:

@@ -44,7 +44,7 @@ class ClientEndpoint:
             return _denied(HTTPStatus.FORBIDDEN, FOREIGN_ORIGIN, request_id=request_id)
         kind, subprotocol = choose_format(upgrade)
         client = kind(self._context.dispatcher, self._handshake(upgrade))
-        if self._hooks.sees_clients or self._hooks.authenticates:
+        if self._hooks.sees_clients or self._hooks.authenticates or self._hooks.keeps_headers:
             client.request = self._context.request_for_hooks(upgrade)
         return Accepted(client, subprotocol, self._context.write_limit, request_id)
 

@@ -19,7 +19,11 @@ _SENTENCES = {
     (Rule.PERSONAL_CHANNEL, False): "it is the personal channel of another user",
     (Rule.USER_LIMITED_CHANNEL, True): "the name lists the user",
     (Rule.USER_LIMITED_CHANNEL, False): "the name lists other users only",
-    (Rule.SUBSCRIBE_BY_HOOK, False): "no option allows it: the hook on_subscribe decides when the client subscribes",
+    (
+        Rule.SUBSCRIBE_BY_HOOK,
+        False,
+    ): "no option allows it: the hook on_subscribe, or the proxy of the namespace, decides when the client subscribes",
+    (Rule.PUBLISH_PROXY, False): "no option allows it: the proxy of the namespace decides when the client publishes",
 }
 
 

@@ -14,7 +14,7 @@ from starling.client.authority import Authority, Grant, Identity
 from starling.client.client_connection import ClientConnection, leave_out, ttl_until
 from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.held_transport import HeldTransport
-from starling.client.hook_calls import completed, hook_request, shown_to_hooks
+from starling.client.hook_calls import completed, hook_request, keep_headers, shown_to_hooks
 from starling.client.recovery import recovers_from, subscribe_result
 from starling.client.user_limit import UserLimit
 from starling.client.views import set_view, tags_filter
@@ -54,6 +54,7 @@ class ConnectHandler(CommandHandler):
         if prepared is None or prepared.subscriptions or self._engine.hooks.sees_clients or self._user_limit.on:
             return None
         known = self._adopt(client, prepared)
+        keep_headers(client, self._engine.hooks)
         decisions = self._connected(client, action, NO_PAYLOAD, {})
         # After the reply, which a fault of the listener must not suppress, and before subscriptions are reported.
         return [*decisions[:1], partial(self._announce, client, known, channels=0), *decisions[1:]]
@@ -89,7 +90,7 @@ class ConnectHandler(CommandHandler):
         """
         hooks = self._engine.hooks
         if hooks.authenticates and not self._authority.brings_token(request, client.handshake):
-            decision = await hooks.connect(shown_to_hooks(client), hook_request(client, request), request.data)
+            decision = await hooks.connect(shown_to_hooks(client), hook_request(client, request, hooks), request.data)
             if decision.user is None:
                 # Anonymous, where that is allowed.
                 identity = await self._authority.identify(request, client.handshake)
@@ -98,12 +99,15 @@ class ConnectHandler(CommandHandler):
             known = self._adopt(client, _readable(client, identity))
             await self._user_limit.claim(client)
             return known, decision.data
-        identity = prepared or await self._authority.identify(request, client.handshake)
+        handshake = client.handshake
+        identity = prepared or await self._authority.identify(request, handshake)
         known = self._adopt(client, _readable(client, identity))
         await self._user_limit.claim(client)
         if not hooks.sees_clients:
+            keep_headers(client, hooks)
             return known, NO_PAYLOAD
-        decision = await hooks.connect(shown_to_hooks(client), hook_request(client, request), request.data)
+        shown = shown_to_hooks(client, has_token=self._authority.brings_token(request, handshake))
+        decision = await hooks.connect(shown, hook_request(client, request, hooks), request.data)
         if decision.user is not None:
             more = completed(client.identity, self._authority.accepted(decision), decision)
             client.adopt(_readable(client, more))
@@ -140,6 +144,7 @@ class ConnectHandler(CommandHandler):
             ttl=ttl_until(identity.expires_at),
             sub_ttls={channel: ttl_until(grant.expires_at) for channel, grant in identity.subscriptions.items()},
             refreshable=identity.renewable,
+            renewed=identity.renewed_by_hook,
             first_ping=random.uniform(1, self._engine.options.ping_interval),  # noqa: S311 - spreads pings
         )
 

@@ -2,7 +2,7 @@
 
 from starling.client.client_connection import ClientConnection
 from starling.engine.channels import ChannelOptions, Channels
-from starling.engine.rights import Subject, Verb, may
+from starling.engine.rights import Rule, Subject, Verb, may
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.decisions import ChannelQuery
@@ -19,5 +19,7 @@ def require(
 ) -> None:
     """Raise CommandRefused where the client may not do `verb` in the action's channel."""
     asker = Subject(client.user, subscribed=action.subscription is not None)
-    if not may(asker, verb, channels.facts(action.channel, options)).allowed:
+    decision = may(asker, verb, channels.facts(action.channel, options))
+    # The proxy of the namespace is asked before anything is published.
+    if not decision.allowed and decision.rule != Rule.PUBLISH_PROXY:
         raise CommandRefused(codes.ERROR_PERMISSION_DENIED)

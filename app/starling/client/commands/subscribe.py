@@ -47,7 +47,7 @@ class SubscribeHandler(CommandHandler):
         # The lifecycle listener gets events of a client's channels only after the event of its connection.
         if prepared is None or action.server_side or not client.announced or engine.hooks.sees_subscriptions:
             return None
-        if action.request.recover or prepared.needs_hook:
+        if action.request.recover or prepared.needs_hook or prepared.options.subscribe_proxy:
             return None
         options = prepared.options
         if prepared.token is not None or options.keeps_history or options.presence or options.join_leave:
@@ -68,7 +68,7 @@ class SubscribeHandler(CommandHandler):
         if prepared is None:
             _refuse_unreadable(client, grant)
         if not action.server_side:
-            shown = shown_to_hooks(client, grant.info)
+            shown = shown_to_hooks(client, grant.info, has_token=grant.token is not None)
             grant = granted(grant, await self._engine.hooks.subscribe(shown, request.channel, request.data))
         wanted = tags_filter(request, grant)
         subscriber = Subscriber(client, request.channel, partial(self._answer, client, action, grant))
@@ -108,7 +108,15 @@ class SubscribeHandler(CommandHandler):
         set_view(subscriber, client.encoder, request, grant, result, self._engine.hub.subscribers.ids)
         client.memberships.watch(client, request, grant.options)
         ttl = ttl_until(grant.expires_at)
-        decisions = session.subscribed(action, result, now, ttl=ttl, chan_info=grant.info, refreshable=grant.renewable)
+        decisions = session.subscribed(
+            action,
+            result,
+            now,
+            ttl=ttl,
+            chan_info=grant.info,
+            refreshable=grant.renewable,
+            renewed=bool(grant.options.sub_refresh_proxy) and not grant.renewable,
+        )
         if not isinstance(decisions[0], Write):
             # It ended before it began: the token is over, or the client has gone.
             client.carry_out(decisions)
