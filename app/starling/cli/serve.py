@@ -38,6 +38,10 @@ def serve(
         bool,
         typer.Option("--trial", help="Generate and print keys where no key and no broker is set; for a first try."),
     ] = False,
+    reload: Annotated[
+        bool,
+        typer.Option("--reload", help="In developer mode: start again when your hooks or the channels file change."),
+    ] = False,
     env_file: EnvFileOption = None,
 ) -> None:
     """Run the service until SIGTERM, then disconnect its clients and stop. Options count more than the environment."""
@@ -52,6 +56,8 @@ def serve(
 
         prepare_trial(os.environ)
     settings = read_settings()
+    if reload:
+        raise typer.Exit(_reload(settings))
     runtime_dir, metrics_dir = _prepare_runtime_dir(settings.runtime_dir)
     temporary = None if settings.runtime_dir else runtime_dir
     settings = settings.model_copy(update={"runtime_dir": runtime_dir})
@@ -69,6 +75,17 @@ def serve(
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _reload(settings: "Settings") -> int:
+    """Serve, and again at each change of the user's files; returns the exit code."""
+    from starling.cli.reloading import serve_reloading
+
+    if not settings.dev:
+        fail("--reload is for developer mode: add --dev, or leave it out", EXIT_USAGE)
+    code = (settings.hooks_path or Path.cwd(),) if settings.hooks else ()
+    configuration = (settings.channels_file,) if settings.channels_file else ()
+    return serve_reloading(dict(os.environ), (*code, *configuration))
 
 
 def _prepare_runtime_dir(configured: Path | None) -> tuple[Path, Path]:
