@@ -87,6 +87,8 @@ def parse_strict_object(data: bytes, part: str) -> dict[str, Any]:
 
     Raises TokenRefused (MALFORMED), naming `part`.
     """
+    if _deepest(data) > _MOST_LEVELS:
+        raise malformed(f"its {part} is nested deeper than {_MOST_LEVELS} levels")
     try:
         value = _in_one_way(data) or _STRICT_JSON.decode(data.decode())
     except (ValueError, RecursionError):
@@ -94,6 +96,18 @@ def parse_strict_object(data: bytes, part: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise malformed(f"its {part} is not a JSON object")
     return value
+
+
+def _deepest(data: bytes) -> int:
+    """The levels of nesting in JSON; an upper bound where that is within the limit."""
+    opened = data.count(b"[") + data.count(b"{")
+    if opened <= _MOST_LEVELS:
+        return opened
+    level = deepest = 0
+    for bracket in _BRACKET_OR_STRING.findall(data):
+        level += (bracket in (b"[", b"{")) - (bracket in (b"]", b"}"))
+        deepest = max(deepest, level)
+    return deepest
 
 
 def _in_one_way(data: bytes) -> Any:
@@ -142,5 +156,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
+
+# Levels of JSON that every supported Python parses; their own limits differ.
+_MOST_LEVELS = 900
+_BRACKET_OR_STRING = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*"?')
 
 _STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
