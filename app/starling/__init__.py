@@ -7,17 +7,35 @@ used, so that `import starling` costs nothing.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from starling.embed.dependencies import CurrentUser, OptionalUser, User, require
+    from starling.embed.service import Starling
     from starling.hooks import Accept, Client, Refuse, Request
 
 __version__ = "0.1.0"
-__all__ = ["Accept", "Client", "Refuse", "Request", "__version__"]
+__all__ = [
+    "Accept",
+    "Client",
+    "CurrentUser",
+    "OptionalUser",
+    "Refuse",
+    "Request",
+    "Starling",
+    "User",
+    "__version__",
+    "require",
+]
 
 # The module that defines each public name.
 _HOMES = {
     "Accept": "starling.hooks",
     "Client": "starling.hooks",
+    "CurrentUser": "starling.embed.dependencies",
+    "OptionalUser": "starling.embed.dependencies",
     "Refuse": "starling.hooks",
     "Request": "starling.hooks",
+    "Starling": "starling.embed.service",
+    "User": "starling.embed.dependencies",
+    "require": "starling.embed.dependencies",
 }
 
 

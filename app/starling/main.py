@@ -3,8 +3,8 @@
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -37,11 +37,12 @@ from starling.engine.lifecycle import Lifecycle
 from starling.engine.memory import MemoryLimit
 from starling.engine.occupancy import Occupancy
 from starling.engine.top_channels import TopChannels
+from starling.engine.upgrade import UpgradeEndpoint
 from starling.problems import describe_failure
 from starling.protocol.session import SessionLimits
 from starling.reload import Configuration, ConfigurationFiles
 from starling.server.application import serve
-from starling.server.options import ServerOptions, Service
+from starling.server.options import Asgi, ServerOptions, Service
 from starling.server.peer_address import unmapped_network
 from starling.settings import PREFIX, Settings, SettingsError, read_file
 from starling.telemetry.logging import configure_logging
@@ -72,8 +73,11 @@ CLOSE_SECONDS = 3.0
 NO_FASTAPI_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
 
 
-def run(settings: Settings) -> None:
-    """Serve until a signal stops it; ends by SystemExit with the exit code. Raises SettingsError."""
+def run(settings: Settings, host: "Callable[[Application], HostedApplication] | None" = None) -> None:
+    """Serve until a signal stops the process; ends by SystemExit with the exit code. Raises SettingsError.
+
+    `host` joins a user's application with the service that was built.
+    """
     tracer = build_tracer(settings)
     configure_logging(settings.log_level, settings.log_format, tracer.log_processors)
     for warning in settings.warnings():
@@ -81,11 +85,13 @@ def run(settings: Settings) -> None:
     allocate_metric_files()
     built = build_application(settings, tracer=tracer)
     engine = built.engine
+    hosted = host(built) if host is not None else None
     service = Service(
-        asgi=built.asgi,
+        asgi=built.asgi if hosted is None else hosted.asgi,
         readiness=engine.readiness,
-        endpoints={connection.PATH: built.client_endpoint},
-        requests=built.api,
+        endpoints={connection.PATH: built.client_endpoint} if hosted is None else hosted.endpoints,
+        requests=built.api if hosted is None else None,
+        begin=hosted.load if hosted is not None else lambda: None,
         on_refused=engine.metrics.refuse,
         admit=engine.admission.refusal,
         on_waiting=engine.metrics.waiting,
@@ -161,6 +167,18 @@ def apply_configuration(built: "Application", settings: Settings, encoded: bytes
 
 
 @dataclass(frozen=True, slots=True)
+class HostedApplication:
+    """A user's application with the service: what the server needs of it.
+
+    `load` imports the application in the worker, and fills `endpoints`. It raises ApplicationError.
+    """
+
+    asgi: Asgi
+    endpoints: Mapping[str, UpgradeEndpoint]
+    load: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Application:
     """What one process serves, and the parts that its server and tests need besides."""
 
@@ -172,6 +190,9 @@ class Application:
     top_channels: TopChannels
     verifier: JwtVerifier
     api: Api
+    methods: ApiMethods
+    running: Callable[[], AbstractAsyncContextManager[None]]
+    """Starts the engine, the fetching of keys and the hooks; stops them at its end."""
 
 
 def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, tracer: Tracer | None = None) -> FastAPI:
@@ -220,7 +241,7 @@ def build_application(
     api = Api(methods, CaptureEndpoint(engine), build_api_options(settings), metrics, engine.tracer)
 
     @asynccontextmanager
-    async def lifespan(application: FastAPI) -> AsyncIterator[None]:
+    async def running() -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             if jwks is not None:
                 jwks.start()
@@ -233,7 +254,7 @@ def build_application(
     application = FastAPI(
         title="Starling",
         version=__version__,
-        lifespan=lifespan,
+        lifespan=lambda _: running(),
         docs_url=None,
         openapi_url="/openapi.json" if settings.serves_api_docs else None,
         redoc_url=None,
@@ -256,7 +277,9 @@ def build_application(
         api_docs.install(application, methods, developer=settings.dev, keyed=bool(settings.api_key_list))
     if settings.pages or settings.serves_api_docs:
         application.mount("/static", pages.static_files, name="static")
-    return Application(application, engine, context, client_endpoint, broker, top_channels, unrevoked, api)
+    return Application(
+        application, engine, context, client_endpoint, broker, top_channels, unrevoked, api, methods, running
+    )
 
 
 def build_web_context(settings: Settings, engine: Engine, verifier: RevocableVerifier) -> WebContext:

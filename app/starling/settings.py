@@ -31,6 +31,7 @@ SECTIONS = {
     "tutorial": "Endpoints and pages",
     "channels_file": "Channels",
     "hooks": "Hooks",
+    "app": "Your application",
     "webhook_url": "Webhooks",
     "proxy_connect": "Proxies",
     "drain_delay_seconds": "Stop",
@@ -416,6 +417,18 @@ class Settings(BaseModel):
     hook_seconds: Annotated[
         float, Field(gt=0, le=60, description="How long one call of a hook may take before its client gets an error.")
     ] = 2.0
+
+    app: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[\w.]+:[\w.]+$",
+            description="Your own ASGI application, `module:name`, served with Starling: see docs/embed.md.",
+        ),
+    ] = None
+    preload_app: Annotated[
+        bool,
+        Field(description="Import it once, before the workers are forked, which saves memory; it may start no thread."),
+    ] = False
 
     webhook_url: Annotated[
         SecretStr | None,

@@ -26,6 +26,9 @@ _USUAL_PORT = 8000
 
 def serve(
     ctx: typer.Context,
+    app: Annotated[
+        str | None, typer.Argument(help="Your ASGI application, module:name, served with Starling; STARLING_APP.")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Public port; STARLING_PORT.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; STARLING_HOST.")] = None,
     dev: Annotated[
@@ -46,7 +49,7 @@ def serve(
 ) -> None:
     """Run the service until SIGTERM, then disconnect its clients and stop. Options count more than the environment."""
     ctx.ensure_object(EnvFile).use(env_file)
-    for name, value in {"PORT": port, "HOST": host, "DEV": dev, "CHANNELS_FILE": channels}.items():
+    for name, value in {"APP": app, "PORT": port, "HOST": host, "DEV": dev, "CHANNELS_FILE": channels}.items():
         if value is not None:
             os.environ[PREFIX + name] = str(value)
             os.environ.pop(f"{PREFIX}{name}_FILE", None)
@@ -69,7 +72,13 @@ def serve(
     try:
         if settings.dev:
             settings = _prepare_developer_mode(settings)
-        run(settings)
+        if settings.app is None:
+            run(settings)
+        else:
+            # What only a user's application needs.
+            from starling.embed.hosting import serve_application
+
+            serve_application(settings, settings.app)
     except SettingsError as error:
         refuse(error)
     finally:

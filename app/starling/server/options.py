@@ -94,6 +94,14 @@ class ReloadError(Exception):
         self.problems = problems
 
 
+class ApplicationError(Exception):
+    """A user's application that cannot be served; the message has the remedy, `trace` the user's own lines."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
 def _nothing_to_reload() -> bytes:
     raise ReloadError(["this service has nothing that is read again"])
 
@@ -122,5 +130,7 @@ class Service:
     """Called in the master at SIGHUP: reads and validates what came from files. Raises ReloadError."""
     apply: Callable[[bytes], None] = lambda configuration: None
     """Called in each worker with what `reload` returned, before it serves or while it does."""
+    begin: Callable[[], None] = lambda: None
+    """Called in each worker after the fork, before it serves. Raises ApplicationError."""
     admit: Callable[[], Rejection | None] = lambda: None
     """Called in the worker once for each WebSocket, before any work is done for it: None, or why it is rejected."""

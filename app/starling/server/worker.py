@@ -30,7 +30,7 @@ from starling.server.board import Board, Slot
 from starling.server.compression import Compression
 from starling.server.drain import DrainServer
 from starling.server.http import StarlingHttp
-from starling.server.options import ServerOptions, Service
+from starling.server.options import ApplicationError, ServerOptions, Service
 from starling.server.peer_address import unmapped_network
 from starling.server.pod import CHANNELS_SUFFIX, TOP_CHANNELS
 from starling.server.transport import Flusher
@@ -79,9 +79,17 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.slot.enter()
         self._apply_configuration()
+        self._begin_service()
         publish_status(self.service.readiness, self.slot)
         log.info("worker_started")
         super().init_process()
+
+    def _begin_service(self) -> None:
+        try:
+            self.service.begin()
+        except ApplicationError as error:
+            log.critical("application_not_loaded", problem=str(error), trace=error.trace)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def init_signals(self) -> None:
         """Leave the signals to uvicorn, but say where the loop stood still when the master gives this worker up."""

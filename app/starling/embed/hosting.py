@@ -1,0 +1,166 @@
+"""Serves a user's application with Starling under `starling serve`: imports it, and joins the two."""
+
+import importlib
+import os
+import sys
+import threading
+import traceback
+from collections.abc import MutableMapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from starling.embed.service import OFFER, Offer, Starling, without_unasked_parts
+from starling.engine.upgrade import UpgradeEndpoint
+from starling.main import Application, HostedApplication, run
+from starling.server.options import ApplicationError
+from starling.settings import Settings, SettingsError
+from starling.web.head_requests import HeadRequests
+from starling.web.request_id import RequestId
+
+THREAD_AT_IMPORT = (
+    "STARLING_PRELOAD_APP: the application starts a thread when it is imported, which a fork loses: start it in the "
+    "lifespan, or unset STARLING_PRELOAD_APP"
+)
+
+
+def serve_application(settings: Settings, target: str) -> None:
+    """As `starling.main.run`, with the application `target` (`module:name`). Raises SettingsError."""
+    settings = without_unasked_parts(settings)
+
+    def host(built: Application) -> HostedApplication:
+        served = Hosted(built, settings, target)
+        if settings.preload_app:
+            served.preload()
+        return HostedApplication(served, served.endpoints, served.load)
+
+    run(settings, host)
+
+
+class Hosted:
+    """The ASGI application that the server runs: Starling's own paths first, then the user's application."""
+
+    def __init__(self, built: Application, settings: Settings, target: str) -> None:
+        self.endpoints: dict[str, UpgradeEndpoint] = {}
+        self._built = built
+        self._settings = settings
+        self._target = target
+        self._application: ASGIApp | None = None
+        self._served: ASGIApp | None = None
+
+    def preload(self) -> None:
+        """Import the application in the master. Raises SettingsError if that fails, or leaves a thread."""
+        before = threading.active_count()
+        try:
+            self.load()
+        except ApplicationError as error:
+            raise SettingsError([line for line in (error.trace, str(error)) if line]) from error
+        if threading.active_count() > before:
+            raise SettingsError([THREAD_AT_IMPORT])
+
+    def load(self) -> None:
+        """Import the application, once. Raises ApplicationError."""
+        if self._application is not None:
+            return
+        offer = Offer(self._built, self._settings)
+        reset = OFFER.set(offer)
+        try:
+            application = import_application(self._target)
+            # An application without a Starling of its own is served next to this one.
+            starling = offer.taken or Starling()
+            starling.check_paths(list(getattr(application, "routes", ())))
+        except SettingsError as error:
+            raise ApplicationError("\n".join(error.problems)) from error
+        finally:
+            OFFER.reset(reset)
+        root_path = getattr(application, "root_path", "")
+        self.endpoints.update(starling.upgrades(root_path))
+        routes = [
+            route
+            for route in starling.router.routes
+            if not (starling.client_middleware and getattr(route, "path", "") == starling.client_path)
+        ]
+        own = Router(routes, redirect_slashes=False, default=starling.guarded(application))
+        self._root_path = root_path
+        self._served = RequestId(HeadRequests(own))
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan."""
+        if self._application is None or self._served is None:
+            raise RuntimeError("load() was not called")
+        if scope["type"] == "lifespan":
+            await self._live(self._application, scope, receive, send)
+            return
+        if self._root_path and not scope.get("root_path"):
+            scope = {**scope, "root_path": self._root_path}
+        await self._served(scope, receive, send)
+
+    async def _live(self, application: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the service around the application's own lifespan, which an ASGI application need not have."""
+        answered = False
+
+        async with AsyncExitStack() as stack:
+
+            async def relay(message: MutableMapping[str, Any]) -> None:
+                nonlocal answered
+                answered = True
+                if message["type"].startswith("lifespan.shutdown."):
+                    await stack.aclose()
+                await send(message)
+
+            await stack.enter_async_context(self._built.running())
+            try:
+                await application(scope, receive, relay)
+            except Exception:
+                if answered:
+                    raise
+            if not answered:
+                await send({"type": "lifespan.startup.complete"})
+                while (await receive())["type"] != "lifespan.shutdown":
+                    pass
+                await stack.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+
+
+def import_application(target: str) -> ASGIApp:
+    """The object that `target` (`module:name`) names, from the current directory too. Raises ApplicationError."""
+    module_name, _, path = target.partition(":")
+    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - sys.path holds text
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except SettingsError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise ApplicationError(
+                f"there is no module {module_name} in {here} or on the import path: write module:name, as in "
+                "`starling serve my.module:app`, from the directory that holds it"
+            ) from error
+        raise ApplicationError(f"{module_name} cannot be imported: {error}", own_lines(error)) from error
+    except Exception as error:
+        raise ApplicationError(f"{module_name} cannot be imported: {error}", own_lines(error)) from error
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise ApplicationError(f"{module_name} has no {name}: name the application behind the colon")
+        found = getattr(found, name)
+    if not callable(found):
+        raise ApplicationError(f"{target} is a {type(found).__name__}, no ASGI application")
+    application: ASGIApp = found
+    return application
+
+
+def own_lines(error: BaseException) -> str:
+    """The traceback of `error` without the lines of the import machinery and of Starling above the user's own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_foreign(frame.filename)]
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(own)]
+    return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()
+
+
+def _is_foreign(filename: str) -> bool:
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - frames hold text
+    return filename.startswith(("<frozen", package, importlib.__file__))

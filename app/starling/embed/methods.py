@@ -1,0 +1,115 @@
+"""The server API's methods as functions in this process: the same requests, rights and errors, without HTTP."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from starling.protocol.codes import Error
+from starling.web import api_models as models
+from starling.web.api_methods import ApiMethods
+
+_Result = TypeVar("_Result", bound=Struct)
+
+
+class ApiError(Exception):
+    """A method that was refused or failed, with the code and the message of the server API."""
+
+    def __init__(self, error: Error) -> None:
+        super().__init__(f"{error.code}: {error.message}")
+        self.code = error.code
+        self.message = error.message
+
+
+class ServerMethods:
+    """Each method raises ApiError; the fields mean what they mean in the server API (docs/publish.md)."""
+
+    _methods: ApiMethods
+
+    async def publish(self, channel: str, data: Any, **options: Any) -> models.PublishResponse:
+        """Send `data` (any JSON) to everyone in a channel; `options` are further fields of PublishBody."""
+        return await self._call("publish", models.PublishResponse, channel=channel, data=data, **options)
+
+    async def broadcast(self, channels: Sequence[str], data: Any, **options: Any) -> models.BroadcastResponse:
+        """Send the same `data` to many channels; the answer has a result or an error for each of them."""
+        return await self._call("broadcast", models.BroadcastResponse, channels=list(channels), data=data, **options)
+
+    async def subscribe(self, user: str, channel: str, **options: Any) -> None:
+        """Subscribe a user's connections to a channel."""
+        await self._call("subscribe", models.EmptyResponse, user=user, channel=channel, **options)
+
+    async def unsubscribe(self, user: str, channel: str, **options: Any) -> None:
+        """Unsubscribe a user's connections from a channel."""
+        await self._call("unsubscribe", models.EmptyResponse, user=user, channel=channel, **options)
+
+    async def disconnect(self, user: str, **options: Any) -> None:
+        """Close a user's connections."""
+        await self._call("disconnect", models.EmptyResponse, user=user, **options)
+
+    async def refresh(self, user: str, **options: Any) -> None:
+        """Give a user's connections another end."""
+        await self._call("refresh", models.EmptyResponse, user=user, **options)
+
+    async def presence(self, channel: str) -> Mapping[str, models.PresentClient]:
+        """The clients in a channel, by client id."""
+        return (await self._call("presence", models.PresenceResponse, channel=channel)).presence
+
+    async def presence_stats(self, channel: str) -> models.PresenceStatsResponse:
+        """How many connections are in a channel, and of how many users."""
+        return await self._call("presence_stats", models.PresenceStatsResponse, channel=channel)
+
+    async def history(self, channel: str, *, limit: int = 0, **options: Any) -> models.HistoryResponse:
+        """Read what a channel keeps: at most `limit` publications, -1 for all, 0 for the position alone."""
+        return await self._call("history", models.HistoryResponse, channel=channel, limit=limit, **options)
+
+    async def history_remove(self, channel: str) -> None:
+        """Delete what a channel keeps."""
+        await self._call("history_remove", models.EmptyResponse, channel=channel)
+
+    async def channels(self, pattern: str = "", **options: Any) -> models.ChannelsResponse:
+        """The channels that have subscribers."""
+        return await self._call("channels", models.ChannelsResponse, pattern=pattern, **options)
+
+    async def can(
+        self, user: str, verb: str, channel: str, *, token: str = "", subscribed: bool = False
+    ) -> models.CanResponse:
+        """Whether a user may do `verb` in a channel, and by which rule."""
+        return await self._call(
+            "can", models.CanResponse, user=user, verb=verb, channel=channel, token=token, subscribed=subscribed
+        )
+
+    async def info(self) -> models.InfoResponse:
+        """Every node of the service."""
+        return await self._call("info", models.InfoResponse)
+
+    async def top(self, *, limit: int = 10) -> models.TopResponse:
+        """What every node does, and the busiest channels."""
+        return await self._call("top", models.TopResponse, limit=limit)
+
+    async def revoke_token(self, uid: str, **options: Any) -> models.RevocationResponse:
+        """Refuse one token (its `jti`) from now on."""
+        return await self._call("revoke_token", models.RevocationResponse, uid=uid, **options)
+
+    async def revoke_session(self, session: str, **options: Any) -> models.RevocationResponse:
+        """Refuse the tokens of one session from now on."""
+        return await self._call("revoke_session", models.RevocationResponse, session=session, **options)
+
+    async def invalidate_user_tokens(self, user: str, **options: Any) -> models.InvalidateUserTokensResponse:
+        """Refuse a user's tokens that were issued before now."""
+        return await self._call("invalidate_user_tokens", models.InvalidateUserTokensResponse, user=user, **options)
+
+    async def _call(self, name: str, result: type[_Result], **fields: Any) -> _Result:
+        request = self._methods.by_name[name].request
+        if unknown := sorted(fields.keys() - set(request.__struct_fields__)):
+            known = ", ".join(request.__struct_fields__)
+            raise TypeError(f"{name}() has no option {unknown[0]!r}: its options are {known}")
+        for field in ("data", "info"):
+            if field in fields and field in request.__struct_fields__:
+                fields[field] = Raw(msgspec.json.encode(fields[field]))
+        outcome = await self._methods.call(name, msgspec.convert(fields, request))
+        if isinstance(outcome, Error):
+            raise ApiError(outcome)
+        if not isinstance(outcome, result):
+            raise TypeError(f"{name} answered {type(outcome).__name__}")
+        return outcome

@@ -1,0 +1,300 @@
+"""`Starling`: the service as an object that a user's application holds."""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Depends, FastAPI
+from prometheus_client import CollectorRegistry, make_asgi_app
+from pydantic import SecretStr
+from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from starling.embed.dependencies import User, optional_user_of, user_of
+from starling.embed.guard import WebSocketGuard
+from starling.embed.methods import ServerMethods
+from starling.engine.upgrade import UpgradeEndpoint
+from starling.main import Application, build_application
+from starling.settings import PREFIX, Settings, SettingsError, load_settings
+from starling.web import chat, connection, echo, health, items, pages
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.embed")
+
+_OPTIONAL_PARTS = ("pages", "tutorial", "api_docs")
+STATE_KEY = "starling"
+
+
+class Offer:
+    """The service that a server has built, for the first Starling that the imported application makes."""
+
+    def __init__(self, application: Application, settings: Settings) -> None:
+        self.application = application
+        self.settings = settings
+        self.taken: Starling | None = None
+
+
+OFFER: ContextVar[Offer | None] = ContextVar("starling_offer", default=None)
+
+
+class StarlingRouter(APIRouter):
+    """The routes of a Starling, by which its dependencies find it in the application that includes them."""
+
+    def __init__(self, starling: "Starling") -> None:
+        super().__init__()
+        self.starling = starling
+
+
+class Starling(ServerMethods):
+    """One service. Its settings are those of the environment, with `options` (names as in Settings) above them.
+
+    `prefix` begins all paths of Starling, `api_prefix` those of the server API behind it. `client_middleware` lets the
+    client endpoint pass the application's middleware; otherwise `starling serve` answers its upgrades directly.
+    Under `starling serve` the settings are the server's; an option that contradicts them raises SettingsError, as does
+    every setting that cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        prefix: str = "",
+        api_prefix: str = "/api",
+        client_middleware: bool = False,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        for name, value in (("prefix", prefix), ("api_prefix", api_prefix)):
+            if value and (not value.startswith("/") or value.endswith("/")):
+                raise SettingsError([f"Starling({name}={value!r}): begin it with / and end it without one"])
+        self.prefix = prefix
+        self.api_prefix = prefix + api_prefix
+        self.client_middleware = client_middleware
+        offer = OFFER.get()
+        if offer is not None and offer.taken is None:
+            offer.taken = self
+            _check_against_server(options, offer.settings)
+            self.settings = offer.settings
+            self._built = offer.application
+            self.hosted = True
+        else:
+            self.settings = without_unasked_parts(
+                _settings(os.environ if environment is None else environment, options)
+            )
+            self._built = build_application(self.settings, CollectorRegistry())
+            self.hosted = False
+        self._methods = self._built.methods
+        self.client_path = prefix + connection.PATH
+        self.router = self._build_router()
+        self.CurrentUser = Annotated[User, Depends(self._current_user)]
+        self.OptionalUser = Annotated[User | None, Depends(self._optional_user)]
+
+    # Your application
+
+    def install(self, application: FastAPI) -> None:
+        """Include the routes in `application`, and run the service in its lifespan, around the one that is there."""
+        application.include_router(self.router)
+        inner = application.router.lifespan_context
+
+        @asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+            async with self.lifespan(app) as own, inner(app) as state:
+                yield {**own, **(state or {})}
+
+        application.router.lifespan_context = lifespan
+
+    @asynccontextmanager
+    async def lifespan(self, application: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        """Run the service while the application runs: `FastAPI(lifespan=realtime.lifespan)`.
+
+        Raises SettingsError for a path that both use.
+        """
+        self.check_paths(application.router.routes)
+        known = getattr(application.state, "starlings", ())
+        application.state.starlings = (*(each for each in known if each is not self), self)
+        if self.hosted:
+            yield {STATE_KEY: self}
+            return
+        router = application.router
+        unguarded = router.middleware_stack
+        # Starlette declares it as a method; behind it are the routes, and mounted applications too.
+        router.middleware_stack = self.guarded(unguarded)  # type: ignore[assignment]
+        if self.settings.broker_scheme == "memory" and _processes() > 1:
+            log.warning(
+                "memory_broker_with_workers",
+                remedy="memory:// joins nothing beyond one process: set STARLING_BROKER_URL=redis://HOST:6379, "
+                "or run one worker",
+            )
+        try:
+            async with self._built.running():
+                yield {STATE_KEY: self}
+        finally:
+            router.middleware_stack = unguarded
+
+    @property
+    def metrics_app(self) -> ASGIApp:
+        """An ASGI application with this process's metrics; mount it on a port that is not public."""
+        answer: ASGIApp = make_asgi_app(self._built.engine.metrics.registry)
+        metrics = self._built.engine.metrics
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            metrics.flush()
+            await answer(scope, receive, send)
+
+        return serve
+
+    # For the server
+
+    def guarded(self, application: ASGIApp) -> ASGIApp:
+        """`application`, whose WebSocket routes get admission, the check of the origin and metrics."""
+        return WebSocketGuard(application, self._built.context, lambda path: path.endswith(self.client_path))
+
+    def upgrades(self, root_path: str = "") -> dict[str, UpgradeEndpoint]:
+        """The endpoints whose upgrades the server answers directly, by path."""
+        if self.client_middleware:
+            return {}
+        return {
+            self.client_path: self._built.client_endpoint,
+            root_path + self.client_path: self._built.client_endpoint,
+        }
+
+    def check_paths(self, routes: list[BaseRoute]) -> None:
+        """Raise SettingsError for each of the user's `routes` that takes a path of Starling's, and name both."""
+        problems = []
+        for own in self._own_routes:
+            scope = _scope_of(own)
+            for route in routes:
+                if getattr(route, "original_router", None) is self.router:
+                    continue
+                match, found = route.matches(dict(scope))
+                endpoint = found.get("endpoint")
+                if match is Match.FULL and endpoint not in self._own_endpoints and hasattr(route, "endpoint"):
+                    path = getattr(route, "path", "?")
+                    problems.append(
+                        f"{path} of your application also matches {own.path} of Starling: rename yours, "
+                        "or move Starling's with Starling(prefix=…) or Starling(api_prefix=…)"
+                    )
+        if problems:
+            raise SettingsError(problems)
+
+    # Who asks
+
+    async def user_of(self, connection: HTTPConnection) -> User | None:
+        """The user of the request's token; None where there is none. Raises HTTPException for one that is refused."""
+        return await optional_user_of(self._built.context, connection)
+
+    async def require_user(self, connection: HTTPConnection) -> User:
+        """The user of the request's token. Raises HTTPException, or for a WebSocket WebSocketException, without one."""
+        return await user_of(self._built.context, connection)
+
+    async def _current_user(self, connection: HTTPConnection) -> User:
+        return await self.require_user(connection)
+
+    async def _optional_user(self, connection: HTTPConnection) -> User | None:
+        return await self.user_of(connection)
+
+    def _build_router(self) -> StarlingRouter:
+        built, settings = self._built, self.settings
+        router = StarlingRouter(self)
+        names = sorted({*built.methods.by_name, "batch", "capture"})
+        own: list[Route | WebSocketRoute] = [
+            Route(f"{self.api_prefix}/{name}", _NamedMethod(name, built.api), include_in_schema=False) for name in names
+        ]
+        own.append(WebSocketRoute(self.client_path, built.client_endpoint.route.endpoint))
+        readiness = health.build_router(built.engine.readiness)
+        own += [
+            Route(self.prefix + route.path, _health(route), include_in_schema=False)
+            for route in readiness.routes
+            if isinstance(route, Route)
+        ]
+        router.routes += own
+        self._own_routes = own
+        self._own_endpoints = [route.endpoint for route in own]
+        for part in (echo, items, chat) if settings.tutorial else ():
+            router.include_router(part.build_router(built.context), prefix=self.prefix)
+        if settings.pages:
+            router.include_router(pages.router, prefix=self.prefix)
+            router.mount(f"{self.prefix}/static", pages.static_files, name="static")
+        return router
+
+
+class _NamedMethod:
+    """The server API at the path of one method."""
+
+    def __init__(self, name: str, api: ASGIApp) -> None:
+        self._name = name
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._api({**scope, "path_params": {"method": self._name}}, receive, send)
+
+
+def _health(route: Route) -> Any:
+    async def answer(request: Any) -> Any:
+        from starlette.responses import JSONResponse, Response
+
+        found = await route.endpoint()
+        return found if isinstance(found, Response) else JSONResponse(found)
+
+    return answer
+
+
+def _scope_of(route: Route | WebSocketRoute) -> Scope:
+    if isinstance(route, WebSocketRoute):
+        return {"type": "websocket", "path": route.path, "headers": [], "root_path": ""}
+    return {"type": "http", "method": _method(route), "path": route.path, "headers": [], "root_path": ""}
+
+
+def _method(route: Route) -> str:
+    return "POST" if isinstance(route.endpoint, _NamedMethod) else "GET"
+
+
+def _settings(environment: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
+    if unknown := sorted(options.keys() - set(Settings.model_fields)):
+        raise SettingsError([f"Starling({unknown[0]}=…) is no option: `starling settings` lists them all"])
+    given = {f"{PREFIX}{name}".upper(): _as_text(value) for name, value in options.items() if value is not None}
+    kept = {name: value for name, value in environment.items() if name.removesuffix("_FILE") not in given}
+    return load_settings({**kept, **given})
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _check_against_server(options: Mapping[str, Any], settings: Settings) -> None:
+    problems = [
+        f"Starling({name}=…) contradicts the server, which runs with other settings: set {PREFIX}{name.upper()} "
+        "in the environment, and leave the option out"
+        for name, value in options.items()
+        if name in Settings.model_fields and _as_text(value) != _as_text(_shown(getattr(settings, name)))
+    ]
+    problems += [f"Starling({name}=…) is no option" for name in options if name not in Settings.model_fields]
+    if problems:
+        raise SettingsError(problems)
+
+
+def _shown(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def without_unasked_parts(settings: Settings) -> Settings:
+    """`settings` with pages, tutorial endpoints and API docs off, each unless it was asked for by name."""
+    unasked = {name: False for name in _OPTIONAL_PARTS if name not in settings.model_fields_set}
+    return settings.model_copy(update=unasked)
+
+
+def _processes() -> int:
+    """How many workers this process's server runs, as far as it says so."""
+    try:
+        return int(os.environ.get("WEB_CONCURRENCY", "1"))
+    except ValueError:
+        return 1
