@@ -18,7 +18,7 @@ async def order(number: int, user: CurrentUser) -> dict[str, str]:
 
 @app.get("/orders/{order_id}", dependencies=[Depends(require("subscribe", "orders:{order_id}"))])
 async def show(order_id: int) -> dict[str, int]:
-    """Show an order to whoever may subscribe to its channel."""
+    """Show an order to users who may subscribe to its channel."""
     return {"number": order_id}
 
 

@@ -180,7 +180,7 @@ def test_two_applications_with_two_clients_each_live_in_one_process() -> None:
             assert client.post("/orders?number=1", headers=bearer("ann")).status_code == 200
 
 
-def test_two_starlings_in_one_application_are_told_apart_by_their_own_dependencies() -> None:
+def test_two_starlings_in_one_application_are_distinguished_by_their_own_dependencies() -> None:
     first = Starling(environment=ENVIRONMENT)
     second = Starling(environment={**ENVIRONMENT, "STARLING_TOKEN_HMAC_SECRET": SECRET + "!"}, prefix="/two")
     app = FastAPI()
@@ -208,7 +208,7 @@ def test_without_a_starling_the_error_names_the_remedy() -> None:
 
     @app.get("/me")
     async def me(user: CurrentUser) -> None:
-        """Whoever it is."""
+        """Answer nothing."""
 
     with pytest.raises(RuntimeError, match=r"realtime\.install\(app\)"):
         TestClient(app).get("/me")

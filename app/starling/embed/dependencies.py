@@ -71,7 +71,7 @@ def find_starling(connection: HTTPConnection) -> Asked:
             "this application has no Starling: call realtime.install(app), or give FastAPI(lifespan=realtime.lifespan)"
             " and app.include_router(realtime.router)"
         )
-    starling: Starling = found
+    starling: Asked = found
     return starling
 
 
