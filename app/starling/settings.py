@@ -421,7 +421,6 @@ class Settings(BaseModel):
     app: Annotated[
         str | None,
         Field(
-            pattern=r"^[\w.]+:[\w.]+$",
             description="Your own ASGI application, `module:name`, served with Starling: see docs/embed.md.",
         ),
     ] = None

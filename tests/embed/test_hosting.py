@@ -142,6 +142,7 @@ def test_a_module_that_imports_what_is_missing_shows_where(hosted: Module) -> No
     ("target", "remedy"),
     [
         ("no_such_module_here:app", "write module:name"),
+        ("json", "write module:name"),
         ("json:nothing", "has no nothing"),
         ("json:__name__", "no ASGI"),
     ],

@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 
 from starling import CurrentUser, OptionalUser, Starling, require
 from starling.auth.issue import issue_connection_token
-from starling.embed.methods import ApiError
+from starling.embed.methods import MethodFailed
 from starling.settings import SettingsError
 from tests.support.running import SECRET
 from tests.support.running import Starling as Served
@@ -219,7 +219,7 @@ async def test_methods_are_typed_and_raise_what_the_server_api_answers() -> None
     async with realtime.lifespan(app):
         answer = await realtime.broadcast(["a", "b"], {"text": "hi"})
         assert len(answer.responses) == 2
-        with pytest.raises(ApiError, match="108"):
+        with pytest.raises(MethodFailed, match="108"):
             await realtime.presence("a")
         with pytest.raises(TypeError, match="idempotency_key"):
             await realtime.publish("a", 1, idempotency="x")

@@ -128,6 +128,8 @@ class Hosted:
 def import_application(target: str) -> ASGIApp:
     """The object that `target` (`module:name`) names, from the current directory too. Raises ApplicationError."""
     module_name, _, path = target.partition(":")
+    if not module_name or not path:
+        raise ApplicationError(f"{target!r} names no application: write module:name, as in my.module:app")
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - sys.path holds text
         sys.path.insert(0, here)
     try:

@@ -13,7 +13,7 @@ from starling.web.api_methods import ApiMethods
 _Result = TypeVar("_Result", bound=Struct)
 
 
-class ApiError(Exception):
+class MethodFailed(Exception):
     """A method that was refused or failed, with the code and the message of the server API."""
 
     def __init__(self, error: Error) -> None:
@@ -23,7 +23,7 @@ class ApiError(Exception):
 
 
 class ServerMethods:
-    """Each method raises ApiError; the fields mean what they mean in the server API (docs/publish.md)."""
+    """Each method raises MethodFailed; the fields mean what they mean in the server API (docs/publish.md)."""
 
     _methods: ApiMethods
 
@@ -109,7 +109,7 @@ class ServerMethods:
                 fields[field] = Raw(msgspec.json.encode(fields[field]))
         outcome = await self._methods.call(name, msgspec.convert(fields, request))
         if isinstance(outcome, Error):
-            raise ApiError(outcome)
+            raise MethodFailed(outcome)
         if not isinstance(outcome, result):
             raise TypeError(f"{name} answered {type(outcome).__name__}")
         return outcome

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starling.embed.dependencies import User, optional_user_of, user_of
 from starling.embed.guard import WebSocketGuard
 from starling.embed.methods import ServerMethods
-from starling.engine.upgrade import UpgradeEndpoint
+from starling.engine.upgrade import Accepted, Denied, Upgrade, UpgradeEndpoint
 from starling.main import Application, build_application
 from starling.settings import PREFIX, Settings, SettingsError, load_settings
 from starling.web import chat, connection, echo, health, items, pages
@@ -146,7 +146,15 @@ class Starling(ServerMethods):
 
         return serve
 
-    # For the server
+    # For the server, and for tests
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Run the service alone, without an application."""
+        return self._built.running()
+
+    def open_client(self, upgrade: Upgrade) -> Accepted | Denied:
+        """The answer of the client endpoint to a handshake."""
+        return self._built.client_endpoint(upgrade)
 
     def guarded(self, application: ASGIApp) -> ASGIApp:
         """`application`, whose WebSocket routes get admission, the check of the origin and metrics."""
