@@ -17,7 +17,7 @@ from starling.embed.service import Starling
 from starling.engine.transport import NO_CLOSE_FRAME, Batch, Frame
 from starling.engine.upgrade import Denied, EndpointConnection, Upgrade
 
-__all__ = ["ServiceClient", "ExpectationFailed", "RunningService", "service"]
+__all__ = ["ExpectationFailed", "RunningService", "ServiceClient", "service"]
 
 SECRET = "the secret of tests, which no service in production has"  # noqa: S105 - it opens nothing but a test's service
 _SHOWN_EVENTS = 20
