@@ -36,9 +36,9 @@ from starling.server.reject_reason import RejectReason
 from starling.server.target import BadTarget, check_host, replace_host, split_absolute_form
 from starling.server.transport import DISCARD_BYTES, Flusher, WebSocketTransport, linger
 from starling.server.websocket import StarlingWebSocket
+from starling.server.websocket_scope import websocket_scope
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
-
 
 NO_ENDPOINTS: Mapping[str, UpgradeEndpoint] = MappingProxyType({})
 
@@ -182,7 +182,7 @@ class StarlingHttp(HttpToolsProtocol):
         self.connections.discard(self)
         websocket = StarlingWebSocket(
             self.transport,
-            self._websocket_scope(),
+            websocket_scope(self),
             key,
             early,
             app=cast("Asgi", self.app),
@@ -236,25 +236,6 @@ class StarlingHttp(HttpToolsProtocol):
             self._refused = True
             self._deadline = self.loop.call_later(self._options.close_seconds, self.transport.abort)
 
-    def _websocket_scope(self) -> dict[str, Any]:
-        raw_path, _, query_string = self.url.partition(b"?")
-        return {
-            "type": "websocket",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
-            "http_version": "1.1",
-            "scheme": "wss" if self.scheme == "https" else "ws",
-            "server": self.server,
-            "client": self.client,
-            "root_path": self.root_path,
-            "path": self.root_path + unquote(raw_path.decode("ascii")),
-            "raw_path": self.root_path.encode("ascii") + raw_path,
-            "query_string": query_string,
-            "headers": self.headers,
-            "subprotocols": subprotocols_of(self.headers),
-            "state": self.app_state.copy(),
-            "extensions": {"websocket.http.response": {}},
-        }
-
     def _check_progress(self) -> None:
         if self._body_left:
             if self._deadline is None:
@@ -297,39 +278,25 @@ class StarlingHttp(HttpToolsProtocol):
 
     def _begin_directly(self, endpoint: RequestEndpoint) -> bool:
         """Begin a request that `endpoint` answers without ASGI; False where the ASGI application must."""
-        if (
-            self._busy
-            or self.flow.write_paused
-            or self.expect_100_continue
-            or self.root_path
-            or self.parser.should_upgrade()
-            or b"%" in self.url
-        ):
+        if self._busy or self.flow.write_paused or self.expect_100_continue or self.root_path or b"%" in self.url:
             return False
-        path = self.url.partition(b"?")[0].decode("latin-1")
-        method = self.parser.get_method().decode("latin-1")
-        work = endpoint.accept(DirectRequest(method, path, self.headers, self._client_address()))
+        path, method = self.url.partition(b"?")[0].decode("latin-1"), self.parser.get_method().decode("latin-1")
+        request = DirectRequest(method, path, self.headers, self._client_address())
+        work = None if self.parser.should_upgrade() else endpoint.accept(request)
         if work is None:
             return False
-        self.cycle = cast(
-            "RequestResponseCycle",
-            DirectCycle(
-                work,
-                self.transport,
-                self.server_state.default_headers,
-                keep_alive=self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive(),
-                on_response=self.on_response_complete,
-            ),
-        )
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        headers, done = self.server_state.default_headers, self.on_response_complete
+        cycle = DirectCycle(work, self.transport, headers, keep_alive=keep_alive, on_response=done)
+        self.cycle = cast("RequestResponseCycle", cycle)
         return True
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body; what is answered without ASGI has a length that the endpoint has checked."""
-        cycle: object = self.cycle
-        if isinstance(cycle, DirectCycle):
-            cycle.body += body
-        else:
+        if not isinstance(cycle := cast("object", self.cycle), DirectCycle):
             super().on_body(body)
+            return
+        cycle.body += body
 
     def _find_target(self) -> None:
         """Check the Host field, and bring a target in absolute form into the form that endpoints know."""
