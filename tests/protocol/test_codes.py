@@ -20,7 +20,7 @@ ERRORS = [
     (111, "too many requests", True),
     (112, "unrecoverable position", False),
 ]
-UNSUBSCRIBES = [(2000, False), (2500, True), (2501, True)]
+UNSUBSCRIBES = [(2000, False), (2500, True), (2501, True), (2502, True)]
 DISCONNECTS = [
     (3000, "connection closed", True),
     (3001, "shutdown", True),
@@ -33,6 +33,7 @@ DISCONNECTS = [
     (3011, "force reconnect", True),
     (3012, "no pong", True),
     (3013, "too many requests", True),
+    (3014, "state invalidated", True),
     (3500, "invalid token", False),
     (3501, "bad request", False),
     (3502, "stale", False),
