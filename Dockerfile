@@ -36,7 +36,7 @@ RUN groupadd --gid 10001 starling && \
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 # The base comes without the standard library's bytecode: compile the part that the service imports.
-RUN /opt/venv/bin/python -c "import encodings.idna, gunicorn.arbiter, importlib, pkgutil, urllib.request, starling; \
+RUN /opt/venv/bin/python -c "import encodings.idna, gunicorn.arbiter, importlib, multiprocessing.connection, pkgutil, urllib.request, starling; \
     [importlib.import_module(module.name) for module in pkgutil.walk_packages(starling.__path__, 'starling.')]" && \
     STARLING_DEV=true starling check
 ENV PYTHONDONTWRITEBYTECODE=1

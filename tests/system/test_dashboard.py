@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.load import environment, load
 from tests.support.prometheus import PrometheusServer
+from tests.support.proxy_backend_server import DecidingBackend
 from tests.support.running import Starling
 from tests.support.services import RedisServer
 from tools.dashboards.dashboard import Panel
@@ -36,7 +37,10 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     """Two workers over Redis, in use from here to the end."""
     with (
         RedisServer() as redis,
-        Starling(environment(tmp_path_factory.mktemp("channels"), redis.url)) as starling,
+        DecidingBackend(lambda path, body: {"error": {"code": 104, "message": "method not found"}}) as backend,
+        Starling(
+            environment(tmp_path_factory.mktemp("channels"), redis.url) | {"STARLING_PROXY_RPC": backend.url("rpc")}
+        ) as starling,
         PrometheusServer({"starling-0": f"127.0.0.1:{starling.internal_port}"}) as prometheus,
     ):
         running = Monitored(starling, redis, prometheus)

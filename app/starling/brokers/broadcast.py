@@ -106,6 +106,13 @@ class BroadcastBroker:
     ) -> PublishOutcome | None:
         """As `publish`; `done` gets the outcome later. Raises ValueError as `publish` does."""
         self.refuse_keeping(options)
+        self.publish_in_task(channel, publication, options, done)
+        return None
+
+    def publish_in_task(
+        self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
+    ) -> None:
+        """As `publish`, in a task of this broker; `done` gets the outcome."""
 
         async def publish() -> None:
             try:
@@ -117,7 +124,6 @@ class BroadcastBroker:
         task = asyncio.get_running_loop().create_task(publish())
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
-        return None
 
     async def publish_all(
         self, publication: Publication, requests: Sequence[tuple[str, PublishOptions]]

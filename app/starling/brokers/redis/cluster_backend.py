@@ -193,7 +193,7 @@ class ClusterBackend(LinkBackend):
         moves: list[tuple[str, ShardBackend]] = []
         for channel, present in self._wanted.items():
             owner = self._map.node_of(key_slot(stored_name(channel).encode()))
-            if owner is None or node == present or node not in self._shards:
+            if owner is None or owner == present or owner not in self._shards:
                 continue
             if present in self._shards:
                 self._shards[present].drop(channel)
