@@ -90,7 +90,7 @@ def test_the_quick_programs_talk_to_each_other(folder: Path) -> None:
 
 
 def test_the_page_of_the_readme_shows_what_its_command_publishes(folder: Path) -> None:
-    (command,) = README_PUBLISH
+    command, *_ = README_PUBLISH
     # Browsers have the class as a global, this Node.js has not.
     (folder / "browser.mjs").write_text('import WebSocket from "ws";\nglobalThis.WebSocket = WebSocket;\n')
     log = folder / "page.log"

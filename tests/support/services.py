@@ -114,12 +114,14 @@ class Server(ABC):
     def freeze(self) -> None:
         """Stop every process where it stands; the kernel keeps the connections."""
         for process in self._family():
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     def thaw(self) -> None:
         """Let a frozen server go on."""
         for process in self._family():
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def remove(self) -> None:
         """End at once, and delete the directory."""
@@ -131,8 +133,11 @@ class Server(ABC):
     def _family(self) -> list[psutil.Process]:
         if self._process is None or self._process.poll() is not None:
             return []
-        parent = psutil.Process(self._process.pid)
-        return [parent, *parent.children(recursive=True)]
+        try:
+            parent = psutil.Process(self._process.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     @abstractmethod
     def _spawn(self) -> subprocess.Popen[bytes]:

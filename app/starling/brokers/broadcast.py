@@ -106,10 +106,10 @@ class BroadcastBroker:
     ) -> PublishOutcome | None:
         """As `publish`; `done` gets the outcome later. Raises ValueError as `publish` does."""
         self.refuse_keeping(options)
-        self.publish_in_task(channel, publication, options, done)
+        self._publish_in_task(channel, publication, options, done)
         return None
 
-    def publish_in_task(
+    def _publish_in_task(
         self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
     ) -> None:
         """As `publish`, in a task of this broker; `done` gets the outcome."""

@@ -83,7 +83,7 @@ class RedisBroker(BroadcastBroker):
         def answered(replies: Replies) -> None:
             if replies.exception() is None and isinstance(replies.result()[0], NoScriptError):
                 # Redis forgets scripts when it restarts.
-                self.publish_in_task(channel, publication, options, done)
+                self._publish_in_task(channel, publication, options, done)
             else:
                 done(_outcome(replies))
 
