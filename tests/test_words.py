@@ -121,7 +121,6 @@ INNOCENT_NAMES = {
 """Whole names that contain a retired word, each with the reason."""
 
 NOT_SWEPT = (
-    "app/starling/engine/",
     "tests/bench/load_generator.py",
     "tests/engine/",
     "tests/soak/",

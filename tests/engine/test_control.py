@@ -73,7 +73,7 @@ class Member:
 
     def vanish(self) -> None:
         """Receive and send nothing more, as after a SIGKILL."""
-        self.control._orders.clear()
+        self.control._handlers.clear()
         if self._clock is not None:
             self._clock.cancel()
         self.control.on_publication = lambda publication: None  # type: ignore[method-assign]
@@ -221,7 +221,7 @@ def test_what_is_no_control_message_harms_nothing(data: bytes) -> None:
 async def test_an_answer_that_nobody_here_waits_for_is_nothing(redis_server: RedisServer) -> None:
     async with cluster(redis_server, "a", "b") as (one, two):
         for to in ("a", "nobody"):
-            await two.control._say(control_module.ControlMessage("b", to=to, question="0"))
+            await two.control._send(control_module.ControlMessage("b", to=to, question="0"))
         await two.control.send(Shout("after"))
 
         await until(lambda: one.received == ["after"])

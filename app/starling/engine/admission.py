@@ -1,4 +1,4 @@
-"""Whether one more client may come in, decided before any work is done for it."""
+"""Admission: whether this worker accepts one more client, decided before any work is done for it."""
 
 import random
 import time
@@ -18,21 +18,22 @@ from starling.telemetry.metrics import Metrics, open_files_limit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.admission")
 
-# Of the limit to lag, and below the limit to memory: where new clients are wanted again, so that it does not flap.
+# Hysteresis: new clients are accepted again at this share of the lag limit, and this far below the memory limit.
 LAG_RELEASE = 0.5
 MEMORY_RELEASE = 0.05
-# However many are refused, a line about them comes once in so many seconds.
+# Seconds between two log lines about refused clients, however many there are.
 LOG_SECONDS = 10.0
-# While memory is short, freed memory is given back to the system this often.
+# Seconds between two returns of freed memory to the system while memory is short.
 GIVE_BACK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """Beyond which a worker takes no new clients; 0: no limit.
+    """Limits beyond which a worker accepts no new clients; 0: no limit.
 
-    `connections` are those held at once. `connects_per_second` may come at once too, and are what is given back in a
-    second. `lag` is the delay of the event loop in seconds, smoothed over some; `memory` the share of the pod's limit.
+    `connections` is the number of connections at one time. `connects_per_second` is the rate of new connections, and
+    their burst. `lag` is the delay of the event loop in seconds, smoothed over some seconds. `memory` is the share of
+    the pod's memory limit.
     """
 
     connections: int = 0
@@ -51,7 +52,7 @@ class ClientLimits:
 
 
 class Admission:
-    """Turns clients away while this worker drains, is full, lags, is short of memory, or is asked too often."""
+    """Rejects clients while this worker drains, is full, lags, is short of memory, or gets too many connects."""
 
     def __init__(
         self,
@@ -61,9 +62,9 @@ class Admission:
         memory_share: Callable[[], float | None],
         clients: ClientLimits,
     ) -> None:
-        """`memory_share` tells which share of its memory limit the pod uses, None where there is none."""
+        """`memory_share` returns the share of its memory limit that the pod uses, None where there is no limit."""
         self.memory_share = 0.0
-        """As `observe` found it last; 0 where there is no limit."""
+        """As `observe` measured it last; 0 where there is no limit."""
         self.clients = clients
         self._hub = hub
         self._readiness = readiness
@@ -82,14 +83,14 @@ class Admission:
         return bool(self._limits.connections) and len(self._hub.connections) >= self._limits.connections
 
     def refusal(self) -> Rejection | None:
-        """None lets the client in, and counts as a connect: ask once for each."""
+        """Return why a client is rejected, or None, which counts as a connect: call it once for each client."""
         refusal = self._refusal()
         if refusal is not None:
             self._refused[refusal.reason] += 1
         return refusal
 
     def _refusal(self) -> Rejection | None:
-        # The times to come back are spread, so that a crowd does not return as one.
+        # The retry times are spread, so that rejected clients do not all reconnect at one moment.
         reasons = self._readiness.reasons
         if Unready.DRAINING in reasons:
             return Rejection("draining", "this server is stopping; connect again", _between(1, 5))
@@ -105,11 +106,11 @@ class Admission:
         return None
 
     def no_room(self) -> Rejection:
-        """The refusal of a full worker: for a client that was let in, while others took the last places."""
+        """The rejection by a full worker: for a client that was admitted while others took the last connections."""
         return Rejection("capacity", "this server is full; try again", _between(5, 30))
 
     def observe(self, lag: float) -> None:
-        """Take note of how late the event loop was, in seconds, and tell readiness what holds; once a second."""
+        """Take the event loop's delay in seconds and update readiness; to be called once a second."""
         self._hold(Unready.AT_CAPACITY, holds=self.full)
         self._lag = (self._lag + lag) / 2
         self._watch(Unready.LAGGING, self._lag, self._limits.lag, self._limits.lag * LAG_RELEASE)

@@ -13,7 +13,7 @@ from starling.telemetry.tracing import TraceContext
 
 @dataclass(frozen=True, slots=True)
 class StreamPosition:
-    """A place in a channel's stream: the last `offset` seen, in the stream's life `epoch`."""
+    """A position in a channel's stream: the `offset` of the last entry seen, and the `epoch` of the stream."""
 
     offset: int
     epoch: str
@@ -23,7 +23,7 @@ class StreamPosition:
 class StreamEntry(Struct, frozen=True):
     """One publication as a stream holds it; `previous` is the offset of the entry before it (0 for the first).
 
-    `trace` is only there when the broker tells it, and the publication belongs to a trace that is sampled. `delta`:
+    `trace` is set where the broker carries it and the publication belongs to a sampled trace. `delta`:
     readers that can apply patches may get it as one.
     """
 
@@ -35,15 +35,16 @@ class StreamEntry(Struct, frozen=True):
 
     @property
     def offset(self) -> int:
-        """The place of the publication in the stream."""
+        """The position of the publication in the stream."""
         return self.publication.offset
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRead:
-    """What one atomic read of a stream gave: its top position and the entries asked for, oldest first.
+    """The result of one atomic read of a stream: its top position and the requested entries, oldest first.
 
-    Who stands before offset `bottom` has missed what the stream no longer holds; the top itself if it holds nothing.
+    A reader before offset `bottom` has missed entries that the stream no longer holds; an empty stream has its top
+    there.
     `more` is true when the read stopped at its limits, so that there may be further entries. `created`: the channel had
     no position before this read.
     """
@@ -76,11 +77,11 @@ class PublishOptions:
 
 
 class BrokerUnavailable(Exception):
-    """The broker did not take the call within its time: nothing is acknowledged, and the caller may try again."""
+    """The broker did not answer a call within its time: nothing is acknowledged, and the caller may try again."""
 
 
 class BrokerRefused(BrokerUnavailable):
-    """The broker answered that it does not do it, in the words of the message: nothing was done."""
+    """The broker refused a call, for the reason in the message: nothing was changed."""
 
 
 class PublicationTooLarge(Exception):
@@ -93,7 +94,8 @@ PublishOutcome = StreamPosition | BrokerUnavailable | PublicationTooLarge
 class LinkState(Enum):
     """The state of this process's own link to the broker.
 
-    DEAF is told while it is down: new links fail one after the other, and yet the broker serves others of this process.
+    UNRESPONSIVE follows DOWN: new links fail one after the other, although the broker serves other connections of this
+    process.
     """
 
     CONNECTING = "connecting"
@@ -103,7 +105,7 @@ class LinkState(Enum):
 
 
 class BrokerEvents(Protocol):
-    """What a broker tells the node. Called from the event loop, in the broker's order; every method returns at once."""
+    """What a broker reports to the node: called from the event loop, in the broker's order; no method waits."""
 
     def on_publication(self, channel: str, entry: StreamEntry, received_at: float) -> None:
         """A publication of a subscribed channel; `entry.epoch` is empty where the channel has no history.
@@ -118,26 +120,26 @@ class BrokerEvents(Protocol):
         """A client left a subscribed channel somewhere."""
 
     def on_link(self, state: LinkState) -> None:
-        """The link was lost or found; told in order with the publications around it, which may lack some between."""
+        """The link was lost or restored; called in order with publications, of which some may be missing in between."""
 
 
 class Broker(Protocol):
     """Carries messages between processes: live delivery at most once, per channel in one order for all.
 
-    A process subscribes a channel once; whoever calls guards against two calls for one channel at a time.
+    A process subscribes to a channel once; the caller prevents two concurrent calls for one channel.
     """
 
     async def start(self, events: BrokerEvents) -> None:
-        """Begin to connect and return at once; the link's state is told to `events`."""
+        """Begin to connect and return at once; `events` receives the state of the link."""
 
     async def stop(self) -> None:
-        """Give the links back; nothing is told afterwards."""
+        """Close the links; `events` receives nothing afterwards."""
 
     async def subscribe(self, channel: str) -> None:
-        """Return when the server has acknowledged: what is published from now on is told.
+        """Return when the server has acknowledged: what is published from now on is received.
 
-        While the link is down the wish is kept and this raises BrokerUnavailable after the broker's time; `unsubscribe`
-        takes the wish back. Links that return subscribe again by themselves.
+        While the link is down the request is kept and this raises BrokerUnavailable after the broker's timeout;
+        `unsubscribe` withdraws the request. Links that reconnect subscribe again by themselves.
         """
 
     async def unsubscribe(self, channel: str) -> None:
@@ -152,21 +154,21 @@ class Broker(Protocol):
     def begin_publish(
         self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
     ) -> PublishOutcome | None:
-        """As `publish`, without a task: return what became of it, or None, and then `done` is told later.
+        """As `publish`, without a task: return the outcome, or None, and then `done` is called with it later.
 
-        What is begun first is published first.
+        Publishes keep the order in which they begin.
         """
 
     async def publish_all(
         self, publication: Publication, requests: Sequence[tuple[str, PublishOptions]]
     ) -> list[PublishOutcome]:
-        """Publish the same in many channels at once; returns what became of each, in their order.
+        """Publish one publication in many channels; returns the outcome of each, in the order of `requests`.
 
-        Raises ValueError for options that this broker has not.
+        Raises ValueError for options that this broker does not support.
         """
 
     async def publish_join(self, channel: str, info: ClientInfo) -> None:
-        """Tell the channel's subscribers everywhere that a client entered."""
+        """Publish to the channel's subscribers in all processes that a client entered."""
 
     async def publish_leave(self, channel: str, info: ClientInfo) -> None:
-        """Tell the channel's subscribers everywhere that a client left."""
+        """Publish to the channel's subscribers in all processes that a client left."""

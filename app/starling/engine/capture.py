@@ -1,4 +1,4 @@
-"""Captures: the frames of one user, or about one channel, gathered from every node for whoever watches."""
+"""Captures: the frames of one user or one channel, gathered from every node for an operator who watches."""
 
 import asyncio
 import secrets
@@ -20,16 +20,16 @@ from starling.protocol.messages import Publication
 CAPTURE_SECONDS = 600.0
 # Over all nodes at one time.
 CAPTURES_LIMIT = 8
-# Told by the nodes and not yet taken by who watches; what comes beyond it is dropped and counted.
+# Frames that the nodes reported and the watcher has not read; further ones are dropped and counted.
 FRAMES_WAITING = 1000
 # In the empty namespace, which no client of the real-time protocol can name.
 _CHANNEL = ":capture:"
 _FLUSH_SECONDS = 0.1
-# A wish is repeated, so that nodes which start later hear of it, and ends where who watches has vanished.
+# A capture is renewed, so that nodes which start later join it, and ends where its watcher has vanished.
 _RENEW_SECONDS = 3.0
 _LEASE_SECONDS = 10.0
 _REPORT_BYTES = 4500
-# An empty line in so many seconds without a frame keeps proxies from ending the answer.
+# Seconds without a frame after which an empty line is sent, so that proxies do not end the response.
 _KEEP_ALIVE_SECONDS = 10.0
 _LOOK_SECONDS = 1.0
 
@@ -57,7 +57,7 @@ class CaptureReport(Struct, omit_defaults=True):
 
 
 class Captures:
-    """This node's part in all captures: what it tells of its own clients, and what is watched from here."""
+    """This node's part in all captures: it reports frames of its own clients, and serves the watchers that it has."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -66,64 +66,63 @@ class Captures:
 
     @asynccontextmanager
     async def watch(self, *, user: str = "", channel: str = "", payload: bool) -> AsyncIterator["Watching"]:
-        """Have every node tell what it sees of `user` or `channel`, until the context ends.
+        """Have every node report the frames of `user` or `channel`, until the context ends.
 
         Raises CaptureRefused, BrokerUnavailable, and NodeCommandRefused where a node's version has no captures.
         """
         if self._frame_tap is not None and len(self._frame_tap.captures) >= CAPTURES_LIMIT:
             raise CaptureRefused(f"{CAPTURES_LIMIT} captures are on already: wait until one has ended")
         control = self._engine.control
-        order = CaptureCommand(secrets.token_hex(8), user, channel, payload)
-        place = _CHANNEL + order.id
-        watching = Watching(self._engine, order.id)
-        async with control.listening(place, watching.on_report):
-            renewing = asyncio.get_running_loop().create_task(self._renew(order))
+        command = CaptureCommand(secrets.token_hex(8), user, channel, payload)
+        watching = Watching(self._engine, command.id)
+        async with control.listening(_CHANNEL + command.id, watching.on_report):
+            renewing = asyncio.get_running_loop().create_task(self._renew(command))
             try:
                 # With answers, because from here on every node that answers sees each frame.
-                await control.ask(order)
+                await control.ask(command)
                 yield watching
             finally:
                 renewing.cancel()
                 with suppress(BrokerUnavailable):
-                    await control.send(CaptureCommand(order.id, stop=True))
+                    await control.send(CaptureCommand(command.id, stop=True))
 
-    async def _renew(self, order: CaptureCommand) -> None:
+    async def _renew(self, command: CaptureCommand) -> None:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
             with suppress(BrokerUnavailable):
-                await self._engine.control.send(order)
+                await self._engine.control.send(command)
 
-    def _carry_out(self, order: CaptureCommand) -> None:
-        if order.stop:
+    def _carry_out(self, command: CaptureCommand) -> None:
+        if command.stop:
             if self._frame_tap is not None:
-                self._frame_tap.captures.pop(order.id, None)
-                self._let_go()
+                self._frame_tap.captures.pop(command.id, None)
+                self._remove_unused()
             return
         if self._frame_tap is None:
             self._frame_tap = frame_tap = FrameTap(self._engine.hub, self._engine.node.name)
             self._engine.hub.frame_tap = frame_tap
             self._engine.tasks.start(self._publish(frame_tap))
         capture = self._frame_tap.captures.setdefault(
-            order.id, Capture(order.user, order.channel, payload=order.payload)
+            command.id, Capture(command.user, command.channel, payload=command.payload)
         )
         capture.ends_at = time.monotonic() + _LEASE_SECONDS
 
-    def _let_go(self) -> None:
+    def _remove_unused(self) -> None:
         if self._frame_tap is not None and not self._frame_tap.captures:
             self._frame_tap = self._engine.hub.frame_tap = None
 
     async def _publish(self, frame_tap: FrameTap) -> None:
-        """Tell what `frame_tap` has seen, until it has no captures."""
+        """Publish what `frame_tap` has seen, until it has no captures."""
         while self._frame_tap is frame_tap:
             await asyncio.sleep(_FLUSH_SECONDS)
             now = time.monotonic()
             for number, capture in tuple(frame_tap.captures.items()):
                 if capture.ends_at < now:
-                    # Its own end may have come while the one before it was told.
+                    # It may have been stopped while the one before it was reported.
                     frame_tap.captures.pop(number, None)
                 else:
                     await self._report(number, capture)
-            self._let_go()
+            self._remove_unused()
 
     async def _report(self, number: str, capture: Capture) -> None:
         events, dropped = capture.take()
@@ -141,7 +140,7 @@ class Captures:
 
 
 class Watching:
-    """What the nodes tell of one capture, on its way to who watches."""
+    """The reports of all nodes about one capture, on their way to its watcher."""
 
     def __init__(self, engine: Engine, number: str) -> None:
         self.id = number
@@ -160,7 +159,7 @@ class Watching:
         self._arrived.set()
 
     def on_report(self, publication: Publication) -> None:
-        """Take what a node tells."""
+        """Take the report of a node."""
         report = self._decode(publication.data)
         room = max(0, FRAMES_WAITING - len(self._waiting))
         self._waiting += [bytes(event) for event in report.events[:room]]
@@ -215,5 +214,5 @@ class Watching:
         return b"".join(lines)
 
 
-def _line(told: object) -> bytes:
-    return msgspec.json.encode(told) + b"\n"
+def _line(content: object) -> bytes:
+    return msgspec.json.encode(content) + b"\n"

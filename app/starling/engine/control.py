@@ -1,4 +1,4 @@
-"""Messages between nodes: who is there, what every node is asked to do, and answers gathered with a deadline."""
+"""Messages between nodes: announcements, commands to every node, and answers gathered with a deadline."""
 
 import asyncio
 import random
@@ -34,11 +34,11 @@ NodeCommandType = TypeVar("NodeCommandType", bound="NodeCommand")
 
 
 class NodeCommand(Struct, omit_defaults=True):
-    """What every node is asked to do, with what it needs for that; subclasses name it."""
+    """A command to every node, with its arguments; each subclass is one kind of command."""
 
     @classmethod
     def name(cls) -> str:
-        """What it is called on the wire: `refresh_command` of RefreshCommand."""
+        """Its name on the wire: `refresh_command` for RefreshCommand."""
         return _NAME.sub("_", cls.__name__).lower()
 
 
@@ -47,7 +47,7 @@ class NodeCommandRefused(Refused):
 
 
 class NodeInfo(Struct):
-    """What a node tells of itself. `uptime` in seconds."""
+    """What a node announces of itself. `uptime` in seconds."""
 
     uid: str
     name: str = ""
@@ -76,7 +76,7 @@ class ControlMessage(Struct, omit_defaults=True):
 
 
 class _Question:
-    """What is asked of the nodes, and what came back; `refused` is the first node's problem."""
+    """A command that waits for the answers of the nodes; `refused` is the problem of the first that refused."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Raw] = {}
@@ -85,10 +85,10 @@ class _Question:
 
 
 class Control:
-    """This node's voice and ear among the nodes. Orders run on every node, this one included.
+    """Sends commands to all nodes, this one included, and executes those it receives.
 
-    Orders run on the event loop and return at once. They pass like publications, at most once: what must not be lost
-    is kept in a store too, and read again when the link returns.
+    Commands run on the event loop and return at once. They are delivered like publications, at most once: what must
+    not be lost is kept in a store too, and read again when the link reconnects.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class Control:
         start_task: Callable[[Coroutine[Any, Any, None]], object],
         describe: Callable[[], NodeInfo],
     ) -> None:
-        """`describe` tells of this node; `start_task` runs work in a task that the caller owns."""
+        """`describe` returns the announcement of this node; `start_task` runs work in a task that the caller owns."""
         self.listeners: dict[str, Callable[[Publication], None]] = {CHANNEL: self.on_publication}
         """What receives the publications of internal channels, by channel."""
         self._broker = broker
         self._start_task = start_task
         self._describe = describe
         self._uid = ""
-        self._orders: dict[str, Callable[[Raw], Struct | None]] = {}
+        self._handlers: dict[str, Callable[[Raw], Struct | None]] = {}
         self._nodes: dict[str, tuple[float, NodeInfo]] = {}
         self._questions: dict[str, _Question] = {}
         self._met = asyncio.Event()
@@ -117,30 +117,30 @@ class Control:
         Where it raises NodeCommandRefused, the asking node receives the reason.
         """
         decode = msgspec.json.Decoder(kind).decode
-        self._orders[kind.name()] = lambda content: carry_out(decode(content))
+        self._handlers[kind.name()] = lambda content: carry_out(decode(content))
 
     # Life
 
     async def run(self, uid: str) -> None:
         """Listen as node `uid`, and announce it until cancelled."""
         self._uid = uid
-        # While the link is down the wish stands, and is made good when it returns.
+        # While the link is down the subscription is kept, and takes effect when the link reconnects.
         with suppress(BrokerUnavailable):
             await self._broker.subscribe(CHANNEL)
         while True:
             self._met.clear()
-            await self._say(ControlMessage(uid, node=self._describe()))
+            await self._send(ControlMessage(uid, node=self._describe()))
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCE_SECONDS):
                     await self._met.wait()
-                    # Whoever is new hears of many at once; those who came with it are met by one more word too.
+                    # A new node is announced by many: one greeting, a moment later, answers all that arrived together.
                     await asyncio.sleep(random.uniform(0, _GREETING_SECONDS))  # noqa: S311 - spreads load
 
     async def stop(self) -> None:
-        """Tell the others that this node goes, so that none waits for its answers."""
+        """Announce that this node leaves, so that no other node waits for its answers."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE_SECONDS):
-                await self._say(ControlMessage(self._uid, goodbye=True))
+                await self._send(ControlMessage(self._uid, goodbye=True))
 
     @asynccontextmanager
     async def listening(self, channel: str, listener: Callable[[Publication], None]) -> AsyncIterator[None]:
@@ -161,13 +161,13 @@ class Control:
         await self._broker.publish(channel, publication, PublishOptions())
 
     def nodes(self) -> list[NodeInfo]:
-        """Every node that announced itself lately, this one always, by name."""
+        """Every node that announced itself within GONE_SECONDS, and always this one, sorted by name."""
         now = time.monotonic()
         self._nodes = {uid: seen for uid, seen in self._nodes.items() if now - seen[0] < GONE_SECONDS}
         others = (info for uid, (_, info) in self._nodes.items() if uid != self._uid)
         return sorted([self._describe(), *others], key=lambda info: (info.name, info.uid))
 
-    # Speaking
+    # Sending
 
     async def send(self, command: NodeCommand) -> None:
         """Have every node carry out `command`. Raises BrokerUnavailable and PublicationTooLarge."""
@@ -201,10 +201,10 @@ class Control:
             raise NodeCommandRefused(question.refused)
         return question.answers
 
-    # Hearing
+    # Receiving
 
     def on_publication(self, publication: Publication) -> None:
-        """Take what a node said on the control channel."""
+        """Take a message of a node from the control channel."""
         try:
             message = self._decoder.decode(publication.data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -220,7 +220,7 @@ class Control:
         elif message.to:
             self._take_answer(message)
         else:
-            self._obey(message)
+            self._execute(message)
 
     def _take_answer(self, message: ControlMessage) -> None:
         question = self._questions.get(message.question) if message.to == self._uid else None
@@ -229,9 +229,9 @@ class Control:
             question.refused = question.refused or message.problem
             question.arrived.set()
 
-    def _obey(self, message: ControlMessage) -> None:
+    def _execute(self, message: ControlMessage) -> None:
         answer = ControlMessage(self._uid, to=message.sender, question=message.question)
-        carry_out = self._orders.get(message.command)
+        carry_out = self._handlers.get(message.command)
         if carry_out is None:
             # Some node runs another version; it must not wait for us.
             log.warning("node_command_unknown", command=message.command)
@@ -243,7 +243,7 @@ class Control:
                 answer.problem = str(refused)
             except Exception:
                 log.exception("node_command_failed", command=message.command)
-                answer.problem = "a node failed to do it: its log tells why"
+                answer.problem = "a node failed to do it: see its log"
             else:
                 answer.content = NO_PAYLOAD if result is None else _encoded(result)
         if message.question:
@@ -251,12 +251,12 @@ class Control:
 
     async def _answer(self, answer: ControlMessage) -> None:
         try:
-            await self._say(answer)
+            await self._send(answer)
         except PublicationTooLarge as too_large:
             answer.content, answer.problem = NO_PAYLOAD, f"the answer is too large for this broker: {too_large}"
-            await self._say(answer)
+            await self._send(answer)
 
-    async def _say(self, message: ControlMessage) -> None:
+    async def _send(self, message: ControlMessage) -> None:
         try:
             await self._publish(message)
         except BrokerUnavailable:

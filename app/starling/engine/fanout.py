@@ -1,4 +1,4 @@
-"""Deliveries on their way: what a channel's listeners are owed, written in bunches and in slices."""
+"""Fan-out: frames that wait for the subscribers of a channel, written in batches and in time slices."""
 
 import asyncio
 import time
@@ -9,15 +9,15 @@ from starling.engine.transport import Batch, Frame
 from starling.telemetry.metrics import Distribution, TransportStats
 from starling.telemetry.tracing import Delivery, SocketWrite
 
-# Frames wait for others on their heels, because joined they cost one write: as long as writing them would take, about,
-# and never longer than this. Seconds of this thread's work, so that a busy machine does not cut bunches short.
+# Upper bound on the batching delay. A frame waits for followers about as long as writing it would take, since one
+# joined write replaces several. Seconds of CPU time of this thread, so that a busy machine does not shorten batches.
 LONGEST_WAIT = 0.005
 WRITE_SECONDS = 5e-6
-# For so few the clock would cost more than it saves.
+# For fewer receivers than this, reading the clock costs more than batching saves.
 FEW = 16
-# The least that the event loop can wait. Seconds.
+# The shortest delay that the event loop can keep. Seconds.
 _SHORTEST_REST = 0.001
-# The event loop is let go after so long, for pings, commands and timers. Seconds.
+# A write yields to the event loop after this time, for pings, commands and timers. Seconds.
 SLICE = 0.005
 _BETWEEN_LOOKS = 64
 
@@ -45,9 +45,9 @@ class DeliveryTiming:
 
 
 class Group:
-    """Listeners of one channel who read the same format, and the frames that they are owed.
+    """Receivers of one channel that read the same format, and the frames that wait for them.
 
-    Whoever enters is owed nothing from before, and whoever leaves gets what was broadcast while it was in.
+    A receiver that enters gets no earlier frames, and one that leaves gets all that were broadcast before it left.
     """
 
     __slots__ = (
@@ -70,9 +70,9 @@ class Group:
         self.stats = stats
         self.receivers: set[Receiver] = set()
         self.frames: list[Frame] = []
-        # Who came when some of `frames` were there already, and how many.
+        # The receivers that entered while frames waited, and how many of `frames` precede each.
         self._late: dict[Receiver, int] = {}
-        # What is being written, and who has not got it yet.
+        # What is being written, and the receivers that have not got it yet.
         self._batch: Batch | None = None
         self._remaining: set[Receiver] = set()
         # Those of `frames` that are traced, and those of what is being written.
@@ -95,14 +95,14 @@ class Group:
         return iter(self.receivers)
 
     def add(self, receiver: Receiver) -> None:
-        """Let a listener in, from the next frame on."""
+        """Add a receiver, which gets the next frame first."""
         if receiver not in self.receivers:
             self.receivers.add(receiver)
             if self.frames:
                 self._late[receiver] = len(self.frames)
 
     def remove(self, receiver: Receiver) -> None:
-        """Let a listener go, with what it is owed."""
+        """Remove a receiver, after writing what waits for it."""
         self.flush(receiver)
         self.receivers.discard(receiver)
         self._late.pop(receiver, None)
@@ -116,7 +116,7 @@ class Group:
         return size
 
     def trace(self, delivery: Delivery) -> None:
-        """The last frame belongs to a trace: note there how it is written."""
+        """Have `delivery` record how the last frame, which belongs to a trace, is written."""
         delivery.owe(len(self.receivers))
         self._deliveries += (delivery,)
 
@@ -125,15 +125,15 @@ class Group:
         self._timings.append(timing)
 
     def flush(self, receiver: Receiver) -> None:
-        """Give a listener at once what it is owed."""
+        """Write at once what waits for a receiver."""
         if receiver in self._remaining and self._batch is not None:
             self._remaining.discard(receiver)
             _deliver(receiver, self._batch)
         if self.frames and receiver in self.receivers:
-            owed = self.frames[self._late.get(receiver, 0) :]
+            waiting = self.frames[self._late.get(receiver, 0) :]
             self._late[receiver] = len(self.frames)
-            if owed:
-                _deliver(receiver, Batch(owed))
+            if waiting:
+                _deliver(receiver, Batch(waiting))
 
     def write(self, deadline: float, *, alone: bool) -> bool:
         """Write until `deadline`; True when all have it. What is not `alone` is queued, to be joined with more."""
@@ -200,10 +200,10 @@ def _deliver(receiver: Receiver, batch: Batch) -> None:
 
 
 class Fanout:
-    """Groups that are owed frames. They are written when a loop tick brought no more, or when waiting would cost more.
+    """Groups with frames to write. They are written when a loop tick brought no more, or when waiting would cost more.
 
-    A great group is written in slices; what is broadcast meanwhile follows behind. Where frames come faster than they
-    could be written, a group rests after each write, about half as long as that took, and the next write has several.
+    A large group is written in slices; what is broadcast meanwhile follows. Where frames arrive faster than they could
+    be written, a group rests after each write, for half the time that it took, and the next write has several frames.
     """
 
     def __init__(
@@ -217,10 +217,10 @@ class Fanout:
         self._write_seconds = write_seconds
         self._slice = slice_seconds
         self._due: list[Group] = []
-        self._owed = 0
-        # Those that were written a moment ago, with more on their heels.
+        self._pending = 0
+        # Those that were just written, while more frames arrive for them.
         self._resting: list[Group] = []
-        # Those of this round; the last one is being written.
+        # The groups of this round; the last one is being written.
         self._round: list[Group] = []
         self._alone = False
         self._fresh = False
@@ -229,11 +229,11 @@ class Fanout:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is owed."""
+        """Whether frames wait to be written."""
         return bool(self._scheduled or self._resting)
 
     def add(self, group: Group, frame: Frame) -> None:
-        """Owe `frame` to all of `group`."""
+        """Queue `frame` for all of `group`."""
         if not group.frames:
             self._await(group)
         now = time.monotonic()
@@ -245,15 +245,15 @@ class Fanout:
     def _await(self, group: Group) -> None:
         if not self._due:
             self._waiting_since = 0.0
-            self._owed = 0
+            self._pending = 0
         self._due.append(group)
-        self._owed += len(group.receivers)
+        self._pending += len(group.receivers)
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._run)
 
     def flush(self, receiver: Receiver) -> None:
-        """Give a receiver at once what it is owed by whatever group, as before its last frame."""
+        """Write at once what waits for a receiver in any group, so that its last frame comes after it."""
         for group in (*self._round, *self._due, *self._resting):
             group.flush(receiver)
 
@@ -293,7 +293,7 @@ class Fanout:
         self._await(group)
 
     def _ripe(self) -> bool:
-        if not self._waiting_since and self._owed >= FEW:
+        if not self._waiting_since and self._pending >= FEW:
             self._waiting_since = time.thread_time()
-        longest = min(self._longest_wait, self._owed * self._write_seconds)
-        return not self._fresh or self._owed < FEW or time.thread_time() - self._waiting_since >= longest
+        longest = min(self._longest_wait, self._pending * self._write_seconds)
+        return not self._fresh or self._pending < FEW or time.thread_time() - self._waiting_since >= longest

@@ -8,12 +8,12 @@ from starling.engine.history import continues, missed
 from starling.engine.recent import Recent
 from starling.protocol.messages import Publication
 
-# Entries that may wait for a read under way; beyond it they are let go and read again, which costs no memory.
+# Entries that may wait for a read under way; beyond it they are dropped and read again, which costs no memory.
 HELD_LIMIT = 256
 
 
 class Step(Enum):
-    """What becomes of an entry that the broker told."""
+    """What to do with an entry that the broker delivered."""
 
     DELIVER = auto()
     """It follows the position: hand it to the subscribers."""
@@ -27,10 +27,10 @@ class Step(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Healed:
-    """What a read of the missing entries led to.
+    """The result of a read of the missing entries.
 
-    `lost`: the stream could not fill the gap, so whoever subscribes must be told; the entries of `deliver` come after.
-    `done`: the process follows again; otherwise it has to read once more.
+    `lost`: the stream could not fill the gap, so the subscribers must be unsubscribed; the entries of `deliver` come
+    after it. `done`: the process follows again; otherwise it has to read once more.
     """
 
     deliver: list[StreamEntry]
@@ -42,7 +42,7 @@ class Healed:
 class Joined:
     """The answer to a subscriber: its position and, if `recovered`, all it missed up to there, oldest first.
 
-    In cache mode `publications` holds the latest publication at most, and `recovered` tells whether there is one.
+    In cache mode `publications` holds the latest publication at most, and `recovered` is true where there is one.
     """
 
     position: StreamPosition
@@ -52,7 +52,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The position of a process at one moment, to judge later what a read begun then has found."""
+    """The position of a process at one moment, to judge the result of a read that begins then."""
 
     epoch: str
     last: int
@@ -102,7 +102,7 @@ class Follower:
     # Following
 
     def on(self, entry: StreamEntry) -> Step:
-        """Take an entry that the broker told."""
+        """Take an entry that the broker delivered."""
         if self.healing:
             if len(self._held) < HELD_LIMIT:
                 self._held.append(entry)
@@ -121,12 +121,12 @@ class Follower:
         return Step.HEAL
 
     def doubt(self) -> None:
-        """Something may have been missed: whatever read is under way does not cover it."""
+        """Note that entries may be missing, which a read under way does not cover."""
         self.healing = True
         self._outdated = True
 
     def reading(self) -> None:
-        """A read after `last` begins now; it covers all that came until now."""
+        """Note that a read after `last` begins now; it covers all entries that arrived until now."""
         self._held.clear()
         self._outdated = False
 
@@ -148,13 +148,13 @@ class Follower:
         return Healed(deliver, lost=lost, done=not self.healing)
 
     def caught_up(self, top: StreamPosition, mark: Mark) -> bool:
-        """Tell whether the store's `top`, read after `mark`, is a place this process has passed or stands at."""
+        """Whether the store's `top`, read after `mark`, is a position that this process has reached."""
         return top.epoch == self.epoch and mark.last <= top.offset <= self.last
 
     # Joining
 
     def contradicted(self, top: StreamPosition, mark: Mark) -> bool:
-        """Tell whether a read begun at `mark` shows another stream than the one this process has followed so far."""
+        """Whether a read begun at `mark` found another stream than the one this process has followed so far."""
         return top.epoch != self.epoch or top.offset < mark.last
 
     def recall(self, since: StreamPosition | None, read: StreamRead, *, latest: bool) -> Joined | None:
@@ -174,7 +174,7 @@ class Follower:
     def judge(self, since: StreamPosition | None, found: Found, *, latest: bool, limit: int) -> Joined | None:
         """Answer a subscriber from a read that does not contradict; None where it must be read again.
 
-        The position of the answer is this process's own or, where the read saw further than the broker told, the top.
+        The position of the answer is this process's own or, where the read is ahead of it, the top.
         """
         read, rest = found.read, list[StreamEntry]()
         position = read.top

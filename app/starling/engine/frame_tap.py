@@ -1,4 +1,4 @@
-"""What a node sees of the frames that somebody captures; where nobody does, the hub has no tap and nothing is done."""
+"""The frame tap: what a node sees of captured frames. Without a capture the hub has no tap, and nothing is done."""
 
 import time
 from collections.abc import Iterable
@@ -12,11 +12,11 @@ from starling.engine.receiver import Receiver
 from starling.protocol.messages import Command, Push, Reply
 from starling.protocol.shown import shown
 
-# Waiting to be told; what comes beyond it is dropped and counted.
+# Events that wait to be reported; further ones are dropped and counted.
 EVENTS_WAITING = 200
-# What is known of frames that others belong to: who a client is that is connecting, which channel a reply is about.
+# Frames remembered for later ones: the connect of a client whose user is not known yet, the channel of a reply.
 _REMEMBERED = 1000
-# A frame whose telling is larger is told by its kind alone, so that every broker can carry it.
+# A frame whose JSON is larger is reported by its kind alone, so that every broker can carry it.
 _EVENT_BYTES = 4000
 
 Key = TypeVar("Key")
@@ -24,9 +24,9 @@ Value = TypeVar("Value")
 
 
 class Event(Struct, omit_defaults=True):
-    """One frame, as it is told. `time` in milliseconds since 1970; `direction` is in, out, or end.
+    """One frame, as it is reported. `time` in milliseconds since 1970; `direction` is in, out, or end.
 
-    A push to many clients of the node is told once, with their number in `clients`.
+    A push to many clients of the node is reported once, with their number in `clients`.
     """
 
     time: int
@@ -39,7 +39,7 @@ class Event(Struct, omit_defaults=True):
 
 
 class Capture:
-    """What is traced, a user or a channel, and what of it waits to be told."""
+    """One capture in this node: its user or channel, and the events that wait to be reported."""
 
     def __init__(self, user: str, channel: str, *, payload: bool) -> None:
         self.user = user
@@ -48,7 +48,7 @@ class Capture:
         self.events: list[Raw] = []
         self.dropped = 0
         self.ends_at = 0.0
-        """When it ends unless it is wished again, on the clock of `time.monotonic`."""
+        """When it ends unless it is renewed, on the clock of `time.monotonic`."""
 
     def take(self) -> tuple[list[Raw], int]:
         """What waits, and how many were dropped since the last time."""
@@ -77,7 +77,7 @@ class FrameTap:
             for channel in channels:
                 _remember(self._asked, (receiver.id, command.id), channel)
             for capture in self._of(receiver.user, channels):
-                self._tell(capture, "in", command, receiver)
+                self._note(capture, "in", command, receiver)
 
     def replied(self, receiver: Receiver, reply: Reply) -> None:
         """A reply, a push or a ping goes to one client."""
@@ -90,9 +90,9 @@ class FrameTap:
         connect = self._connecting.pop(receiver.id, None) if reply.id else None
         for capture in self._of(receiver.user, channels):
             if connect is not None and capture.user:
-                # Only now is it known whose it was.
-                self._tell(capture, "in", connect, receiver)
-            self._tell(capture, "out", reply, receiver)
+                # Only now is its user known.
+                self._note(capture, "in", connect, receiver)
+            self._note(capture, "out", reply, receiver)
 
     def pushed(self, push: Push, subscribers: SubscriberIndex) -> None:
         """A push goes to all receivers of its channel in `subscribers`."""
@@ -100,11 +100,11 @@ class FrameTap:
         for capture in self.captures.values():
             if capture.channel == push.channel:
                 if clients := subscribers.count(push.channel):
-                    self._tell(capture, "out", reply, clients=clients)
+                    self._note(capture, "out", reply, clients=clients)
             elif capture.user:
                 for receiver in self._hub.users.get(capture.user, ()):
                     if subscribers.group_of(push.channel, receiver) is not None:
-                        self._tell(capture, "out", reply, receiver)
+                        self._note(capture, "out", reply, receiver)
 
     def closed(self, receiver: Receiver, code: int, reason: str) -> None:
         """A client has gone."""
@@ -119,7 +119,7 @@ class FrameTap:
             if (capture.user and capture.user == user) or (capture.channel and capture.channel in channels)
         ]
 
-    def _tell(
+    def _note(
         self,
         capture: Capture,
         direction: str,
@@ -145,11 +145,11 @@ class FrameTap:
         if len(capture.events) >= EVENTS_WAITING:
             capture.dropped += 1
             return
-        told = msgspec.json.encode(frame)
-        if len(told) > _EVENT_BYTES:
+        encoded = msgspec.json.encode(frame)
+        if len(encoded) > _EVENT_BYTES:
             kinds = {name: value if name == "id" else "too large to show" for name, value in frame.items()}
-            told = msgspec.json.encode({**kinds, "bytes": len(told)})
-        event = Event(int(time.time() * 1000), self._node, direction, clients=clients, frame=Raw(told))
+            encoded = msgspec.json.encode({**kinds, "bytes": len(encoded)})
+        event = Event(int(time.time() * 1000), self._node, direction, clients=clients, frame=Raw(encoded))
         if receiver is not None:
             event.user, event.client = receiver.user, receiver.id
         capture.events.append(Raw(msgspec.json.encode(event)))

@@ -60,8 +60,8 @@ class HistoryStore(Protocol):
 def missed(read: StreamRead, since: int) -> list[StreamEntry] | None:
     """Return the entries after `since` if `read` holds them all, else None.
 
-    All means: from the top each entry names the one before it, down to the one that names `since`. Offsets need not
-    follow each other, so nothing else tells a whole read from one that trimming, expiry or a rollback cut.
+    All means: from the top each entry names the one before it, down to the one that names `since`. Offsets may have
+    gaps, so nothing else distinguishes a complete read from one that trimming, expiry or a rollback cut.
     """
     expected = read.top.offset
     for index in range(len(read.entries), 0, -1):
@@ -75,7 +75,7 @@ def missed(read: StreamRead, since: int) -> list[StreamEntry] | None:
 
 
 def continues(read: StreamRead, since: int) -> bool:
-    """Tell whether the entries follow `since` without a hole, as far as the read's limits let it go."""
+    """Whether the entries follow `since` without a gap, as far as the limits of the read allow."""
     expected = since
     for entry in read.entries:
         if entry.previous != expected:

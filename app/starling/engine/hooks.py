@@ -35,7 +35,7 @@ class Client(Struct, frozen=True):
 
     `client` is the id of its connection. `conn_info` and `chan_info` are raw JSON that others see. `meta` is raw JSON
     that stays on the server, empty without any. `transport` is `json` or `protobuf`, the encoding of its messages.
-    `has_token`: it brought a good token to what it asks now, a connect or a subscription. `request` holds the headers
+    `has_token`: it brought a valid token with this request, a connect or a subscription. `request` holds the headers
     that `Hooks.keeps_headers` names; None without any.
     """
 
@@ -115,7 +115,7 @@ class Hooks(Protocol):
         """What the hooks need while the worker serves, such as pools; entered before the first client connects."""
 
     async def connect(self, client: Client, request: Request, data: Raw) -> ConnectDecision:
-        """A client with a good token, or with none, connects; `client.user` is the token's."""
+        """A client with a valid token, or with none, connects; `client.user` is the token's."""
 
     async def refresh(self, client: Client) -> RefreshDecision | None:
         """A connection that `connect` made renewable is about to end; None: nothing is known of it here."""

@@ -26,7 +26,7 @@ class Lifecycle(Protocol):
         """A client is in a channel and has its answer."""
 
     def unsubscribed(self, client: str, user: str, channel: str, *, unused: bool = False) -> None:
-        """A client is in a channel no longer, whoever ended it; `unused`: it got nothing in between."""
+        """A client is in a channel no longer, for any reason; `unused`: it got nothing in between."""
 
 
 class NoLifecycle:

@@ -112,7 +112,9 @@ class LinkWatch:
         if self._lost_at is None:
             log.info("worker_responsive_again")
         else:
-            log.error("worker_retires", reason="it cannot hear the broker, which serves its other connections")
+            log.error(
+                "worker_retires", reason="its link stays unresponsive, while the broker serves its other connections"
+            )
             self._retire()
         self._retiring = None
 

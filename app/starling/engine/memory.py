@@ -1,4 +1,4 @@
-"""How much of its memory limit this pod uses, as the control groups of the kernel tell (cgroup v2, and v1)."""
+"""How much of its memory limit this pod uses, from the control groups of the kernel (cgroup v2, and v1)."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 MOUNT = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
-# cgroup v1 tells no limit as a number near 2^63.
+# cgroup v1 reports "no limit" as a number near 2^63.
 _UNLIMITED = 2**60
 # A peak of buffers that is over by this much is worth a call of malloc_trim(3).
 TRIM_BYTES = 8 * 2**20
@@ -93,7 +93,7 @@ def _groups(mount: Path, own_groups: Path) -> Iterator[tuple[Path, _Files]]:
         else:
             continue
         group = top / path.lstrip("/")
-        # Without a namespace of its own a container is told the host's path, and sees its own group at the top.
+        # Without a namespace of its own a container reads the host's path, and finds its own group at the top.
         while group != top:
             yield group, files
             group = group.parent

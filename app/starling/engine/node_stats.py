@@ -1,4 +1,4 @@
-"""What every node does at the moment: its connections, what passed through it, and how well it keeps up."""
+"""Statistics of every node: its connections, its traffic, and its lag."""
 
 import resource
 
@@ -11,9 +11,9 @@ from starling.telemetry.metrics import resident_memory
 
 
 class NodeStats(Struct):
-    """A node now. Messages, bytes, publications and processor seconds count since its start, `uptime` seconds ago.
+    """A node now. Messages, bytes, publications and CPU seconds count since its start, `uptime` seconds ago.
 
-    `messages_out` are deliveries, one for each client. `lag_seconds` is the event loop's worst delay of late.
+    `messages_out` are deliveries, one for each client. `lag_seconds` is the recent maximum of the event loop's delay.
     """
 
     uid: str
@@ -37,11 +37,11 @@ class NodeStats(Struct):
 
 
 class StatsCommand(NodeCommand):
-    """Tell what the node does."""
+    """Return the statistics of the node."""
 
 
 class NodeStatsCollector:
-    """Tells what this node does, and asks the others."""
+    """Collects the statistics of this node, and of all nodes."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -50,20 +50,20 @@ class NodeStatsCollector:
     def here(self) -> NodeStats:
         """This node."""
         engine = self._engine
-        about = engine.node.describe()
+        info = engine.node.describe()
         transports = engine.metrics.transports.values()
         used = resource.getrusage(resource.RUSAGE_SELF)
         return NodeStats(
-            uid=about.uid,
-            name=about.name,
-            version=about.version,
+            uid=info.uid,
+            name=info.name,
+            version=info.version,
             uptime=engine.node.uptime,
             ready=engine.readiness.ready,
             draining=engine.readiness.draining,
-            connections=about.num_clients,
-            users=about.num_users,
-            subscriptions=about.num_subs,
-            channels=about.num_channels,
+            connections=info.num_clients,
+            users=info.num_users,
+            subscriptions=info.num_subs,
+            channels=info.num_channels,
             messages_in=sum(stats.messages_in for stats in transports),
             messages_out=sum(stats.messages_out for stats in transports),
             bytes_in=sum(stats.bytes_in for stats in transports),

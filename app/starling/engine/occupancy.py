@@ -16,8 +16,8 @@ from starling.engine.broker import BrokerUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.occupancy")
 
-# A holder that was silent for this part of the ttl is gone. Others look for such ones every fifth of the ttl, so that
-# what it held is vacated within the ttl.
+# A holder that did not call for this part of the ttl is gone. Others look for such holders every fifth of the ttl, so
+# that what it held is vacated within the ttl.
 LEASE_SHARE = 2 / 3
 _CALL_SHARE = 1 / 5
 
@@ -33,8 +33,8 @@ _CLOSE_SECONDS = 2.0
 class OccupancyChange:
     """What one call changed for the whole cluster, no channel twice.
 
-    `revision` grows from call to call over all holders: of what is told of a channel the highest holds. With `more`
-    the store has more to tell and wants to be called again.
+    `revision` grows from call to call over all holders: of the changes reported for a channel the highest holds. With
+    `more` the store has more changes to return and must be called again.
     """
 
     occupied: list[str]
@@ -46,8 +46,8 @@ class OccupancyChange:
 class Occupancy(Protocol):
     """Keeps which holder has subscribers in which channels; a holder is one process, for as long as it is not lost.
 
-    A holder that does not call for two thirds of `ttl` seconds is gone: what it held is given up, and the next caller,
-    whoever that is, is told what became empty by that.
+    A holder that does not call for two thirds of `ttl` seconds is gone: what it held is given up, and the next call of
+    any holder returns the channels that became empty by that.
     """
 
     ttl: float
@@ -59,7 +59,7 @@ class Occupancy(Protocol):
 
         Calls of a holder are numbered from 1 on. Raises BrokerUnavailable; the same call with the same number may then
         be made again, counts once and returns the same. None: the store lost the holder or its last calls; it has to
-        come again under another name.
+        start again under another name.
         """
 
 
@@ -74,7 +74,7 @@ class OccupiedChannels:
     """The channels that this process's clients are in.
 
     `on_occupied` and `on_vacated` get the channel and the revision when this process made it non-empty or empty for the
-    whole cluster, or found that a crashed one did. What comes and goes within a tenth of a second may stay untold.
+    whole cluster, or found that a crashed one did. Changes undone within 0.1 s may stay unreported.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class OccupiedChannels:
             log.warning("occupancy_left_behind", channels=len(self._held), reason="others find them when they look")
 
     async def _settle(self) -> None:
-        """Call the store until it knows all that changed here, and has nothing more to tell."""
+        """Call the store until it knows all that changed here, and has no more changes to return."""
         while True:
             self._wake.clear()
             call = self._unanswered = self._unanswered or self._next_call()

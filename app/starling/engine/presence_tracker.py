@@ -1,4 +1,4 @@
-"""What this process's clients do to presence, and how others are told who comes and goes."""
+"""Presence of this process's clients, and the joins and leaves that are published for them."""
 
 import asyncio
 from collections import defaultdict, deque
@@ -17,11 +17,11 @@ from starling.protocol.codes import ERROR_LIMIT_EXCEEDED, ERROR_NOT_AVAILABLE, C
 from starling.protocol.messages import ClientInfo
 from starling.telemetry.metrics import Metrics
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.attendance")
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.presence")
 
 # Clients refreshed or taken out in one go; what else is to be done gets its turn in between.
 _PORTION = 1000
-# Departures that an outage kept from being told are told afterwards, up to so many.
+# Leaves that an outage kept from being published are published afterwards, up to this number.
 _UNDONE_LIMIT = 10_000
 _CLOSE_SECONDS = 3.0
 
@@ -32,15 +32,15 @@ _Key = tuple[str, str]
 class _Stay:
     """One client in one channel.
 
-    `listed`: presence holds it. `tells`: others hear of its coming and going. `came`: it brought its user into the
-    channel. `announced`: others were told of it, or know its user anyhow.
+    `listed`: presence holds it. `publishes`: its join and leave are published. `first_of_user`: no other client of its
+    user was in the channel. `announced`: its join was published, or was not needed.
     """
 
     channel: str
     info: ClientInfo
     listed: bool
-    tells: bool
-    came: bool = True
+    publishes: bool
+    first_of_user: bool = True
     announced: bool = False
 
     @property
@@ -51,18 +51,18 @@ class _Stay:
 class PresenceTracker:
     """Keeps the clients of this process in presence, and publishes joins and leaves.
 
-    For each client and channel: `arrive`, then `announce` once the client has its answer, then `depart`. Whoever
-    arrives must depart, announced or not; to depart twice, or unasked, is nothing. A broker that is away fails none of
-    these: `refresh` makes good what it can.
+    For each client and channel: `arrive`, then `announce` once the client has its answer, then `depart`. A client
+    that arrives must depart, announced or not; a second or unmatched `depart` does nothing. None of these fails while
+    the broker is away: `refresh` catches up on what it can.
 
-    Without `leave_delay` joins and leaves are told client by client, at once. With it (seconds) they are told user by
-    user, so that a page reload shows nothing: a client that departs stays in presence for that long, its leave is told
-    when no other client of its user is in the channel then, and its join when none was before. That needs presence to
-    count users, so it does so in channels with joins and leaves alone too. Anonymous clients cannot be recognised when
-    they come back: they are told one by one and at once, as everyone is where there is no presence store.
+    Without `leave_delay` joins and leaves are published for each client, at once. With it (seconds) they are published
+    for each user, so that a page reload shows nothing: a client that departs stays in presence for that long, its leave
+    is published if no other client of its user is in the channel then, and its join if none was before. That needs
+    presence to count users, so channels with joins and leaves alone are counted too. Anonymous clients cannot be
+    recognised when they reconnect: they are published one by one and at once, as all are without a presence store.
 
-    When in doubt others are told: a join twice does less harm than one that is never heard. What a crashed process
-    leaves in presence goes within the store's ttl, and no leave is told for it.
+    When in doubt a join is published: twice does less harm than never. The entries of a crashed process leave presence
+    within the store's ttl, and no leave is published for them.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class PresenceTracker:
     ) -> None:
         """`presence` None: this broker keeps none. `start_task` runs work in a task that the caller owns."""
         self.agents = Agents(presence, broker, start_task=start_task)
-        """Those that backends show without a connection."""
+        """Members that backends show without a connection."""
         self._presence = presence
         self._broker = broker
         self._start_task = start_task
@@ -85,7 +85,7 @@ class PresenceTracker:
         self._timer: asyncio.TimerHandle | None = None
         self._leaving: dict[_Key, _Stay] = {}
         self._taking_out = False
-        # A refresh must not bring back what is being taken out.
+        # A refresh must not restore an entry that is being removed.
         self._lock = asyncio.Lock()
         self._away = False
 
@@ -127,24 +127,24 @@ class PresenceTracker:
     async def arrive(self, channel: str, info: ClientInfo, options: ChannelOptions) -> None:
         """Show a client in presence before it is answered, so that it finds itself there."""
         counted = options.presence or (options.join_leave and self._leave_delay > 0)
-        stay = _Stay(channel, info, listed=counted and self._presence is not None, tells=options.join_leave)
-        if not stay.listed and not stay.tells:
+        stay = _Stay(channel, info, listed=counted and self._presence is not None, publishes=options.join_leave)
+        if not stay.listed and not stay.publishes:
             return
         if stay.key in self._leaving:
             async with self._lock:
                 if before := self._leaving.pop(stay.key, None):
                     await self._take_out([before])
-        back_from = self._here.get(stay.key)
-        if back_from is not None:
-            stay.came, stay.announced = back_from.came, back_from.announced
+        before_reconnect = self._here.get(stay.key)
+        if before_reconnect is not None:
+            stay.first_of_user, stay.announced = before_reconnect.first_of_user, before_reconnect.announced
         self._here[stay.key] = stay
         if stay.listed and self._presence is not None:
             try:
-                came = await self._presence.add(channel, info)
+                first = await self._presence.add(channel, info)
             except BrokerUnavailable as error:
                 self._note_away(error)
             else:
-                stay.came = came if back_from is None else back_from.came
+                stay.first_of_user = first if before_reconnect is None else before_reconnect.first_of_user
 
     async def update(self, channel: str, info: ClientInfo) -> None:
         """Show a client that is in a channel with another info from now on; nothing, if it is not there."""
@@ -162,11 +162,11 @@ class PresenceTracker:
     async def enter(self, channel: str, info: ClientInfo, most: int) -> bool:
         """Count a client where fewer than `most` others are, of all processes; False where there are as many.
 
-        Nobody is told. While the broker is away, and where there is no presence store, everyone gets in.
+        No join is published. While the broker is away, and without a presence store, every client enters.
         """
         if self._presence is None:
             return True
-        stay = _Stay(channel, info, listed=True, tells=False)
+        stay = _Stay(channel, info, listed=True, publishes=False)
         try:
             if not await self._presence.enter(channel, info, most):
                 return False
@@ -176,16 +176,16 @@ class PresenceTracker:
         return True
 
     def announce(self, channel: str, client: str) -> None:
-        """Tell others that a client entered, now that it is there to hear it too."""
+        """Publish the join of a client, now that it receives the channel's publications itself."""
         stay = self._here.get((channel, client))
         if stay is None or stay.announced:
             return
         stay.announced = True
-        if stay.tells and (stay.came or not self._by_user(stay)):
-            self._start_task(self._tell(self._broker.publish_join, stay))
+        if stay.publishes and (stay.first_of_user or not self._by_user(stay)):
+            self._start_task(self._publish(self._broker.publish_join, stay))
 
     def depart(self, channel: str, client: str) -> None:
-        """A client left, or did not come in after all."""
+        """A client left, or did not enter after all."""
         stay = self._here.get((channel, client))
         if stay is None:
             return
@@ -194,10 +194,10 @@ class PresenceTracker:
             self._waiting.append((due, stay))
             self._set_timer()
         else:
-            self._let_go(stay)
+            self._remove(stay)
 
     async def refresh(self) -> None:
-        """Keep this process's entries alive, and make good what an outage left undone.
+        """Keep this process's entries alive, and catch up on what an outage left undone.
 
         To be called three times within the store's ttl, and when the link to the broker returns. Raises nothing for a
         broker that is away.
@@ -212,7 +212,7 @@ class PresenceTracker:
         self._begin_taking_out()
 
     async def close(self) -> None:
-        """Take every client out and tell the leaves, within seconds: for a process that ends."""
+        """Remove every client and publish the leaves, within seconds: for a process that ends."""
         self.agents.stop()
         if self._timer is not None:
             self._timer.cancel()
@@ -248,7 +248,7 @@ class PresenceTracker:
                 return False
         return True
 
-    # Letting go
+    # Removing
 
     def _set_timer(self) -> None:
         if self._timer is None and self._waiting:
@@ -259,12 +259,12 @@ class PresenceTracker:
         now = asyncio.get_running_loop().time()
         while self._waiting and self._waiting[0][0] <= now:
             stay = self._waiting.popleft()[1]
-            # A client that came back has another stay by now.
+            # A client that reconnected has another stay by now.
             if self._here.get(stay.key) is stay:
-                self._let_go(stay)
+                self._remove(stay)
         self._set_timer()
 
-    def _let_go(self, stay: _Stay) -> None:
+    def _remove(self, stay: _Stay) -> None:
         del self._here[stay.key]
         self._leaving[stay.key] = stay
         self._begin_taking_out()
@@ -291,7 +291,7 @@ class PresenceTracker:
                     del self._leaving[stay.key]
 
     async def _take_out(self, stays: Sequence[_Stay]) -> bool:
-        """Take clients out of presence and tell their leaves; False when the broker is away."""
+        """Remove clients from presence and publish their leaves; False while the broker is away."""
         entries: dict[str, list[ClientInfo]] = defaultdict(list)
         for stay in stays:
             if stay.listed:
@@ -304,36 +304,40 @@ class PresenceTracker:
                 self._note_away(error)
                 return False
         leaves = self._leaves(stays, gone)
-        await asyncio.gather(*(self._tell(self._broker.publish_leave, stay) for stay in leaves))
+        await asyncio.gather(*(self._publish(self._broker.publish_leave, stay) for stay in leaves))
         return True
 
     def _leaves(self, stays: Sequence[_Stay], gone: Mapping[str, set[str]]) -> list[_Stay]:
-        """Of those taken out, the ones whose leaves are to be told."""
+        """Of the removed clients, those whose leaves are to be published."""
         leaves: list[_Stay] = []
-        told: set[_Key] = set()
+        published: set[_Key] = set()
         for stay in stays:
             user = stay.info.user
-            if not stay.tells:
+            if not stay.publishes:
                 continue
             if not self._by_user(stay):
                 if stay.announced:
                     leaves.append(stay)
-            # Nobody knows of a user whose only client was never announced.
-            elif (stay.announced or not stay.came) and user in gone[stay.channel] and (stay.channel, user) not in told:
-                told.add((stay.channel, user))
+            # A user whose only client was never announced has no join, and so no leave.
+            elif (
+                (stay.announced or not stay.first_of_user)
+                and user in gone[stay.channel]
+                and (stay.channel, user) not in published
+            ):
+                published.add((stay.channel, user))
                 leaves.append(stay)
         return leaves
 
     def _keep_undone(self) -> None:
-        """Bound what waits for the broker: the oldest, and who was never announced, just go when their time is over."""
+        """Bound what waits for the broker: the oldest, and those never announced, expire in the store."""
         undone = [(key, stay) for key, stay in self._leaving.items() if stay.announced]
         self._leaving = dict(undone[-_UNDONE_LIMIT:])
         if len(undone) > _UNDONE_LIMIT:
             log.warning("leaves_given_up", leaves=len(undone) - _UNDONE_LIMIT, reason="the broker is away too long")
 
-    # Telling
+    # Publishing
 
-    async def _tell(self, publish: Callable[[str, ClientInfo], Awaitable[None]], stay: _Stay) -> None:
+    async def _publish(self, publish: Callable[[str, ClientInfo], Awaitable[None]], stay: _Stay) -> None:
         try:
             await publish(stay.channel, stay.info)
         except BrokerUnavailable as error:

@@ -4,7 +4,7 @@ from collections import deque
 
 from starling.engine.broker import StreamEntry, StreamRead
 
-# What an entry takes in memory beside its data, roughly.
+# Estimate of the memory that an entry takes in addition to its data. Bytes.
 ENTRY_OVERHEAD = 400
 
 
@@ -21,8 +21,8 @@ class MemoryBudget:
 class Recent:
     """An unbroken run of entries that ends at the position of the process: `limit` of them and `max_bytes` of data.
 
-    It answers what a client missed only as far as it knows: `knows` first, then `after`. It says nothing about what the
-    store holds at the moment; reads do, and `keep` lets go of what they do not find any more.
+    It answers what a client missed as far as it reaches: call `knows` first, then `after`. It may hold entries that the
+    store has dropped since; `keep` takes a read and drops what the read no longer finds.
     """
 
     __slots__ = ("_budget", "_bytes", "_entries", "_full", "_limit", "_max_bytes", "_start", "bottom")
@@ -34,7 +34,7 @@ class Recent:
         self._entries: deque[StreamEntry] = deque()
         self._bytes = 0
         self._start = 0
-        # True once an entry was let go for the limits: whoever needs it cannot recover.
+        # True once an entry was dropped for the limits: clients that need it cannot recover.
         self._full = False
         self.bottom = 0
 
@@ -63,7 +63,7 @@ class Recent:
     def keep(self, read: StreamRead) -> None:
         """Take from a read of the newest entries, of the same epoch, those that lead up to the oldest here.
 
-        What the store has let go since is let go here too.
+        Entries that the store has dropped since are dropped here too.
         """
         self.bottom = max(self.bottom, read.bottom)
         while self._entries and self._entries[0].offset <= self.bottom:
@@ -87,7 +87,7 @@ class Recent:
             self._start = entry.previous
 
     def knows(self, offset: int) -> bool:
-        """Tell whether `after` can be trusted for a client that has seen `offset`."""
+        """Whether `after` is complete for a client that has seen `offset`."""
         return offset >= self._start or self._full
 
     def newest(self) -> StreamEntry | None:

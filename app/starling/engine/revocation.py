@@ -1,4 +1,4 @@
-"""Tokens that are refused before they expire: the contract of their store, what is refused, and whom that ends."""
+"""Revocation: tokens that are refused before they expire, the contract of their store, and the connections that end."""
 
 import asyncio
 import time
@@ -292,9 +292,9 @@ class Revocations:
 
     def _send_unstored(self, _: UnstoredRevocationsCommand) -> None:
         if self.unstored:
-            self._start_task(self._tell_all(list(self._unstored)))
+            self._start_task(self._send_all(list(self._unstored)))
 
-    async def _tell_all(self, revocations: Collection[Revocation], version: int = 0) -> None:
+    async def _send_all(self, revocations: Collection[Revocation], version: int = 0) -> None:
         try:
             for revocation in revocations:
                 await self._control.send(RevokeCommand(revocation, version, time.time()))
@@ -316,39 +316,39 @@ class Revocations:
             self._unstored.discard(revocation)
         self._version = version
         # The others learn by it that the store has them.
-        await self._tell_all(offered, version)
+        await self._send_all(offered, version)
 
-    def _carry_out(self, order: RevokeCommand) -> None:
-        self.stats.ordered[order.revocation.kind] += 1
-        known = not self._refused.add(order.revocation)
-        if not order.version:
-            self._unstored.add(order.revocation)
+    def _carry_out(self, command: RevokeCommand) -> None:
+        self.stats.ordered[command.revocation.kind] += 1
+        known = not self._refused.add(command.revocation)
+        if not command.version:
+            self._unstored.add(command.revocation)
             self._reload.set()
         else:
-            self._unstored.discard(order.revocation)
+            self._unstored.discard(command.revocation)
         # Between this one and the last that was received, others may have been missed.
-        if order.version == self._version + 1:
-            self._version = order.version
-        elif order.version > self._version:
+        if command.version == self._version + 1:
+            self._version = command.version
+        elif command.version > self._version:
             self._reload.set()
-        if known and not order.version:
+        if known and not command.version:
             return
-        self._pending.append(order)
+        self._pending.append(command)
         if len(self._pending) == 1:
             self._start_task(self._end_pending())
 
     async def _end_pending(self) -> None:
-        """End what the commands of this moment are about; those that come meanwhile are dealt with together."""
+        """End what the commands of this moment revoke; those that arrive meanwhile are executed together."""
         # Others of the same burst come in first.
         await asyncio.sleep(0)
-        while orders := tuple(self._pending):
+        while commands := tuple(self._pending):
             refused = RevocationSet()
-            for order in orders:
-                refused.add(order.revocation)
+            for command in commands:
+                refused.add(command.revocation)
             await self._end_all(refused)
             now = time.time()
-            self.stats.delays += [max(0.0, now - order.sent_at) for order in orders]
-            del self._pending[: len(orders)]
+            self.stats.delays += [max(0.0, now - command.sent_at) for command in commands]
+            del self._pending[: len(commands)]
 
     async def _end_all(self, refused: RevocationSet) -> None:
         """End what lives here by the tokens that are refused."""

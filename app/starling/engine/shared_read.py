@@ -1,4 +1,4 @@
-"""One read at a time, shared by all who waited for it: thousands who ask at once cost two reads."""
+"""One read at a time, shared by all that wait for it: thousands of concurrent requests cost two reads."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,36 +6,36 @@ from typing import Generic, TypeVar
 
 from starling.engine.broker import BrokerUnavailable
 
-Wish = TypeVar("Wish")
+Request = TypeVar("Request")
 Found = TypeVar("Found")
 
 
-class SharedRead(Generic[Wish, Found]):
-    """Collects wishes while a read is under way; the next read is for all of them.
+class SharedRead(Generic[Request, Found]):
+    """Collects requests while a read is under way; the next read serves all of them.
 
-    Nobody is given the result of a read that began before the wish. There is a task only while somebody waits.
+    No request gets the result of a read that began before it. A task exists only while a request waits.
     """
 
     __slots__ = ("_closed", "_read", "_task", "_waiting")
 
-    def __init__(self, read: Callable[[list[Wish]], Awaitable[Found]]) -> None:
+    def __init__(self, read: Callable[[list[Request]], Awaitable[Found]]) -> None:
         self._read = read
-        self._waiting: list[tuple[Wish, asyncio.Future[Found]]] = []
+        self._waiting: list[tuple[Request, asyncio.Future[Found]]] = []
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def get(self, wish: Wish) -> Found:
-        """Wait for a read that serves `wish`; raises what the read raises, and BrokerUnavailable once closed."""
+    async def get(self, request: Request) -> Found:
+        """Wait for a read that serves `request`; raises what the read raises, and BrokerUnavailable once closed."""
         if self._closed:
             raise _left()
         found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
-        self._waiting.append((wish, found))
+        self._waiting.append((request, found))
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._serve())
         return await found
 
     def close(self) -> None:
-        """End the read under way; whoever waits gets BrokerUnavailable."""
+        """End the read under way; waiting requests get BrokerUnavailable."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
@@ -47,11 +47,11 @@ class SharedRead(Generic[Wish, Found]):
             while self._waiting:
                 waiting, self._waiting = self._waiting, []
                 try:
-                    result = await self._read([wish for wish, _ in waiting])
+                    result = await self._read([request for request, _ in waiting])
                 except asyncio.CancelledError:
                     self._refuse(waiting, _left())
                     raise
-                except Exception as error:  # noqa: BLE001  # whatever it is, those who wait are told it
+                except Exception as error:  # noqa: BLE001  # every waiting request gets the error
                     self._refuse(waiting, error)
                 else:
                     for _, found in waiting:
@@ -61,7 +61,7 @@ class SharedRead(Generic[Wish, Found]):
             self._task = None
 
     @staticmethod
-    def _refuse(waiting: list[tuple[Wish, "asyncio.Future[Found]"]], error: Exception) -> None:
+    def _refuse(waiting: list[tuple[Request, "asyncio.Future[Found]"]], error: Exception) -> None:
         for _, found in waiting:
             if not found.done():
                 found.set_exception(error)

@@ -1,4 +1,4 @@
-"""A history channel in this process: follows what the broker tells, reads what it kept back, lets subscribers join."""
+"""A history channel in this process: follows its publications, reads missed ones, and adds subscribers."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from starling.protocol.tags_filter import Matches
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.stream")
 
-# One read of a gap: what it brings is handed to all subscribers without a pause.
+# Limits of one read of a gap: its entries go to all subscribers without a pause.
 HEAL_ENTRIES = 64
 HEAL_BYTES = 1024 * 1024
 RETRY_FIRST = 0.1
@@ -35,7 +35,7 @@ class Joining(Hashable, Protocol):
         """Write the answer; False when the subscriber has gone meanwhile. Never waits."""
 
     def unsubscribe(self) -> None:
-        """Tell a subscriber that was answered but is not live yet: 2500, insufficient state."""
+        """Unsubscribe a subscriber that was answered but is not live yet: 2500, insufficient state."""
 
 
 S = TypeVar("S", bound=Joining)
@@ -52,7 +52,7 @@ class Live(Protocol[S_contra]):
         """Make a subscriber live: it gets the next publication."""
 
     def unsubscribe_all(self, channel: str) -> None:
-        """Tell every live subscriber 2500, insufficient state, and let it go."""
+        """Unsubscribe every live subscriber: 2500, insufficient state."""
 
 
 @dataclass(slots=True)
@@ -177,11 +177,11 @@ class Stream(Generic[S]):
     # Following
 
     def on(self, entry: StreamEntry) -> None:
-        """Take a publication that the broker told."""
+        """Take a publication that the broker delivered."""
         if self._closed:
             return
         if not entry.epoch:
-            # Published past the history: it has no place in the stream.
+            # Published past the history: it has no position in the stream.
             self._live.broadcast(self.channel, entry)
             return
         step = self._follower.on(entry)
@@ -203,7 +203,7 @@ class Stream(Generic[S]):
         return self._follower.mark()
 
     def caught_up(self, top: StreamPosition, mark: Mark) -> bool:
-        """Tell whether nothing is missing here, given the store's `top` that was asked for after `mark`."""
+        """Whether nothing is missing here, given the store's `top` that was asked for after `mark`."""
         return not self._joining and self._follower.caught_up(top, mark)
 
     # Joining
@@ -285,15 +285,15 @@ class Stream(Generic[S]):
             match = found[-1] if found else None
         return Joined(self._follower.position, [], recovered=False)
 
-    async def _read_newest(self, wishes: list[ReadRequest]) -> Found:
-        """Read as far back as any of `wishes` needs, and keep what leads up to the entries in memory."""
+    async def _read_newest(self, requests: list[ReadRequest]) -> Found:
+        """Read as far back as any of `requests` needs, and keep what leads up to the entries in memory."""
         recent, mark = self._follower.recent, self._follower.mark()
-        latest = any(wish.latest and wish.entries for wish in wishes)
+        latest = any(each.latest and each.entries for each in requests)
         returning = [
-            wish.since.offset
-            for wish in wishes
-            if wish.since and wish.since.epoch == mark.epoch and not wish.latest
-            if wish.entries or not (wish.since.offset < recent.bottom or recent.knows(wish.since.offset))
+            each.since.offset
+            for each in requests
+            if each.since and each.since.epoch == mark.epoch and not each.latest
+            if each.entries or not (each.since.offset < recent.bottom or recent.knows(each.since.offset))
         ]
         limit = self.options.recovery_limit + 1 if returning else int(latest)
         after = min(returning) if returning and not latest else 0
@@ -319,7 +319,7 @@ class Stream(Generic[S]):
             self._healing = asyncio.get_running_loop().create_task(self._heal())
 
     async def _healed(self) -> None:
-        """Wait until the gap is filled or told."""
+        """Wait until the gap is filled, or the subscribers are unsubscribed for it."""
         self.heal()
         if self._healing is not None:
             await asyncio.wait((self._healing,), timeout=JOIN_HEAL_TIMEOUT)
@@ -397,14 +397,14 @@ class Stream(Generic[S]):
         try:
             self._live.broadcast(self.channel, entry)
         except Exception:
-            # Nobody knows who got it, and the position has moved on: who did not must be told.
+            # It is not known which subscribers got it, and the position has moved on: unsubscribe them all.
             log.exception("stream_delivery_failed", channel=self.channel, offset=entry.offset)
             self._lose()
         if self._joining:
             self._advance_joining(entry.offset)
 
     def _advance_joining(self, offset: int) -> None:
-        """Make those live who have seen exactly as much; whose position was passed over has seen another stream."""
+        """Make subscribers at `offset` live; one whose position was passed over has seen another stream."""
         for subscriber, position in tuple(self._joining.items()):
             if position == offset:
                 del self._joining[subscriber]

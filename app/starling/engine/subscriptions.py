@@ -1,4 +1,4 @@
-"""Who enters and leaves which channel in this process, and what the broker and the streams are told of it."""
+"""Subscriptions: connections that enter and leave channels of this process, at its hub, its streams and its broker."""
 
 import asyncio
 from collections import defaultdict
@@ -73,7 +73,7 @@ class Subscriptions:
 
     @property
     def recent_bytes(self) -> int:
-        """Memory of the publications that are kept for who comes back."""
+        """Memory of the publications that are kept for clients that reconnect. Bytes."""
         return self._budget.used
 
     # Entering and leaving
@@ -82,7 +82,7 @@ class Subscriptions:
         """Put a connection into a channel without history, whether the broker is there or not.
 
         Raises BrokerUnavailable when the broker did not acknowledge in time; the connection then waits in the channel
-        and hears again when the link returns.
+        and receives again when the link reconnects.
         """
         async with self._lock(channel):
             if self._hub.subscribers.add(channel, receiver):
@@ -147,7 +147,7 @@ class Subscriptions:
         await stream.join(subscriber, since, latest=latest, matches=matches)
 
     def drop(self, subscriber: Subscriber) -> None:
-        """From now on the subscriber gets nothing more; `leave` does the rest."""
+        """Send the subscriber nothing more; `leave` does the rest."""
         channel, receiver = subscriber.channel, subscriber.receiver
         self._hub.subscribers.remove(channel, receiver)
         self._hub.watchers.remove(channel, receiver)
@@ -225,14 +225,14 @@ class Subscriptions:
         self._hub.subscribers.add(subscriber.channel, subscriber.receiver, subscriber.view, subscriber.base)
 
     def unsubscribe_all(self, channel: str) -> None:
-        """Tell every live subscriber that the stream broke off behind it."""
+        """Unsubscribe every live subscriber, because the stream broke off behind it."""
         for receiver in self._hub.subscribers.of(channel):
             receiver.lose_state(channel)
 
-    # What the broker tells
+    # What the broker delivers
 
     def on(self, channel: str, entry: StreamEntry) -> None:
-        """Deliver a publication, in its place in the stream where there is one."""
+        """Deliver a publication, in the order of the stream where there is one."""
         stream = self._streams.get(channel)
         if stream is None:
             self.broadcast(channel, entry)

@@ -1,4 +1,4 @@
-"""The tasks of one worker: whoever starts one here need not keep it, and none outlives the worker."""
+"""The tasks of one worker: its callers need not keep them, and none outlives the worker."""
 
 import asyncio
 from collections.abc import Coroutine

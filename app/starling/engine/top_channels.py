@@ -9,7 +9,7 @@ from starling.telemetry.top_channels import ChannelTraffic, joined
 
 
 class TopChannelsCommand(NodeCommand):
-    """Tell the `limit` busiest channels."""
+    """Return the `limit` busiest channels."""
 
     limit: int = 10
 
@@ -21,12 +21,12 @@ class TopChannelsAnswer(Struct):
 
 
 class TopChannels:
-    """Tells the busiest channels, by deliveries over about the last ten seconds."""
+    """Finds the busiest channels, by deliveries over about the last ten seconds."""
 
     def __init__(self, hub: Hub, control: Control) -> None:
         self._hub = hub
         self._control = control
-        control.on_command(TopChannelsCommand, lambda order: TopChannelsAnswer(self.here(order.limit)))
+        control.on_command(TopChannelsCommand, lambda command: TopChannelsAnswer(self.here(command.limit)))
 
     def here(self, limit: int) -> list[ChannelTraffic]:
         """The `limit` busiest channels of this node, the busiest first."""

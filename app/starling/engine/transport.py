@@ -1,4 +1,4 @@
-"""The seam between a client's socket and the engine: what may be written, and what is told back."""
+"""The seam between a client's socket and the engine: what may be written, and what the socket reports."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -63,7 +63,7 @@ class Transport(Protocol):
         """Queue `batch`, as its frames would be one by one."""
 
     def ping(self) -> None:
-        """Send a WebSocket ping; the pong is told to the handler."""
+        """Send a WebSocket ping; the handler's `on_pong` receives the pong."""
 
     def pause_reading(self) -> None:
         """Take no more input from the peer until `resume_reading`."""
@@ -87,7 +87,7 @@ class Transport(Protocol):
 
 
 class Handler(Protocol):
-    """What a Transport tells. Every method is called from the event loop and must return at once."""
+    """What a Transport calls. Every method is called from the event loop and must return at once."""
 
     def on_message(self, message: str | bytes) -> None:
         """One whole message arrived, text as `str`."""
@@ -102,10 +102,10 @@ class Handler(Protocol):
         """The peer has taken all replies that waited."""
 
     def on_shutdown(self) -> None:
-        """This process stops: say goodbye with the door's own code (1012, or 3001 on the protocol door)."""
+        """This process stops: close with the code of the endpoint (1012, or 3001 on the client endpoint)."""
 
     def on_close(self, code: int, reason: str) -> None:
-        """The connection has ended; told exactly once. 1005: the peer gave no code, 1006: it vanished.
+        """The connection has ended; called exactly once. 1005: the peer gave no code, 1006: it vanished.
 
         With 1006 the reason is WRITE_ERROR where that showed when it was written to.
         """

@@ -46,7 +46,7 @@ class Base(Struct, frozen=True):
 
 
 class DeltaMaker:
-    """Makes the form of one publication for readers of patches: against each base once, whoever reads it."""
+    """Makes the form of one publication for readers of patches: against each base once, for all readers."""
 
     __slots__ = ("_made", "_patches", "_publication", "_text", "payload")
 
