@@ -56,6 +56,7 @@ from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_methods import ApiMethods
 from starling.web.authority import TokenAuthority
 from starling.web.connection import ClientEndpoint
+from starling.web.cross_origin import CrossOrigin
 from starling.web.dependencies import WebContext
 from starling.web.head_requests import HeadRequests
 from starling.web.permission_check import PermissionCheck
@@ -260,6 +261,7 @@ def build_application(
         redoc_url=None,
         telemetry=NO_FASTAPI_TELEMETRY,
     )
+    application.add_middleware(CrossOrigin, context=context)
     application.add_middleware(HeadRequests)
     application.add_middleware(RequestId)
     refusals.install(application, metrics)

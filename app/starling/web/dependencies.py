@@ -66,20 +66,25 @@ class WebContext:
         self.engine.metrics.refuse("failed_connects")
         return True
 
+    def allows_origin(self, request: Upgrade) -> bool:
+        """Whether the client is no page, or one of an origin that may connect."""
+        origin = request.header(b"origin")
+        if origin is None:
+            return True
+        host = request.header(b"host") or ""
+        if self.developer and developer_origin_allowed(origin, host):
+            return True
+        # Only a proxy says so. Pages of browsers cannot, or only to their own disadvantage.
+        secure = request.header(b"x-forwarded-proto") in ("https", "wss")
+        return bool(self.allowed_origins or not self.developer) and origin_allowed(
+            origin, host, self.allowed_origins, secure=secure
+        )
+
     def is_foreign(self, upgrade: Upgrade) -> bool:
         """Whether the client is a page of an origin that may not connect; then it is counted."""
-        origin = upgrade.header(b"origin")
-        if origin is None:
+        if self.allows_origin(upgrade):
             return False
-        host = upgrade.header(b"host") or ""
-        # Only a proxy says so, and a page cannot: a WebSocket of a browser has no such header of its own.
-        secure = upgrade.header(b"x-forwarded-proto") in ("https", "wss")
-        if self.developer and developer_origin_allowed(origin, host):
-            return False
-        if (self.allowed_origins or not self.developer) and origin_allowed(
-            origin, host, self.allowed_origins, secure=secure
-        ):
-            return False
+        origin, host = upgrade.header(b"origin") or "", upgrade.header(b"host") or ""
         remedy = f"add {origin} to STARLING_ALLOWED_ORIGINS"
         if "://" not in origin:
             remedy = "serve the page over HTTP: pages of files and sandboxes have no origin that can be allowed"
@@ -128,29 +133,39 @@ class WebContext:
         return credentials
 
     def request_for_hooks(self, upgrade: Upgrade) -> Request:
-        """The handshake as hooks see it, its Origin checked already.
-
-        A cookie is a credential only if no stranger's page can have sent it: pages are named, or in developer mode of
-        this machine.
-        """
-        named = bool(self.allowed_origins) and ANY not in self.allowed_origins
+        """The handshake as hooks see it, its Origin checked already."""
         return Request(
             upgrade.headers,
             address=upgrade.address,
             path=upgrade.path,
             query=str(upgrade.query, "latin-1"),
-            cookies_checked=named or (self.developer and ANY not in self.allowed_origins),
+            cookies_checked=self.cookies_checked,
         )
 
-    def presented_token(self, upgrade: Upgrade) -> PresentedToken | None:
-        """The token that a handshake brings, not verified yet."""
+    @property
+    def cookies_checked(self) -> bool:
+        """Whether no stranger's page can have sent a cookie: pages are named, or in developer mode of this machine."""
+        return ANY not in self.allowed_origins and (bool(self.allowed_origins) or self.developer)
+
+    def takes_cookie(self, request: Upgrade) -> bool:
+        """Whether the cookie of an HTTP request is a credential.
+
+        Other than a WebSocket, a request of a page need not have an Origin, as that of an image has none; browsers then
+        say where it came from (W3C Fetch Metadata).
+        """
+        if not self.cookies_checked:
+            return False
+        return bool(request.header(b"origin")) or request.header(b"sec-fetch-site") in (None, "same-origin", "none")
+
+    def presented_token(self, upgrade: Upgrade, *, cookie: bool = True) -> PresentedToken | None:
+        """The token that a handshake brings, not verified yet. `cookie`: that of its cookie counts."""
         presented = find_token(authorization=upgrade.header(b"authorization"), subprotocols=upgrade.subprotocols)
         if presented is not None:
             return presented
         query = QueryParams(upgrade.query) if upgrade.query else QueryParams()
         return find_token(
             ticket=query.get("ticket"),
-            cookie=_session_cookie(upgrade),
+            cookie=_session_cookie(upgrade) if cookie else None,
             query=query.get("token") if self.token_in_query else None,
             allow_query=self.token_in_query,
         )

@@ -2,11 +2,23 @@
 
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI, WebSocket, status
 from fastapi.exceptions import WebSocketRequestValidationError
 from fastapi.responses import JSONResponse
 
+from starling.protocol.codes import Disconnect, Error
 from starling.telemetry.metrics import Metrics
+
+
+def error_body(reason: Error | Disconnect, detail: str = "") -> bytes:
+    """The body of a refused request in the form of the server API: the code of `reason`, and its words with `detail`.
+
+    The words of a disconnect are its reason.
+    """
+    message = reason.message if isinstance(reason, Error) else reason.reason
+    error = {"code": reason.code, "message": f"{message}: {detail}" if detail else message}
+    return msgspec.json.encode({"error": error})
 
 
 def install(application: FastAPI, metrics: Metrics) -> None:
