@@ -3,8 +3,14 @@
 import asyncio
 import time
 
-from starling.engine.clock import LAG_INTERVAL, Clock
+import pytest
+from prometheus_client import CollectorRegistry
+
+from starling.engine import clock as clock_module
+from starling.engine.clock import LAG_INTERVAL, LAG_TURNS_REPORTED, Clock, Turn
 from starling.engine.tasks import Tasks
+from starling.telemetry.metrics import Metrics
+from tests.support.waiting import until
 
 
 async def test_what_arrives_while_the_event_loop_stands_still_counts_from_the_standstill() -> None:
@@ -24,4 +30,30 @@ async def test_what_arrives_while_the_event_loop_stands_still_counts_from_the_st
 
     while clock.arrival(now := time.monotonic()) != now:
         await asyncio.sleep(LAG_INTERVAL)
+    clock.stop()
+
+
+async def test_the_metric_holds_a_delay_until_it_was_read_every_fifteen_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clock_module, "TURN_SECONDS", 0.2)
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    turns: list[Turn] = []
+    clock = Clock(Tasks(), each_second=[turns.append])
+
+    def reported() -> float:
+        clock.report(metrics)
+        return registry.get_sample_value("starling_event_loop_lag_seconds") or 0.0
+
+    clock.start()
+    await until(lambda: turns, "the first turn")
+    time.sleep(0.5)
+    await until(lambda: clock.lag_seconds > 0.3, "the delay is measured")
+    worst, at = clock.lag_seconds, len(turns)
+    while len(turns) < at + LAG_TURNS_REPORTED - 1:
+        assert reported() >= worst
+        await asyncio.sleep(LAG_INTERVAL)
+    await until(lambda: reported() < worst, "the delay is over")
+    assert len(turns) >= at + LAG_TURNS_REPORTED
     clock.stop()

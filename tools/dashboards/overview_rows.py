@@ -191,7 +191,7 @@ def workers() -> tuple[Panel, ...]:
         ),
         Panel(
             "Event loop lag",
-            "How late timers run in the worst worker; everything is delayed by as much.",
+            "How late timers ran at worst in 15 seconds, in the worst worker; everything is delayed by as much.",
             "s",
             (Query(f"max by (pod) ({of('starling_event_loop_lag_seconds')})", "{{pod}}"),),
         ),

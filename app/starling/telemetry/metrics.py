@@ -243,7 +243,7 @@ METRICS = (
     Metric(
         "starling_event_loop_lag_seconds",
         "gauge",
-        "Worst delay of a timer in the last second, by worker.",
+        "Worst delay of a timer in the last 15 seconds, by worker.",
         mode="liveall",
     ),
     Metric("starling_worker_gc_seconds_total", "counter", "Time the garbage collector took; nothing else ran then."),
