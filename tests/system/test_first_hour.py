@@ -21,6 +21,12 @@ CHANNELS = """
 namespaces:
   quiet: {}
   open: {allow_subscribe_for_client: true, allow_subscribe_for_anonymous: true}
+  kept:
+    history_size: 10
+    history_ttl: 60s
+    allow_subscribe_for_client: true
+    allow_publish_for_subscriber: true
+    allow_history_for_subscriber: true
 """
 
 
@@ -121,6 +127,45 @@ def test_the_demo_namespace_has_history_recovery_and_presence(developer: Starlin
         assert ask(client, publish={"channel": "demo:room", "data": {"n": 1}})["publish"] == {}
         assert len(ask(client, history={"channel": "demo:room", "limit": 10})["history"]["publications"]) == 1
         assert len(ask(client, presence={"channel": "demo:room"})["presence"]["presence"]) == 1
+
+
+def read_history(client: ClientConnection, channel: str, **request: Any) -> list[int]:
+    found = ask(client, history={"channel": channel, **request})["history"]
+    return [publication["data"] for publication in found.get("publications", [])]
+
+
+def publish_five(client: ClientConnection, channel: str) -> str:
+    """Publish 1 to 5; the epoch of the channel's stream."""
+    ask(client, subscribe={"channel": channel})
+    for number in range(1, 6):
+        assert ask(client, publish={"channel": channel, "data": number}) == {"id": 7, "publish": {}}
+    return str(ask(client, history={"channel": channel})["history"]["epoch"])
+
+
+def test_a_history_call_whose_limit_leaves_out_the_newest_is_a_hint_in_developer_mode(developer: Starling) -> None:
+    channel = "demo:hint"
+    with client_of(developer) as client:
+        epoch = publish_five(client, channel)
+        # Calls that get the newest, or say where they begin, or ask for nothing, come first: they log nothing.
+        assert read_history(client, channel, limit=2, reverse=True) == [5, 4]
+        assert read_history(client, channel, limit=5) == [1, 2, 3, 4, 5]
+        assert read_history(client, channel, limit=2, since={"offset": 1, "epoch": epoch}) == [2, 3]
+        assert read_history(client, channel, limit=-1) == [1, 2, 3, 4, 5]
+        assert read_history(client, channel) == []
+        assert read_history(client, channel, limit=2) == [1, 2]
+    (line,) = developer.reported("history_without_newest", channel=channel, level="info")
+    assert (line["limit"], line["last_offset"], line["top_offset"]) == (2, 2, 5)
+    assert "reverse: true" in line["remedy"]
+
+
+def test_there_is_no_such_hint_outside_developer_mode(production: Starling) -> None:
+    with client_of(production, token_of("ann")) as client:
+        publish_five(client, "kept:hint")
+        assert read_history(client, "kept:hint", limit=2) == [1, 2]
+        # Refused by the same worker, so that its line comes after the one that must not be there.
+        ask(client, subscribe={"channel": "quiet:after"})
+    production.reported("command_refused", channel="quiet:after")
+    assert "history_without_newest" not in production.output
 
 
 def test_any_other_namespace_is_taken(developer: Starling) -> None:

@@ -22,7 +22,7 @@ def build_dispatcher(
 ) -> Dispatcher:
     """Build what carries out the decisions of all sessions of a worker.
 
-    In developer mode errors that refuse a command name the option that would allow it.
+    In developer mode errors that refuse a command name the option that would allow it, and hints are logged.
     """
     channels, hooks = engine.channels, engine.hooks
     user_limit = UserLimit(engine.presence, engine.options.connections_per_user)
@@ -33,7 +33,13 @@ def build_dispatcher(
         PublishHandler(channels, hooks, engine.publisher, engine.admission.clients.first_uses),
         PresenceHandler(channels, engine.presence),
         PresenceStatsHandler(channels, engine.presence),
-        HistoryHandler(channels, engine.history, engine.options.recovery_limit, engine.admission.clients.first_uses),
+        HistoryHandler(
+            channels,
+            engine.history,
+            engine.options.recovery_limit,
+            engine.admission.clients.first_uses,
+            developer=developer,
+        ),
         RpcHandler(hooks),
         SendHandler(hooks),
         RefreshHandler(authority, engine.presence),

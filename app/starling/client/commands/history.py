@@ -2,6 +2,8 @@
 
 import time
 
+import structlog
+
 from starling.client.client_connection import ClientConnection
 from starling.client.commands.base import CommandHandler
 from starling.client.commands.rights import channel_options, require
@@ -12,6 +14,9 @@ from starling.engine.rights import Verb
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.decisions import Decision, History
+from starling.protocol.messages import HistoryRequest, HistoryResult
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
 # Data of the publications in one answer, beyond the first: it must fit into what may wait for a client.
 ANSWER_BYTES = 768 * 1024
@@ -25,12 +30,15 @@ class HistoryHandler(CommandHandler):
     action = History
     method = "history"
 
-    def __init__(self, channels: Channels, history: HistoryReader, limit: int, first_uses: Budgets) -> None:
-        """`first_uses` are paid for channels that nobody used before."""
+    def __init__(
+        self, channels: Channels, history: HistoryReader, limit: int, first_uses: Budgets, *, developer: bool = False
+    ) -> None:
+        """`first_uses` are paid for channels that nobody used before; `developer`: log what new users misread."""
         self._first_uses = first_uses
         self._channels = channels
         self._history = history
         self._limit = limit
+        self._developer = developer
 
     def prepare(self, client: ClientConnection, action: History) -> ChannelOptions:
         """The right to read the channel's history, where there is one."""
@@ -56,8 +64,30 @@ class HistoryHandler(CommandHandler):
                 lambda: self._first_uses.spend(who),
                 matches=None if wanted is None else wanted.matches,
             )
+            if self._developer and _lacks_newest(action.request, result):
+                _log_hint(client, action, result)
             size = sum(len(publication.data) + ENTRY_BYTES for publication in result.publications)
             client.session.charge(size, time.monotonic())
             decisions = client.session.answered(action, result, time.monotonic())
             client.carry_out(decisions)
             return []
+
+
+def _lacks_newest(request: HistoryRequest, result: HistoryResult) -> bool:
+    """Whether `limit` cut the newest publications off a read that did not say where it begins."""
+    if request.reverse or request.since is not None or not 0 < request.limit == len(result.publications):
+        return False
+    return result.publications[-1].offset < result.offset
+
+
+def _log_hint(client: ClientConnection, action: History, result: HistoryResult) -> None:
+    log.info(
+        "history_without_newest",
+        connection_id=client.id,
+        user=client.user,
+        channel=action.channel,
+        limit=action.request.limit,
+        last_offset=result.publications[-1].offset,
+        top_offset=result.offset,
+        remedy="the answer has the oldest publications: set reverse: true for the newest, or read on with since",
+    )
