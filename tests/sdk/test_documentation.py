@@ -1,11 +1,13 @@
 """The pages for those who connect clients: what they give to copy runs, what they list is what there is."""
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +33,9 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
-QUICK_JAVASCRIPT, JAVASCRIPT = blocks(CONNECT, "js")
-QUICK_PYTHON, BACKEND, PYTHON = blocks(CONNECT, "python")
+QUICK_JAVASCRIPT, JAVASCRIPT, HISTORY_JAVASCRIPT, LARGE_JAVASCRIPT = blocks(CONNECT, "js")
+QUICK_PYTHON, BACKEND, PYTHON, HISTORY_PYTHON = blocks(CONNECT, "python")
+(COMMANDS,) = blocks(CONNECT, "sh")
 (README_JAVASCRIPT,) = blocks(README, "js")
 README_PUBLISH = re.findall(r"bin/(starling publish .*)", README)
 (NAMESPACES,) = blocks(CONNECT, "yaml")
@@ -76,42 +79,55 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_quick_programs_talk_to_each_other(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def developer() -> Iterator[Starling]:
     with Starling() as service:
-        for name, program in (("lobby.mjs", QUICK_JAVASCRIPT), ("lobby.py", QUICK_PYTHON)):
-            assert "ws://localhost:8000/" in program
-            (folder / name).write_text(program.replace("ws://localhost:8000", service.url))
-        javascript, python = folder / "javascript.log", folder / "python.log"
-        with running("node", "lobby.mjs", folder=folder, log=javascript):
-            wait_for(javascript, "JavaScript got hello from JavaScript")
-            with running(sys.executable, "lobby.py", folder=folder, log=python):
-                wait_for(python, "Python got hello from Python")
-                wait_for(javascript, "JavaScript got hello from Python")
+        yield service
 
 
-def test_the_page_of_the_readme_shows_what_its_command_publishes(folder: Path) -> None:
+def test_the_quick_programs_talk_to_each_other(folder: Path, developer: Starling) -> None:
+    for name, program in (("lobby.mjs", QUICK_JAVASCRIPT), ("lobby.py", QUICK_PYTHON)):
+        assert "ws://localhost:8000/" in program
+        (folder / name).write_text(program.replace("ws://localhost:8000", developer.url))
+    javascript, python = folder / "javascript.log", folder / "python.log"
+    with running("node", "lobby.mjs", folder=folder, log=javascript):
+        wait_for(javascript, "JavaScript got hello from JavaScript")
+        with running(sys.executable, "lobby.py", folder=folder, log=python):
+            wait_for(python, "Python got hello from Python")
+            wait_for(javascript, "JavaScript got hello from Python")
+
+
+def test_the_page_of_the_readme_shows_what_its_command_publishes(folder: Path, developer: Starling) -> None:
     command, *_ = README_PUBLISH
     # Browsers have the class as a global, this Node.js has not.
     (folder / "browser.mjs").write_text('import WebSocket from "ws";\nglobalThis.WebSocket = WebSocket;\n')
     log = folder / "page.log"
-    with Starling() as service:
-        (folder / "page.mjs").write_text(README_JAVASCRIPT.replace("ws://localhost:8000", service.url))
-        publish = [f"{Path(sys.executable).parent}/starling", *shlex.split(command)[1:], "--url", service.http]
-        with running("node", "--import", "./browser.mjs", "page.mjs", folder=folder, log=log):
-            deadline = time.monotonic() + 60
-            while "hello" not in log.read_text():
-                assert time.monotonic() < deadline, log.read_text()
-                subprocess.run(publish, check=True, capture_output=True, timeout=60)
+    (folder / "page.mjs").write_text(README_JAVASCRIPT.replace("ws://localhost:8000", developer.url))
+    publish = [f"{Path(sys.executable).parent}/starling", *shlex.split(command)[1:], "--url", developer.http]
+    with running("node", "--import", "./browser.mjs", "page.mjs", folder=folder, log=log):
+        deadline = time.monotonic() + 60
+        while "hello" not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            subprocess.run(publish, check=True, capture_output=True, timeout=60)
 
 
 def test_the_programs_with_users_fetch_tokens_and_talk_to_each_other(folder: Path) -> None:
     (folder / "channels.yaml").write_text(NAMESPACES)
     (folder / "backend.py").write_text(BACKEND)
-    settings = {"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_CHANNELS_FILE": str(folder / "channels.yaml")}
-    uvicorn = (sys.executable, "-m", "uvicorn", "backend:app", "--port", "0")
-    backend = folder / "backend.log"
-    with Starling(settings) as service, running(*uvicorn, folder=folder, log=backend):
-        address = wait_for(backend, r"INFO: +Uvicorn running on http://([\d.:]+) .*")[1]
+    install, secret, backend, serve = COMMANDS.splitlines()
+    assert install == "pip install fastapi uvicorn pyjwt"
+    assert secret == "export STARLING_TOKEN_HMAC_SECRET=$(openssl rand -hex 32)"
+    variables = [word for word in shlex.split(serve) if "=" in word]
+    assert shlex.split(serve) == [*variables, "starling", "serve"]
+    settings = dict(variable.split("=", 1) for variable in variables)
+    settings["STARLING_CHANNELS_FILE"] = str(folder / settings["STARLING_CHANNELS_FILE"])
+    uvicorn = backend.removesuffix(" &").replace("9000", "0").split()
+    log = folder / "backend.log"
+    with (
+        Starling({**settings, "STARLING_TOKEN_HMAC_SECRET": SECRET}) as service,
+        running(sys.executable, "-m", *uvicorn, folder=folder, log=log),
+    ):
+        address = wait_for(log, r"INFO: +Uvicorn running on http://([\d.:]+) .*")[1]
         for name, program in (("chat.mjs", JAVASCRIPT), ("chat.py", PYTHON)):
             assert "ws://localhost:8000/" in program
             assert "http://localhost:9000/" in program
@@ -123,6 +139,54 @@ def test_the_programs_with_users_fetch_tokens_and_talk_to_each_other(folder: Pat
             with running(sys.executable, "chat.py", folder=folder, log=python):
                 wait_for(python, "Alice: hello from Python")
                 wait_for(javascript, "Alice: hello from Python")
+
+
+def test_the_programs_with_history_show_the_newest_50_who_is_online_and_what_failed(
+    folder: Path, developer: Starling
+) -> None:
+    commands = [{"publish": {"channel": "demo:chat", "data": {"text": f"m{number}"}}} for number in range(1, 61)]
+    call(developer, "batch", {"commands": commands})
+    for name, program in (("history.mjs", HISTORY_JAVASCRIPT), ("history.py", HISTORY_PYTHON)):
+        assert "ws://localhost:8000/" in program
+        (folder / name).write_text(program.replace("ws://localhost:8000", developer.url))
+    javascript, python = folder / "javascript.log", folder / "python.log"
+    with running("node", "history.mjs", folder=folder, log=javascript):
+        wait_for(javascript, "newest: " + ", ".join(f"m{number}" for number in range(11, 61)))
+        wait_for(javascript, "JavaScript got hello from JavaScript")
+        wait_for(javascript, "online: 1")
+        with running(sys.executable, "history.py", folder=folder, log=python):
+            expected = [*(f"m{number}" for number in range(12, 61)), "hello from JavaScript"]
+            wait_for(python, "newest: " + ", ".join(expected))
+            wait_for(python, "online: 2")
+            wait_for(python, "Python got hello from Python")
+            other = wait_for(python, r"joined: (\S+)")[1]
+            wait_for(javascript, f"joined: {other}")
+        wait_for(javascript, f"left: {other}")
+    # What the service refuses is an error of the call: here a publication without data.
+    refused = HISTORY_JAVASCRIPT.replace("demo:chat", "demo:refused").replace("ws://localhost:8000", developer.url)
+    (folder / "refused.mjs").write_text(refused.replace('{ text: "hello from JavaScript" }', "undefined"))
+    with running("node", "refused.mjs", folder=folder, log=javascript):
+        wait_for(javascript, "not sent: 107 bad request.*")
+
+
+def test_the_program_with_a_large_message_shows_that_the_sdk_does_not_reconnect(
+    folder: Path, developer: Starling
+) -> None:
+    assert "ws://localhost:8000/" in LARGE_JAVASCRIPT
+    (folder / "large.mjs").write_text(LARGE_JAVASCRIPT.replace("ws://localhost:8000", developer.url))
+    log = folder / "large.log"
+    with running("node", "large.mjs", folder=folder, log=log):
+        wait_for(log, "too long\nsent\n(?:lost: .*\n)?stopped: 3 message size limit exceeded")
+        wait_for(log, "lost: .*")
+
+
+def call(service: Starling, method: str, body: dict[str, object]) -> None:
+    """Call the server API of a service in developer mode."""
+    request = urllib.request.Request(
+        f"{service.http}/api/{method}", json.dumps(body).encode(), headers={"X-API-Key": "dev"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+        assert "error" not in json.load(answer)
 
 
 def test_the_example_of_namespaces_is_a_good_configuration() -> None:
