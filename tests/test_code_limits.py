@@ -17,7 +17,6 @@ LONG_MODULES = {
     "main.py": "builds every part from the settings; it shrinks when parts declare their own options",
     "protocol/messages.py": "one struct a message of the protocol, and nothing else",
     "protocol/session.py": "the state machine of a session, which reads as one",
-    "server/transport.py": "the hot path of one socket",
     "settings.py": "one declaration a setting; it shrinks when parts declare their own options",
     "telemetry/logging.py": "to be split with the logger that it configures",
     "telemetry/metrics.py": "one declaration a metric",
@@ -27,7 +26,6 @@ LONG_MODULES = {
 WIDE_CLASSES = {
     "engine/channels.py:ChannelOptions": "one field an option of a channel",
     "server/options.py:ServerOptions": "one field an option of the server",
-    "server/transport.py:WebSocketTransport": "asyncio's protocol and the engine's Transport in one object a socket",
     "settings.py:Settings": "one field a setting",
 }
 LONG_CONSTRUCTORS = {

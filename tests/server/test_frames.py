@@ -20,10 +20,11 @@ from websockets.frames import Frame as ReferenceFrame
 from websockets.protocol import SERVER, Protocol
 
 from starling.server.assembly import CONTROL_BURST
+from starling.server.client_socket import Flusher
 from starling.server.compression import Deflater
 from starling.server.frames import COMPRESSED, INCOMPLETE, PeerError, frame_end
 from starling.server.options import ServerOptions
-from starling.server.transport import Flusher, WebSocketTransport
+from starling.server.transport import WebSocketTransport
 from tests.server.serving import frame
 
 MAX_MESSAGE = 300

@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from starling.client.client_connection import JsonConnection
 from starling.engine.transport import Batch, Frame
 from starling.main import build_application
+from starling.server.client_socket import Flusher
 from starling.server.options import ServerOptions
-from starling.server.transport import Flusher, WebSocketTransport
+from starling.server.transport import WebSocketTransport
 from starling.settings import load_settings
 
 WRITE_LIMIT = 64 * 2**20

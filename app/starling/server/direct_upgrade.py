@@ -5,8 +5,9 @@ import asyncio
 import structlog
 
 from starling.engine.upgrade import Accepted, Denied, Upgrade, UpgradeEndpoint
+from starling.server.client_socket import linger
 from starling.server.handshake import Header, accept_response, refuse_response
-from starling.server.transport import WebSocketTransport, linger
+from starling.server.transport import WebSocketTransport
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 

@@ -17,9 +17,9 @@ import structlog
 import uvicorn
 
 from starling.engine.readiness import Unready
+from starling.server.client_socket import ClientSocket
 from starling.server.drain_rate import DrainRate
 from starling.server.options import ServerOptions, Service
-from starling.server.transport import WebSocketTransport
 from starling.server.websocket import StarlingWebSocket
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
@@ -123,9 +123,9 @@ class DrainServer(uvicorn.Server):
     async def _disconnect_all(self) -> None:
         """Let requests over HTTP end, and disconnect the WebSockets one after the other in random order."""
         connections = cast("set[Any]", self.server_state.connections)
-        waiting: list[WebSocketTransport | StarlingWebSocket] = []
+        waiting: list[ClientSocket | StarlingWebSocket] = []
         for connection in list(connections):
-            if isinstance(connection, WebSocketTransport | StarlingWebSocket):
+            if isinstance(connection, ClientSocket | StarlingWebSocket):
                 waiting.append(connection)
             else:
                 connection.shutdown()
@@ -138,7 +138,7 @@ class DrainServer(uvicorn.Server):
             self._stats.left = 0
 
     async def _disconnect_at(
-        self, rate: DrainRate, waiting: list[WebSocketTransport | StarlingWebSocket], connections: set[Any]
+        self, rate: DrainRate, waiting: list[ClientSocket | StarlingWebSocket], connections: set[Any]
     ) -> None:
         stats, reported_at = self._stats, time.monotonic()
         while True:

@@ -20,21 +20,21 @@ from urllib.parse import unquote
 
 import httptools
 import structlog
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from starling.engine.direct_request import DirectRequest, RequestEndpoint
 from starling.engine.rejection import Rejection
 from starling.engine.upgrade import Upgrade, UpgradeEndpoint
+from starling.server.client_socket import DISCARD_BYTES, Flusher, linger
 from starling.server.compression import Agreement, Compression
 from starling.server.direct_request import DirectCycle
 from starling.server.direct_upgrade import open_directly
 from starling.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
 from starling.server.options import Asgi, ServerOptions
-from starling.server.peer_address import unmapped, unmapped_forwarded
+from starling.server.peer_address import client_address, unmapped, unmapped_forwarded
 from starling.server.reject_reason import RejectReason
 from starling.server.target import BadTarget, check_host, replace_host, split_absolute_form
-from starling.server.transport import DISCARD_BYTES, Flusher, WebSocketTransport, linger
+from starling.server.transport import WebSocketTransport
 from starling.server.websocket import StarlingWebSocket
 from starling.server.websocket_scope import websocket_scope
 
@@ -198,23 +198,13 @@ class StarlingHttp(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]  # as uvicorn does at the end of a connection
         websocket.begin(self.loop, self.tasks)
 
-    def _client_address(self) -> str:
-        """The peer's address; where the peer is a trusted proxy, the client's that it names."""
-        peer = self.client[0] if self.client else ""
-        # What uvicorn does for an ASGI application.
-        if isinstance(self.app, ProxyHeadersMiddleware) and peer in self.app.trusted_hosts:
-            named = b", ".join([value for name, value in self.headers if name == b"x-forwarded-for"])
-            if named:
-                return self.app.trusted_hosts.get_trusted_client_address(named.decode("latin-1"))[0]
-        return peer
-
     def _open_directly(self, endpoint: UpgradeEndpoint, key: bytes, early: bytes, agreement: Agreement | None) -> None:
         """Let an endpoint of the service itself answer the upgrade, without ASGI."""
         upgrade = Upgrade(
             query=self.url.partition(b"?")[2],
             headers=self.headers,
             subprotocols=subprotocols_of(self.headers),
-            address=self._client_address(),
+            address=client_address(self.app, self.client, self.headers),
             path=self._path,
         )
         transport = WebSocketTransport(
@@ -281,7 +271,7 @@ class StarlingHttp(HttpToolsProtocol):
         if self._busy or self.flow.write_paused or self.expect_100_continue or self.root_path or b"%" in self.url:
             return False
         path, method = self.url.partition(b"?")[0].decode("latin-1"), self.parser.get_method().decode("latin-1")
-        request = DirectRequest(method, path, self.headers, self._client_address())
+        request = DirectRequest(method, path, self.headers, client_address(self.app, self.client, self.headers))
         work = None if self.parser.should_upgrade() else endpoint.accept(request)
         if work is None:
             return False

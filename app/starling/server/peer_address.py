@@ -1,7 +1,12 @@
 """Addresses of peers in one form: IPv4 peers of a dual-stack socket have IPv4 addresses (RFC 4291 section 2.5.5.2)."""
 
 import re
+from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from starling.server.handshake import Header
 
 _MAPPED_PREFIX_BITS = 96
 _MAPPED = ip_network("::ffff:0:0/96")
@@ -47,3 +52,17 @@ def unmapped_network(text: str) -> str:
         return text
     first = network.network_address.ipv4_mapped
     return f"{first}/{network.prefixlen - _MAPPED_PREFIX_BITS}"
+
+
+def client_address(application: object, peer: tuple[str, int] | None, headers: Iterable[Header]) -> str:
+    """The address of `peer`, in the form that `unmapped` returns; of the client that it names where it is trusted.
+
+    `application` is what uvicorn runs: its middleware knows the trusted proxies.
+    """
+    address = peer[0] if peer else ""
+    # What uvicorn does for an ASGI application.
+    if isinstance(application, ProxyHeadersMiddleware) and address in application.trusted_hosts:
+        named = b", ".join([value for name, value in headers if name == b"x-forwarded-for"])
+        if named:
+            return application.trusted_hosts.get_trusted_client_address(named.decode("latin-1"))[0]
+    return address
