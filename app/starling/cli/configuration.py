@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from starling.cli.env_file import EnvFile, EnvFileOption
+from starling.cli.new_files import write_files
 from starling.cli.output import Column, Output, OutputOption, print_heading, print_table, terminal_width
-from starling.cli.service import EXIT_USAGE, fail
+from starling.cli.service import EXIT_USAGE
 from starling.variables import PREFIX
 
 if TYPE_CHECKING:
@@ -130,25 +131,10 @@ def init(
         ),
         CHANNELS_FILE: _CHANNELS,
     }
-    existing = [str(directory / name) for name in contents if (directory / name).exists()]
-    if existing and not force:
-        fail(f"{', '.join(existing)}: already there; name another directory, or replace with --force", EXIT_USAGE)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in contents.items():
-            _write(directory / name, text, private=name == ENV_FILE)
-    except OSError as error:
-        fail(f"{error.filename or directory}: {error.strerror}: name a directory that can be written", EXIT_USAGE)
+    write_files(directory, contents, force=force)
     print(f"Wrote {directory / ENV_FILE} (keep it out of version control) and {directory / CHANNELS_FILE}.")
     where = "" if directory == Path() else f"cd {directory} && "
     print(f"Next: {where}starling check && starling serve")
-
-
-def _write(path: Path, text: str, *, private: bool) -> None:
-    """Replace the file; a private one is its owner's alone from its first byte on."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o644), "w") as file:
-        file.write(text)
 
 
 _ENV = """\

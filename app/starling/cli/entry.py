@@ -10,7 +10,21 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from starling import __version__
-from starling.cli import backend, can, capture, configuration, explain, live, pod, reading, serve, size, tokens, top
+from starling.cli import (
+    backend,
+    can,
+    capture,
+    configuration,
+    explain,
+    importing,
+    live,
+    pod,
+    reading,
+    serve,
+    size,
+    tokens,
+    top,
+)
 from starling.cli.env_file import EnvFile
 from starling.cli.output import colours_wanted
 from starling.cli.service import EXIT_CODES, EXIT_REFUSED, EXIT_USAGE, SERVE_EXIT_CODES
@@ -84,14 +98,16 @@ def starling(
     """A real-time service for Python teams. Settings come from the environment and .env: see `starling settings`."""
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
-    elif ctx.invoked_subcommand not in {"init", "version", "explain"} and not ctx.resilient_parsing:
+    elif ctx.invoked_subcommand not in {"init", "import", "version", "explain"} and not ctx.resilient_parsing:
         ctx.obj = EnvFile()
 
 
-def _add(panel: str, command: Callable[..., None], *examples: str, exit_codes: str = EXIT_CODES) -> None:
+def _add(
+    panel: str, command: Callable[..., None], *examples: str, exit_codes: str = EXIT_CODES, name: str | None = None
+) -> None:
     """Add a command, with examples and exit codes for its help."""
     epilog = "\n\n".join(["Examples:", *(f"  {example}" for example in examples), exit_codes])
-    cli.command(cls=CliCommand, rich_help_panel=panel, epilog=epilog)(command)
+    cli.command(name, cls=CliCommand, rich_help_panel=panel, epilog=epilog)(command)
 
 
 def version() -> None:
@@ -103,6 +119,13 @@ _add(
     SERVER, serve.serve, "starling serve --dev", "starling serve --env-file production.env", exit_codes=SERVE_EXIT_CODES
 )
 _add(SERVER, configuration.init, "starling init", "starling init deploy --force")
+_add(
+    SERVER,
+    importing.import_configuration,
+    "starling import centrifugo config.json",
+    "starling import centrifugo config.yaml --directory deploy",
+    name="import",
+)
 _add(SERVER, configuration.check, "starling check", "starling check --env-file production.env")
 _add(SERVER, configuration.settings, "starling settings", "starling settings | grep DRAIN", "starling settings --json")
 _add(SERVER, explain.explain, "starling explain 3008", "starling explain STARLING_PORT", "starling explain history_ttl")
