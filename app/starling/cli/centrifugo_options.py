@@ -104,9 +104,9 @@ CHANNEL_OPTIONS = frozenset(
         "channel_regex",
         "publication_data_format",
         *(
-            f"allow_{verb}_for_{whom}"
+            f"allow_{verb}_for_{audience}"
             for verb in ("publish", "presence", "history")
-            for whom in ("client", "subscriber", "anonymous")
+            for audience in ("client", "subscriber", "anonymous")
         ),
         "allow_subscribe_for_client",
         "allow_subscribe_for_anonymous",
