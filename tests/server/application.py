@@ -130,6 +130,9 @@ class Echo:
 class DirectEndpoint:
     """Answers under `/direct/` without ASGI with the size of the body: at once, later, in a task, or by failing."""
 
+    max_body_bytes = 1_000_000
+    version = 0
+
     def accept(self, request: DirectRequest) -> Work | None:
         """Take a request below `/direct/`."""
         beginning, _, how = request.path.partition("/direct/")

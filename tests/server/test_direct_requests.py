@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,35 @@ def test_a_connection_waits_for_its_next_request_beyond_the_deadlines_of_head_an
         assert connection.getresponse().read() == b"direct 4"
         assert connection.sock is kept
     connection.close()
+
+
+def test_a_connection_that_repeats_a_request_is_idle_for_the_whole_keep_alive_before_it_ends(tmp_path: Path) -> None:
+    with Server(tmp_path, keep_alive_seconds=1) as server, Client(server.port) as client:
+        for _ in range(2):
+            # Together longer than the time to be idle, which begins with each answer.
+            time.sleep(0.6)
+            client.socket.sendall(post("direct/now", b"said"))
+            assert client.socket.recv(1000).endswith(b"direct 4")
+        answered = time.monotonic()
+        assert client.socket.recv(1000) == b""
+        assert time.monotonic() - answered > 0.9
+
+
+def test_a_request_that_repeats_a_head_may_come_in_pieces_or_with_others(server: Server) -> None:
+    with Client(server.port) as client:
+        for pieces in ([4], [4], [2, 2], [4], [0, 4], [4]):
+            request = post("direct/now", b"said")
+            begin = len(request) - 4
+            for size in pieces:
+                client.socket.sendall(request[:begin] + request[begin : begin + size])
+                request, begin = request[begin + size :], 0
+                time.sleep(0.05)
+            assert client.socket.recv(1000).endswith(b"direct 4")
+        client.socket.sendall(post("direct/now", b"one") + post("direct/now", b"three"))
+        time.sleep(0.05)
+        answer = client.socket.recv(1000)
+        assert answer.endswith(b"direct 5")
+        assert b"direct 3" in answer
 
 
 def test_a_pipeline_is_answered_in_its_order_whatever_answers(server: Server) -> None:

@@ -240,8 +240,12 @@ async def test_http_on_body_takes_the_body_and_a_response_arms_the_timer_of_an_i
     assert protocol.timeout_keep_alive_task is None
     await asyncio.gather(*state.tasks)
     assert protocol.timeout_keep_alive_task is not None
+    assert protocol.timeout_keep_alive_task.when() - protocol.loop.time() <= protocol.timeout_keep_alive
+    assert protocol.server_state.total_requests == 1
     protocol._unset_keepalive_if_required()
     assert protocol.timeout_keep_alive_task is None
+    protocol.timeout_keep_alive_handler()
+    assert protocol.transport.is_closing()
 
 
 async def test_http_should_upgrade_and_what_of_the_request_makes_a_scope(state: Any) -> None:

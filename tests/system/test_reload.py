@@ -99,6 +99,9 @@ async def test_channels_keys_and_secrets_are_read_again_and_nobody_is_disconnect
 async def changes_take_effect(service: Reloading, starling: Starling) -> None:
     workers = starling.workers
     client, _ = await connected(service, OLD_SECRET)
+    backend = httpx2.Client(base_url=starling.http, headers={"X-API-Key": OLD_KEY})
+    for _ in range(3):
+        assert backend.post("/api/publish", json={"channel": "plain", "data": 1}).status_code == 200
     for number, channel in enumerate(("kept:a", "gone:a", "plain"), 2):
         assert "subscribe" in await say(client, number, subscribe={"channel": channel})
     assert "publish" in await say(client, 5, publish={"channel": "plain", "data": 1})
@@ -127,6 +130,8 @@ async def changes_take_effect(service: Reloading, starling: Starling) -> None:
     assert (await say(client, 6, publish={"channel": "plain", "data": 1}))["error"]["code"] == 103
     assert "subscribe" in await say(client, 7, subscribe={"channel": "new:a"})
     assert service.call("info", OLD_KEY, {})[0] == 401
+    assert backend.post("/api/publish", json={"channel": "plain", "data": 1}).status_code == 401, "nor on a kept one"
+    backend.close()
     for number in range(4):
         assert service.call("publish", NEW_KEY, {"channel": "kept:a", "data": number})[0] == 200
     _, history = service.call("history", NEW_KEY, {"channel": "kept:a", "limit": -1})

@@ -25,12 +25,24 @@ class DirectResponse(NamedTuple):
 
 Respond = Callable[[DirectResponse], None]
 Work = Callable[[bytes, Respond], Coroutine[Any, Any, None] | None]
-"""Gets the request's body. It responds once, now or later, and returns None; or it returns what the server must run in
+"""Gets a request's body. It responds once, now or later, and returns None; or it returns what the server must run in
 a task, and that responds."""
 
 
 class RequestEndpoint(Protocol):
     """An endpoint of the service that the server calls by itself."""
 
+    @property
+    def max_body_bytes(self) -> int:
+        """How large the body of a request may be that is accepted."""
+
+    @property
+    def version(self) -> int:
+        """Another number whenever `accept` may decide otherwise about a request than before."""
+
     def accept(self, request: DirectRequest) -> Work | None:
-        """What answers the request, whose `content-length` bounds its body; None where the ASGI application must."""
+        """What answers the request, whose `content-length` bounds its body; None where the ASGI application must.
+
+        The answer holds for all requests of this connection with the same head, whatever the length of their bodies, as
+        long as `version` stays.
+        """

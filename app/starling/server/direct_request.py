@@ -46,15 +46,15 @@ class DirectCycle:
         self.response_complete = False
         self.body = bytearray()
         self.more_body = True
-        self._work = work
+        self.work = work
         self._transport = transport
         self._default_headers = default_headers
         self._on_response = on_response
 
-    def run(self) -> Coroutine[Any, Any, None] | None:
-        """Answer, now that the body is whole; what is returned must run in a task, and answers."""
+    def run(self, body: bytes) -> Coroutine[Any, Any, None] | None:
+        """Answer the request with this body; what is returned must run in a task, and answers."""
         try:
-            waiting = self._work(bytes(self.body), self._respond)
+            waiting = self.work(body, self._respond)
         except Exception:  # noqa: BLE001 - logged there
             self._fail()
             return None
@@ -76,14 +76,10 @@ class DirectCycle:
         if self.disconnected or self.response_complete:
             return
         self.response_started = True
-        lines = [_status_line(response.status)]
-        for headers in (self._default_headers, response.headers):
-            for name, value in headers:
-                lines += (name, b": ", value, b"\r\n")
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines += (b"content-length: %d\r\n\r\n" % len(response.body), response.body)
-        self._transport.write(b"".join(lines))
+        head = _status_line(response.status) + _lines(self._default_headers) + _lines(response.headers)
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        body = response.body
+        self._transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (head, close, len(body), body))
         self.response_complete = True
         if not self.keep_alive:
             self._transport.close()
@@ -93,3 +89,7 @@ class DirectCycle:
 @lru_cache(maxsize=100)
 def _status_line(status: int) -> bytes:
     return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
+
+
+def _lines(headers: Sequence[Header]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])

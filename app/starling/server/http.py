@@ -5,10 +5,12 @@ tests/server/test_uvicorn_members.py, because most are not public:
 
 - attributes `app`, `app_state`, `asgi_version`, `client`, `connections`, `cycle`, `expect_100_continue`,
   `flow.read_paused`, `flow.write_paused`, `headers`, `loop`, `parser`, `pipeline`, `root_path`, `scheme`, `scope`,
-  `server`, `server_state.default_headers`, `tasks`, `timeout_keep_alive_task`, `transport`, `url`; of a cycle
+  `server`, `server_state.default_headers`, `server_state.total_requests`, `tasks`, `timeout_keep_alive`,
+  `timeout_keep_alive_task`, `transport`, `url`; of a cycle
   `chunked_encoding`, `disconnected`, `keep_alive`, `message_event`, `response_complete`, `response_started`;
 - methods `connection_lost`, `connection_made`, `eof_received`, `on_body`, `on_headers_complete`, `on_message_begin`,
-  `on_message_complete`, `on_response_complete`, `shutdown`, `_should_upgrade`, `_unset_keepalive_if_required`.
+  `on_message_complete`, `on_response_complete`, `shutdown`, `timeout_keep_alive_handler`, `_should_upgrade`,
+  `_unset_keepalive_if_required`.
 """
 
 import asyncio
@@ -20,14 +22,14 @@ from urllib.parse import unquote
 
 import httptools
 import structlog
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from starling.engine.direct_request import DirectRequest, RequestEndpoint
+from starling.engine.direct_request import RequestEndpoint
 from starling.engine.rejection import Rejection
 from starling.engine.upgrade import Upgrade, UpgradeEndpoint
 from starling.server.client_socket import DISCARD_BYTES, Flusher, linger
 from starling.server.compression import Agreement, Compression
-from starling.server.direct_request import DirectCycle
+from starling.server.direct_http import DirectHttp
 from starling.server.direct_upgrade import open_directly
 from starling.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
 from starling.server.options import Asgi, ServerOptions
@@ -47,7 +49,7 @@ class HeadTooLargeError(Exception):
     """The request's head is over the limits."""
 
 
-class StarlingHttp(HttpToolsProtocol):
+class StarlingHttp(DirectHttp):
     """One client's connection until it is a WebSocket, or as long as it keeps to HTTP."""
 
     def __init__(
@@ -66,21 +68,19 @@ class StarlingHttp(HttpToolsProtocol):
         requests: RequestEndpoint | None = None,
     ) -> None:
         """`endpoints`, by path, answer their upgrades without the ASGI application, `requests` those it accepts."""
-        super().__init__(config, server_state, app_state, _loop)
+        super().__init__(config, server_state, app_state, _loop, requests)
         self._options = options
         self._admit = admit
         self._on_refused = on_refused
         self._flusher = flusher
         self._compression = compression
         self._endpoints = endpoints
-        self._requests = requests
         self._deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._upgrades: bool | None = None
         self._head_too_large = False
         self._bad_target: BadTarget | None = None
         self._body_left = False
-        self._running: RequestResponseCycle | None = None
         self._refused = False
         self._discarded = 0
 
@@ -127,6 +127,9 @@ class StarlingHttp(HttpToolsProtocol):
             if self._discarded > DISCARD_BYTES:
                 self.transport.pause_reading()
             return
+        at_rest = self._deadline is None and not (self._body_left or self._busy or self.flow.write_paused)
+        if at_rest and self._answer_known(data):
+            return
         self._unset_keepalive_if_required()
         self._head_bytes += len(data)
         try:
@@ -144,6 +147,8 @@ class StarlingHttp(HttpToolsProtocol):
                 )
         else:
             self._check_progress()
+            if at_rest:
+                self._remember_head(data)
 
     def _should_upgrade(self) -> bool:
         # Asked three times of one request.
@@ -237,11 +242,6 @@ class StarlingHttp(HttpToolsProtocol):
             # Line ends between requests end uvicorn's own keep-alive timer, but are no request.
             self._await_head()
 
-    @property
-    def _busy(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle
-        return cycle is not None and not cycle.response_complete
-
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
@@ -266,28 +266,6 @@ class StarlingHttp(HttpToolsProtocol):
         if not self.pipeline:
             self._running = self.cycle
 
-    def _begin_directly(self, endpoint: RequestEndpoint) -> bool:
-        """Begin a request that `endpoint` answers without ASGI; False where the ASGI application must."""
-        if self._busy or self.flow.write_paused or self.expect_100_continue or self.root_path or b"%" in self.url:
-            return False
-        path, method = self.url.partition(b"?")[0].decode("latin-1"), self.parser.get_method().decode("latin-1")
-        request = DirectRequest(method, path, self.headers, client_address(self.app, self.client, self.headers))
-        work = None if self.parser.should_upgrade() else endpoint.accept(request)
-        if work is None:
-            return False
-        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        headers, done = self.server_state.default_headers, self.on_response_complete
-        cycle = DirectCycle(work, self.transport, headers, keep_alive=keep_alive, on_response=done)
-        self.cycle = cast("RequestResponseCycle", cycle)
-        return True
-
-    def on_body(self, body: bytes) -> None:
-        """Take a piece of the body; what is answered without ASGI has a length that the endpoint has checked."""
-        if not isinstance(cycle := cast("object", self.cycle), DirectCycle):
-            super().on_body(body)
-            return
-        cycle.body += body
-
     def _find_target(self) -> None:
         """Check the Host field, and bring a target in absolute form into the form that endpoints know."""
         try:
@@ -306,21 +284,11 @@ class StarlingHttp(HttpToolsProtocol):
             if name == b"x-forwarded-for":
                 self.headers[index] = (name, unmapped_forwarded(value))
 
-    def on_response_complete(self) -> None:
-        """Go on with the next request of a pipeline."""
-        self._running = self.pipeline[-1][0] if self.pipeline else None
-        super().on_response_complete()
-
     def on_message_complete(self) -> None:
         """Take the end of a request's body."""
         self._body_left = False
         self._end_deadline()
         super().on_message_complete()
-        cycle: object = self.cycle
-        if isinstance(cycle, DirectCycle) and not cycle.disconnected and (waiting := cycle.run()) is not None:
-            task = self.loop.create_task(waiting)
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
 
     def _await_head(self) -> None:
         self._head_bytes = 0

@@ -89,7 +89,8 @@ class Api:
         self._keys = [key.encode() for key in options.keys]
         self._networks = options.networks
         self._proxies = options.proxies
-        self._max_body_bytes = options.max_body_bytes
+        self.max_body_bytes = options.max_body_bytes
+        self.version = 0
         self._too_large = Error(
             codes.ERROR_LIMIT_EXCEEDED.code,
             f"limit exceeded: the body has over {options.max_body_bytes} bytes, see STARLING_API_MAX_BODY_BYTES",
@@ -99,6 +100,7 @@ class Api:
     def replace_keys(self, keys: Sequence[str]) -> None:
         """Let these keys open the API from now on."""
         self._keys = [key.encode() for key in keys]
+        self.version += 1
 
     @property
     def routes(self) -> list[Route]:
@@ -161,20 +163,25 @@ class Api:
         }
         if self._refusal(name, scope) is not None:
             return None
-        request_id = given_id(request.headers) or new_id()
-        return partial(self._answer_directly, name, request_id)
+        return partial(self._answer_directly, name, given_id(request.headers))
 
     def _answer_directly(
-        self, name: str, request_id: str, body: bytes, respond: Respond
+        self, name: str, given: str, body: bytes, respond: Respond
     ) -> Coroutine[Any, Any, None] | None:
+        request_id = given or new_id()
         headers = (_JSON, (REQUEST_ID, request_id.encode()))
 
         def send(status: HTTPStatus, content: bytes) -> None:
             respond(DirectResponse(status, headers, content))
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            if name == "publish" and self._begin_publish(body, send):
-                return None
+        if name == "publish":
+            # As `bound_contextvars` does, without looking at all other variables.
+            tokens = structlog.contextvars.bind_contextvars(request_id=request_id)
+            try:
+                if self._begin_publish(body, send):
+                    return None
+            finally:
+                structlog.contextvars.reset_contextvars(**tokens)
 
         async def answer() -> None:
             with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -295,7 +302,7 @@ class Api:
         length = next((value for header, value in scope["headers"] if header == b"content-length"), b"")
         digits = length.lstrip(b"0")
         # int() refuses a number of thousands of digits.
-        if digits.isdigit() and (len(digits) > _LENGTH_DIGITS or int(digits) > self._max_body_bytes):
+        if digits.isdigit() and (len(digits) > _LENGTH_DIGITS or int(digits) > self.max_body_bytes):
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._too_large
         return None
 
@@ -334,7 +341,7 @@ class Api:
                 raise _BodyError(HTTPStatus.BAD_REQUEST, _BROKEN_OFF)
             part: bytes = message.get("body", b"")
             size += len(part)
-            if size > self._max_body_bytes:
+            if size > self.max_body_bytes:
                 raise _BodyError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._too_large)
             if not message.get("more_body", False):
                 return b"".join([*parts, part]) if parts else part
