@@ -1,4 +1,4 @@
-"""wss through the example configurations of nginx and haproxy, with a private CA of the test's own."""
+"""wss through the example configurations of nginx, HAProxy and Envoy, with a private CA of the test's own."""
 
 import asyncio
 import random
@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,11 +58,12 @@ def start_nginx(starling: Starling, certificates: Path, directory: Path, port: i
     server = changed(
         (DEPLOY / "nginx" / "starling.conf").read_text(),
         {
-            "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+            "listen 443 ssl http2;": f"listen 127.0.0.1:{port} ssl http2;",
             "server starling-1:8000 ": f"server 127.0.0.1:{starling.port} ",
             "server starling-2:8000 ": f"server 127.0.0.2:{starling.port} down ",
             "/etc/nginx/certs": str(certificates),
             "timeout 60s": f"timeout {PROXY_TIMEOUT}s",
+            "timeout 30s": f"timeout {PROXY_TIMEOUT}s",
         },
     )
     temporary = "".join(
@@ -83,6 +85,7 @@ def start_haproxy(starling: Starling, certificates: Path, directory: Path, port:
             "starling-1:8000 check port 9090": f"127.0.0.1:{starling.port} check port {starling.internal_port}",
             "server starling-2 starling-2:8000 check port 9090 inter 2s fall 2 rise 1\n": "",
             "60s": f"{PROXY_TIMEOUT}s",
+            "30s": f"{PROXY_TIMEOUT}s",
             "inter 2s": "inter 200ms",
             "maxconn 20000": "maxconn 1000",
         },
@@ -91,10 +94,28 @@ def start_haproxy(starling: Starling, certificates: Path, directory: Path, port:
     return ["haproxy", "-db", "-f", str(directory / "haproxy.cfg")]
 
 
+def start_envoy(starling: Starling, certificates: Path, directory: Path, port: int) -> list[str]:
+    text = changed(
+        (DEPLOY / "envoy" / "envoy.yaml").read_text(),
+        {
+            "{address: 0.0.0.0, port_value: 443}": f"{{address: 127.0.0.1, port_value: {port}}}",
+            "/etc/envoy/certs": str(certificates),
+            "{address: starling-1, port_value: 8000}": f"{{address: 127.0.0.1, port_value: {starling.port}}}",
+            "{address: starling-2, port_value: 8000}": f"{{address: 127.0.0.1, port_value: {starling.port}}}",
+            "port_value: 9090": f"port_value: {starling.internal_port}",
+            "30s": f"{PROXY_TIMEOUT}s",
+            "interval: 2s": "interval: 0.2s",
+        },
+    )
+    (directory / "envoy.yaml").write_text(text)
+    envoy = str(Path(sys.executable).with_name("envoy"))
+    return [envoy, "-c", str(directory / "envoy.yaml"), "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning"]
+
+
 Proxy = Callable[[Starling, Path, Path, int], list[str]]
 
 
-@pytest.fixture(scope="module", params=[start_nginx, start_haproxy], ids=["nginx", "haproxy"])
+@pytest.fixture(scope="module", params=[start_nginx, start_haproxy, start_envoy], ids=["nginx", "haproxy", "envoy"])
 def front_proxy(
     request: pytest.FixtureRequest,
     starling: Starling,
@@ -104,7 +125,7 @@ def front_proxy(
     """The wss address of a proxy with the example's configuration."""
     proxy: Proxy = request.param
     name = proxy.__name__.removeprefix("start_")
-    if shutil.which(name) is None:
+    if name != "envoy" and shutil.which(name) is None:
         pytest.skip(f"{name} is not installed")
     directory = tmp_path_factory.mktemp(name)
     port = free_port()
