@@ -21,6 +21,7 @@ from starling import __version__
 from starling.cli.entry import cli
 from starling.cli.top import snapshot_of
 from starling.variables import CLIENT_VARIABLES
+from tests.support.commands import run_command
 from tests.support.proxy import Proxy
 from tests.support.running import SECRET, Starling
 from tests.support.services import RedisServer, free_port
@@ -62,8 +63,13 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(*arguments: str, given: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    return run_command(arguments, environment(**variables), given)
+
+
+def run_process(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed command, as a script does."""
     return subprocess.run(
-        [COMMAND, *arguments], env=environment(**variables), input=given, capture_output=True, text=True, timeout=60
+        [COMMAND, *arguments], env=environment(**variables), capture_output=True, text=True, timeout=60
     )
 
 
@@ -92,7 +98,7 @@ def test_help_shows_examples_and_exit_codes(command: str) -> None:
 
 
 def test_the_version_is_reported_by_command_and_by_option() -> None:
-    assert run("--version").stdout == run("version").stdout == f"{__version__}\n"
+    assert run("--version").stdout == run_process("version").stdout == f"{__version__}\n"
 
 
 def test_the_variables_of_the_client_side_are_those_that_the_page_of_settings_reports() -> None:
@@ -551,33 +557,42 @@ def test_a_snapshot_reports_rates_by_each_nodes_own_clock() -> None:
     assert snapshot["missing"] == ["c"]
 
 
-def test_trace_shows_the_frames_of_a_user_and_never_a_token(starling: Starling) -> None:
+def test_capture_shows_the_frames_of_a_user_and_never_a_token(starling: Starling) -> None:
     def watch(*options: str) -> subprocess.Popen[str]:
         variables = environment(API_URL=starling.http, API_KEY=KEY)
-        command = [COMMAND, "capture", "user", "traced", "--seconds", "12", *options]
+        command = [COMMAND, "capture", "user", "captured", "--seconds", "300", *options]
         return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     with watch() as shown, watch("--json") as reported:
+        assert shown.stdout is not None
         assert shown.stderr is not None
         assert reported.stdout is not None
         assert "on 2 node(s)" in shown.stderr.readline()
         # From its first line on, every node sees each frame.
         assert "capture" in json.loads(reported.stdout.readline())
-        with Listening(starling, "live", "--user", "traced") as listening:
+        with Listening(starling, "live", "--user", "captured") as listening:
             listening.until("subscribed to")
         assert json.loads(reported.stdout.readline())["frame"]["connect"]["token"] == "[redacted]"
-        reported.send_signal(signal.SIGINT)
-        assert reported.wait(DEADLINE) == 0
-        out, err = shown.communicate(timeout=30)
+        out = shown.stdout.readline()
+        for process in (reported, shown):
+            process.send_signal(signal.SIGINT)
+        out += shown.communicate(timeout=DEADLINE)[0]
+        reported.communicate(timeout=DEADLINE)
 
-    assert shown.returncode == 0
+    assert (shown.returncode, reported.returncode) == (0, 0)
     assert '"token": "[redacted]"' in out
-    assert "traced/" in out
+    assert "captured/" in out
     assert "eyJ" not in out
-    assert "time is over:" in err
 
 
-def test_a_trace_that_is_refused_is_one_line(starling: Starling) -> None:
+def test_capture_ends_when_its_time_is_over(starling: Starling) -> None:
+    done = at(starling, "capture", "user", "nobody", "--seconds", "1")
+
+    assert done.returncode == 0
+    assert "time is over:" in done.stderr
+
+
+def test_a_capture_that_is_refused_is_one_line(starling: Starling) -> None:
     refused = at(starling, "capture", "channel", "nowhere:x")
     unknown = run("capture", "room", "x", API_URL=starling.http, API_KEY=KEY)
     away = run("capture", "user", "x", API_URL=f"http://127.0.0.1:{free_port()}", API_KEY=KEY)
@@ -631,7 +646,7 @@ def test_serve_without_a_place_for_temporary_files_says_so_in_one_line() -> None
 def test_serve_with_a_runtime_directory_that_cannot_be_used_says_so_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    done = run("serve", DEV="true", RUNTIME_DIR=str(tmp_path / "file"))
+    done = run_process("serve", DEV="true", RUNTIME_DIR=str(tmp_path / "file"))
 
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -16,6 +16,7 @@ import pytest
 
 from starling import __version__
 from starling.cli.output import Column, duration, table_lines
+from tests.support.commands import run_command
 from tests.support.running import Starling
 
 pytestmark = pytest.mark.processes
@@ -42,9 +43,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, *arguments], env=environment(**variables), capture_output=True, text=True, timeout=60
-    )
+    return run_command(arguments, environment(**variables))
 
 
 def on_terminal(*arguments: str, columns: int = 80, **variables: str) -> str:
@@ -129,7 +128,7 @@ def test_a_terminal_of_80_columns_suffices(arguments: tuple[str, ...]) -> None:
 
 
 def test_no_color_leaves_no_escape_sequence_at_all(starling: Starling) -> None:
-    for arguments in (("settings",), ("--help",), ("info", "--url", starling.http)):
+    for arguments in (("--help",), ("info", "--url", starling.http)):
         assert "\x1b" in on_terminal(*arguments)
         assert "\x1b" not in on_terminal(*arguments, NO_COLOR="1")
 

@@ -15,6 +15,7 @@ from starling.auth.issue import issue_connection_token, issue_subscription_token
 from starling.cli.can import VerbArgument
 from starling.engine.rights import Verb
 from starling.web.api_models import CanBody
+from tests.support.commands import run_command
 from tests.support.running import SECRET, Starling
 
 KEY = "a test's own key for the API"
@@ -46,14 +47,7 @@ def run(service: Starling, *arguments: str, **variables: str) -> subprocess.Comp
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("STARLING_")}
     names = ("TOKEN_HMAC_SECRET", "CHANNELS_FILE", "SUBSCRIBE_TO_PERSONAL_CHANNEL")
     settings = {f"STARLING_{name}": service.environment[f"STARLING_{name}"] for name in names}
-    return subprocess.run(
-        [COMMAND, *arguments],
-        env={**inherited, **settings, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_command(arguments, {**inherited, **settings, **variables})
 
 
 def asked(service: Starling, body: dict[str, Any]) -> Any:
