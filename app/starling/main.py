@@ -29,6 +29,7 @@ from starling.client.client_connection import ClientConnection
 from starling.client.hook_function import HooksError
 from starling.client.hooks_module import load_hooks
 from starling.client.node_commands import NodeCommands
+from starling.client.registered_hooks import RegisteredHooks
 from starling.engine.admission import AdmissionLimits
 from starling.engine.channels import Channels, ChannelsError, parse_channels
 from starling.engine.engine import Engine, EngineOptions, build_engine
@@ -192,6 +193,7 @@ class Application:
     verifier: JwtVerifier
     api: Api
     methods: ApiMethods
+    registered_hooks: RegisteredHooks
     running: Callable[[], AbstractAsyncContextManager[None]]
     """Starts the engine, the fetching of keys and the hooks; stops them at its end."""
 
@@ -214,12 +216,13 @@ def build_application(
     broker = _build_broker(settings)
     metrics = Metrics(registry)
     channels = build_channels(settings)
+    registered = RegisteredHooks(load_hooks_module(settings) or NoHooks(), seconds=settings.hook_seconds)
     engine = build_engine(
         broker,
         channels,
         metrics,
         engine_options(settings),
-        hooks=build_hooks(settings, channels, metrics),
+        hooks=build_hooks(settings, registered, channels, metrics),
         lifecycle=lifecycle or build_lifecycle(settings, broker.occupancy, metrics),
         tracer=tracer or build_tracer(settings),
         retire=lambda: os.kill(os.getpid(), signal.SIGTERM),
@@ -280,7 +283,17 @@ def build_application(
     if settings.pages or settings.serves_api_docs:
         application.mount("/static", pages.static_files, name="static")
     return Application(
-        application, engine, context, client_endpoint, broker, top_channels, unrevoked, api, methods, running
+        application,
+        engine,
+        context,
+        client_endpoint,
+        broker,
+        top_channels,
+        unrevoked,
+        api,
+        methods,
+        registered,
+        running,
     )
 
 
@@ -411,9 +424,8 @@ def _proxies_without_address(settings: Settings, channels: Channels) -> list[str
     ]
 
 
-def build_hooks(settings: Settings, channels: Channels, metrics: Metrics) -> Hooks:
-    """Build what decides beyond the rights: proxies, and behind them the hooks module. Raises SettingsError."""
-    inner = load_hooks_module(settings) or NoHooks()
+def build_hooks(settings: Settings, inner: Hooks, channels: Channels, metrics: Metrics) -> Hooks:
+    """Build what decides beyond the rights: proxies, and behind them `inner`."""
     if not settings.proxy_urls and settings.channels_file is None:
         # No namespace can come to have a proxy.
         return inner

@@ -1,4 +1,4 @@
-"""The programs of docs/embed.md and docs/test-your-code.md run as printed."""
+"""The programs of the pages about your own application run as printed."""
 
 from pathlib import Path
 
@@ -10,9 +10,19 @@ from starling.testing import RunningService
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize(("page", "program"), [("embed.md", "orders.py"), ("test-your-code.md", "check_orders.py")])
+@pytest.mark.parametrize(
+    ("page", "program"),
+    [
+        ("embed.md", "orders.py"),
+        ("test-your-code.md", "check_orders.py"),
+        *(("from-the-tutorial.md", f"tutorial_{name}.py") for name in ("echo", "items", "chat")),
+        ("from-the-tutorial.md", "sdk_chat.py"),
+        ("from-the-tutorial.md", "sdk_chat.yaml"),
+    ],
+)
 def test_a_page_prints_the_program_that_the_tests_run(page: str, program: str) -> None:
-    assert f"```python\n{(DOCS / 'examples' / program).read_text()}```" in (DOCS / page).read_text()
+    language = "yaml" if program.endswith(".yaml") else "python"
+    assert f"```{language}\n{(DOCS / 'examples' / program).read_text()}```" in (DOCS / page).read_text()
 
 
 async def test_the_printed_test_passes(starling: RunningService) -> None:

@@ -79,6 +79,23 @@ class Accept:
         )
 
 
+def connect_decision(result: Any) -> ConnectDecision:
+    """What `on_connect` returned means: an Accept authenticates, anything else is the client's connect data."""
+    return result.connect_decision() if isinstance(result, Accept) else ConnectDecision(data=as_json(result))
+
+
+def subscribe_decision(result: Any) -> SubscribeDecision | None:
+    """What `on_subscribe` returned means: an Accept grants, None leaves it to the rights. Raises TypeError."""
+    if result is None:
+        return None
+    if not isinstance(result, Accept):
+        raise TypeError(
+            f"on_subscribe returned {type(result).__name__}: return Accept() to grant the channel, None to leave it to "
+            "the rights, and raise Refuse to refuse it"
+        )
+    return result.subscribe_decision()
+
+
 def as_json(value: Any) -> Raw:
     """A result as JSON, bytes as they are, nothing for None. Raises what Pydantic raises for what is no JSON."""
     if value is None:

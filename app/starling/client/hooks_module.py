@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Raw
 
-from starling.client.hook_answers import Accept, as_json
+from starling.client.hook_answers import connect_decision, subscribe_decision
 from starling.client.hook_function import HookFunction, HooksError, check_methods
 from starling.engine.hook_request import Request
 from starling.engine.hooks import Client, ConnectDecision, NoHooks, SubscribeDecision
@@ -20,7 +20,7 @@ from starling.protocol.codes import DISCONNECT_NOT_AVAILABLE, ERROR_METHOD_NOT_F
 from starling.protocol.messages import NO_PAYLOAD
 
 
-class _Shape(NamedTuple):
+class Shape(NamedTuple):
     """The arguments that a hook takes, and those that it may take by their names."""
 
     takes: tuple[str, ...]
@@ -28,13 +28,14 @@ class _Shape(NamedTuple):
 
 
 HOOKS = {
-    "on_connect": _Shape(("client",), ("request", "data", "state")),
-    "on_subscribe": _Shape(("client", "channel"), ("data", "state")),
-    "on_publish": _Shape(("client", "channel"), ("data", "state")),
-    "on_message": _Shape(("client",), ("data", "state")),
-    "on_unsubscribe": _Shape(("client", "channel"), ("state",)),
-    "on_disconnect": _Shape(("client",), ("code", "reason", "state")),
+    "on_connect": Shape(("client",), ("request", "data", "state")),
+    "on_subscribe": Shape(("client", "channel"), ("data", "state")),
+    "on_publish": Shape(("client", "channel"), ("data", "state")),
+    "on_message": Shape(("client",), ("data", "state")),
+    "on_unsubscribe": Shape(("client", "channel"), ("state",)),
+    "on_disconnect": Shape(("client",), ("code", "reason", "state")),
 }
+METHOD_SHAPE = Shape(("client",), ("data", "state"))
 METHODS = "rpc"
 LIFESPAN = "lifespan"
 
@@ -60,7 +61,9 @@ class ModuleHooks(NoHooks):
         self.sees_unsubscribes = "on_unsubscribe" in self._hooks
         self.sees_disconnects = "on_disconnect" in self._hooks
         self._methods = {
-            name: HookFunction(f"{METHODS} {name}", function, seconds, takes=("client",), may_take=("data", "state"))
+            name: HookFunction(
+                f"{METHODS} {name}", function, seconds, takes=METHOD_SHAPE.takes, may_take=METHOD_SHAPE.may_take
+            )
             for name, function in check_methods(getattr(module, METHODS, {})).items()
         }
         self._lifespan = _lifespan_of(module)
@@ -81,7 +84,7 @@ class ModuleHooks(NoHooks):
         if hook is None:
             return ConnectDecision()
         decision: ConnectDecision = await hook.decide(
-            _connect_decision, client, request=request, data=data, state=self._state
+            connect_decision, client, request=request, data=data, state=self._state
         )
         return decision
 
@@ -91,7 +94,7 @@ class ModuleHooks(NoHooks):
         if hook is None:
             return None
         decision: SubscribeDecision | None = await hook.decide(
-            _subscribe_decision, client, channel, data=data, state=self._state
+            subscribe_decision, client, channel, data=data, state=self._state
         )
         return decision
 
@@ -142,21 +145,6 @@ def load_hooks(name: str, path: Path | None, *, seconds: float) -> ModuleHooks:
     except (Exception, SystemExit) as error:
         raise HooksError(f"importing {name} failed: {type(error).__name__}: {error}{_own_lines(error)}") from error
     return ModuleHooks(module, seconds=seconds)
-
-
-def _connect_decision(result: Any) -> ConnectDecision:
-    return result.connect_decision() if isinstance(result, Accept) else ConnectDecision(data=as_json(result))
-
-
-def _subscribe_decision(result: Any) -> SubscribeDecision | None:
-    if result is None:
-        return None
-    if not isinstance(result, Accept):
-        raise TypeError(
-            f"on_subscribe returned {type(result).__name__}: return Accept() to grant the channel, None to leave it to "
-            "the rights, and raise Refuse to refuse it"
-        )
-    return result.subscribe_decision()
 
 
 def _lifespan_of(module: ModuleType) -> Callable[[], AbstractAsyncContextManager[Any]] | None:

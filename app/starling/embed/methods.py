@@ -5,12 +5,14 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
+from pydantic import TypeAdapter
 
-from starling.protocol.codes import Error
+from starling.protocol.codes import ERROR_BAD_REQUEST, Error
 from starling.web import api_models as models
 from starling.web.api_methods import ApiMethods
 
 _Result = TypeVar("_Result", bound=Struct)
+_ANYTHING = TypeAdapter(Any)
 
 
 class MethodFailed(Exception):
@@ -79,6 +81,18 @@ class ServerMethods:
             "can", models.CanResponse, user=user, verb=verb, channel=channel, token=token, subscribed=subscribed
         )
 
+    async def presence_set(self, channel: str, user: str, **options: Any) -> None:
+        """Show a user without a connection in a channel's presence, for `ttl` seconds; once more renews it."""
+        await self._call("presence_set", models.EmptyResponse, channel=channel, user=user, **options)
+
+    async def presence_unset(self, channel: str, user: str) -> None:
+        """Take a user out of a channel's presence that `presence_set` has shown there."""
+        await self._call("presence_unset", models.EmptyResponse, channel=channel, user=user)
+
+    async def ticket(self, user: str, **options: Any) -> models.TicketResponse:
+        """Make a ticket, which opens one session of a user, once."""
+        return await self._call("ticket", models.TicketResponse, user=user, **options)
+
     async def info(self) -> models.InfoResponse:
         """Every node of the service."""
         return await self._call("info", models.InfoResponse)
@@ -106,10 +120,19 @@ class ServerMethods:
             raise TypeError(f"{name}() has no option {unknown[0]!r}: its options are {known}")
         for field in ("data", "info"):
             if field in fields and field in request.__struct_fields__:
-                fields[field] = Raw(msgspec.json.encode(fields[field]))
-        outcome = await self._methods.call(name, msgspec.convert(fields, request))
+                fields[field] = Raw(msgspec.json.encode(fields[field], enc_hook=_as_plain))
+        try:
+            body = msgspec.convert(fields, request)
+        except msgspec.ValidationError as error:
+            raise MethodFailed(Error(ERROR_BAD_REQUEST.code, f"bad request: {error}")) from error
+        outcome = await self._methods.call(name, body)
         if isinstance(outcome, Error):
             raise MethodFailed(outcome)
         if not isinstance(outcome, result):
             raise TypeError(f"{name} answered {type(outcome).__name__}")
         return outcome
+
+
+def _as_plain(value: Any) -> Any:
+    """What msgspec cannot encode, such as a Pydantic model, as plain JSON values."""
+    return _ANYTHING.dump_python(value, mode="json")

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from prometheus_client import CollectorRegistry, make_asgi_app
 from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from starling.embed.decorators import HookDecorators
 from starling.embed.dependencies import User, optional_user_of, user_of
 from starling.embed.guard import WebSocketGuard
+from starling.embed.listening import ChannelListener, forwarding, listening, values
 from starling.embed.methods import ServerMethods
 from starling.engine.upgrade import Accepted, Denied, Upgrade, UpgradeEndpoint
 from starling.main import Application, build_application
@@ -49,7 +51,7 @@ class StarlingRouter(APIRouter):
         self.starling = starling
 
 
-class Starling(ServerMethods):
+class Starling(ServerMethods, HookDecorators):
     """One service. Its settings are those of the environment, with `options` (names as in Settings) above them.
 
     `prefix` begins all paths of Starling, `api_prefix` those of the server API behind it. `client_middleware` lets the
@@ -87,6 +89,8 @@ class Starling(ServerMethods):
             self._built = build_application(self.settings, CollectorRegistry())
             self.hosted = False
         self._methods = self._built.methods
+        self._registered = self._built.registered_hooks
+        self._channels = self._built.engine.channels
         self.client_path = prefix + connection.PATH
         self.router = self._build_router()
         self.CurrentUser = Annotated[User, Depends(self._current_user)]
@@ -114,6 +118,7 @@ class Starling(ServerMethods):
         """
         self.check_paths(application.router.routes)
         known = getattr(application.state, "starlings", ())
+        self._registered.state = application.state
         application.state.starlings = (*(each for each in known if each is not self), self)
         if self.hosted:
             yield {STATE_KEY: self}
@@ -133,6 +138,28 @@ class Starling(ServerMethods):
                 yield {STATE_KEY: self}
         finally:
             router.middleware_stack = unguarded
+
+    @asynccontextmanager
+    async def join(self, channel: str, websocket: WebSocket) -> AsyncIterator[None]:
+        """Send what is published in `channel` to an accepted WebSocket of a route, until the end of the block.
+
+        Text is sent as it is, other data as JSON. A client that reads too slowly is closed with 1013. Raises
+        MethodFailed for a channel that there cannot be.
+        """
+        async with self._listener(channel) as listener, forwarding(listener, websocket):
+            yield
+
+    @asynccontextmanager
+    async def listen(self, channel: str) -> AsyncIterator[AsyncIterator[Any]]:
+        """The data of what is published in `channel` from now on: `async with realtime.listen("a") as messages:`.
+
+        Raises MethodFailed as `join`; the iterator raises ListenerTooSlow where too much waits for it.
+        """
+        async with self._listener(channel) as listener:
+            yield values(listener)
+
+    def _listener(self, channel: str) -> AbstractAsyncContextManager[ChannelListener]:
+        return listening(self._built.engine, channel, self.settings.write_buffer_bytes)
 
     @property
     def metrics_app(self) -> ASGIApp:

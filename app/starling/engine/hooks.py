@@ -95,21 +95,37 @@ class RefreshDecision(Struct, frozen=True):
 class Hooks(Protocol):
     """Called while a client waits; each may raise CommandRefused, whose reason the client gets. Payloads are raw.
 
-    The attributes are whether each method does anything: where it does not, no client waits for it. `sees_clients` is
-    whether `connect` is called for clients with a token, `authenticates` whether for those without one. `keeps_headers`
-    are the header fields of the handshake, in lower case, that all methods see.
+    The properties are whether each method does anything: where it does not, no client waits for it. They are complete
+    before the first client connects.
     """
 
-    sees_clients: bool
-    sees_subscriptions: bool
-    authenticates: bool
-    sees_disconnects: bool
-    sees_unsubscribes: bool
-    keeps_headers: frozenset[str]
+    @property
+    def sees_clients(self) -> bool:
+        """Whether `connect` is called for clients with a token."""
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether `connect` is called for clients without a token."""
+
+    @property
+    def sees_subscriptions(self) -> bool:
+        """Whether `subscribe` is called where the rights already give a channel."""
 
     @property
     def sees_publications(self) -> bool:
         """Whether `publish` does anything; it may change when channels are read again."""
+
+    @property
+    def sees_unsubscribes(self) -> bool:
+        """Whether `unsubscribed` does anything."""
+
+    @property
+    def sees_disconnects(self) -> bool:
+        """Whether `disconnected` does anything."""
+
+    @property
+    def keeps_headers(self) -> frozenset[str]:
+        """The header fields of the handshake, in lower case, that all methods see."""
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """What the hooks need while the worker serves, such as pools; entered before the first client connects."""

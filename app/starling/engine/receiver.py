@@ -24,7 +24,10 @@ class Receiver(Protocol):
     sent: int
     slot: int
     stats: TransportStats
-    transport: Transport
+
+    @property
+    def transport(self) -> Transport:
+        """What takes the frames of a fan-out."""
 
     @property
     def encoder(self) -> PushEncoder:

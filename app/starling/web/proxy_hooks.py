@@ -71,13 +71,35 @@ class ProxyHooks:
         self._metrics = metrics
         self._backends: dict[str, ProxyBackend] = {}
         self._granted: ProxyCache[SubscribeDecision] = ProxyCache()
-        self.sees_clients = inner.sees_clients
-        self.authenticates = inner.authenticates or "connect" in options.urls
-        self.sees_subscriptions = inner.sees_subscriptions
-        self.sees_unsubscribes = inner.sees_unsubscribes
-        self.sees_disconnects = inner.sees_disconnects
         self.keeps_headers = frozenset(options.headers) | ({_COOKIE} if options.cookies else frozenset())
         metrics.sources.append(self._report)
+
+    # The inner hooks may be registered after this object was made.
+
+    @property
+    def sees_clients(self) -> bool:
+        """As the inner hooks: no proxy is asked about clients with a token."""
+        return self._inner.sees_clients
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether `connect` is called for clients without a token."""
+        return "connect" in self._options.urls or self._inner.authenticates
+
+    @property
+    def sees_unsubscribes(self) -> bool:
+        """As the inner hooks."""
+        return self._inner.sees_unsubscribes
+
+    @property
+    def sees_disconnects(self) -> bool:
+        """As the inner hooks."""
+        return self._inner.sees_disconnects
+
+    @property
+    def sees_subscriptions(self) -> bool:
+        """As the inner hooks: the namespaces with a proxy ask for their decision themselves."""
+        return self._inner.sees_subscriptions
 
     @property
     def sees_publications(self) -> bool:

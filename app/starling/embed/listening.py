@@ -1,0 +1,167 @@
+"""Channels that a route of the user's application receives, in this process: as an iterator, or on its WebSocket."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import msgspec
+import structlog
+from fastapi import WebSocket, WebSocketDisconnect
+
+from starling.embed.methods import MethodFailed
+from starling.engine.broker import BrokerUnavailable
+from starling.engine.engine import Engine
+from starling.engine.subscriptions import Subscriber
+from starling.engine.token_facts import TokenFacts
+from starling.engine.transport import Batch, Frame
+from starling.protocol.codes import ERROR_INTERNAL, CommandRefused, Error
+from starling.protocol.messages import Push
+from starling.telemetry.metrics import TransportStats
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.embed")
+
+TOO_SLOW = 1013
+
+
+class ListenerTooSlow(Exception):
+    """More bytes wait for this listener than STARLING_WRITE_BUFFER_BYTES."""
+
+
+class _DataAlone:
+    """Encodes publications as their data, joins and leaves as nothing."""
+
+    def encode_push(self, push: Push) -> Frame:
+        return Frame(bytes(push.pub.data) if push.pub else b"", text=True)
+
+
+class ChannelListener:
+    """One route in one channel. Implements starling.engine.receiver.Receiver, and of a Transport what a hub uses."""
+
+    encoder = _DataAlone()
+
+    def __init__(self, engine: Engine, channel: str, limit: int) -> None:
+        """`limit` bytes may wait."""
+        self.id = f"{engine.node.names.getrandbits(64):016x}"
+        self.user = ""
+        self.sent = 0
+        self.slot = -1
+        # Its WebSocket is counted where it is served; an iterator is no connection.
+        self.stats = TransportStats(TOO_SLOW)
+        self._engine = engine
+        self._channel = channel
+        self._limit = limit
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._filled = asyncio.Event()
+        self._overflowed = False
+
+    @property
+    def transport(self) -> Any:
+        """This object: it takes the frames itself."""
+        return self
+
+    async def enter(self) -> None:
+        """Begin to receive. While the broker is away it waits in a channel without history. Raises MethodFailed."""
+        try:
+            options = self._engine.channels.options(self._channel)
+            if options.keeps_history:
+                subscriber = Subscriber(self, self._channel, lambda subscriber, joined: True)
+                await self._engine.subscriptions.join(subscriber, options, None, latest=False)
+            else:
+                await self._engine.subscriptions.wait_in(self, self._channel)
+        except CommandRefused as refused:
+            reason = refused.reason
+            raise MethodFailed(reason if isinstance(reason, Error) else ERROR_INTERNAL) from refused
+        except BrokerUnavailable as away:
+            if options.keeps_history:
+                raise MethodFailed(ERROR_INTERNAL) from away
+            log.warning("listener_waits_for_broker", channel=self._channel)
+
+    async def leave(self) -> None:
+        """Receive no more."""
+        with suppress(BrokerUnavailable):
+            await self._engine.subscriptions.leave(self, self._channel)
+
+    async def next(self) -> bytes:
+        """The data of the next publication. Raises ListenerTooSlow."""
+        while not self._waiting:
+            if self._overflowed:
+                raise ListenerTooSlow
+            self._filled.clear()
+            await self._filled.wait()
+        data = self._waiting.popleft()
+        self._waiting_bytes -= len(data)
+        return data
+
+    # What the hub calls
+
+    def send(self, frame: Frame) -> None:
+        """Keep the data of a publication until the route takes it."""
+        if self._overflowed or not frame.payload:
+            return
+        self._waiting.append(frame.payload)
+        self._waiting_bytes += len(frame.payload)
+        if self._waiting_bytes > self._limit:
+            self._overflowed = True
+            self._waiting.clear()
+        self._filled.set()
+
+    def send_batch(self, batch: Batch) -> None:
+        """As `send` of each of its frames."""
+        for frame in batch.frames:
+            self.send(frame)
+
+    queue_batch = send_batch
+
+    def tick(self, now: float) -> float:
+        """Nothing is due: the clock does not know listeners."""
+        return now
+
+    def lose_state(self, channel: str) -> None:
+        """Enter again: a listener has no position that could be wrong."""
+        self._engine.tasks.start(self.enter())
+
+    def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> TokenFacts | None:
+        """Keep: it has no token."""
+        return None
+
+
+@asynccontextmanager
+async def listening(engine: Engine, channel: str, limit: int) -> AsyncIterator[ChannelListener]:
+    """A listener in a channel, until the end of the block."""
+    listener = ChannelListener(engine, channel, limit)
+    await listener.enter()
+    try:
+        yield listener
+    finally:
+        await listener.leave()
+
+
+async def values(listener: ChannelListener) -> AsyncIterator[Any]:
+    """The data of all publications from now on, decoded."""
+    while True:
+        yield msgspec.json.decode(await listener.next())
+
+
+@asynccontextmanager
+async def forwarding(listener: ChannelListener, websocket: WebSocket) -> AsyncIterator[None]:
+    """Send what the listener receives to a WebSocket, until the end of the block: text as it is, other data as JSON."""
+    forwarder = asyncio.create_task(_forward(listener, websocket))
+    try:
+        yield
+    finally:
+        forwarder.cancel()
+        await asyncio.wait([forwarder])
+
+
+async def _forward(listener: ChannelListener, websocket: WebSocket) -> None:
+    # The route itself sees the end of its WebSocket, when it reads.
+    with suppress(WebSocketDisconnect, RuntimeError):
+        try:
+            while True:
+                data = await listener.next()
+                await websocket.send_text(msgspec.json.decode(data) if data.startswith(b'"') else data.decode())
+        except ListenerTooSlow:
+            await websocket.close(TOO_SLOW, "slow")

@@ -1,0 +1,91 @@
+"""A route of the application in a channel."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, WebSocket
+from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from starling import Starling
+from starling.embed.listening import ListenerTooSlow
+from starling.embed.methods import MethodFailed
+from tests.support.running import SECRET
+
+
+@pytest.fixture
+def realtime(tmp_path: Path) -> Starling:
+    (tmp_path / "channels.yaml").write_text("namespaces: {kept: {history_size: 10, history_ttl: 60s}}\n")
+    return Starling(
+        environment={},
+        token_hmac_secret=SECRET,
+        channels_file=tmp_path / "channels.yaml",
+        write_buffer_bytes=4096,
+    )
+
+
+@pytest.mark.parametrize("channel", ["live", "kept:1"])
+async def test_a_listener_gets_what_is_published_from_now_on(realtime: Starling, channel: str) -> None:
+    async with realtime.running():
+        await realtime.publish(channel, "before")
+        async with realtime.listen(channel) as messages:
+            sent: list[Any] = ["text", {"a": [1, None]}, None, 3.5]
+            for value in sent:
+                await realtime.publish(channel, value)
+            assert [await anext(messages) for _ in sent] == sent
+        assert (await realtime.channels()).channels == {}
+
+
+async def test_listeners_of_one_channel_do_not_disturb_each_other(realtime: Starling) -> None:
+    async with realtime.running(), realtime.listen("live") as slow:
+        async with realtime.listen("live") as fast:
+            for number in range(50):
+                await realtime.publish("live", f"{number:0200}")
+                await anext(fast)
+        with pytest.raises(ListenerTooSlow):
+            await anext(slow)
+
+
+async def test_a_channel_that_there_cannot_be_is_refused(realtime: Starling) -> None:
+    async with realtime.running():
+        for channel, code in {"nowhere:1": 102, "": 107}.items():
+            with pytest.raises(MethodFailed) as refused:
+                async with realtime.listen(channel):
+                    pass
+            assert refused.value.code == code
+
+
+def test_a_websocket_gets_text_as_it_is_and_other_data_as_json(realtime: Starling) -> None:
+    app = FastAPI()
+    realtime.install(app)
+
+    @app.websocket("/mine")
+    async def mine(websocket: WebSocket) -> None:
+        await websocket.accept()
+        async with realtime.join("live", websocket):
+            await websocket.send_text("in")
+            async for _ in websocket.iter_text():
+                pass
+
+    @app.post("/say")
+    async def say(value: Any) -> None:
+        await realtime.publish("live", value)
+
+    @app.post("/say-json")
+    async def say_json() -> None:
+        await realtime.publish("live", {"a": 1})
+
+    @app.post("/flood")
+    async def flood() -> None:
+        await realtime.broadcast(["live"], "x" * 5000)
+
+    with TestClient(app) as client, client.websocket_connect("/mine") as socket:
+        assert socket.receive_text() == "in"
+        client.post("/say?value=Gr%C3%BC%C3%9Fe")
+        client.post("/say-json")
+        assert [socket.receive_text(), socket.receive_text()] == ["Grüße", '{"a":1}']
+        client.post("/flood")
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_text()
+        assert closed.value.code == 1013
