@@ -329,12 +329,12 @@ class Listening:
             text=True,
         )
 
-    def until(self, words: str) -> None:
-        """Read its notices until one holds `words`."""
+    def until(self, words: str) -> str:
+        """Read its notices until one holds `words`; returns that one."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if words in line:
-                return
+                return line
         raise AssertionError(f"it ended without {words!r}")
 
     def line(self) -> str:
@@ -433,6 +433,39 @@ def test_subscribe_resumes_after_a_disconnect_with_what_it_missed(starling: Star
         at(starling, "publish", "kept:d", "2")
 
         assert [json.loads(listening.line())["data"] for _ in range(2)] == [1, 2]
+
+
+def test_subscribe_says_that_the_broker_is_away_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    channels = tmp_path / "channels.yaml"
+    channels.write_text(CHANNELS)
+    away = "The broker does not answer, a hook failed, or Starling did (error 100); trying again"
+    with RedisServer() as redis:
+        settings = {
+            "STARLING_TOKEN_HMAC_SECRET": SECRET,
+            "STARLING_API_KEYS": KEY,
+            "STARLING_BROKER_URL": redis.url,
+            "STARLING_WORKERS": "1",
+            "STARLING_CHANNELS_FILE": str(channels),
+        }
+        redis.kill()
+        with Starling(settings, wait_ready=False) as starling:
+            starling.reported("worker_started")
+            with Listening(starling, "kept:away", "--json") as listening:
+                # A worker that never had revocations from Redis lets nobody in.
+                assert listening.until("(error 100)") == f"{starling.url}: {away}\n"
+                redis.start()
+                assert listening.until("kept:away") == "subscribed to kept:away\n", "it is said once"
+
+                redis.kill()
+                with Listening(starling, "kept:other") as other:
+                    assert other.until("kept:other") == f"kept:other: {away}\n"
+                    # Redis returns without what it held: the positions of before say nothing any more.
+                    redis.start()
+                    other.until("subscribed to kept:other")
+                assert "(2500 insufficient state), subscribing again" in listening.until("kept:away")
+                listening.until("subscribed to kept:away")
+                at(starling, "publish", "kept:away", "1")
+                assert json.loads(listening.line())["data"] == 1
 
 
 def test_subscribe_begins_at_the_given_position(starling: Starling) -> None:

@@ -30,6 +30,8 @@ USER = "starling-cli"
 ANSWERED = "answered in"
 # Beyond the second within which the SDK gives up a server that does not answer its close.
 CLOSE_SECONDS = 2.0
+# From here on, codes of a subscription that begins anew come from the service.
+SERVER_CODES = 2000
 
 
 def subscribe(
@@ -132,6 +134,7 @@ class _Listening:
         self._left = count
         self._since: tuple[int, str] | None = None
         self._came_in = False
+        self._reported: set[str] = set()
         self.opens_channels = True
         """Whether tokens are made for the channels too; else the user's own rights decide."""
         self._ended: asyncio.Future[tuple[str, int]]
@@ -188,6 +191,13 @@ class _Listening:
         if not self._ended.done():
             self._ended.set_result((problem, code))
 
+    def _report_problem(self, what: str, error: Exception) -> None:
+        """Print what keeps `what` from working at the moment, once until a subscription works."""
+        problem = f"{what}: {_in_words(error)}; trying again"
+        if problem not in self._reported:
+            self._reported.add(problem)
+            self._printer.notice(problem, "yellow")
+
     def _client_events(self) -> Any:
         import centrifuge
 
@@ -206,7 +216,10 @@ class _Listening:
                 listening._end(f"the service ended the connection: {ctx.reason} (code {ctx.code})")
 
             async def on_error(self, ctx: centrifuge.ErrorContext) -> None:
-                if not listening._came_in:
+                if isinstance(ctx.error, centrifuge.ReplyError):
+                    # The service answers: only temporary errors arrive here, after which the SDK connects again.
+                    listening._report_problem(listening._service.websocket, ctx.error)
+                elif not listening._came_in:
                     listening._end(f"{listening._service.websocket}: {ctx.error}: see --url", EXIT_UNREACHABLE)
 
         return Events()
@@ -217,7 +230,16 @@ class _Listening:
         listening = self
 
         class Events(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]  # has no types
+            async def on_subscribing(self, ctx: centrifuge.SubscribingContext) -> None:
+                # Lower codes are the SDK's own: the first attempt, and a lost connection, which is reported as such.
+                if ctx.code >= SERVER_CODES:
+                    listening._printer.notice(
+                        f"{channel}: the service ended the subscription ({ctx.code} {ctx.reason}), subscribing again",
+                        "yellow",
+                    )
+
             async def on_subscribed(self, ctx: centrifuge.SubscribedContext) -> None:
+                listening._reported.clear()
                 missed = ", and nothing was missed" if ctx.recovered else ""
                 lost = ctx.was_recovering and not ctx.recovered
                 notice = f"subscribed to {channel}{missed}"
@@ -236,9 +258,21 @@ class _Listening:
                     listening._end()
 
             async def on_error(self, ctx: centrifuge.SubscriptionErrorContext) -> None:
-                listening._printer.notice(f"{channel}: {ctx.error}", "yellow")
+                listening._report_problem(channel, ctx.error)
 
         return Events()
+
+
+def _in_words(error: Exception) -> str:
+    """What a temporary error says, or where the service sent it what it means."""
+    import centrifuge
+
+    from starling.cli.explanations import CODES
+
+    if isinstance(error, centrifuge.ReplyError):
+        meaning = CODES[error.code].meaning.removesuffix("; temporary.") if error.code in CODES else error.message
+        return f"{meaning} (error {error.code})"
+    return str(error) or type(error).__name__
 
 
 async def _until_closed() -> None:
