@@ -299,7 +299,12 @@ def build_application(
 
 def build_web_context(settings: Settings, engine: Engine, verifier: RevocableVerifier) -> WebContext:
     """Build what the endpoints share."""
-    authority = TokenAuthority(verifier, engine.channels, allow_anonymous=settings.allow_anonymous or settings.dev)
+    authority = TokenAuthority(
+        verifier,
+        engine.channels,
+        engine.metrics.refusal_log,
+        allow_anonymous=settings.allow_anonymous or settings.dev,
+    )
     limits = SessionLimits(
         connect_timeout=settings.connect_seconds,
         ping_interval=settings.ping_seconds,

@@ -138,8 +138,11 @@ async def changes_take_effect(service: Reloading, starling: Starling) -> None:
     assert [publication["data"] for publication in history["result"]["publications"]] == [2, 3]
     _, refused = await asyncio.wait_for(connected_or_closed(service, OLD_SECRET), DEADLINE)
     assert refused == 3500
-    newcomer, answer = await connected(service, NEW_SECRET)
-    assert "connect" in answer
+    # A token that still names the namespace connects its client, with the rest of what it names.
+    newcomer, answer = await connected(service, NEW_SECRET, channels=("gone:b", "kept:b"))
+    assert answer["connect"]["subs"].keys() == {"kept:b"}
+    (line,) = starling.reported("subscriptions_left_out", reason="unknown_namespace")
+    assert (line["user"], line["channels"]) == ("alice", ["gone:b"])
     await newcomer.close()
     assert "ping" in await say(by_server, 2, ping={})
     await by_server.close()

@@ -78,6 +78,28 @@ def talk(service: TestClient) -> Iterator[Talk]:
 
 
 @pytest.mark.parametrize(
+    ("claims", "entered"),
+    [
+        ({"channels": ["nowhere:a", "open:a"]}, {"open:a", "#alice"}),
+        ({"channels": ["nowhere:a", "$nowhere:a", "elsewhere:#bob"]}, {"#alice"}),
+        ({"subs": {"nowhere:a": {"info": {"n": 1}}, "open:a": {}}}, {"open:a", "#alice"}),
+    ],
+)
+def test_channels_of_a_token_whose_namespace_is_not_configured_are_left_out(
+    talk: Talk, claims: dict[str, Any], entered: set[str]
+) -> None:
+    connected = talk.ask(connect={"token": token(**claims)})["connect"]
+    assert connected["subs"].keys() == entered
+    # The token names the same channels still, so its successor changes nothing.
+    assert "refresh" in talk.ask(refresh={"token": token(**claims)})
+    assert talk.ask(subscribe={"channel": "nowhere:a"})["error"]["code"] == 102
+
+
+def test_a_token_with_an_illegal_channel_is_refused(talk: Talk) -> None:
+    assert talk.ask(connect={"token": token(channels=["open:a", "x" * 256])})["error"]["code"] == 107
+
+
+@pytest.mark.parametrize(
     ("before", "after", "same"),
     [
         ({}, {}, True),

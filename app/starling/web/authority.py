@@ -25,6 +25,7 @@ from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
 from starling.protocol.messages import ConnectRequest, SubscribeRequest
 from starling.protocol.tags_filter import TagsFilter
+from starling.telemetry.refusals import RefusalLog
 from starling.web.revocation import RevocableVerifier
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.authority")
@@ -38,9 +39,12 @@ class TokenAuthority:
     `allow_anonymous` lets clients without a token connect.
     """
 
-    def __init__(self, verifier: RevocableVerifier, channels: Channels, *, allow_anonymous: bool) -> None:
+    def __init__(
+        self, verifier: RevocableVerifier, channels: Channels, refusal_log: RefusalLog, *, allow_anonymous: bool
+    ) -> None:
         self._verifier = verifier
         self._channels = channels
+        self._refusal_log = refusal_log
         self._allow_anonymous = allow_anonymous
 
     def identify_now(self, request: ConnectRequest, handshake: Handshake) -> Identity | None:
@@ -80,16 +84,21 @@ class TokenAuthority:
         return self.identity_of(await self._connection(token))
 
     def identity_of(self, credentials: Credentials) -> Identity:
-        """The identity in verified credentials, with its channels. Raises CommandRefused for an illegal channel."""
+        """The identity in verified credentials, with its channels. Raises CommandRefused for an illegal channel.
+
+        Channels of an unknown namespace are left out: a token outlives the namespaces that it names, and a refusal
+        would keep the client away for good.
+        """
         subscriptions = {
             channel: Grant(
-                self._channels.options(channel).overridden(options.override),
+                known.overridden(options.override),
                 Raw(options.info),
                 Raw(options.data),
                 options.expires_at,
                 filter=options.filter,
             )
             for channel, options in credentials.subs.items()
+            if (known := self._options_of_token(credentials.user, channel)) is not None
         }
         self._add_personal_channel(credentials.user, subscriptions)
         return Identity(
@@ -103,6 +112,22 @@ class TokenAuthority:
             token_filters=_filters(credentials),
             resume=credentials.resume,
         )
+
+    def _options_of_token(self, user: str, channel: str) -> ChannelOptions | None:
+        """The options of a channel that a connection token names; None and a log line for an unknown namespace."""
+        try:
+            return self._channels.options(channel)
+        except CommandRefused as refusal:
+            if refusal.reason != codes.ERROR_UNKNOWN_CHANNEL:
+                raise
+        self._refusal_log.write_as(
+            "subscriptions_left_out",
+            "unknown_namespace",
+            user=user,
+            channels=[channel],
+            remedy="add the namespace to the file of STARLING_CHANNELS_FILE, or issue tokens without the channel",
+        )
+        return None
 
     def brings_token(self, request: ConnectRequest, handshake: Handshake) -> bool:
         """Whether a client brought a token, be it good or bad, in its command or its handshake."""
