@@ -119,3 +119,39 @@ def test_every_text_stands_out_from_what_is_behind_it(chromium: Browser, service
     assert dark == (scheme == "dark")
     assert page.evaluate(FAINT_TEXTS) == []
     context.close()
+
+
+def test_the_icon_is_where_browsers_look_for_it(tab: Tab, service: Starling) -> None:
+    icon = tab.page.request.get(f"{service.http}/favicon.ico")
+    assert (icon.status, icon.headers["content-type"]) == (200, "image/svg+xml")
+
+
+def test_text_of_right_to_left_scripts_is_laid_out_so_in_fields_and_messages(tab: Tab) -> None:
+    direction = "element => getComputedStyle(element).direction"
+    for exercise, message in ((tab.echo, "مرحبا بالعالم"), (tab.chat, "שלום")):
+        exercise.message.fill(message)
+        assert exercise.message.evaluate(direction) == "rtl"
+        exercise.press("Send")
+        expect(exercise.messages.first).to_contain_text(message)
+        # The endpoints put English before it; the first letter decides, so the same entry with another text turns.
+        assert exercise.messages.first.evaluate(direction) == "ltr"
+        exercise.messages.first.evaluate("(item, message) => { item.textContent = message; }", message)
+        assert exercise.messages.first.evaluate(direction) == "rtl"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_high_contrast_still_shows_which_endpoint_is_open(chromium: Browser, service: Starling, scheme: str) -> None:
+    context = chromium.new_context(forced_colors="active", color_scheme="dark" if scheme == "dark" else "light")
+    page = context.new_page()
+    page.goto(service.http)
+    look = """state => {
+      const dot = getComputedStyle(state, "::before");
+      return {filled: dot.backgroundColor === dot.borderColor, ring: dot.borderStyle};
+    }"""
+    opened = page.get_by_role("region", name="Echo").locator(".state")
+    idle = page.get_by_role("region", name="Items").locator(".state")
+    expect(opened).to_have_text("Open")
+    assert page.evaluate("matchMedia('(forced-colors: active)').matches")
+    assert opened.evaluate(look) == {"filled": True, "ring": "solid"}
+    assert idle.evaluate(look) == {"filled": False, "ring": "solid"}
+    context.close()

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from starling import __version__
+from starling.cli.entry import cli
 from starling.cli.output import Column, duration, table_lines
 from tests.support.commands import run_command
 from tests.support.running import Starling
@@ -46,8 +48,8 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return run_command(arguments, environment(**variables))
 
 
-def on_terminal(*arguments: str, columns: int = 80, **variables: str) -> str:
-    """What a command writes to a terminal of this width."""
+def on_terminal(*arguments: str, columns: int = 80, code: int = 0, **variables: str) -> str:
+    """What a command that ends with `code` writes to a terminal of this width."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = subprocess.Popen(
@@ -64,7 +66,7 @@ def on_terminal(*arguments: str, columns: int = 80, **variables: str) -> str:
             break
         written += part
     os.close(master)
-    assert process.wait(60) == 0, written.decode()
+    assert process.wait(60) == code, written.decode()
     return written.decode()
 
 
@@ -102,6 +104,30 @@ def test_h_is_help_in_a_pipe_without_boxes_and_escapes(command: tuple[str, ...])
     assert "Usage: starling" in short.stdout
     assert not BOXES.search(short.stdout)
     assert "\x1b" not in short.stdout
+
+
+@pytest.mark.parametrize("columns", [None, 80])
+def test_a_usage_error_names_the_command_without_its_directory(columns: int | None) -> None:
+    arguments = ("publish", "--no-such-option")
+    shown = on_terminal(*arguments, code=2) if columns else run(*arguments).stderr
+    assert "Try 'starling publish -h' for help." in ESCAPES.sub("", shown)
+    assert str(Path(COMMAND).parent) not in shown
+
+
+def test_a_switch_that_a_setting_can_turn_on_can_be_turned_off() -> None:
+    switches = {
+        option.opts[0]: option
+        for command in get_command(cli).commands.values()  # type: ignore[attr-defined]
+        for option in command.params
+        if getattr(option, "is_flag", False)
+    }
+    # The rest are off unless they are given, so that leaving them out turns them off.
+    with_setting = {"--dev"}
+    assert {name for name, option in switches.items() if option.secondary_opts} == with_setting
+    assert all(switches[name].default is False and not switches[name].envvar for name in switches.keys() - with_setting)
+    done = run("serve", "--no-dev", STARLING_DEV="true")
+    assert done.returncode == 2
+    assert "STARLING_TOKEN_HMAC_SECRET" in done.stderr
 
 
 def test_a_bare_command_is_help_and_no_failure() -> None:

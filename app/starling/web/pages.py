@@ -36,3 +36,9 @@ static_files = PageFiles(directory=STATIC)
 async def page() -> FileResponse:
     """The demo page."""
     return FileResponse(STATIC / "index.html", headers=HEADERS)
+
+
+@router.get("/favicon.ico")
+async def icon() -> FileResponse:
+    """The icon, where browsers look for it for addresses that are no page."""
+    return FileResponse(STATIC / "icon.svg", headers=HEADERS)
