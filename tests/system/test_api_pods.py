@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -99,7 +100,7 @@ async def test_top_reports_both_pods_and_of_the_busiest_channels(pods: tuple[Sta
 
 
 class Watching:
-    """A trace over one pod, from its first line until it has ended."""
+    """A capture over one pod, from its first line until it has ended."""
 
     def __init__(self, starling: Starling, **asked: Any) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -122,6 +123,15 @@ class Watching:
     def frames(self) -> list[dict[str, Any]]:
         return [line for line in self.lines if "frame" in line]
 
+    @property
+    def dropped(self) -> int:
+        """The frames of which only the number was reported."""
+        return sum(line["dropped"] for line in self.lines if "node" in line and "dropped" in line)
+
+    def leave(self) -> None:
+        """End the capture by going."""
+        self._task.cancel()
+
     async def __aenter__(self) -> "Watching":
         self._task = asyncio.create_task(self._read())
         # From the first line on every node sees each frame.
@@ -129,7 +139,8 @@ class Watching:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        await self._task
+        with suppress(asyncio.CancelledError):
+            await self._task
 
 
 @pytest.mark.parametrize("payload", [False, True])
@@ -189,16 +200,18 @@ async def test_a_channel_is_traced_with_what_was_asked_of_it(pods: tuple[Starlin
 
 async def test_too_many_frames_are_dropped_counted_and_reported(pods: tuple[Starling, Starling]) -> None:
     client = await enter(pods[0], "flo", "flooded")
-    async with Watching(pods[1], channel="flooded", seconds=2) as watching:
-        for _ in range(3):
+    async with Watching(pods[1], channel="flooded", seconds=600) as watching:
+        for _ in range(2):
             commands = [{"publish": {"channel": "flooded", "data": n}} for n in range(1000)]
             await asyncio.to_thread(call_batch, pods[0], commands)
+        await until(lambda: len(watching.frames) + watching.dropped >= 2000, "every frame is shown or counted")
+        watching.leave()
     await client.close()
 
-    dropped = sum(line.get("dropped", 0) for line in watching.lines if "node" in line)
-    assert dropped > 0
-    assert watching.lines[-1] == {"ended": "time is over", "frames": len(watching.frames), "dropped": dropped}
-    assert len(watching.frames) + dropped == 3000
+    assert watching.dropped > 0
+    assert len(watching.frames) + watching.dropped == 2000
+    (ended,) = pods[1].reported("capture_ended", channel="flooded")
+    assert (ended["frames"], ended["dropped"]) == (len(watching.frames), watching.dropped)
 
 
 def call_batch(starling: Starling, commands: list[dict[str, Any]]) -> None:

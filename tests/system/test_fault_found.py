@@ -117,6 +117,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
         prometheus = stack.enter_context(PrometheusServer(targets, thresholds=THRESHOLDS))
         shell = install(directory, pods) | {"REDIS_URL": redis.url}
         yield Pods(pods, redis, prometheus, shell, memory)
+        # Without Redis and without the receiver of their webhooks they take seconds to stop.
+        for pod in (pods["starling-0"], pods["starling-1"]):
+            pod.process.kill()
 
 
 def _memory_group(stack: ExitStack) -> MemoryGroup | None:
