@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from msgspec import Struct
@@ -25,6 +26,9 @@ USER_SEPARATOR = ","
 # In characters. A personal channel may be as long as the user id of the longest token, which has 8192 bytes.
 NAME_LENGTH = 255
 PERSONAL_NAME_LENGTH = 8192
+# Names whose options and namespace are remembered: backends and clients use the same ones again and again. Long names
+# are not remembered, so that they take no memory.
+KNOWN_NAMES = 4096
 # In metrics, where an empty label would be none; no namespace can have this name.
 DEFAULT_NAMESPACE = "(default)"
 
@@ -133,6 +137,8 @@ class ChannelOptions(BaseModel):
 
     def publish_options(self, idempotency_key: str = "") -> PublishOptions:
         """How a publication of these channels is kept."""
+        if not idempotency_key:
+            return _publish_options(self.history_size, self.history_ttl, self.history_meta_ttl, self.delta_publish)
         return PublishOptions(
             self.history_size, self.history_ttl, self.history_meta_ttl, idempotency_key, delta=self.delta_publish
         )
@@ -149,6 +155,14 @@ class ChannelOptions(BaseModel):
 
 
 _READING_VERBS = ("publish", "presence", "history")
+
+
+# They are the same for nearly all publications, and never change.
+@lru_cache(maxsize=1024)
+def _publish_options(history_size: int, history_ttl: float, history_meta_ttl: float, delta: bool) -> PublishOptions:
+    return PublishOptions(history_size, history_ttl, history_meta_ttl, delta=delta)
+
+
 Value_co = TypeVar("Value_co", covariant=True)
 
 
@@ -267,6 +281,7 @@ class Channels:
             for name, options in {"": default, **self.namespaces}.items()
             if options.channel_regex
         }
+        self._known_options = lru_cache(maxsize=KNOWN_NAMES)(self._find_options)
 
     def become(self, other: "Channels") -> None:
         """Have the namespaces and rules of `other` from now on, for everyone who holds this object."""
@@ -276,6 +291,7 @@ class Channels:
         self._personal_prefix = other._personal_prefix
         self._personal_prefixes = other._personal_prefixes
         self._patterns = other._patterns
+        self._known_options.cache_clear()
 
     def personal_channel(self, user: str) -> str | None:
         """The channel that every connection of `user` is subscribed to; None for anonymous ones and while it is off."""
@@ -286,6 +302,9 @@ class Channels:
 
         The rest of a personal channel's name is a user id, so no rule for names and no `channel_regex` is about it.
         """
+        return self._known_options(channel) if len(channel) <= NAME_LENGTH else self._find_options(channel)
+
+    def _find_options(self, channel: str) -> ChannelOptions:
         if channel.startswith(self._personal_prefixes):
             return self._personal_options(channel)
         if not channel or len(channel) > NAME_LENGTH or _FORBIDDEN.search(channel):
@@ -333,9 +352,16 @@ class Channels:
 
 def namespace_of(channel: str) -> str:
     """The namespace's name as metrics show it."""
+    return _known_namespace(channel) if len(channel) <= NAME_LENGTH else _find_namespace(channel)
+
+
+def _find_namespace(channel: str) -> str:
     if ":" not in channel or channel.startswith(USERS_MARK):
         return DEFAULT_NAMESPACE
     return channel.removeprefix(TOKEN_MARK).partition(":")[0] or DEFAULT_NAMESPACE
+
+
+_known_namespace = lru_cache(maxsize=KNOWN_NAMES)(_find_namespace)
 
 
 def parse_channels(

@@ -90,8 +90,10 @@ class Publisher:
         return outcomes
 
     def _count(self, channel: str, outcome: PublishOutcome) -> None:
+        if isinstance(outcome, StreamPosition):
+            self._metrics.published[namespace_of(channel), "stored"] += 1
+            return
         failed = "failed" if isinstance(outcome, BrokerUnavailable) else "too_large"
         if isinstance(outcome, BrokerRefused):
             self._refusals.report(channel, outcome)
-        result = "stored" if isinstance(outcome, StreamPosition) else failed
-        self._metrics.published[namespace_of(channel), result] += 1
+        self._metrics.published[namespace_of(channel), failed] += 1

@@ -1,7 +1,7 @@
 """The broker of a single process, which passes messages through the same bytes as the other brokers."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from broadcaster import Event
 
@@ -18,6 +18,8 @@ from starling.engine.broker import BrokerUnavailable, LinkState, PublishOptions,
 from starling.engine.history import DEFAULT_READ_TTL
 from starling.engine.presence import DEFAULT_TTL
 from starling.protocol.messages import Publication
+
+_NOT_KEPT = StreamPosition(0, "")
 
 
 class MemoryBackend(LinkBackend):
@@ -91,23 +93,46 @@ class MemoryBroker(BroadcastBroker):
         """Keep and send, or only send; returns the position. Raises BrokerUnavailable, and then nothing is kept."""
         return self._publish(channel, publication, options)
 
+    async def publish_all(
+        self, publication: Publication, requests: Sequence[tuple[str, PublishOptions]]
+    ) -> list[PublishOutcome]:
+        """Publish the same in many channels, each as `publish` does."""
+        outcomes: list[PublishOutcome] = []
+        message, message_of = b"", PublishOptions()
+        for channel, options in requests:
+            try:
+                if options.history_size or options.idempotency_key:
+                    outcomes.append(self._publish(channel, publication, options))
+                    continue
+                if not message or options is not message_of:
+                    message, message_of = _live_message(publication, options, int(time.time() * 1000)), options
+                self._memory.offer(channel, message)
+                outcomes.append(_NOT_KEPT)
+            except BrokerUnavailable as unavailable:
+                outcomes.append(unavailable)
+        return outcomes
+
     def _publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         key = options.idempotency_key
         if key and (repeated := self.history.repeated(channel, key)):
             return repeated
-        position = StreamPosition(0, "")
+        position = _NOT_KEPT
         now = int(time.time() * 1000)
-        body = envelope.encode_body(publication, now, options.trace, delta=options.delta)
         if options.history_size > 0:
             if (top := self.history.outdated(channel, options)) is not None:
                 return top
+            body = envelope.encode_body(publication, now, options.trace, delta=options.delta)
             entry = self.history.next_entry(channel, publication, now, options)
             position = StreamPosition(entry.offset, entry.epoch)
             message = envelope.encode_publication(body, epoch=entry.epoch, offset=entry.offset, previous=entry.previous)
             self._memory.offer(channel, message)
             self.history.append(channel, entry, options)
         else:
-            self._memory.offer(channel, envelope.encode_publication(body))
+            self._memory.offer(channel, _live_message(publication, options, now))
         if key:
             self.history.remember(channel, key, position)
         return position
+
+
+def _live_message(publication: Publication, options: PublishOptions, now: int) -> bytes:
+    return envelope.encode_publication(envelope.encode_body(publication, now, options.trace, delta=options.delta))

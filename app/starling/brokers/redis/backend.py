@@ -9,12 +9,13 @@ from redis.exceptions import ResponseError
 from starling.brokers.channel_names import stored_name
 from starling.brokers.link import MAX_EVENTS, LinkLost
 from starling.brokers.redis.address import RedisAddress
-from starling.brokers.redis.calls import Command, RedisCalls, Reply
+from starling.brokers.redis.calls import RedisCalls
 from starling.brokers.redis.connections import client_name, make_pool
 from starling.brokers.redis.history import PUBLISHING_SCRIPTS
 from starling.brokers.redis.inspection import inspect
 from starling.brokers.redis.link import RedisLink
 from starling.brokers.redis.refusal import refused
+from starling.brokers.redis.replies import Command, Reply
 from starling.brokers.redis.rights import rule
 from starling.brokers.redis.sentinel import SentinelLink, SentinelPool
 from starling.brokers.supervised import SupervisedBackend

@@ -10,7 +10,6 @@ from redis.exceptions import NoScriptError, ResponseError
 from starling.brokers import envelope
 from starling.brokers.broadcast import BroadcastBroker
 from starling.brokers.redis.backend import RedisBackend
-from starling.brokers.redis.calls import Command, Reply
 from starling.brokers.redis.cluster_backend import ClusterBackend
 from starling.brokers.redis.cluster_calls import Answer
 from starling.brokers.redis.drain_rate import RedisDrainRate
@@ -18,6 +17,7 @@ from starling.brokers.redis.history import RedisHistory, read_position
 from starling.brokers.redis.occupancy import RedisOccupancy
 from starling.brokers.redis.presence import RedisPresence
 from starling.brokers.redis.refusal import refused
+from starling.brokers.redis.replies import Command, Reply
 from starling.brokers.redis.revocations import RedisRevocations
 from starling.brokers.redis.tickets import RedisTickets
 from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition

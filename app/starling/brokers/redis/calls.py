@@ -1,23 +1,17 @@
 """Calls to Redis over one connection: waiting commands are sent in one batch, and replies are matched by order."""
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from itertools import islice
 
-import hiredis
-import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from starling.brokers.redis.outbox import Outbox
+from starling.brokers.redis.replies import Command, RedisReplies, Reply
+from starling.brokers.redis.sockets import discard
 from starling.brokers.supervised import in_words
 from starling.engine.broker import BrokerUnavailable
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
-
-Reply = bytes | int | str | list["Reply"] | None
-Command = tuple[bytes | str | int | float, ...]
 
 
 class RedisCalls:
@@ -38,6 +32,7 @@ class RedisCalls:
         `first` are commands that every new connection begins with, whatever Redis answers.
         """
         self._connection = connection
+        self._replies: RedisReplies | None = None
         self._is_outdated = is_outdated
         self._renew = False
         self._first = first
@@ -54,7 +49,7 @@ class RedisCalls:
         try:
             await self._outbox.stop()
         finally:
-            await discard(self._connection)
+            await self._discard()
 
     def renew(self) -> None:
         """Open the connection anew before the next batch."""
@@ -80,55 +75,38 @@ class RedisCalls:
         return await self._outbox.send(commands, size)
 
     async def _transmit(self, batch: list[Sequence[Command]]) -> list[list[Reply | ResponseError]]:
-        connection = self._connection
-        replies: list[list[Reply | ResponseError]] = []
-        demoted = False
         try:
-            # Between batches nothing is due: bytes, or an end, mean that this connection cannot be used any more.
-            if connection.is_connected and await self._is_over(connection):
-                await discard(connection)
-            first: Sequence[Command] = ()
-            if not connection.is_connected:
-                # Not left to the sending, which would not ask Sentinel where to.
-                await connection.connect()  # type: ignore[no-untyped-call]
-                first = self._first
-            # In C, where redis-py's own packing costs more than all the rest of a publish.
-            packed = b"".join([hiredis.pack_command(command) for commands in (first, *batch) for command in commands])  # type: ignore[arg-type]
-            await connection.send_packed_command(packed, check_health=False)
-            for _ in first:
-                with suppress(ResponseError):
-                    await connection.read_response(timeout=math.inf)
-            for commands in batch:
-                answers: list[Reply | ResponseError] = []
-                for _ in commands:
-                    try:
-                        answers.append(await connection.read_response(timeout=math.inf))
-                    except ResponseError as error:
-                        answers.append(error)
-                        demoted = demoted or isinstance(error, ReadOnlyError)
-                replies.append(answers)
-            if demoted:
-                # A replica now: the address may lead to the master when it is asked again.
-                self.renew()
+            replies, first = self._replies, 0
+            if replies is None or replies.lost is not None or self._is_outdated_now():
+                replies, first = await self._open(), len(self._first)
+            commands = [command for part in (self._first[:first], *batch) for command in part]
+            found = await replies.run(commands)
         except (RedisError, OSError) as error:
-            await discard(connection)
+            await self._discard()
             raise BrokerUnavailable(in_words(error)) from None
         except BaseException:
-            # A batch that was cut short leaves replies behind, and the next batch must not read them as its own. Today
-            # redis-py closes a connection whose read was cut short; this does not rely on it.
-            await discard(connection)
+            # A batch that was cut short leaves replies behind, and the next batch must not read them as its own.
+            await self._discard()
             raise
-        return replies
+        if any(isinstance(reply, ReadOnlyError) for reply in found):
+            # A replica now: the address may lead to the master when it is asked again.
+            self.renew()
+        rest = iter(found[first:])
+        return [list(islice(rest, len(part))) for part in batch]
 
-    async def _is_over(self, connection: AbstractConnection) -> bool:
+    async def _open(self) -> RedisReplies:
+        await self._discard()
+        # Not left to the sending, which would not ask Sentinel where to.
+        await self._connection.connect()  # type: ignore[no-untyped-call]
+        self._replies = RedisReplies(self._connection)
+        return self._replies
+
+    async def _discard(self) -> None:
+        replies, self._replies = self._replies, None
+        if replies is not None:
+            replies.abort()
+        await discard(self._connection)
+
+    def _is_outdated_now(self) -> bool:
         wanted, self._renew = self._renew, False
-        outdated = self._is_outdated is not None and self._is_outdated(connection)
-        return wanted or outdated or await connection.can_read()
-
-
-async def discard(connection: AbstractConnection) -> None:
-    """Close at once; a frozen server is not waited for."""
-    try:
-        await connection.disconnect(nowait=True)
-    except (RedisError, OSError):
-        log.debug("redis_connection_discarded", exc_info=True)
+        return wanted or (self._is_outdated is not None and self._is_outdated(self._connection))

@@ -14,13 +14,14 @@ from starling.brokers.channel_names import stored_name
 from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkStats, MessageEvent
 from starling.brokers.redis.address import RedisAddress
 from starling.brokers.redis.backend import CALLS_AT_ONCE, QUERIES_AT_ONCE, READS_AT_ONCE
-from starling.brokers.redis.calls import Command, RedisCalls, Reply
+from starling.brokers.redis.calls import RedisCalls
 from starling.brokers.redis.cluster_calls import Answer, ClusterCalls
 from starling.brokers.redis.cluster_map import ClusterMap, Node
 from starling.brokers.redis.cluster_shard import ShardBackend
 from starling.brokers.redis.connections import make_connection
 from starling.brokers.redis.history import PUBLISHING_SCRIPTS
 from starling.brokers.redis.refusal import refused
+from starling.brokers.redis.replies import Command, Reply
 from starling.brokers.redis.rights import rule
 from starling.engine.broker import BrokerUnavailable, LinkState
 

@@ -11,8 +11,8 @@ from redis.exceptions import ResponseError
 
 from starling.brokers.channel_names import stored_name
 from starling.brokers.envelope import MalformedEnvelope, decode_body
-from starling.brokers.redis.calls import Command
 from starling.brokers.redis.refusal import refused
+from starling.brokers.redis.replies import Command
 from starling.brokers.redis.script import Execute, Script
 from starling.engine.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
 from starling.engine.history import DEFAULT_READ_TTL

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from starling.brokers.channel_names import stored_name
 from starling.brokers.link import Link, LinkLost, Receive
-from starling.brokers.redis.calls import discard
+from starling.brokers.redis.sockets import discard, socket_of
 from starling.brokers.supervised import in_words
 
 
@@ -43,10 +43,10 @@ class RedisLink(Link, asyncio.Protocol):
         """Connect and log in."""
         try:
             await self.connection.connect()  # type: ignore[no-untyped-call]
+            # Nothing is due between the last answer to the login and the first subscription, so no byte is left behind.
+            self._socket = socket_of(self.connection)
         except (RedisError, OSError) as error:
             raise LinkLost(in_words(error)) from None
-        # Nothing is due between the last answer to the login and the first subscription, so no byte is left behind.
-        self._socket = socket_of(self.connection)
         self._socket.set_protocol(self)
 
     async def read(self, receive: Receive) -> None:
@@ -134,11 +134,3 @@ class RedisLink(Link, asyncio.Protocol):
     def _settle(self) -> None:
         if self._due == 0 and self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
-
-
-def socket_of(connection: AbstractConnection) -> asyncio.Transport:
-    """The transport below an open connection of redis-py, which has no public name for it."""
-    writer = connection._writer
-    if writer is None:
-        raise LinkLost("the connection is closed")
-    return writer.transport  # type: ignore[return-value]  # StreamWriter promises less than it has
