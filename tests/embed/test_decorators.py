@@ -110,7 +110,7 @@ async def test_methods_have_the_name_that_is_given_or_that_of_the_function(realt
         ann = await running.connect("ann")
         assert (await ann.command("rpc", {"method": "add", "data": [1, 2]}))["data"] == 3
         assert (await ann.command("rpc", {"method": "order.get"}))["data"] == "a pool"
-        with pytest.raises(ExpectationFailed, match="108"):
+        with pytest.raises(ExpectationFailed, match="104"):
             await ann.command("rpc", {"method": "none"})
 
 

@@ -12,7 +12,7 @@ from starling.client.hooks_module import HOOKS, METHOD_SHAPE
 from starling.engine.channels import TOKEN_MARK
 from starling.engine.hook_request import Request
 from starling.engine.hooks import Client, ConnectDecision, Hooks, RefreshDecision, SubscribeDecision
-from starling.protocol.codes import CommandRefused
+from starling.protocol.codes import ERROR_METHOD_NOT_FOUND, ERROR_NOT_AVAILABLE, CommandRefused
 from starling.protocol.messages import NO_PAYLOAD
 
 HookCallable = Callable[..., Awaitable[Any]]
@@ -139,8 +139,17 @@ class RegisteredHooks:
         """Call the function that is registered for `method`."""
         function = self._methods.get(method)
         if function is None:
-            return await self._inner.call(client, method, data)
+            return await self._call_inner(client, method, data)
         return await function.answer(client, data=data, state=self.state) or NO_PAYLOAD
+
+    async def _call_inner(self, client: Client, method: str, data: Raw) -> Raw:
+        try:
+            return await self._inner.call(client, method, data)
+        except CommandRefused as refused:
+            if self._methods and refused.reason is ERROR_NOT_AVAILABLE:
+                # It is one that is unknown among others.
+                raise CommandRefused(ERROR_METHOD_NOT_FOUND) from refused
+            raise
 
     async def message(self, client: Client, data: Raw) -> None:
         """Call `on_message(client[, data])`."""
