@@ -112,7 +112,7 @@ class Reader:
                 time.sleep(0.1)
 
     def stop(self) -> None:
-        """End the service, but not Redis and nginx beside it."""
+        """End the service, but not Redis and nginx."""
         for process in self.running:
             if b"starling" in Path(f"/proc/{process.pid}/cmdline").read_bytes():
                 process.send_signal(signal.SIGTERM)
