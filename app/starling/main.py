@@ -52,6 +52,7 @@ from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import NoTracer, Tracer
 from starling.variables import DEVELOPER_KEY
 from starling.web import api_docs, chat, connection, echo, health, items, pages, refusals, unknown_path
+from starling.web.api import PREFIX as API_PREFIX
 from starling.web.api import Api, ApiOptions
 from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_methods import ApiMethods
@@ -60,6 +61,8 @@ from starling.web.connection import ClientEndpoint
 from starling.web.cross_origin import CrossOrigin
 from starling.web.dependencies import WebContext
 from starling.web.head_requests import HeadRequests
+from starling.web.http_endpoint import RequestPaths
+from starling.web.http_stream import HttpStreamEndpoint
 from starling.web.permission_check import PermissionCheck
 from starling.web.proxy_hooks import ProxyHooks, ProxyOptions
 from starling.web.request_id import RequestId
@@ -92,7 +95,7 @@ def run(settings: Settings, host: "Callable[[Application], HostedApplication] | 
         asgi=built.asgi if hosted is None else hosted.asgi,
         readiness=engine.readiness,
         endpoints={connection.PATH: built.client_endpoint} if hosted is None else hosted.endpoints,
-        requests=built.api if hosted is None else None,
+        requests=built.requests if hosted is None else None,
         begin=hosted.load if hosted is not None else lambda: None,
         on_refused=engine.metrics.refuse,
         admit=engine.admission.refusal,
@@ -122,6 +125,7 @@ def server_options(settings: Settings) -> ServerOptions:
         handshake_seconds=settings.handshake_seconds,
         close_seconds=CLOSE_SECONDS,
         unacknowledged_seconds=settings.ping_seconds + settings.pong_seconds + CLOSE_SECONDS,
+        acknowledge_seconds=settings.pong_seconds,
         max_message_bytes=settings.max_message_bytes,
         waiting_budget_bytes=int(MemoryLimit().total_bytes * settings.waiting_memory_share / settings.worker_count),
         compression=settings.compression,
@@ -192,6 +196,7 @@ class Application:
     top_channels: TopChannels
     verifier: JwtVerifier
     api: Api
+    requests: RequestPaths
     methods: ApiMethods
     registered_hooks: RegisteredHooks
     running: Callable[[], AbstractAsyncContextManager[None]]
@@ -276,6 +281,9 @@ def build_application(
     application.include_router(health.build_router(engine.readiness))
     client_endpoint = ClientEndpoint(context)
     application.router.routes.append(client_endpoint.route)
+    streams = [HttpStreamEndpoint(context, settings.max_message_bytes)]
+    application.router.routes += [stream.route for stream in streams]
+    requests = RequestPaths({API_PREFIX: api, **{stream.path: stream for stream in streams}})
     for endpoint in (echo, items, chat) if settings.tutorial else ():
         application.include_router(endpoint.build_router(context))
     if settings.serves_api_docs:
@@ -291,6 +299,7 @@ def build_application(
         top_channels,
         unrevoked,
         api,
+        requests,
         methods,
         registered,
         running,

@@ -36,6 +36,13 @@ JSON = JsonCodec()
 PROTOBUF = ProtobufCodec()
 
 
+class ClientEncoder(ViewEncoder, Protocol):
+    """The form of everything that a client reads."""
+
+    def encode_replies(self, replies: list[bytes]) -> Frame:
+        """Replies to one client, encoded by its codec, as one frame."""
+
+
 class Executor(Protocol):
     """Carries out the decisions of sessions; starling.client.dispatcher has it."""
 
@@ -67,22 +74,33 @@ class ClientConnection(Connection):
         "request",
         "session",
         "session_id",
+        "session_secret",
         "user_channel",
     )
 
     codec: ClassVar[Codec]
-    encoder: ViewEncoder
+    encoder: ClientEncoder
 
-    def __init__(self, executor: Executor, handshake: Handshake) -> None:
-        """`handshake`: what is known of the client at its upgrade."""
+    def __init__(self, executor: Executor, handshake: Handshake, *, secret: str = "") -> None:
+        """`handshake`: what is known of the client at its upgrade.
+
+        `secret`: its commands come by requests of their own that show this, and no pongs do.
+        """
         engine = executor.engine
         super().__init__(engine, handshake.user if isinstance(handshake, Identity) else "")
         self._executor = executor
         self.handshake = handshake
         self.identity = Identity()
         # A hook may take longer for one publication than for the next, so the next waits for it.
-        self.session = Session(executor.limits, time.monotonic(), publish_in_turn=engine.hooks.sees_publications)
+        self.session = Session(
+            executor.limits,
+            time.monotonic(),
+            publish_in_turn=engine.hooks.sees_publications,
+            answers_pings=not secret,
+        )
         self.session_id = f"{engine.node.names.getrandbits(64):016x}"
+        self.session_secret = f"{self.id}.{secret}" if secret else ""
+        """What the requests that bring its commands show, empty where they come over its socket; never in a log."""
         self.memberships = Memberships(engine)
         self.deadline = self.session.deadline
         """When this connection is scheduled to tick."""
@@ -246,6 +264,10 @@ class JsonPushes:
         """One push as a text frame."""
         return Frame(JSON.encode(Reply(push=push)), text=True)
 
+    def encode_replies(self, replies: list[bytes]) -> Frame:
+        """Encoded replies to one client as one text frame."""
+        return Frame(JSON.join(replies), text=True)
+
     def delta_payload(self, payload: bytes) -> Raw:
         """A JSON string of the payload's text."""
         try:
@@ -265,6 +287,10 @@ class ProtobufPushes:
     def encode_push(self, push: Push) -> Frame:
         """One push as a binary frame."""
         return Frame(PROTOBUF.encode(Reply(push=push)), text=False)
+
+    def encode_replies(self, replies: list[bytes]) -> Frame:
+        """Encoded replies to one client as one binary frame."""
+        return Frame(PROTOBUF.join(replies), text=False)
 
     def delta_payload(self, payload: bytes) -> Raw:
         """The bytes as they are."""

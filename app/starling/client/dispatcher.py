@@ -17,7 +17,7 @@ from starling.client.refusals import CommandRefusals
 from starling.client.user_limit import UserLimit
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
 from starling.engine.engine import Engine
-from starling.engine.transport import NO_CLOSE_FRAME, Frame
+from starling.engine.transport import NO_CLOSE_FRAME
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Disconnect, Error
 from starling.protocol.decisions import (
@@ -124,7 +124,7 @@ class Dispatcher:
 
     def _write(self, client: ClientConnection, replies: list[bytes]) -> None:
         if replies:
-            client.reply(Frame(client.codec.join(replies), text=client.codec.text))
+            client.reply(client.encoder.encode_replies(replies))
             replies.clear()
 
     # Actions

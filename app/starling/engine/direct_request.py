@@ -3,6 +3,8 @@
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from starling.engine.upgrade import EndpointConnection
+
 Header = tuple[bytes, bytes]
 
 
@@ -13,6 +15,7 @@ class DirectRequest(NamedTuple):
     path: str
     headers: Sequence[Header]
     address: str
+    query: bytes = b""
 
 
 class DirectResponse(NamedTuple):
@@ -23,7 +26,28 @@ class DirectResponse(NamedTuple):
     body: bytes
 
 
-Respond = Callable[[DirectResponse], None]
+class StreamConnection(EndpointConnection, Protocol):
+    """A connection whose client reads a streamed response. `open` and then `begin` are called once, in one tick."""
+
+    def begin(self) -> None:
+        """Do what the request asks for: its transport writes now, and reports its end."""
+
+
+class StreamResponse(NamedTuple):
+    """The response is a stream of the StreamFrames that `connection` sends, until it closes its transport.
+
+    `address` is that of the request, `beginning` the first of the body. More than `write_limit` bytes waiting for the
+    client make it too slow a reader. The connection of a client that has left meanwhile is not opened.
+    """
+
+    headers: Sequence[Header]
+    connection: StreamConnection
+    write_limit: int
+    address: str
+    beginning: bytes = b""
+
+
+Respond = Callable[[DirectResponse | StreamResponse], None]
 Work = Callable[[bytes, Respond], Coroutine[Any, Any, None] | None]
 """Gets a request's body. It responds once, now or later, and returns None; or it returns what the server must run in
 a task, and that responds."""

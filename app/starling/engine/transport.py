@@ -26,6 +26,22 @@ class Frame:
         self.compressed: dict[int, bytes] | None = None
 
 
+class StreamFrame(Frame):
+    """A piece of a streamed response, made once and written to any number of clients.
+
+    `wire` is the chunk that carries `payload` in HTTP/1.1 (RFC 9112 section 7.1); a payload is never empty, because an
+    empty chunk ends the response.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self.text = False
+        self.wire = b"%x\r\n%b\r\n" % (len(payload), payload)
+        self.compressed = None
+
+
 def wire_of(first: int, payload: bytes) -> bytes:
     """Return an unmasked frame whose first byte is `first`."""
     length = len(payload)

@@ -159,6 +159,7 @@ class Session:
     """One client's conversation: who may say what when, and what follows from it."""
 
     __slots__ = (
+        "_answers_pings",
         "_connection_ends_at",
         "_errors",
         "_held",
@@ -177,14 +178,20 @@ class Session:
         "unread",
     )
 
-    def __init__(self, limits: SessionLimits, now: float, *, publish_in_turn: bool = False) -> None:
-        """`publish_in_turn`: a publication waits for the outcome of the one before it, as everything else does."""
+    def __init__(
+        self, limits: SessionLimits, now: float, *, publish_in_turn: bool = False, answers_pings: bool = True
+    ) -> None:
+        """`publish_in_turn`: a publication waits for the outcome of the one before it, as everything else does.
+
+        `answers_pings`: the client sends pongs; otherwise `unread` says after each ping whether it lives.
+        """
         self.state = SessionState.OPENED
         self.unread = False
         """Whether the client lives though nothing is read of it, because it still takes replies that wait."""
         self.subscriptions: dict[str, Subscription] = {}
         self._limits = limits
         self._publish_in_turn = publish_in_turn
+        self._answers_pings = answers_pings
         self._turns: Turns[Callable[[float], list[Decision]]] = Turns()
         self._held: list[tuple[int, Request]] = []
         self._subscribing = 0
@@ -344,7 +351,7 @@ class Session:
             self._plan_renewal(ttl, now)
         self._ping_at = now + (self._limits.ping_interval if first_ping is None else first_ping)
         result.expires, result.ttl = (True, _whole_seconds(ttl)) if refreshable and ttl is not None else (False, 0)
-        result.ping, result.pong = ceil(self._limits.ping_interval), True
+        result.ping, result.pong = ceil(self._limits.ping_interval), self._answers_pings
         decisions = [Write(Reply(action.id, connect=result)), *self._finish(action, now)]
         held, self._held = self._held, []
         for command_id, request in held:
@@ -544,7 +551,7 @@ class Session:
             if not (self.busy or self.unread):
                 return self.close(codes.DISCONNECT_NO_PONG)
             # The pong may lie in what is not being read.
-            self._pong_at = now + self._limits.pong_timeout
+            self._pong_at = now + self._limits.pong_timeout if self._answers_pings else inf
         decisions = self._end_expired(now) if now >= self._subscription_ends_at else []
         if now >= self._renew_at:
             self._renew_at = inf

@@ -4,11 +4,12 @@ starling.server.http lists the members of uvicorn's HttpToolsProtocol that this 
 """
 
 import asyncio
+from functools import partial
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from starling.engine.direct_request import DirectRequest, RequestEndpoint, Work
+from starling.engine.direct_request import DirectRequest, RequestEndpoint, StreamResponse, Work
 from starling.server.direct_request import DirectCycle
 from starling.server.known_heads import KnownHeads
 from starling.server.peer_address import client_address
@@ -60,16 +61,22 @@ class DirectHttp(HttpToolsProtocol):
 
     def _begin_directly(self, endpoint: RequestEndpoint) -> bool:
         """Begin a request that `endpoint` answers without ASGI; False where the ASGI application must."""
-        if self._busy or self.flow.write_paused or self.expect_100_continue or self.root_path or b"%" in self.url:
+        path, _, query = self.url.partition(b"?")
+        if self._busy or self.flow.write_paused or self.expect_100_continue or self.root_path or b"%" in path:
             return False
-        path, method = self.url.partition(b"?")[0].decode("latin-1"), self.parser.get_method().decode("latin-1")
-        request = DirectRequest(method, path, self.headers, client_address(self.app, self.client, self.headers))
+        method, address = self.parser.get_method().decode(), client_address(self.app, self.client, self.headers)
+        request = DirectRequest(method, path.decode("latin-1"), self.headers, address, query)
         work = None if self.parser.should_upgrade() else endpoint.accept(request)
         if work is None:
             return False
-        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        self.cycle = cast("RequestResponseCycle", self._direct_cycle(work, keep_alive=keep_alive))
+        current = self.parser.get_http_version() != "1.0"
+        keep_alive = current and self.parser.should_keep_alive()
+        self.cycle = cast("RequestResponseCycle", self._direct_cycle(work, keep_alive=keep_alive, chunked=current))
         return True
+
+    def _open_stream(self, chunked: bool, response: StreamResponse, head: bytes) -> None:
+        """Hand the connection over to a streamed response, whose `head` lacks the fields of its body."""
+        raise NotImplementedError
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body; what is answered without ASGI has a length that the endpoint has checked."""
@@ -85,9 +92,15 @@ class DirectHttp(HttpToolsProtocol):
         if isinstance(cycle, DirectCycle) and not cycle.disconnected:
             self._run_directly(cycle, bytes(cycle.body))
 
-    def _direct_cycle(self, work: Work, *, keep_alive: bool) -> DirectCycle:
-        headers = self.server_state.default_headers
-        return DirectCycle(work, self.transport, headers, keep_alive=keep_alive, on_response=self._end_directly)
+    def _direct_cycle(self, work: Work, *, keep_alive: bool, chunked: bool = True) -> DirectCycle:
+        return DirectCycle(
+            work,
+            self.transport,
+            self.server_state.default_headers,
+            keep_alive=keep_alive,
+            on_response=self._end_directly,
+            open_stream=partial(self._open_stream, chunked),
+        )
 
     def _run_directly(self, cycle: DirectCycle, body: bytes) -> None:
         cycle.more_body = False

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from starling.engine.direct_request import DirectResponse, Header, Work
+from starling.engine.direct_request import DirectResponse, Header, StreamResponse, Work
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
@@ -39,7 +39,9 @@ class DirectCycle:
         *,
         keep_alive: bool,
         on_response: Callable[[], None],
+        open_stream: Callable[[StreamResponse, bytes], None],
     ) -> None:
+        """`open_stream` hands the connection to a response that is a stream, with its head."""
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_started = False
@@ -50,6 +52,7 @@ class DirectCycle:
         self._transport = transport
         self._default_headers = default_headers
         self._on_response = on_response
+        self._open_stream = open_stream
 
     def run(self, body: bytes) -> Coroutine[Any, Any, None] | None:
         """Answer the request with this body; what is returned must run in a task, and answers."""
@@ -72,18 +75,25 @@ class DirectCycle:
             self.keep_alive = False
             self._respond(_FAULT)
 
-    def _respond(self, response: DirectResponse) -> None:
-        if self.disconnected or self.response_complete:
+    def _respond(self, response: DirectResponse | StreamResponse) -> None:
+        if self.disconnected or self.response_started:
             return
         self.response_started = True
-        head = _status_line(response.status) + _lines(self._default_headers) + _lines(response.headers)
-        close = b"" if self.keep_alive else b"connection: close\r\n"
-        body = response.body
-        self._transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (head, close, len(body), body))
+        if isinstance(response, StreamResponse):
+            self._open_stream(response, self._head(HTTPStatus.OK, response.headers))
+            return
+        # RFC 9110 section 8.6: a 204 has no Content-Length.
+        length = b"" if response.status == HTTPStatus.NO_CONTENT else b"content-length: %d\r\n" % len(response.body)
+        self._transport.write(b"%b%b\r\n%b" % (self._head(response.status, response.headers), length, response.body))
         self.response_complete = True
         if not self.keep_alive:
             self._transport.close()
         self._on_response()
+
+    def _head(self, status: int, headers: Sequence[Header]) -> bytes:
+        """The status line and the header fields, but for those of the body's length."""
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        return _status_line(status) + _lines(self._default_headers) + _lines(headers) + close
 
 
 @lru_cache(maxsize=100)

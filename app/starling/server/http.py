@@ -24,7 +24,7 @@ import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from starling.engine.direct_request import RequestEndpoint
+from starling.engine.direct_request import RequestEndpoint, StreamResponse
 from starling.engine.rejection import Rejection
 from starling.engine.upgrade import Upgrade, UpgradeEndpoint
 from starling.server.client_socket import DISCARD_BYTES, Flusher, linger
@@ -33,9 +33,10 @@ from starling.server.direct_http import DirectHttp
 from starling.server.direct_upgrade import open_directly
 from starling.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
 from starling.server.options import Asgi, ServerOptions
-from starling.server.peer_address import client_address, unmapped, unmapped_forwarded
+from starling.server.peer_address import client_address, unmap_forwarded, unmapped
 from starling.server.reject_reason import RejectReason
-from starling.server.target import BadTarget, check_host, replace_host, split_absolute_form
+from starling.server.stream_transport import StreamTransport
+from starling.server.target import BadTarget, normal_target
 from starling.server.transport import WebSocketTransport
 from starling.server.websocket import StarlingWebSocket
 from starling.server.websocket_scope import websocket_scope
@@ -47,6 +48,10 @@ NO_ENDPOINTS: Mapping[str, UpgradeEndpoint] = MappingProxyType({})
 
 class HeadTooLargeError(Exception):
     """The request's head is over the limits."""
+
+
+class HandedOverError(Exception):
+    """A request came behind one whose response is a stream, on the same connection; it gets no response."""
 
 
 class StarlingHttp(DirectHttp):
@@ -83,6 +88,7 @@ class StarlingHttp(DirectHttp):
         self._body_left = False
         self._refused = False
         self._discarded = 0
+        self._handed_over = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Bound the time until the head of a request is here."""
@@ -137,6 +143,8 @@ class StarlingHttp(DirectHttp):
         except httptools.HttpParserUpgrade as upgrade:
             self._upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
+            if self._handed_over:
+                return
             if self._head_too_large:
                 self._refuse_head()
             elif self._bad_target is not None:
@@ -146,6 +154,8 @@ class StarlingHttp(DirectHttp):
                     HTTPStatus.BAD_REQUEST, RejectReason.MALFORMED_REQUEST, "This is not an HTTP/1.1 request.\n"
                 )
         else:
+            if self._handed_over:
+                return
             self._check_progress()
             if at_rest:
                 self._remember_head(data)
@@ -192,12 +202,8 @@ class StarlingHttp(DirectHttp):
             early,
             app=cast("Asgi", self.app),
             default_headers=self.server_state.default_headers,
-            connections=cast("set[object]", self.connections),
-            loop=self.loop,
-            options=self._options,
-            on_refused=self._on_refused,
-            flusher=self._flusher,
             agreement=agreement,
+            **self._shared,
         )
         # The parser and this object refer to each other: nothing else would break the cycle.
         self.parser = None  # type: ignore[assignment]  # as uvicorn does at the end of a connection
@@ -205,23 +211,10 @@ class StarlingHttp(DirectHttp):
 
     def _open_directly(self, endpoint: UpgradeEndpoint, key: bytes, early: bytes, agreement: Agreement | None) -> None:
         """Let an endpoint of the service itself answer the upgrade, without ASGI."""
-        upgrade = Upgrade(
-            query=self.url.partition(b"?")[2],
-            headers=self.headers,
-            subprotocols=subprotocols_of(self.headers),
-            address=client_address(self.app, self.client, self.headers),
-            path=self._path,
-        )
-        transport = WebSocketTransport(
-            self.transport,
-            lambda: early,
-            loop=self.loop,
-            connections=cast("set[object]", self.connections),
-            flusher=self._flusher,
-            options=self._options,
-            on_refused=self._on_refused,
-            deflater=agreement.deflater if agreement is not None else None,
-        )
+        address, subprotocols = client_address(self.app, self.client, self.headers), subprotocols_of(self.headers)
+        upgrade = Upgrade(self.url.partition(b"?")[2], self.headers, subprotocols, address, self._path)
+        deflater = agreement.deflater if agreement is not None else None
+        transport = WebSocketTransport(self.transport, lambda: early, deflater=deflater, **self._shared)
         agreed = (agreement.header,) if agreement is not None else ()
         headers = [*agreed, *self.server_state.default_headers]
         if open_directly(endpoint, upgrade, self.transport, transport, key=key, headers=headers):
@@ -243,7 +236,9 @@ class StarlingHttp(DirectHttp):
             self._await_head()
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Begin a request. Raises HandedOverError where the response before it is a stream, which takes all."""
+        if self._handed_over:
+            raise HandedOverError
         super().on_message_begin()
         # The request before may have been answered while the same piece of data was read.
         self._unset_keepalive_if_required()
@@ -258,31 +253,37 @@ class StarlingHttp(DirectHttp):
         if size > self._options.max_head_bytes or len(self.headers) > self._options.max_header_fields:
             self._head_too_large = True
             raise HeadTooLargeError
-        self._find_target()
-        self._unmap_forwarded()
+        try:
+            self.url = normal_target(self.parser.get_http_version(), self.url, self.headers)
+        except BadTarget as problem:
+            self._bad_target = problem
+            raise
+        unmap_forwarded(self.headers)
         self._body_left = True
         if self._requests is None or not self._begin_directly(self._requests):
             super().on_headers_complete()
         if not self.pipeline:
             self._running = self.cycle
 
-    def _find_target(self) -> None:
-        """Check the Host field, and bring a target in absolute form into the form that endpoints know."""
-        try:
-            check_host(self.parser.get_http_version(), self.headers)
-            absolute = split_absolute_form(self.url)
-        except BadTarget as problem:
-            self._bad_target = problem
-            raise
-        if absolute is not None:
-            host, self.url = absolute
-            self.headers[:] = replace_host(self.headers, host)
+    def _open_stream(self, chunked: bool, response: StreamResponse, head: bytes) -> None:
+        self._handed_over = True
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        self.pipeline.clear()
+        StreamTransport(self.transport, chunked=chunked, **self._shared).detach(response, head)
+        # The parser may have called; see `_upgrade`.
+        self.loop.call_soon(setattr, self, "parser", None)
 
-    def _unmap_forwarded(self) -> None:
-        """Bring the addresses that proxies report into the form of a peer's address, before they are compared."""
-        for index, (name, value) in enumerate(self.headers):
-            if name == b"x-forwarded-for":
-                self.headers[index] = (name, unmapped_forwarded(value))
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """What every object is made with that takes this connection over."""
+        return {
+            "loop": self.loop,
+            "connections": self.connections,
+            "flusher": self._flusher,
+            "options": self._options,
+            "on_refused": self._on_refused,
+        }
 
     def on_message_complete(self) -> None:
         """Take the end of a request's body."""

@@ -50,6 +50,8 @@ class ServerOptions:
     """How long a peer may take over its part of the closing handshake before its socket is cut."""
     unacknowledged_seconds: float = 36.0
     """How long the kernel keeps trying to deliver (TCP_USER_TIMEOUT): ping interval, pong time and close_seconds."""
+    acknowledge_seconds: float = 8.0
+    """The client of a stream is gone when its host has acknowledged nothing for so long after a ping."""
     max_head_bytes: int = 16384
     max_header_fields: int = 128
     max_message_bytes: int = 65536

@@ -32,6 +32,13 @@ def unmapped_forwarded(value: bytes) -> bytes:
     return ",".join([_unmapped_item(item) for item in value.decode("latin-1").split(",")]).encode("latin-1")
 
 
+def unmap_forwarded(headers: list[Header]) -> None:
+    """Bring the addresses that proxies report into the form of a peer's address, before they are compared."""
+    for index, (name, value) in enumerate(headers):
+        if name == b"x-forwarded-for":
+            headers[index] = (name, unmapped_forwarded(value))
+
+
 def _unmapped_item(item: str) -> str:
     found = _FORWARDED.fullmatch(item.strip())
     if found is None:

@@ -50,3 +50,14 @@ def split_absolute_form(target: bytes) -> tuple[bytes, bytes] | None:
 def replace_host(headers: Sequence[Header], host: bytes) -> list[Header]:
     """Return `headers` with `host` as their Host field: that of an absolute form counts (RFC 9112 section 3.2.2)."""
     return [(b"host", host), *(header for header in headers if header[0] != b"host")]
+
+
+def normal_target(http_version: str, target: bytes, headers: list[Header]) -> bytes:
+    """Check the Host field, and return a target in absolute form in the form that endpoints know. Raises BadTarget."""
+    check_host(http_version, headers)
+    absolute = split_absolute_form(target)
+    if absolute is None:
+        return target
+    host, target = absolute
+    headers[:] = replace_host(headers, host)
+    return target

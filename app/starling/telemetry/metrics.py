@@ -21,7 +21,17 @@ from starling import __version__
 from starling.telemetry.refusals import RefusalLog
 
 # The close code of each transport for a client that reads too slowly.
-TRANSPORTS = {"echo": 1013, "items": 1013, "chat": 1013, "json": 3008, "protobuf": 3008, "application": 1013}
+TRANSPORTS = {
+    "echo": 1013,
+    "items": 1013,
+    "chat": 1013,
+    "json": 3008,
+    "protobuf": 3008,
+    "http_stream": 3008,
+    "http_stream_protobuf": 3008,
+    "sse": 3008,
+    "application": 1013,
+}
 # The WebSocket routes of a user's application.
 APPLICATION_TRANSPORT = "application"
 DELIVERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -72,8 +82,8 @@ class Metric:
 
 
 METRICS = (
-    Metric("starling_connections", "gauge", "WebSocket connections open now.", ("transport",)),
-    Metric("starling_connections_opened_total", "counter", "WebSocket connections accepted.", ("transport",)),
+    Metric("starling_connections", "gauge", "Connections open now.", ("transport",)),
+    Metric("starling_connections_opened_total", "counter", "Connections accepted.", ("transport",)),
     Metric(
         "starling_connections_closed_total",
         "counter",

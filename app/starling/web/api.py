@@ -45,7 +45,8 @@ _BROKEN_OFF = Error(codes.ERROR_BAD_REQUEST.code, "bad request: the body breaks 
 # Name in metrics of requests to `/api`, whose commands name their method.
 ENVELOPE = "(envelope)"
 
-_PREFIX = "/api/"
+PREFIX = "/api/"
+"""How the paths of all methods begin."""
 _JSON = (b"content-type", b"application/json")
 
 _encode = msgspec.json.Encoder().encode
@@ -149,7 +150,7 @@ class Api:
 
         Implements starling.engine.direct_request.RequestEndpoint.
         """
-        beginning, _, name = request.path.partition(_PREFIX)
+        beginning, _, name = request.path.partition(PREFIX)
         if beginning or not name or name == "capture" or self._tracer.on:
             return None
         # A body whose length is not known before it is read.

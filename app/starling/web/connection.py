@@ -8,14 +8,10 @@ from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from starling.auth.compact import looks_like_token
-from starling.auth.handshake import PresentedToken, TokenSource, select_subprotocol
-from starling.auth.tickets import is_ticket
-from starling.client.authority import Handshake, PendingToken
+from starling.auth.handshake import select_subprotocol
 from starling.client.client_connection import ClientConnection, JsonConnection, ProtobufConnection
 from starling.engine.rejection import Rejection
 from starling.engine.upgrade import Accepted, Denied, Upgrade
-from starling.protocol.codes import CommandRefused
 from starling.web.dependencies import FAILED_TOO_OFTEN, FOREIGN_ORIGIN, WebContext, own_socket, upgrade_of
 from starling.web.handoff import converse
 from starling.web.request_id import given_id
@@ -43,20 +39,10 @@ class ClientEndpoint:
         if self._context.is_foreign(upgrade):
             return _denied(HTTPStatus.FORBIDDEN, FOREIGN_ORIGIN, request_id=request_id)
         kind, subprotocol = choose_format(upgrade)
-        client = kind(self._context.dispatcher, self._handshake(upgrade))
+        client = kind(self._context.dispatcher, self._context.handshake(upgrade))
         if self._hooks.sees_clients or self._hooks.authenticates or self._hooks.keeps_headers:
             client.request = self._context.request_for_hooks(upgrade)
         return Accepted(client, subprotocol, self._context.write_limit, request_id)
-
-    def _handshake(self, upgrade: Upgrade) -> Handshake:
-        """The identity in the handshake's token, or why that is refused, or the token where keys must be fetched."""
-        presented = self._context.presented_token(upgrade)
-        if presented is None or (self._hooks.authenticates and _is_for_hook(presented)):
-            return None
-        try:
-            return self._context.authority.identify_token_now(presented.token) or PendingToken(presented.token)
-        except CommandRefused as refusal:
-            return refusal
 
     def rejected(self, rejection: Rejection) -> Denied:
         """The answer to a client that admission rejects; it is counted here."""
@@ -80,12 +66,6 @@ class ClientEndpoint:
                 await converse(websocket, answer.connection, answer.subprotocol, answer.write_limit)
 
         return WebSocketRoute(PATH, serve)
-
-
-def _is_for_hook(presented: PresentedToken) -> bool:
-    """Whether it is no token by its form, but perhaps the application's own session or key."""
-    own = presented.source in (TokenSource.COOKIE, TokenSource.HEADER)
-    return own and not is_ticket(presented.token) and not looks_like_token(presented.token)
 
 
 def choose_format(upgrade: Upgrade) -> tuple[type[ClientConnection], str | None]:

@@ -7,8 +7,11 @@ from typing import Any
 from fastapi import HTTPException, WebSocket, WebSocketException, status
 from starlette.datastructures import QueryParams
 
-from starling.auth.handshake import PresentedToken, find_token, session_cookie
+from starling.auth.compact import looks_like_token
+from starling.auth.handshake import PresentedToken, TokenSource, find_token, session_cookie
+from starling.auth.tickets import is_ticket
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
+from starling.client.authority import Handshake, PendingToken
 from starling.client.dispatcher import Dispatcher
 from starling.engine.engine import Engine
 from starling.engine.hook_request import Request
@@ -16,6 +19,7 @@ from starling.engine.rejection import Rejection
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import EXTENSION
 from starling.engine.upgrade import Upgrade
+from starling.protocol.codes import CommandRefused
 from starling.web.authority import TokenAuthority
 from starling.web.origins import ANY, developer_origin_allowed, origin_allowed
 
@@ -142,6 +146,19 @@ class WebContext:
             cookies_checked=self.cookies_checked,
         )
 
+    def handshake(self, upgrade: Upgrade, *, cookie: bool = True) -> Handshake:
+        """The identity in the handshake's token, or why that is refused, or the token where keys must be fetched.
+
+        `cookie`: the token of a cookie counts.
+        """
+        presented = self.presented_token(upgrade, cookie=cookie)
+        if presented is None or (self.engine.hooks.authenticates and _is_for_hook(presented)):
+            return None
+        try:
+            return self.authority.identify_token_now(presented.token) or PendingToken(presented.token)
+        except CommandRefused as refusal:
+            return refusal
+
     @property
     def cookies_checked(self) -> bool:
         """Whether no stranger's page can have sent a cookie: pages are named, or in developer mode of this machine."""
@@ -169,6 +186,12 @@ class WebContext:
             query=query.get("token") if self.token_in_query else None,
             allow_query=self.token_in_query,
         )
+
+
+def _is_for_hook(presented: PresentedToken) -> bool:
+    """Whether it is no token by its form, but perhaps the application's own session or key."""
+    own = presented.source in (TokenSource.COOKIE, TokenSource.HEADER)
+    return own and not is_ticket(presented.token) and not looks_like_token(presented.token)
 
 
 def upgrade_of(websocket: WebSocket) -> Upgrade:

@@ -5,6 +5,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+IS_HEAD = "starling.head"
+"""Set in the scope of a GET request that was HEAD, for endpoints that should do less then."""
+
 
 class ContentNotWanted(OSError):
     """Raised in an endpoint that goes on sending after its headers have answered a HEAD request."""
@@ -34,7 +37,7 @@ class HeadRequests:
                 raise ContentNotWanted
 
         try:
-            await self._app({**scope, "method": "GET"}, receive, send_head)
+            await self._app({**scope, "method": "GET", IS_HEAD: True}, receive, send_head)
         except Exception:
             # Starlette raises its own ClientDisconnect for the OSError; what fails before the head is a fault.
             if not answered:

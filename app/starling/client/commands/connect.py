@@ -134,7 +134,7 @@ class ConnectHandler(CommandHandler):
             data=data,
             subs=subs,
             node=self._engine.node.id,
-            session=client.session_id,
+            session=client.session_secret or client.session_id,
             resume=identity.resume,
         )
         return client.session.connected(
