@@ -11,6 +11,7 @@ from broadcaster import Event
 from starling.brokers import envelope
 from starling.brokers.envelope import JoinEvent, MalformedEnvelope
 from starling.brokers.link import LinkBackend, LinkEvent, LinkStats, MessageEvent
+from starling.engine.append_store import AppendStore
 from starling.engine.broker import (
     BrokerEvents,
     BrokerUnavailable,
@@ -40,6 +41,7 @@ class BroadcastBroker:
     """Live fan-out over a backend; keeps nothing. Implements starling.engine.broker.Broker."""
 
     history: HistoryStore | None = None
+    append_streams: AppendStore | None = None
     presence: PresenceStore | None = None
     revocations: RevocationStore | None = None
     tickets: TicketStore | None = None

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from starling.engine.admission import Admission, AdmissionLimits, ClientLimits
 from starling.engine.allowances import Budgets, ConnectionLimit
+from starling.engine.append_store import AppendStore
 from starling.engine.broker import Broker
 from starling.engine.channels import DEFAULT_NAMESPACE, Channels
 from starling.engine.clock import Clock, Periodic
@@ -42,6 +43,10 @@ class Backend(Broker, Protocol):
     @property
     def history(self) -> HistoryStore | None:
         """Where streams are read."""
+
+    @property
+    def append_streams(self) -> AppendStore | None:
+        """Where append-only streams are kept."""
 
     @property
     def presence(self) -> PresenceStore | None:

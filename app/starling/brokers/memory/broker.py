@@ -8,6 +8,7 @@ from broadcaster import Event
 from starling.brokers import envelope
 from starling.brokers.broadcast import BroadcastBroker
 from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkStats, MessageEvent
+from starling.brokers.memory.append_streams import MemoryAppendStreams
 from starling.brokers.memory.drain_rate import MemoryDrainRate
 from starling.brokers.memory.history import MemoryHistory
 from starling.brokers.memory.occupancy import MemoryOccupancy
@@ -74,6 +75,7 @@ class MemoryBroker(BroadcastBroker):
         self._memory = MemoryBackend()
         super().__init__(self._memory)
         self.history: MemoryHistory = MemoryHistory(read_ttl=read_ttl)
+        self.append_streams: MemoryAppendStreams = MemoryAppendStreams(self.history, self._memory.offer)
         self.presence: MemoryPresence = MemoryPresence(presence_ttl)
         self.revocations: MemoryRevocations = MemoryRevocations()
         self.tickets: MemoryTickets = MemoryTickets()

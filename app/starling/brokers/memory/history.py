@@ -29,6 +29,10 @@ class _Stream:
     due: float = math.inf
     version: int = 0
     version_epoch: str = ""
+    life: float | None = None
+    """Seconds that an append-only stream lives after its last use; None where this is none, or its end is set."""
+    appended: bool = False
+    """Whether this is an append-only stream."""
 
 
 class MemoryHistory:
@@ -70,6 +74,51 @@ class MemoryHistory:
             stream.entries.popleft()
         stream.entries_until = now + (options.history_ttl or math.inf)
         self._plan(channel, stream)
+
+    # Append-only streams
+
+    def begin(self, channel: str, life: tuple[float, bool]) -> str:
+        """Begin an append-only stream that lives so many seconds, renewed by its use or not; returns its epoch."""
+        now = self._sweep()
+        if (known := self._streams.get(channel)) is None or known.top:
+            known = self._streams[channel] = _Stream(secrets.token_urlsafe(6))
+        seconds, renewed = life
+        known.appended, known.life = True, seconds if renewed else None
+        known.until = now + seconds
+        self._plan(channel, known)
+        return known.epoch
+
+    def next_of(self, channel: str, publication: Publication, time: int) -> StreamEntry:
+        """The entry that `publication` of `time`, in ms since 1970, will be in an append-only stream."""
+        stream = self._streams[channel]
+        return StreamEntry(replace(publication, offset=stream.top + 1, time=time), stream.top, stream.epoch)
+
+    def keep(self, channel: str, entry: StreamEntry) -> None:
+        """Keep what `next_of` made."""
+        stream = self._streams[channel]
+        stream.top = entry.offset
+        stream.entries.append(entry)
+
+    def renew(self, channel: str) -> None:
+        """An append-only stream is used."""
+        if (stream := self._streams.get(channel)) is not None and stream.life is not None:
+            stream.until = self._clock() + stream.life
+            self._plan(channel, stream)
+
+    def restart(self, channel: str) -> str:
+        """Forget a channel's stream; returns the epoch of the one in its place."""
+        self._streams.pop(channel, None)
+        return self._stream(channel, 0, self._sweep()).epoch
+
+    def epoch(self, channel: str) -> str:
+        """The epoch of a channel's stream, empty where there is none."""
+        self._sweep()
+        stream = self._streams.get(channel)
+        return "" if stream is None else stream.epoch
+
+    def top(self, channel: str) -> int:
+        """The offset of a stream's newest entry."""
+        return self._streams[channel].top
 
     def repeated(self, channel: str, idempotency_key: str) -> StreamPosition | None:
         """The position of the publication that came with this key within 5 minutes."""
@@ -136,7 +185,9 @@ class MemoryHistory:
         if stream is None:
             # An epoch of its own each time, because the offsets begin anew.
             stream = self._streams[channel] = _Stream(secrets.token_urlsafe(6))
-        if stream.top:
+        if stream.appended:
+            stream.until = stream.until if stream.life is None else now + stream.life
+        elif stream.top:
             stream.until = now + (meta_ttl or math.inf)
         elif created or followed:
             stream.until = now + min(meta_ttl or math.inf, self._read_ttl)

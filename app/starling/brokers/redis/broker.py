@@ -9,6 +9,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from starling.brokers import envelope
 from starling.brokers.broadcast import BroadcastBroker
+from starling.brokers.redis.append_streams import RedisAppendStreams
 from starling.brokers.redis.backend import RedisBackend
 from starling.brokers.redis.cluster_backend import ClusterBackend
 from starling.brokers.redis.cluster_calls import Answer
@@ -53,6 +54,9 @@ class RedisBroker(BroadcastBroker):
             backend.wire_name,
             read_ttl=read_ttl,
             querying=backend.queries.execute,
+        )
+        self.append_streams: RedisAppendStreams = RedisAppendStreams(
+            backend.execute, backend.queries.execute, backend.prefix, backend.wire_name, read_ttl=read_ttl
         )
         self.presence: RedisPresence = RedisPresence(
             backend.execute, backend.queries.execute, backend.prefix, presence_ttl

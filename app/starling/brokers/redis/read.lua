@@ -13,7 +13,7 @@ local meta, stream = KEYS[1], KEYS[2]
 local after, before, limit, bytes = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local newest = ARGV[7] == 'newest'
 
-local known = redis.call('HMGET', meta, 'e', 'o')
+local known = redis.call('HMGET', meta, 'e', 'o', 'k', 't', 'x')
 local epoch, top = known[1], known[2]
 if not epoch then
   local run = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
@@ -25,6 +25,13 @@ if not epoch then
   redis.call('HSET', meta, 'e', epoch, 'o', top, 'r', run)
   redis.call('PEXPIRE', meta, ARGV[8])
   redis.call('DEL', stream)
+elseif known[3] then
+  -- An append-only stream has a life of its own, which reads renew unless its end was set.
+  for _, key in ipairs(known[5] and {} or KEYS) do
+    if tonumber(known[4]) > 0 then
+      redis.call('PEXPIRE', key, known[4])
+    end
+  end
 elseif top == '0' then
   if ARGV[9] == '1' then
     redis.call('PEXPIRE', meta, ARGV[8])

@@ -1,0 +1,253 @@
+"""Append-only streams in memory, for the broker of a single process, in the histories that it keeps."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from msgspec import Raw
+
+from starling.brokers import envelope
+from starling.brokers.memory.history import MemoryHistory
+from starling.engine.append_store import (
+    PRODUCERS_LIMIT,
+    Append,
+    Change,
+    Closing,
+    Opened,
+    Opening,
+    Outcome,
+    Producer,
+    StreamInfo,
+    StreamKind,
+    StreamStatus,
+)
+from starling.protocol.messages import Publication
+
+_EMPTY = {StreamKind.TEXT: b'{"text":""}', StreamKind.JSON: b'{"json":[]}', StreamKind.BYTES: b'{"bytes":""}'}
+
+
+@dataclass(slots=True)
+class _State:
+    """What is known of a stream apart from its entries; `epoch` is that of the history which it belongs to.
+
+    `producers` has the epoch and the last sequence of each, `heard` when one of them was heard of last.
+    """
+
+    kind: StreamKind
+    epoch: str
+    ttl: float
+    media_type: str = ""
+    expires_at: float = 0.0
+    status: StreamStatus = StreamStatus.OPEN
+    reason: str = ""
+    final: bytes = b""
+    length: int = 0
+    size: int = 0
+    order: str = ""
+    heard: float | None = None
+    producers: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+class MemoryAppendStreams:
+    """Implements starling.engine.append_store.AppendStore."""
+
+    def __init__(
+        self,
+        history: MemoryHistory,
+        offer: Callable[[str, bytes], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`offer` publishes a message in a channel; it raises BrokerUnavailable, and then nothing is kept."""
+        self._history = history
+        self._offer = offer
+        self._clock = clock
+        self._states: dict[str, _State] = {}
+        self._plans: dict[str, float] = {}
+
+    async def open(self, channel: str, opening: Opening) -> Opened:
+        """Open a stream."""
+        state, created = self._state(channel), False
+        if state is None:
+            created = True
+            epoch = self._history.begin(channel, _life(opening.ttl, opening.expires_at))
+            state = _State(opening.kind, epoch, opening.ttl, opening.media_type, opening.expires_at)
+            self._states[channel] = state
+        elif state.kind is not opening.kind:
+            return Opened(Outcome.OTHER_KIND, self._info(channel, state))
+        producer_epoch = 0
+        if opening.producer:
+            known = state.producers.get(opening.producer)
+            given = opening.producer_epoch
+            producer_epoch = (0 if known is None else known[0] + 1) if given is None else given
+            if known is not None and producer_epoch < known[0]:
+                return Opened(Outcome.ZOMBIE, self._info(channel, state), producer_epoch=known[0])
+            if not state.status.closed and (known is None or producer_epoch > known[0]):
+                if known is None and len(state.producers) >= PRODUCERS_LIMIT:
+                    return Opened(Outcome.MANY_PRODUCERS, self._info(channel, state))
+                state.producers[opening.producer] = (producer_epoch, -1)
+        if opening.watched:
+            state.heard = self._clock()
+        self._history.renew(channel)
+        return Opened(Outcome.DONE, self._info(channel, state), created, producer_epoch)
+
+    async def append(self, channel: str, change: Append) -> Change:
+        """Add a chunk, close, or both."""
+        state = self._state(channel)
+        if state is None:
+            return Change(Outcome.NO_STREAM)
+        written = change.chunk is not None or change.closing is not None
+        problem, expected = _judge(state, change.producer, written=written)
+        if problem in (Outcome.ZOMBIE, Outcome.REPEATED):
+            return Change(problem, self._info(channel, state), expected)
+        if state.status.closed:
+            return Change(Outcome.CLOSED, self._info(channel, state))
+        if change.chunk is not None and change.kind is not state.kind:
+            return Change(Outcome.OTHER_KIND, self._info(channel, state))
+        if problem is Outcome.DONE:
+            if change.order and state.order and change.order.encode() <= state.order.encode():
+                problem = Outcome.OUT_OF_ORDER
+            elif change.chunk and change.chunk.size and state.size + change.chunk.size > change.max_bytes:
+                problem = Outcome.FULL
+        if problem is not Outcome.DONE:
+            return Change(problem, self._info(channel, state), expected)
+        return self._do(channel, state, change)
+
+    async def interrupt(self, channel: str, silent: float) -> Change:
+        """Leave the stream interrupted where its producer was silent."""
+        state = self._state(channel)
+        if state is None:
+            return Change(Outcome.NO_STREAM)
+        if state.status is not StreamStatus.OPEN or state.heard is None:
+            return Change(Outcome.CLOSED if state.status.closed else Outcome.DONE, self._info(channel, state))
+        rest = state.heard + silent - self._clock()
+        if rest > 0:
+            return Change(Outcome.ALIVE, self._info(channel, state), math.ceil(rest * 1000))
+        closing = Closing(StreamStatus.INTERRUPTED)
+        return self._do(channel, state, Append(state.kind, closing=closing, watched=False))
+
+    async def info(self, channel: str) -> StreamInfo | None:
+        """The stream, None where there is none."""
+        state = self._state(channel)
+        return None if state is None else self._info(channel, state)
+
+    async def delete(self, channel: str) -> bool:
+        """Remove a stream."""
+        if self._state(channel) is None:
+            return False
+        del self._states[channel]
+        epoch = self._history.restart(channel)
+        body = envelope.encode_body(Publication(Raw(b"null")), int(time.time() * 1000))
+        self._offer(channel, envelope.encode_publication(body, epoch=epoch))
+        return True
+
+    async def due(self, limit: int) -> Sequence[str]:
+        """Channels whose time is over."""
+        now = self._clock()
+        return [channel for channel, due in self._plans.items() if due <= now][:limit]
+
+    async def plan(self, channel: str, seconds: float | None) -> None:
+        """List a stream as open, or no more."""
+        if seconds is None:
+            self._plans.pop(channel, None)
+        else:
+            self._plans[channel] = self._clock() + seconds
+
+    async def open_channels(self, limit: int) -> Sequence[str]:
+        """Channels of open streams."""
+        return list(self._plans)[:limit]
+
+    def _do(self, channel: str, state: _State, change: Append) -> Change:
+        chunk, closing, producer = change.chunk, change.closing, change.producer
+        resumed = state.status is StreamStatus.INTERRUPTED
+        if chunk is not None or closing is not None:
+            tags = {"at": str(state.length)}
+            if closing is not None:
+                tags |= {"status": closing.status.value, **({"reason": closing.reason} if closing.reason else {})}
+            data = chunk.data if chunk is not None and chunk.data else _EMPTY[state.kind]
+            self._publish(channel, Publication(Raw(data), tags=tags))
+            if chunk is not None:
+                state.length += chunk.units
+                state.size += chunk.size
+        if closing is not None:
+            state.status, state.reason, state.final = closing.status, closing.reason, closing.final
+        else:
+            state.status, state.reason = StreamStatus.OPEN, ""
+        if producer is not None:
+            _note(state, producer, written=chunk is not None or closing is not None)
+        state.order = change.order or state.order
+        if change.watched:
+            state.heard = self._clock()
+        self._history.renew(channel)
+        resumed = resumed and state.status is not StreamStatus.INTERRUPTED
+        return Change(Outcome.DONE, self._info(channel, state), resumed=resumed)
+
+    def _publish(self, channel: str, publication: Publication) -> None:
+        now = int(time.time() * 1000)
+        entry = self._history.next_of(channel, publication, now)
+        body = envelope.encode_body(publication, now)
+        self._offer(
+            channel,
+            envelope.encode_publication(body, epoch=entry.epoch, offset=entry.offset, previous=entry.previous),
+        )
+        self._history.keep(channel, entry)
+
+    def _state(self, channel: str) -> _State | None:
+        state = self._states.get(channel)
+        if state is not None and self._history.epoch(channel) != state.epoch:
+            del self._states[channel]
+            return None
+        return state
+
+    def _info(self, channel: str, state: _State) -> StreamInfo:
+        return StreamInfo(
+            state.kind,
+            state.status,
+            self._history.top(channel),
+            state.epoch,
+            state.length,
+            state.size,
+            state.reason,
+            state.final,
+            state.ttl,
+            state.media_type,
+            state.expires_at,
+        )
+
+
+def _judge(state: _State, producer: Producer | None, *, written: bool) -> tuple[Outcome, int]:
+    """Whether a producer may go on: DONE, or what is against it, and what was expected of it."""
+    if producer is None:
+        return Outcome.DONE, 0
+    known = state.producers.get(producer.id)
+    if known is not None and producer.epoch < known[0]:
+        return Outcome.ZOMBIE, known[0]
+    if known is None and len(state.producers) >= PRODUCERS_LIMIT:
+        return Outcome.MANY_PRODUCERS, 0
+    if not written:
+        return Outcome.DONE, 0
+    if known is None or producer.epoch > known[0]:
+        return (Outcome.GAP if producer.sequence else Outcome.DONE), 0
+    last = producer.sequence if producer.last is None else producer.last
+    following = known[1] + 1
+    if last < following:
+        return Outcome.REPEATED, 0
+    if producer.sequence > following:
+        return Outcome.GAP, following
+    return (Outcome.OVERLAP, following) if producer.sequence < following else (Outcome.DONE, 0)
+
+
+def _note(state: _State, producer: Producer, *, written: bool) -> None:
+    known = state.producers.get(producer.id)
+    if written:
+        last = producer.sequence if producer.last is None else producer.last
+    else:
+        last = known[1] if known is not None and known[0] == producer.epoch else -1
+    state.producers[producer.id] = (producer.epoch, last)
+
+
+def _life(ttl: float, expires_at: float) -> tuple[float, bool]:
+    """How long a stream lives in seconds, and whether using it renews that."""
+    if expires_at:
+        return max(0.001, expires_at - time.time()), False
+    return ttl or math.inf, True

@@ -1,0 +1,197 @@
+"""Append-only streams in Redis: their state stands in the hash of the channel's position, beside its history."""
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+
+from redis.exceptions import ResponseError
+
+from starling.brokers.append_tags import tags_of
+from starling.brokers.channel_names import stored_name
+from starling.brokers.redis.refusal import refused
+from starling.brokers.redis.script import Execute, Script
+from starling.engine.append_store import (
+    Append,
+    Change,
+    Opened,
+    Opening,
+    Outcome,
+    StreamInfo,
+    StreamKind,
+    StreamStatus,
+)
+from starling.engine.broker import BrokerUnavailable
+from starling.engine.history import DEFAULT_READ_TTL
+
+_FIELDS = ("k", "s", "o", "e", "a", "n", "w", "f", "t", "c", "x")
+_INTERRUPTED = tags_of(StreamStatus.INTERRUPTED, "")
+
+
+class RedisAppendStreams:
+    """Implements starling.engine.append_store.AppendStore."""
+
+    def __init__(
+        self,
+        publishing: Execute,
+        querying: Execute,
+        prefix: str,
+        wire_name: Callable[[str], str],
+        *,
+        read_ttl: float = DEFAULT_READ_TTL,
+    ) -> None:
+        """`wire_name` returns the name of a channel in Redis; a position without a publication lives `read_ttl` s."""
+        self._publishing = publishing
+        self._querying = querying
+        self._prefix = prefix
+        self._wire_name = wire_name
+        self._read_ttl = read_ttl
+        self._open = Script("stream_open.lua")
+        self._append = Script("stream_append.lua")
+        self._delete = Script("stream_delete.lua")
+        # One key, so that one command finds the streams of all slots.
+        self._index = f"{prefix}:{{streams}}:open".encode()
+
+    async def open(self, channel: str, opening: Opening) -> Opened:
+        """Open a stream. Raises BrokerUnavailable."""
+        answer = await self._open.run(
+            self._publishing,
+            self._keys(channel),
+            opening.kind.value,
+            _milliseconds(opening.ttl),
+            secrets.token_urlsafe(6),
+            opening.producer,
+            "" if opening.producer_epoch is None else opening.producer_epoch,
+            int(opening.watched),
+            opening.media_type,
+            _milliseconds(opening.expires_at) if opening.expires_at else "",
+        )
+        outcome, epoch, created, info = _read(answer)
+        return Opened(outcome, info, created=created, producer_epoch=epoch)
+
+    async def append(self, channel: str, change: Append) -> Change:
+        """Add a chunk, close, or both. Raises BrokerUnavailable."""
+        chunk, closing, producer = change.chunk, change.closing, change.producer
+        first: int | str = ""
+        if producer is not None and (chunk is not None or closing is not None):
+            first = producer.sequence
+        last = first if producer is None or first == "" or producer.last is None else producer.last
+        answer = await self._append.run(
+            self._publishing,
+            self._keys(channel),
+            self._wire_name(channel),
+            chunk.data if chunk is not None else b"",
+            chunk.units if chunk is not None else 0,
+            chunk.size if chunk is not None else 0,
+            change.max_bytes,
+            change.kind.value if chunk is not None else "",
+            producer.id if producer is not None else "",
+            producer.epoch if producer is not None else "",
+            first,
+            last,
+            closing.status.value if closing is not None else "",
+            closing.reason if closing is not None else "",
+            closing.final if closing is not None else b"",
+            tags_of(closing.status, closing.reason) if closing is not None else b"",
+            int(change.watched),
+            change.order,
+            "",
+            size=len(chunk.data) if chunk is not None else 0,
+        )
+        outcome, expected, resumed, info = _read(answer)
+        return Change(outcome, info, expected, resumed)
+
+    async def interrupt(self, channel: str, silent: float) -> Change:
+        """Leave the stream interrupted where its producer was silent. Raises BrokerUnavailable."""
+        status = StreamStatus.INTERRUPTED.value
+        rest = ("", "", "", "", status, "", b"", _INTERRUPTED, 0, "", _milliseconds(silent))
+        keys, name = self._keys(channel), self._wire_name(channel)
+        answer = await self._append.run(self._publishing, keys, name, b"", 0, 0, 0, "", *rest)
+        outcome, expected, resumed, info = _read(answer)
+        return Change(outcome, info, expected, resumed)
+
+    async def info(self, channel: str) -> StreamInfo | None:
+        """The stream, None where there is none. Raises BrokerUnavailable."""
+        found = await self._call(self._querying, b"HMGET", self._keys(channel)[0], *_FIELDS)
+        if not isinstance(found, list) or len(found) != len(_FIELDS):
+            raise _malformed()
+        return _info([field or b"" for field in found])
+
+    async def delete(self, channel: str) -> bool:
+        """Remove a stream. Raises BrokerUnavailable."""
+        deleted = await self._delete.run(
+            self._publishing,
+            self._keys(channel),
+            self._wire_name(channel),
+            secrets.token_urlsafe(6),
+            _milliseconds(self._read_ttl),
+        )
+        return deleted == 1
+
+    async def due(self, limit: int) -> Sequence[str]:
+        """Channels whose time is over, the oldest first. Raises BrokerUnavailable."""
+        return await self._listed(f"{time.time():.3f}", limit)
+
+    async def plan(self, channel: str, seconds: float | None) -> None:
+        """List a stream as open, or no more. Raises BrokerUnavailable."""
+        if seconds is None:
+            await self._call(self._publishing, b"ZREM", self._index, channel)
+        else:
+            await self._call(self._publishing, b"ZADD", self._index, f"{time.time() + seconds:.3f}", channel)
+
+    async def open_channels(self, limit: int) -> Sequence[str]:
+        """Channels of open streams. Raises BrokerUnavailable."""
+        return await self._listed("+inf", limit)
+
+    async def _listed(self, until: str, limit: int) -> list[str]:
+        command = (b"ZRANGEBYSCORE", self._index, "-inf", until, "LIMIT", 0, limit)
+        found = await self._call(self._querying, *command)
+        if not isinstance(found, list):
+            raise _malformed()
+        return [name.decode() for name in found if isinstance(name, bytes)]
+
+    def _keys(self, channel: str) -> list[bytes]:
+        name = stored_name(channel)
+        return [f"{self._prefix}:meta:{{{name}}}".encode(), f"{self._prefix}:stream:{{{name}}}".encode()]
+
+    @staticmethod
+    async def _call(execute: Execute, *command: bytes | str | int) -> object:
+        try:
+            return await execute(*command)
+        except ResponseError as error:
+            raise refused(error) from None
+
+
+def _read(answer: object) -> tuple[Outcome, int, bool, StreamInfo | None]:
+    match answer:
+        case [bytes(outcome), bytes(number), int(flag), *fields] if len(fields) == len(_FIELDS):
+            texts = [field for field in fields if isinstance(field, bytes)]
+            if len(texts) == len(_FIELDS):
+                return Outcome(outcome.decode()), int(number), bool(flag), _info(texts)
+    raise _malformed()
+
+
+def _info(fields: Sequence[bytes]) -> StreamInfo | None:
+    kind, status, offset, epoch, length, size, reason, final, ttl, media_type, ends = fields
+    if not kind:
+        return None
+    return StreamInfo(
+        StreamKind(kind.decode()),
+        StreamStatus(status.decode()),
+        int(offset),
+        epoch.decode(),
+        int(length),
+        int(size),
+        reason.decode(),
+        final,
+        int(ttl) / 1000,
+        media_type.decode(),
+        int(ends or 0) / 1000,
+    )
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+def _malformed() -> BrokerUnavailable:
+    return BrokerUnavailable("a script of streams answered in another form than it should")
