@@ -24,6 +24,11 @@ LONG_MODULES = {
     "web/api_models.py": "one struct a request and result of the server API",
 }
 WIDE_CLASSES = {
+    "brokers/broadcast.py:BroadcastBroker": "the methods of Broker, and one attribute a store",
+    "client/client_connection.py:ClientConnection": "the engine's Receiver and a transport's Handler in one object",
+    "client/connection.py:Connection": "the engine's Receiver and a transport's Handler in one object",
+    "engine/engine.py:Engine": "one field a part",
+    "web/api_models.py:BatchCommand": "one field a method of the server API",
     "engine/channels.py:ChannelOptions": "one field an option of a channel",
     "server/options.py:ServerOptions": "one field an option of the server",
     "settings.py:Settings": "one field a setting",

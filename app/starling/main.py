@@ -418,7 +418,11 @@ def build_channels(settings: Settings, text: str | None = None) -> Channels:
             f"{settings.channels_file}: {name or 'default'} uses {what}, which postgresql:// does not keep: "
             "take it out, or use a redis:// broker"
             for name, options in {"": channels.default, **channels.namespaces}.items()
-            for what, used in (("history", options.keeps_history), ("presence", options.presence))
+            for what, used in (
+                ("history", options.history_size > 0),
+                ("stream", options.stream is not None),
+                ("presence", options.presence),
+            )
             if used
         ]
         if problems:

@@ -74,7 +74,7 @@ class Integrity:
 
     lost: int = 0
     duplicated: int = 0
-    out_of_order: int = 0
+    stale_mark: int = 0
     corrupted: int = 0
     refused: int = 0
     disconnected: int = 0
@@ -89,7 +89,7 @@ class Integrity:
         return Integrity(
             self.lost + other.lost,
             self.duplicated + other.duplicated,
-            self.out_of_order + other.out_of_order,
+            self.stale_mark + other.stale_mark,
             self.corrupted + other.corrupted,
             self.refused + other.refused,
             self.disconnected + other.disconnected,

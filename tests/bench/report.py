@@ -123,7 +123,7 @@ def _delivered(results: Results) -> str:
 
 def _describe(key: str, results: Results) -> str:
     counts = results.integrity[key]
-    names = ("lost", "duplicated", "out_of_order", "corrupted", "refused", "disconnected")
+    names = ("lost", "duplicated", "stale_mark", "corrupted", "refused", "disconnected")
     reported = ", ".join(f"{getattr(counts, name)} {name.replace('_', ' ')}" for name in names if getattr(counts, name))
     return f"{reported} ({counts.trouble})" if counts.trouble else reported
 

@@ -123,7 +123,9 @@ async def test_what_is_closed_stays_closed_until_it_is_deleted(
     assert await store.info(channel) is None
     assert (await store.append(channel, add("more"))).outcome is Outcome.NO_STREAM
     again = await store.open(channel, Opening(TEXT, ttl=60))
-    assert again.created and again.info is not None and opened.info is not None
+    assert again.created
+    assert again.info is not None
+    assert opened.info is not None
     assert again.info.epoch != opened.info.epoch
     assert (await history.read(channel, meta_ttl=60)).entries == []
 
@@ -234,12 +236,12 @@ async def test_a_stream_that_nobody_watches_is_not_interrupted(store: AppendStor
 
 async def test_a_mark_of_order_must_rise_byte_by_byte(store: AppendStore, channel: str) -> None:
     await store.open(channel, Opening(TEXT, ttl=60))
-    outcomes = [(await store.append(channel, add("x", order=mark))).outcome for mark in ("09", "10", "9", "10", "91")]
+    outcomes = [(await store.append(channel, add("x", mark=mark))).outcome for mark in ("09", "10", "9", "10", "91")]
 
-    assert outcomes == [Outcome.DONE, Outcome.DONE, Outcome.DONE, Outcome.OUT_OF_ORDER, Outcome.DONE]
+    assert outcomes == [Outcome.DONE, Outcome.DONE, Outcome.DONE, Outcome.STALE_MARK, Outcome.DONE]
 
 
-async def test_so_many_producers_and_no_more_are_known_of_a_stream(store: AppendStore, channel: str) -> None:
+async def test_a_stream_knows_a_hundred_producers_and_refuses_more(store: AppendStore, channel: str) -> None:
     await store.open(channel, Opening(TEXT, ttl=60))
     for number in range(PRODUCERS_LIMIT):
         assert (await store.append(channel, add("x", Producer(f"p{number}")))).outcome is Outcome.DONE

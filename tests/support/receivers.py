@@ -1,6 +1,6 @@
 """Receivers that record what a client would get: what the engine sees of a connection, without a socket."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -86,6 +86,11 @@ class FakeReceiver:
     def send(self, frame: Frame) -> None:
         self.sent += 1
         self.transport.send_frame(frame)
+
+    async def catch_up(self, frames: Sequence[Frame]) -> bool:
+        for frame in frames:
+            self.send(frame)
+        return True
 
     def tick(self, now: float) -> float:
         return now + 60

@@ -4,7 +4,7 @@ from typing import Any
 
 from starling.engine.channels import ChannelOptions
 
-DURATION = {"type": ["number", "string"], "minimum": 0, "pattern": r"^\s*\d+(\.\d+)?[smhd]\s*$"}
+DURATION = {"type": ["number", "string"], "minimum": 0, "pattern": r"^\s*\d+(\.\d+)?(ms|[smhd])\s*$"}
 
 
 def channels_schema() -> dict[str, Any]:
@@ -28,6 +28,9 @@ def _option_schemas() -> dict[str, dict[str, Any]]:
 
 def _option(schema: dict[str, Any]) -> dict[str, Any]:
     if "anyOf" in schema:
+        values = [value for kind in schema["anyOf"] for value in kind.get("enum", ())]
+        if values:
+            return {"enum": [*values, None]}
         return {"type": [kind["type"] for kind in schema["anyOf"]]}
     if schema["type"] == "number":
         return DURATION

@@ -115,10 +115,11 @@ def _option(name: str) -> dict[str, Any] | None:
         "name": option,
         "kind": "option of a namespace, in the file of STARLING_CHANNELS_FILE",
         "meaning": field.description or OPTIONS.get(option, "See docs/channels.md."),
-        "default": field.default if field.default != "" else "(none)",
+        "default": field.default if field.default not in ("", None) else "(none)",
     }
-    if "enum" in schema:
-        explained["values"] = ", ".join(schema["enum"])
+    for part in (schema, *schema.get("anyOf", ())):
+        if "enum" in part:
+            explained["values"] = ", ".join(part["enum"])
     return explained
 
 

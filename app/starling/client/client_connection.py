@@ -1,7 +1,7 @@
 """Connections of the client endpoint: one client with its session, its identity and its channels."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ from starling.client.read_gate import ReadGate
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.engine import Engine
 from starling.engine.hook_request import Request
+from starling.engine.stream_chunks import bytes_of
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import WRITE_ERROR, Frame
 from starling.engine.view import ViewEncoder
@@ -25,7 +26,7 @@ from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codec_protobuf import ProtobufCodec
 from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
 from starling.protocol.decisions import Decision
-from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Push, Reply
+from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Publication, Push, Reply
 from starling.protocol.session import Session, SessionLimits
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
@@ -80,6 +81,8 @@ class ClientConnection(Connection):
 
     codec: ClassVar[Codec]
     encoder: ClientEncoder
+    stream_encoder: ClassVar["ProtobufStreamPushes | None"] = None
+    """What encodes streams of bytes, where that is not `encoder`."""
 
     def __init__(self, executor: Executor, handshake: Handshake, *, secret: str = "") -> None:
         """`handshake`: what is known of the client at its upgrade.
@@ -131,6 +134,16 @@ class ClientConnection(Connection):
             self._read_gate = ReadGate()
         self._read_gate.transport = self.transport
         return self._read_gate
+
+    async def catch_up(self, frames: Sequence[Frame]) -> bool:
+        """Queue frames for this client alone, as fast as it reads; False when it has gone."""
+        for frame in frames:
+            try:
+                async with self.reading:
+                    self.reply(frame)
+            except CommandRefused:
+                return False
+        return self.close_code is None
 
     def carry_out(self, decisions: list[Decision]) -> None:
         """Carry out what the session decided."""
@@ -297,6 +310,18 @@ class ProtobufPushes:
         return Raw(payload)
 
 
+class ProtobufStreamPushes(ProtobufPushes):
+    """Encodes pushes of append-only streams of bytes, which Protobuf carries as they are."""
+
+    def encode_push(self, push: Push) -> Frame:
+        """One push as a binary frame."""
+        return super().encode_push(push if push.pub is None else replace(push, pub=self.publication(push.pub)))
+
+    def publication(self, publication: Publication) -> Publication:
+        """The publication with its bytes as they are."""
+        return replace(publication, data=Raw(bytes_of(bytes(publication.data))))
+
+
 class JsonConnection(ClientConnection):
     """A client that reads JSON."""
 
@@ -315,6 +340,7 @@ class ProtobufConnection(ClientConnection):
     kind = "protobuf"
     codec = PROTOBUF
     encoder = ProtobufPushes()
+    stream_encoder = ProtobufStreamPushes()
 
 
 def ttl_until(expires_at: float | None) -> float | None:

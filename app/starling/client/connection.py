@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -98,6 +98,12 @@ class Connection:
         self.stats.messages_out += 1
         self.stats.bytes_out += len(frame.payload)
         self.send(frame)
+
+    async def catch_up(self, frames: Sequence[Frame]) -> bool:
+        """Queue frames for this client alone; False when it has gone."""
+        for frame in frames:
+            self.reply(frame)
+        return self.close_code is None
 
     def close(self, code: int, reason: str = "") -> None:
         """Close from this side, after everything that was broadcast to this client."""

@@ -14,6 +14,7 @@ from starling.engine.broker import StreamPosition
 from starling.engine.channels import NO_OVERRIDE, ChannelOverride
 from starling.engine.control import Control, NodeCommand, NodeCommandRefused
 from starling.engine.engine import Engine
+from starling.engine.stream_reader import PUBLICATIONS
 from starling.protocol.codes import DISCONNECT_FORCE_NO_RECONNECT, UNSUBSCRIBE_SERVER, Disconnect, Unsubscribe
 from starling.protocol.messages import NO_PAYLOAD, SubscribeRequest
 from starling.protocol.tags_filter import ForcedFilterNode, compile_filter
@@ -169,7 +170,9 @@ class NodeCommands:
         for channel, groups in self._engine.hub.subscribers.channels.items():
             # The chat's room and the like are no channels of the real-time protocol.
             if not channel.startswith(":") and channel > command.after and fits(channel):
-                counts[channel] = sum(len(group) for group in groups.values())
+                counted = sum(len(group) for form, group in groups.items() if form is not PUBLICATIONS)
+                if counted:
+                    counts[channel] = counted
         if command.limit:
             counts = {channel: counts[channel] for channel in heapq.nsmallest(command.limit, counts)}
         elif len(counts) > CHANNELS_LIMIT:

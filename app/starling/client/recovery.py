@@ -26,6 +26,11 @@ def subscribe_result(request: SubscribeRequest, grant: Grant, joined: Joined, *,
         result.epoch, result.offset = joined.position.epoch, joined.position.offset
     # A client that asked must learn that it got nothing, also where there is no recovery at all.
     result.was_recovering = request.recover
+    if options.stream is not None:
+        # Every subscriber gets the whole stream, from its position if it has one.
+        result.recovered, result.publications = joined.recovered, joined.publications
+        result.offset = request.offset if joined.recovered and request.recover else 0
+        return result
     cache = options.force_recovery_mode == "cache" and (result.recoverable or options.auto_cache_recover)
     if (request.recover and result.recoverable) or cache:
         result.recovered = joined.recovered
@@ -49,6 +54,8 @@ def _recoverable(request: SubscribeRequest, grant: Grant, *, user: str) -> bool:
     options = grant.options
     if not options.keeps_history:
         return False
+    if options.stream is not None:
+        return True
     asked = request.recoverable or request.recover
     channel = ChannelFacts(request.channel, options)
     may_read = asked and may(Subject(user, subscribed=True), Verb.HISTORY, channel).allowed

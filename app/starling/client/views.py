@@ -1,6 +1,9 @@
 """In which form a client gets a channel: what it asked for with `tf`, `delta` and `flag`, and what its grant forces."""
 
+from msgspec.structs import replace
+
 from starling.client.authority import Grant
+from starling.client.client_connection import ClientConnection
 from starling.engine.subscriptions import Subscriber
 from starling.engine.view import ChannelIds, View, ViewEncoder, recovered_as_delta
 from starling.protocol import codes
@@ -46,6 +49,15 @@ def make_view(
     if request.flag & FLAG_CHANNEL_ID and grant.options.allow_channel_compaction and encoder.carries_channel_ids:
         result.id = channel_ids.of(request.channel)
     return View(encoder, wanted, result.id, result.delta) if wanted is not None or result.id or result.delta else None
+
+
+def set_stream_view(subscriber: Subscriber, client: ClientConnection, grant: Grant, result: SubscribeResult) -> None:
+    """Give a subscriber of a stream of bytes these as they are, where its protocol carries bytes."""
+    encoder = client.stream_encoder
+    if encoder is None or grant.options.stream not in ("bytes", "any"):
+        return
+    subscriber.view = replace(subscriber.view or View(encoder), encoder=encoder)
+    result.publications = [encoder.publication(each) for each in result.publications]
 
 
 def set_view(

@@ -50,7 +50,7 @@ class Outcome(StrEnum):
     ZOMBIE = "zombie"
     """The producer's epoch is over; `expected` is the epoch that counts now."""
     MANY_PRODUCERS = "many_producers"
-    OUT_OF_ORDER = "out_of_order"
+    STALE_MARK = "stale_mark"
     """The caller's own mark of order is not above the last one."""
     ALIVE = "alive"
     """The producer was not silent; `expected` are the milliseconds until it would be."""
@@ -141,7 +141,7 @@ class Opening(Struct, frozen=True):
 class Append(Struct, frozen=True):
     """One change at a stream's end: `chunk` None only says that the producer lives, or only closes.
 
-    `max_bytes` bounds the stream's content. `order` must be above that of the append before, byte by byte.
+    `max_bytes` bounds the stream's content. `mark` must be above that of the append before, byte by byte.
     """
 
     kind: StreamKind
@@ -150,7 +150,7 @@ class Append(Struct, frozen=True):
     producer: Producer | None = None
     max_bytes: int = 2**20
     watched: bool = True
-    order: str = ""
+    mark: str = ""
 
 
 class AppendStore(Protocol):
@@ -167,7 +167,7 @@ class AppendStore(Protocol):
         """Add a chunk, close, both in one step, or neither: then it only says that the producer lives."""
 
     async def interrupt(self, channel: str, silent: float) -> Change:
-        """Leave the stream interrupted, unless its producer was heard of within `silent` seconds."""
+        """Leave the stream interrupted, unless its producer wrote within `silent` seconds."""
 
     async def info(self, channel: str) -> StreamInfo | None:
         """The stream, None where there is none."""

@@ -7,15 +7,16 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import asdict
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from starling.engine.append_options import NOT_IN_STREAMS, AppendStreamOptions
 from starling.engine.broker import PublishOptions
 from starling.engine.channel_pattern import SLOW, slow_name
+from starling.engine.duration import Duration
 from starling.engine.proxied import Proxied
 from starling.problems import describe_value
 from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_UNKNOWN_CHANNEL, CommandRefused
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _NAMESPACE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 # Control characters (C0, DEL, C1), line separators, and those that change the direction of the text around them.
 _FORBIDDEN = re.compile(r"[{}\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -33,21 +34,6 @@ KNOWN_NAMES = 4096
 DEFAULT_NAMESPACE = "(default)"
 
 
-def parse_duration(value: object) -> object:
-    """Seconds from `300s`, `5m`, `24h` or `30d`. Raises ValueError for a number without a unit, except 0."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value != 0:
-        raise ValueError("write a duration as a number and a unit, such as 300s, 5m, 24h or 30d")
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value.strip())
-    if match is None:
-        raise ValueError("write a duration as a number and a unit, such as 300s, 5m, 24h or 30d")
-    return float(match[1]) * _UNITS[match[2]]
-
-
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
-
-
 DataFormat = Annotated[
     Literal["json", "json_object", "binary", "any"], BeforeValidator(lambda value: value if value != "" else "any")
 ]
@@ -61,10 +47,8 @@ class ChannelsError(Exception):
         self.problems = problems
 
 
-class ChannelOptions(BaseModel):
+class ChannelOptions(AppendStreamOptions):
     """What the channels of one namespace keep and allow. Everything is off unless it is said."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     presence: bool = False
     join_leave: bool = False
@@ -105,9 +89,9 @@ class ChannelOptions(BaseModel):
     def _fit_together(self) -> Self:
         if bool(self.history_size) != bool(self.history_ttl):
             raise ValueError("history_size and history_ttl go together: set both, or neither")
-        if self.force_recovery and not self.history_size:
+        if self.force_recovery and not self.keeps_history:
             raise ValueError("force_recovery needs history: set history_size and history_ttl")
-        if self.force_positioning and not self.history_size:
+        if self.force_positioning and not self.keeps_history:
             raise ValueError("force_positioning needs history: set history_size and history_ttl")
         if self.allowed_delta_types and not self.history_size:
             raise ValueError("allowed_delta_types needs history: set history_size and history_ttl")
@@ -133,7 +117,12 @@ class ChannelOptions(BaseModel):
     @property
     def keeps_history(self) -> bool:
         """Whether publications of these channels are kept in a stream."""
-        return self.history_size > 0
+        return self.history_size > 0 or self.stream is not None
+
+    @property
+    def position_ttl(self) -> float:
+        """How long the position of an unused channel is kept, in seconds; 0: for ever."""
+        return self.history_meta_ttl if self.stream is None else self.stream_ttl
 
     def publish_options(self, idempotency_key: str = "") -> PublishOptions:
         """How a publication of these channels is kept."""
@@ -273,6 +262,7 @@ class Channels:
         self.default = default
         self.namespaces = dict(namespaces)
         self.publish_proxied = any(options.publish_proxy for options in (default, *self.namespaces.values()))
+        self.have_streams = any(options.stream for options in (default, *self.namespaces.values()))
         self._any_namespace = any_namespace
         self._personal_prefix = f"{personal_namespace}:{USERS_MARK}" if personal_namespace else USERS_MARK
         self._personal_prefixes = tuple({USERS_MARK: None, self._personal_prefix: None}) if personal else ()
@@ -288,6 +278,7 @@ class Channels:
         self.default = other.default
         self.namespaces = other.namespaces
         self.publish_proxied = other.publish_proxied
+        self.have_streams = other.have_streams
         self._personal_prefix = other._personal_prefix
         self._personal_prefixes = other._personal_prefixes
         self._patterns = other._patterns
@@ -409,6 +400,8 @@ def _parse_options(path: str, options: Any, rights: Mapping[str, bool], problems
     if options is not None and not isinstance(options, Mapping):
         problems.append(f"{path}: must be a mapping of options to values")
         options = None
+    if options and options.get("stream"):
+        rights = {name: value for name, value in rights.items() if name not in NOT_IN_STREAMS}
     try:
         return ChannelOptions.model_validate({**(options or {}), **rights})
     except ValidationError as error:
@@ -419,6 +412,7 @@ def _parse_options(path: str, options: Any, rights: Mapping[str, bool], problems
 def _describe(path: str, problem: Any) -> str:
     where = ".".join([path, *(str(part) for part in problem["loc"])])
     if problem["type"] == "extra_forbidden":
-        return f"{where}: not an option; the options are {', '.join(ChannelOptions.model_fields)}"
+        names = sorted(ChannelOptions.model_fields, key=AppendStreamOptions.model_fields.__contains__)
+        return f"{where}: not an option; the options are {', '.join(names)}"
     shown = f" (it is {problem['input']!r})" if problem["loc"] else ""
     return f"{where}: {describe_value(problem)}{shown}"

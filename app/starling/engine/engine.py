@@ -10,6 +10,7 @@ from typing import Protocol
 from starling.engine.admission import Admission, AdmissionLimits, ClientLimits
 from starling.engine.allowances import Budgets, ConnectionLimit
 from starling.engine.append_store import AppendStore
+from starling.engine.append_streams import SWEEP_SECONDS, AppendStreams
 from starling.engine.broker import Broker
 from starling.engine.channels import DEFAULT_NAMESPACE, Channels
 from starling.engine.clock import Clock, Periodic
@@ -27,6 +28,7 @@ from starling.engine.presence_tracker import PresenceTracker
 from starling.engine.publisher import Publisher
 from starling.engine.readiness import Readiness
 from starling.engine.revocation import Revocations, RevocationStore
+from starling.engine.stream_reader import StreamReaders
 from starling.engine.subscriptions import Subscriptions
 from starling.engine.tasks import Tasks
 from starling.telemetry.garbage import GarbageStats
@@ -158,6 +160,8 @@ class Engine:
     publisher: Publisher
     subscriptions: Subscriptions
     history: HistoryReader
+    append_streams: AppendStreams
+    stream_readers: StreamReaders
     presence: PresenceTracker
     control: Control
     revocations: Revocations
@@ -200,6 +204,7 @@ def build_engine(
     node = Node(hub, metrics)
     control = Control(broker, start_task=tasks.start, describe=node.describe)
     subscriptions = Subscriptions(broker, broker.history, hub, recovery_limit=options.recovery_limit)
+    append_streams = AppendStreams(broker.append_streams, channels)
     presence = PresenceTracker(
         broker.presence, broker, start_task=tasks.start, leave_delay=options.presence_leave_delay
     )
@@ -230,6 +235,7 @@ def build_engine(
         ),
         periodic=(
             Periodic(POSITION_CHECK_SECONDS, link_watch.check_positions),
+            Periodic(SWEEP_SECONDS, append_streams.sweep),
             *([Periodic(broker.presence.ttl / 3, presence.refresh)] if broker.presence is not None else []),
         ),
     )
@@ -258,6 +264,8 @@ def build_engine(
         publisher=Publisher(broker, metrics, tracer),
         subscriptions=subscriptions,
         history=HistoryReader(broker.history),
+        append_streams=append_streams,
+        stream_readers=StreamReaders(subscriptions),
         presence=presence,
         control=control,
         revocations=revocations,

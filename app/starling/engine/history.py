@@ -185,7 +185,7 @@ class HistoryReader:
         while True:
             read = await history.read(
                 channel,
-                meta_ttl=options.history_meta_ttl,
+                meta_ttl=options.position_ttl,
                 after=scan.after,
                 before=scan.before,
                 limit=limit if matches is None or limit == 0 else SCAN_PAGE,

@@ -1,6 +1,6 @@
 """What hub, fan-out, streams and revocation know about a client: a small protocol, which connections implement."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from starling.engine.token_facts import TokenFacts
@@ -35,6 +35,9 @@ class Receiver(Protocol):
 
     def send(self, frame: Frame) -> None:
         """Queue a frame whose messages and bytes the caller counts."""
+
+    async def catch_up(self, frames: Sequence[Frame]) -> bool:
+        """Queue frames for this client alone, once it has taken those before; False when it has gone."""
 
     def tick(self, now: float) -> float:
         """Do what is due at `now` and return when to tick next, in seconds of `time.monotonic`."""

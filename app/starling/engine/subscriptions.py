@@ -2,9 +2,12 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
+from msgspec.structs import replace
+
+from starling.engine.append_stream import AppendStream
 from starling.engine.broker import Broker, BrokerUnavailable, StreamEntry, StreamPosition
 from starling.engine.channels import ChannelOptions, namespace_of
 from starling.engine.follower import Joined
@@ -14,6 +17,7 @@ from starling.engine.receiver import Receiver
 from starling.engine.recent import MemoryBudget
 from starling.engine.stream import Stream, StreamOptions, StreamStats, check_positions
 from starling.engine.view import Base, View
+from starling.protocol.messages import Publication, Push
 from starling.protocol.tags_filter import Matches
 from starling.telemetry.metrics import Metrics
 
@@ -28,7 +32,7 @@ class Subscriber:
     `base` the newest publication that the answer holds, for a view of patches. `answer` may set both.
     """
 
-    __slots__ = ("_answer", "answered", "base", "channel", "created", "frames", "receiver", "view")
+    __slots__ = ("_answer", "answered", "base", "channel", "created", "dropped", "frames", "receiver", "view")
 
     def __init__(self, receiver: Receiver, channel: str, answer: "Answer") -> None:
         self.receiver = receiver
@@ -36,6 +40,8 @@ class Subscriber:
         self.answered = False
         self.frames = -1
         """The frames that the client had got when it was answered; -1: unknown, or the answer held publications."""
+        self.dropped = False
+        """Whether it left."""
         self.created = False
         """Whether nobody had used the channel before."""
         self.view: View | None = None
@@ -46,6 +52,14 @@ class Subscriber:
         """Write the answer; False when the client has gone meanwhile."""
         self.answered = self._answer(self, joined)
         return self.answered
+
+    async def push(self, publications: Sequence[Publication]) -> bool:
+        """Write publications to this subscriber alone, once it has taken those before; False when it has gone."""
+        view = self.view
+        encoder = self.receiver.encoder if view is None else view.encoder
+        named = Push(self.channel) if view is None or not view.channel_id else Push(id=view.channel_id)
+        frames = [encoder.encode_push(replace(named, pub=publication)) for publication in publications]
+        return not self.dropped and await self.receiver.catch_up(frames)
 
     def unsubscribe(self) -> None:
         """The stream broke off behind this subscriber's position."""
@@ -122,7 +136,7 @@ class Subscriptions:
                     if subscriber.reply(Joined(StreamPosition(0, ""), [], recovered=False)):
                         self._enter(subscriber)
         finally:
-            if not subscriber.answered:
+            if not subscriber.answered or subscriber.dropped:
                 await self.leave(subscriber.receiver, channel)
 
     async def _join_stream(
@@ -149,6 +163,7 @@ class Subscriptions:
     def drop(self, subscriber: Subscriber) -> None:
         """Send the subscriber nothing more; `leave` does the rest."""
         channel, receiver = subscriber.channel, subscriber.receiver
+        subscriber.dropped = True
         self._hub.subscribers.remove(channel, receiver)
         self._hub.watchers.remove(channel, receiver)
         if stream := self._streams.get(channel):
@@ -182,10 +197,7 @@ class Subscriptions:
 
     async def _follow(self, channel: str, options: ChannelOptions, history: HistoryStore) -> Stream[Subscriber]:
         await self._listen(channel)
-        stream_options = StreamOptions(options.history_size, options.history_meta_ttl, self._recovery_limit)
-        stream: Stream[Subscriber] = Stream(
-            channel, history, self, stream_options, self._budget, self.stats[namespace_of(channel)]
-        )
+        stream = self._make_stream(channel, options, history)
         self._streams[channel] = stream
         try:
             await stream.start()
@@ -195,6 +207,13 @@ class Subscriptions:
             await self._broker.unsubscribe(channel)
             raise
         return stream
+
+    def _make_stream(self, channel: str, options: ChannelOptions, history: HistoryStore) -> Stream[Subscriber]:
+        budget, stats = self._budget, self.stats[namespace_of(channel)]
+        if options.stream is not None:
+            return AppendStream(channel, history, self, options.position_ttl, budget, stats)
+        followed = StreamOptions(options.history_size, options.history_meta_ttl, self._recovery_limit)
+        return Stream(channel, history, self, followed, budget, stats)
 
     @asynccontextmanager
     async def _lock(self, channel: str) -> AsyncIterator[None]:

@@ -34,6 +34,8 @@ _ANSWERS = (
     "was executed, and with an `idempotency_key` you can safely try again."
 )
 
+_STREAM = {"type": "text", "status": "open", "offset": 0, "epoch": "xtZk3bqA", "length": 0, "size": 0}
+
 EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "publish": (
         {"channel": "news:sport", "data": {"text": "Kick-off"}, "idempotency_key": "kick-off-1"},
@@ -72,6 +74,28 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "namespace": "room",
             "sentence": "allow_publish_for_subscriber is on in the namespace room",
         },
+    ),
+    "stream_open": (
+        {"channel": "answers:42", "type": "text", "producer": "model"},
+        {**_STREAM, "created": True},
+    ),
+    "stream_append": (
+        {"channel": "answers:42", "text": "Hello", "producer": "model", "producer_epoch": 0, "sequence": 0},
+        {**_STREAM, "offset": 1, "length": 5, "size": 5},
+    ),
+    "stream_close": (
+        {"channel": "answers:42", "status": "complete", "final": {"tokens": 1}},
+        {**_STREAM, "status": "complete", "offset": 2, "length": 5, "size": 5, "final": {"tokens": 1}},
+    ),
+    "stream_cancel": (
+        {"channel": "answers:42", "reason": "the user pressed stop"},
+        {**_STREAM, "status": "cancelled", "offset": 1, "reason": "the user pressed stop"},
+    ),
+    "stream_info": ({"channel": "answers:42", "wait": 25}, _STREAM),
+    "stream_delete": ({"channel": "answers:42"}, {"deleted": True}),
+    "stream_list": (
+        {"limit": 10},
+        {"streams": [{"channel": "answers:42", "type": "text", "status": "open", "length": 5, "size": 5}]},
     ),
     "history_remove": ({"channel": "news:sport"}, {}),
     "channels": ({"pattern": "room:*"}, {"channels": {"room:7": {"num_clients": 3}}}),

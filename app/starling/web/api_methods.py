@@ -46,6 +46,7 @@ from starling.protocol.tags_filter import FilterInvalid, compile_filter
 from starling.web import api_models as models
 from starling.web.api_waiting import Waiting, waiting_key
 from starling.web.permission_check import PermissionCheck
+from starling.web.stream_methods import StreamMethods
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
 
@@ -59,7 +60,9 @@ UNAVAILABLE = Unavailable(
 )
 NOT_READ = Unavailable(codes.ERROR_INTERNAL.code, "the broker does not answer, so nothing was read: try again")
 # Methods that change nothing.
-READS = frozenset({"can", "channels", "history", "info", "presence", "presence_stats", "top"})
+READS = frozenset(
+    {"can", "channels", "history", "info", "presence", "presence_stats", "stream_info", "stream_list", "top"}
+)
 FAILED = Error(codes.ERROR_INTERNAL.code, "internal server error: the log has the cause")
 # What one answer holds at most: data of a channel's history beyond the first publication, and clients in presence.
 HISTORY_BYTES = 8 * 2**20
@@ -109,6 +112,7 @@ class ApiMethods:
         self._tickets = tickets
         self._waiting = Waiting()
         self._revocation_seconds = revocation_seconds
+        streams = StreamMethods(engine.append_streams, self._options, engine.stream_readers)
         self.by_name = {
             "publish": Method(models.PublishBody, models.PublishResponse, self._publish),
             "broadcast": Method(models.BroadcastBody, models.BroadcastResponse, self._broadcast),
@@ -132,6 +136,13 @@ class ApiMethods:
             "presence_set": Method(models.PresenceSetBody, models.EmptyResponse, self._presence_set),
             "presence_unset": Method(models.PresenceUnsetBody, models.EmptyResponse, self._presence_unset),
             "ticket": Method(models.TicketBody, models.TicketResponse, self._ticket),
+            "stream_open": Method(models.StreamOpenBody, models.StreamResponse, streams.open),
+            "stream_append": Method(models.StreamAppendBody, models.StreamResponse, streams.append),
+            "stream_close": Method(models.StreamCloseBody, models.StreamResponse, streams.close),
+            "stream_cancel": Method(models.StreamCancelBody, models.StreamResponse, streams.cancel),
+            "stream_info": Method(models.StreamInfoBody, models.StreamResponse, streams.info),
+            "stream_delete": Method(models.StreamDeleteBody, models.StreamDeleteResponse, streams.delete),
+            "stream_list": Method(models.StreamListBody, models.StreamListResponse, streams.list),
         }
         engine.metrics.name_methods(self.by_name)
 
@@ -231,6 +242,7 @@ class ApiMethods:
         """What a request publishes, and how it is kept. Raises CommandRefused."""
         publication = Publication(data=_payload(request.data, request.b64data), tags=request.tags)
         channel_options = self._options(request.channel)
+        _check_no_stream(channel_options)
         check_publication(bytes(publication.data), channel_options)
         _check_delta(channel_options, request)
         return publication, _publish_options(channel_options, request)
@@ -360,7 +372,10 @@ class ApiMethods:
         return models.HistoryResponse(publications, found.offset, found.epoch)
 
     async def _history_remove(self, request: models.HistoryRemoveBody) -> models.EmptyResponse:
-        await self._engine.history.remove(request.channel, self._options_with_history(request.channel))
+        options = self._options_with_history(request.channel)
+        if options.stream is not None:
+            raise _not_available("channel: it is an append-only stream: use stream_delete")
+        await self._engine.history.remove(request.channel, options)
         return _DONE
 
     async def _channels(self, request: models.ChannelsBody) -> models.ChannelsResponse:
@@ -508,6 +523,12 @@ def _publish_options(options: ChannelOptions, request: models.PublishBody | mode
     return replace(kept, version=request.version, version_epoch=request.version_epoch, delta=delta)
 
 
+def _check_no_stream(options: ChannelOptions) -> None:
+    """Raise CommandRefused with 108 for a publication in an append-only stream."""
+    if options.stream is not None:
+        raise _not_available("channel: it is an append-only stream: use stream_append")
+
+
 def _check_delta(options: ChannelOptions, request: models.PublishBody | models.BroadcastBody) -> None:
     """Raise CommandRefused with 108 for patches where nobody may have any."""
     if request.delta and not options.allowed_delta_types:
@@ -519,6 +540,7 @@ def _broadcast_options(
 ) -> PublishOptions | models.PublishAnswer:
     """How a publication is kept in the channels of one namespace, or why it is refused there."""
     try:
+        _check_no_stream(options)
         check_publication(bytes(publication.data), options)
         _check_delta(options, request)
     except CommandRefused as refusal:

@@ -1,10 +1,12 @@
 """The requests and answers of the server API, from which /docs is generated."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from starling.engine.append_store import StreamKind, StreamStatus
+from starling.engine.append_streams import StreamProblem
 from starling.engine.capture import CAPTURE_SECONDS
 from starling.engine.channels import Override, Switch
 from starling.engine.control import NodeInfo
@@ -23,6 +25,8 @@ ASKER_LENGTH = 255
 REASON_LENGTH = 255
 CHANNELS_PAGE = 10_000
 WAIT_SECONDS = 60
+STREAM_WAIT = 60
+STREAM_LIST = 1_000
 
 Name = Annotated[str, Meta(description="Name of the channel.", min_length=1, examples=["news:sport"])]
 User = Annotated[
@@ -394,6 +398,106 @@ class InvalidateUserTokensBody(Struct):
     expire_at: ExpireAt | None = None
 
 
+Producer = Annotated[
+    str,
+    Meta(
+        max_length=255,
+        description="Who writes, by a name of your choice. With it `producer_epoch` and `sequence` count: an append "
+        "that is sent again is not done twice, and a process that was replaced is refused.",
+    ),
+]
+ProducerEpoch = Annotated[
+    int,
+    Meta(ge=0, le=2**53 - 1, description="Which process of this producer writes; a higher one replaces lower ones."),
+]
+Sequence = Annotated[int, Meta(ge=0, le=2**53 - 1, description="Counts the appends of this epoch, from 0.")]
+StreamText = Annotated[str, Meta(description="The chunk, in a stream of text.", examples=["Hello"])]
+StreamJson = Annotated[
+    Raw, Meta(description="The chunk, in a stream of JSON: an array of items.", examples=[[{"a": 1}]])
+]
+StreamBytes = Annotated[str, Meta(description="The chunk, in a stream of bytes: base64.")]
+StreamReason = Annotated[str, Meta(max_length=1024, description="Why, for readers and producers.")]
+StreamTtl = Annotated[float, Meta(gt=0, le=315360000, description="Seconds that it is kept after its last use.")]
+
+
+class StreamOpenBody(Struct):
+    """Open an append-only stream; one that is open already is found as it is. Its namespace has the option `stream`."""
+
+    channel: Name
+    type: Annotated[
+        StreamKind | None, Meta(description="`text`, `json` or `bytes`; left out: what the namespace says.")
+    ] = None
+    ttl: Annotated[StreamTtl | None, Meta(description="Left out: stream_ttl of the namespace.")] = None
+    producer: Producer = ""
+    producer_epoch: Annotated[
+        ProducerEpoch | None,
+        Meta(description="Left out: the next one, so that all processes of this producer before are replaced."),
+    ] = None
+
+
+class StreamAppendBody(Struct):
+    """Add a chunk to the end of a stream: `text`, `json` or `b64data`. Without one it says that the producer lives."""
+
+    channel: Name
+    text: StreamText = ""
+    json: StreamJson = msgspec.field(default_factory=Raw)
+    b64data: StreamBytes = ""
+    producer: Producer = ""
+    producer_epoch: ProducerEpoch = 0
+    sequence: Sequence = 0
+    window: Annotated[
+        bool,
+        Meta(
+            description="Join it with what this producer sends within append_window; the answer comes when it is kept."
+        ),
+    ] = False
+
+
+class StreamCloseBody(Struct):
+    """Close a stream for good, with a last chunk or without."""
+
+    channel: Name
+    status: Annotated[Literal["complete", "failed", "cancelled"], Meta(description="How it ended.")] = "complete"
+    reason: StreamReason = ""
+    final: Annotated[Raw, Meta(description="JSON that belongs to the end, such as counted tokens.")] = msgspec.field(
+        default_factory=Raw
+    )
+    text: StreamText = ""
+    json: StreamJson = msgspec.field(default_factory=Raw)
+    b64data: StreamBytes = ""
+    producer: Producer = ""
+    producer_epoch: ProducerEpoch = 0
+    sequence: Sequence = 0
+
+
+class StreamCancelBody(Struct):
+    """Close a stream as cancelled: its producer is notified, wherever it runs."""
+
+    channel: Name
+    reason: StreamReason = ""
+
+
+class StreamInfoBody(Struct):
+    """Ask how a stream is; with `wait` not before it is closed, or the seconds are over."""
+
+    channel: Name
+    wait: Annotated[float, Meta(ge=0, le=STREAM_WAIT, description="Seconds to wait for its end.")] = 0
+    producer: Producer = ""
+    producer_epoch: ProducerEpoch = 0
+
+
+class StreamDeleteBody(Struct):
+    """Delete a stream; another one may then be opened in its channel."""
+
+    channel: Name
+
+
+class StreamListBody(Struct):
+    """Ask which streams are open."""
+
+    limit: Annotated[int, Meta(ge=1, le=STREAM_LIST, description="Streams in the answer.")] = 100
+
+
 class BatchCommand(Struct, omit_defaults=True):
     """One command: exactly one of the methods, with its request."""
 
@@ -417,6 +521,13 @@ class BatchCommand(Struct, omit_defaults=True):
     ticket: TicketBody | None = None
     presence_set: PresenceSetBody | None = None
     presence_unset: PresenceUnsetBody | None = None
+    stream_open: StreamOpenBody | None = None
+    stream_append: StreamAppendBody | None = None
+    stream_close: StreamCloseBody | None = None
+    stream_cancel: StreamCancelBody | None = None
+    stream_info: StreamInfoBody | None = None
+    stream_delete: StreamDeleteBody | None = None
+    stream_list: StreamListBody | None = None
 
 
 class BatchBody(Struct):
@@ -444,11 +555,12 @@ class EnvelopeCommand(Struct):
 # --- what is answered ---
 
 
-class ApiError(Struct):
-    """Why it was not done."""
+class ApiError(Struct, omit_defaults=True):
+    """Why it was not done; `stream` for programs where a stream did not take it."""
 
     code: Annotated[int, Meta(examples=[107])]
     message: Annotated[str, Meta(examples=["bad request: channel: it is missing"])]
+    stream: StreamProblem | None = None
 
 
 class PublishResponse(Struct, omit_defaults=True):
@@ -567,6 +679,48 @@ class TicketResponse(Struct):
 
     ticket: str
     session: str
+
+
+class StreamResponse(Struct, omit_defaults=True):
+    """A stream: its type, `status` (open, complete, failed, cancelled, interrupted) and the position of its end.
+
+    `length` is what it holds in UTF-8 bytes, items or bytes, by its type, `size` in bytes. `created`: it was opened by
+    this request. `repeated`: the request was done before. `producer_epoch` is the one to write with.
+    """
+
+    type: StreamKind
+    status: StreamStatus
+    offset: Annotated[int, Meta(ge=0)]
+    epoch: str
+    length: int
+    size: int
+    reason: str = ""
+    final: Raw | UnsetType = UNSET
+    created: bool = False
+    repeated: bool = False
+    producer_epoch: int | UnsetType = UNSET
+
+
+class StreamDeleteResponse(Struct):
+    """Whether there was a stream."""
+
+    deleted: bool
+
+
+class ListedStream(Struct, omit_defaults=True):
+    """An open stream, by its channel."""
+
+    channel: str
+    type: StreamKind
+    status: StreamStatus
+    length: int
+    size: int
+
+
+class StreamListResponse(Struct):
+    """Streams that are open, over all nodes."""
+
+    streams: list[ListedStream]
 
 
 class RevocationResponse(Struct, omit_defaults=True):

@@ -29,8 +29,9 @@
 {{- if ne (gt $size 0.0) (gt $seconds 0.0) -}}
 {{- print "\n- " $path ": history_size and history_ttl go together: set both, or neither" -}}
 {{- end -}}
+{{- include "starling.streamProblems" (list $path $options) -}}
 {{- range $name := list "force_recovery" "force_positioning" "allowed_delta_types" -}}
-{{- if and (get $options $name) (not (gt $size 0.0)) -}}
+{{- if and (get $options $name) (not (gt $size 0.0)) (not $options.stream) -}}
 {{- print "\n- " $path ": " $name " needs history: set history_size and history_ttl" -}}
 {{- end -}}
 {{- end -}}
@@ -54,12 +55,41 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Takes (list PATH OPTIONS): what does not go with append-only streams, and what goes with nothing else. */}}
+{{- define "starling.streamProblems" -}}
+{{- $path := index . 0 -}}
+{{- $options := index . 1 -}}
+{{- if $options.stream -}}
+{{- range $name := list "history_size" "history_ttl" "history_meta_ttl" "allowed_delta_types" "delta_publish" "auto_cache_recover" "allow_tags_filter" "allow_publish_for_client" "allow_publish_for_subscriber" "allow_publish_for_anonymous" "publish_proxy" -}}
+{{- if get $options $name -}}
+{{- print "\n- " $path ": " $name " does not go with stream: take it out" -}}
+{{- end -}}
+{{- end -}}
+{{- if ne (default "json" $options.publication_data_format) "json" -}}
+{{- print "\n- " $path ": publication_data_format does not go with stream: take it out; stream says what it holds" -}}
+{{- end -}}
+{{- if eq (default "stream" $options.force_recovery_mode) "cache" -}}
+{{- print "\n- " $path ": force_recovery_mode: cache does not go with stream: every subscriber gets all of it" -}}
+{{- end -}}
+{{- else -}}
+{{- range $name := list "stream_max_bytes" "stream_ttl" "append_window" "producer_timeout" -}}
+{{- if hasKey $options $name -}}
+{{- print "\n- " $path ": " $name " is for append-only streams: set stream: text, json, bytes or any" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Seconds of a duration: a number, or one with a unit, such as 5m. */}}
 {{- define "starling.seconds" -}}
 {{- if kindIs "string" . -}}
 {{- $text := trim . -}}
+{{- if hasSuffix "ms" $text -}}
+{{- divf (trimSuffix "ms" $text | float64) 1000 -}}
+{{- else -}}
 {{- $units := dict "s" 1 "m" 60 "h" 3600 "d" 86400 -}}
 {{- mulf (trimSuffix (substr (int (sub (len $text) 1)) (len $text) $text) $text | float64) (get $units (substr (int (sub (len $text) 1)) (len $text) $text)) -}}
+{{- end -}}
 {{- else -}}
 {{- . | float64 -}}
 {{- end -}}

@@ -45,7 +45,7 @@
 typedef enum { IDLE, OPENING, PROBING, FANOUT, RATE, OWN, PUBLISH, RETURNING } Phase;
 
 typedef struct {
-    uint64_t received, duplicated, out_of_order, corrupted, refused, disconnected;
+    uint64_t received, duplicated, stale_mark, corrupted, refused, disconnected;
     char trouble[256]; /* the first thing that went wrong */
 } Counts;
 
@@ -211,12 +211,12 @@ static void tell_result(void) {
     for (uint32_t i = 0; i < total; i++)
         unrecovered += clients[i].recovers && clients[i].recovered != 1;
     printf("{\"event\":\"result\",\"clients\":%u,\"seconds\":%.6f,\"processor\":%.6f,\"deliveries\":%llu,"
-           "\"messages\":%u,\"lost\":%lld,\"duplicated\":%llu,\"out_of_order\":%llu,\"corrupted\":%llu,"
+           "\"messages\":%u,\"lost\":%lld,\"duplicated\":%llu,\"stale_mark\":%llu,\"corrupted\":%llu,"
            "\"refused\":%llu,\"disconnected\":%llu,\"unrecovered\":%u,\"p50_us\":%llu,\"p99_us\":%llu,"
            "\"latencies\":%llu,\"trouble\":\"%s\"}\n",
            live, (double)((finished_at ? finished_at : now) - phase_at) / 1e9, processor_seconds() - processor_before(),
            (unsigned long long)counts.received, sequence - sequence_base, (long long)lost,
-           (unsigned long long)counts.duplicated, (unsigned long long)counts.out_of_order,
+           (unsigned long long)counts.duplicated, (unsigned long long)counts.stale_mark,
            (unsigned long long)counts.corrupted, (unsigned long long)counts.refused,
            (unsigned long long)counts.disconnected, unrecovered, (unsigned long long)percentile(&latencies, 0.5),
            (unsigned long long)percentile(&latencies, 0.99), (unsigned long long)latencies.total, counts.trouble);
@@ -268,7 +268,7 @@ static void take_number(Client *client, const char *payload, uint32_t number) {
     }
     Arrival arrival = note_arrival(&client->tally, number);
     counts.duplicated += arrival == DUPLICATED;
-    counts.out_of_order += arrival == OUT_OF_ORDER;
+    counts.stale_mark += arrival == STALE_MARK;
     if (arrival == DUPLICATED)
         return;
     progress_at = now;

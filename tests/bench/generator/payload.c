@@ -107,7 +107,7 @@ Arrival note_arrival(Tally *tally, uint32_t sequence) {
         return DUPLICATED;
     tally->window |= 1ull << age;
     tally->received++;
-    return OUT_OF_ORDER;
+    return STALE_MARK;
 }
 
 void note_latency(Histogram *histogram, uint64_t nanoseconds) {

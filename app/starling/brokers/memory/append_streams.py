@@ -31,7 +31,7 @@ _EMPTY = {StreamKind.TEXT: b'{"text":""}', StreamKind.JSON: b'{"json":[]}', Stre
 class _State:
     """What is known of a stream apart from its entries; `epoch` is that of the history which it belongs to.
 
-    `producers` has the epoch and the last sequence of each, `heard` when one of them was heard of last.
+    `producers` has the epoch and the last sequence of each, `seen` when one of them wrote last.
     """
 
     kind: StreamKind
@@ -44,8 +44,8 @@ class _State:
     final: bytes = b""
     length: int = 0
     size: int = 0
-    order: str = ""
-    heard: float | None = None
+    mark: str = ""
+    seen: float | None = None
     producers: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -87,7 +87,7 @@ class MemoryAppendStreams:
                     return Opened(Outcome.MANY_PRODUCERS, self._info(channel, state))
                 state.producers[opening.producer] = (producer_epoch, -1)
         if opening.watched:
-            state.heard = self._clock()
+            state.seen = self._clock()
         self._history.renew(channel)
         return Opened(Outcome.DONE, self._info(channel, state), created, producer_epoch)
 
@@ -105,8 +105,8 @@ class MemoryAppendStreams:
         if change.chunk is not None and change.kind is not state.kind:
             return Change(Outcome.OTHER_KIND, self._info(channel, state))
         if problem is Outcome.DONE:
-            if change.order and state.order and change.order.encode() <= state.order.encode():
-                problem = Outcome.OUT_OF_ORDER
+            if change.mark and state.mark and change.mark.encode() <= state.mark.encode():
+                problem = Outcome.STALE_MARK
             elif change.chunk and change.chunk.size and state.size + change.chunk.size > change.max_bytes:
                 problem = Outcome.FULL
         if problem is not Outcome.DONE:
@@ -118,9 +118,9 @@ class MemoryAppendStreams:
         state = self._state(channel)
         if state is None:
             return Change(Outcome.NO_STREAM)
-        if state.status is not StreamStatus.OPEN or state.heard is None:
+        if state.status is not StreamStatus.OPEN or state.seen is None:
             return Change(Outcome.CLOSED if state.status.closed else Outcome.DONE, self._info(channel, state))
-        rest = state.heard + silent - self._clock()
+        rest = state.seen + silent - self._clock()
         if rest > 0:
             return Change(Outcome.ALIVE, self._info(channel, state), math.ceil(rest * 1000))
         closing = Closing(StreamStatus.INTERRUPTED)
@@ -175,9 +175,9 @@ class MemoryAppendStreams:
             state.status, state.reason = StreamStatus.OPEN, ""
         if producer is not None:
             _note(state, producer, written=chunk is not None or closing is not None)
-        state.order = change.order or state.order
+        state.mark = change.mark or state.mark
         if change.watched:
-            state.heard = self._clock()
+            state.seen = self._clock()
         self._history.renew(channel)
         resumed = resumed and state.status is not StreamStatus.INTERRUPTED
         return Change(Outcome.DONE, self._info(channel, state), resumed=resumed)

@@ -78,7 +78,7 @@ class MemoryHistory:
     # Append-only streams
 
     def begin(self, channel: str, life: tuple[float, bool]) -> str:
-        """Begin an append-only stream that lives so many seconds, renewed by its use or not; returns its epoch."""
+        """Begin an append-only stream; returns its epoch. `life`: seconds, and whether its use renews them."""
         now = self._sweep()
         if (known := self._streams.get(channel)) is None or known.top:
             known = self._streams[channel] = _Stream(secrets.token_urlsafe(6))

@@ -1,4 +1,4 @@
-"""Append-only streams in Redis: their state stands in the hash of the channel's position, beside its history."""
+"""Append-only streams in Redis: their state stands in the hash of the channel's position."""
 
 import secrets
 import time
@@ -93,7 +93,7 @@ class RedisAppendStreams:
             closing.final if closing is not None else b"",
             tags_of(closing.status, closing.reason) if closing is not None else b"",
             int(change.watched),
-            change.order,
+            change.mark,
             "",
             size=len(chunk.data) if chunk is not None else 0,
         )

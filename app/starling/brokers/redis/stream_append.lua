@@ -97,7 +97,7 @@ if problem then
   return describe(problem, expected)
 end
 if ARGV[16] ~= '' and known[10] and ARGV[16] <= known[10] then
-  return describe('out_of_order')
+  return describe('stale_mark')
 end
 local size = tonumber(known[7]) + tonumber(ARGV[4])
 if tonumber(ARGV[4]) > 0 and size > tonumber(ARGV[5]) then

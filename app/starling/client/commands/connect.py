@@ -17,7 +17,7 @@ from starling.client.held_transport import HeldTransport
 from starling.client.hook_calls import completed, hook_request, keep_headers, shown_to_hooks
 from starling.client.recovery import recovers_from, subscribe_result
 from starling.client.user_limit import UserLimit
-from starling.client.views import set_view, tags_filter
+from starling.client.views import set_stream_view, set_view, tags_filter
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.subscriptions import Subscriber
@@ -184,6 +184,7 @@ class ConnectHandler(CommandHandler):
                 return False
             result = results[request.channel] = subscribe_result(request, grant, joined, user=client.user)
             set_view(subscriber, client.encoder, request, grant, result, self._engine.hub.subscribers.ids)
+            set_stream_view(subscriber, client, grant, result)
             client.memberships.watch(client, request, grant.options)
             return True
 

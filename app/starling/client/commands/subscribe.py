@@ -10,7 +10,7 @@ from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.hook_calls import granted, report_unsubscribed, shown_to_hooks
 from starling.client.memberships import Membership
 from starling.client.recovery import recovers_from, rejects_unrecovered, subscribe_result
-from starling.client.views import check_delta, make_view, set_view, tags_filter
+from starling.client.views import check_delta, make_view, set_stream_view, set_view, tags_filter
 from starling.engine.allowances import payer
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
@@ -106,6 +106,7 @@ class SubscribeHandler(CommandHandler):
             client.carry_out(session.refused(action, codes.ERROR_UNRECOVERABLE_POSITION, now))
             return False
         set_view(subscriber, client.encoder, request, grant, result, self._engine.hub.subscribers.ids)
+        set_stream_view(subscriber, client, grant, result)
         client.memberships.watch(client, request, grant.options)
         ttl = ttl_until(grant.expires_at)
         decisions = session.subscribed(
