@@ -10,7 +10,7 @@ from starling.auth.claims import TokenRules
 from starling.auth.jwt import JwtVerifier
 from starling.auth.keys import VerificationKey
 from starling.auth.tokens import RefusalReason
-from starling.engine.channels import ChannelOverride
+from starling.engine.override import ChannelOverride
 from tests.auth.forge import SECRET
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tokens.md").read_text()

@@ -16,7 +16,7 @@ from starling.auth.tokens import (
     SubscriptionOptions,
     TokenRefused,
 )
-from starling.engine.channels import ChannelOverride
+from starling.engine.override import ChannelOverride
 from starling.engine.token_facts import TokenFacts
 from tests.auth.forge import NOW, SECRET, sign
 

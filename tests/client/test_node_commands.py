@@ -20,8 +20,8 @@ from starling.client.node_commands import (
     UnsubscribeCommand,
 )
 from starling.engine.broker import StreamPosition
-from starling.engine.channels import ChannelOverride
 from starling.engine.control import NodeCommandRefused
+from starling.engine.override import ChannelOverride
 from starling.engine.token_facts import TokenFacts
 from starling.main import Application, build_application
 from starling.protocol.codes import Disconnect, Unsubscribe

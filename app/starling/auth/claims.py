@@ -19,7 +19,7 @@ from starling.auth.tokens import (
     SubscriptionOptions,
     TokenRefused,
 )
-from starling.engine.channels import Override, Switch, plain
+from starling.engine.override import Override, Switch, plain
 from starling.engine.token_facts import TokenFacts
 from starling.protocol.json_nulls import NULL, without_nulls
 from starling.protocol.portable_json import is_json

@@ -7,9 +7,10 @@ from msgspec.structs import replace
 
 from starling.client.authority import Grant
 from starling.engine.broker import StreamPosition
-from starling.engine.channels import ChannelOptions, ChannelOverride, Channels, namespace_of
+from starling.engine.channels import ChannelOptions, Channels, namespace_of
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
+from starling.engine.override import ChannelOverride
 from starling.engine.receiver import Receiver
 from starling.engine.subscriptions import Subscriber
 from starling.engine.token_facts import TokenFacts

@@ -11,9 +11,9 @@ from msgspec import Raw, Struct
 from starling.client.authority import Grant
 from starling.client.client_connection import ClientConnection, leave_out, ttl_until
 from starling.engine.broker import StreamPosition
-from starling.engine.channels import NO_OVERRIDE, ChannelOverride
 from starling.engine.control import Control, NodeCommand, NodeCommandRefused
 from starling.engine.engine import Engine
+from starling.engine.override import NO_OVERRIDE, ChannelOverride
 from starling.engine.stream_reader import PUBLICATIONS
 from starling.protocol.codes import DISCONNECT_FORCE_NO_RECONNECT, UNSUBSCRIBE_SERVER, Disconnect, Unsubscribe
 from starling.protocol.messages import NO_PAYLOAD, SubscribeRequest

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -114,6 +114,10 @@ class ChannelListener:
             self.send(frame)
 
     queue_batch = send_batch
+
+    async def catch_up(self, frames: Sequence[Frame]) -> bool:
+        """Pass over what was there before this listener."""
+        return True
 
     def tick(self, now: float) -> float:
         """Nothing is due: the clock does not know listeners."""

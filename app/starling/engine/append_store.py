@@ -179,7 +179,7 @@ class AppendStore(Protocol):
         """Channels of open streams whose producer may have been silent, for `interrupt`; at most `limit`."""
 
     async def plan(self, channel: str, seconds: float | None) -> None:
-        """List a stream as open and `due` after so many seconds; None takes it off the list."""
+        """List a stream as open and `due` after `seconds`; None takes it off the list."""
 
     async def open_channels(self, limit: int) -> Sequence[str]:
         """Channels of streams that are listed as open, at most `limit`."""

@@ -130,10 +130,10 @@ class AppendStream(Stream[R]):
         """Whether this process has left the channel."""
         return self._closed
 
-    async def _read_page(self, wishes: list[_PageRequest]) -> Page:
+    async def _read_page(self, requests: list[_PageRequest]) -> Page:
         follower = self._follower
-        after, mark = min(wish.after for wish in wishes), follower.mark()
-        entries = any(wish.entries for wish in wishes) or follower.recent.after(after) is None
+        after, mark = min(request.after for request in requests), follower.mark()
+        entries = any(request.entries for request in requests) or follower.recent.after(after) is None
         self._stats.join_reads += 1
         read = await self._history.read(
             self.channel,

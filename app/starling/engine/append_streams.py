@@ -168,7 +168,7 @@ class AppendStreams:
             return Change(Outcome.REPEATED, await self._keeping(options).info(channel))
 
     async def cancel(self, channel: str, options: ChannelOptions, reason: str = "") -> Change:
-        """Close a stream as cancelled, whoever writes it; its producer is notified by the end of the stream."""
+        """Close a stream as cancelled; its producer is notified by the end of the stream."""
         return await self.close(channel, options, Closing(StreamStatus.CANCELLED, reason))
 
     async def info(self, channel: str, options: ChannelOptions) -> StreamInfo | None:

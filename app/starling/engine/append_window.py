@@ -68,7 +68,7 @@ class AppendWindows:
         try:
             change = await self._apply(channel, _joined(changes), len(changes))
         except Exception as failure:  # noqa: BLE001 - every one that waits gets it
-            if len(waiting) > 1 and _tells_apart(failure):
+            if len(waiting) > 1 and _differs_alone(failure):
                 await self._send_apart(channel, waiting)
                 return
             for _, done in waiting:
@@ -103,7 +103,7 @@ def _joined(changes: list[Append]) -> Append:
     return replace(first, chunk=join_chunks(chunks, first.kind), producer=producer)
 
 
-def _tells_apart(failure: Exception) -> bool:
+def _differs_alone(failure: Exception) -> bool:
     """Whether changes that failed together may fare better alone."""
     problem = getattr(getattr(failure, "reason", None), "stream", None)
     return problem is not None and problem.reason in (Outcome.OVERLAP, Outcome.FULL, Outcome.GAP)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -13,6 +13,7 @@ from starling.engine.append_options import NOT_IN_STREAMS, AppendStreamOptions
 from starling.engine.broker import PublishOptions
 from starling.engine.channel_pattern import SLOW, slow_name
 from starling.engine.duration import Duration
+from starling.engine.override import NO_OVERRIDE, ChannelOverride
 from starling.engine.proxied import Proxied
 from starling.problems import describe_value
 from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_UNKNOWN_CHANNEL, CommandRefused
@@ -132,7 +133,7 @@ class ChannelOptions(AppendStreamOptions):
             self.history_size, self.history_ttl, self.history_meta_ttl, idempotency_key, delta=self.delta_publish
         )
 
-    def overridden(self, override: "ChannelOverride") -> "ChannelOptions":
+    def overridden(self, override: ChannelOverride) -> "ChannelOptions":
         """These options with those that `override` sets. Without history nothing can be forced that needs it."""
         if override is NO_OVERRIDE:
             return self
@@ -150,43 +151,6 @@ _READING_VERBS = ("publish", "presence", "history")
 @lru_cache(maxsize=1024)
 def _publish_options(history_size: int, history_ttl: float, history_meta_ttl: float, delta: bool) -> PublishOptions:
     return PublishOptions(history_size, history_ttl, history_meta_ttl, delta=delta)
-
-
-Value_co = TypeVar("Value_co", covariant=True)
-
-
-class Switch(Struct):
-    """An option, on or off."""
-
-    value: bool
-
-
-class Override(Struct, Generic[Value_co], frozen=True, omit_defaults=True):
-    """The channel options that one subscription may set for itself, the only list of them; None leaves one as it is.
-
-    Tokens and the server API write each as a boolean or as a Switch.
-    """
-
-    presence: Value_co | None = None
-    join_leave: Value_co | None = None
-    force_push_join_leave: Value_co | None = None
-    force_positioning: Value_co | None = None
-    force_recovery: Value_co | None = None
-
-
-class ChannelOverride(Override[bool], frozen=True, omit_defaults=True):
-    """What one subscription sets, in plain booleans."""
-
-
-NO_OVERRIDE = ChannelOverride()
-
-
-def plain(override: Override[Switch | bool] | None) -> ChannelOverride:
-    """An override as it was written, in plain booleans."""
-    if override is None:
-        return NO_OVERRIDE
-    values = asdict(override).items()
-    return ChannelOverride(**{name: value.value if isinstance(value, Switch) else value for name, value in values})
 
 
 # What developer mode shows the features with, as `demo:chat`.

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from msgspec import Raw, Struct
 
-from starling.engine.channels import NO_OVERRIDE, ChannelOverride
 from starling.engine.hook_request import Request
+from starling.engine.override import NO_OVERRIDE, ChannelOverride
 from starling.protocol.codes import DISCONNECT_NOT_AVAILABLE, ERROR_NOT_AVAILABLE, CommandRefused, Refused
 from starling.protocol.messages import NO_PAYLOAD
 from starling.protocol.tags_filter import TagsFilter

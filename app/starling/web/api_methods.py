@@ -29,11 +29,12 @@ from starling.engine.broker import (
     PublishOutcome,
     StreamPosition,
 )
-from starling.engine.channels import ChannelOptions, plain
+from starling.engine.channels import ChannelOptions
 from starling.engine.control import NodeCommandRefused
 from starling.engine.data_format import check_publication
 from starling.engine.engine import Engine
 from starling.engine.node_stats import NodeStatsCollector
+from starling.engine.override import plain
 from starling.engine.revocation import Revocation
 from starling.engine.top_channels import TopChannels
 from starling.protocol import codes
@@ -136,11 +137,11 @@ class ApiMethods:
             "presence_set": Method(models.PresenceSetBody, models.EmptyResponse, self._presence_set),
             "presence_unset": Method(models.PresenceUnsetBody, models.EmptyResponse, self._presence_unset),
             "ticket": Method(models.TicketBody, models.TicketResponse, self._ticket),
-            "stream_open": Method(models.StreamOpenBody, models.StreamResponse, streams.open),
-            "stream_append": Method(models.StreamAppendBody, models.StreamResponse, streams.append),
-            "stream_close": Method(models.StreamCloseBody, models.StreamResponse, streams.close),
-            "stream_cancel": Method(models.StreamCancelBody, models.StreamResponse, streams.cancel),
-            "stream_info": Method(models.StreamInfoBody, models.StreamResponse, streams.info),
+            "stream_open": Method(models.StreamOpenBody, models.AppendStreamResponse, streams.open),
+            "stream_append": Method(models.StreamAppendBody, models.AppendStreamResponse, streams.append),
+            "stream_close": Method(models.StreamCloseBody, models.AppendStreamResponse, streams.close),
+            "stream_cancel": Method(models.StreamCancelBody, models.AppendStreamResponse, streams.cancel),
+            "stream_info": Method(models.StreamInfoBody, models.AppendStreamResponse, streams.info),
             "stream_delete": Method(models.StreamDeleteBody, models.StreamDeleteResponse, streams.delete),
             "stream_list": Method(models.StreamListBody, models.StreamListResponse, streams.list),
         }

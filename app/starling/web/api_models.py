@@ -8,9 +8,9 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starling.engine.append_store import StreamKind, StreamStatus
 from starling.engine.append_streams import StreamProblem
 from starling.engine.capture import CAPTURE_SECONDS
-from starling.engine.channels import Override, Switch
 from starling.engine.control import NodeInfo
 from starling.engine.node_stats import NodeStats
+from starling.engine.override import Override, Switch
 from starling.engine.rights import Verb
 from starling.protocol.tags_filter import ForcedFilterNode
 from starling.telemetry.top_channels import ChannelTraffic
@@ -681,7 +681,7 @@ class TicketResponse(Struct):
     session: str
 
 
-class StreamResponse(Struct, omit_defaults=True):
+class AppendStreamResponse(Struct, omit_defaults=True):
     """A stream: its type, `status` (open, complete, failed, cancelled, interrupted) and the position of its end.
 
     `length` is what it holds in UTF-8 bytes, items or bytes, by its type, `size` in bytes. `created`: it was opened by

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from starling.engine.channels import ChannelOverride, Override, Switch, plain
+from starling.engine.override import ChannelOverride, Override, Switch, plain
 from starling.protocol.codes import REASON_BYTES, CommandRefused, Disconnect, Error
 from starling.protocol.messages import NO_PAYLOAD
 from starling.protocol.tags_filter import FilterInvalid, FilterNode, TagsFilter, compile_filter

@@ -36,7 +36,7 @@ class StreamMethods:
         self._options = find_options
         self._readers = readers
 
-    async def open(self, request: models.StreamOpenBody) -> models.StreamResponse:
+    async def open(self, request: models.StreamOpenBody) -> models.AppendStreamResponse:
         """Open a stream, or find it."""
         opened = await self._streams.open(
             request.channel,
@@ -52,7 +52,7 @@ class StreamMethods:
             found.producer_epoch = opened.producer_epoch
         return found
 
-    async def append(self, request: models.StreamAppendBody) -> models.StreamResponse:
+    async def append(self, request: models.StreamAppendBody) -> models.AppendStreamResponse:
         """Add a chunk, or only show that the producer lives."""
         kind, chunk = _chunk(request)
         change = await self._streams.append(
@@ -65,7 +65,7 @@ class StreamMethods:
         )
         return _changed(change)
 
-    async def close(self, request: models.StreamCloseBody) -> models.StreamResponse:
+    async def close(self, request: models.StreamCloseBody) -> models.AppendStreamResponse:
         """Close a stream."""
         kind, chunk = _chunk(request)
         final = bytes(request.final)
@@ -81,12 +81,12 @@ class StreamMethods:
         )
         return _changed(change)
 
-    async def cancel(self, request: models.StreamCancelBody) -> models.StreamResponse:
+    async def cancel(self, request: models.StreamCancelBody) -> models.AppendStreamResponse:
         """Cancel a stream."""
         options = self._options(request.channel)
         return _changed(await self._streams.cancel(request.channel, options, request.reason))
 
-    async def info(self, request: models.StreamInfoBody) -> models.StreamResponse:
+    async def info(self, request: models.StreamInfoBody) -> models.AppendStreamResponse:
         """Return how a stream is, now or at its end; a producer that asks lives."""
         channel, options = request.channel, self._options(request.channel)
         info = await self._info(request, options)
@@ -152,17 +152,17 @@ def _producer(request: models.StreamAppendBody | models.StreamCloseBody) -> Prod
     return Producer(request.producer, request.producer_epoch, request.sequence)
 
 
-def _changed(change: Change) -> models.StreamResponse:
+def _changed(change: Change) -> models.AppendStreamResponse:
     found = _response(change.info)
     found.repeated = change.outcome is Outcome.REPEATED
     return found
 
 
-def _response(info: StreamInfo | None) -> models.StreamResponse:
+def _response(info: StreamInfo | None) -> models.AppendStreamResponse:
     if info is None:
         remedy = "not available: the stream is gone: open it again with stream_open"
         raise CommandRefused(Error(codes.ERROR_NOT_AVAILABLE.code, remedy))
-    return models.StreamResponse(
+    return models.AppendStreamResponse(
         info.kind,
         info.status,
         info.offset,
