@@ -21,7 +21,7 @@ TEST_FAST_WORKERS ?= 2
 TEST_BOUND ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-in-process test-portable test-interpreters check bench soak conformance fuzz fmt docs protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
+.PHONY: help run test test-fast test-in-process test-portable test-interpreters check bench soak conformance fuzz fmt docs docs-site diagrams protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,12 @@ fmt: $(VENV)/.dev  ## Format and auto-fix
 
 docs: $(VENV)/.dev  ## Generate from the code: settings, values, schema, dashboard
 	$(BIN)/python -m tools.docs
+
+docs-site: $(VENV)/.dev  ## Build the documentation as a site in build/site (PROJECT_URL=…: the repository, for links to its files)
+	$(BIN)/python -m tools.site $(if $(PROJECT_URL),--project-url $(PROJECT_URL))
+
+diagrams: $(VENV)/.dev  ## Draw docs/diagrams into docs/pictures, in Chromium by mermaid from npm
+	$(BIN)/python -m tools.site.diagrams
 
 protobuf: $(VENV)/.dev  ## Write the Python of starling/protocol/client.proto
 	$(BIN)/python -m grpc_tools.protoc --proto_path=app --python_out=app --pyi_out=app starling/protocol/client.proto
