@@ -32,7 +32,7 @@ run: $(VENV)/.runtime  ## Start the service in developer mode on http://localhos
 test: $(VENV)/.dev  ## Run all checks and every test
 	@tools/setup/system-packages.sh
 	@$(MAKE) --no-print-directory node-packages check
-	$(BIN)/pytest --numprocesses=$(TEST_WORKERS) --bound=$(TEST_BOUND)
+	$(BIN)/pytest --numprocesses=$(TEST_WORKERS) --bound=$(TEST_BOUND) -m "not long"
 	@$(MAKE) --no-print-directory test-interpreters
 
 test-fast: check test-in-process  ## Run all checks and every test that starts no process (PYTHON=python3.12)
@@ -64,8 +64,9 @@ bench: $(VENV)/.dev  ## Benchmark against other servers (ONLY=fanout,burst SERVE
 	$(BIN)/python -m tests.bench $(foreach name,$(BENCH_VARIABLES),\
 		$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
-soak: $(VENV)/.dev  ## Random faults over two pods and one Redis, with a record of every publication (MINUTES=10 SEED=1)
+soak: $(VENV)/.dev  ## The long tests, then random faults over two pods and one Redis with a record of every publication (MINUTES=10 SEED=1)
 	@tools/setup/system-packages.sh
+	$(BIN)/pytest --numprocesses=$(TEST_WORKERS) --bound=$(TEST_BOUND) -m long
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 fuzz: $(VENV)/.dev  ## Random and mutated frames, HTTP heads and API bodies against a running service (INPUTS=1000000 SEED=1)

@@ -104,11 +104,11 @@ async def test_links_that_fail_while_a_probe_works_are_reported_as_unresponsive(
         await here.broker.stop()
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze"])
+@pytest.mark.parametrize("fault", ["kill", pytest.param("freeze", marks=pytest.mark.long)])
 async def test_while_the_server_is_away_no_link_counts_as_unresponsive(
     redis_server: RedisServer, opener: Opener, fault: str
 ) -> None:
-    here = await opener(redis_server.url)
+    here = await opener(redis_server.url, timeout=0.5)
     await asyncio.to_thread(getattr(redis_server, fault))
 
     stats = here.broker.stats

@@ -10,7 +10,7 @@ from tests.support.history_clients import HistoryClient, Refused
 from tests.support.running import Starling, two_workers
 
 CHANNELS = [f"history:{number}" for number in range(4)]
-CLIENTS = 20
+CLIENTS = 10
 
 CHANNELS_FILE = """
 namespaces:
@@ -40,7 +40,7 @@ class Flow:
                 self.acknowledged[channel].append(number)
             except Refused as refusal:
                 self.refused.append(refusal.code)
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.01)
 
     async def until_live(self, began: float) -> float:
         """Seconds since `began` until every client has got a publication acknowledged after it."""

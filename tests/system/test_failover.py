@@ -42,7 +42,7 @@ def holds(flow: Flow) -> None:
     assert all(len(flow.acknowledged[channel]) >= 100 for channel in CHANNELS)
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze"])
+@pytest.mark.parametrize("fault", ["kill", pytest.param("freeze", marks=pytest.mark.long)])
 async def test_the_master_that_sentinel_names_is_followed(tmp_path: Path, fault: str) -> None:
     with SentinelGroup() as group:
         settings = environment(tmp_path, group.url) | {"STARLING_API_KEYS": API_KEY}
@@ -123,7 +123,7 @@ async def test_slots_of_a_cluster_move_and_nobody_notices(tmp_path: Path) -> Non
             assert flow.reported() == []
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze"])
+@pytest.mark.parametrize("fault", [pytest.param("kill", marks=pytest.mark.long), "freeze"])
 async def test_a_master_of_a_cluster_is_replaced_by_its_replica(tmp_path: Path, fault: str) -> None:
     with RedisCluster(replicas=True) as cluster, Starling(environment(tmp_path, cluster.url)) as starling:
         async with flowing(starling) as flow:

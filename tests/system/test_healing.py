@@ -23,7 +23,7 @@ def holds(flow: Flow, reported: list[int]) -> None:
     assert sum(map(len, flow.acknowledged.values())) >= 4 * 100
 
 
-@pytest.mark.parametrize("fsync", ["always", "everysec"])
+@pytest.mark.parametrize("fsync", ["always", pytest.param("everysec", marks=pytest.mark.long)])
 async def test_redis_killed_with_an_append_only_file_is_not_noticed(tmp_path: Path, fsync: str) -> None:
     with (
         RedisServer(appendonly="yes", appendfsync=fsync) as server,

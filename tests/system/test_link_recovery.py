@@ -21,7 +21,7 @@ Fault = Callable[[RedisServer, Starling], Awaitable[float]]
 
 
 async def frozen(redis_server: RedisServer, starling: Starling) -> float:
-    """Redis stands still for 5 s, while its kernel keeps every connection."""
+    """Redis stands still for 5 s, longer than a canary may take, while its kernel keeps every connection."""
     await asyncio.to_thread(redis_server.freeze)
     await asyncio.sleep(5)
     await asyncio.to_thread(redis_server.thaw)

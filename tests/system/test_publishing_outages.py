@@ -39,7 +39,7 @@ def call(starling: Starling, method: str, asked: dict[str, Any]) -> tuple[int, d
         return error.code, json.load(error)
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze"])
+@pytest.mark.parametrize("fault", [pytest.param("kill", marks=pytest.mark.long), "freeze"])
 async def test_while_redis_is_away_both_endpoints_refuse_in_time(
     redis_server: RedisServer, tmp_path: Path, fault: str
 ) -> None:
@@ -128,7 +128,7 @@ async def test_retries_with_an_idempotency_key_over_outages_publish_once(tmp_pat
                 assert len(set(ledger.numbers) - set(acknowledged)) <= PUBLISHERS
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze"])
+@pytest.mark.parametrize("fault", ["kill", pytest.param("freeze", marks=pytest.mark.long)])
 async def test_publications_that_may_wait_are_stored_once_when_redis_is_back(tmp_path: Path, fault: str) -> None:
     with RedisServer(appendonly="yes", appendfsync="always") as server:
         settings = environment(tmp_path, server.url) | {"STARLING_API_KEYS": API_KEY}

@@ -33,12 +33,13 @@ default:
   history_ttl: 120s
   allow_subscribe_for_client: true
 """
-CLIENTS = 500
-CHANNEL_COUNT = 50
-PUBLICATIONS = 20_000
+CLIENTS = 200
+CHANNEL_COUNT = 20
+PUBLICATIONS = 8_000
 BATCH = 10
+CONNECTIONS = 16
 DELAY = 1.0
-DRAIN = 14.0
+DRAIN = 10.0
 PACE = 60.0
 # Those of the JavaScript SDK, in seconds.
 SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.5, 20.0
@@ -122,7 +123,7 @@ def proxy(hosts: list[Host], tmp_path: Path) -> Iterator[str]:
     lines = EXAMPLE.read_text().splitlines()
     server = "\n".join(line for line in lines if "ssl_certificate" not in line)
     changes = {
-        "listen 443 ssl;": f"listen 127.0.0.1:{port};",
+        "listen 443 ssl http2;": f"listen 127.0.0.1:{port};",
         "server starling-1:8000 ": f"server 127.0.0.1:{hosts[0].port} ",
         "server starling-2:8000 ": f"server 127.0.0.1:{hosts[1].port} ",
     }
@@ -309,7 +310,7 @@ async def test_a_rolling_update_loses_and_doubles_nothing_and_keeps_the_rate(hos
     clients = [Client(url, names[number % CHANNEL_COUNT]) for number in range(CLIENTS)]
     publishers = {name: Publisher(name, PUBLICATIONS // CHANNEL_COUNT) for name in names}
     over = asyncio.Event()
-    connections = httpx2.Limits(max_connections=16, max_keepalive_connections=16)
+    connections = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
     headers = {"X-API-Key": "dev"}
     async with (
         httpx2.AsyncClient(base_url=f"http://{proxy}", headers=headers, limits=connections, timeout=20) as http,
@@ -325,7 +326,7 @@ async def test_a_rolling_update_loses_and_doubles_nothing_and_keeps_the_rate(hos
 
             gone = removed(lines)
             moved = [client for client, before in zip(clients, ended_before, strict=True) if len(client.ended) > before]
-            assert len(gone) == len(moved) >= 100
+            assert len(gone) == len(moved) >= CLIENTS // 4
             assert {code for client in moved for _, code in client.ended} == {3001}
             assert_shared(gone)
             assert most_in_a_second([moment for moment, _ in gone]) <= 1.2 * PACE
@@ -339,7 +340,7 @@ async def test_a_rolling_update_loses_and_doubles_nothing_and_keeps_the_rate(hos
         )
 
     # nginx finds the other host before anything is sent; only what a host has under way as it ends may fail.
-    assert sum(publisher.refused for publisher in publishers.values()) <= 0.02 * PUBLICATIONS / BATCH
+    assert sum(publisher.refused for publisher in publishers.values()) <= len(hosts) * CONNECTIONS
     assert sum(len(publisher.acknowledged) for publisher in publishers.values()) == PUBLICATIONS
     for client in clients:
         expected = [number for _, number in sorted(publishers[client.channel].acknowledged.items())]

@@ -59,9 +59,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker."""
+    """Declare the markers."""
     config.addinivalue_line(
         "markers", "processes: the test starts processes or containers; `make test-fast` leaves it out"
+    )
+    config.addinivalue_line(
+        "markers", "long: a long proof of what a shorter test shows too; `make soak` runs it, `make test` leaves it out"
     )
 
 
