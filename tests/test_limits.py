@@ -1,6 +1,5 @@
 """The page on limits says what the code does."""
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from starling.engine.capture import CAPTURE_SECONDS, CAPTURES_LIMIT, FRAMES_WAIT
 from starling.engine.channels import NAME_LENGTH
 from starling.engine.frame_tap import EVENTS_WAITING
 from starling.protocol.codec import COMMANDS_PER_FRAME
+from starling.protocol.options import SessionLimits
 from starling.protocol.portable_json import NESTING_LIMIT, NUMBER_LIMIT
-from starling.protocol.session import SessionLimits
 from starling.protocol.shown import PAYLOAD_BYTES
 from starling.server.assembly import CONTROL_BURST
 from starling.server.options import BODY_SECONDS, ServerOptions
@@ -38,7 +37,7 @@ from starling.web.webhooks import QUEUE_EVENTS
 PAGE = (Path(__file__).parents[1] / "docs" / "limits.md").read_text()
 TABLE = [line for line in PAGE.partition("\n## ")[0].splitlines() if line.startswith("| ")]
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLE[1:]]
-SERVER: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(ServerOptions)}
+SERVER: dict[str, Any] = {name: field.default for name, field in ServerOptions.model_fields.items()}
 FIXED = {
     "commands in one frame": COMMANDS_PER_FRAME,
     "data in a history answer to a client, beyond the first publication": ANSWER_BYTES,

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from starling.main import build_channels
-from starling.settings import SECTIONS, Settings, SettingsError, load_settings
+from starling.channels_file import build_channels
+from starling.options import Unit
+from starling.settings import DECLARATIONS, SECTIONS, Settings, SettingsError, load_settings
 
 SECRET = "x" * 32
 
@@ -16,11 +17,31 @@ def problems_of(environment: dict[str, str]) -> list[str]:
     return caught.value.problems
 
 
-def test_every_section_begins_with_a_setting() -> None:
-    names = list(Settings.model_fields)
+def test_every_setting_is_declared_once_in_a_section_of_the_list() -> None:
+    assert set(DECLARATIONS) == set(Settings.model_fields)
+    assert list(dict.fromkeys(each.section for each in DECLARATIONS.values())) == list(SECTIONS)
 
-    assert [name for name in names if name in SECTIONS] == list(SECTIONS)
-    assert names[0] in SECTIONS
+
+def test_every_number_of_seconds_bytes_or_a_share_declares_its_unit() -> None:
+    ends = {"_seconds": Unit.SECONDS, "_bytes": Unit.BYTES, "_share": Unit.SHARE, "_per_second": Unit.PER_SECOND}
+    by_name = {
+        name: unit
+        for name, unit in (
+            (name, ends.get(next((end for end in ends if name.endswith(end)), ""))) for name in DECLARATIONS
+        )
+        if unit is not None
+    }
+
+    assert {name: DECLARATIONS[name].unit for name in by_name} == by_name
+
+
+def test_an_error_carries_its_field() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(
+            {"STARLING_DEV": "1", "STARLING_PORT": "x", "STARLING_PONG_SECONDS": "25", "STARLING_WORKERS": "2"}
+        )
+
+    assert {each.field for each in caught.value.found} == {"port", "pong_seconds", "workers"}
 
 
 def test_a_secret_is_enough_to_start_on_memory() -> None:

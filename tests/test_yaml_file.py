@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from starling.main import build_channels
+from starling.channels_file import build_channels
 from starling.settings import SettingsError, load_settings
 from starling.yaml_file import DuplicateKeyError, read_yaml
 

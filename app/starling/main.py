@@ -1,81 +1,54 @@
 """Construction of the whole service from its settings; no part needs a running event loop before the lifespan."""
 
 import os
-import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from ipaddress import IPv4Network, IPv6Network, ip_network
 
-import msgspec
 import structlog
-import yaml
 from fastapi import FastAPI
-from fastapi.telemetry import TelemetryConfig
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from starling import __version__
-from starling.auth.claims import TokenRules
-from starling.auth.jwks import Jwks
+from starling.auth.build import build_verifier
 from starling.auth.jwt import JwtVerifier
-from starling.auth.keys import VerificationKey
 from starling.auth.tickets import Tickets
 from starling.brokers.broadcast import BroadcastBroker
-from starling.brokers.open import open_broker
-from starling.client.build import build_dispatcher
-from starling.client.client_connection import ClientConnection
-from starling.client.hook_function import HooksError
-from starling.client.hooks_module import load_hooks
-from starling.client.node_commands import NodeCommands
+from starling.brokers.open import build_broker
+from starling.channels_file import build_channels
+from starling.client.hooks_module import build_module_hooks
 from starling.client.registered_hooks import RegisteredHooks
-from starling.engine.admission import AdmissionLimits
-from starling.engine.channels import Channels, ChannelsError, parse_channels
-from starling.engine.engine import Engine, EngineOptions, build_engine
-from starling.engine.hooks import Hooks, NoHooks
+from starling.engine.channels import Channels
+from starling.engine.engine import Engine, build_engine
+from starling.engine.hooks import Hooks
 from starling.engine.lifecycle import Lifecycle
-from starling.engine.memory import MemoryLimit
 from starling.engine.occupancy import Occupancy
+from starling.engine.options import EngineOptions
 from starling.engine.top_channels import TopChannels
 from starling.engine.upgrade import UpgradeEndpoint
-from starling.problems import describe_failure
-from starling.protocol.session import SessionLimits
-from starling.reload import Configuration, ConfigurationFiles
+from starling.reload import ConfigurationFiles, Reload
 from starling.server.application import serve
-from starling.server.options import Asgi, ServerOptions, Service
-from starling.server.peer_address import unmapped_network
-from starling.settings import PREFIX, Settings, SettingsError, read_file
+from starling.server.options import ServerOptions
+from starling.server.service import Asgi, Service
+from starling.server.waiting import waiting_budget
+from starling.settings import Settings
+from starling.telemetry.build import build_tracer
 from starling.telemetry.logging import configure_logging
 from starling.telemetry.metric_files import allocate_metric_files
 from starling.telemetry.metrics import Metrics
-from starling.telemetry.tracing import NoTracer, Tracer
-from starling.variables import DEVELOPER_KEY
-from starling.web import api_docs, chat, connection, echo, health, items, pages, refusals, unknown_path
-from starling.web.api import PREFIX as API_PREFIX
-from starling.web.api import Api, ApiOptions
-from starling.web.api_capture import CaptureEndpoint
+from starling.telemetry.tracing import Tracer
+from starling.web import connection
+from starling.web.api import Api
 from starling.web.api_methods import ApiMethods
-from starling.web.authority import TokenAuthority
+from starling.web.build import WebOptions, build_asgi, build_web
 from starling.web.connection import ClientEndpoint
-from starling.web.cross_origin import CrossOrigin
 from starling.web.dependencies import WebContext
-from starling.web.head_requests import HeadRequests
 from starling.web.http_endpoint import RequestPaths
-from starling.web.http_stream import HttpStreamEndpoint
-from starling.web.permission_check import PermissionCheck
-from starling.web.proxy_hooks import ProxyHooks, ProxyOptions
-from starling.web.request_id import RequestId
-from starling.web.revocation import RevocableVerifier
-from starling.yaml_file import DuplicateKeyError, describe_syntax, read_yaml
+from starling.web.proxy_hooks import ProxyHooks
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling")
 
 CONTACT_FILE = "broker-contact"
-# How long a peer may take over its part of the closing handshake before its socket is cut.
-CLOSE_SECONDS = 3.0
-# FastAPI's own spans would be one for each connection, and would hold addresses with their queries.
-NO_FASTAPI_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
 
 
 def run(settings: Settings, host: "Callable[[Application], HostedApplication] | None" = None) -> None:
@@ -102,74 +75,21 @@ def run(settings: Settings, host: "Callable[[Application], HostedApplication] | 
         on_waiting=engine.metrics.waiting,
         top_channels=built.top_channels.here,
         drain_rate_store=built.broker.drain_rate,
-        reload=ConfigurationFiles(settings, os.environ, validate_configuration).read,
-        apply=partial(apply_configuration, built, settings),
+        reload=ConfigurationFiles(settings, os.environ).read,
+        apply=Reload(settings, engine, built.verifier, built.api).apply,
     )
     engine.metrics.sources.append(service.drain.report)
     serve(server_options(settings), service)
 
 
 def server_options(settings: Settings) -> ServerOptions:
-    """The options of the server layer from the settings; `runtime_dir` must be set."""
-    if settings.runtime_dir is None:
-        raise SettingsError([f"{PREFIX}RUNTIME_DIR is not set"])
-    return ServerOptions(
-        host=settings.listen_host,
-        port=settings.port,
-        internal_host=settings.internal_host,
-        internal_port=settings.internal_port,
+    """The options of the server layer, with what is derived from other settings where it is unset."""
+    return ServerOptions.of(
+        settings,
         workers=settings.worker_count,
-        runtime_dir=settings.runtime_dir,
-        trusted_proxies=settings.trusted_proxies,
-        keep_alive_seconds=settings.keep_alive_seconds,
-        handshake_seconds=settings.handshake_seconds,
-        close_seconds=CLOSE_SECONDS,
-        unacknowledged_seconds=settings.ping_seconds + settings.pong_seconds + CLOSE_SECONDS,
-        acknowledge_seconds=settings.pong_seconds,
-        max_message_bytes=settings.max_message_bytes,
-        waiting_budget_bytes=int(MemoryLimit().total_bytes * settings.waiting_memory_share / settings.worker_count),
-        compression=settings.compression,
-        drain_delay_seconds=settings.drain_delay_seconds,
         drain_seconds=settings.drain_time,
-        drain_rate=settings.drain_rate,
-        top_channels=settings.top_channels,
+        waiting_budget_bytes=waiting_budget(settings, settings.worker_count),
     )
-
-
-def validate_configuration(settings: Settings, configuration: Configuration) -> None:
-    """Build what a reload changes, to find every mistake in it. Raises SettingsError."""
-    problems: list[str] = []
-    for build in (
-        lambda: build_channels(settings, configuration.channels),
-        lambda: _build_keys(settings),
-        lambda: _webhook_key(settings),
-    ):
-        try:
-            build()
-        except SettingsError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-    if problems:
-        raise SettingsError(problems)
-
-
-def apply_configuration(built: "Application", settings: Settings, encoded: bytes) -> None:
-    """Have a worker serve by a configuration that the master has validated; its clients stay connected."""
-    configuration = msgspec.json.decode(encoded, type=Configuration)
-    settings = configuration.applied_to(settings)
-    engine = built.engine
-    engine.channels.become(build_channels(settings, configuration.channels))
-    engine.metrics.name_namespaces(engine.channels.namespaces)
-    if keys := _build_keys(settings):
-        built.verifier.replace_keys(keys)
-    built.api.replace_keys(build_api_options(settings).keys)
-    if settings.webhook_url is not None:
-        from starling.web.webhooks import Webhooks
-
-        if isinstance(engine.lifecycle, Webhooks):
-            engine.lifecycle.replace_key(_webhook_key(settings))
-    for receiver in list(engine.hub.connections):
-        if isinstance(receiver, ClientConnection):
-            receiver.renew_options(engine.channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,36 +138,24 @@ def build_application(
 
     `tracer` and `lifecycle` None: as the settings say.
     """
-    broker = _build_broker(settings)
-    metrics = Metrics(registry)
-    channels = build_channels(settings)
-    registered = RegisteredHooks(load_hooks_module(settings) or NoHooks(), seconds=settings.hook_seconds)
+    broker, metrics, channels = build_broker(settings), Metrics(registry), build_channels(settings)
+    registered = RegisteredHooks(build_module_hooks(settings), seconds=settings.hook_seconds)
+    contact_file = settings.runtime_dir / CONTACT_FILE if settings.runtime_dir else None
     engine = build_engine(
         broker,
         channels,
         metrics,
-        engine_options(settings),
+        EngineOptions.of(settings, contact_file=contact_file),
         hooks=build_hooks(settings, registered, channels, metrics),
         lifecycle=lifecycle or build_lifecycle(settings, broker.occupancy, metrics),
         tracer=tracer or build_tracer(settings),
         retire=lambda: os.kill(os.getpid(), signal.SIGTERM),
     )
-    unrevoked, jwks = build_verifier(settings)
+    verifier, jwks = build_verifier(settings)
     if jwks is not None:
         metrics.sources.append(jwks.report)
-    tickets = Tickets(broker.tickets)
-    verifier = RevocableVerifier(unrevoked, engine.revocations, tickets)
-    context = build_web_context(settings, engine, verifier)
-    top_channels = TopChannels(engine.hub, engine.control)
-    methods = ApiMethods(
-        engine,
-        NodeCommands(engine),
-        top_channels,
-        PermissionCheck(verifier, engine.channels),
-        tickets,
-        revocation_seconds=settings.revocation_seconds,
-    )
-    api = Api(methods, CaptureEndpoint(engine), build_api_options(settings), metrics, engine.tracer)
+    options = WebOptions.of(settings)
+    web = build_web(options, engine, verifier, Tickets(broker.tickets))
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
@@ -260,186 +168,20 @@ def build_application(
             await engine.start()
             yield
 
-    application = FastAPI(
-        title="Starling",
-        version=__version__,
-        lifespan=lambda _: running(),
-        docs_url=None,
-        openapi_url="/openapi.json" if settings.serves_api_docs else None,
-        redoc_url=None,
-        telemetry=NO_FASTAPI_TELEMETRY,
-    )
-    application.add_middleware(CrossOrigin, context=context)
-    application.add_middleware(HeadRequests)
-    application.add_middleware(RequestId)
-    refusals.install(application, metrics)
-    unknown_path.install(application, metrics)
-    # First, because routes are tried in their order and this one is asked most.
-    application.router.routes[:0] = api.routes
-    if settings.pages:
-        application.include_router(pages.router)
-    application.include_router(health.build_router(engine.readiness))
-    client_endpoint = ClientEndpoint(context)
-    application.router.routes.append(client_endpoint.route)
-    streams = [HttpStreamEndpoint(context, settings.max_message_bytes)]
-    application.router.routes += [stream.route for stream in streams]
-    requests = RequestPaths({API_PREFIX: api, **{stream.path: stream for stream in streams}})
-    for endpoint in (echo, items, chat) if settings.tutorial else ():
-        application.include_router(endpoint.build_router(context))
-    if settings.serves_api_docs:
-        api_docs.install(application, methods, developer=settings.dev, keyed=bool(settings.api_key_list))
-    if settings.pages or settings.serves_api_docs:
-        application.mount("/static", pages.static_files, name="static")
     return Application(
-        application,
+        build_asgi(options, web, engine, running),
         engine,
-        context,
-        client_endpoint,
+        web.context,
+        web.client_endpoint,
         broker,
-        top_channels,
-        unrevoked,
-        api,
-        requests,
-        methods,
+        web.top_channels,
+        verifier,
+        web.api,
+        web.requests,
+        web.methods,
         registered,
         running,
     )
-
-
-def build_web_context(settings: Settings, engine: Engine, verifier: RevocableVerifier) -> WebContext:
-    """Build what the endpoints share."""
-    authority = TokenAuthority(
-        verifier,
-        engine.channels,
-        engine.metrics.refusal_log,
-        allow_anonymous=settings.allow_anonymous or settings.dev,
-    )
-    limits = SessionLimits(
-        connect_timeout=settings.connect_seconds,
-        ping_interval=settings.ping_seconds,
-        pong_timeout=settings.pong_seconds,
-        expiry_grace=settings.expiry_grace_seconds,
-        renewal_grace=settings.proxy_grace_seconds,
-        channels=settings.max_channels,
-        requests_per_second=settings.messages_per_second,
-        request_burst=settings.message_burst,
-    )
-    return WebContext(
-        engine=engine,
-        verifier=verifier,
-        authority=authority,
-        dispatcher=build_dispatcher(engine, authority, limits, developer=settings.dev),
-        developer=settings.dev,
-        token_in_query=settings.token_in_query,
-        allowed_origins=settings.allowed_origins,
-        write_limit=settings.write_buffer_bytes,
-    )
-
-
-def engine_options(settings: Settings) -> EngineOptions:
-    """The options of the engine among the settings."""
-    return EngineOptions(
-        ping_interval=settings.ping_seconds,
-        pong_timeout=settings.pong_seconds,
-        admission=AdmissionLimits(
-            connections=settings.max_connections,
-            connects_per_second=settings.connects_per_second,
-            lag=settings.max_lag_seconds,
-            memory=settings.max_memory_share,
-        ),
-        messages_per_second=settings.messages_per_second,
-        message_burst=settings.message_burst,
-        broker_grace=settings.ready_requires_broker_seconds,
-        contact_file=settings.runtime_dir / CONTACT_FILE if settings.runtime_dir else None,
-        recovery_limit=settings.recovery_limit,
-        connections_per_user=settings.max_connections_per_user,
-        worker_connections_per_user=settings.worker_connections_per_user,
-        worker_connections_per_address=settings.worker_connections_per_address,
-        failed_connects_per_minute=settings.failed_connects_per_minute,
-        new_channels_per_second=0 if settings.dev else settings.new_channels_per_second,
-        new_channel_burst=settings.new_channel_burst,
-        presence_leave_delay=settings.presence_leave_delay_seconds,
-    )
-
-
-def build_api_options(settings: Settings) -> ApiOptions:
-    """Who may use the server API; in developer mode the key `dev` opens it too."""
-    return ApiOptions(
-        keys=(*settings.api_key_list, DEVELOPER_KEY) if settings.dev else settings.api_key_list,
-        networks=tuple(ip_network(network) for network in settings.api_allowed_networks),
-        max_body_bytes=settings.api_max_body_bytes,
-        proxies=_proxy_networks(settings.trusted_proxies),
-    )
-
-
-def _proxy_networks(proxies: Sequence[str]) -> tuple[IPv4Network | IPv6Network, ...]:
-    networks: list[IPv4Network | IPv6Network] = []
-    for proxy in proxies:
-        if proxy == "*":
-            networks += [ip_network("0.0.0.0/0"), ip_network("::/0")]
-        with suppress(ValueError):
-            networks.append(ip_network(unmapped_network(proxy), strict=False))
-    return tuple(networks)
-
-
-def build_channels(settings: Settings, text: str | None = None) -> Channels:
-    """Read the options of channels and namespaces. Raises SettingsError naming every mistake by its path.
-
-    `text` stands in place of what the channels file holds.
-    """
-    document: object = None
-    if settings.channels_file is not None:
-        try:
-            document = read_yaml(read_file(settings.channels_file) if text is None else text)
-        except (OSError, UnicodeDecodeError) as error:
-            problem = f"cannot read {settings.channels_file}: {describe_failure(error)}"
-            raise SettingsError([f"{PREFIX}CHANNELS_FILE: {problem}"]) from error
-        except DuplicateKeyError as error:
-            raise SettingsError([f"{settings.channels_file}: {error}"]) from error
-        except yaml.YAMLError as error:
-            problem = f"{settings.channels_file} is no YAML: {describe_syntax(error)}"
-            raise SettingsError([f"{PREFIX}CHANNELS_FILE: {problem}"]) from error
-    try:
-        channels = parse_channels(
-            document,
-            developer=settings.dev,
-            # PostgreSQL keeps neither history nor presence.
-            demo=settings.dev and settings.broker_scheme != "postgresql",
-            personal=settings.subscribe_to_personal_channel,
-            personal_namespace=settings.personal_channel_namespace,
-        )
-    except ChannelsError as error:
-        where = settings.channels_file or f"{PREFIX}CHANNELS_FILE"
-        raise SettingsError([f"{where}: {problem}" for problem in error.problems]) from error
-    if problems := _proxies_without_address(settings, channels):
-        raise SettingsError(problems)
-    if settings.broker_scheme == "postgresql":
-        problems = [
-            f"{settings.channels_file}: {name or 'default'} uses {what}, which postgresql:// does not keep: "
-            "take it out, or use a redis:// broker"
-            for name, options in {"": channels.default, **channels.namespaces}.items()
-            for what, used in (
-                ("history", options.history_size > 0),
-                ("stream", options.stream is not None),
-                ("presence", options.presence),
-            )
-            if used
-        ]
-        if problems:
-            raise SettingsError(problems)
-    return channels
-
-
-def _proxies_without_address(settings: Settings, channels: Channels) -> list[str]:
-    """Namespaces that ask a proxy which has no address, each with its remedy."""
-    urls = settings.proxy_urls
-    return [
-        f"{settings.channels_file}: {f'namespaces.{name}' if name else 'default'}.{event}_proxy: it is true, but there "
-        f"is no address: set {PREFIX}PROXY_{event.upper()}, or write the address in place of true"
-        for name, options in {"": channels.default, **channels.namespaces}.items()
-        for event in ("subscribe", "sub_refresh", "publish")
-        if getattr(options, f"{event}_proxy") is True and event not in urls
-    ]
 
 
 def build_hooks(settings: Settings, inner: Hooks, channels: Channels, metrics: Metrics) -> Hooks:
@@ -447,37 +189,7 @@ def build_hooks(settings: Settings, inner: Hooks, channels: Channels, metrics: M
     if not settings.proxy_urls and settings.channels_file is None:
         # No namespace can come to have a proxy.
         return inner
-    options = ProxyOptions(
-        settings.proxy_urls, settings.proxy_headers, settings.proxy_cookies, settings.proxy_timeout_seconds
-    )
-    return ProxyHooks(options, inner, channels, metrics)
-
-
-def load_hooks_module(settings: Settings) -> Hooks | None:
-    """Load the application's own functions, if there are any. Raises SettingsError."""
-    if settings.hooks is None:
-        return None
-    try:
-        return load_hooks(settings.hooks, settings.hooks_path, seconds=settings.hook_seconds)
-    except HooksError as error:
-        raise SettingsError([f"{PREFIX}HOOKS: {error}"]) from error
-
-
-def build_tracer(settings: Settings) -> Tracer:
-    """Build what makes spans, if there are to be any. Raises SettingsError."""
-    if not settings.tracing:
-        return NoTracer()
-    try:
-        # Memory and time that only tracing is worth, and an extra that need not be installed.
-        from starling.telemetry.open_telemetry import OpenTelemetry, environment_problems
-    except ModuleNotFoundError as error:
-        remedy = (
-            "install Starling with its extra (`pip install 'starling-realtime[otel]'`; the image has it), or unset it"
-        )
-        raise SettingsError([f"{PREFIX}TRACING: no module {error.name}: {remedy}"]) from error
-    if problems := environment_problems():
-        raise SettingsError(problems)
-    return OpenTelemetry()
+    return ProxyHooks(settings, inner, channels, metrics)
 
 
 def build_lifecycle(settings: Settings, occupancy: Occupancy | None, metrics: Metrics) -> Lifecycle | None:
@@ -485,89 +197,6 @@ def build_lifecycle(settings: Settings, occupancy: Occupancy | None, metrics: Me
     if settings.webhook_url is None:
         return None
     # The HTTP client takes memory and time to load in every worker.
-    from starling.web.webhook_sender import WebhookTarget
-    from starling.web.webhooks import Webhooks
+    from starling.web.webhooks import build_webhooks
 
-    key = _webhook_key(settings)
-    receiver = WebhookTarget(settings.webhook_url.get_secret_value(), key, settings.webhook_timeout_seconds)
-    return Webhooks(receiver, settings.webhook_events, occupancy, metrics)
-
-
-def _webhook_key(settings: Settings) -> bytes | None:
-    if settings.webhook_url is None or settings.webhook_secret is None:
-        return None
-    from starling.web.webhook_sender import parse_secret
-
-    try:
-        return parse_secret(settings.webhook_secret.get_secret_value())
-    except ValueError as error:
-        raise SettingsError([f"{PREFIX}WEBHOOK_SECRET: {error}"]) from error
-
-
-def build_verifier(settings: Settings) -> tuple[JwtVerifier, Jwks | None]:
-    """Build the token verifier, with the issuer's keys if they are fetched. Raises SettingsError for an invalid key."""
-    jwks = _build_jwks(settings)
-    return JwtVerifier(_build_keys(settings), _build_rules(settings), jwks), jwks
-
-
-def _build_broker(settings: Settings) -> BroadcastBroker:
-    try:
-        return open_broker(
-            settings.broker_url.get_secret_value(),
-            prefix=settings.broker_prefix,
-            timeout=settings.broker_timeout_seconds,
-            ca_file=settings.broker_ca_file,
-            cert_file=settings.broker_cert_file,
-            key_file=settings.broker_key_file,
-            presence_ttl=settings.presence_ttl_seconds,
-            read_ttl=settings.position_read_ttl_seconds,
-        )
-    except ValueError as error:
-        # "broker CA file: there is no file x" is about STARLING_BROKER_CA_FILE.
-        field, _, words = str(error).partition(": ")
-        raise SettingsError([f"{PREFIX}{field.replace(' ', '_').upper()}: {words}"]) from error
-
-
-def _build_keys(settings: Settings) -> list[VerificationKey]:
-    keys: list[VerificationKey] = []
-    problems: list[str] = []
-    for name in ("token_hmac_secret", "token_hmac_secret_previous"):
-        secret = getattr(settings, name)
-        if secret is None:
-            continue
-        try:
-            keys.append(VerificationKey.from_secret(secret.get_secret_value(), allow_weak_secret=settings.dev))
-        except ValueError as error:
-            problems.append(f"{PREFIX}{name.upper()}: {error}")
-    if settings.token_public_key is not None:
-        try:
-            keys += VerificationKey.from_pem(settings.token_public_key)
-        except ValueError as error:
-            problems.append(f"{PREFIX}TOKEN_PUBLIC_KEY: {error}")
-    if problems:
-        raise SettingsError(problems)
-    if not keys and settings.dev:
-        # Nobody needs a token in developer mode, and none that somebody guesses counts.
-        keys.append(VerificationKey.from_secret(secrets.token_urlsafe(48)))
-    return keys
-
-
-def _build_rules(settings: Settings) -> TokenRules:
-    try:
-        return TokenRules(
-            audience=settings.token_audience,
-            issuer=settings.token_issuer,
-            require_expiry=settings.token_require_expiry,
-            max_lifetime_seconds=settings.token_max_lifetime_seconds or None,
-        )
-    except ValueError as error:
-        raise SettingsError([f"{PREFIX}TOKEN_AUDIENCE, {PREFIX}TOKEN_ISSUER: {error}"]) from error
-
-
-def _build_jwks(settings: Settings) -> Jwks | None:
-    if settings.token_jwks_url is None:
-        return None
-    try:
-        return Jwks(settings.token_jwks_url)
-    except ValueError as error:
-        raise SettingsError([f"{PREFIX}TOKEN_JWKS_URL: {error}"]) from error
+    return build_webhooks(settings, occupancy, metrics)

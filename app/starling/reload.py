@@ -1,6 +1,6 @@
 """What SIGHUP reads again: channels, keys and secrets that came from files, validated in the master first."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -8,9 +8,15 @@ import structlog
 from msgspec import Struct
 from pydantic import SecretStr
 
+from starling.auth.build import build_keys
+from starling.auth.jwt import JwtVerifier
+from starling.channels_file import build_channels
+from starling.client.client_connection import ClientConnection
+from starling.engine.engine import Engine
 from starling.problems import describe_failure
-from starling.server.options import ReloadError
-from starling.settings import PREFIX, Settings, SettingsError, load_settings, read_file
+from starling.server.service import ReloadError
+from starling.settings import DECLARATIONS, PREFIX, Settings, SettingsError, load_settings, read_file
+from starling.web.api import Api
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling")
 
@@ -26,8 +32,7 @@ class Configuration(Struct):
 
     def applied_to(self, settings: Settings) -> Settings:
         """Return `settings` with these values."""
-        fields = Settings.model_fields
-        secret = {name for name in self.values if fields[name].annotation == SecretStr | None}
+        secret = {name for name in self.values if DECLARATIONS[name].secret}
         return settings.model_copy(
             update={
                 name: SecretStr(value) if value is not None and name in secret else value
@@ -36,16 +41,58 @@ class Configuration(Struct):
         )
 
 
+def validate_configuration(settings: Settings, configuration: Configuration) -> None:
+    """Build what a reload changes, to find every mistake in it. Raises SettingsError."""
+    problems: list[str] = []
+    for build in (
+        lambda: build_channels(settings, configuration.channels),
+        lambda: build_keys(settings),
+        lambda: settings.webhook_key,
+    ):
+        try:
+            build()
+        except SettingsError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise SettingsError(problems)
+
+
+class Reload:
+    """Has a worker serve by a new configuration; its clients stay connected."""
+
+    def __init__(self, settings: Settings, engine: Engine, verifier: JwtVerifier, api: Api) -> None:
+        """`settings` are those that the worker serves by."""
+        self._settings = settings
+        self._engine = engine
+        self._verifier = verifier
+        self._api = api
+
+    def apply(self, encoded: bytes) -> None:
+        """Serve by a configuration that the master has validated."""
+        configuration = msgspec.json.decode(encoded, type=Configuration)
+        settings, engine = configuration.applied_to(self._settings), self._engine
+        engine.channels.become(build_channels(settings, configuration.channels))
+        engine.metrics.name_namespaces(engine.channels.namespaces)
+        if keys := build_keys(settings):
+            self._verifier.replace_keys(keys)
+        self._api.replace_keys(settings.accepted_keys)
+        if settings.webhook_url is not None:
+            from starling.web.webhooks import Webhooks
+
+            if isinstance(engine.lifecycle, Webhooks):
+                engine.lifecycle.replace_key(settings.webhook_key)
+        for receiver in list(engine.hub.connections):
+            if isinstance(receiver, ClientConnection):
+                receiver.renew_options(engine.channels)
+
+
 class ConfigurationFiles:
     """The files that the settings in `environment` name, as they were at the last reading; used in the master."""
 
-    def __init__(
-        self, settings: Settings, environment: Mapping[str, str], validate: Callable[[Settings, Configuration], None]
-    ) -> None:
-        """`settings` are served; `validate` raises SettingsError for a configuration that cannot be."""
+    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+        """`settings` are those that are served."""
         self._settings = settings
         self._environment = environment
-        self._validate = validate
         self._loaded = load_settings(environment)
         self._code = _changed_at(settings)
 
@@ -55,7 +102,7 @@ class ConfigurationFiles:
             found = load_settings(self._environment)
             channels = None if self._settings.channels_file is None else read_file(self._settings.channels_file)
             configuration = Configuration(channels, self._values(found))
-            self._validate(configuration.applied_to(self._settings), configuration)
+            validate_configuration(configuration.applied_to(self._settings), configuration)
         except SettingsError as error:
             raise ReloadError(error.problems) from error
         except (OSError, UnicodeDecodeError) as error:
@@ -76,7 +123,7 @@ class ConfigurationFiles:
     def _report_what_needs_a_restart(self, found: Settings) -> None:
         changed = [
             f"{PREFIX}{name.upper()}"
-            for name in Settings.model_fields
+            for name in DECLARATIONS
             if name not in RELOADED and getattr(found, name) != getattr(self._loaded, name)
         ]
         if _changed_at(self._settings) != self._code:

@@ -2,6 +2,12 @@
 
 PREFIX = "STARLING_"
 
+
+def variable(setting: str) -> str:
+    """The environment variable of a setting: STARLING_PORT of `port`."""
+    return PREFIX + setting.upper()
+
+
 # A service in developer mode accepts this key for its server API.
 DEVELOPER_KEY = "dev"
 

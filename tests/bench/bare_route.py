@@ -35,7 +35,8 @@ def main() -> None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
     from starling.engine.readiness import Readiness, Unready
     from starling.server.application import serve
-    from starling.server.options import ServerOptions, Service
+    from starling.server.options import ServerOptions
+    from starling.server.service import Service
     from starling.telemetry.logging import configure_logging
 
     configure_logging("info", "json")

@@ -10,7 +10,8 @@ import yaml
 from pydantic import SecretStr
 
 from starling.engine.channels import ChannelOptions, parse_channels
-from starling.settings import PROXY_EVENTS, Settings, load_settings
+from starling.settings import DECLARATIONS, Settings, load_settings
+from starling.web.options import PROXY_EVENTS
 from tests.chart.rendering import (
     CHART,
     NAMESPACE,
@@ -74,8 +75,8 @@ def is_secret(field: str) -> bool:
     return SecretStr in parts(Settings.model_fields[field].annotation)
 
 
-SECRETS = [field for field in Settings.model_fields if is_secret(field)]
-OPEN = [field for field in Settings.model_fields if not is_secret(field)]
+SECRETS = [field for field in DECLARATIONS if is_secret(field)]
+OPEN = [field for field in DECLARATIONS if not is_secret(field)]
 
 
 def other_than_default(field: str) -> Any:

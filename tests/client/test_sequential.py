@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from starling.client.sequential import INBOX_LIMIT, SequentialConnection
-from starling.engine.engine import Engine, EngineOptions
+from starling.engine.engine import Engine
+from starling.engine.options import EngineOptions
 from tests.support.engines import memory_engine
 from tests.support.receivers import DATA, RecordingTransport
 

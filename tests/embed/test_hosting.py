@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from starling.embed.hosting import Hosted, import_application
 from starling.embed.service import without_unasked_parts
 from starling.main import build_application
-from starling.server.options import ApplicationError
+from starling.server.service import ApplicationError
 from starling.settings import SettingsError, load_settings
 from tests.support.running import SECRET
 from tests.support.running import Starling as Served

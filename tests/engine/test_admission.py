@@ -6,9 +6,10 @@ from collections.abc import Callable
 import pytest
 from structlog.testing import capture_logs
 
-from starling.engine.admission import Admission, AdmissionLimits, ClientLimits
+from starling.engine.admission import Admission, ClientLimits
 from starling.engine.allowances import Budgets, ConnectionLimit
 from starling.engine.hub import Hub
+from starling.engine.options import AdmissionOptions
 from starling.engine.readiness import Readiness, Unready
 from tests.support.receivers import FakeReceiver
 
@@ -16,7 +17,7 @@ from tests.support.receivers import FakeReceiver
 class Endpoint:
     """Admission with a hub, a readiness and a share of memory that the test sets."""
 
-    def __init__(self, limits: AdmissionLimits) -> None:
+    def __init__(self, limits: AdmissionOptions) -> None:
         self.hub = Hub()
         self.readiness = Readiness()
         self.readiness.release(Unready.STARTING)
@@ -37,14 +38,14 @@ class Endpoint:
 
 @pytest.mark.parametrize(("held", "reason"), [(4, ""), (5, "capacity"), (6, "capacity")])
 def test_the_last_place_is_given_and_none_beyond_it(held: int, reason: str) -> None:
-    endpoint = Endpoint(AdmissionLimits(connections=5))
+    endpoint = Endpoint(AdmissionOptions(max_connections=5))
     endpoint.hold(held)
 
     assert endpoint.reason() == reason
 
 
 def test_a_full_worker_is_unready_until_somebody_leaves() -> None:
-    endpoint = Endpoint(AdmissionLimits(connections=2))
+    endpoint = Endpoint(AdmissionOptions(max_connections=2))
     endpoint.hold(2)
     endpoint.admission.observe(0)
     assert endpoint.readiness.reasons == {Unready.AT_CAPACITY}
@@ -55,7 +56,7 @@ def test_a_full_worker_is_unready_until_somebody_leaves() -> None:
 
 
 def test_as_many_connects_as_the_rate_may_come_at_once_and_not_one_more() -> None:
-    endpoint = Endpoint(AdmissionLimits(connects_per_second=3))
+    endpoint = Endpoint(AdmissionOptions(connects_per_second=3))
 
     assert [endpoint.reason() for _ in range(5)] == ["", "", "", "connect_rate", "connect_rate"]
     # It passes by itself within the second, so no router should learn of it.
@@ -64,7 +65,7 @@ def test_as_many_connects_as_the_rate_may_come_at_once_and_not_one_more() -> Non
 
 
 async def test_connects_are_given_back_by_time_whatever_was_refused_meanwhile() -> None:
-    endpoint = Endpoint(AdmissionLimits(connects_per_second=20))
+    endpoint = Endpoint(AdmissionOptions(connects_per_second=20))
     while not endpoint.reason():
         pass
     for _ in range(100):
@@ -76,14 +77,14 @@ async def test_connects_are_given_back_by_time_whatever_was_refused_meanwhile() 
 
 
 def test_less_than_one_connect_in_a_second_lets_one_in() -> None:
-    endpoint = Endpoint(AdmissionLimits(connects_per_second=0.5))
+    endpoint = Endpoint(AdmissionOptions(connects_per_second=0.5))
 
     assert [endpoint.reason() for _ in range(2)] == ["", "connect_rate"]
 
 
 @pytest.mark.parametrize(("lag", "reason"), [(0.49, ""), (0.5, ""), (0.51, "lag")])
 def test_a_loop_that_is_late_for_seconds_lets_nobody_in(lag: float, reason: str) -> None:
-    endpoint = Endpoint(AdmissionLimits(lag=0.5))
+    endpoint = Endpoint(AdmissionOptions(max_lag_seconds=0.5))
     for _ in range(10):
         endpoint.admission.observe(lag)
 
@@ -92,14 +93,14 @@ def test_a_loop_that_is_late_for_seconds_lets_nobody_in(lag: float, reason: str)
 
 
 def test_a_loop_that_was_late_once_is_forgiven() -> None:
-    endpoint = Endpoint(AdmissionLimits(lag=0.5))
+    endpoint = Endpoint(AdmissionOptions(max_lag_seconds=0.5))
     endpoint.admission.observe(0.9)
 
     assert endpoint.reason() == ""
 
 
 def test_a_loop_that_stood_still_lets_clients_in_again_when_it_is_well_below_the_limit() -> None:
-    endpoint = Endpoint(AdmissionLimits(lag=0.5))
+    endpoint = Endpoint(AdmissionOptions(max_lag_seconds=0.5))
     endpoint.admission.observe(4)
     assert endpoint.reason() == "lag"
     for _ in range(20):
@@ -115,7 +116,7 @@ def test_a_loop_that_stood_still_lets_clients_in_again_when_it_is_well_below_the
 
 @pytest.mark.parametrize(("share", "reason"), [(0.89, ""), (0.9, ""), (0.91, "memory"), (None, "")])
 def test_a_pod_near_its_memory_limit_lets_nobody_in(share: float | None, reason: str) -> None:
-    endpoint = Endpoint(AdmissionLimits(memory=0.9))
+    endpoint = Endpoint(AdmissionOptions(max_memory_share=0.9))
     endpoint.memory = share
     endpoint.admission.observe(0)
 
@@ -124,7 +125,7 @@ def test_a_pod_near_its_memory_limit_lets_nobody_in(share: float | None, reason:
 
 
 def test_memory_must_fall_a_twentieth_before_clients_come_in_again() -> None:
-    endpoint = Endpoint(AdmissionLimits(memory=0.9))
+    endpoint = Endpoint(AdmissionOptions(max_memory_share=0.9))
     found = []
     for share in (0.95, 0.88, 0.86, 0.84, 0.88):
         endpoint.memory = share
@@ -135,7 +136,7 @@ def test_memory_must_fall_a_twentieth_before_clients_come_in_again() -> None:
 
 
 def test_without_limits_everyone_comes_in() -> None:
-    endpoint = Endpoint(AdmissionLimits())
+    endpoint = Endpoint(AdmissionOptions(max_lag_seconds=0, max_memory_share=0))
     endpoint.hold(1000)
     endpoint.memory = 1.0
     for _ in range(10):
@@ -159,7 +160,7 @@ def late(endpoint: Endpoint) -> None:
 
 @pytest.mark.parametrize("cause", [draining, full, late])
 def test_the_times_to_return_are_spread(cause: Callable[[Endpoint], None]) -> None:
-    endpoint = Endpoint(AdmissionLimits(connections=5, lag=1))
+    endpoint = Endpoint(AdmissionOptions(max_connections=5, max_lag_seconds=1))
     cause(endpoint)
 
     times = {refusal.retry_after for _ in range(200) if (refusal := endpoint.admission.refusal())}
@@ -169,7 +170,7 @@ def test_the_times_to_return_are_spread(cause: Callable[[Endpoint], None]) -> No
 
 
 def test_however_many_are_refused_the_log_has_one_line_with_their_number() -> None:
-    endpoint = Endpoint(AdmissionLimits(connections=1))
+    endpoint = Endpoint(AdmissionOptions(max_connections=1))
     endpoint.hold(1)
     with capture_logs() as lines:
         for _ in range(5):

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry
 from starling.brokers.memory.broker import MemoryBroker
 from starling.engine.broker import BrokerEvents, BrokerUnavailable, LinkState, PublishOptions
 from starling.engine.channels import DEFAULT_NAMESPACE, parse_channels
-from starling.engine.engine import Engine, EngineOptions, build_engine
+from starling.engine.engine import Engine, build_engine
+from starling.engine.options import EngineOptions
 from starling.engine.readiness import Unready
 from starling.protocol.messages import Publication
 from starling.telemetry.metrics import Metrics
@@ -83,7 +84,7 @@ class LinkedBroker(MemoryBroker):
 
 async def test_a_broker_that_is_away_for_longer_than_the_grace_unreadies_the_worker() -> None:
     broker = LinkedBroker()
-    engine = memory_engine(options=EngineOptions(broker_grace=0.01), broker=broker)
+    engine = memory_engine(options=EngineOptions(ready_requires_broker_seconds=0.01), broker=broker)
     async with started(engine):
         broker.events.on_link(LinkState.DOWN)
         await until(lambda: Unready.BROKER_UNAVAILABLE in engine.readiness.reasons, "the grace is over")

@@ -8,7 +8,8 @@ from msgspec import Raw
 from starling.protocol.codec_json import JsonCodec
 from starling.protocol.decisions import Action, Authenticate, Close, Decision, EndSubscription, Ping, Subscribe, Write
 from starling.protocol.messages import NO_PAYLOAD, ConnectResult, SubscribeResult
-from starling.protocol.session import Session, SessionLimits
+from starling.protocol.options import SessionLimits
+from starling.protocol.session import Session
 
 A = TypeVar("A", bound=Action)
 

@@ -41,10 +41,11 @@ from starling.protocol.messages import (
     SubscribeRequest,
     SubscribeResult,
 )
-from starling.protocol.session import QueryResult, Session, SessionLimits, SessionState
+from starling.protocol.options import SessionLimits
+from starling.protocol.session import QueryResult, Session, SessionState
 
 CODECS = (JsonCodec(), ProtobufCodec())
-LIMITS = SessionLimits(channels=3, pending=6, errors_per_minute=20, requests_per_second=3, request_burst=40)
+LIMITS = SessionLimits(max_channels=3, pending=6, errors_per_minute=20, messages_per_second=3, message_burst=40)
 RESULTS: dict[type, QueryResult] = {
     Publish: PublishResult(),
     Presence: PresenceResult(),
@@ -230,7 +231,7 @@ class Conversation(RuleBasedStateMachine):
             assert not self.entered
         else:
             assert set(self.session.subscriptions) == self.entered
-        assert len(self.entered) <= LIMITS.channels
+        assert len(self.entered) <= LIMITS.max_channels
 
     @invariant()
     def every_command_is_answered_or_its_action_is_on_its_way(self) -> None:

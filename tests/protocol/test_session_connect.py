@@ -6,7 +6,8 @@ from msgspec import Raw
 from starling.protocol import codes
 from starling.protocol.decisions import Authenticate, EndSubscription, Subscribe
 from starling.protocol.messages import ConnectResult, SubscribeResult
-from starling.protocol.session import SessionLimits, SessionState
+from starling.protocol.options import SessionLimits
+from starling.protocol.session import SessionState
 from tests.protocol.talk import Talk
 
 
@@ -148,7 +149,7 @@ def test_a_client_with_an_invalid_token_is_closed_with_3500() -> None:
 
 
 def test_more_channels_from_the_server_than_allowed_close_with_3505() -> None:
-    talk = Talk(SessionLimits(channels=1)).connect(one=SubscribeResult(), two=SubscribeResult())
+    talk = Talk(SessionLimits(max_channels=1)).connect(one=SubscribeResult(), two=SubscribeResult())
 
     assert talk.said == ["end one", "end two", 3505]
 

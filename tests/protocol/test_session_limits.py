@@ -5,7 +5,7 @@ from msgspec import Raw
 from starling.protocol import codes
 from starling.protocol.decisions import Authenticate, Call
 from starling.protocol.messages import ConnectResult, RPCResult
-from starling.protocol.session import SessionLimits
+from starling.protocol.options import SessionLimits
 from tests.protocol.talk import Talk
 
 
@@ -42,7 +42,7 @@ def test_too_many_errors_close_with_3509() -> None:
 
 
 def test_errors_are_forgiven_with_time() -> None:
-    talk = Talk(SessionLimits(errors_per_minute=3, ping_interval=1000)).connect()
+    talk = Talk(SessionLimits(errors_per_minute=3, ping_seconds=1000)).connect()
     bad = {"id": 3, "subscribe": {}}
 
     for _ in range(20):
@@ -60,7 +60,7 @@ def test_errors_that_are_the_servers_do_not_count_against_the_client() -> None:
 
 
 def test_more_commands_than_the_rate_are_answered_111_and_many_more_close_with_3013() -> None:
-    talk = Talk(SessionLimits(requests_per_second=1, request_burst=3)).connect()
+    talk = Talk(SessionLimits(messages_per_second=1, message_burst=3)).connect()
     ping, pong = {"id": 2, "ping": {}}, {"id": 2, "ping": {}}
     too_many = {"id": 2, "error": {"code": 111, "message": "too many requests", "temporary": True}}
 
@@ -71,7 +71,7 @@ def test_more_commands_than_the_rate_are_answered_111_and_many_more_close_with_3
 
 
 def test_a_client_that_waits_is_served_again() -> None:
-    talk = Talk(SessionLimits(requests_per_second=1, request_burst=3)).connect()
+    talk = Talk(SessionLimits(messages_per_second=1, message_burst=3)).connect()
     ping = {"id": 2, "ping": {}}
     talk.send(ping, ping, ping, ping)
 
@@ -81,17 +81,17 @@ def test_a_client_that_waits_is_served_again() -> None:
 
 
 def test_what_cannot_be_answered_closes_with_3013_at_the_rate() -> None:
-    talk = Talk(SessionLimits(requests_per_second=1, request_burst=2)).connect()
+    talk = Talk(SessionLimits(messages_per_second=1, message_burst=2)).connect()
     assert talk.send({"send": {"data": 1}}) == ["Deliver"]
     assert talk.send({"send": {"data": 2}}) == [3013]
 
-    flood = Talk(SessionLimits(requests_per_second=1, request_burst=2)).connect()
+    flood = Talk(SessionLimits(messages_per_second=1, message_burst=2)).connect()
     assert flood.send({}) == []
     assert flood.send({}) == [3013]
 
 
 def test_the_pong_the_server_asked_for_is_free() -> None:
-    talk = Talk(SessionLimits(requests_per_second=0.001, request_burst=1)).connect()
+    talk = Talk(SessionLimits(messages_per_second=0.001, message_burst=1)).connect()
 
     for _ in range(10):
         assert talk.pass_time(25) == ["ping"]

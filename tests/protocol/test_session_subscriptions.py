@@ -6,7 +6,7 @@ from msgspec import Raw
 from starling.protocol import codes
 from starling.protocol.decisions import EndSubscription, Presence, Publish, Subscribe
 from starling.protocol.messages import PresenceResult, Publication, PublishResult, SubscribeRequest, SubscribeResult
-from starling.protocol.session import SessionLimits
+from starling.protocol.options import SessionLimits
 from tests.protocol.talk import Talk
 
 
@@ -94,7 +94,7 @@ def test_entering_twice_at_once_is_answered_105_once_the_first_is_in() -> None:
 
 
 def test_one_channel_too_many_is_answered_106_and_counts_those_on_their_way() -> None:
-    talk = Talk(SessionLimits(channels=2)).connect(own=SubscribeResult())
+    talk = Talk(SessionLimits(max_channels=2)).connect(own=SubscribeResult())
     talk.send({"id": 2, "subscribe": {"channel": "one"}})
     one = talk.action(Subscribe)
     too_many = [{"id": 3, "error": {"code": 106, "message": "limit exceeded"}}]
@@ -106,7 +106,7 @@ def test_one_channel_too_many_is_answered_106_and_counts_those_on_their_way() ->
 
 
 def test_a_channel_that_was_left_makes_room_for_another() -> None:
-    talk = Talk(SessionLimits(channels=1)).connect()
+    talk = Talk(SessionLimits(max_channels=1)).connect()
 
     for channel in ("one", "two", "three"):
         talk.subscribe(channel)
@@ -282,7 +282,7 @@ def test_a_server_side_subscription_that_fails_is_nobodys_error() -> None:
 
 
 def test_one_channel_too_many_from_the_server_closes_with_3505() -> None:
-    talk = Talk(SessionLimits(channels=1)).connect().subscribe("one")
+    talk = Talk(SessionLimits(max_channels=1)).connect().subscribe("one")
 
     assert talk.then(talk.session.subscribe(SubscribeRequest("two"), talk.now)) == ["end one", 3505]
 

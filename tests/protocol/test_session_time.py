@@ -7,7 +7,7 @@ import pytest
 from starling.protocol import codes
 from starling.protocol.decisions import Authenticate, Call, Refresh, SubRefresh, Subscribe
 from starling.protocol.messages import ConnectResult, RPCResult, SubscribeRequest, SubscribeResult
-from starling.protocol.session import SessionLimits
+from starling.protocol.options import SessionLimits
 from tests.protocol.talk import Talk
 
 
@@ -29,7 +29,8 @@ def test_a_client_that_does_not_answer_a_ping_is_closed_with_3012_after_8_second
 
 
 def test_a_later_ping_gives_no_more_time_for_the_answer_to_the_one_before() -> None:
-    talk = Talk(SessionLimits(ping_interval=5, pong_timeout=8)).connect()
+    # Settings like these are refused; a session is right without that.
+    talk = Talk(SessionLimits.model_construct(ping_seconds=5, pong_seconds=8)).connect()
 
     assert talk.pass_time(12.9) == ["ping", "ping"]
     assert talk.pass_time(0.2) == [3012]
@@ -67,7 +68,7 @@ def test_a_pong_that_is_not_being_read_is_waited_for() -> None:
 
 
 def test_an_expiring_connection_has_25_seconds_of_grace_and_ends_with_3005() -> None:
-    talk = Talk(SessionLimits(ping_interval=1000)).connect(ttl=60)
+    talk = Talk(SessionLimits(ping_seconds=1000)).connect(ttl=60)
     assert talk.said == [{"id": 1, "connect": {"client": "c1", "expires": True, "ttl": 60, "ping": 1000, "pong": True}}]
 
     assert talk.pass_time(84.9) == []
@@ -75,7 +76,7 @@ def test_an_expiring_connection_has_25_seconds_of_grace_and_ends_with_3005() -> 
 
 
 def test_a_refreshed_connection_lives_on() -> None:
-    talk = Talk(SessionLimits(ping_interval=1000)).connect(ttl=60)
+    talk = Talk(SessionLimits(ping_seconds=1000)).connect(ttl=60)
     talk.pass_time(70)
     talk.send({"id": 2, "refresh": {"token": "T2"}})
     talk.then(talk.session.refreshed(talk.action(Refresh), talk.now, ttl=60))
@@ -85,7 +86,7 @@ def test_a_refreshed_connection_lives_on() -> None:
 
 
 def test_a_refused_refresh_does_not_end_the_connection_before_its_time() -> None:
-    talk = Talk(SessionLimits(ping_interval=1000)).connect(ttl=60)
+    talk = Talk(SessionLimits(ping_seconds=1000)).connect(ttl=60)
     talk.send({"id": 2, "refresh": {"token": "bad"}})
     talk.then(talk.session.refused(talk.action(Refresh), codes.ERROR_UNAUTHORIZED, talk.now))
 
@@ -95,7 +96,7 @@ def test_a_refused_refresh_does_not_end_the_connection_before_its_time() -> None
 
 
 def test_a_connection_the_client_cannot_refresh_is_not_notified_and_has_no_grace() -> None:
-    talk = Talk(SessionLimits(ping_interval=1000))
+    talk = Talk(SessionLimits(ping_seconds=1000))
     talk.send({"id": 1, "connect": {}})
     action = talk.action(Authenticate)
 
@@ -107,7 +108,7 @@ def test_a_connection_the_client_cannot_refresh_is_not_notified_and_has_no_grace
 
 
 def test_the_server_may_give_the_connection_another_end() -> None:
-    talk = Talk(SessionLimits(ping_interval=1000)).connect()
+    talk = Talk(SessionLimits(ping_seconds=1000)).connect()
 
     assert talk.then(talk.session.refresh(talk.now, ttl=60)) == [{"push": {"refresh": {"expires": True, "ttl": 60}}}]
     assert talk.pass_time(84.9) == []
@@ -117,7 +118,7 @@ def test_the_server_may_give_the_connection_another_end() -> None:
 
 
 def test_an_expiring_subscription_has_25_seconds_of_grace_and_the_sdk_subscribes_again() -> None:
-    talk = Talk(SessionLimits(ping_interval=1000)).connect().subscribe("news", ttl=60).subscribe("other", ttl=90)
+    talk = Talk(SessionLimits(ping_seconds=1000)).connect().subscribe("news", ttl=60).subscribe("other", ttl=90)
 
     assert talk.pass_time(84.9) == []
     assert talk.pass_time(0.2) == [
@@ -131,7 +132,7 @@ def test_an_expiring_subscription_has_25_seconds_of_grace_and_the_sdk_subscribes
 
 
 def test_a_refreshed_subscription_lives_on() -> None:
-    talk = Talk(SessionLimits(ping_interval=1000)).connect().subscribe("news", ttl=60)
+    talk = Talk(SessionLimits(ping_seconds=1000)).connect().subscribe("news", ttl=60)
     talk.pass_time(70)
     talk.send({"id": 3, "sub_refresh": {"channel": "news", "token": "S2"}})
     talk.then(talk.session.sub_refreshed(talk.action(SubRefresh), talk.now, ttl=60))
@@ -141,7 +142,7 @@ def test_a_refreshed_subscription_lives_on() -> None:
 
 
 def test_an_expired_server_side_subscription_ends_the_connection_with_3006() -> None:
-    talk = Talk(SessionLimits(ping_interval=1000)).connect()
+    talk = Talk(SessionLimits(ping_seconds=1000)).connect()
     talk.then(talk.session.subscribe(SubscribeRequest("news"), talk.now))
     talk.then(talk.session.subscribed(talk.action(Subscribe), SubscribeResult(), talk.now, ttl=60))
     assert talk.said == [{"push": {"channel": "news", "subscribe": {}}}]

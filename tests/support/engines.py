@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry
 
 from starling.brokers.memory.broker import MemoryBroker
 from starling.engine.channels import parse_channels
-from starling.engine.engine import Backend, Engine, EngineOptions, build_engine
+from starling.engine.engine import Backend, Engine, build_engine
+from starling.engine.options import EngineOptions
 from starling.telemetry.metrics import Metrics
 from tests.support.waiting import until
 

@@ -14,9 +14,9 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from starling.brokers.memory.occupancy import MemoryOccupancy
-from starling.settings import WEBHOOK_EVENTS
 from starling.telemetry.metrics import Metrics
-from starling.web.webhook_sender import ATTEMPTS, WebhookTarget, parse_secret, sign
+from starling.web.options import WEBHOOK_EVENTS, parse_secret
+from starling.web.webhook_sender import ATTEMPTS, WebhookTarget, sign
 from starling.web.webhooks import BATCH_EVENTS, Webhooks
 from tests.support.receiver import WebhookReceiver
 from tests.support.services import free_port

@@ -1,14 +1,12 @@
 """One setting as documents and the chart show it, read from the application's own list."""
 
 import json
-import typing
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import SecretStr
 
-from starling.settings import PREFIX, SECTIONS, Settings
+from starling.settings import DECLARATIONS, PREFIX, Settings
 
 
 @dataclass(frozen=True)
@@ -51,30 +49,23 @@ class Setting:
 
 
 def all_settings() -> list[Setting]:
-    """Every setting, in the order of the class."""
+    """Every setting, section by section."""
     schemas = Settings.model_json_schema()["properties"]
-    section = ""
-    found = []
-    for name, field in Settings.model_fields.items():
-        section = SECTIONS.get(name, section)
-        found.append(
-            Setting(
-                section=section,
-                field=name,
-                meaning=field.description or "",
-                default=field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default,
-                secret=SecretStr in set(_types(field.annotation)),
-                schema=_plain(schemas[name]),
-            )
+    return [
+        Setting(
+            section=each.section,
+            field=name,
+            meaning=each.field.description or "",
+            default=_plain_default(each.field.default),
+            secret=each.secret,
+            schema=_plain(schemas[name]),
         )
-    return found
+        for name, each in DECLARATIONS.items()
+    ]
 
 
-def _types(annotation: Any) -> Iterator[Any]:
-    """Every type that `annotation` is made of."""
-    yield annotation
-    for part in typing.get_args(annotation):
-        yield from _types(part)
+def _plain_default(default: Any) -> Any:
+    return default.get_secret_value() if isinstance(default, SecretStr) else default
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:

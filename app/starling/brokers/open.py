@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from starling.brokers.broadcast import BroadcastBroker
 from starling.brokers.link import LinkBackend
 from starling.brokers.memory.broker import MemoryBackend, MemoryBroker
+from starling.brokers.options import WRONG_SCHEME, BrokerOptions
 from starling.brokers.postgres import PostgresBackend, PostgresBroker
 from starling.brokers.redis.address import SCHEMES, Topology, parse_address
 from starling.brokers.redis.backend import RedisBackend
@@ -16,9 +17,28 @@ from starling.brokers.redis.broker import RedisBroker
 from starling.brokers.redis.cluster_backend import ClusterBackend
 from starling.engine.history import DEFAULT_READ_TTL
 from starling.engine.presence import DEFAULT_TTL
+from starling.options import OptionError, SettingsError
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_CERT, _KEY = "broker_cert_file", "broker_key_file"
 _POSTGRES = "postgresql://user:password@localhost:5432/database"
+
+
+def build_broker(options: BrokerOptions) -> BroadcastBroker:
+    """The broker of a service, which connects when it is started. Raises SettingsError."""
+    try:
+        return open_broker(
+            options.broker_url.get_secret_value(),
+            prefix=options.broker_prefix,
+            timeout=options.broker_timeout_seconds,
+            ca_file=options.broker_ca_file,
+            cert_file=options.broker_cert_file,
+            key_file=options.broker_key_file,
+            presence_ttl=options.presence_ttl_seconds,
+            read_ttl=options.position_read_ttl_seconds,
+        )
+    except OptionError as error:
+        raise SettingsError([error.problem]) from error
 
 
 def open_broker(
@@ -36,12 +56,12 @@ def open_broker(
 
     A client stays in presence for `presence_ttl` seconds unless it is refreshed, and a process that long in occupancy.
     The position of a channel without a publication is kept for `read_ttl` seconds after it was read. The other
-    arguments are those of `open_backend`. Raises ValueError as it does.
+    arguments are those of `open_backend`. Raises OptionError as it does.
     """
     if presence_ttl <= 0:
-        raise ValueError("presence ttl: a number of seconds above 0")
+        raise OptionError("presence_ttl_seconds", "it is a number of seconds above 0")
     if read_ttl <= 0:
-        raise ValueError("position read ttl: a number of seconds above 0")
+        raise OptionError("position_read_ttl_seconds", "it is a number of seconds above 0")
     backend = open_backend(url, prefix=prefix, timeout=timeout, ca_file=ca_file, cert_file=cert_file, key_file=key_file)
     match backend:
         case RedisBackend() | ClusterBackend():
@@ -65,15 +85,15 @@ def open_backend(
 
     `memory://`, `postgresql://`, or a scheme of starling.brokers.redis.address. `prefix` begins every name in the
     server, `timeout` in seconds bounds one call to it. For `rediss` schemes `ca_file` holds the certificates that
-    servers are checked against, `cert_file` and `key_file` are this client's own. Raises ValueError, naming the remedy,
-    never the password.
+    servers are checked against, `cert_file` and `key_file` are this client's own. Raises OptionError,
+    naming the remedy, never the password.
     """
     if not _PREFIX.fullmatch(prefix):
-        raise ValueError("broker prefix: 1 to 40 letters, digits, '_', '.' or '-', such as starling")
+        raise OptionError("broker_prefix", "1 to 40 letters, digits, '_', '.' or '-', such as starling")
     if timeout <= 0:
-        raise ValueError("broker timeout: a number of seconds above 0")
+        raise OptionError("broker_timeout_seconds", "it is a number of seconds above 0")
     scheme = url.partition(":")[0] if ":" in url else ""
-    tls = {"CA": ca_file, "cert": cert_file, "key": key_file}
+    tls = {"broker_ca_file": ca_file, _CERT: cert_file, _KEY: key_file}
     _check_files(tls, wanted=scheme.startswith("rediss"))
     if scheme in SCHEMES:
         address = parse_address(url)
@@ -85,17 +105,14 @@ def open_backend(
     if scheme == "memory":
         return MemoryBackend()
     if scheme != "postgresql":
-        raise ValueError(
-            "broker URL: it must start with memory://, redis://, rediss:// or postgresql://, "
-            "or redis+sentinel:// or redis+cluster://"
-        )
+        raise OptionError("broker_url", WRONG_SCHEME)
     try:
         parts = urlsplit(url)
         location = f"postgresql://{parts.hostname}:{parts.port or 5432}"
     except ValueError:
-        raise ValueError(f"broker URL: host or port cannot be read; write it like {_POSTGRES}") from None
+        raise OptionError("broker_url", f"host or port cannot be read; write it like {_POSTGRES}") from None
     if not parts.hostname:
-        raise ValueError(f"broker URL: the host is missing; write it like {_POSTGRES}")
+        raise OptionError("broker_url", f"the host is missing; write it like {_POSTGRES}")
     return PostgresBackend(url, prefix=prefix, timeout=timeout, address=location)
 
 
@@ -104,13 +121,9 @@ def _check_files(files: Mapping[str, str | Path | None], *, wanted: bool) -> Non
         if path is None:
             continue
         if not wanted:
-            raise ValueError(
-                f"broker {name} file: it is for rediss:// only; PostgreSQL takes ?sslrootcert=FILE in the URL"
-            )
+            raise OptionError(name, "it is for rediss:// only; PostgreSQL takes ?sslrootcert=FILE in the URL")
         if not Path(path).is_file():
-            raise ValueError(f"broker {name} file: there is no file {path}")
-    for name, other in (("cert", "key"), ("key", "cert")):
+            raise OptionError(name, f"there is no file {path}")
+    for name, other in ((_CERT, _KEY), (_KEY, _CERT)):
         if files[name] is None and files[other] is not None:
-            raise ValueError(
-                f"broker {name} file: it is missing and the {other} file is set; a client certificate needs both"
-            )
+            raise OptionError(name, f"it is missing and {other} is set; a client certificate needs both")

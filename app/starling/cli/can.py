@@ -54,8 +54,9 @@ def _decide(asked: dict[str, Any]) -> dict[str, Any]:
     """Decide by the settings of the environment."""
     import msgspec
 
+    from starling.auth.build import build_verifier
+    from starling.channels_file import build_channels
     from starling.cli.configuration import refuse
-    from starling.main import build_channels, build_verifier
     from starling.protocol.codes import CommandRefused
     from starling.settings import SettingsError, load_settings
     from starling.web.permission_check import PermissionCheck

@@ -14,7 +14,7 @@ from starling.cli.env_file import EnvFile, EnvFileOption
 from starling.cli.new_files import write_files
 from starling.cli.output import Column, Output, OutputOption, print_heading, print_table, terminal_width
 from starling.cli.service import EXIT_USAGE
-from starling.variables import PREFIX
+from starling.variables import variable
 
 if TYPE_CHECKING:
     from starling.settings import Settings, SettingsError
@@ -56,26 +56,28 @@ def shown_default(value: Any) -> Any:
 
 def settings(output: OutputOption = Output.table) -> None:
     """List every setting with its default and meaning. Each can be read from a file too: NAME_FILE holds the path."""
-    from starling.settings import SECTIONS, Settings
+    from starling.settings import DECLARATIONS
 
     fields = [
-        (name, PREFIX + name.upper(), shown_default(field.default), field.description or "")
-        for name, field in Settings.model_fields.items()
+        (each.section, variable(name), shown_default(each.field.default), each.field.description or "")
+        for name, each in DECLARATIONS.items()
     ]
     if output is Output.json:
-        for _, variable, default, meaning in fields:
-            print(json.dumps({"variable": variable, "default": default, "meaning": meaning}))
+        for _, name, default, meaning in fields:
+            print(json.dumps({"variable": name, "default": default, "meaning": meaning}))
         return
     width = terminal_width()
     if width is None:
         columns = [Column("VARIABLE"), Column("DEFAULT"), Column("MEANING")]
-        print_table(columns, [(variable, _text(default), meaning) for _, variable, default, meaning in fields])
+        print_table(columns, [(name, _text(default), meaning) for _, name, default, meaning in fields])
         return
-    for name, variable, default, meaning in fields:
-        if name in SECTIONS:
+    heading = ""
+    for section, name, default, meaning in fields:
+        if section != heading:
+            heading = section
             print()
-            print_heading(SECTIONS[name])
-        head = variable if default is None else f"{variable} = {_text(default)}"
+            print_heading(section)
+        head = name if default is None else f"{name} = {_text(default)}"
         for text, indent in ((head, "  "), (meaning, "      ")):
             print(textwrap.fill(text, max(width, 40), initial_indent=indent, subsequent_indent="      "))
 
@@ -95,7 +97,8 @@ def check(ctx: typer.Context, env_file: EnvFileOption = None, output: OutputOpti
     found = read_settings()
     from prometheus_client import CollectorRegistry
 
-    from starling.main import build_channels, create_app
+    from starling.channels_file import build_channels
+    from starling.main import create_app
     from starling.settings import SettingsError
 
     try:

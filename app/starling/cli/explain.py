@@ -79,21 +79,24 @@ def _constants() -> Iterator[Any]:
 
 def _variable(name: str) -> dict[str, Any] | None:
     from starling.cli.configuration import shown_default
-    from starling.settings import Settings
+    from starling.settings import DECLARATIONS, Settings
 
     field_name = name.strip().upper().replace("-", "_").removeprefix(PREFIX).lower()
     variable = PREFIX + field_name.upper()
     if variable in CLIENT_VARIABLES:
         return {"name": variable, "kind": "variable of the command line", "meaning": CLIENT_VARIABLES[variable]}
-    field = Settings.model_fields.get(field_name) or Settings.model_fields.get(field_name.removesuffix("_file"))
-    if field is None:
+    declared = DECLARATIONS.get(field_name) or DECLARATIONS.get(field_name.removesuffix("_file"))
+    if declared is None:
         return None
-    if field_name not in Settings.model_fields:
+    field = declared.field
+    if field_name not in DECLARATIONS:
         meaning = f"Path of a file that holds {variable.removesuffix('_FILE')}: {field.description}"
         return {"name": variable, "kind": "setting", "meaning": meaning}
     explained: dict[str, Any] = {"name": variable, "kind": "setting", "meaning": field.description}
     default = shown_default(field.default)
     explained["default"] = "(unset)" if default is None else default
+    if declared.unit is not None:
+        explained["unit"] = declared.unit.value
     schema = Settings.model_json_schema()["properties"][field_name]
     for part in (schema, *schema.get("anyOf", ())):
         limits = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
@@ -125,9 +128,9 @@ def _option(name: str) -> dict[str, Any] | None:
 
 def _nearest(name: str) -> str:
     from starling.engine.channels import ChannelOptions
-    from starling.settings import Settings
+    from starling.settings import DECLARATIONS
 
-    names = [*(PREFIX + field.upper() for field in Settings.model_fields), *ChannelOptions.model_fields]
+    names = [*(PREFIX + field.upper() for field in DECLARATIONS), *ChannelOptions.model_fields]
     near = difflib.get_close_matches(name.strip(), names, n=1)
     near = near or difflib.get_close_matches(PREFIX + name.strip().upper(), names, n=1)
     if near:

@@ -74,8 +74,8 @@ def verify(
     output: OutputOption = Output.table,
 ) -> None:
     """Decode a token, and say what it grants or why it is refused. Only the running service knows of revocations."""
+    from starling.auth.build import build_verifier
     from starling.cli.configuration import refuse
-    from starling.main import build_verifier
     from starling.settings import SettingsError
 
     text = sys.stdin.read().strip() if token == "-" else token  # noqa: S105 - the usual name of standard input

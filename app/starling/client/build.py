@@ -14,18 +14,24 @@ from starling.client.dispatcher import Dispatcher
 from starling.client.refusals import CommandRefusals
 from starling.client.user_limit import UserLimit
 from starling.engine.engine import Engine
-from starling.protocol.session import SessionLimits
+from starling.protocol.options import SessionLimits
 
 
 def build_dispatcher(
-    engine: Engine, authority: Authority, limits: SessionLimits, *, developer: bool = False
+    engine: Engine,
+    authority: Authority,
+    limits: SessionLimits,
+    *,
+    connections_per_user: int = 0,
+    developer: bool = False,
 ) -> Dispatcher:
     """Build what carries out the decisions of all sessions of a worker.
 
+    A user may have `connections_per_user` connections in all workers; 0: any number.
     In developer mode errors that refuse a command name the option that would allow it, and hints are logged.
     """
     channels, hooks = engine.channels, engine.hooks
-    user_limit = UserLimit(engine.presence, engine.options.connections_per_user)
+    user_limit = UserLimit(engine.presence, connections_per_user)
     commands = (
         ConnectHandler(engine, authority, user_limit),
         SubscribeHandler(engine, authority),

@@ -27,7 +27,8 @@ from starling.protocol.codec_protobuf import ProtobufCodec
 from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
 from starling.protocol.decisions import Decision
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Publication, Push, Reply
-from starling.protocol.session import Session, SessionLimits
+from starling.protocol.options import SessionLimits
+from starling.protocol.session import Session
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 

@@ -31,7 +31,8 @@ from starling.protocol.decisions import (
     Write,
 )
 from starling.protocol.messages import Reply
-from starling.protocol.session import SessionLimits, SessionState
+from starling.protocol.options import SessionLimits
+from starling.protocol.session import SessionState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 

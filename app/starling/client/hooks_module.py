@@ -14,10 +14,13 @@ from msgspec import Raw
 
 from starling.client.hook_answers import connect_decision, subscribe_decision
 from starling.client.hook_function import HookFunction, HooksError, check_methods
+from starling.client.options import HookOptions
 from starling.engine.hook_request import Request
-from starling.engine.hooks import Client, ConnectDecision, NoHooks, SubscribeDecision
+from starling.engine.hooks import Client, ConnectDecision, Hooks, NoHooks, SubscribeDecision
+from starling.options import SettingsError, problem
 from starling.protocol.codes import DISCONNECT_NOT_AVAILABLE, ERROR_METHOD_NOT_FOUND, CommandRefused
 from starling.protocol.messages import NO_PAYLOAD
+from starling.variables import variable
 
 
 class Shape(NamedTuple):
@@ -131,6 +134,16 @@ class ModuleHooks(NoHooks):
                 await hook(client, code=code, reason=reason, state=self._state)
 
 
+def build_module_hooks(options: HookOptions) -> Hooks:
+    """Load the user's own functions, if there are any. Raises SettingsError."""
+    if options.hooks is None:
+        return NoHooks()
+    try:
+        return load_hooks(options.hooks, options.hooks_path, seconds=options.hook_seconds)
+    except HooksError as error:
+        raise SettingsError([problem("hooks", str(error))]) from error
+
+
 def load_hooks(name: str, path: Path | None, *, seconds: float) -> ModuleHooks:
     """Import the module `name`, with `path` put first on the import path. Raises HooksError."""
     if path is not None:
@@ -140,7 +153,7 @@ def load_hooks(name: str, path: Path | None, *, seconds: float) -> ModuleHooks:
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        remedy = f"no module {error.name}: put it on the import path with STARLING_HOOKS_PATH"
+        remedy = f"no module {error.name}: put it on the import path with {variable('hooks_path')}"
         raise HooksError(remedy + _own_lines(error)) from error
     except (Exception, SystemExit) as error:
         raise HooksError(f"importing {name} failed: {type(error).__name__}: {error}{_own_lines(error)}") from error

@@ -82,7 +82,7 @@ class SequentialConnection(Connection):
 
     def first_tick(self, now: float) -> float:
         """Within a ping interval, so that pings spread evenly."""
-        return now + random.uniform(0, self.engine.options.ping_interval)  # noqa: S311 - spreads pings
+        return now + random.uniform(0, self.engine.options.ping_seconds)  # noqa: S311 - spreads pings
 
     def tick(self, now: float) -> float:
         """Ping the client, or close with 1008 if it did not answer the last ping."""
@@ -90,11 +90,11 @@ class SequentialConnection(Connection):
         if not self._pinged:
             self._pinged, self._alive = True, False
             self.transport.ping()
-            return now + options.pong_timeout
+            return now + options.pong_seconds
         self._pinged = False
         if not self._alive and not self.transport.takes_replies():
             self.close(POLICY, "no pong")
-        return now + options.ping_interval - options.pong_timeout
+        return now + options.ping_seconds - options.pong_seconds
 
     def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> TokenFacts | None:
         """Close with 1008 if the token is refused now."""

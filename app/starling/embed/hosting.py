@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starling.embed.service import OFFER, Offer, Starling, without_unasked_parts
 from starling.engine.upgrade import UpgradeEndpoint
 from starling.main import Application, HostedApplication, run
-from starling.server.options import ApplicationError
+from starling.server.service import ApplicationError
 from starling.settings import Settings, SettingsError
 from starling.web.head_requests import HeadRequests
 from starling.web.request_id import RequestId

@@ -22,7 +22,7 @@ from starling.embed.listening import ChannelListener, forwarding, listening, val
 from starling.embed.methods import ServerMethods
 from starling.engine.upgrade import Accepted, Denied, Upgrade, UpgradeEndpoint
 from starling.main import Application, build_application
-from starling.settings import PREFIX, Settings, SettingsError, load_settings
+from starling.settings import DECLARATIONS, PREFIX, Settings, SettingsError, load_settings
 from starling.web import chat, connection, echo, health, items, pages
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.embed")
@@ -288,7 +288,7 @@ def _method(route: Route) -> str:
 
 
 def _settings(environment: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
-    if unknown := sorted(options.keys() - set(Settings.model_fields)):
+    if unknown := sorted(options.keys() - set(DECLARATIONS)):
         raise SettingsError([f"Starling({unknown[0]}=…) is no option: `starling settings` lists them all"])
     given = {f"{PREFIX}{name}".upper(): _as_text(value) for name, value in options.items() if value is not None}
     kept = {name: value for name, value in environment.items() if name.removesuffix("_FILE") not in given}
@@ -310,9 +310,9 @@ def _check_against_server(options: Mapping[str, Any], settings: Settings) -> Non
         f"Starling({name}=…) contradicts the server, which runs with other settings: set {PREFIX}{name.upper()} "
         "in the environment, and leave the option out"
         for name, value in options.items()
-        if name in Settings.model_fields and _as_text(value) != _as_text(_shown(getattr(settings, name)))
+        if name in DECLARATIONS and _as_text(value) != _as_text(_shown(getattr(settings, name)))
     ]
-    problems += [f"Starling({name}=…) is no option" for name in options if name not in Settings.model_fields]
+    problems += [f"Starling({name}=…) is no option" for name in options if name not in DECLARATIONS]
     if problems:
         raise SettingsError(problems)
 

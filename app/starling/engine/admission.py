@@ -11,6 +11,7 @@ import structlog
 from starling.engine.allowances import Budgets, ConnectionLimit
 from starling.engine.hub import Hub
 from starling.engine.memory import FreedMemory
+from starling.engine.options import AdmissionOptions
 from starling.engine.readiness import Readiness, Unready
 from starling.engine.rejection import Rejection
 from starling.protocol.budget import Budget
@@ -25,21 +26,6 @@ MEMORY_RELEASE = 0.05
 LOG_SECONDS = 10.0
 # Seconds between two returns of freed memory to the system while memory is short.
 GIVE_BACK_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class AdmissionLimits:
-    """Limits beyond which a worker accepts no new clients; 0: no limit.
-
-    `connections` is the number of connections at one time. `connects_per_second` is the rate of new connections, and
-    their burst. `lag` is the delay of the event loop in seconds, smoothed over some seconds. `memory` is the share of
-    the pod's memory limit.
-    """
-
-    connections: int = 0
-    connects_per_second: float = 0.0
-    lag: float = 0.0
-    memory: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +44,7 @@ class Admission:
         self,
         hub: Hub,
         readiness: Readiness,
-        limits: AdmissionLimits,
+        limits: AdmissionOptions,
         memory_share: Callable[[], float | None],
         clients: ClientLimits,
     ) -> None:
@@ -80,7 +66,7 @@ class Admission:
     @property
     def full(self) -> bool:
         """True when no further client fits."""
-        return bool(self._limits.connections) and len(self._hub.connections) >= self._limits.connections
+        return bool(self._limits.max_connections) and len(self._hub.connections) >= self._limits.max_connections
 
     def refusal(self) -> Rejection | None:
         """Return why a client is rejected, or None, which counts as a connect: call it once for each client."""
@@ -113,9 +99,11 @@ class Admission:
         """Take the event loop's delay in seconds and update readiness; to be called once a second."""
         self._hold(Unready.AT_CAPACITY, holds=self.full)
         self._lag = (self._lag + lag) / 2
-        self._watch(Unready.LAGGING, self._lag, self._limits.lag, self._limits.lag * LAG_RELEASE)
+        self._watch(
+            Unready.LAGGING, self._lag, self._limits.max_lag_seconds, self._limits.max_lag_seconds * LAG_RELEASE
+        )
         self.memory_share = self._measure_memory() or 0.0
-        most = self._limits.memory
+        most = self._limits.max_memory_share
         self._watch(Unready.SHORT_OF_MEMORY, self.memory_share, most, most - MEMORY_RELEASE)
         self._give_back_memory()
         self._log_refusals()
@@ -123,7 +111,7 @@ class Admission:
     def report(self, metrics: Metrics) -> None:
         """Set the metrics of memory and of the connections that fit."""
         metrics.set("starling_memory_used_ratio", self.memory_share)
-        metrics.set("starling_connections_capacity", self._limits.connections or open_files_limit())
+        metrics.set("starling_connections_capacity", self._limits.max_connections or open_files_limit())
 
     def _give_back_memory(self) -> None:
         now = time.monotonic()

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
-from starling.engine.admission import Admission, AdmissionLimits, ClientLimits
+from starling.engine.admission import Admission, ClientLimits
 from starling.engine.allowances import Budgets, ConnectionLimit
 from starling.engine.append_store import AppendStore
 from starling.engine.append_streams import SWEEP_SECONDS, AppendStreams
@@ -23,6 +22,7 @@ from starling.engine.lifecycle import Lifecycle, NoLifecycle
 from starling.engine.link_watch import LinkWatch
 from starling.engine.memory import MemoryLimit
 from starling.engine.node import Node
+from starling.engine.options import EngineOptions
 from starling.engine.presence import PresenceStore
 from starling.engine.presence_tracker import PresenceTracker
 from starling.engine.publisher import Publisher
@@ -63,40 +63,6 @@ class Backend(Broker, Protocol):
 
     def take_overflowed(self) -> Mapping[str, int]:
         """Return the messages that overflow dropped since the last call, by channel."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How an engine behaves. Times in seconds.
-
-    Beyond the limits of `admission` new clients are rejected. A client of a tutorial endpoint may send
-    `messages_per_second` (0: any number) and `message_burst` at once; sessions of the client endpoint have limits of
-    their own. A broker away for over `broker_grace` unreadies this worker (0: never). The first contact of all workers
-    with the broker creates `contact_file`; without it a worker is not ready before its own. At most `recovery_limit`
-    publications are recovered or read from history at once. Leaves are published after `presence_leave_delay`, unless
-    the user is back by then.
-
-    For each of these 0 is any number. A user may have `connections_per_user` on the client endpoint of all workers, and
-    `worker_connections_per_user` in one worker; clients without a user may have `worker_connections_per_address` there.
-    `failed_connects_per_minute` may come from one address. A user may be the first to use `new_channels_per_second`
-    channels with history, `new_channel_burst` of them at once.
-    """
-
-    ping_interval: int = 25
-    pong_timeout: int = 8
-    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
-    messages_per_second: float = 0.0
-    message_burst: int = 1
-    broker_grace: float = 0.0
-    contact_file: Path | None = None
-    recovery_limit: int = 300
-    connections_per_user: int = 0
-    presence_leave_delay: float = 0.0
-    worker_connections_per_user: int = 0
-    worker_connections_per_address: int = 0
-    failed_connects_per_minute: int = 0
-    new_channels_per_second: float = 0.0
-    new_channel_burst: int = 1000
 
 
 class EngineLife:
@@ -206,22 +172,22 @@ def build_engine(
     subscriptions = Subscriptions(broker, broker.history, hub, recovery_limit=options.recovery_limit)
     append_streams = AppendStreams(broker.append_streams, channels)
     presence = PresenceTracker(
-        broker.presence, broker, start_task=tasks.start, leave_delay=options.presence_leave_delay
+        broker.presence, broker, start_task=tasks.start, leave_delay=options.presence_leave_delay_seconds
     )
     revocations = Revocations(broker.revocations, control, hub, start_task=tasks.start)
     clients = ClientLimits(
-        first_uses=Budgets(options.new_channels_per_second, options.new_channel_burst),
+        first_uses=Budgets(options.first_use_rate, options.new_channel_burst),
         connections=ConnectionLimit(options.worker_connections_per_user, options.worker_connections_per_address),
         failed_connects=Budgets(options.failed_connects_per_minute / 60, options.failed_connects_per_minute),
     )
-    admission = Admission(hub, readiness, options.admission, MemoryLimit().share, clients)
+    admission = Admission(hub, readiness, options, MemoryLimit().share, clients)
     link_watch = LinkWatch(
         readiness,
         subscriptions,
         revocations,
         presence,
         tasks,
-        grace=options.broker_grace,
+        grace=options.ready_requires_broker_seconds,
         contact_file=options.contact_file,
         retire=retire,
     )

@@ -17,7 +17,6 @@ Times are seconds on one clock of the caller's choice that never goes back; a `t
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from math import ceil, inf
@@ -84,6 +83,7 @@ from starling.protocol.messages import (
     UnsubscribeRequest,
     UnsubscribeResult,
 )
+from starling.protocol.options import SessionLimits
 from starling.protocol.turns import Turns
 
 ChannelRequest = (
@@ -108,29 +108,6 @@ _REQUIRED: dict[type[Struct], tuple[str, ...]] = {
     RefreshRequest: ("token",),
     SubRefreshRequest: ("channel", "token"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """What one client may do; times in seconds.
-
-    `pending` actions and waiting commands make the session busy. `errors_per_minute` counts the errors that were the
-    client's own doing; beyond it the client is disconnected with 3509. Beyond `requests_per_second` (0: no limit),
-    after a burst of `request_burst`, commands are answered with error 111, and beyond twice the burst the client is
-    disconnected with 3013. `renewal_grace` is how long a connection or a subscription that a backend renews goes
-    on past its end while the backend gives no answer.
-    """
-
-    connect_timeout: float = 10
-    ping_interval: float = 25
-    pong_timeout: float = 8
-    expiry_grace: float = 25
-    renewal_grace: float = 60
-    channels: int = 128
-    pending: int = 64
-    errors_per_minute: float = 300
-    requests_per_second: float = 0
-    request_burst: int = 1000
 
 
 # Seconds between two requests to a backend that gives no answer about a connection or a subscription.
@@ -196,15 +173,15 @@ class Session:
         self._held: list[tuple[int, Request]] = []
         self._subscribing = 0
         self._errors = Budget(limits.errors_per_minute / 60)
-        self._requests = Budget(limits.requests_per_second) if limits.requests_per_second else None
-        self._stale_at = now + limits.connect_timeout
+        self._requests = Budget(limits.messages_per_second) if limits.messages_per_second else None
+        self._stale_at = now + limits.connect_seconds
         self._ping_at = self._pong_at = inf
         self._connection_ends_at = self._subscription_ends_at = self._renew_at = inf
 
     @property
     def commands_per_frame(self) -> int:
         """How many commands one frame of the client may hold."""
-        return commands_per_frame(self._limits.channels)
+        return commands_per_frame(self._limits.max_channels)
 
     @property
     def busy(self) -> bool:
@@ -304,7 +281,7 @@ class Session:
     def _subscribe(self, action: Subscribe, now: float) -> list[Decision]:
         if action.channel in self.subscriptions:
             return self._refuse(action.id, codes.ERROR_ALREADY_SUBSCRIBED, now)
-        if len(self.subscriptions) + self._subscribing >= self._limits.channels:
+        if len(self.subscriptions) + self._subscribing >= self._limits.max_channels:
             # What the server wants on its own nobody would take back, so it ends the connection.
             limit = codes.DISCONNECT_CHANNEL_LIMIT if action.server_side else codes.ERROR_LIMIT_EXCEEDED
             return self._refuse(action.id, limit, now)
@@ -339,7 +316,7 @@ class Session:
         if self.state is SessionState.CLOSED:
             return [EndSubscription(0, subscription) for subscription in entered.values()]
         self.subscriptions = entered
-        if len(entered) > self._limits.channels:
+        if len(entered) > self._limits.max_channels:
             return self.close(codes.DISCONNECT_CHANNEL_LIMIT)
         if _is_over(ttl):
             return [*self._end_all(), *self.refused(action, codes.ERROR_EXPIRED, now)]
@@ -349,9 +326,9 @@ class Session:
         self._connection_ends_at = self._end_time(ttl, now, grace=refreshable)
         if renewed:
             self._plan_renewal(ttl, now)
-        self._ping_at = now + (self._limits.ping_interval if first_ping is None else first_ping)
+        self._ping_at = now + (self._limits.ping_seconds if first_ping is None else first_ping)
         result.expires, result.ttl = (True, _whole_seconds(ttl)) if refreshable and ttl is not None else (False, 0)
-        result.ping, result.pong = ceil(self._limits.ping_interval), self._answers_pings
+        result.ping, result.pong = ceil(self._limits.ping_seconds), self._answers_pings
         decisions = [Write(Reply(action.id, connect=result)), *self._finish(action, now)]
         held, self._held = self._held, []
         for command_id, request in held:
@@ -442,7 +419,7 @@ class Session:
             self._subscribing -= 1
         if isinstance(action, Authenticate):
             self.state = SessionState.REFUSED
-            self._stale_at = now + self._limits.connect_timeout
+            self._stale_at = now + self._limits.connect_seconds
             self._forget_pending()
         return [*self._refuse(action.id, reason, now), *self._finish(action, now)]
 
@@ -551,15 +528,15 @@ class Session:
             if not (self.busy or self.unread):
                 return self.close(codes.DISCONNECT_NO_PONG)
             # The pong may lie in what is not being read.
-            self._pong_at = now + self._limits.pong_timeout if self._answers_pings else inf
+            self._pong_at = now + self._limits.pong_seconds if self._answers_pings else inf
         decisions = self._end_expired(now) if now >= self._subscription_ends_at else []
         if now >= self._renew_at:
             self._renew_at = inf
             decisions.append(RenewConnection(0))
         if now >= self._ping_at and self.state is SessionState.CONNECTED:
             decisions.append(Ping())
-            self._ping_at = now + self._limits.ping_interval
-            self._pong_at = min(self._pong_at, now + self._limits.pong_timeout)
+            self._ping_at = now + self._limits.ping_seconds
+            self._pong_at = min(self._pong_at, now + self._limits.pong_seconds)
         return decisions
 
     def _end_expired(self, now: float) -> list[Decision]:
@@ -580,15 +557,15 @@ class Session:
 
     def _plan_renewal(self, ttl: float | None, now: float) -> None:
         self._renew_at = inf if ttl is None else now + ttl
-        self._connection_ends_at = self._renew_at + self._limits.renewal_grace
+        self._connection_ends_at = self._renew_at + self._limits.proxy_grace_seconds
 
     def _plan_sub_renewal(self, subscription: Subscription, ttl: float | None, now: float) -> None:
         subscription.renew_at = inf if ttl is None else now + ttl
-        subscription.expires_at = subscription.renew_at + self._limits.renewal_grace
+        subscription.expires_at = subscription.renew_at + self._limits.proxy_grace_seconds
         self._subscription_ends_at = min(self._subscription_ends_at, subscription.renew_at)
 
     def _end_time(self, ttl: float | None, now: float, *, grace: bool) -> float:
-        return inf if ttl is None else now + ttl + (self._limits.expiry_grace if grace else 0)
+        return inf if ttl is None else now + ttl + (self._limits.expiry_grace_seconds if grace else 0)
 
     # --- turns ---
 
@@ -649,7 +626,7 @@ class Session:
     def _spend_request(self, now: float) -> Error | Disconnect | None:
         if self._requests is None:
             return None
-        unforgiven, burst = self._requests.spend(now), self._limits.request_burst
+        unforgiven, burst = self._requests.spend(now), self._limits.message_burst
         if unforgiven <= burst:
             return None
         return codes.ERROR_TOO_MANY_REQUESTS if unforgiven <= 2 * burst else codes.DISCONNECT_TOO_MANY_REQUESTS

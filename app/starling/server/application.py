@@ -20,8 +20,9 @@ from gunicorn.glogging import Logger
 
 from starling.server.board import Board
 from starling.server.internal import InternalProcess, InternalServer
-from starling.server.options import Asgi, ReloadError, ServerOptions, Service
+from starling.server.options import ServerOptions
 from starling.server.pod import CHANNELS_SUFFIX, Pod
+from starling.server.service import Asgi, ReloadError, Service
 from starling.telemetry.logging import flush_lines, write_lines_directly
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
@@ -43,7 +44,7 @@ def serve(options: ServerOptions, service: Service) -> None:
     """
     write_lines_directly()
     prepare_runtime_dir(options)
-    check_port(options.host, options.port, "STARLING_PORT")
+    check_port(options.listen_host, options.port, "STARLING_PORT")
     StarlingApplication(options, service).run()
 
 
@@ -111,10 +112,10 @@ class StarlingApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
 
     def _settings(self) -> dict[str, Any]:
         options = self.options
-        host = f"[{options.host}]" if ":" in options.host else options.host
+        host = f"[{options.listen_host}]" if ":" in options.listen_host else options.listen_host
         return {
             "bind": f"{host}:{options.port}",
-            "workers": options.workers,
+            "workers": options.worker_count,
             "worker_class": "starling.server.worker.StarlingWorker",
             "reuse_port": True,
             "preload_app": True,
@@ -122,7 +123,7 @@ class StarlingApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
             "max_requests": 0,
             "timeout": options.heartbeat_seconds,
             "keepalive": options.keep_alive_seconds,
-            "graceful_timeout": math.ceil(options.drain_delay_seconds + options.drain_seconds) + BEYOND_DRAIN_SECONDS,
+            "graceful_timeout": math.ceil(options.drain_delay_seconds + options.drain_time) + BEYOND_DRAIN_SECONDS,
             "worker_tmp_dir": str(MEMORY_DIR) if os.access(MEMORY_DIR, os.W_OK) else None,
             "control_socket_disable": True,
             "logger_class": GunicornLogger,
@@ -167,10 +168,10 @@ class StarlingApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
     def _when_ready(self, arbiter: "StarlingArbiter") -> None:
         log.info(
             "server_started",
-            host=self.options.host,
+            host=self.options.listen_host,
             port=self.options.port,
             internal_port=self.options.internal_port,
-            workers=self.options.workers,
+            workers=self.options.worker_count,
         )
 
     def _post_fork(self, arbiter: "StarlingArbiter", worker: Any) -> None:
@@ -231,7 +232,7 @@ class StarlingArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
                 "worker_restart_delayed",
                 seconds=pause,
                 died_young=self._restarts.died_young,
-                remedy=f"see the lines before this one; is there room in {self.app.options.runtime_dir}?",
+                remedy=f"see the lines before this one; is there room in {self.app.options.directory}?",
             )
 
     def signal(self, sig: int, frame: FrameType | None) -> None:

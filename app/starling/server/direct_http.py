@@ -10,9 +10,9 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from starling.engine.direct_request import DirectRequest, RequestEndpoint, StreamResponse, Work
+from starling.server.client_address import client_address
 from starling.server.direct_request import DirectCycle
 from starling.server.known_heads import KnownHeads
-from starling.server.peer_address import client_address
 
 
 class DirectHttp(HttpToolsProtocol):

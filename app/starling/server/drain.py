@@ -19,7 +19,8 @@ import uvicorn
 from starling.engine.readiness import Unready
 from starling.server.client_socket import ClientSocket
 from starling.server.drain_rate import DrainRate
-from starling.server.options import ServerOptions, Service
+from starling.server.options import ServerOptions
+from starling.server.service import Service
 from starling.server.websocket import StarlingWebSocket
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
@@ -90,7 +91,7 @@ class DrainServer(uvicorn.Server):
         log.info(
             "drain_started",
             connections=len(self.server_state.connections),
-            seconds=self._options.drain_seconds,
+            seconds=self._options.drain_time,
             drain_rate=self._options.drain_rate,
         )
         await self._unless_hurried(asyncio.sleep(self._options.drain_delay_seconds))
@@ -130,7 +131,7 @@ class DrainServer(uvicorn.Server):
             else:
                 connection.shutdown()
         random.shuffle(waiting)
-        rate = DrainRate(self._options.drain_seconds, self._drain_rate_store, self._options.drain_rate)
+        rate = DrainRate(self._options.drain_time, self._drain_rate_store, self._options.drain_rate)
         try:
             await self._disconnect_at(rate, waiting, connections)
         finally:

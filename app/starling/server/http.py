@@ -16,7 +16,6 @@ tests/server/test_uvicorn_members.py, because most are not public:
 import asyncio
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -25,16 +24,18 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from starling.engine.direct_request import RequestEndpoint, StreamResponse
+from starling.engine.peer_address import unmap_forwarded, unmapped
 from starling.engine.rejection import Rejection
 from starling.engine.upgrade import Upgrade, UpgradeEndpoint
+from starling.server.client_address import client_address
 from starling.server.client_socket import DISCARD_BYTES, Flusher, linger
 from starling.server.compression import Agreement, Compression
 from starling.server.direct_http import DirectHttp
 from starling.server.direct_upgrade import open_directly
 from starling.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
-from starling.server.options import Asgi, ServerOptions
-from starling.server.peer_address import client_address, unmap_forwarded, unmapped
+from starling.server.options import ServerOptions
 from starling.server.reject_reason import RejectReason
+from starling.server.service import Asgi
 from starling.server.stream_transport import StreamTransport
 from starling.server.target import BadTarget, normal_target
 from starling.server.transport import WebSocketTransport
@@ -42,8 +43,6 @@ from starling.server.websocket import StarlingWebSocket
 from starling.server.websocket_scope import websocket_scope
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
-
-NO_ENDPOINTS: Mapping[str, UpgradeEndpoint] = MappingProxyType({})
 
 
 class HeadTooLargeError(Exception):
@@ -69,8 +68,8 @@ class StarlingHttp(DirectHttp):
         on_refused: Callable[..., None],
         flusher: Flusher,
         compression: Compression | None,
-        endpoints: Mapping[str, UpgradeEndpoint] = NO_ENDPOINTS,
-        requests: RequestEndpoint | None = None,
+        endpoints: Mapping[str, UpgradeEndpoint],
+        requests: RequestEndpoint | None,
     ) -> None:
         """`endpoints`, by path, answer their upgrades without the ASGI application, `requests` those it accepts."""
         super().__init__(config, server_state, app_state, _loop, requests)

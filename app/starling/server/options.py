@@ -1,138 +1,208 @@
-"""The options of the server layer: how to serve, and what."""
+"""Options of the server layer: where it listens, what a socket may cost, and how it stops."""
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from starling.engine.direct_request import RequestEndpoint
-from starling.engine.drain_rate import DrainRateStore
-from starling.engine.readiness import Readiness
-from starling.engine.rejection import Rejection
-from starling.engine.upgrade import UpgradeEndpoint
-from starling.server.drain_rate import DrainStats
-from starling.telemetry.top_channels import ChannelTraffic
+from pydantic import BeforeValidator, Field
 
-Asgi = Callable[
-    [
-        MutableMapping[str, Any],
-        Callable[[], Awaitable[MutableMapping[str, Any]]],
-        Callable[[MutableMapping[str, Any]], Awaitable[None]],
-    ],
-    Awaitable[None],
-]
+from starling.engine.options import PeerOptions
+from starling.options import (
+    DeveloperOptions,
+    OptionProblem,
+    Options,
+    PerSecond,
+    Seconds,
+    SettingsError,
+    Share,
+    WholeSeconds,
+    problem,
+)
+from starling.protocol.options import MessageSizeOptions, PingOptions
+from starling.telemetry.options import TopChannelsOptions
+from starling.variables import variable
 
+SHORTEST_DRAIN_SECONDS = 20.0
+LONGEST_DRAIN_SECONDS = 3600.0
 BODY_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerOptions:
-    """How to serve. Times are in seconds, sizes in bytes."""
+def _no_service_link(value: object) -> object:
+    if isinstance(value, str) and value.startswith("tcp://"):
+        raise ValueError(
+            "this is the address that Kubernetes sets for a Service of this name; "
+            "set enableServiceLinks: false on the pod"
+        )
+    return value
 
-    host: str
-    port: int
-    internal_host: str
-    internal_port: int
-    workers: int
-    runtime_dir: Path
-    """For the workers' status files and, in `metrics`, Prometheus's; best on tmpfs, this pod's alone."""
-    trusted_proxies: tuple[str, ...] = ()
-    """Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed."""
+
+Port = Annotated[int, Field(ge=1, le=65535), BeforeValidator(_no_service_link)]
+
+
+class ListenOptions(DeveloperOptions):
+    """Where the service listens, and how many processes do."""
+
+    section = "Ports and processes"
+
+    host: Annotated[
+        str | None,
+        Field(description="Address the public port listens on. Unset: `0.0.0.0`; in developer mode `127.0.0.1`."),
+    ] = None
+    port: Annotated[Port, Field(description="Public port: WebSocket endpoints, server API, pages.")] = 8000
+    internal_host: Annotated[
+        str, Field(description="Address the internal port listens on; anyone who reaches it can read it.")
+    ] = "127.0.0.1"
+    internal_port: Annotated[
+        Port, Field(description="Internal port: metrics and probes of the whole pod; never publish it.")
+    ] = 9090
+    workers: Annotated[
+        int | None,
+        Field(ge=1, le=64, description="Worker processes. Unset: 1 on `memory://`, else the CPUs this pod may use."),
+    ] = None
+    runtime_dir: Annotated[
+        Path | None,
+        Field(
+            description="Directory for the workers' status and metric files, best on tmpfs. Unset: a new temporary one."
+        ),
+    ] = None
+
+    @property
+    def listen_host(self) -> str:
+        """The address of the public port: as set, else every address, in developer mode this machine's alone."""
+        if self.host is not None:
+            return self.host
+        return "127.0.0.1" if self.dev else "0.0.0.0"  # noqa: S104 - a server in a container is reached from outside it
+
+    def contradictions(self) -> Iterator[OptionProblem]:
+        """The two ports differ."""
+        if self.port == self.internal_port:
+            yield OptionProblem(
+                "internal_port",
+                f"{variable('port')} and {variable('internal_port')} are both {self.port}: "
+                "give one of them another port",
+            )
+
+
+class SocketOptions(MessageSizeOptions):
+    """What one client's socket may cost, and how long it may take."""
+
+    section = "Connections and their limits"
+
+    waiting_memory_share: Annotated[
+        Share,
+        Field(
+            ge=0,
+            le=1,
+            description="Share of the memory limit that replies may take while they wait for slow clients, in all "
+            "workers; beyond it the clients that wait with most are closed as slow. 0: no bound.",
+        ),
+    ] = 0.2
+    compression: Annotated[
+        bool,
+        Field(
+            description="Compress messages of 256 bytes and more for clients that offer it (permessage-deflate): "
+            "see docs/compression.md."
+        ),
+    ] = False
+    handshake_seconds: Annotated[
+        Seconds, Field(gt=0, le=300, description="Time a new connection has to finish its request's head.")
+    ] = 10.0
+    keep_alive_seconds: Annotated[
+        WholeSeconds,
+        Field(
+            ge=1,
+            le=3600,
+            description="How long an idle HTTP connection stays open after a response; keep it over what the load "
+            "balancer keeps its own connections: nginx and AWS 60 s, Google Cloud 600 s.",
+        ),
+    ] = 75
+
+
+class DrainOptions(Options):
+    """How a process stops."""
+
+    section = "Stop"
+
+    drain_delay_seconds: Annotated[
+        Seconds,
+        Field(ge=0, le=600, description="After SIGTERM: how long the listeners stay, until routers have noticed."),
+    ] = 5.0
+    drain_seconds: Annotated[
+        Seconds | None,
+        Field(
+            ge=0,
+            le=LONGEST_DRAIN_SECONDS,
+            description="Duration of the drain, whatever the rate. Unset: 20, or what "
+            "`STARLING_MAX_CONNECTIONS` of each worker take at `STARLING_DRAIN_RATE` if that is longer.",
+        ),
+    ] = None
+    drain_rate: Annotated[
+        PerSecond,
+        Field(
+            ge=0,
+            le=100_000,
+            description="Clients that all pods on one Redis disconnect a second, exceeded only where "
+            "`STARLING_DRAIN_SECONDS` would not do. 0: each worker for itself, evenly over that time.",
+        ),
+    ] = 500.0
+
+
+class ServerOptions(ListenOptions, PeerOptions, SocketOptions, PingOptions, DrainOptions, TopChannelsOptions):
+    """All options of the server layer: the settings, and behind them what only tests change.
+
+    Times are in seconds, sizes in bytes.
+    """
+
+    waiting_budget_bytes: int = 0
+    """What may wait for all clients of a worker together, shared frames aside; 0: no bound."""
     backlog: int = 4096
-
-    keep_alive_seconds: int = 75
-    """How long an idle HTTP connection stays open after a response; longer than the proxy in front keeps its own."""
-    handshake_seconds: float = 10.0
-    """From the connection, or the end of the response before, to the end of the request's head."""
     body_seconds: float = BODY_SECONDS
     """From the end of a request's head to the end of its body."""
     close_seconds: float = 3.0
     """How long a peer may take over its part of the closing handshake before its socket is cut."""
-    unacknowledged_seconds: float = 36.0
-    """How long the kernel keeps trying to deliver (TCP_USER_TIMEOUT): ping interval, pong time and close_seconds."""
-    acknowledge_seconds: float = 8.0
-    """The client of a stream is gone when its host has acknowledged nothing for so long after a ping."""
     max_head_bytes: int = 16384
     max_header_fields: int = 128
-    max_message_bytes: int = 65536
     max_fragments: int = 128
-    compression: bool = False
-    """Whether to meet clients that offer permessage-deflate."""
-    waiting_budget_bytes: int = 0
-    """What may wait for all clients of a worker together, shared frames aside; 0: no bound."""
     send_buffer_bytes: int = 65536
     """The kernel's part of what may wait for a slow reader (SO_SNDBUF)."""
-
-    drain_delay_seconds: float = 5.0
-    """From SIGTERM to the closing of the listeners, for routers to notice."""
-    drain_seconds: float = 20.0
-    """The time in which clients are then disconnected."""
-    drain_rate: float = 0.0
-    """Disconnects a second of all processes with one `Service.drain_rate_store`; 0: each process for itself."""
     shutdown_seconds: int = 5
-    """For what then remains: requests under way, and the application's own end."""
+    """For what remains after the drain: requests under way, and the application's own end."""
     heartbeat_seconds: int = 30
     """A worker whose event loop stands still this long is replaced."""
 
-    top_channels: int = 10
-    """How many of the busiest channels /metrics names."""
+    @property
+    def worker_count(self) -> int:
+        """How many workers run."""
+        return self.workers or 1
+
+    @property
+    def drain_time(self) -> float:
+        """The time in which clients are disconnected, after the delay."""
+        return SHORTEST_DRAIN_SECONDS if self.drain_seconds is None else self.drain_seconds
+
+    @property
+    def unacknowledged_seconds(self) -> float:
+        """How long the kernel keeps trying to deliver (TCP_USER_TIMEOUT): ping interval, pong time, closing time."""
+        return self.ping_seconds + self.pong_seconds + self.close_seconds
+
+    @property
+    def acknowledge_seconds(self) -> float:
+        """The client of a stream is gone when its host has acknowledged nothing for this long after a ping."""
+        return self.pong_seconds
+
+    @property
+    def directory(self) -> Path:
+        """The directory of this service, which no other uses. Raises SettingsError where none is set."""
+        if self.runtime_dir is None:
+            raise SettingsError([problem("runtime_dir", "it is not set: name a directory that can be written")])
+        return self.runtime_dir
 
     @property
     def metrics_dir(self) -> Path:
         """Where PROMETHEUS_MULTIPROC_DIR must point before prometheus_client is first imported."""
-        return self.runtime_dir / "metrics"
+        return self.directory / "metrics"
 
     @property
     def status_dir(self) -> Path:
         """The directory where each worker keeps its status file."""
-        return self.runtime_dir / "workers"
-
-
-class ReloadError(Exception):
-    """What was read again cannot be used; `problems` names each with its remedy."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-
-
-class ApplicationError(Exception):
-    """A user's application that cannot be served; the message has the remedy, `trace` the user's own lines."""
-
-    def __init__(self, message: str, trace: str = "") -> None:
-        super().__init__(message)
-        self.trace = trace
-
-
-def _nothing_to_reload() -> bytes:
-    raise ReloadError(["this service has nothing that is read again"])
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What to serve, built before the workers are forked: nothing in it may hold a loop, a thread or a connection."""
-
-    asgi: Asgi
-    readiness: Readiness
-    endpoints: Mapping[str, UpgradeEndpoint] = field(default_factory=dict)
-    """Endpoints by path whose upgrades the server answers by itself, without `asgi`."""
-    requests: RequestEndpoint | None = None
-    """What answers the requests that it accepts without `asgi`."""
-    on_refused: Callable[..., None] = lambda reason, **seen: None
-    """Called in the worker with the RejectReason of a client that is cut before the application receives it."""
-    drain_rate_store: DrainRateStore | None = None
-    """Where the processes that drain take turns; None: each for itself."""
-    drain: DrainStats = field(default_factory=DrainStats)
-    """The progress of the worker's drain, updated by the worker."""
-    on_waiting: Callable[[int, int], None] = lambda clients, size: None
-    """Called in the worker about once a second with the number of clients for which bytes wait, and of those bytes."""
-    top_channels: Callable[[int], list[ChannelTraffic]] = lambda limit: []
-    """Called in the worker: returns its busiest channels, at most the given number."""
-    reload: Callable[[], bytes] = _nothing_to_reload
-    """Called in the master at SIGHUP: reads and validates what came from files. Raises ReloadError."""
-    apply: Callable[[bytes], None] = lambda configuration: None
-    """Called in each worker with what `reload` returned, before it serves or while it does."""
-    begin: Callable[[], None] = lambda: None
-    """Called in each worker after the fork, before it serves. Raises ApplicationError."""
-    admit: Callable[[], Rejection | None] = lambda: None
-    """Called in the worker once for each WebSocket, before any work is done for it: None, or why it is rejected."""
+        return self.directory / "workers"

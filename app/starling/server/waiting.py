@@ -6,6 +6,9 @@ from typing import Protocol
 
 import structlog
 
+from starling.engine.memory import MemoryLimit
+from starling.server.options import SocketOptions
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
 # After a look at every client, this part of the budget may be added before the next look.
@@ -15,6 +18,11 @@ _FREE_SHARE = 1 / 8
 # What disconnected clients may hold beyond the budget until they have read their close frame.
 _CLOSING_SHARE = 1 / 4
 _LOG_SECONDS = 10.0
+
+
+def waiting_budget(options: SocketOptions, workers: int) -> int:
+    """The bytes that may wait in one of `workers`, its part of the share of the memory limit; 0: no bound."""
+    return int(MemoryLimit().total_bytes * options.waiting_memory_share / workers)
 
 
 class SlowClient(Protocol):

@@ -25,15 +25,16 @@ from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
 from starling.engine.memory import FreedMemory
+from starling.engine.peer_address import unmapped_network
 from starling.engine.readiness import Readiness
 from starling.server.board import Board, Slot
 from starling.server.client_socket import Flusher
 from starling.server.compression import Compression
 from starling.server.drain import DrainServer
 from starling.server.http import StarlingHttp
-from starling.server.options import ApplicationError, ServerOptions, Service
-from starling.server.peer_address import unmapped_network
+from starling.server.options import ServerOptions
 from starling.server.pod import CHANNELS_SUFFIX, TOP_CHANNELS
+from starling.server.service import ApplicationError, Service
 from starling.server.websocket import StarlingWebSocket
 from starling.telemetry.logging import quiet_libraries
 from starling.telemetry.top_channels import ChannelTraffic

@@ -7,10 +7,9 @@ parsed. starling.web.api_docs describes the methods to OpenAPI.
 import hmac
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any, cast
 
 import msgspec
@@ -19,15 +18,18 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from starling.engine.direct_request import DirectRequest, DirectResponse, Respond, Work
+from starling.engine.peer_address import trusted_networks
 from starling.protocol import codes
 from starling.protocol.codec_json import read_json
 from starling.protocol.codes import Error
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
+from starling.variables import variable
 from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_errors import describe
 from starling.web.api_methods import Answer, ApiMethods, Unavailable
 from starling.web.api_models import BATCH_COMMANDS, BatchCommand, BatchFrame, CaptureBody, EnvelopeCommand, PublishBody
+from starling.web.options import ApiOptions
 from starling.web.request_id import HEADER as REQUEST_ID
 from starling.web.request_id import given_id, new_id
 
@@ -56,17 +58,6 @@ _decode_envelope = msgspec.json.Decoder(EnvelopeCommand).decode
 _decode_trace = msgspec.json.Decoder(CaptureBody).decode
 
 
-@dataclass(frozen=True, slots=True)
-class ApiOptions:
-    """Who may use the API, and how large a request may be. Without keys nobody may; without networks all may."""
-
-    keys: Sequence[str]
-    networks: Sequence[IPv4Network | IPv6Network]
-    max_body_bytes: int
-    proxies: Sequence[IPv4Network | IPv6Network] = ()
-    """Proxies that name their clients; one that does not is no allowed address itself, unless it is on this host."""
-
-
 class _BodyError(Exception):
     """A body that cannot be read, and how that is answered."""
 
@@ -87,14 +78,14 @@ class Api:
         self._known = frozenset({*methods.by_name, "batch", "capture"})
         self._tracer = tracer
         self._tracing = tracing
-        self._keys = [key.encode() for key in options.keys]
-        self._networks = options.networks
-        self._proxies = options.proxies
-        self.max_body_bytes = options.max_body_bytes
+        self._keys = [key.encode() for key in options.accepted_keys]
+        self._networks = [ip_network(network) for network in options.api_allowed_networks]
+        self._proxies = trusted_networks(options.trusted_proxies)
+        self.max_body_bytes = options.api_max_body_bytes
         self.version = 0
+        limit, setting = options.api_max_body_bytes, variable("api_max_body_bytes")
         self._too_large = Error(
-            codes.ERROR_LIMIT_EXCEEDED.code,
-            f"limit exceeded: the body has over {options.max_body_bytes} bytes, see STARLING_API_MAX_BODY_BYTES",
+            codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: the body has over {limit} bytes, see {setting}"
         )
         self._metrics = metrics
 

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
@@ -22,6 +21,7 @@ from starling.engine.proxied import Proxied
 from starling.protocol.codes import ERROR_INTERNAL, CommandRefused
 from starling.protocol.messages import NO_PAYLOAD
 from starling.telemetry.metrics import Metrics
+from starling.web.options import ProxyOptions
 from starling.web.proxy_backend import BackendAway, ProxyBackend
 from starling.web.proxy_cache import ProxyCache
 from starling.web.proxy_messages import (
@@ -47,19 +47,6 @@ _DECODERS: Mapping[type, ReplyDecoder[object]] = {
 _COOKIE = "cookie"
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyOptions:
-    """The address of each event (`connect`, `refresh`, `subscribe`, `sub_refresh`, `publish`, `rpc`) that has one.
-
-    `headers`, in lower case, and `cookies` are forwarded. `timeout` is in seconds.
-    """
-
-    urls: Mapping[str, str] = field(default_factory=dict)
-    headers: tuple[str, ...] = ()
-    cookies: tuple[str, ...] = ()
-    timeout: float = 1.0
-
-
 class ProxyHooks:
     """Implements starling.engine.hooks.Hooks."""
 
@@ -71,7 +58,7 @@ class ProxyHooks:
         self._metrics = metrics
         self._backends: dict[str, ProxyBackend] = {}
         self._granted: ProxyCache[SubscribeDecision] = ProxyCache()
-        self.keeps_headers = frozenset(options.headers) | ({_COOKIE} if options.cookies else frozenset())
+        self.keeps_headers = frozenset(options.proxy_headers) | ({_COOKIE} if options.proxy_cookies else frozenset())
         metrics.sources.append(self._report)
 
     # The inner hooks may be registered after this object was made.
@@ -84,7 +71,7 @@ class ProxyHooks:
     @property
     def authenticates(self) -> bool:
         """Whether `connect` is called for clients without a token."""
-        return "connect" in self._options.urls or self._inner.authenticates
+        return "connect" in self._options.proxy_urls or self._inner.authenticates
 
     @property
     def sees_unsubscribes(self) -> bool:
@@ -118,12 +105,12 @@ class ProxyHooks:
 
     async def connect(self, client: Client, request: Request, data: Raw) -> ConnectDecision:
         """Ask the connect proxy about a client without a token."""
-        if client.has_token or "connect" not in self._options.urls:
+        if client.has_token or "connect" not in self._options.proxy_urls:
             return await self._inner.connect(client, request, data)
         body = self._request(client, data)
         body.user = msgspec.UNSET
         body.name, body.version = request.client_name, request.client_version
-        answer = await self._ask("connect", self._options.urls["connect"], ConnectVerdict, body, request)
+        answer = await self._ask("connect", self._options.proxy_urls["connect"], ConnectVerdict, body, request)
         with _read("connect", self._metrics):
             return ConnectDecision(
                 data=answer.payload(),
@@ -135,15 +122,15 @@ class ProxyHooks:
                     **{channel: SubscribeDecision() for channel in answer.channels},
                     **{channel: _subscribe_decision(terms) for channel, terms in answer.subs.items()},
                 },
-                renewable="refresh" in self._options.urls,
+                renewable="refresh" in self._options.proxy_urls,
             )
 
     async def refresh(self, client: Client) -> RefreshDecision | None:
         """Ask the refresh proxy."""
-        if "refresh" not in self._options.urls:
+        if "refresh" not in self._options.proxy_urls:
             return await self._inner.refresh(client)
         answer = await self._ask(
-            "refresh", self._options.urls["refresh"], RefreshVerdict, self._request(client), client.request
+            "refresh", self._options.proxy_urls["refresh"], RefreshVerdict, self._request(client), client.request
         )
         with _read("refresh", self._metrics):
             return _refresh_decision(answer)
@@ -193,11 +180,11 @@ class ProxyHooks:
 
     async def call(self, client: Client, method: str, data: Raw) -> Raw:
         """Ask the rpc proxy."""
-        if "rpc" not in self._options.urls:
+        if "rpc" not in self._options.proxy_urls:
             return await self._inner.call(client, method, data)
         body = self._request(client, data)
         body.method = method
-        answer = await self._ask("rpc", self._options.urls["rpc"], CallVerdict, body, client.request)
+        answer = await self._ask("rpc", self._options.proxy_urls["rpc"], CallVerdict, body, client.request)
         with _read("rpc", self._metrics):
             return answer.payload()
 
@@ -232,9 +219,11 @@ class ProxyHooks:
         self, event: str, where: Proxied, kind: type[Result], body: ProxyRequest, request: Request | None
     ) -> Result:
         """The result in a backend's reply. Raises CommandRefused: a temporary error where there is no decision."""
-        url = where if isinstance(where, str) else self._options.urls[event]
+        url = where if isinstance(where, str) else self._options.proxy_urls[event]
         if (backend := self._backends.get(url)) is None:
-            backend = self._backends[url] = ProxyBackend(url, self._metrics, timeout=self._options.timeout)
+            backend = self._backends[url] = ProxyBackend(
+                url, self._metrics, timeout=self._options.proxy_timeout_seconds
+            )
         try:
             reply = await backend.ask(event, msgspec.json.encode(body), self._forwarded(request))
         except BackendAway as away:
@@ -251,10 +240,10 @@ class ProxyHooks:
     def _forwarded(self, request: Request | None) -> dict[str, str]:
         if request is None:
             return {}
-        headers = {name: request.headers[name] for name in self._options.headers if name in request.headers}
-        if self._options.cookies:
+        headers = {name: request.headers[name] for name in self._options.proxy_headers if name in request.headers}
+        if self._options.proxy_cookies:
             cookies = request.cookies
-            pairs = [f"{name}={cookies[name]}" for name in self._options.cookies if name in cookies]
+            pairs = [f"{name}={cookies[name]}" for name in self._options.proxy_cookies if name in cookies]
             if pairs:
                 headers[_COOKIE] = "; ".join(pairs)
         return headers

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import hmac
 import random
@@ -22,17 +21,6 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 # So much of an answer is read, that the connection may be used again; a longer one is cut off.
 _ANSWER_BYTES = 16 * 1024
-_SECRET_PREFIX = "whsec_"  # noqa: S105 - the mark of a secret in the specification, none itself
-
-
-def parse_secret(secret: str) -> bytes:
-    """The key of a secret: its own bytes, or behind `whsec_` what the base64 says. Raises ValueError."""
-    if not secret.startswith(_SECRET_PREFIX):
-        return secret.encode()
-    try:
-        return base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
-    except binascii.Error:
-        raise ValueError("what follows whsec_ is no base64") from None
 
 
 def sign(key: bytes, request_id: str, timestamp: int, body: bytes) -> str:

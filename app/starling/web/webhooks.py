@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from starling.engine.occupancy import Occupancy, OccupiedChannels
 from starling.telemetry.metrics import Metrics
+from starling.web.options import WebhookOptions
 from starling.web.webhook_queue import WebhookEvent, WebhookQueue
 from starling.web.webhook_sender import WebhookSender, WebhookTarget
 
@@ -22,6 +23,13 @@ BATCH_EVENTS = 100
 QUEUE_EVENTS = 10_000
 _GATHER_SECONDS = 0.1
 _STOP_SECONDS = 3.0
+
+
+def build_webhooks(options: WebhookOptions, occupancy: Occupancy | None, metrics: Metrics) -> "Webhooks":
+    """Build the webhooks that `webhook_url` gets. Raises SettingsError for a secret that cannot be read."""
+    url = options.webhook_url.get_secret_value() if options.webhook_url is not None else ""
+    receiver = WebhookTarget(url, options.webhook_key, options.webhook_timeout_seconds)
+    return Webhooks(receiver, options.webhook_events, occupancy, metrics)
 
 
 class Webhooks:

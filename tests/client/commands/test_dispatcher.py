@@ -22,7 +22,7 @@ from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.decisions import Call, Decision
 from starling.protocol.messages import RPCResult
-from starling.protocol.session import SessionLimits
+from starling.protocol.options import SessionLimits
 from tests.support.engines import memory_engine, started
 from tests.support.json_transport import JsonTransport
 from tests.support.waiting import until

@@ -7,6 +7,8 @@ from enum import Enum
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from starling.options import OptionError
+
 # redis-py would take any of its settings from the URL, also those that this layer depends on.
 _TLS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"})
 _SENTINEL_OPTIONS = frozenset({"db", "sentinel_username", "sentinel_password"})
@@ -69,7 +71,7 @@ class RedisAddress:
 
 
 def parse_address(url: str) -> RedisAddress:
-    """Read a URL of one of SCHEMES. Raises ValueError, naming the remedy, never the password."""
+    """Read a URL of one of SCHEMES. Raises OptionError, naming the remedy, never the password."""
     scheme = url.partition(":")[0]
     tls, topology = SCHEMES[scheme]
     example = f"write it like {scheme}:{EXAMPLES[topology]}"
@@ -78,12 +80,12 @@ def parse_address(url: str) -> RedisAddress:
         login, _, addresses = parts.netloc.rpartition("@")
         hosts = tuple(_host(address, topology.port) for address in addresses.split(",") if address) if addresses else ()
     except ValueError:
-        raise ValueError(f"broker URL: host or port cannot be read; {example}") from None
+        raise OptionError("broker_url", f"host or port cannot be read; {example}") from None
     if not hosts or not all(host for host, _ in hosts):
-        raise ValueError(f"broker URL: the host is missing; {example}")
+        raise OptionError("broker_url", f"the host is missing; {example}")
     if topology is Topology.SERVER and len(hosts) > 1:
-        raise ValueError(
-            f"broker URL: {scheme}:// names one server; for several write {scheme}+sentinel:// or {scheme}+cluster://"
+        raise OptionError(
+            "broker_url", f"{scheme}:// names one server; for several write {scheme}+sentinel:// or {scheme}+cluster://"
         )
     username, _, password = login.partition(":")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -111,11 +113,11 @@ def _host(address: str, default_port: int) -> tuple[str, int]:
 def _check_query(query: Mapping[str, str], topology: Topology, *, tls: bool, scheme: str) -> None:
     known = _TLS_OPTIONS | _SENTINEL_OPTIONS if topology is Topology.SENTINEL else _TLS_OPTIONS
     if unknown := query.keys() - known:
-        raise ValueError(
-            f"broker URL: unknown option {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
+        raise OptionError(
+            "broker_url", f"unknown option {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
         )
     if query.keys() & _TLS_OPTIONS and not tls:
-        raise ValueError(f"broker URL: ssl options need rediss://, here {scheme.replace('redis', 'rediss', 1)}://")
+        raise OptionError("broker_url", f"ssl options need rediss://, here {scheme.replace('redis', 'rediss', 1)}://")
 
 
 def _path(path: str, query: Mapping[str, str], topology: Topology, example: str) -> tuple[str, int]:
@@ -123,18 +125,18 @@ def _path(path: str, query: Mapping[str, str], topology: Topology, example: str)
     rest = path.removeprefix("/")
     if topology is Topology.SENTINEL:
         if not rest or "/" in rest:
-            raise ValueError(
-                f"broker URL: after the hosts stands the name that Sentinel knows the master by; {example}"
+            raise OptionError(
+                "broker_url", f"after the hosts stands the name that Sentinel knows the master by; {example}"
             )
         if not re.fullmatch(r"\d{0,4}", query.get("db", "")):
-            raise ValueError(f"broker URL: db is the number of a database; {example}")
+            raise OptionError("broker_url", f"db is the number of a database; {example}")
         return unquote(rest), int(query.get("db") or 0)
     if topology is Topology.CLUSTER:
         if rest not in {"", "0"}:
-            raise ValueError(f"broker URL: a cluster has one database only, so no path; {example}")
+            raise OptionError("broker_url", f"a cluster has one database only, so no path; {example}")
         return "", 0
     if not re.fullmatch(r"\d{0,4}", rest):
-        raise ValueError(f"broker URL: after the host stands a database number; {example}")
+        raise OptionError("broker_url", f"after the host stands a database number; {example}")
     return "", int(rest or 0)
 
 
@@ -142,5 +144,5 @@ def _option(name: str, value: str) -> str | bool:
     if name != "ssl_check_hostname":
         return value
     if value.lower() not in _TRUE:
-        raise ValueError("broker URL: ssl_check_hostname is true or false")
+        raise OptionError("broker_url", "ssl_check_hostname is true or false")
     return _TRUE[value.lower()]

@@ -145,7 +145,7 @@ class ConnectHandler(CommandHandler):
             sub_ttls={channel: ttl_until(grant.expires_at) for channel, grant in identity.subscriptions.items()},
             refreshable=identity.renewable,
             renewed=identity.renewed_by_hook,
-            first_ping=random.uniform(1, self._engine.options.ping_interval),  # noqa: S311 - spreads pings
+            first_ping=random.uniform(1, self._engine.options.ping_seconds),  # noqa: S311 - spreads pings
         )
 
     def _announce(self, client: ClientConnection, known: str, *, channels: int) -> None:

@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-
-from starling.server.handshake import Header
+from starling.engine.upgrade import Header
 
 _MAPPED_PREFIX_BITS = 96
 _MAPPED = ip_network("::ffff:0:0/96")
@@ -61,15 +60,12 @@ def unmapped_network(text: str) -> str:
     return f"{first}/{network.prefixlen - _MAPPED_PREFIX_BITS}"
 
 
-def client_address(application: object, peer: tuple[str, int] | None, headers: Iterable[Header]) -> str:
-    """The address of `peer`, in the form that `unmapped` returns; of the client that it names where it is trusted.
-
-    `application` is what uvicorn runs: its middleware knows the trusted proxies.
-    """
-    address = peer[0] if peer else ""
-    # What uvicorn does for an ASGI application.
-    if isinstance(application, ProxyHeadersMiddleware) and address in application.trusted_hosts:
-        named = b", ".join([value for name, value in headers if name == b"x-forwarded-for"])
-        if named:
-            return application.trusted_hosts.get_trusted_client_address(named.decode("latin-1"))[0]
-    return address
+def trusted_networks(proxies: Iterable[str]) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Return the networks of the option `trusted_proxies`, where `*` is every address and a name is none."""
+    networks: list[IPv4Network | IPv6Network] = []
+    for proxy in proxies:
+        if proxy == "*":
+            networks += [ip_network("0.0.0.0/0"), ip_network("::/0")]
+        with suppress(ValueError):
+            networks.append(ip_network(unmapped_network(proxy), strict=False))
+    return tuple(networks)

@@ -1,0 +1,143 @@
+"""Construction of the web layer from its options: the endpoints, the server API, and the ASGI application."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
+
+from starling import __version__
+from starling.auth.tickets import Tickets
+from starling.auth.tokens import TokenVerifier
+from starling.client.build import build_dispatcher
+from starling.client.node_commands import NodeCommands
+from starling.client.options import UserLimitOptions
+from starling.engine.engine import Engine
+from starling.engine.options import RevocationOptions
+from starling.engine.top_channels import TopChannels
+from starling.protocol.options import MessageSizeOptions, SessionLimits, SessionOptions
+from starling.web import api_docs, chat, echo, health, items, pages, refusals, unknown_path
+from starling.web.api import PREFIX as API_PREFIX
+from starling.web.api import Api
+from starling.web.api_capture import CaptureEndpoint
+from starling.web.api_methods import ApiMethods
+from starling.web.authority import TokenAuthority
+from starling.web.connection import ClientEndpoint
+from starling.web.cross_origin import CrossOrigin
+from starling.web.dependencies import WebContext
+from starling.web.head_requests import HeadRequests
+from starling.web.http_endpoint import RequestPaths
+from starling.web.http_stream import HttpStreamEndpoint
+from starling.web.options import ApiOptions, EndpointOptions, PageOptions, WriteOptions
+from starling.web.permission_check import PermissionCheck
+from starling.web.request_id import RequestId
+from starling.web.revocation import RevocableVerifier
+
+# FastAPI's own spans would be one for each connection, and would hold addresses with their queries.
+NO_FASTAPI_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
+
+
+class WebOptions(
+    EndpointOptions,
+    ApiOptions,
+    PageOptions,
+    WriteOptions,
+    SessionOptions,
+    MessageSizeOptions,
+    UserLimitOptions,
+    RevocationOptions,
+):
+    """All options of the web layer, with those of the sessions that it opens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """The web layer of one process."""
+
+    context: WebContext
+    client_endpoint: ClientEndpoint
+    top_channels: TopChannels
+    methods: ApiMethods
+    api: Api
+    streams: tuple[HttpStreamEndpoint, ...]
+    requests: RequestPaths
+    """What the server answers without the ASGI application."""
+
+
+def build_web(options: WebOptions, engine: Engine, unrevoked: TokenVerifier, tickets: Tickets) -> Web:
+    """Build what answers requests; `unrevoked` verifies tokens without regard to revocations."""
+    verifier = RevocableVerifier(unrevoked, engine.revocations, tickets)
+    context = _build_context(options, engine, verifier)
+    top_channels = TopChannels(engine.hub, engine.control)
+    methods = ApiMethods(
+        engine,
+        NodeCommands(engine),
+        top_channels,
+        PermissionCheck(verifier, engine.channels),
+        tickets,
+        revocation_seconds=options.revocation_seconds,
+    )
+    api = Api(methods, CaptureEndpoint(engine), options, engine.metrics, engine.tracer)
+    streams = (HttpStreamEndpoint(context, options.max_message_bytes),)
+    requests = RequestPaths({API_PREFIX: api, **{stream.path: stream for stream in streams}})
+    return Web(context, ClientEndpoint(context), top_channels, methods, api, streams, requests)
+
+
+def _build_context(options: WebOptions, engine: Engine, verifier: RevocableVerifier) -> WebContext:
+    authority = TokenAuthority(
+        verifier,
+        engine.channels,
+        engine.metrics.refusal_log,
+        allow_anonymous=options.allow_anonymous or options.dev,
+    )
+    return WebContext(
+        engine=engine,
+        verifier=verifier,
+        authority=authority,
+        dispatcher=build_dispatcher(
+            engine,
+            authority,
+            SessionLimits.of(options),
+            connections_per_user=options.max_connections_per_user,
+            developer=options.dev,
+        ),
+        developer=options.dev,
+        token_in_query=options.token_in_query,
+        allowed_origins=options.allowed_origins,
+        write_limit=options.write_buffer_bytes,
+    )
+
+
+def build_asgi(
+    options: WebOptions, web: Web, engine: Engine, running: Callable[[], AbstractAsyncContextManager[None]]
+) -> FastAPI:
+    """Build the ASGI application of all routes; its lifespan is `running`."""
+    application = FastAPI(
+        title="Starling",
+        version=__version__,
+        lifespan=lambda _: running(),
+        docs_url=None,
+        openapi_url="/openapi.json" if options.serves_api_docs else None,
+        redoc_url=None,
+        telemetry=NO_FASTAPI_TELEMETRY,
+    )
+    application.add_middleware(CrossOrigin, context=web.context)
+    application.add_middleware(HeadRequests)
+    application.add_middleware(RequestId)
+    refusals.install(application, engine.metrics)
+    unknown_path.install(application, engine.metrics)
+    # First, because routes are tried in their order and this one is asked most.
+    application.router.routes[:0] = web.api.routes
+    if options.pages:
+        application.include_router(pages.router)
+    application.include_router(health.build_router(engine.readiness))
+    application.router.routes.append(web.client_endpoint.route)
+    application.router.routes += [stream.route for stream in web.streams]
+    for endpoint in (echo, items, chat) if options.tutorial else ():
+        application.include_router(endpoint.build_router(web.context))
+    if options.serves_api_docs:
+        api_docs.install(application, web.methods, developer=options.dev, keyed=bool(options.api_key_list))
+    if options.pages or options.serves_api_docs:
+        application.mount("/static", pages.static_files, name="static")
+    return application
