@@ -9,7 +9,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from hypothesis import example, given, settings
@@ -118,16 +118,7 @@ def read(pieces: list[bytes], *, compression: bool = False) -> tuple[list[Event]
         loop=cast("asyncio.AbstractEventLoop", loop),
         connections=set(),
         flusher=Flusher(),
-        options=ServerOptions(
-            host="",
-            port=0,
-            internal_host="",
-            internal_port=0,
-            workers=1,
-            runtime_dir=cast("Any", None),
-            max_message_bytes=MAX_MESSAGE,
-            max_fragments=MAX_FRAGMENTS,
-        ),
+        options=ServerOptions(max_message_bytes=MAX_MESSAGE, max_fragments=MAX_FRAGMENTS),
         on_refused=lambda reason, **seen: None,
         deflater=Deflater(15) if compression else None,
     )

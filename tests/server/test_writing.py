@@ -5,7 +5,6 @@ import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -64,9 +63,7 @@ async def client() -> AsyncIterator[Client]:
     accepted.settimeout(0)
     number = accepted.fileno()
     raw, _ = await loop.connect_accepted_socket(asyncio.Protocol, accepted)
-    options = ServerOptions(
-        host="", port=0, internal_host="", internal_port=0, workers=1, runtime_dir=Path("/nowhere"), close_seconds=1
-    )
+    options = ServerOptions(close_seconds=1)
     transport = WebSocketTransport(
         raw,
         lambda: b"",
