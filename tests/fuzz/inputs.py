@@ -35,6 +35,7 @@ BODIES: Sequence[tuple[str, dict[str, Any]]] = (
     ("presence_stats", {"channel": "room"}),
     ("history", {"channel": "room", "limit": 5, "reverse": True}),
     ("history_remove", {"channel": "room"}),
+    ("connections", {"user": "ann", "limit": 5, "cursor": ""}),
     ("can", {"user": "u", "verb": "publish", "channel": "room"}),
     ("batch", {"commands": [{"publish": {"channel": "room", "data": 1}}, {"presence": {"channel": "room"}}]}),
 )

@@ -214,6 +214,35 @@ async def test_too_many_frames_are_dropped_counted_and_reported(pods: tuple[Star
     assert (ended["frames"], ended["dropped"]) == (len(watching.frames), watching.dropped)
 
 
+async def test_connections_of_all_pods_are_listed_page_by_page(pods: tuple[Starling, Starling]) -> None:
+    clients = [await enter(pods[number % 2], f"listed-{number}", "news") for number in range(5)]
+    more = await enter(pods[1], "listed-0", "news")
+
+    listed, cursor = [], ""
+    for _ in range(10):
+        page = await asyncio.to_thread(call, pods[0], "connections", limit=2, cursor=cursor)
+        assert len(page["connections"]) <= 2
+        assert "missing" not in page
+        listed += page["connections"]
+        cursor = page.get("cursor", "")
+        if not cursor:
+            break
+    of_test = [one for one in listed if one["user"].startswith("listed-")]
+    assert sorted(one["user"] for one in of_test) == ["listed-0", *(f"listed-{number}" for number in range(5))]
+    assert [one["client"] for one in listed] == sorted({one["client"] for one in listed})
+    assert len({one["node"] for one in of_test}) == 2
+
+    found = (await asyncio.to_thread(call, pods[0], "connections", user="listed-0"))["connections"]
+    assert [(one["user"], one["transport"], one["address"], one["channels"]) for one in found] == [
+        ("listed-0", "json", "127.0.0.1", ["news"])
+    ] * 2
+    assert all(one["received"] == 2 and one["num_channels"] == 1 for one in found)
+    assert all(0 <= time.time() - one["since"] < 600 for one in found)
+    assert (await asyncio.to_thread(call, pods[0], "connections", user="nobody"))["connections"] == []
+    for client in (*clients, more):
+        await client.close()
+
+
 def call_batch(starling: Starling, commands: list[dict[str, Any]]) -> None:
     body = {"commands": commands}
     httpx2.post(f"{starling.http}/api/batch", json=body, headers={"X-API-Key": KEY}, timeout=10).raise_for_status()

@@ -73,6 +73,10 @@ class ServerMethods:
         """The channels that have subscribers."""
         return await self._call("channels", models.ChannelsResponse, pattern=pattern, **options)
 
+    async def connections(self, **options: Any) -> models.ConnectionsResponse:
+        """Who is connected, over all nodes: all, or those of `user`; `limit` and `cursor` as in the server API."""
+        return await self._call("connections", models.ConnectionsResponse, **options)
+
     async def can(
         self, user: str, verb: str, channel: str, *, token: str = "", subscribed: bool = False
     ) -> models.CanResponse:

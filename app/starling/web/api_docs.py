@@ -99,6 +99,25 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "history_remove": ({"channel": "news:sport"}, {}),
     "channels": ({"pattern": "room:*"}, {"channels": {"room:7": {"num_clients": 3}}}),
+    "connections": (
+        {"user": "alice", "limit": 10},
+        {
+            "connections": [
+                {
+                    "client": "9b29275f3a0b41c2",
+                    "user": "alice",
+                    "transport": "json",
+                    "address": "203.0.113.7",
+                    "node": "starling-6f7c9_8",
+                    "since": 1790000000.0,
+                    "num_channels": 1,
+                    "channels": ["room:7"],
+                    "received": 4,
+                    "sent": 31,
+                }
+            ]
+        },
+    ),
     "info": (
         {},
         {

@@ -13,6 +13,7 @@ import structlog
 from msgspec import UNSET, Raw, Struct
 
 from starling.auth.tickets import Tickets
+from starling.client.connection_list import ConnectionList
 from starling.client.node_commands import (
     ConnectionCommand,
     DisconnectCommand,
@@ -62,7 +63,18 @@ UNAVAILABLE = Unavailable(
 NOT_READ = Unavailable(codes.ERROR_INTERNAL.code, "the broker does not answer, so nothing was read: try again")
 # Methods that change nothing.
 READS = frozenset(
-    {"can", "channels", "history", "info", "presence", "presence_stats", "stream_info", "stream_list", "top"}
+    {
+        "can",
+        "channels",
+        "connections",
+        "history",
+        "info",
+        "presence",
+        "presence_stats",
+        "stream_info",
+        "stream_list",
+        "top",
+    }
 )
 FAILED = Error(codes.ERROR_INTERNAL.code, "internal server error: the log has the cause")
 # What one answer holds at most: data of a channel's history beyond the first publication, and clients in presence.
@@ -108,6 +120,7 @@ class ApiMethods:
         self._engine = engine
         self._commands = commands
         self._stats = NodeStatsCollector(engine)
+        self._connection_list = ConnectionList(engine)
         self._top_channels = top_channels
         self._permissions = permissions
         self._tickets = tickets
@@ -126,6 +139,7 @@ class ApiMethods:
             "history": Method(models.HistoryBody, models.HistoryResponse, self._history),
             "history_remove": Method(models.HistoryRemoveBody, models.EmptyResponse, self._history_remove),
             "channels": Method(models.ChannelsBody, models.ChannelsResponse, self._channels),
+            "connections": Method(models.ConnectionsBody, models.ConnectionsResponse, self._connections),
             "can": Method(models.CanBody, models.CanResponse, self._can),
             "info": Method(models.InfoBody, models.InfoResponse, self._info),
             "top": Method(models.TopBody, models.TopResponse, self._top),
@@ -386,6 +400,13 @@ class ApiMethods:
             raise CommandRefused(Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {refused}")) from refused
         channels = {channel: models.ChannelCount(count) for channel, count in counts.items()}
         return models.ChannelsResponse(channels, next(reversed(counts)) if more else "")
+
+    async def _connections(self, request: models.ConnectionsBody) -> models.ConnectionsResponse:
+        try:
+            found, more, missing = await self._connection_list.page(request.user, request.limit, request.cursor)
+        except NodeCommandRefused as refused:
+            raise _not_available(str(refused)) from refused
+        return models.ConnectionsResponse(found, missing, found[-1].client if more else "")
 
     async def _can(self, request: models.CanBody) -> models.CanResponse:
         self._options(request.channel)

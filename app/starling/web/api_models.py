@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from starling.client.connection_list import ConnectionSummary
 from starling.engine.append_store import StreamKind, StreamStatus
 from starling.engine.append_streams import StreamProblem
 from starling.engine.capture import CAPTURE_SECONDS
@@ -24,6 +25,7 @@ TOP_LIMIT = 100
 ASKER_LENGTH = 255
 REASON_LENGTH = 255
 CHANNELS_PAGE = 10_000
+CONNECTIONS_PAGE = 1_000
 WAIT_SECONDS = 60
 STREAM_WAIT = 60
 STREAM_LIST = 1_000
@@ -300,6 +302,19 @@ class ChannelsBody(Struct):
     ] = ""
 
 
+class ConnectionsBody(Struct):
+    """Ask who is connected, over all nodes, in the order of connection ids."""
+
+    user: Annotated[
+        str | UnsetType, Meta(description="Only connections of this user; empty: those without a user. Left out: all.")
+    ] = UNSET
+    limit: Annotated[int, Meta(ge=1, le=CONNECTIONS_PAGE, description="Connections in one answer.")] = 100
+    cursor: Annotated[
+        str,
+        Meta(max_length=64, description="Where the page begins: the `cursor` of the answer before. Empty: first."),
+    ] = ""
+
+
 class CanBody(Struct):
     """Ask whether a user may do something in a channel, and which rule decides."""
 
@@ -511,6 +526,7 @@ class BatchCommand(Struct, omit_defaults=True):
     presence_stats: PresenceStatsBody | None = None
     history: HistoryBody | None = None
     history_remove: HistoryRemoveBody | None = None
+    connections: ConnectionsBody | None = None
     channels: ChannelsBody | None = None
     can: CanBody | None = None
     info: InfoBody | None = None
@@ -641,6 +657,17 @@ class ChannelsResponse(Struct, omit_defaults=True):
     """
 
     channels: dict[str, ChannelCount]
+    cursor: str = ""
+
+
+class ConnectionsResponse(Struct, omit_defaults=True):
+    """The connections of one page, and the names of nodes that did not answer in time.
+
+    `cursor` is there where more connections follow: send it to get the next page.
+    """
+
+    connections: list[ConnectionSummary]
+    missing: list[str] = []
     cursor: str = ""
 
 
