@@ -95,12 +95,45 @@ def test_python_runs_the_package_as_the_command(tmp_path: Path) -> None:
     assert "Usage: starling" in usage or "Usage: python -m starling" in usage
 
 
-@pytest.mark.processes
-def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
-    command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
-    made = run(*command, directory=tmp_path)
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it is published."""
+    directory = tmp_path_factory.mktemp("wheel")
+    command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(directory), str(ROOT)]
+    made = run(*command, directory=directory)
     assert made.returncode == 0, made.stderr
-    [wheel] = tmp_path.glob("*.whl")
+    [path] = directory.glob("*.whl")
+    return path
+
+
+@pytest.mark.processes
+def test_an_installed_wheel_brings_the_plugin_of_pytest(wheel: Path, tmp_path: Path) -> None:
+    installed, project = tmp_path / "installed", tmp_path / "project"
+    zipfile.ZipFile(wheel).extractall(installed)
+    project.mkdir()
+    (project / "test_own.py").write_text(
+        "import pytest\nimport starling as package\n\n\n"
+        "@pytest.mark.asyncio\nasync def test_it(starling):\n"
+        f"    assert package.__file__.startswith({str(installed)!r})\n"
+        '    ann = await starling.connect("ann", channels=["a"])\n'
+        '    await starling.starling.publish("a", 1)\n'
+        '    await ann.expect("a", 1)\n'
+    )
+    options = ["-p", "no:cacheprovider", "-o", "asyncio_default_fixture_loop_scope=function"]
+    shown = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pytest", "-q", *options, str(project)],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "1 passed" in shown.stdout, shown.stdout + shown.stderr
+
+
+@pytest.mark.processes
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     metadata = f"starling_realtime-{starling.__version__}.dist-info"
     assert {name.partition("/")[0] for name in names} == {"starling", metadata}

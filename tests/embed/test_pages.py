@@ -15,6 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs"
     [
         ("embed.md", "orders.py"),
         ("test-your-code.md", "check_orders.py"),
+        ("test-your-code.md", "check_django.py"),
         *(("from-the-tutorial.md", f"tutorial_{name}.py") for name in ("echo", "items", "chat")),
         ("from-the-tutorial.md", "sdk_chat.py"),
         ("from-the-tutorial.md", "sdk_chat.yaml"),

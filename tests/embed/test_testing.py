@@ -1,9 +1,23 @@
 """The test kit of the package: a service in the test's own event loop."""
 
-import pytest
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
-from starling import Starling
-from starling.testing import ExpectationFailed, RunningService, service
+import httpx2
+import pytest
+import uvloop
+from fastapi import FastAPI
+
+from starling import CurrentUser, Starling
+from starling.embed.methods import MethodFailed
+from starling.testing import API_KEY, ExpectationFailed, RunningService, service
+
+ROOT = Path(__file__).parents[2]
 
 
 async def test_clients_receive_what_the_application_publishes(starling: RunningService) -> None:
@@ -56,3 +70,125 @@ async def test_published_reads_the_history_of_the_users_own_starling() -> None:
     async with service(own) as running:
         await own.publish("demo:chat", {"text": "hi"})
         assert await running.published("demo:chat") == [{"text": "hi"}]
+
+
+async def test_a_turned_clock_ends_tokens_subscriptions_and_what_is_kept_for_a_time(tmp_path: Path) -> None:
+    (tmp_path / "channels.yaml").write_text("default: {history_size: 10, history_ttl: 60s, presence: true}\n")
+    async with service(channels_file=tmp_path / "channels.yaml") as starling:
+        short = await starling.connect(token=starling.token("ann", ttl=60, channels=["orders"]))
+        long = await starling.connect(token=starling.token("bob", ttl=None, channels=["orders"]))
+        ends_soon = await starling.connect("eve", subs={"orders": {"expire_at": time.time() + 30}})
+        ticket = (await starling.starling.ticket("dora", ttl=30)).ticket
+        await starling.starling.publish("orders", 1)
+        await starling.starling.presence_set("orders", "bot", ttl=60)
+
+        await starling.turn(29)
+        assert short.closed is None
+        assert await starling.published("orders") == [1]
+        assert "agent:bot" in await starling.starling.presence("orders")
+
+        await starling.turn(61)
+        assert short.closed == 3005
+        assert long.closed is None
+        assert ends_soon.closed == 3006
+        assert await starling.published("orders") == []
+        assert "agent:bot" not in await starling.starling.presence("orders")
+        with pytest.raises(ExpectationFailed, match="109"):
+            await starling.connect(token=ticket)
+
+
+async def test_the_clock_is_the_real_one_again_after_the_service() -> None:
+    before = time.time(), time.monotonic()
+    functions = time.time, time.monotonic
+    async with service() as starling:
+        await starling.turn(3600)
+        assert time.time() - before[0] > 3600
+        pause = asyncio.create_task(asyncio.sleep(0.01))
+    assert (time.time, time.monotonic) == functions
+    assert time.time() - before[0] < 3600
+    # A timer of before does not wait for the hour that was turned.
+    await pause
+
+
+def test_a_loop_whose_clock_cannot_be_turned_is_refused_with_the_reason() -> None:
+    async def turn() -> None:
+        async with service() as starling:
+            with pytest.raises(ValueError, match="turn\\(-1\\)"):
+                await starling.turn(-1)
+            with pytest.raises(RuntimeError, match="asyncio's own event loop"):
+                await starling.turn(1)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(turn())
+
+
+async def test_a_broker_that_is_lost_returns_with_its_subscriptions(tmp_path: Path) -> None:
+    (tmp_path / "channels.yaml").write_text("namespaces: {kept: {history_size: 10, history_ttl: 60s}}\n")
+    async with service(channels_file=tmp_path / "channels.yaml") as starling:
+        ann = await starling.connect("ann", channels=["orders", "kept:1"])
+        await starling.lose_broker(5)
+        for work in (
+            starling.starling.publish("orders", 1),
+            starling.starling.history("kept:1"),
+            starling.starling.ticket("bob"),
+        ):
+            with pytest.raises(MethodFailed, match="100"):
+                await work
+        assert ann.closed is None
+
+        await starling.turn(5)
+        for channel in ("orders", "kept:1"):
+            await starling.starling.publish(channel, 2)
+            assert await ann.expect(channel) == 2
+
+
+async def test_only_the_broker_in_memory_can_be_lost() -> None:
+    async with service(broker_url="redis://127.0.0.1:1") as starling:
+        with pytest.raises(ValueError, match="memory://"):
+            await starling.lose_broker(1)
+
+
+async def test_http_clients_reach_the_application_and_the_server_api_in_the_same_loop() -> None:
+    realtime = Starling(environment={}, token_hmac_secret="a secret of this test with many bytes")
+    app = FastAPI()
+    realtime.install(app)
+
+    @app.post("/orders")
+    async def order(number: int, user: CurrentUser) -> dict[str, Any]:
+        await realtime.publish("orders", {"number": number})
+        return {"user": user}
+
+    async with service(realtime) as own, service() as other:
+        ann = await own.connect("ann", channels=["orders"])
+        bob = await other.connect("bob", channels=["orders"])
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://own") as client:
+            headers = {"Authorization": f"Bearer {own.token('eve')}"}
+            assert (await client.post("/orders?number=3", headers=headers)).json() == {"user": "eve"}
+            assert (await client.post("/orders?number=3")).status_code == 401
+        await ann.expect("orders", {"number": 3})
+
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=other.app), base_url="http://api") as client:
+            body = {"channel": "orders", "data": {"number": 4}}
+            answer = await client.post("/api/publish", json=body, headers={"X-API-Key": API_KEY})
+            assert answer.json() == {"result": {}}
+        await bob.expect("orders", {"number": 4})
+
+
+@pytest.mark.processes
+def test_djangos_own_async_tests_run_with_it() -> None:
+    program = (
+        "import sys; from django.conf import settings; settings.configure(); import django; django.setup(); "
+        "from django.test.utils import get_runner; "
+        "sys.exit(get_runner(settings)().run_tests(['docs.examples.check_django']))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Ran 1 test" in run.stderr

@@ -1,6 +1,5 @@
 """Verifies JSON Web Tokens with secrets, public keys and an issuer's key set (RFC 7519, RFC 8725)."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -11,6 +10,7 @@ from starling.auth.compact import CompactToken, parse_compact
 from starling.auth.jwks import Jwks
 from starling.auth.keys import PUBLIC_KEY_ALGORITHMS, VerificationKey
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, SubscriptionGrant, TokenRefused
+from starling.clocks import wall_clock
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ class JwtVerifier:
         rules: TokenRules,
         jwks: Jwks | None = None,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = wall_clock,
     ) -> None:
         if not keys and jwks is None:
             raise ValueError("no key to check tokens with: give a secret, a public key or the address of a key set")

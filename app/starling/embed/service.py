@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from starling.brokers.broadcast import BroadcastBroker
 from starling.embed.decorators import HookDecorators
 from starling.embed.dependencies import User, optional_user_of, user_of
 from starling.embed.guard import WebSocketGuard
@@ -178,6 +179,11 @@ class Starling(ServerMethods, HookDecorators):
     def running(self) -> AbstractAsyncContextManager[None]:
         """Run the service alone, without an application."""
         return self._built.running()
+
+    @property
+    def broker(self) -> BroadcastBroker:
+        """The broker of this service."""
+        return self._built.broker
 
     def open_client(self, upgrade: Upgrade) -> Accepted | Denied:
         """The answer of the client endpoint to a handshake."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import structlog
 
+from starling.clocks import steady_clock
 from starling.engine.tasks import Tasks
 from starling.engine.timer_wheel import Timed, Wheel
 from starling.telemetry.metrics import Metrics
@@ -49,7 +50,7 @@ class Clock:
         self._tasks = tasks
         self._each_second = each_second
         self._periodic = periodic
-        self._wheel = Wheel(time.monotonic)
+        self._wheel = Wheel(steady_clock)
         self._running: list[asyncio.Task[None]] = []
 
     def start(self) -> None:

@@ -1,11 +1,11 @@
 """Keeps what the subscribe proxy decided for a user and a channel, for the seconds that a namespace names."""
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Generic, NamedTuple, TypeVar
 
+from starling.clocks import steady_clock
 from starling.protocol.codes import CommandRefused, Error
 
 MOST_ANSWERS = 10_000
@@ -25,7 +25,7 @@ class _Kept(NamedTuple, Generic[Answer]):
 class ProxyCache(Generic[Answer]):
     """By user and channel. Requests for the same two at the same time are one; of answers the oldest are dropped."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = steady_clock) -> None:
         self._clock = clock
         self._kept: OrderedDict[Key, _Kept[Answer]] = OrderedDict()
         self._asking: dict[Key, asyncio.Task[Answer]] = {}

@@ -41,9 +41,26 @@ class MemoryBackend(LinkBackend):
         self.stats.up = False
         self._channels.clear()
 
+    def lose(self) -> None:
+        """Be away, as a server would be, until `restore`."""
+        self.stats.up = False
+        self._queue.put(LinkEvent(LinkState.DOWN))
+
+    def restore(self) -> None:
+        """Be there again, with all subscriptions."""
+        self.stats.up = True
+        self.stats.reconnects += 1
+        self._queue.put(LinkEvent(LinkState.UP))
+
+    def check(self) -> None:
+        """Raise BrokerUnavailable while it is away or not started."""
+        if not self.stats.up:
+            raise BrokerUnavailable("the broker is away, or not started")
+
     async def subscribe(self, group: str) -> None:
-        """Receive channel `group` from now on."""
+        """Receive channel `group` from now on. Raises BrokerUnavailable while it is away, and the request stands."""
         self._channels.add(group)
+        self.check()
 
     async def unsubscribe(self, group: str) -> None:
         """Receive channel `group` no more."""
@@ -55,8 +72,7 @@ class MemoryBackend(LinkBackend):
 
     def offer(self, channel: str, message: bytes) -> None:
         """Queue for this process. Raises BrokerUnavailable when it is stopped or too far behind to take more."""
-        if not self.stats.up:
-            raise BrokerUnavailable("the broker is not started")
+        self.check()
         if channel in self._channels and not self._queue.offer(MessageEvent(channel, message)):
             raise BrokerUnavailable("this process is behind with delivery and takes nothing more for the moment")
 
@@ -74,13 +90,24 @@ class MemoryBroker(BroadcastBroker):
     def __init__(self, *, presence_ttl: float = DEFAULT_TTL, read_ttl: float = DEFAULT_READ_TTL) -> None:
         self._memory = MemoryBackend()
         super().__init__(self._memory)
-        self.history: MemoryHistory = MemoryHistory(read_ttl=read_ttl)
+        self.history: MemoryHistory = MemoryHistory(read_ttl=read_ttl, check=self._check)
         self.append_streams: MemoryAppendStreams = MemoryAppendStreams(self.history, self._memory.offer)
-        self.presence: MemoryPresence = MemoryPresence(presence_ttl)
+        self.presence: MemoryPresence = MemoryPresence(presence_ttl, check=self._check)
         self.revocations: MemoryRevocations = MemoryRevocations()
-        self.tickets: MemoryTickets = MemoryTickets()
+        self.tickets: MemoryTickets = MemoryTickets(check=self._check)
         self.occupancy: MemoryOccupancy = MemoryOccupancy(presence_ttl)
         self.drain_rate: MemoryDrainRate = MemoryDrainRate()
+
+    def lose(self) -> None:
+        """Be away until `restore`: publications, history, presence and tickets raise BrokerUnavailable."""
+        self._memory.lose()
+
+    def restore(self) -> None:
+        """Be there again, with all that was kept before."""
+        self._memory.restore()
+
+    def _check(self) -> None:
+        self._memory.check()
 
     def begin_publish(
         self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]

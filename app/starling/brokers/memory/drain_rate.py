@@ -1,13 +1,14 @@
 """The drain rate of a single process."""
 
-import time
 from collections.abc import Callable
+
+from starling.clocks import steady_clock
 
 
 class MemoryDrainRate:
     """Implements starling.engine.drain_rate.DrainRateStore."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = steady_clock) -> None:
         self._clock = clock
         self._free_at = 0.0
 

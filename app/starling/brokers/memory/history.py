@@ -3,13 +3,13 @@
 import heapq
 import math
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from starling.clocks import steady_clock
 from starling.engine.broker import PublishOptions, StreamEntry, StreamPosition, StreamRead
 from starling.engine.history import DEFAULT_READ_TTL
 from starling.protocol.messages import Publication
@@ -38,8 +38,18 @@ class _Stream:
 class MemoryHistory:
     """Implements starling.engine.history.History."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, *, read_ttl: float = DEFAULT_READ_TTL) -> None:
-        """`clock` is in seconds and never goes back; an unpublished channel's position lives `read_ttl` seconds."""
+    def __init__(
+        self,
+        clock: Callable[[], float] = steady_clock,
+        *,
+        read_ttl: float = DEFAULT_READ_TTL,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`clock` is in seconds and never goes back; an unpublished channel's position lives `read_ttl` seconds.
+
+        `check` raises BrokerUnavailable while nothing may be read.
+        """
+        self._check = check
         self._clock = clock
         self._read_ttl = read_ttl
         self._streams: dict[str, _Stream] = {}
@@ -143,6 +153,7 @@ class MemoryHistory:
         followed: bool = False,
     ) -> StreamRead:
         """Read the position and the entries with `after` < offset < `before`."""
+        self._check()
         now = self._sweep()
         created = channel not in self._streams
         stream = self._stream(channel, meta_ttl, now, followed=followed)
@@ -167,6 +178,7 @@ class MemoryHistory:
 
     async def positions(self, channels: Mapping[str, float]) -> dict[str, StreamPosition]:
         """Read the tops of many channels, each with its `meta_ttl`."""
+        self._check()
         now = self._sweep()
         streams = {
             channel: self._stream(channel, meta_ttl, now, followed=True) for channel, meta_ttl in channels.items()
@@ -175,6 +187,7 @@ class MemoryHistory:
 
     async def remove(self, channel: str) -> None:
         """Delete a channel's entries; its position stays."""
+        self._check()
         if stream := self._streams.get(channel):
             stream.entries.clear()
 

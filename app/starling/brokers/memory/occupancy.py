@@ -1,10 +1,10 @@
 """Occupancy in memory, for the broker of a single process."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from starling.clocks import steady_clock
 from starling.engine.occupancy import LEASE_SHARE, OccupancyChange
 from starling.engine.presence import DEFAULT_TTL
 
@@ -20,7 +20,7 @@ class _Holder:
 class MemoryOccupancy:
     """Implements starling.engine.occupancy.Occupancy. `ttl` and `clock` are in seconds; the clock never goes back."""
 
-    def __init__(self, ttl: float = DEFAULT_TTL, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, ttl: float = DEFAULT_TTL, clock: Callable[[], float] = steady_clock) -> None:
         self.ttl = ttl
         self._clock = clock
         self._holders: dict[str, _Holder] = {}

@@ -1,10 +1,10 @@
 """Presence in memory, for the broker of a single process."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+from starling.clocks import steady_clock
 from starling.engine.presence import DEFAULT_TTL, PresenceCounts, TooManyPresent
 from starling.protocol.messages import ClientInfo
 
@@ -16,9 +16,19 @@ class _Attendees:
 
 
 class MemoryPresence:
-    """Implements starling.engine.presence.Presence. `ttl` and `clock` are in seconds; the clock never goes back."""
+    """Implements starling.engine.presence.Presence. `ttl` and `clock` are in seconds; the clock never goes back.
 
-    def __init__(self, ttl: float = DEFAULT_TTL, clock: Callable[[], float] = time.monotonic) -> None:
+    `check` raises BrokerUnavailable while nothing may be read or changed.
+    """
+
+    def __init__(
+        self,
+        ttl: float = DEFAULT_TTL,
+        clock: Callable[[], float] = steady_clock,
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._check = check
         self.ttl = ttl
         self._clock = clock
         self._channels: dict[str, _Attendees] = {}
@@ -121,6 +131,7 @@ class MemoryPresence:
 
     def _sweep(self) -> float:
         """Take out whose time is over; returns the time."""
+        self._check()
         now = self._clock()
         while self._deadlines:
             (channel, client), deadline = next(iter(self._deadlines.items()))

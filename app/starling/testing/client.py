@@ -1,25 +1,16 @@
-"""Public: tests of an application with the whole service in the test's own event loop, without a port or a thread.
-
-As a pytest plugin of the installed package it gives the fixture `starling`, a RunningService in memory.
-"""
+"""A client of the client endpoint in the test's own process, and its end of a connection without a socket."""
 
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from starling.auth.issue import issue_connection_token
-from starling.embed.service import Starling
 from starling.engine.transport import NO_CLOSE_FRAME, Batch, Frame
-from starling.engine.upgrade import Denied, EndpointConnection, Upgrade
+from starling.engine.upgrade import EndpointConnection
 
-__all__ = ["ExpectationFailed", "RunningService", "ServiceClient", "service"]
-
-SECRET = "the secret of tests, which no service in production has"  # noqa: S105 - it opens nothing but a test's service
 _SHOWN_EVENTS = 20
 
 Predicate = Callable[[Any], bool]
@@ -123,74 +114,6 @@ class ServiceClient:
         last = list(self.events)[-_SHOWN_EVENTS:]
         lines = [f"  {event}" for event in last] or ["  (none)"]
         return "\n".join([f"client of {self.user or 'nobody'}: {problem}", "its last events:", *lines])
-
-
-class RunningService:
-    """A Starling that runs in this process; made by `service`."""
-
-    def __init__(self, starling: Starling) -> None:
-        self.starling = starling
-        self._clients: list[ServiceClient] = []
-
-    def token(self, user: str, ttl: float | None = 3600.0, **claims: Any) -> str:
-        """A connection token that this service accepts, for `ttl` seconds (None: without end)."""
-        secret = self.starling.settings.token_hmac_secret
-        if secret is None:
-            raise ValueError("the service has no STARLING_TOKEN_HMAC_SECRET: give it one, or use service(…)")
-        return issue_connection_token(secret.get_secret_value(), user, ttl, allow_weak_secret=True, **claims)
-
-    async def connect(
-        self,
-        user: str = "",
-        *,
-        token: str | None = None,
-        headers: Sequence[tuple[str, str]] = (),
-        within: float = 2.0,
-        **claims: Any,
-    ) -> ServiceClient:
-        """Connect a client as `user`, or with `token`; `claims` go into the token. Raises ExpectationFailed."""
-        client = ServiceClient(user)
-        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        upgrade = Upgrade(b"", raw, ("centrifuge-json",), "127.0.0.1", self.starling.client_path)
-        answer = self.starling.open_client(upgrade)
-        if isinstance(answer, Denied):
-            raise ExpectationFailed(f"client of {user or 'nobody'}: the upgrade is refused with {answer.status}")
-        client.open(answer.connection, upgrade.address)
-        self._clients.append(client)
-        presented = token if token is not None else self.token(user, **claims) if user else ""
-        await client.command("connect", {"token": presented} if presented else {}, within)
-        return client
-
-    async def published(self, channel: str) -> list[Any]:
-        """The data of the publications in the history of a channel, oldest first; its namespace must keep one."""
-        answer = await self.starling.history(channel, limit=-1)
-        return [msgspec.json.decode(publication.data) for publication in answer.publications]
-
-    def cut(self, client: ServiceClient) -> None:
-        """Lose a client's connection without a close frame."""
-        client.cut()
-
-    def close(self) -> None:
-        """Disconnect all clients."""
-        for client in self._clients:
-            if client.closed is None:
-                client.disconnect()
-
-
-@asynccontextmanager
-async def service(starling: Starling | None = None, **options: Any) -> AsyncIterator[RunningService]:
-    """Run a service in this event loop, on `memory://`; `options` are those of Starling.
-
-    With `starling`, that of your application, it runs that one: your application's own lifespan need not run then.
-    """
-    options.setdefault("token_hmac_secret", SECRET)
-    starling = starling or Starling(environment={}, **options)
-    async with starling.running():
-        running = RunningService(starling)
-        try:
-            yield running
-        finally:
-            running.close()
 
 
 class _Transport:

@@ -1,0 +1,13 @@
+"""The clocks of the process, read anew at each call, so that a test that turns them reaches what keeps such a clock."""
+
+import time
+
+
+def wall_clock() -> float:
+    """Seconds since 1970."""
+    return time.time()
+
+
+def steady_clock() -> float:
+    """Seconds of a clock that never goes back."""
+    return time.monotonic()
