@@ -9,6 +9,7 @@ from msgspec import Raw
 
 from starling.brokers import envelope
 from starling.brokers.memory.history import MemoryHistory
+from starling.clocks import steady_clock
 from starling.engine.append_store import (
     PRODUCERS_LIMIT,
     Append,
@@ -56,7 +57,7 @@ class MemoryAppendStreams:
         self,
         history: MemoryHistory,
         offer: Callable[[str, bytes], None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady_clock,
     ) -> None:
         """`offer` publishes a message in a channel; it raises BrokerUnavailable, and then nothing is kept."""
         self._history = history
