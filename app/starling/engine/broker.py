@@ -11,15 +11,15 @@ from starling.protocol.messages import ClientInfo, Publication
 from starling.telemetry.tracing import TraceContext
 
 
-@dataclass(frozen=True, slots=True)
-class StreamPosition:
+# A struct, since one is made for each publication: a frozen dataclass takes half a microsecond longer.
+class StreamPosition(Struct, frozen=True):
     """A position in a channel's stream: the `offset` of the last entry seen, and the `epoch` of the stream."""
 
     offset: int
     epoch: str
 
 
-# A struct, since one is made for each message: a frozen dataclass takes half a microsecond longer.
+# A struct for the same reason.
 class StreamEntry(Struct, frozen=True):
     """One publication as a stream holds it; `previous` is the offset of the entry before it (0 for the first).
 

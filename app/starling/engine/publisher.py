@@ -1,5 +1,6 @@
 """Publishing to all processes: through the broker, counted in the metrics and traced where tracing is on."""
 
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
@@ -85,8 +86,14 @@ class Publisher:
         self, publication: Publication, targets: Sequence[tuple[str, PublishOptions]]
     ) -> list[PublishOutcome]:
         outcomes = await self._broker.publish_all(publication, targets)
+        stored: list[str] = []
         for (channel, _), outcome in zip(targets, outcomes, strict=True):
-            self._count(channel, outcome)
+            if isinstance(outcome, StreamPosition):
+                stored.append(namespace_of(channel))
+            else:
+                self._count(channel, outcome)
+        for namespace, count in Counter(stored).items():
+            self._metrics.published[namespace, "stored"] += count
         return outcomes
 
     def _count(self, channel: str, outcome: PublishOutcome) -> None:

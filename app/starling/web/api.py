@@ -25,6 +25,7 @@ from starling.protocol.codes import Error
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
 from starling.variables import variable
+from starling.web.api_batch import run_batch
 from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_errors import describe
 from starling.web.api_methods import Answer, ApiMethods, Unavailable
@@ -209,7 +210,7 @@ class Api:
             request = read_json(body or b"{}", _decode_batch, BatchFrame)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             return self._bad_request("batch", error)
-        replies = await self._methods.batch(map(_read_command, request.commands), parallel=request.parallel)
+        replies = await run_batch(self._methods, [*map(_read_command, request.commands)], parallel=request.parallel)
         self._metrics.answered("batch", 0, time.perf_counter() - started)
         away = bool(replies) and all(isinstance(reply.get("error"), Unavailable) for reply in replies)
         return HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"replies": replies})
@@ -222,7 +223,7 @@ class Api:
             problem = ValueError(f"send 1 to {BATCH_COMMANDS} commands, an object a line: method, params")
             return self._bad_request(ENVELOPE, problem)
         commands = [self._read_envelope(line) for line in lines]
-        replies = await self._methods.batch((command for _, command in commands), parallel=False)
+        replies = await run_batch(self._methods, [command for _, command in commands], parallel=False)
         self._metrics.answered(ENVELOPE, 0, time.perf_counter() - started)
         away = all(isinstance(reply.get("error"), Unavailable) for reply in replies)
         answers = (

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -82,6 +82,8 @@ HISTORY_BYTES = 8 * 2**20
 PRESENCE_LIMIT = 50_000
 PRESENCE_BYTES = 8 * 2**20
 _DONE = models.EmptyResponse()
+# What became of a publication that was sent and not kept.
+_SENT = models.PublishAnswer(result=models.PublishResponse())
 _UNSUBSCRIBE_REASONS = {
     each.code: each.reason
     for each in (
@@ -209,37 +211,6 @@ class ApiMethods:
             if outcome is not None:
                 finish(outcome)
         return True
-
-    async def batch(
-        self, commands: Iterable[models.BatchCommand | Error], *, parallel: bool
-    ) -> list[Mapping[str, Any]]:
-        """Do every command; each has a reply of its own, in their order. An Error stands for one that was malformed.
-
-        One after the other, publications that follow each other go out together all the same: the broker takes them in
-        their order.
-        """
-        if parallel:
-            return await asyncio.gather(*map(self._reply, commands))
-        replies: list[Mapping[str, Any]] = []
-        together: list[Coroutine[Any, Any, Mapping[str, Any]]] = []
-        for command in commands:
-            if isinstance(command, Error) or (command.publish is None and command.broadcast is None):
-                replies += await asyncio.gather(*together)
-                together = []
-                replies.append(await self._reply(command))
-            else:
-                together.append(self._reply(command))
-        return replies + await asyncio.gather(*together)
-
-    async def _reply(self, command: models.BatchCommand | Error) -> Mapping[str, Any]:
-        if isinstance(command, Error):
-            return {"error": command}
-        asked = [(name, request) for name in self.by_name if (request := getattr(command, name)) is not None]
-        if len(asked) != 1:
-            return {"error": _bad_request("a command holds exactly one method with its request")}
-        name, request = asked[0]
-        outcome = await self.call(name, request)
-        return {"error": outcome} if isinstance(outcome, Error) else {name: outcome}
 
     # Publishing
 
@@ -572,6 +543,8 @@ def _broadcast_options(
 
 def _publish_answer(outcome: PublishOutcome) -> models.PublishAnswer:
     if isinstance(outcome, StreamPosition):
+        if not outcome.epoch:
+            return _SENT
         return models.PublishAnswer(result=models.PublishResponse(outcome.offset, outcome.epoch))
     if isinstance(outcome, BrokerUnavailable):
         return models.PublishAnswer(error=_api_error(unavailable(outcome)))

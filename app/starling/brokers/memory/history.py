@@ -64,17 +64,18 @@ class MemoryHistory:
 
     def outdated(self, channel: str, options: PublishOptions) -> StreamPosition | None:
         """The top of a stream that keeps the version of `options`, or one above it; None where it is new."""
+        if not options.version:
+            return None
         self._sweep()
         stream = self._streams.get(channel)
-        if stream is None or not options.version or not stream.version:
+        if stream is None or not stream.version:
             return None
         same = stream.version_epoch == options.version_epoch
         return StreamPosition(stream.top, stream.epoch) if same and options.version <= stream.version else None
 
     def append(self, channel: str, entry: StreamEntry, options: PublishOptions) -> None:
         """Keep what `next_entry` made, before anything else happens to the channel."""
-        now = self._sweep()
-        stream = self._stream(channel, options.history_meta_ttl, now)
+        now, stream = self._clock(), self._streams[channel]
         stream.top = entry.offset
         if options.version:
             stream.version, stream.version_epoch = options.version, options.version_epoch

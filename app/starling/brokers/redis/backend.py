@@ -1,7 +1,6 @@
 """The link to Redis: Pub/Sub over one connection, everything that is sent in order over another, reads over a third."""
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ResponseError
@@ -84,9 +83,14 @@ class RedisBackend(SupervisedBackend):
         """
         return await self._calls.execute(*command, size=size)
 
-    def post(self, command: Command, size: int) -> asyncio.Future[list[Reply | ResponseError]]:
-        """Run a command as `execute` does, without waiting for its one reply. Raises BrokerUnavailable."""
-        return self._calls.post(command, size)
+    def post(
+        self, command: Command, size: int, done: Callable[[list[Reply | ResponseError] | Exception], None]
+    ) -> None:
+        """Run a command as `execute` does; `done` gets its one reply, or why there is none, later.
+
+        Raises BrokerUnavailable.
+        """
+        self._calls.post(command, size, done)
 
     async def execute_all(self, commands: Sequence[Command], size: int = 0) -> list[Reply | ResponseError]:
         """Run commands with one round trip, each with a reply of its own; otherwise as `execute`."""

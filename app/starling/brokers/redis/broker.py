@@ -1,7 +1,5 @@
 """The broker over Redis."""
 
-import asyncio
-import secrets
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,11 +12,11 @@ from starling.brokers.redis.backend import RedisBackend
 from starling.brokers.redis.cluster_backend import ClusterBackend
 from starling.brokers.redis.cluster_calls import Answer
 from starling.brokers.redis.drain_rate import RedisDrainRate
-from starling.brokers.redis.history import RedisHistory, read_position
+from starling.brokers.redis.history import RedisHistory, new_epoch, read_position
 from starling.brokers.redis.occupancy import RedisOccupancy
 from starling.brokers.redis.presence import RedisPresence
 from starling.brokers.redis.refusal import refused
-from starling.brokers.redis.replies import Command, Reply
+from starling.brokers.redis.replies import Command
 from starling.brokers.redis.revocations import RedisRevocations
 from starling.brokers.redis.tickets import RedisTickets
 from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
@@ -26,8 +24,6 @@ from starling.engine.history import DEFAULT_READ_TTL
 from starling.engine.presence import DEFAULT_TTL
 from starling.protocol.messages import Publication
 from starling.telemetry.tracing import TraceContext
-
-Replies = asyncio.Future[list[Reply | ResponseError]] | asyncio.Future[list[Answer]]
 
 # What one round trip carries of a publication in many channels.
 _AT_ONCE = 256
@@ -82,17 +78,20 @@ class RedisBroker(BroadcastBroker):
     ) -> PublishOutcome | None:
         """As `publish`; `done` is called when Redis has answered."""
         body, live = _bodies(publication, options.trace, delta=options.delta)
-        command = self._command(body, live, envelope.encode_publication(live), channel, options, _epoch(options))
+        message = b"" if options.history_size > 0 else envelope.encode_publication(live)
+        command = self._command(body, live, message, channel, options, _epoch(options))
 
-        def answered(replies: Replies) -> None:
-            if replies.exception() is None and isinstance(replies.result()[0], NoScriptError):
+        def answered(replies: Sequence[Answer] | Exception) -> None:
+            if isinstance(replies, Exception):
+                done(replies if isinstance(replies, BrokerUnavailable) else BrokerUnavailable(str(replies)))
+            elif isinstance(reply := replies[0], NoScriptError):
                 # Redis forgets scripts when it restarts.
                 self._publish_in_task(channel, publication, options, done)
             else:
-                done(_outcome(replies))
+                done(_outcome(reply))
 
         try:
-            self._redis.post(command, len(body)).add_done_callback(answered)
+            self._redis.post(command, len(body), answered)
         except BrokerUnavailable as unavailable:
             return unavailable
         return None
@@ -118,7 +117,7 @@ class RedisBroker(BroadcastBroker):
         publication: Publication,
         requests: Sequence[tuple[str, PublishOptions]],
     ) -> list[PublishOutcome]:
-        epoch = secrets.token_urlsafe(6)
+        epoch = new_epoch()
         commands = [
             self._command(body, live, message, channel, options, f"{epoch}{number:x}")
             for number, (channel, options) in enumerate(requests)
@@ -157,12 +156,12 @@ def _bodies(publication: Publication, trace: TraceContext | None, *, delta: bool
 
 
 def _epoch(options: PublishOptions) -> str:
-    return secrets.token_urlsafe(6) if options.history_size > 0 else ""
+    return new_epoch() if options.history_size > 0 else ""
 
 
-def _outcome(replies: Replies) -> PublishOutcome:
+def _outcome(reply: Answer) -> PublishOutcome:
     try:
-        return _position(replies.result()[0])
+        return _position(reply)
     except BrokerUnavailable as unavailable:
         return unavailable
 

@@ -1,6 +1,5 @@
 """Calls to Redis over one connection: waiting commands are sent in one batch, and replies are matched by order."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from itertools import islice
 
@@ -66,9 +65,14 @@ class RedisCalls:
             raise reply
         return reply
 
-    def post(self, command: Command, size: int) -> asyncio.Future[list[Reply | ResponseError]]:
-        """Run a command after all that wait, without waiting for its one reply. Raises BrokerUnavailable."""
-        return self._outbox.post((command,), size)
+    def post(
+        self, command: Command, size: int, done: Callable[[list[Reply | ResponseError] | Exception], None]
+    ) -> None:
+        """Run a command after all that wait; `done` gets its one reply, or why there is none, later.
+
+        Raises BrokerUnavailable.
+        """
+        self._outbox.post((command,), size, done)
 
     async def execute_all(self, commands: Sequence[Command], size: int = 0) -> list[Reply | ResponseError]:
         """Run commands as one, each with a reply of its own; otherwise as `execute`."""

@@ -15,7 +15,7 @@ from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent
 from starling.brokers.redis.address import RedisAddress
 from starling.brokers.redis.backend import CALLS_AT_ONCE, QUERIES_AT_ONCE, READS_AT_ONCE
 from starling.brokers.redis.calls import RedisCalls
-from starling.brokers.redis.cluster_calls import Answer, ClusterCalls
+from starling.brokers.redis.cluster_calls import Answer, ClusterCalls, Done
 from starling.brokers.redis.cluster_map import ClusterMap, Node
 from starling.brokers.redis.cluster_shard import ShardBackend
 from starling.brokers.redis.connections import make_connection
@@ -159,9 +159,12 @@ class ClusterBackend(LinkBackend):
         """Run a command where its slot is; as starling.brokers.redis.cluster_calls has it."""
         return await self._calls.execute(*command, size=size)
 
-    def post(self, command: Command, size: int) -> asyncio.Future[list[Answer]]:
-        """Run a command as `execute` does, without waiting for its one reply. Raises BrokerUnavailable."""
-        return self._calls.post(command, size)
+    def post(self, command: Command, size: int, done: Done) -> None:
+        """Run a command as `execute` does; `done` gets its one reply, or why there is none, later.
+
+        Raises BrokerUnavailable.
+        """
+        self._calls.post(command, size, done)
 
     async def execute_all(self, commands: Sequence[Command], size: int = 0) -> list[Answer]:
         """Run commands with one round trip to each node; as starling.brokers.redis.cluster_calls has it."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from redis.exceptions import AskError, ClusterDownError, MasterDownError, MovedError, ResponseError, TryAgainError
 
@@ -11,6 +12,7 @@ from starling.brokers.redis.replies import Command, Reply
 from starling.engine.broker import BrokerUnavailable
 
 Answer = Reply | ResponseError | BrokerUnavailable
+Done = Callable[[Sequence[Answer] | Exception], None]
 
 # What a node says of a command that it did not run. A MovedError is an AskError to redis-py.
 _NOT_RUN = (AskError, TryAgainError, ClusterDownError, MasterDownError)
@@ -97,41 +99,32 @@ class ClusterCalls:
         except TimeoutError:
             raise BrokerUnavailable(f"no node of the cluster answered within {self._timeout:g} s") from None
 
-    def post(self, command: Command, size: int) -> asyncio.Future[list[Answer]]:
-        """Run a command as `execute` does, without waiting for its one reply. Raises BrokerUnavailable at once."""
-        replies = self.at(self._node_of(command)).post(command, size)
-        answer: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
-        replies.add_done_callback(lambda _: self._answer(answer, replies, command, size))
-        return answer
+    def post(self, command: Command, size: int, done: Done) -> None:
+        """Run a command as `execute` does; `done` gets its one reply, or why there is none, later.
+
+        Raises BrokerUnavailable.
+        """
+        self.at(self._node_of(command)).post(command, size, partial(self._answer, done, command, size))
 
     def _answer(
-        self,
-        answer: asyncio.Future[list[Answer]],
-        replies: asyncio.Future[list[Reply | ResponseError]],
-        command: Command,
-        size: int,
+        self, done: Done, command: Command, size: int, outcome: list[Reply | ResponseError] | Exception
     ) -> None:
-        if answer.done():
-            return
-        if (failure := replies.exception()) is not None:
+        if isinstance(outcome, Exception):
             self._map.outdated.set()
-            answer.set_exception(failure)
-        elif isinstance(reply := replies.result()[0], _NOT_RUN):
-            task = asyncio.get_running_loop().create_task(self._redirect_for(answer, command, reply, size))
+            done(outcome)
+        elif isinstance(reply := outcome[0], _NOT_RUN):
+            task = asyncio.get_running_loop().create_task(self._redirect_for(done, command, reply, size))
             self._redirecting.add(task)
             task.add_done_callback(self._redirecting.discard)
         else:
-            answer.set_result([reply])
+            done([reply])
 
-    async def _redirect_for(
-        self, answer: asyncio.Future[list[Answer]], command: Command, refusal: ResponseError, size: int
-    ) -> None:
+    async def _redirect_for(self, done: Done, command: Command, refusal: ResponseError, size: int) -> None:
         found: Answer = BrokerUnavailable("this process closes its broker connections")
         try:
             found = await self._redirect(command, refusal, size)
         finally:
-            if not answer.done():
-                answer.set_result([found])
+            done([found])
 
     def _node_of(self, command: Command) -> Node:
         if not self._started:

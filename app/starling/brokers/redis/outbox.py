@@ -3,6 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import copy_context
+from functools import partial
 from typing import Generic, TypeVar
 
 import structlog
@@ -13,6 +15,30 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+
+class Call(Generic[Item, Answer]):
+    """One item and who gets its answer; `due` is when it is given up, on the loop's clock."""
+
+    __slots__ = ("_context", "_done", "due", "is_over", "item", "size")
+
+    def __init__(self, item: Item, size: int, due: float, done: Callable[[Answer | Exception], None]) -> None:
+        self.item = item
+        self.size = size
+        self.due = due
+        self.is_over = False
+        self._done = done
+        self._context = copy_context()
+
+    def end(self, outcome: Answer | Exception) -> None:
+        """Report the outcome, unless one was reported or nobody waits for it any more."""
+        if self.is_over:
+            return
+        self.is_over = True
+        try:
+            self._context.run(self._done, outcome)
+        except Exception:
+            log.exception("broker_answer_failed")
 
 
 class Outbox(Generic[Item, Answer]):
@@ -39,17 +65,19 @@ class Outbox(Generic[Item, Answer]):
         self._max_waiting_bytes = max_waiting_bytes
         self._max_batch = max_batch
         self._max_batch_bytes = max_batch_bytes
-        self._waiting: deque[tuple[Item, int, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[Call[Item, Answer]] = deque()
         self._waiting_bytes = 0
         self._filled = asyncio.Event()
         # Every call waits equally long, so the oldest is the first to be given up: one timer is enough.
-        self._given_up_at: deque[tuple[float, asyncio.Future[Answer]]] = deque()
+        self._given_up: deque[Call[Item, Answer]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to send."""
-        self._task = asyncio.create_task(self._run(), name="broker-outbox")
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run(), name="broker-outbox")
 
     async def stop(self) -> None:
         """End; what still waits fails as not sent."""
@@ -60,40 +88,48 @@ class Outbox(Generic[Item, Answer]):
         await asyncio.wait((task,))
         if self._timer is not None:
             self._timer.cancel()
-        for _, _, answer in self._waiting:
-            _fail(answer, "this process closes its broker connections")
+        for call in self._waiting:
+            call.end(BrokerUnavailable("this process closes its broker connections"))
         self._waiting.clear()
 
     async def send(self, item: Item, size: int) -> Answer:
         """Send `item` of `size` bytes after everything that waits; returns its answer. Raises BrokerUnavailable."""
-        return await self.post(item, size)
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        call = self.post(item, size, partial(_settle, answer))
+        try:
+            return await answer
+        finally:
+            call.is_over = True
 
-    def post(self, item: Item, size: int) -> asyncio.Future[Answer]:
-        """As `send`, without waiting. Raises BrokerUnavailable where there is no room, and so may the future."""
-        if self._task is None:
+    def post(self, item: Item, size: int, done: Callable[[Answer | Exception], None]) -> "Call[Item, Answer]":
+        """As `send`, without waiting: `done` gets the answer or the exception later, in the context of this call.
+
+        Raises BrokerUnavailable where there is no room.
+        """
+        if self._loop is None or self._task is None:
             raise BrokerUnavailable("the broker is not started")
         if len(self._waiting) >= self._max_waiting or self._waiting_bytes + size > self._max_waiting_bytes:
             raise BrokerUnavailable(f"{len(self._waiting)} calls to the broker wait already")
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, size, answer))
+        call: Call[Item, Answer] = Call(item, size, self._loop.time() + self._timeout, done)
+        self._waiting.append(call)
         self._waiting_bytes += size
         self._filled.set()
-        loop, waiting = asyncio.get_running_loop(), self._given_up_at
-        while waiting and waiting[0][1].done():
-            waiting.popleft()
-        waiting.append((loop.time() + self._timeout, answer))
+        given_up = self._given_up
+        while given_up and given_up[0].is_over:
+            given_up.popleft()
+        given_up.append(call)
         if self._timer is None:
-            self._timer = loop.call_later(self._timeout, self._give_up)
-        return answer
+            self._timer = self._loop.call_later(self._timeout, self._give_up)
+        return call
 
     def _give_up(self) -> None:
         """Fail the calls whose time is over, and set the timer for the oldest of the others."""
         self._timer = None
-        loop, waiting = asyncio.get_running_loop(), self._given_up_at
-        while waiting and (waiting[0][1].done() or waiting[0][0] <= loop.time()):
-            _fail(waiting.popleft()[1], f"the broker did not answer within {self._timeout:g} s")
+        loop, waiting = asyncio.get_running_loop(), self._given_up
+        while waiting and (waiting[0].is_over or waiting[0].due <= loop.time()):
+            waiting.popleft().end(BrokerUnavailable(f"the broker did not answer within {self._timeout:g} s"))
         if waiting:
-            self._timer = loop.call_at(waiting[0][0], self._give_up)
+            self._timer = loop.call_at(waiting[0].due, self._give_up)
 
     async def _run(self) -> None:
         while True:
@@ -102,24 +138,24 @@ class Outbox(Generic[Item, Answer]):
             while batch := self._next_batch():
                 await self._send_batch(batch)
 
-    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
-        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+    def _next_batch(self) -> list[Call[Item, Answer]]:
+        batch: list[Call[Item, Answer]] = []
         room = self._max_batch_bytes
         while self._waiting and room > 0 and len(batch) < self._max_batch:
-            item, size, answer = self._waiting.popleft()
-            self._waiting_bytes -= size
+            call = self._waiting.popleft()
+            self._waiting_bytes -= call.size
             # The caller that gave up knows that nothing is acknowledged, so the item must not go out late.
-            if not answer.done():
-                batch.append((item, answer))
-                room -= size
+            if not call.is_over:
+                batch.append(call)
+                room -= call.size
         return batch
 
-    async def _send_batch(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    async def _send_batch(self, batch: list[Call[Item, Answer]]) -> None:
         problem = "this process closes its broker connections"
         outcomes: Sequence[Answer | Exception] = ()
         try:
             async with asyncio.timeout(self._timeout):
-                outcomes = await self._transmit([item for item, _ in batch])
+                outcomes = await self._transmit([call.item for call in batch])
         except TimeoutError:
             problem = f"the broker did not answer within {self._timeout:g} s"
         except BrokerUnavailable as error:
@@ -128,17 +164,16 @@ class Outbox(Generic[Item, Answer]):
             log.exception("broker_outbox_failed")
             problem = f"{type(error).__name__} while sending"
         finally:
-            for (_, answer), outcome in zip(batch, outcomes, strict=False):
-                if answer.done():
-                    continue
-                if isinstance(outcome, Exception):
-                    answer.set_exception(outcome)
-                else:
-                    answer.set_result(outcome)
-            for _, answer in batch[len(outcomes) :]:
-                _fail(answer, problem)
+            for call, outcome in zip(batch, outcomes, strict=False):
+                call.end(outcome)
+            for call in batch[len(outcomes) :]:
+                call.end(BrokerUnavailable(problem))
 
 
-def _fail(answer: asyncio.Future[Answer], problem: str) -> None:
-    if not answer.done():
-        answer.set_exception(BrokerUnavailable(problem))
+def _settle(answer: asyncio.Future[Answer], outcome: Answer | Exception) -> None:
+    if answer.done():
+        return
+    if isinstance(outcome, Exception):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)

@@ -1,0 +1,92 @@
+"""Batches of the server API: several commands in one request, each with a reply of its own, in their order."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+from starling.protocol import codes
+from starling.protocol.codes import Error
+from starling.web.api_methods import Answer, ApiMethods
+from starling.web.api_models import BatchCommand, PublishBody
+
+Reply = Mapping[str, Any]
+
+_NOT_ONE_METHOD = Error(
+    codes.ERROR_BAD_REQUEST.code, "bad request: a command holds exactly one method with its request"
+)
+_NAMES = BatchCommand.__struct_fields__
+_requests_of = attrgetter(*_NAMES)
+
+
+async def run_batch(methods: ApiMethods, commands: Sequence[BatchCommand | Error], *, parallel: bool) -> list[Reply]:
+    """Do every command, and return a reply to each. An Error stands for a command that was malformed.
+
+    One after the other, publications that follow each other go out together all the same: the broker takes them in
+    their order.
+    """
+    batch = _Batch(methods, len(commands))
+    for number, command in enumerate(commands):
+        if isinstance(command, Error):
+            batch.replies[number] = {"error": command}
+            continue
+        requests = _requests_of(command)
+        if requests.count(None) != len(requests) - 1:
+            batch.replies[number] = {"error": _NOT_ONE_METHOD}
+        elif command.publish is not None:
+            batch.publish(number, command.publish)
+        else:
+            name, request = next((name, each) for name, each in zip(_NAMES, requests, strict=True) if each is not None)
+            if name == "broadcast" or parallel:
+                batch.call_later(number, name, request)
+            else:
+                await batch.settle()
+                await batch.call(number, name, request)
+    await batch.settle()
+    return batch.replies
+
+
+class _Batch:
+    """The replies so far, and the commands under way."""
+
+    def __init__(self, methods: ApiMethods, size: int) -> None:
+        self.replies: list[Reply] = [{}] * size
+        self._methods = methods
+        self._calls: list[Coroutine[Any, Any, None]] = []
+        self._publishing = 0
+        self._published: asyncio.Future[None] | None = None
+
+    def publish(self, number: int, request: PublishBody) -> None:
+        """Publish after everything that was begun before, without a task where none is needed."""
+        self._publishing += 1
+        # What was not begun so far must come first.
+        if self._calls or not self._methods.begin_publish(request, partial(self._on_published, number)):
+            self._publishing -= 1
+            self.call_later(number, "publish", request)
+
+    def _on_published(self, number: int, outcome: Answer | Error) -> None:
+        self._reply(number, "publish", outcome)
+        self._publishing -= 1
+        if self._publishing == 0 and self._published is not None and not self._published.done():
+            self._published.set_result(None)
+
+    def call_later(self, number: int, name: str, request: Any) -> None:
+        """Do it together with others, when `settle` is called."""
+        self._calls.append(self.call(number, name, request))
+
+    async def call(self, number: int, name: str, request: Any) -> None:
+        """Do it now."""
+        self._reply(number, name, await self._methods.call(name, request))
+
+    async def settle(self) -> None:
+        """Return when everything so far has its reply."""
+        calls, self._calls = self._calls, []
+        if calls:
+            await asyncio.gather(*calls)
+        if self._publishing:
+            self._published = asyncio.get_running_loop().create_future()
+            await self._published
+
+    def _reply(self, number: int, name: str, outcome: Answer | Error) -> None:
+        self.replies[number] = {"error": outcome} if isinstance(outcome, Error) else {name: outcome}
