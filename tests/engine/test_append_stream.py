@@ -1,0 +1,236 @@
+"""Append-only streams at work in an engine on memory: whoever joins, at any moment, gets one text, and all of it."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from starling.engine.append_store import Outcome, Producer, StreamKind, StreamStatus
+from starling.engine.append_streams import StreamRefused
+from starling.engine.broker import StreamPosition
+from starling.engine.engine import Engine
+from starling.engine.stream_chunks import (
+    JOIN_BYTES,
+    ChunkInvalid,
+    bytes_chunk,
+    content_of,
+    joined,
+    json_chunk,
+    text_chunk,
+)
+from starling.engine.stream_reader import StreamLost
+from starling.protocol.codes import CommandRefused
+from starling.protocol.messages import Publication
+from tests.support.engines import memory_engine, started
+from tests.support.waiting import until
+
+CHANNELS = {
+    "namespaces": {
+        "answers": {"stream": "text", "append_window": "10ms", "stream_max_bytes": 8 * 2**20},
+        "silent": {"stream": "text", "producer_timeout": "100ms"},
+    }
+}
+CHANNEL = "answers:1"
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    async with started(memory_engine(CHANNELS)) as engine:
+        yield engine
+
+
+async def append(engine: Engine, text: str, channel: str = CHANNEL) -> StreamPosition:
+    options = engine.channels.options(channel)
+    change = await engine.append_streams.append(channel, options, text_chunk(text), StreamKind.TEXT)
+    assert change.info is not None
+    return StreamPosition(change.info.offset, change.info.epoch)
+
+
+async def open_stream(engine: Engine, channel: str = CHANNEL) -> None:
+    await engine.append_streams.open(channel, engine.channels.options(channel))
+
+
+async def read_to_the_end(
+    engine: Engine, since: StreamPosition | None = None, *, stop_after: int | None = None
+) -> tuple[str, StreamPosition, list[Publication]]:
+    """The text that one reader gets until the stream is closed, or until it got so many publications."""
+    found: list[Publication] = []
+    async with engine.stream_readers.open(CHANNEL, engine.channels.options(CHANNEL), since) as reader:
+        while stop_after is None or len(found) < stop_after:
+            found += await reader.next(5)
+            if found and (found[-1].tags or {}).get("status"):
+                break
+        position = StreamPosition(found[-1].offset, reader.position.epoch)
+    return "".join(content_of(each).decode() for each in found), position, found
+
+
+async def test_readers_who_join_and_return_at_random_moments_all_get_one_text(engine: Engine) -> None:
+    words = [f"{number}ü😀\n" for number in range(400)]
+    choose = random.Random(21)
+    await open_stream(engine)
+
+    async def write() -> None:
+        for word in words:
+            await append(engine, word)
+            await asyncio.sleep(0)
+        options = engine.channels.options(CHANNEL)
+        await engine.append_streams.cancel(CHANNEL, options)
+
+    async def read(seed: random.Random) -> str:
+        for _ in range(seed.randrange(40)):
+            await asyncio.sleep(0)
+        text, since, _ = await read_to_the_end(engine, stop_after=seed.randrange(1, 5))
+        for _ in range(seed.randrange(20)):
+            await asyncio.sleep(0)
+        rest, _, found = await read_to_the_end(engine, since)
+        assert [each.tags for each in found][-1] == {"at": str(len("".join(words).encode())), "status": "cancelled"}
+        return text + rest
+
+    writing = asyncio.create_task(write())
+    texts = await asyncio.gather(*(read(random.Random(choose.random())) for _ in range(100)))
+    await writing
+
+    assert set(texts) == {"".join(words)}
+
+
+async def test_what_does_not_fit_the_answer_follows_before_the_reader_is_live(engine: Engine) -> None:
+    await open_stream(engine)
+    part = "0123456789abcdef" * 4000
+    for _ in range(40):
+        await append(engine, part)
+    async with engine.stream_readers.open(CHANNEL, engine.channels.options(CHANNEL)) as reader:
+        await append(engine, "the end")
+        found: list[Publication] = []
+        while not found or not content_of(found[-1]).endswith(b"the end"):
+            found += await reader.next(5)
+
+    assert b"".join(map(content_of, found)).decode() == part * 40 + "the end"
+    assert [int((each.tags or {})["at"]) for each in found] == [
+        sum(len(content_of(earlier)) for earlier in found[:index]) for index in range(len(found))
+    ]
+
+
+async def test_a_position_within_a_join_gets_one_that_begins_behind_it(engine: Engine) -> None:
+    await open_stream(engine)
+    positions = [await append(engine, letter) for letter in "abcdef"]
+    for index, position in enumerate(positions[:-1]):
+        async with engine.stream_readers.open(CHANNEL, engine.channels.options(CHANNEL), position) as reader:
+            (publication,) = await reader.next(5)
+        assert content_of(publication).decode() == "abcdef"[index + 1 :]
+        assert publication.tags == {"at": str(index + 1)}
+        assert publication.offset == positions[-1].offset
+
+
+@pytest.mark.parametrize(
+    "since", [StreamPosition(0, ""), StreamPosition(2, "another"), StreamPosition(99, ""), StreamPosition(0, "another")]
+)
+async def test_a_position_of_no_stream_or_of_another_begins_at_the_start(engine: Engine, since: StreamPosition) -> None:
+    await open_stream(engine)
+    for letter in "abc":
+        await append(engine, letter)
+    async with engine.stream_readers.open(CHANNEL, engine.channels.options(CHANNEL), since) as reader:
+        (publication,) = await reader.next(5)
+        assert content_of(publication) == b"abc"
+        assert reader.recovered == (since == StreamPosition(0, ""))
+
+
+async def test_a_stream_that_is_deleted_is_lost_to_its_readers(engine: Engine) -> None:
+    options = engine.channels.options(CHANNEL)
+    await open_stream(engine)
+    await append(engine, "old")
+    async with engine.stream_readers.open(CHANNEL, options) as reader:
+        assert [content_of(each) for each in await reader.next(5)] == [b"old"]
+        await engine.append_streams.delete(CHANNEL, options)
+        with pytest.raises(StreamLost):
+            await reader.next(5)
+
+
+async def test_a_silent_producer_is_found_without_any_further_request(engine: Engine) -> None:
+    channel = "silent:1"
+    options = engine.channels.options(channel)
+    await open_stream(engine, channel)
+
+    async def status() -> StreamStatus:
+        info = await engine.append_streams.info(channel, options)
+        assert info is not None
+        return info.status
+
+    async with asyncio.timeout(10):
+        while await status() is not StreamStatus.INTERRUPTED:
+            await asyncio.sleep(0.05)
+    await append(engine, "on", channel)
+    assert await status() is StreamStatus.OPEN
+
+
+async def test_a_gap_is_waited_for_as_long_as_a_window(engine: Engine) -> None:
+    options = engine.channels.options(CHANNEL)
+    await open_stream(engine)
+
+    async def add(sequence: int) -> Outcome:
+        chunk = text_chunk(str(sequence))
+        producer = Producer("m", 0, sequence)
+        streams = engine.append_streams
+        return (await streams.append(CHANNEL, options, chunk, StreamKind.TEXT, producer=producer)).outcome
+
+    assert await asyncio.gather(add(1), add(0)) == [Outcome.DONE, Outcome.DONE]
+    with pytest.raises(CommandRefused) as refused:
+        await add(5)
+    assert isinstance(refused.value.reason, StreamRefused)
+    assert refused.value.reason.stream is not None
+    assert refused.value.reason.stream.expected == 2
+
+
+# --- joins ---
+
+
+def publications(*payloads: bytes) -> list[Publication]:
+    return [Publication(Raw(data), offset=index + 1, tags={"at": "0"}) for index, data in enumerate(payloads)]
+
+
+def test_joins_hold_what_their_parts_held() -> None:
+    texts = ['a"\\\n', "\x00", "ü😀", ""]
+    (text,) = joined(publications(*(text_chunk(each).data for each in texts)))
+    (items,) = joined(publications(json_chunk([b"1", b'{"a": [2]}']).data, json_chunk([b"[3]"]).data))
+    (content,) = joined(publications(bytes_chunk(b"\x00").data, bytes_chunk(b"\xff\xfe").data))
+
+    assert msgspec.json.decode(text.data) == {"text": "".join(texts)}
+    assert msgspec.json.decode(items.data) == {"json": [1, {"a": [2]}, [3]]}
+    assert content_of(content) == b"\x00\xff\xfe"
+    assert (text.offset, text.tags) == (4, {"at": "0"})
+
+
+def test_joins_are_bounded_and_a_change_of_status_stands_alone() -> None:
+    parts = publications(*(text_chunk("x" * 1000).data for _ in range(200)))
+    ending = Publication(Raw(b'{"text":""}'), offset=201, tags={"at": "200000", "status": "complete"})
+    found = joined([*parts, ending])
+
+    assert all(len(each.data) <= JOIN_BYTES for each in found)
+    assert len(found) == 5
+    assert found[-1] is ending
+
+
+def test_half_of_a_surrogate_pair_is_no_text() -> None:
+    with pytest.raises(ChunkInvalid):
+        text_chunk("\ud83d")
+
+
+async def test_windows_keep_the_order_of_a_producer(engine: Engine) -> None:
+    options = engine.channels.options(CHANNEL)
+    await open_stream(engine)
+
+    async def add(sequence: int) -> None:
+        producer = Producer("m", 0, sequence)
+        chunk = text_chunk(f"{sequence} ")
+        await engine.append_streams.append(CHANNEL, options, chunk, StreamKind.TEXT, producer=producer, window=True)
+
+    for start in range(0, 60, 20):
+        await asyncio.gather(*(add(sequence) for sequence in range(start, start + 20)))
+    history = engine.channels.options(CHANNEL)
+    assert history.keeps_history
+    async with engine.stream_readers.open(CHANNEL, options) as reader:
+        found = await reader.next(5)
+    assert "".join(content_of(each).decode() for each in found) == "".join(f"{number} " for number in range(60))
+    await until(lambda: not engine.hub.subscribers.channels, "the reader leaves")
