@@ -175,7 +175,7 @@ async def test_a_gap_is_waited_for_as_long_as_a_window(engine: Engine) -> None:
         streams = engine.append_streams
         return (await streams.append(CHANNEL, options, chunk, StreamKind.TEXT, producer=producer)).outcome
 
-    assert await asyncio.gather(add(1), add(0)) == [Outcome.DONE, Outcome.DONE]
+    assert set(await asyncio.gather(add(1), add(0))) == {Outcome.DONE}
     with pytest.raises(CommandRefused) as refused:
         await add(5)
     assert isinstance(refused.value.reason, StreamRefused)

@@ -36,7 +36,7 @@ def build_dispatcher(
         ConnectHandler(engine, authority, user_limit),
         SubscribeHandler(engine, authority),
         UnsubscribeHandler(engine),
-        PublishHandler(channels, hooks, engine.publisher, engine.admission.clients.first_uses),
+        PublishHandler(channels, hooks, engine.publisher, engine.append_streams, engine.admission.clients.first_uses),
         PresenceHandler(channels, engine.presence),
         PresenceStatsHandler(channels, engine.presence),
         HistoryHandler(

@@ -34,6 +34,7 @@ HOOKS = {
     "on_connect": Shape(("client",), ("request", "data", "state")),
     "on_subscribe": Shape(("client", "channel"), ("data", "state")),
     "on_publish": Shape(("client", "channel"), ("data", "state")),
+    "on_cancel": Shape(("client", "channel"), ("reason", "state")),
     "on_message": Shape(("client",), ("data", "state")),
     "on_unsubscribe": Shape(("client", "channel"), ("state",)),
     "on_disconnect": Shape(("client",), ("code", "reason", "state")),
@@ -106,6 +107,11 @@ class ModuleHooks(NoHooks):
         hook = self._hooks.get("on_publish")
         answer = await hook.answer(client, channel, data=data, state=self._state) if hook is not None else None
         return data if answer is None else answer
+
+    async def cancel(self, client: Client, channel: str, reason: str) -> None:
+        """Call `on_cancel(client, channel[, reason])`; its Refuse lets the stream go on."""
+        if (hook := self._hooks.get("on_cancel")) is not None:
+            await hook(client, channel, reason=reason, state=self._state)
 
     async def call(self, client: Client, method: str, data: Raw) -> Raw:
         """Call the function of `rpc[method](client[, data])`."""

@@ -78,7 +78,7 @@ class CommandRefusals:
             name = f"namespaces.{namespace}"
             return name, f"add {name} to the file of STARLING_CHANNELS_FILE"
         where = f"namespaces.{namespace}" if namespace else "default"
-        verb = _VERBS.get(type(action))
+        verb = self._verb(action, channel)
         if verb is None:
             return "", ""
         try:
@@ -88,6 +88,16 @@ class CommandRefusals:
             return self._needed(client, action, verb, channel, where)
         except CommandRefused:
             return "", ""
+
+    def _verb(self, action: Action, channel: str) -> Verb | None:
+        verb = _VERBS.get(type(action))
+        if isinstance(action, Publish):
+            try:
+                stream = self._channels.options(channel).stream
+            except CommandRefused:
+                return verb
+            return verb if stream is None else Verb.CANCEL if b'"cancel"' in bytes(action.request.data) else Verb.APPEND
+        return verb
 
     def _needed(
         self, client: ClientConnection, action: Action, verb: Verb, channel: str, where: str
@@ -100,6 +110,7 @@ class CommandRefusals:
         if decision.rule in _BY_NAME:
             return "", _BY_NAME[Rule(decision.rule)]
         group = "subscriber" if subscribed and verb is not Verb.SUBSCRIBE else "client"
+        group = "subscriber" if verb is Verb.CANCEL else group
         needed = [f"allow_{verb}_for_{group}", *(() if client.user else (f"allow_{verb}_for_anonymous",))]
         missing = [name for name in needed if not getattr(facts.options, name)]
         option = " and ".join(missing or needed)

@@ -151,6 +151,14 @@ class RegisteredHooks:
                 raise CommandRefused(ERROR_METHOD_NOT_FOUND) from refused
             raise
 
+    async def cancel(self, client: Client, channel: str, reason: str) -> None:
+        """Call `on_cancel(client, channel[, reason])`; its Refuse lets the stream go on."""
+        hook = self._of_channel("on_cancel", channel)
+        if hook is None:
+            await self._inner.cancel(client, channel, reason)
+        else:
+            await hook(client, channel, reason=reason, state=self.state)
+
     async def message(self, client: Client, data: Raw) -> None:
         """Call `on_message(client[, data])`."""
         hook = self._functions["on_message"].get(_EVERYWHERE)

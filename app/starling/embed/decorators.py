@@ -55,6 +55,16 @@ class HookDecorators:
         return self._in_target("on_publish", target)
 
     @overload
+    def on_cancel(self, target: Hook) -> Hook: ...
+
+    @overload
+    def on_cancel(self, target: str = "") -> Callable[[Hook], Hook]: ...
+
+    def on_cancel(self, target: Any = "") -> Any:
+        """`on_cancel(client, channel[, reason][, state])` may refuse that a client cancels an append-only stream."""
+        return self._in_target("on_cancel", target)
+
+    @overload
     def on_unsubscribe(self, target: Hook) -> Hook: ...
 
     @overload

@@ -145,6 +145,9 @@ class Hooks(Protocol):
     async def publish(self, client: Client, channel: str, data: Raw) -> Raw:
         """A client that may publish does; returns what is published in its place."""
 
+    async def cancel(self, client: Client, channel: str, reason: str) -> None:
+        """A client that may cancel an append-only stream does; raising CommandRefused lets it go on."""
+
     async def call(self, client: Client, method: str, data: Raw) -> Raw:
         """A client calls a method by name; returns its result."""
 
@@ -192,6 +195,9 @@ class NoHooks:
     async def publish(self, client: Client, channel: str, data: Raw) -> Raw:
         """Publish what it sent."""
         return data
+
+    async def cancel(self, client: Client, channel: str, reason: str) -> None:
+        """Let it be cancelled."""
 
     async def call(self, client: Client, method: str, data: Raw) -> Raw:
         """Have no methods at all: 108, while 104 is for one that is unknown among others."""

@@ -192,6 +192,10 @@ class ProxyHooks:
         """Give it to the inner hooks: no proxy takes messages."""
         await self._inner.message(client, data)
 
+    async def cancel(self, client: Client, channel: str, reason: str) -> None:
+        """Give it to the inner hooks: no proxy is asked."""
+        await self._inner.cancel(client, channel, reason)
+
     async def unsubscribed(self, client: Client, channel: str) -> None:
         """Give it to the inner hooks."""
         await self._inner.unsubscribed(client, channel)

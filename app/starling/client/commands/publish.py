@@ -6,8 +6,10 @@ from typing import NamedTuple
 from starling.client.client_connection import ClientConnection
 from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.commands.rights import channel_options, require
+from starling.client.commands.stream_change import StreamChanges, StreamPermit
 from starling.client.hook_calls import shown_to_hooks
 from starling.engine.allowances import Budgets, payer
+from starling.engine.append_streams import AppendStreams
 from starling.engine.broker import PublishOptions, PublishOutcome, StreamPosition
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.data_format import check_publication
@@ -34,16 +36,21 @@ class PublishHandler(CommandHandler):
     method = "publish"
     traced = True
 
-    def __init__(self, channels: Channels, hooks: Hooks, publisher: Publisher, first_uses: Budgets) -> None:
+    def __init__(
+        self, channels: Channels, hooks: Hooks, publisher: Publisher, streams: AppendStreams, first_uses: Budgets
+    ) -> None:
         """`first_uses` are paid for the first publication in a channel that keeps history."""
+        self._streams = StreamChanges(channels, hooks, streams, first_uses)
         self._first_uses = first_uses
         self._channels = channels
         self._hooks = hooks
         self._publisher = publisher
 
-    def prepare(self, client: ClientConnection, action: Publish) -> _Permit:
+    def prepare(self, client: ClientConnection, action: Publish) -> _Permit | StreamPermit:
         """The right to publish in the channel, of the data that it takes."""
         options = channel_options(client, action, self._channels)
+        if options.stream is not None:
+            return self._streams.prepare(client, action, options)
         require(client, Verb.PUBLISH, action, options, self._channels)
         if options.keeps_history and action.subscription is None and self._first_uses.exhausted(payer(client)):
             raise CommandRefused(ERROR_TOO_MANY_REQUESTS)
@@ -51,9 +58,11 @@ class PublishHandler(CommandHandler):
         check_publication(bytes(action.request.data), options)
         return _Permit(options, options.publish_options(), client.info(chan_info))
 
-    def try_now(self, client: ClientConnection, action: Publish, prepared: _Permit, later: Later) -> list[Work] | None:
+    def try_now(
+        self, client: ClientConnection, action: Publish, prepared: _Permit | StreamPermit, later: Later
+    ) -> list[Work] | None:
         """Publish without a task where no hook has a say."""
-        if self._hooks.sees_publications:
+        if self._hooks.sees_publications or isinstance(prepared, StreamPermit):
             return None
 
         def done(outcome: PublishOutcome) -> None:
@@ -67,8 +76,10 @@ class PublishHandler(CommandHandler):
             return [*self._answer(client, action, outcome)]
         raise outcome
 
-    async def run(self, client: ClientConnection, action: Publish, prepared: _Permit) -> list[Decision]:
+    async def run(self, client: ClientConnection, action: Publish, prepared: _Permit | StreamPermit) -> list[Decision]:
         """Publish what the hook makes of it."""
+        if isinstance(prepared, StreamPermit):
+            return await self._streams.run(client, action, prepared)
         shown = shown_to_hooks(client, prepared.info.chan_info)
         data = await self._hooks.publish(shown, action.channel, action.request.data)
         if data is not action.request.data:
