@@ -232,6 +232,7 @@ def test_what_is_no_chunk_is_error_107(service: TestClient, data: Any) -> None:
         ("cancel", "answers:1", True, "allow_cancel_for_subscriber", True),
         ("cancel", "answers:1", False, "allow_cancel_for_subscriber", False),
         ("publish", "notes:1", True, "no_rule", False),
+        ("append", "files:1", True, "no_rule", False),
     ],
 )
 def test_the_rights_say_which_rule_decides(

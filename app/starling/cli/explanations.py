@@ -202,7 +202,8 @@ OPTIONS = {
     "allow_append_for_client": "Clients with a user id append.",
     "allow_append_for_subscriber": "Clients that are subscribed append.",
     "allow_append_for_anonymous": _TO_ANONYMOUS,
+    "allow_cancel_for_client": "Clients with a user id cancel a stream, and so stop its producer.",
     "allow_cancel_for_subscriber": "Clients that are subscribed cancel a stream, and so stop its producer.",
-    "allow_cancel_for_anonymous": "Extends the right of the same name to clients without a user id.",
+    "allow_cancel_for_anonymous": _TO_ANONYMOUS,
     "channel_regex": "A regular expression that must be found in the rest of a name; ^ and $ bind it to the ends.",
 }

@@ -110,7 +110,6 @@ class CommandRefusals:
         if decision.rule in _BY_NAME:
             return "", _BY_NAME[Rule(decision.rule)]
         group = "subscriber" if subscribed and verb is not Verb.SUBSCRIBE else "client"
-        group = "subscriber" if verb is Verb.CANCEL else group
         needed = [f"allow_{verb}_for_{group}", *(() if client.user else (f"allow_{verb}_for_anonymous",))]
         missing = [name for name in needed if not getattr(facts.options, name)]
         option = " and ".join(missing or needed)

@@ -34,6 +34,7 @@ class AppendStreamOptions(BaseModel):
     allow_append_for_client: bool = False
     allow_append_for_subscriber: bool = False
     allow_append_for_anonymous: bool = False
+    allow_cancel_for_client: bool = False
     allow_cancel_for_subscriber: bool = False
     allow_cancel_for_anonymous: bool = False
 

@@ -63,8 +63,6 @@ _BY_OPTIONS = {
     verb: _OptionNames(*(f"allow_{verb}_for_{group}" for group in ("client", "subscriber", "anonymous")))
     for verb in (Verb.PUBLISH, Verb.PRESENCE, Verb.HISTORY, Verb.APPEND, Verb.CANCEL)
 }
-# In append-only streams alone.
-_STREAM_VERBS = frozenset({Verb.APPEND, Verb.CANCEL})
 _SUBSCRIBE_FOR_CLIENT = "allow_subscribe_for_client"
 _SUBSCRIBE_FOR_ANONYMOUS = "allow_subscribe_for_anonymous"
 
@@ -77,7 +75,7 @@ def may(client: Subject, verb: Verb, channel: ChannelFacts) -> Decision:
     if verb is Verb.SUBSCRIBE:
         return _may_subscribe(client, channel)
     options = _BY_OPTIONS.get(verb)
-    if options is None or (verb in _STREAM_VERBS and channel.options.stream is None):
+    if options is None:
         return Decision(allowed=False, rule=Rule.NO_RULE)
     decision = _may_by_options(client, options, channel)
     if verb is Verb.PUBLISH and channel.options.publish_proxy and not decision.allowed:
@@ -113,8 +111,7 @@ def _restriction(user: str, channel: ChannelFacts) -> Decision | None:
 
 def _may_by_options(client: Subject, names: _OptionNames, channel: ChannelFacts) -> Decision:
     options = channel.options
-    # Who cancels is in the channel: there is no option for others.
-    for_client: bool = getattr(options, names.for_client, False)
+    for_client: bool = getattr(options, names.for_client)
     for_subscriber: bool = getattr(options, names.for_subscriber)
     if not for_client and not for_subscriber:
         return Decision(allowed=False, rule=Rule.NO_RULE)
