@@ -16,6 +16,7 @@ from starling.auth.tickets import Tickets
 from starling.brokers.broadcast import BroadcastBroker
 from starling.brokers.open import build_broker
 from starling.channels_file import build_channels
+from starling.client.emulation import EmulatedSessions
 from starling.client.hooks_module import build_module_hooks
 from starling.client.registered_hooks import RegisteredHooks
 from starling.engine.channels import Channels
@@ -155,7 +156,8 @@ def build_application(
     if jwks is not None:
         metrics.sources.append(jwks.report)
     options = WebOptions.of(settings)
-    web = build_web(options, engine, verifier, Tickets(broker.tickets))
+    sessions = EmulatedSessions(engine, alone=settings.broker_scheme == "memory")
+    web = build_web(options, engine, verifier, Tickets(broker.tickets), sessions)
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:

@@ -1,10 +1,12 @@
 """`/connection/http_stream` on the wire, to the byte: heads, chunks, ends, and clients that are not as they should."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.support.conversation import emulate
 from tests.support.running import Starling
 from tests.support.streams import JsonStream, encoded, post
 
@@ -39,6 +41,11 @@ def test_a_request_connects_and_gets_what_is_published_in_chunks(starling: Starl
             publisher.reply()
             assert publisher.reply() == {"id": 2, "publish": {}}
         assert stream.publication() == {"text": "to all"}
+
+
+def test_without_a_broker_between_nodes_the_sessions_of_another_cannot_be_reached(starling: Starling) -> None:
+    refused = emulate(starling.port, "a.b", "0123456789abcdef", b'{"id":2,"ping":{}}')
+    assert (refused.status, json.loads(refused.body)["error"]["code"]) == (503, 108)
 
 
 def test_a_client_of_http_1_0_gets_the_same_without_chunks(starling: Starling) -> None:

@@ -26,7 +26,7 @@ from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codec_protobuf import ProtobufCodec
 from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
 from starling.protocol.decisions import Decision
-from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Publication, Push, Reply
+from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Command, Publication, Push, Reply
 from starling.protocol.options import SessionLimits
 from starling.protocol.session import Session
 
@@ -168,14 +168,20 @@ class ClientConnection(Connection):
             log.exception("client_failed", connection_id=self.id)
             fail(self)
 
-    def _take(self, message: str | bytes) -> None:
+    def _take(self, message: str | bytes) -> bool:
+        """Have the session take the commands of one frame; False where these are none, which ends the session."""
         commands = self.codec.decode(message, self.session.commands_per_frame)
         if isinstance(commands, Disconnect):
             self.carry_out(self.session.close(commands))
-            return
+            return False
         frame_tap = self.engine.hub.frame_tap
         if frame_tap is not None:
             frame_tap.received(self, commands)
+        self._receive(commands)
+        return True
+
+    def _receive(self, commands: list[Command]) -> None:
+        """Have the session take `commands` in their order."""
         now = time.monotonic()
         decisions: list[Decision] = []
         for command in commands:

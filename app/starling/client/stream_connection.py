@@ -1,15 +1,38 @@
 """Connections of the client protocol over a streamed response: their commands come by requests of their own."""
 
+import asyncio
 import secrets
+import time
+from collections.abc import Sequence
+from math import inf
+
+import structlog
 
 from starling.client.authority import Handshake
-from starling.client.client_connection import JSON, ClientConnection, Executor, JsonPushes
-from starling.engine.transport import NO_CLOSE_FRAME, Frame, StreamFrame
-from starling.protocol.codes import Disconnect
-from starling.protocol.messages import DisconnectPush, Push, Reply
+from starling.client.client_connection import (
+    JSON,
+    PROTOBUF,
+    ClientConnection,
+    Executor,
+    JsonPushes,
+    ProtobufPushes,
+    fail,
+)
+from starling.client.emulation import EmulatedSessions, Outcome
+from starling.engine.transport import NO_CLOSE_FRAME, Frame, StreamFrame, Transport
+from starling.protocol.command_sequence import CommandSequence
+from starling.protocol.event_stream import event
+from starling.protocol.messages import Command, DisconnectPush, Push, Reply
+from starling.protocol.session import SessionState
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
 # Bytes of the secret that a client shows with each of its commands.
 SECRET_BYTES = 24
+# Bytes of a client's commands that may wait here for those before them, and for the client to take its replies.
+MOST_WAITING = 2**20
+# Commands of a backlog between two looks at whether more may follow.
+COMMANDS_AT_ONCE = 32
 
 
 class EmulatedConnection(ClientConnection):
@@ -18,34 +41,113 @@ class EmulatedConnection(ClientConnection):
     Nothing is expected of an idle client: the transport notices one that is gone.
     """
 
-    __slots__ = ("_first",)
+    __slots__ = ("_backlog", "_first", "_first_ids", "_reason", "_sequence", "_sessions", "_timer", "_waiting_bytes")
 
-    def __init__(self, executor: Executor, handshake: Handshake, first: str | bytes) -> None:
+    def __init__(
+        self, executor: Executor, handshake: Handshake, sessions: EmulatedSessions, first: str | bytes
+    ) -> None:
         """`first` holds the connect command."""
         super().__init__(executor, handshake, secret=secrets.token_urlsafe(SECRET_BYTES))
+        self._sessions = sessions
         self._first = first
+        self._first_ids: tuple[int, ...] | None = None
+        # Made with the first request after the one that opened the stream.
+        self._sequence: CommandSequence | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        # What may be carried out, once fewer commands are pending and the client has taken its replies.
+        self._backlog: Sequence[Command] = ()
+        self._waiting_bytes = 0
+        self._reason = ""
+
+    def open(self, transport: Transport, address: str = "") -> None:
+        """Take over `transport`, and be found by requests."""
+        super().open(transport, address)
+        self._sessions.add(self)
 
     def begin(self) -> None:
         """Take the commands that came with the request."""
         first, self._first = self._first, b""
         self.on_message(first)
 
+    def on_close(self, code: int, reason: str) -> None:
+        """Leave every channel, and be found no more."""
+        self._sessions.remove(self)
+        self._backlog = ()
+        if self._timer is not None:
+            self._timer.cancel()
+        super().on_close(code, reason or self._reason)
+
     def close(self, code: int, reason: str = "") -> None:
         """End the stream; a push says why, because there is no close frame."""
         self.engine.hub.flush(self)
-        if code != NO_CLOSE_FRAME and self.close_code is None:
-            self.transport.send_frame(self.goodbye(code, reason))
+        if code != NO_CLOSE_FRAME:
+            push = Push(disconnect=DisconnectPush(code, reason, _reconnects(code)))
+            self.transport.send_frame(self.encoder.encode_push(push))
+        self._reason = self._reason or reason
         self.transport.close(code, reason)
 
-    def goodbye(self, code: int, reason: str) -> Frame:
-        """The push that ends the stream."""
-        reconnect = Disconnect(code, reason).reconnect if code >= 3000 else True
-        push = Push(disconnect=DisconnectPush(code, reason, reconnect))
-        return self.encoder.encode_push(push)
+    # Requests with commands
+
+    def on_request(self, data: str | bytes) -> Outcome:
+        """Take the commands of one request, to be carried out in the order of the session."""
+        if self.close_code is not None or self.session.state is SessionState.CLOSED:
+            return Outcome.GONE
+        if isinstance(data, str) is not self.codec.text:
+            return Outcome.MALFORMED
+        if self._waiting_bytes + len(data) > MOST_WAITING:
+            return Outcome.BUSY
+        self.count_received(data)
+        self._waiting_bytes += len(data)
+        try:
+            return Outcome.TAKEN if self._take(data) else Outcome.MALFORMED
+        except Exception:
+            log.exception("client_failed", connection_id=self.id)
+            fail(self)
+            return Outcome.UNAVAILABLE
+
+    def on_drained(self) -> None:
+        """Go on with the reads and the commands that waited for the client."""
+        super().on_drained()
+        self._carry_out_backlog()
+
+    def _receive(self, commands: list[Command]) -> None:
+        if self._first_ids is None:
+            self._first_ids = tuple(command.id for command in commands if command.id)
+            super()._receive(commands)
+            return
+        if self._sequence is None:
+            self._sequence = CommandSequence(self._first_ids)
+        self._carry_out_later(self._sequence.take(commands, time.monotonic()))
+
+    def _take_overdue(self) -> None:
+        """Carry out what has waited long enough for the commands before it."""
+        self._timer = None
+        if self._sequence is not None and self.close_code is None:
+            try:
+                self._carry_out_later(self._sequence.overdue(time.monotonic()))
+            except Exception:
+                log.exception("client_failed", connection_id=self.id)
+                fail(self)
+
+    def _carry_out_later(self, ready: list[Command]) -> None:
+        """Carry out what is `ready` when the client may be read from, as its transport would be."""
+        self._backlog = [*self._backlog, *ready]
+        self._carry_out_backlog()
+        deadline = self._sequence.deadline if self._sequence is not None else inf
+        if deadline < inf and self._timer is None:
+            delay = max(0.0, deadline - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._take_overdue)
+        if deadline == inf and not self._backlog:
+            self._waiting_bytes = 0
+
+    def _carry_out_backlog(self) -> None:
+        while self._backlog and not self.paused and not self.transport.replies_wait and self.close_code is None:
+            commands, self._backlog = self._backlog[:COMMANDS_AT_ONCE], self._backlog[COMMANDS_AT_ONCE:]
+            super()._receive(list(commands))
 
 
 class JsonLines(JsonPushes):
-    """Encodes pushes as lines of JSON in a stream."""
+    """Encodes everything as lines of JSON in a stream."""
 
     def encode_push(self, push: Push) -> Frame:
         """One push as a line."""
@@ -56,6 +158,30 @@ class JsonLines(JsonPushes):
         return StreamFrame(JSON.join(replies) + b"\n")
 
 
+class ProtobufMessages(ProtobufPushes):
+    """Encodes everything as messages of Protobuf in a stream, each with its length before it."""
+
+    def encode_push(self, push: Push) -> Frame:
+        """One push as a message."""
+        return StreamFrame(PROTOBUF.encode(Reply(push=push)))
+
+    def encode_replies(self, replies: list[bytes]) -> Frame:
+        """Encoded replies to one client as messages."""
+        return StreamFrame(PROTOBUF.join(replies))
+
+
+class JsonEvents(JsonPushes):
+    """Encodes everything as events of an event stream, each with one reply in JSON."""
+
+    def encode_push(self, push: Push) -> Frame:
+        """One push as an event."""
+        return self.encode_replies([JSON.encode(Reply(push=push))])
+
+    def encode_replies(self, replies: list[bytes]) -> Frame:
+        """Encoded replies to one client, an event each."""
+        return StreamFrame(b"".join([event(reply) for reply in replies]))
+
+
 class HttpStreamConnection(EmulatedConnection):
     """A client that reads a line of JSON for each reply and push."""
 
@@ -64,3 +190,28 @@ class HttpStreamConnection(EmulatedConnection):
     kind = "http_stream"
     codec = JSON
     encoder = JsonLines()
+
+
+class ProtobufStreamConnection(EmulatedConnection):
+    """A client that reads Protobuf."""
+
+    __slots__ = ()
+
+    kind = "http_stream_protobuf"
+    codec = PROTOBUF
+    encoder = ProtobufMessages()
+
+
+class SseConnection(EmulatedConnection):
+    """A client that reads an event for each reply and push."""
+
+    __slots__ = ()
+
+    kind = "sse"
+    codec = JSON
+    encoder = JsonEvents()
+
+
+def _reconnects(code: int) -> bool:
+    """Whether the client connects again by itself."""
+    return code < 3000 or code % 1000 < 500

@@ -73,6 +73,7 @@ class ControlMessage(Struct, omit_defaults=True):
     problem: str = ""
     node: NodeInfo | None = None
     goodbye: bool = False
+    alone: bool = False
 
 
 class _Question:
@@ -125,8 +126,10 @@ class Control:
         """Listen as node `uid`, and announce it until cancelled."""
         self._uid = uid
         # While the link is down the subscription is kept, and takes effect when the link reconnects.
-        with suppress(BrokerUnavailable):
-            await self._broker.subscribe(CHANNEL)
+        self.listeners[own_channel(uid)] = self.on_publication
+        for channel in (CHANNEL, own_channel(uid)):
+            with suppress(BrokerUnavailable):
+                await self._broker.subscribe(channel)
         while True:
             self._met.clear()
             await self._send(ControlMessage(uid, node=self._describe()))
@@ -179,13 +182,34 @@ class Control:
         A node that is gone holds this up once, and not longer than that. Raises BrokerUnavailable, PublicationTooLarge,
         and NodeCommandRefused when some node could not do it.
         """
+        question = await self._ask(command, {info.uid for info in self.nodes()}, within)
+        return question.answers
+
+    async def ask_node(self, uid: str, command: NodeCommand, *, within: float = ANSWER_SECONDS) -> Raw | None:
+        """Have the node `uid` alone carry out `command`; returns its answer, None if there is none in `within` seconds.
+
+        Raises BrokerUnavailable, PublicationTooLarge, and NodeCommandRefused when the node could not do it.
+        """
+        question = await self._ask(command, {uid}, within, own_channel(uid))
+        return question.answers.get(uid)
+
+    def is_known(self, uid: str) -> bool:
+        """Whether a node has announced itself within GONE_SECONDS."""
+        seen = self._nodes.get(uid)
+        return uid == self._uid or (seen is not None and time.monotonic() - seen[0] < GONE_SECONDS)
+
+    async def _ask(self, command: NodeCommand, wanted: set[str], within: float, channel: str = CHANNEL) -> "_Question":
         number = secrets.token_hex(8)
         question = self._questions[number] = _Question()
-        wanted = {info.uid for info in self.nodes()}
+        message = ControlMessage(
+            self._uid,
+            command=command.name(),
+            content=_encoded(command),
+            question=number,
+            alone=channel != CHANNEL,
+        )
         try:
-            await self._publish(
-                ControlMessage(self._uid, command=command.name(), content=_encoded(command), question=number)
-            )
+            await self._publish(message, channel)
             async with asyncio.timeout(within):
                 while not wanted <= question.answers.keys() and not question.refused:
                     question.arrived.clear()
@@ -199,7 +223,7 @@ class Control:
             del self._questions[number]
         if question.refused:
             raise NodeCommandRefused(question.refused)
-        return question.answers
+        return question
 
     # Receiving
 
@@ -247,23 +271,28 @@ class Control:
             else:
                 answer.content = NO_PAYLOAD if result is None else _encoded(result)
         if message.question:
-            self._start_task(self._answer(answer))
+            self._start_task(self._answer(answer, own_channel(message.sender) if message.alone else CHANNEL))
 
-    async def _answer(self, answer: ControlMessage) -> None:
+    async def _answer(self, answer: ControlMessage, channel: str) -> None:
         try:
-            await self._send(answer)
+            await self._send(answer, channel)
         except PublicationTooLarge as too_large:
             answer.content, answer.problem = NO_PAYLOAD, f"the answer is too large for this broker: {too_large}"
-            await self._send(answer)
+            await self._send(answer, channel)
 
-    async def _send(self, message: ControlMessage) -> None:
+    async def _send(self, message: ControlMessage, channel: str = CHANNEL) -> None:
         try:
-            await self._publish(message)
+            await self._publish(message, channel)
         except BrokerUnavailable:
             log.debug("control_message_not_sent", command=message.command)
 
-    async def _publish(self, message: ControlMessage) -> None:
-        await self.publish(CHANNEL, Publication(data=_encoded(message)))
+    async def _publish(self, message: ControlMessage, channel: str = CHANNEL) -> None:
+        await self.publish(channel, Publication(data=_encoded(message)))
+
+
+def own_channel(uid: str) -> str:
+    """The internal channel of the commands to one node."""
+    return f"{CHANNEL}:{uid}"
 
 
 def _encoded(message: Struct) -> Raw:

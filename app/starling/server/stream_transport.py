@@ -85,7 +85,12 @@ class StreamTransport(ClientSocket):
         """Do nothing: the client's commands come by other requests."""
 
     def resume_reading(self) -> None:
-        """Do nothing."""
+        """Have the handler go on, after this tick, with the commands that wait there."""
+        self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._handler is not None:
+            self._notify(self._handler.on_drained)
 
     def takes_replies(self) -> bool:
         """Whether the client lives though nothing is read of it: its host acknowledges what was written last.

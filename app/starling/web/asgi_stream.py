@@ -62,7 +62,8 @@ class AsgiStreamTransport:
         """Do nothing: the client's commands come by other requests."""
 
     def resume_reading(self) -> None:
-        """Do nothing."""
+        """Have the handler go on, after this tick, with the commands that wait there."""
+        asyncio.get_running_loop().call_soon(self._handler.on_drained)
 
     @property
     def replies_wait(self) -> bool:

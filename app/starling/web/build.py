@@ -11,6 +11,7 @@ from starling import __version__
 from starling.auth.tickets import Tickets
 from starling.auth.tokens import TokenVerifier
 from starling.client.build import build_dispatcher
+from starling.client.emulation import EmulatedSessions
 from starling.client.node_commands import NodeCommands
 from starling.client.options import UserLimitOptions
 from starling.engine.engine import Engine
@@ -26,13 +27,15 @@ from starling.web.authority import TokenAuthority
 from starling.web.connection import ClientEndpoint
 from starling.web.cross_origin import CrossOrigin
 from starling.web.dependencies import WebContext
+from starling.web.emulation import EmulationEndpoint
 from starling.web.head_requests import HeadRequests
-from starling.web.http_endpoint import RequestPaths
+from starling.web.http_endpoint import HttpEndpoint, RequestPaths
 from starling.web.http_stream import HttpStreamEndpoint
 from starling.web.options import ApiOptions, EndpointOptions, PageOptions, WriteOptions
 from starling.web.permission_check import PermissionCheck
 from starling.web.request_id import RequestId
 from starling.web.revocation import RevocableVerifier
+from starling.web.sse import SseEndpoint
 
 # FastAPI's own spans would be one for each connection, and would hold addresses with their queries.
 NO_FASTAPI_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
@@ -60,12 +63,14 @@ class Web:
     top_channels: TopChannels
     methods: ApiMethods
     api: Api
-    streams: tuple[HttpStreamEndpoint, ...]
+    streams: tuple[HttpEndpoint, ...]
     requests: RequestPaths
     """What the server answers without the ASGI application."""
 
 
-def build_web(options: WebOptions, engine: Engine, unrevoked: TokenVerifier, tickets: Tickets) -> Web:
+def build_web(
+    options: WebOptions, engine: Engine, unrevoked: TokenVerifier, tickets: Tickets, sessions: EmulatedSessions
+) -> Web:
     """Build what answers requests; `unrevoked` verifies tokens without regard to revocations."""
     verifier = RevocableVerifier(unrevoked, engine.revocations, tickets)
     context = _build_context(options, engine, verifier)
@@ -79,7 +84,8 @@ def build_web(options: WebOptions, engine: Engine, unrevoked: TokenVerifier, tic
         revocation_seconds=options.revocation_seconds,
     )
     api = Api(methods, CaptureEndpoint(engine), options, engine.metrics, engine.tracer)
-    streams = (HttpStreamEndpoint(context, options.max_message_bytes),)
+    kinds = (HttpStreamEndpoint, SseEndpoint, EmulationEndpoint)
+    streams = tuple(kind(context, sessions, options.max_message_bytes) for kind in kinds)
     requests = RequestPaths({API_PREFIX: api, **{stream.path: stream for stream in streams}})
     return Web(context, ClientEndpoint(context), top_channels, methods, api, streams, requests)
 

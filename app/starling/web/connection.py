@@ -25,7 +25,6 @@ class ClientEndpoint:
 
     def __init__(self, context: WebContext) -> None:
         self._context = context
-        self._hooks = context.engine.hooks
 
     def __call__(self, upgrade: Upgrade) -> Accepted | Denied:
         """Accept a client, unless its page is foreign.
@@ -40,7 +39,7 @@ class ClientEndpoint:
             return _denied(HTTPStatus.FORBIDDEN, FOREIGN_ORIGIN, request_id=request_id)
         kind, subprotocol = choose_format(upgrade)
         client = kind(self._context.dispatcher, self._context.handshake(upgrade))
-        if self._hooks.sees_clients or self._hooks.authenticates or self._hooks.keeps_headers:
+        if self._context.keeps_requests:
             client.request = self._context.request_for_hooks(upgrade)
         return Accepted(client, subprotocol, self._context.write_limit, request_id)
 

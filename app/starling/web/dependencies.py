@@ -146,6 +146,12 @@ class WebContext:
             cookies_checked=self.cookies_checked,
         )
 
+    @property
+    def keeps_requests(self) -> bool:
+        """Whether a hook may want to see what a connection was opened with."""
+        hooks = self.engine.hooks
+        return bool(hooks.sees_clients or hooks.authenticates or hooks.keeps_headers)
+
     def handshake(self, upgrade: Upgrade, *, cookie: bool = True) -> Handshake:
         """The identity in the handshake's token, or why that is refused, or the token where keys must be fetched.
 

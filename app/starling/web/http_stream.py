@@ -3,12 +3,21 @@
 The request's body is the connect command, with any others after it. Later commands come to `/emulation`.
 """
 
-from starling.client.stream_connection import HttpStreamConnection
-from starling.engine.direct_request import Respond, StreamResponse
-from starling.engine.upgrade import Header, Upgrade
-from starling.web.http_endpoint import HttpEndpoint
+from collections.abc import Sequence
+from http import HTTPStatus
 
-PATH = "/connection/http_stream"
+from starling.client.emulation import EmulatedSessions
+from starling.client.stream_connection import EmulatedConnection, HttpStreamConnection, ProtobufStreamConnection
+from starling.engine.direct_request import DirectResponse, Respond, StreamResponse
+from starling.engine.upgrade import Header, Upgrade
+from starling.protocol import codes
+from starling.protocol.codes import Disconnect
+from starling.web.accepted_types import accepts
+from starling.web.dependencies import WebContext
+from starling.web.http_endpoint import HttpEndpoint, refusal
+
+PROTOBUF = "application/octet-stream"
+NDJSON = "application/x-ndjson"
 # What keeps proxies and browsers from holding a stream back, or storing it.
 STREAM_HEADERS: tuple[Header, ...] = (
     (b"x-accel-buffering", b"no"),
@@ -18,18 +27,48 @@ STREAM_HEADERS: tuple[Header, ...] = (
 )
 
 
-class HttpStreamEndpoint(HttpEndpoint):
-    """Opens a connection whose replies and pushes are lines of JSON."""
+class EmulatedEndpoint(HttpEndpoint):
+    """An endpoint whose response is a stream of the client protocol; subclasses name the path and the formats."""
 
-    path = PATH
-    methods = ("POST",)
+    def __init__(self, context: WebContext, sessions: EmulatedSessions, max_body_bytes: int) -> None:
+        super().__init__(context, max_body_bytes)
+        self._sessions = sessions
+
+    def open(
+        self,
+        request: Upgrade,
+        kind: type[EmulatedConnection],
+        commands: bytes,
+        content_type: str,
+        beginning: bytes = b"",
+    ) -> DirectResponse | StreamResponse:
+        """The stream of a client that begins with `commands`, unless it is rejected."""
+        if not accepts(request.header(b"accept"), content_type):
+            words = f"the response is {content_type}, which the field Accept leaves out"
+            return refusal(HTTPStatus.NOT_ACCEPTABLE, codes.ERROR_BAD_REQUEST, words)
+        if isinstance(kind.codec.decode(commands), Disconnect):
+            words = "begin with a connect command in the format of the stream"
+            return refusal(HTTPStatus.BAD_REQUEST, codes.ERROR_BAD_REQUEST, words)
+        if (rejected := self.rejection(request)) is not None:
+            return rejected
+        context = self._context
+        handshake = context.handshake(request, cookie=context.takes_cookie(request))
+        connection = kind(context.dispatcher, handshake, self._sessions, commands)
+        if context.keeps_requests:
+            connection.request = context.request_for_hooks(request)
+        headers = [*STREAM_HEADERS, (b"content-type", content_type.encode())]
+        return StreamResponse(headers, connection, context.write_limit, request.address, beginning)
+
+
+class HttpStreamEndpoint(EmulatedEndpoint):
+    """Opens a connection whose replies and pushes are lines of JSON, or messages of Protobuf."""
+
+    path = "/connection/http_stream"
+    methods: Sequence[str] = ("POST",)
 
     def answer(self, request: Upgrade, method: str, body: bytes, respond: Respond) -> None:
-        """Open a stream, unless the client is rejected."""
-        if (rejected := self.rejection(request)) is not None:
-            respond(rejected)
-            return
-        context = self._context
-        connection = HttpStreamConnection(context.dispatcher, context.handshake(request), body)
-        headers = [*STREAM_HEADERS, (b"content-type", b"application/x-ndjson")]
-        respond(StreamResponse(headers, connection, context.write_limit, request.address))
+        """Open a stream in the format of the request."""
+        if (request.header(b"content-type") or "").partition(";")[0].strip().lower() == PROTOBUF:
+            respond(self.open(request, ProtobufStreamConnection, body, PROTOBUF))
+        else:
+            respond(self.open(request, HttpStreamConnection, body, NDJSON))

@@ -1,0 +1,105 @@
+"""Sessions whose commands come by requests: those of this process, and the way of a request to another node's."""
+
+import hmac
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
+from starling.engine.control import GONE_SECONDS, NodeCommand, NodeCommandRefused
+from starling.engine.engine import Engine
+
+
+class Outcome(Enum):
+    """What became of the commands of a request."""
+
+    TAKEN = "taken"
+    GONE = "gone"
+    """There is no such session."""
+    MALFORMED = "malformed"
+    """They are no commands, or not in the session's format, which ends the session as on any transport."""
+    TOO_LARGE = "too_large"
+    """They are more than the way between nodes carries."""
+    BUSY = "busy"
+    """Too much of the session waits; the client may try again."""
+    UNAVAILABLE = "unavailable"
+    """The session's node cannot be asked now."""
+
+
+class EmulatedSession(Protocol):
+    """A session of this process whose commands come by requests."""
+
+    id: str
+    session_secret: str
+
+    def on_request(self, data: str | bytes) -> Outcome:
+        """Take the commands of one request: text of JSON lines, or Protobuf."""
+
+
+class EmulatedCommands(NodeCommand):
+    """Commands of the session with this secret: `text` of JSON lines, or Protobuf in `binary`."""
+
+    session: str
+    text: str = ""
+    binary: bytes = b""
+
+
+class EmulatedOutcome(Struct):
+    """What became of them there."""
+
+    outcome: Outcome
+
+
+class EmulatedSessions:
+    """The sessions of this process, by the identifier of their connection."""
+
+    def __init__(self, engine: Engine, *, alone: bool) -> None:
+        """`alone`: the broker joins no other process."""
+        self._node = engine.node
+        self._control = engine.control
+        self._alone = alone
+        self._sessions: dict[str, EmulatedSession] = {}
+        self._control.on_command(EmulatedCommands, self._carry_out)
+
+    def add(self, session: EmulatedSession) -> None:
+        """Have `session` get the commands that show its secret."""
+        self._sessions[session.id] = session
+
+    def remove(self, session: EmulatedSession) -> None:
+        """Forget a session that has ended."""
+        self._sessions.pop(session.id, None)
+
+    def is_here(self, node: str) -> bool:
+        """Whether the sessions of `node` are those of this process."""
+        return node == self._node.id
+
+    def deliver(self, secret: str, data: str | bytes) -> Outcome:
+        """Give commands to a session of this process."""
+        session = self._sessions.get(secret.partition(".")[0])
+        # In constant time: how much of a secret was right must not show.
+        if session is None or not hmac.compare_digest(session.session_secret.encode(), secret.encode()):
+            return Outcome.GONE
+        return session.on_request(data)
+
+    async def forward(self, node: str, secret: str, data: str | bytes) -> Outcome:
+        """Give commands to a session of another node."""
+        if self._alone:
+            return Outcome.UNAVAILABLE
+        known = self._control.is_known(node)
+        if not known and self._node.uptime > GONE_SECONDS:
+            return Outcome.GONE
+        text, binary = (data, b"") if isinstance(data, str) else ("", data)
+        try:
+            answer = await self._control.ask_node(node, EmulatedCommands(secret, text, binary))
+        except PublicationTooLarge:
+            return Outcome.TOO_LARGE
+        except (BrokerUnavailable, NodeCommandRefused):
+            return Outcome.UNAVAILABLE
+        if answer is None:
+            return Outcome.UNAVAILABLE if known else Outcome.GONE
+        return msgspec.json.decode(answer, type=EmulatedOutcome).outcome
+
+    def _carry_out(self, command: EmulatedCommands) -> EmulatedOutcome:
+        return EmulatedOutcome(self.deliver(command.session, command.text or command.binary))
