@@ -128,7 +128,7 @@ class Conversation:
         self._emulation = [*self._emulation[1:], port]
         return emulate(port, self.session, self.node, frame, protobuf=self.protobuf)
 
-    # What it hears
+    # What it receives
 
     def reply(self, number: int) -> dict[str, Any]:
         """The reply to the command with this id; what comes before it is kept."""

@@ -35,7 +35,7 @@ from starling.web.options import ApiOptions, EndpointOptions, PageOptions, Write
 from starling.web.permission_check import PermissionCheck
 from starling.web.request_id import RequestId
 from starling.web.revocation import RevocableVerifier
-from starling.web.sse import SseEndpoint
+from starling.web.two_way_sse import SseEndpoint
 
 # FastAPI's own spans would be one for each connection, and would hold addresses with their queries.
 NO_FASTAPI_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
