@@ -352,3 +352,23 @@ def test_the_length_of_a_number_counts_wherever_it_stands(
     data = b'["%b",%b%b]' % (b"x" * before, value, tail)
 
     assert is_json(data) is (in_string or digits <= NUMBER_LIMIT)
+
+
+@given(
+    depth=st.integers(NESTING_LIMIT - 3, NESTING_LIMIT + 3),
+    objects=st.integers(0, 2**300),
+    before=st.sampled_from(["", '"]]}}[[{{",', r'"\\","[",', r'"\"]",', "[{},[]],", '{"[":"}"},']),
+    leaf=st.sampled_from(["1", '""', '"[[["', r'"\\"', '"' + "x" * 5000 + '"']),
+)
+def test_depth_is_counted_to_the_level_whatever_the_strings_hold(
+    depth: int, objects: int, before: str, leaf: str
+) -> None:
+    text = leaf
+    for level in range(depth):
+        # The shortest form of either kind, and neighbours of the innermost one that are not on the way down.
+        first = before if level == 0 else ""
+        text = f'{{"":{text}}}' if objects >> level & 1 and not first else f"[{first}{text}]"
+    # A neighbour adds two levels at most, next to the innermost value.
+    deepest = depth + (before in ("[{},[]],",)) * 2 + (before == '{"[":"}"},')
+
+    assert is_json(text.encode()) is (deepest <= NESTING_LIMIT)
