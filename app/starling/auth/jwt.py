@@ -9,6 +9,7 @@ from starling.auth.claims import TokenRules, read_connection_claims, read_subscr
 from starling.auth.compact import CompactToken, parse_compact
 from starling.auth.jwks import Jwks
 from starling.auth.keys import PUBLIC_KEY_ALGORITHMS, VerificationKey
+from starling.auth.remembered import RememberedTokens
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, SubscriptionGrant, TokenRefused
 from starling.clocks import wall_clock
 
@@ -39,6 +40,7 @@ class JwtVerifier:
         self._rules = rules
         self._jwks = jwks
         self._clock = clock
+        self._remembered = RememberedTokens()
         if jwks is not None and rules.audience is None:
             log.warning(
                 "token_audience_unset",
@@ -79,9 +81,13 @@ class JwtVerifier:
             raise TokenRefused(refused.reason, refused.sentence) from None
 
     def _verified_payload(self, token: str) -> bytes:
+        keys = self._keys, self._jwks.keys if self._jwks is not None else ()
+        if (remembered := self._remembered.payload(token, keys)) is not None:
+            return remembered
         compact = parse_compact(token)
         for key in self._keys_for(compact):
             if key.verifies(compact.algorithm, compact.signing_input, compact.signature):
+                self._remembered.remember(token, keys, compact.payload)
                 return compact.payload
         raise TokenRefused(
             RefusalReason.BAD_SIGNATURE,

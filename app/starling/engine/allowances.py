@@ -67,7 +67,7 @@ class ConnectionLimit:
     def full(self, user: str, address: str) -> bool:
         """Whether one more is too many."""
         most = self._per_user if user else self._per_address
-        return bool(most) and self._counts[_holder(user, address)] >= most
+        return bool(most) and self._counts.get(_holder(user, address), 0) >= most
 
     def add(self, user: str, address: str) -> str:
         """Count a connection; returns the name to `remove` it by."""

@@ -5,6 +5,7 @@ starling.engine.data_format); `encode` refuses what is in a channel all the same
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from msgspec import DecodeError, MsgspecError, Raw, Struct, json
@@ -135,6 +136,16 @@ _PAYLOADS: dict[type[Struct], tuple[str, ...]] = {}
 _find_payloads(Reply, _PAYLOADS)
 
 
+def _values_of(names: tuple[str, ...]) -> Callable[[Struct], tuple[Any, ...]]:
+    """What returns the values of these fields at once: most are empty, and so most of the time is their reading."""
+    if len(names) == 1:
+        return lambda message: (getattr(message, names[0]),)
+    return attrgetter(*names) if names else lambda message: ()
+
+
+_VALUES = {kind: _values_of(names) for kind, names in _PAYLOADS.items()}
+
+
 def _is_readable(message: Publication | ClientInfo) -> bool:
     try:
         _check_payloads(message)
@@ -145,8 +156,8 @@ def _is_readable(message: Publication | ClientInfo) -> bool:
 
 def _check_payloads(message: Struct) -> None:
     """Raise CommandRefused for a payload that is no JSON; make an empty one the default, which is left out."""
-    for name in _PAYLOADS[type(message)]:
-        value = getattr(message, name)
+    kind = type(message)
+    for name, value in zip(_PAYLOADS[kind], _VALUES[kind](message), strict=True):
         if value is None or value is NO_PAYLOAD:
             continue
         if isinstance(value, Raw):

@@ -61,12 +61,14 @@ class DirectHttp(HttpToolsProtocol):
 
     def _begin_directly(self, endpoint: RequestEndpoint) -> bool:
         """Begin a request that `endpoint` answers without ASGI; False where the ASGI application must."""
+        if self.parser.should_upgrade():
+            return False
         path, _, query = self.url.partition(b"?")
         if self._busy or self.flow.write_paused or self.expect_100_continue or self.root_path or b"%" in path:
             return False
         method, address = self.parser.get_method().decode(), client_address(self.app, self.client, self.headers)
         request = DirectRequest(method, path.decode("latin-1"), self.headers, address, query)
-        work = None if self.parser.should_upgrade() else endpoint.accept(request)
+        work = endpoint.accept(request)
         if work is None:
             return False
         current = self.parser.get_http_version() != "1.0"

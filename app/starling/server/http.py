@@ -248,7 +248,7 @@ class StarlingHttp(DirectHttp):
     def on_headers_complete(self) -> None:
         """Begin to serve the request, if its head is within the limits."""
         self._end_deadline()
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
         if size > self._options.max_head_bytes or len(self.headers) > self._options.max_header_fields:
             self._head_too_large = True
             raise HeadTooLargeError

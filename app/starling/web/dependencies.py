@@ -185,7 +185,9 @@ class WebContext:
         presented = find_token(authorization=upgrade.header(b"authorization"), subprotocols=upgrade.subprotocols)
         if presented is not None:
             return presented
-        query = QueryParams(upgrade.query) if upgrade.query else QueryParams()
+        if not upgrade.query:
+            return find_token(cookie=_session_cookie(upgrade) if cookie else None)
+        query = QueryParams(upgrade.query)
         return find_token(
             ticket=query.get("ticket"),
             cookie=_session_cookie(upgrade) if cookie else None,

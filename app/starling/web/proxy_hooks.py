@@ -53,6 +53,7 @@ class ProxyHooks:
     def __init__(self, options: ProxyOptions, inner: Hooks, channels: Channels, metrics: Metrics) -> None:
         """`inner` decides where there is no proxy."""
         self._options = options
+        self._urls = options.proxy_urls
         self._inner = inner
         self._channels = channels
         self._metrics = metrics
@@ -71,7 +72,7 @@ class ProxyHooks:
     @property
     def authenticates(self) -> bool:
         """Whether `connect` is called for clients without a token."""
-        return "connect" in self._options.proxy_urls or self._inner.authenticates
+        return "connect" in self._urls or self._inner.authenticates
 
     @property
     def sees_unsubscribes(self) -> bool:
@@ -105,12 +106,12 @@ class ProxyHooks:
 
     async def connect(self, client: Client, request: Request, data: Raw) -> ConnectDecision:
         """Ask the connect proxy about a client without a token."""
-        if client.has_token or "connect" not in self._options.proxy_urls:
+        if client.has_token or "connect" not in self._urls:
             return await self._inner.connect(client, request, data)
         body = self._request(client, data)
         body.user = msgspec.UNSET
         body.name, body.version = request.client_name, request.client_version
-        answer = await self._ask("connect", self._options.proxy_urls["connect"], ConnectVerdict, body, request)
+        answer = await self._ask("connect", self._urls["connect"], ConnectVerdict, body, request)
         with _read("connect", self._metrics):
             return ConnectDecision(
                 data=answer.payload(),
@@ -122,15 +123,15 @@ class ProxyHooks:
                     **{channel: SubscribeDecision() for channel in answer.channels},
                     **{channel: _subscribe_decision(terms) for channel, terms in answer.subs.items()},
                 },
-                renewable="refresh" in self._options.proxy_urls,
+                renewable="refresh" in self._urls,
             )
 
     async def refresh(self, client: Client) -> RefreshDecision | None:
         """Ask the refresh proxy."""
-        if "refresh" not in self._options.proxy_urls:
+        if "refresh" not in self._urls:
             return await self._inner.refresh(client)
         answer = await self._ask(
-            "refresh", self._options.proxy_urls["refresh"], RefreshVerdict, self._request(client), client.request
+            "refresh", self._urls["refresh"], RefreshVerdict, self._request(client), client.request
         )
         with _read("refresh", self._metrics):
             return _refresh_decision(answer)
@@ -180,11 +181,11 @@ class ProxyHooks:
 
     async def call(self, client: Client, method: str, data: Raw) -> Raw:
         """Ask the rpc proxy."""
-        if "rpc" not in self._options.proxy_urls:
+        if "rpc" not in self._urls:
             return await self._inner.call(client, method, data)
         body = self._request(client, data)
         body.method = method
-        answer = await self._ask("rpc", self._options.proxy_urls["rpc"], CallVerdict, body, client.request)
+        answer = await self._ask("rpc", self._urls["rpc"], CallVerdict, body, client.request)
         with _read("rpc", self._metrics):
             return answer.payload()
 
@@ -223,7 +224,7 @@ class ProxyHooks:
         self, event: str, where: Proxied, kind: type[Result], body: ProxyRequest, request: Request | None
     ) -> Result:
         """The result in a backend's reply. Raises CommandRefused: a temporary error where there is no decision."""
-        url = where if isinstance(where, str) else self._options.proxy_urls[event]
+        url = where if isinstance(where, str) else self._urls[event]
         if (backend := self._backends.get(url)) is None:
             backend = self._backends[url] = ProxyBackend(
                 url, self._metrics, timeout=self._options.proxy_timeout_seconds
