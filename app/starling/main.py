@@ -44,7 +44,7 @@ from starling.web.api_methods import ApiMethods
 from starling.web.build import WebOptions, build_asgi, build_web
 from starling.web.connection import ClientEndpoint
 from starling.web.dependencies import WebContext
-from starling.web.http_endpoint import RequestPaths
+from starling.web.http_endpoint import HttpEndpoint, RequestPaths
 from starling.web.proxy_hooks import ProxyHooks
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling")
@@ -69,7 +69,7 @@ def run(settings: Settings, host: "Callable[[Application], HostedApplication] | 
         asgi=built.asgi if hosted is None else hosted.asgi,
         readiness=engine.readiness,
         endpoints={connection.PATH: built.client_endpoint} if hosted is None else hosted.endpoints,
-        requests=built.requests if hosted is None else None,
+        requests=built.requests if hosted is None else hosted.requests,
         begin=hosted.load if hosted is not None else lambda: None,
         on_refused=engine.metrics.refuse,
         admit=engine.admission.refusal,
@@ -97,11 +97,12 @@ def server_options(settings: Settings) -> ServerOptions:
 class HostedApplication:
     """A user's application with the service: what the server needs of it.
 
-    `load` imports the application in the worker, and fills `endpoints`. It raises ApplicationError.
+    `load` imports the application in the worker, and fills `endpoints` and `requests`. It raises ApplicationError.
     """
 
     asgi: Asgi
     endpoints: Mapping[str, UpgradeEndpoint]
+    requests: RequestPaths
     load: Callable[[], None]
 
 
@@ -118,6 +119,8 @@ class Application:
     verifier: JwtVerifier
     api: Api
     requests: RequestPaths
+    streams: Mapping[str, HttpEndpoint]
+    """The endpoints of streams, and of the commands for them, by path."""
     methods: ApiMethods
     registered_hooks: RegisteredHooks
     running: Callable[[], AbstractAsyncContextManager[None]]
@@ -180,6 +183,7 @@ def build_application(
         verifier,
         web.api,
         web.requests,
+        {stream.path: stream for stream in web.streams},
         web.methods,
         registered,
         running,

@@ -16,10 +16,14 @@ class Stream:
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(SECONDS)
-        self.socket.connect(("127.0.0.1", port))
-        self.socket.sendall(request)
         self._unread = b""
-        head = self._until(b"\r\n\r\n")
+        try:
+            self.socket.connect(("127.0.0.1", port))
+            self.socket.sendall(request)
+            head = self._until(b"\r\n\r\n")
+        except BaseException:
+            self.socket.close()
+            raise
         first, *fields = head[:-4].decode().split("\r\n")
         self.version, self.status = first.split(" ")[0], int(first.split(" ")[1])
         self.headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}

@@ -18,6 +18,7 @@ from starling.main import Application, HostedApplication, run
 from starling.server.service import ApplicationError
 from starling.settings import Settings, SettingsError
 from starling.web.head_requests import HeadRequests
+from starling.web.http_endpoint import RequestPaths
 from starling.web.request_id import RequestId
 
 THREAD_AT_IMPORT = (
@@ -34,7 +35,7 @@ def serve_application(settings: Settings, target: str) -> None:
         served = Hosted(built, settings, target)
         if settings.preload_app:
             served.preload()
-        return HostedApplication(served, served.endpoints, served.load)
+        return HostedApplication(served, served.endpoints, served.requests, served.load)
 
     run(settings, host)
 
@@ -44,6 +45,7 @@ class Hosted:
 
     def __init__(self, built: Application, settings: Settings, target: str) -> None:
         self.endpoints: dict[str, UpgradeEndpoint] = {}
+        self.requests = RequestPaths()
         self._built = built
         self._settings = settings
         self._target = target
@@ -77,10 +79,11 @@ class Hosted:
             OFFER.reset(reset)
         root_path = getattr(application, "root_path", "")
         self.endpoints.update(starling.upgrades(root_path))
+        self.requests.add(starling.requests(root_path))
         routes = [
             route
             for route in starling.router.routes
-            if not (starling.client_middleware and getattr(route, "path", "") == starling.client_path)
+            if not (starling.client_middleware and getattr(route, "path", "") in starling.client_paths)
         ]
         own = Router(routes, redirect_slashes=False, default=starling.guarded(application))
         self._root_path = root_path

@@ -21,10 +21,15 @@ from starling.embed.dependencies import User, optional_user_of, user_of
 from starling.embed.guard import WebSocketGuard
 from starling.embed.listening import ChannelListener, forwarding, listening, values
 from starling.embed.methods import ServerMethods
+from starling.embed.signals import called_at_signals
+from starling.engine.direct_request import RequestEndpoint
 from starling.engine.upgrade import Accepted, Denied, Upgrade, UpgradeEndpoint
 from starling.main import Application, build_application
 from starling.settings import DECLARATIONS, PREFIX, Settings, SettingsError, load_settings
 from starling.web import chat, connection, echo, health, items, pages
+from starling.web.cross_origin import CrossOrigin
+from starling.web.dependencies import WebContext
+from starling.web.http_endpoint import HttpEndpoint
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.embed")
 
@@ -93,6 +98,7 @@ class Starling(ServerMethods, HookDecorators):
         self._registered = self._built.registered_hooks
         self._channels = self._built.engine.channels
         self.client_path = prefix + connection.PATH
+        self.client_paths = frozenset({self.client_path, *(prefix + path for path in self._built.streams)})
         self.router = self._build_router()
         self.CurrentUser = Annotated[User, Depends(self._current_user)]
         self.OptionalUser = Annotated[User | None, Depends(self._optional_user)]
@@ -136,7 +142,8 @@ class Starling(ServerMethods, HookDecorators):
             )
         try:
             async with self._built.running():
-                yield {STATE_KEY: self}
+                with called_at_signals(self._built.context.asgi_streams.shutdown):
+                    yield {STATE_KEY: self}
         finally:
             router.middleware_stack = unguarded
 
@@ -202,6 +209,13 @@ class Starling(ServerMethods, HookDecorators):
             root_path + self.client_path: self._built.client_endpoint,
         }
 
+    def requests(self, root_path: str = "") -> dict[str, RequestEndpoint]:
+        """The endpoints whose requests the server answers directly, by path."""
+        if self.client_middleware:
+            return {}
+        streams = self._built.streams.items()
+        return {before + self.prefix + path: stream for before in ("", root_path) for path, stream in streams}
+
     def check_paths(self, routes: list[BaseRoute]) -> None:
         """Raise SettingsError for each of the user's `routes` that takes a path of Starling's, and name both."""
         problems = []
@@ -245,6 +259,10 @@ class Starling(ServerMethods, HookDecorators):
             Route(f"{self.api_prefix}/{name}", _NamedMethod(name, built.api), include_in_schema=False) for name in names
         ]
         own.append(WebSocketRoute(self.client_path, built.client_endpoint.route.endpoint))
+        own += [
+            Route(self.prefix + path, _Stream(stream, built.context, self.prefix), include_in_schema=False)
+            for path, stream in built.streams.items()
+        ]
         readiness = health.build_router(built.engine.readiness)
         own += [
             Route(self.prefix + route.path, _health(route), include_in_schema=False)
@@ -265,12 +283,25 @@ class Starling(ServerMethods, HookDecorators):
 class _NamedMethod:
     """The server API at the path of one method."""
 
+    methods = ("POST",)
+
     def __init__(self, name: str, api: ASGIApp) -> None:
         self._name = name
         self._api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._api({**scope, "path_params": {"method": self._name}}, receive, send)
+
+
+class _Stream:
+    """An endpoint of streams, which answers pages of other origins too."""
+
+    def __init__(self, endpoint: HttpEndpoint, context: WebContext, prefix: str) -> None:
+        self.methods = endpoint.methods
+        self._application = CrossOrigin(endpoint, context, prefix)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._application(scope, receive, send)
 
 
 def _health(route: Route) -> Any:
@@ -290,7 +321,7 @@ def _scope_of(route: Route | WebSocketRoute) -> Scope:
 
 
 def _method(route: Route) -> str:
-    return "POST" if isinstance(route.endpoint, _NamedMethod) else "GET"
+    return "GET" if "GET" in getattr(route.endpoint, "methods", ("GET",)) else "POST"
 
 
 def _settings(environment: Mapping[str, str], options: Mapping[str, Any]) -> Settings:

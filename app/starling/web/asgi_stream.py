@@ -11,14 +11,30 @@ from starling.engine.transport import Batch, Frame, Handler
 _VANISHED = 1006
 
 
-async def stream(response: StreamResponse, receive: Receive, send: Send) -> None:
-    """Send `response`, until its connection ends or the client leaves."""
-    await send({"type": "http.response.start", "status": 200, "headers": list(response.headers)})
-    await send({"type": "http.response.body", "body": response.beginning, "more_body": True})
-    transport = AsgiStreamTransport(response.connection, response.write_limit)
-    response.connection.open(transport, response.address)
-    response.connection.begin()
-    await transport.run(receive, send)
+class AsgiStreams:
+    """The streams that are open over plain ASGI, which no server of ours ends."""
+
+    def __init__(self) -> None:
+        self._open: set[Handler] = set()
+
+    async def serve(self, response: StreamResponse, receive: Receive, send: Send) -> None:
+        """Send `response`, until its connection ends or the client leaves."""
+        await send({"type": "http.response.start", "status": 200, "headers": list(response.headers)})
+        await send({"type": "http.response.body", "body": response.beginning, "more_body": True})
+        connection = response.connection
+        transport = AsgiStreamTransport(connection, response.write_limit)
+        self._open.add(connection)
+        try:
+            connection.open(transport, response.address)
+            connection.begin()
+            await transport.run(receive, send)
+        finally:
+            self._open.discard(connection)
+
+    def shutdown(self) -> None:
+        """Disconnect all clients, because this process stops."""
+        for handler in tuple(self._open):
+            handler.on_shutdown()
 
 
 class AsgiStreamTransport:

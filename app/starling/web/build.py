@@ -86,6 +86,7 @@ def build_web(
     api = Api(methods, CaptureEndpoint(engine), options, engine.metrics, engine.tracer)
     kinds = (HttpStreamEndpoint, SseEndpoint, EmulationEndpoint)
     streams = tuple(kind(context, sessions, options.max_message_bytes) for kind in kinds)
+    engine.readiness.observe(lambda: context.asgi_streams.shutdown() if engine.readiness.draining else None)
     requests = RequestPaths({API_PREFIX: api, **{stream.path: stream for stream in streams}})
     return Web(context, ClientEndpoint(context), top_channels, methods, api, streams, requests)
 

@@ -1,7 +1,7 @@
 """The checks of every WebSocket endpoint before the upgrade: capacity, the origin of the page, and the token."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import HTTPException, WebSocket, WebSocketException, status
@@ -20,6 +20,7 @@ from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import EXTENSION
 from starling.engine.upgrade import Upgrade
 from starling.protocol.codes import CommandRefused
+from starling.web.asgi_stream import AsgiStreams
 from starling.web.authority import TokenAuthority
 from starling.web.origins import ANY, developer_origin_allowed, origin_allowed
 
@@ -42,6 +43,8 @@ class WebContext:
     token_in_query: bool
     allowed_origins: Sequence[str]
     write_limit: int
+    asgi_streams: AsgiStreams = field(default_factory=AsgiStreams)
+    """The streams that are open over plain ASGI."""
 
     async def admit(self, websocket: WebSocket) -> None:
         """Reject the client with 503 where this worker wants no new ones, with 403 where its page is foreign.

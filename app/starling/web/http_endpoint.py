@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -15,7 +16,6 @@ from starling.engine.direct_request import DirectRequest, DirectResponse, Reques
 from starling.engine.upgrade import Header, Upgrade
 from starling.protocol import codes
 from starling.protocol.codes import Disconnect, Error
-from starling.web.asgi_stream import stream
 from starling.web.cross_origin import request_of, response_headers
 from starling.web.dependencies import FAILED_TOO_OFTEN, FOREIGN_ORIGIN, WebContext
 from starling.web.head_requests import IS_HEAD
@@ -24,15 +24,23 @@ from starling.web.request_id import HEADER as REQUEST_ID
 from starling.web.request_id import given_id, new_id
 
 JSON: Header = (b"content-type", b"application/json")
+NO_ENDPOINTS: Mapping[str, RequestEndpoint] = MappingProxyType({})
 
 
 class RequestPaths:
     """What answers requests directly, by path; a path that ends with `/` stands for all paths that begin with it."""
 
-    def __init__(self, endpoints: Mapping[str, RequestEndpoint]) -> None:
-        self.max_body_bytes = max(endpoint.max_body_bytes for endpoint in endpoints.values())
-        self._exact = dict(endpoints)
-        self._beginnings = {path: endpoint for path, endpoint in endpoints.items() if path.endswith("/")}
+    def __init__(self, endpoints: Mapping[str, RequestEndpoint] = NO_ENDPOINTS) -> None:
+        self.max_body_bytes = 0
+        self._exact: dict[str, RequestEndpoint] = {}
+        self._beginnings: dict[str, RequestEndpoint] = {}
+        self.add(endpoints)
+
+    def add(self, endpoints: Mapping[str, RequestEndpoint]) -> None:
+        """Have these answer too."""
+        self._exact |= endpoints
+        self._beginnings |= {path: endpoint for path, endpoint in endpoints.items() if path.endswith("/")}
+        self.max_body_bytes = max((endpoint.max_body_bytes for endpoint in self._exact.values()), default=0)
 
     @property
     def version(self) -> int:
@@ -127,7 +135,7 @@ class HttpEndpoint(ABC):
         request = request_of(scope)
         response = await self._response(request, scope, receive)
         if isinstance(response, StreamResponse):
-            await stream(response, receive, send)
+            await self._context.asgi_streams.serve(response, receive, send)
         elif response is not None:
             length = (
                 [] if response.status == HTTPStatus.NO_CONTENT else [(b"content-length", b"%d" % len(response.body))]
@@ -140,7 +148,7 @@ class HttpEndpoint(ABC):
         self, request: Upgrade, scope: Scope, receive: Receive
     ) -> DirectResponse | StreamResponse | None:
         """The response; None where the client has left before its request was whole."""
-        if scope.get(IS_HEAD):
+        if scope.get(IS_HEAD) or scope["method"] == "HEAD":
             return self.head(request) if "GET" in self.methods else self._wrong_method()
         if scope["method"] not in self.methods:
             return self._wrong_method()
