@@ -15,8 +15,11 @@ from broadcaster import BroadcastBackend, Event
 
 from starling.brokers.link import LinkBackend, MessageEvent
 from starling.brokers.open import open_backend
+from starling.brokers.options import BrokerOptions
 
 __all__ = ["StarlingBackend", "backend_for"]
+
+TIMEOUT_SECONDS = BrokerOptions().broker_timeout_seconds
 
 
 class StarlingBackend(BroadcastBackend):
@@ -60,7 +63,7 @@ def backend_for(
     url: str,
     *,
     prefix: str = "broadcast",
-    timeout: float = 2.0,
+    timeout: float = TIMEOUT_SECONDS,
     ca_file: str | Path | None = None,
     cert_file: str | Path | None = None,
     key_file: str | Path | None = None,

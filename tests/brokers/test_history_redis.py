@@ -303,7 +303,7 @@ class Process(Party):
         self.live: set[Subscriber] = set()
         self.checks: set[asyncio.Task[int]] = set()
         self.stream: Stream[Subscriber] = Stream(
-            CHANNEL, self.history, self, StreamOptions(100, 3600), MemoryBudget(10**6), StreamStats()
+            CHANNEL, self.history, self, StreamOptions(100, 3600, 300), MemoryBudget(10**6), StreamStats()
         )
 
     async def __aenter__(self) -> "Process":

@@ -158,7 +158,7 @@ class Channel:
 
 def make_channel(store: Store, **options: int) -> Channel:
     hub, stats = Hub(), StreamStats()
-    stream_options = StreamOptions(**{"history_size": 1000, "history_meta_ttl": 600} | options)
+    stream_options = StreamOptions(**{"history_size": 1000, "history_meta_ttl": 600, "recovery_limit": 300} | options)
     stream = Stream(CHANNEL, store, hub, stream_options, MemoryBudget(10**9), stats)
     return Channel(store, hub, stream, stats)
 

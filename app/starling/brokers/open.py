@@ -15,11 +15,10 @@ from starling.brokers.redis.address import SCHEMES, Topology, parse_address
 from starling.brokers.redis.backend import RedisBackend
 from starling.brokers.redis.broker import RedisBroker
 from starling.brokers.redis.cluster_backend import ClusterBackend
-from starling.engine.history import DEFAULT_READ_TTL
-from starling.engine.presence import DEFAULT_TTL
 from starling.options import OptionError, SettingsError
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_DEFAULTS = BrokerOptions()
 _CERT, _KEY = "broker_cert_file", "broker_key_file"
 _POSTGRES = "postgresql://user:password@localhost:5432/database"
 
@@ -44,13 +43,13 @@ def build_broker(options: BrokerOptions) -> BroadcastBroker:
 def open_broker(
     url: str,
     *,
-    prefix: str = "starling",
-    timeout: float = 2.0,
+    prefix: str = _DEFAULTS.broker_prefix,
+    timeout: float = _DEFAULTS.broker_timeout_seconds,
     ca_file: str | Path | None = None,
     cert_file: str | Path | None = None,
     key_file: str | Path | None = None,
-    presence_ttl: float = DEFAULT_TTL,
-    read_ttl: float = DEFAULT_READ_TTL,
+    presence_ttl: float = _DEFAULTS.presence_ttl_seconds,
+    read_ttl: float = _DEFAULTS.position_read_ttl_seconds,
 ) -> BroadcastBroker:
     """The broker at `url`, which connects when it is started.
 

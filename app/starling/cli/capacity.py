@@ -3,6 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from starling.engine.options import AdmissionOptions, RecoveryOptions
+from starling.protocol.options import PingOptions
+from starling.server.options import SHORTEST_DRAIN_SECONDS, DrainOptions
+
 # Every constant was measured by `make bench ONLY=size`, which prints each of them anew by its name here, and checks
 # this model against a run of another load. Seconds are CPU seconds; memory is what the kernel cannot give up,
 # as docs/limits.md counts it.
@@ -42,12 +46,12 @@ REDIS_CHANNEL_BYTES = 5600.0
 TLS_HANDSHAKE_SECONDS = 8.1e-05
 TLS_BYTE_SECONDS = 5.5e-10
 
-# Not measured: what is wanted, and what the application's defaults are.
-PING_INTERVAL = 25.0
+# Not measured: what is wanted, and the defaults of settings.
+PING_INTERVAL = PingOptions().ping_seconds
 # A frame around the payload: {"push":{"channel":"…","pub":{"data":…}}} and its head.
 ENVELOPE_BYTES = 70
 RECENT_MOST_BYTES = 64 * 2**20
-RECOVERY_LIMIT = 300
+RECOVERY_LIMIT = RecoveryOptions().recovery_limit
 TARGET_SHARE = 0.6
 # With one pod away, until another has taken its place.
 STRAINED_SHARE = 0.85
@@ -55,12 +59,12 @@ REDIS_SHARE = 0.6
 CONNECTIONS_OF_A_WORKER = 20_000
 FEWEST_PODS = 2
 # Of the memory limit: a worker that has more turns new clients away.
-MEMORY_SHARE = 0.9
+MEMORY_SHARE = AdmissionOptions().max_memory_share
 MOST_PODS = 1_000
 # Clients that reconnect a second while a pod drains.
-DRAIN_RATE = 500
-SHORTEST_DRAIN = 20
-DRAIN_DELAY = 5
+DRAIN_RATE = int(DrainOptions().drain_rate)
+SHORTEST_DRAIN = int(SHORTEST_DRAIN_SECONDS)
+DRAIN_DELAY = int(DrainOptions().drain_delay_seconds)
 GRACE_AFTER_DRAIN = 35
 MIB = 2**20
 

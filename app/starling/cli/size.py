@@ -3,13 +3,15 @@
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from starling.cli.capacity import Load, Plan, TooLargeError, plan, proxy_tls_cores
 from starling.cli.output import Output, OutputOption, print_heading
 from starling.cli.service import EXIT_REFUSED, EXIT_USAGE, fail
+
+if TYPE_CHECKING:
+    from starling.cli.capacity import Plan
 
 
 def size(
@@ -33,6 +35,9 @@ def size(
     each = connections / channels if subscribers is None else subscribers
     if each > connections:
         fail(f"--subscribers: {each:g} of a channel are more than --connections {connections}", EXIT_USAGE)
+    # The defaults of settings come with Pydantic, which takes time to load.
+    from starling.cli.capacity import Load, TooLargeError, plan
+
     try:
         found = plan(Load(connections, rate, channels, message_bytes, each, history, tls, connects), workers)
     except TooLargeError as error:
@@ -52,7 +57,9 @@ def size(
     print(f"\n# values of the chart\n{yaml.safe_dump(found.values(), sort_keys=False)}", end="")
 
 
-def _as_json(found: Plan) -> dict[str, Any]:
+def _as_json(found: "Plan") -> dict[str, Any]:
+    from starling.cli.capacity import proxy_tls_cores
+
     return {
         "pods": found.pods,
         "pod": asdict(found.pod),
@@ -70,7 +77,9 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _rows(found: Plan) -> list[tuple[str, str]]:
+def _rows(found: "Plan") -> list[tuple[str, str]]:
+    from starling.cli.capacity import proxy_tls_cores
+
     pod, redis = found.pod, found.redis
     rows = [
         ("pods", f"{found.pods}, each with {_counted(found.workers, 'worker')}"),

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from starling.engine.broker import StreamEntry, StreamPosition, StreamRead
 from starling.engine.channels import ChannelOptions
+from starling.engine.options import HistoryStoreOptions
 from starling.protocol.codes import (
     ERROR_BAD_REQUEST,
     ERROR_LIMIT_EXCEEDED,
@@ -16,7 +17,7 @@ from starling.protocol.messages import HistoryRequest, HistoryResult, Publicatio
 from starling.protocol.tags_filter import Matches
 
 # How long a position without a publication is kept after it was read. Seconds.
-DEFAULT_READ_TTL = 3600.0
+DEFAULT_READ_TTL = HistoryStoreOptions().position_read_ttl_seconds
 # A filtered read takes this many publications at once, and looks at no more than these for one request.
 SCAN_PAGE = 500
 SCAN_LIMIT = 10_000

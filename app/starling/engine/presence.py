@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from starling.engine.options import PresenceOptions
 from starling.protocol.messages import ClientInfo
 
-DEFAULT_TTL = 60.0
+DEFAULT_TTL = PresenceOptions().presence_ttl_seconds
 
 
 @dataclass(frozen=True, slots=True)

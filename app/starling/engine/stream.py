@@ -89,7 +89,7 @@ class StreamOptions:
 
     history_size: int
     history_meta_ttl: float
-    recovery_limit: int = 300
+    recovery_limit: int
     recovery_bytes: int = 768 * 1024
 
 

@@ -35,7 +35,7 @@ class WebhookTarget:
 
     url: str
     key: bytes | None
-    timeout: float = 5.0
+    timeout: float
     first_pause: float = FIRST_PAUSE
 
 
