@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 import orjson
 
-from starling.protocol.messages import ClientInfo, Command, Publication, Push, Reply, SubscribeResult
+from starling.protocol.commands import Command
+from starling.protocol.messages import ClientInfo, Publication, Push, Reply, SubscribeResult
 
 REPEATS = 7
 

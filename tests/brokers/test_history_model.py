@@ -29,7 +29,8 @@ from starling.engine.broker import BrokerUnavailable, PublishOptions, StreamEntr
 from starling.engine.follower import Joined
 from starling.engine.history import HistoryStore
 from starling.engine.recent import MemoryBudget
-from starling.engine.stream import Stream, StreamOptions, StreamStats, check_positions
+from starling.engine.stream import Stream, check_positions
+from starling.engine.stream_contract import StreamOptions, StreamStats
 from starling.protocol.messages import Publication
 from tests.support.services import RedisServer
 from tests.support.virtual_time import run_in_virtual_time

@@ -27,7 +27,8 @@ from starling.engine.broker import (
 from starling.engine.follower import Joined
 from starling.engine.history import missed
 from starling.engine.recent import MemoryBudget
-from starling.engine.stream import Stream, StreamOptions, StreamStats, check_positions
+from starling.engine.stream import Stream, check_positions
+from starling.engine.stream_contract import StreamOptions, StreamStats
 from starling.protocol.messages import Publication
 from starling.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener

@@ -6,7 +6,7 @@ import promql_parser
 
 from starling.server.board import Board
 from starling.server.pod import Pod
-from starling.telemetry.metrics import METRICS
+from starling.telemetry.metric_list import METRICS
 
 # What Grafana would fill in.
 FILLED_IN = {"$__rate_interval": "1m", "$__interval": "1m", "$quantile": "0.99"}

@@ -10,7 +10,8 @@ from starling.client.recovery import recovers_from, rejects_unrecovered, subscri
 from starling.engine.broker import StreamPosition
 from starling.engine.channels import parse_channels
 from starling.engine.follower import Joined
-from starling.protocol.messages import Publication, SubscribeRequest, SubscribeResult
+from starling.protocol.commands import SubscribeRequest
+from starling.protocol.messages import Publication, SubscribeResult
 
 HISTORY = {"history_size": 10, "history_ttl": "1m"}
 READABLE = {**HISTORY, "allow_history_for_subscriber": True}

@@ -9,7 +9,8 @@ from msgspec import Raw
 from starling.engine import history as module
 from starling.engine.engine import Engine
 from starling.protocol.codes import CommandRefused, Error
-from starling.protocol.messages import HistoryRequest, Publication, StreamPosition
+from starling.protocol.commands import HistoryRequest
+from starling.protocol.messages import Publication, StreamPosition
 from tests.support.engines import memory_engine, started
 
 CHANNEL = "news"

@@ -11,7 +11,8 @@ from starling.engine.hub import Hub
 from starling.engine.transport import Batch, Frame
 from starling.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL, CommandRefused
 from starling.protocol.messages import ClientInfo, Leave, Publication, Push
-from starling.telemetry.metrics import DELIVERY_BUCKETS, Distribution, TransportStats
+from starling.telemetry.metric_list import DELIVERY_BUCKETS
+from starling.telemetry.metrics import Distribution, TransportStats
 from tests.support.receivers import FakeReceiver, RecordingTransport
 
 

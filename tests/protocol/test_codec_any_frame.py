@@ -24,7 +24,8 @@ from starling.protocol.codes import (
     CommandRefused,
     Disconnect,
 )
-from starling.protocol.messages import Command, Publication, Push, Reply
+from starling.protocol.commands import Command
+from starling.protocol.messages import Publication, Push, Reply
 from starling.protocol.portable_json import is_json
 from tests.protocol.vectors import COMMANDS
 

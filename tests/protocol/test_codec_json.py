@@ -10,9 +10,9 @@ from msgspec import Raw
 from starling.protocol.codec import COMMANDS_PER_FRAME, commands_per_frame
 from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codes import DISCONNECT_BAD_REQUEST, DISCONNECT_INAPPROPRIATE_PROTOCOL, CommandRefused
+from starling.protocol.commands import Command
 from starling.protocol.messages import (
     ClientInfo,
-    Command,
     ConnectResult,
     HistoryResult,
     Join,

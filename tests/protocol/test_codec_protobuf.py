@@ -11,7 +11,8 @@ from starling.protocol import client_pb2, messages
 from starling.protocol.codec import COMMANDS_PER_FRAME
 from starling.protocol.codec_protobuf import ProtobufCodec
 from starling.protocol.codes import DISCONNECT_BAD_REQUEST
-from starling.protocol.messages import Command, Publication, PublishRequest, Push, Reply
+from starling.protocol.commands import Command, PublishRequest
+from starling.protocol.messages import Publication, Push, Reply
 from tests.protocol.vectors import COMMANDS, REPLIES, CommandVector, ReplyVector
 
 codec = ProtobufCodec()

@@ -12,6 +12,7 @@ from msgspec import Raw
 from starling.protocol import codes
 from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codec_protobuf import ProtobufCodec
+from starling.protocol.commands import SubscribeRequest
 from starling.protocol.decisions import (
     Action,
     Authenticate,
@@ -38,11 +39,11 @@ from starling.protocol.messages import (
     PublishResult,
     Reply,
     RPCResult,
-    SubscribeRequest,
     SubscribeResult,
 )
 from starling.protocol.options import SessionLimits
-from starling.protocol.session import QueryResult, Session, SessionState
+from starling.protocol.session import QueryResult, Session
+from starling.protocol.session_core import SessionState
 
 CODECS = (JsonCodec(), ProtobufCodec())
 LIMITS = SessionLimits(max_channels=3, pending=6, errors_per_minute=20, messages_per_second=3, message_burst=40)

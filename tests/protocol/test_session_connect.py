@@ -7,7 +7,7 @@ from starling.protocol import codes
 from starling.protocol.decisions import Authenticate, EndSubscription, Subscribe
 from starling.protocol.messages import ConnectResult, SubscribeResult
 from starling.protocol.options import SessionLimits
-from starling.protocol.session import SessionState
+from starling.protocol.session_core import SessionState
 from tests.protocol.talk import Talk
 
 

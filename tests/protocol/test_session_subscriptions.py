@@ -4,8 +4,9 @@ import pytest
 from msgspec import Raw
 
 from starling.protocol import codes
+from starling.protocol.commands import SubscribeRequest
 from starling.protocol.decisions import EndSubscription, Presence, Publish, Subscribe
-from starling.protocol.messages import PresenceResult, Publication, PublishResult, SubscribeRequest, SubscribeResult
+from starling.protocol.messages import PresenceResult, Publication, PublishResult, SubscribeResult
 from starling.protocol.options import SessionLimits
 from tests.protocol.talk import Talk
 

@@ -5,8 +5,9 @@ from math import inf
 import pytest
 
 from starling.protocol import codes
+from starling.protocol.commands import SubscribeRequest
 from starling.protocol.decisions import Authenticate, Call, Refresh, SubRefresh, Subscribe
-from starling.protocol.messages import ConnectResult, RPCResult, SubscribeRequest, SubscribeResult
+from starling.protocol.messages import ConnectResult, RPCResult, SubscribeResult
 from starling.protocol.options import SessionLimits
 from tests.protocol.talk import Talk
 

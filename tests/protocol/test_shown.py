@@ -10,16 +10,8 @@ from msgspec import Raw
 from msgspec.structs import fields
 
 from starling.protocol import messages
-from starling.protocol.messages import (
-    Command,
-    ConnectRequest,
-    Publication,
-    Push,
-    RefreshRequest,
-    Reply,
-    SubRefreshRequest,
-    SubscribeRequest,
-)
+from starling.protocol.commands import Command, ConnectRequest, RefreshRequest, SubRefreshRequest, SubscribeRequest
+from starling.protocol.messages import Publication, Push, Reply
 from starling.protocol.shown import PAYLOAD_BYTES, shown
 from tests.protocol.vectors import COMMANDS, REPLIES
 

@@ -9,8 +9,8 @@ import pytest
 from websockets.asyncio.client import connect
 
 from starling.engine.lifecycle import NoLifecycle
+from starling.protocol.commands import Command
 from starling.protocol.decisions import Decision
-from starling.protocol.messages import Command
 from starling.protocol.session import Session
 from tests.sdk.client import Client, ClientOptions, Refused, SubscriptionOptions
 from tests.sdk.conftest import SDKS, OpenClient, OpenJavaScript, OpenSdk, with_every_sdk

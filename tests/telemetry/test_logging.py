@@ -16,7 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from starling.telemetry.logging import redact
+from starling.telemetry.log_redaction import redact
 from tests.server.serving import Client, Server, handshake
 
 pytestmark = pytest.mark.processes
@@ -118,7 +118,7 @@ structlog.get_logger("x").info("counted", writers=[t.name for t in threading.enu
 def test_an_order_to_write_out_cuts_the_gathering_short() -> None:
     code = (
         "import structlog, time\n"
-        "from starling.telemetry import logging as told\n"
+        "from starling.telemetry import log_writer as told\n"
         "told.NAP_SECONDS = 600\n"
         "structlog.get_logger('starling.x').info('said')"
     )

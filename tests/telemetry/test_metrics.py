@@ -8,7 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from starling.telemetry.garbage import GarbageStats
-from starling.telemetry.metrics import METRICS, Distribution, Metrics
+from starling.telemetry.metric_list import METRICS
+from starling.telemetry.metrics import Distribution, Metrics
 
 
 def sample(registry: CollectorRegistry, name: str, **labels: str) -> float | None:

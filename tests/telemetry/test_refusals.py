@@ -2,7 +2,7 @@
 
 from structlog.testing import capture_logs
 
-from starling.telemetry.metrics import REFUSALS
+from starling.telemetry.metric_list import REFUSALS
 from starling.telemetry.refusals import CUT, LINES, PERIOD_SECONDS, REMEDIES, RefusalLog
 
 

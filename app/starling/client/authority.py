@@ -9,7 +9,8 @@ from starling.engine.channels import ChannelOptions
 from starling.engine.hooks import ConnectDecision
 from starling.engine.token_facts import TokenFacts
 from starling.protocol.codes import CommandRefused
-from starling.protocol.messages import NO_PAYLOAD, ConnectRequest, SubscribeRequest
+from starling.protocol.commands import ConnectRequest, SubscribeRequest
+from starling.protocol.messages import NO_PAYLOAD
 from starling.protocol.tags_filter import TagsFilter
 
 

@@ -32,7 +32,7 @@ from starling.protocol.decisions import (
 )
 from starling.protocol.messages import Reply
 from starling.protocol.options import SessionLimits
-from starling.protocol.session import SessionState
+from starling.protocol.session_core import SessionState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 

@@ -9,7 +9,8 @@ from starling.engine.engine import Engine
 from starling.engine.hook_request import Request
 from starling.engine.hooks import Client, ConnectDecision, Hooks, SubscribeDecision
 from starling.protocol.codes import ERROR_INTERNAL, ERROR_PERMISSION_DENIED, CommandRefused
-from starling.protocol.messages import NO_PAYLOAD, ConnectRequest
+from starling.protocol.commands import ConnectRequest
+from starling.protocol.messages import NO_PAYLOAD
 from starling.protocol.tags_filter import TagsFilter
 
 

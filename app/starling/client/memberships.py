@@ -16,7 +16,8 @@ from starling.engine.subscriptions import Subscriber
 from starling.engine.token_facts import TokenFacts
 from starling.engine.view import View
 from starling.protocol.codes import CommandRefused
-from starling.protocol.messages import ClientInfo, SubscribeRequest
+from starling.protocol.commands import SubscribeRequest
+from starling.protocol.messages import ClientInfo
 from starling.protocol.tags_filter import TagsFilter
 
 

@@ -16,7 +16,8 @@ from starling.engine.engine import Engine
 from starling.engine.override import NO_OVERRIDE, ChannelOverride
 from starling.engine.stream_reader import PUBLICATIONS
 from starling.protocol.codes import DISCONNECT_FORCE_NO_RECONNECT, UNSUBSCRIBE_SERVER, Disconnect, Unsubscribe
-from starling.protocol.messages import NO_PAYLOAD, SubscribeRequest
+from starling.protocol.commands import SubscribeRequest
+from starling.protocol.messages import NO_PAYLOAD
 from starling.protocol.tags_filter import ForcedFilterNode, compile_filter
 
 # A node with more channels than this asks for a narrower pattern instead of answering with megabytes.

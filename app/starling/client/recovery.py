@@ -5,7 +5,8 @@ from starling.engine.broker import StreamPosition
 from starling.engine.channels import ChannelFacts
 from starling.engine.follower import Joined
 from starling.engine.rights import Subject, Verb, may
-from starling.protocol.messages import FLAG_REJECT_UNRECOVERED, NO_PAYLOAD, SubscribeRequest, SubscribeResult
+from starling.protocol.commands import SubscribeRequest
+from starling.protocol.messages import FLAG_REJECT_UNRECOVERED, NO_PAYLOAD, SubscribeResult
 
 
 def recovers_from(request: SubscribeRequest, grant: Grant, *, user: str) -> StreamPosition | None:

@@ -8,7 +8,8 @@ from starling.engine.subscriptions import Subscriber
 from starling.engine.view import ChannelIds, View, ViewEncoder, recovered_as_delta
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
-from starling.protocol.messages import FLAG_CHANNEL_ID, SubscribeRequest, SubscribeResult
+from starling.protocol.commands import SubscribeRequest
+from starling.protocol.messages import FLAG_CHANNEL_ID, SubscribeResult
 from starling.protocol.tags_filter import FilterInvalid, TagsFilter, compile_filter
 
 FOSSIL = "fossil"

@@ -7,7 +7,8 @@ from fastapi import HTTPException, WebSocket
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from starling.telemetry.metrics import APPLICATION_TRANSPORT, TransportStats
+from starling.telemetry.metric_list import APPLICATION_TRANSPORT
+from starling.telemetry.metrics import TransportStats
 from starling.web.dependencies import WebContext
 
 _GUARDED = "starling.guarded"

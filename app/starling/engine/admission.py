@@ -15,7 +15,8 @@ from starling.engine.options import AdmissionOptions
 from starling.engine.readiness import Readiness, Unready
 from starling.engine.rejection import Rejection
 from starling.protocol.budget import Budget
-from starling.telemetry.metrics import Metrics, open_files_limit
+from starling.telemetry.metrics import Metrics
+from starling.telemetry.process_stats import open_files_limit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.admission")
 

@@ -10,8 +10,9 @@ from starling.engine.follower import Joined, Mark
 from starling.engine.history import HistoryStore
 from starling.engine.recent import MemoryBudget
 from starling.engine.shared_read import SharedRead
-from starling.engine.stream import JOIN_ATTEMPTS, Joining, Live, Stream, StreamOptions, StreamStats
+from starling.engine.stream import JOIN_ATTEMPTS, Stream
 from starling.engine.stream_chunks import joined
+from starling.engine.stream_contract import Joining, Live, StreamOptions, StreamStats
 from starling.protocol.messages import Publication
 from starling.protocol.tags_filter import Matches
 

@@ -9,7 +9,8 @@ from msgspec import Raw, Struct
 
 from starling.engine.hub import Hub, SubscriberIndex
 from starling.engine.receiver import Receiver
-from starling.protocol.messages import Command, Push, Reply
+from starling.protocol.commands import Command
+from starling.protocol.messages import Push, Reply
 from starling.protocol.shown import shown
 
 # Events that wait to be reported; further ones are dropped and counted.

@@ -13,7 +13,8 @@ from starling.protocol.codes import (
     ERROR_UNRECOVERABLE_POSITION,
     CommandRefused,
 )
-from starling.protocol.messages import HistoryRequest, HistoryResult, Publication
+from starling.protocol.commands import HistoryRequest
+from starling.protocol.messages import HistoryResult, Publication
 from starling.protocol.tags_filter import Matches
 
 # How long a position without a publication is kept after it was read. Seconds.

@@ -13,8 +13,10 @@ from starling.engine.transport import Frame
 from starling.engine.view import Base, ChannelIds, View
 from starling.engine.viewed_channel import Groups, ViewedChannel
 from starling.protocol.codes import CommandRefused
-from starling.protocol.messages import Command, Publication, Push, Reply
-from starling.telemetry.metrics import DELIVERY_BUCKETS, Distribution, Metrics
+from starling.protocol.commands import Command
+from starling.protocol.messages import Publication, Push, Reply
+from starling.telemetry.metric_list import DELIVERY_BUCKETS
+from starling.telemetry.metrics import Distribution, Metrics
 from starling.telemetry.top_channels import ChannelMeter
 from starling.telemetry.tracing import Delivery, NoTracer, TraceContext, Tracer
 

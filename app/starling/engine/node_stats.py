@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from starling.engine.control import NodeCommand
 from starling.engine.engine import Engine
-from starling.telemetry.metrics import resident_memory
+from starling.telemetry.process_stats import resident_memory
 
 
 class NodeStats(Struct):

@@ -15,7 +15,8 @@ from starling.engine.history import HistoryStore
 from starling.engine.hub import Hub
 from starling.engine.receiver import Receiver
 from starling.engine.recent import MemoryBudget
-from starling.engine.stream import Stream, StreamOptions, StreamStats, check_positions
+from starling.engine.stream import Stream, check_positions
+from starling.engine.stream_contract import StreamOptions, StreamStats
 from starling.engine.view import Base, View
 from starling.protocol.messages import Publication, Push
 from starling.protocol.tags_filter import Matches

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from starling.protocol.codes import Disconnect
-from starling.protocol.messages import Command, Reply
+from starling.protocol.commands import Command
+from starling.protocol.messages import Reply
 
 # A client that reconnects sends the subscriptions of all its channels in one frame, and some commands of its own.
 COMMANDS_PER_FRAME = 1000

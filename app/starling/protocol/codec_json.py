@@ -17,8 +17,9 @@ from starling.protocol.codes import (
     CommandRefused,
     Disconnect,
 )
+from starling.protocol.commands import Command, unset_nulls
 from starling.protocol.json_nulls import NULL, without_nulls
-from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Command, Publication, Reply, unset_nulls
+from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Publication, Reply
 from starling.protocol.portable_json import NESTING_LIMIT, is_json, nests_too_deep, replace_half_pairs, utf8
 
 Message = TypeVar("Message")

@@ -15,7 +15,8 @@ from msgspec import Raw, Struct
 from starling.protocol import client_pb2, messages
 from starling.protocol.codec import COMMANDS_PER_FRAME
 from starling.protocol.codes import DISCONNECT_BAD_REQUEST, Disconnect
-from starling.protocol.messages import Command, Reply, unset_nulls
+from starling.protocol.commands import Command, unset_nulls
+from starling.protocol.messages import Reply
 
 S = TypeVar("S", bound=Struct)
 

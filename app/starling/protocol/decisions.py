@@ -9,19 +9,19 @@ from typing import Any, ClassVar
 from msgspec import Raw, Struct
 
 from starling.protocol.codes import Disconnect, Unsubscribe
-from starling.protocol.messages import (
+from starling.protocol.commands import (
     ConnectRequest,
     HistoryRequest,
     PresenceRequest,
     PresenceStatsRequest,
     PublishRequest,
     RefreshRequest,
-    Reply,
     RPCRequest,
     SendRequest,
     SubRefreshRequest,
     SubscribeRequest,
 )
+from starling.protocol.messages import Reply
 
 
 class Subscription(Struct, eq=False):

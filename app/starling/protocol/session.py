@@ -16,36 +16,47 @@ channels, calls and refreshes do not wait for each other. While the session is `
 Times are seconds on one clock of the caller's choice that never goes back; a `ttl` is in seconds from now.
 """
 
-from collections.abc import Callable, Mapping
-from enum import Enum
+from collections.abc import Mapping
 from functools import partial
 from math import ceil, inf
 from types import MappingProxyType
 from typing import Any
 
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from starling.protocol import codes
-from starling.protocol.budget import Budget
-from starling.protocol.codec import commands_per_frame
 from starling.protocol.codes import Disconnect, Error, Unsubscribe
+from starling.protocol.commands import (
+    REQUIRED_FIELDS,
+    ChannelRequest,
+    Command,
+    ConnectRequest,
+    HistoryRequest,
+    PingRequest,
+    PresenceRequest,
+    PresenceStatsRequest,
+    PublishRequest,
+    RefreshRequest,
+    Request,
+    RPCRequest,
+    SendRequest,
+    SubRefreshRequest,
+    SubscribeRequest,
+    UnsubscribeRequest,
+)
 from starling.protocol.decisions import (
     Action,
     Authenticate,
     Call,
-    Close,
     Decision,
     Deliver,
     EndSubscription,
     History,
-    Ping,
     Presence,
     PresenceStats,
     Publish,
     Query,
     Refresh,
-    RenewConnection,
-    RenewSubscription,
     SubRefresh,
     Subscribe,
     Subscription,
@@ -53,154 +64,34 @@ from starling.protocol.decisions import (
 )
 from starling.protocol.messages import (
     NO_PAYLOAD,
-    Command,
-    ConnectRequest,
     ConnectResult,
-    HistoryRequest,
     HistoryResult,
-    PingRequest,
     PingResult,
-    PresenceRequest,
     PresenceResult,
-    PresenceStatsRequest,
     PresenceStatsResult,
-    PublishRequest,
     PublishResult,
     Push,
     RefreshPush,
-    RefreshRequest,
     RefreshResult,
     Reply,
-    Request,
-    RPCRequest,
     RPCResult,
-    SendRequest,
-    SubRefreshRequest,
     SubRefreshResult,
     SubscribePush,
-    SubscribeRequest,
     SubscribeResult,
-    UnsubscribeRequest,
     UnsubscribeResult,
 )
-from starling.protocol.options import SessionLimits
-from starling.protocol.turns import Turns
+from starling.protocol.session_core import RENEWAL_PAUSE, SessionCore, SessionState
 
-ChannelRequest = (
-    SubscribeRequest
-    | UnsubscribeRequest
-    | PublishRequest
-    | PresenceRequest
-    | PresenceStatsRequest
-    | HistoryRequest
-    | SubRefreshRequest
-)
 NO_ENDS: Mapping[str, float | None] = MappingProxyType({})
 QueryResult = PublishResult | PresenceResult | PresenceStatsResult | HistoryResult | RPCResult
 
-_REQUIRED: dict[type[Struct], tuple[str, ...]] = {
-    SubscribeRequest: ("channel",),
-    UnsubscribeRequest: ("channel",),
-    PublishRequest: ("channel", "data"),
-    PresenceRequest: ("channel",),
-    PresenceStatsRequest: ("channel",),
-    HistoryRequest: ("channel",),
-    RefreshRequest: ("token",),
-    SubRefreshRequest: ("channel", "token"),
-}
 
-
-# Seconds between two requests to a backend that gives no answer about a connection or a subscription.
-RENEWAL_PAUSE = 5.0
-# Bytes of an answer that cost as much of the message budget as one command.
-ANSWER_UNIT = 256
-
-# What ends the connection where a server-side subscription would end with this code, which the SDK does not repeat.
-_DISCONNECT_FOR = {
-    codes.UNSUBSCRIBE_EXPIRED.code: codes.DISCONNECT_SUBSCRIPTION_EXPIRED,
-    codes.UNSUBSCRIBE_STATE_INVALIDATED.code: codes.DISCONNECT_STATE_INVALIDATED,
-}
-
-
-class SessionState(Enum):
-    """Where the conversation stands."""
-
-    OPENED = "opened"
-    CONNECTING = "connecting"
-    REFUSED = "refused"
-    CONNECTED = "connected"
-    CLOSED = "closed"
-
-
-class Session:
+class Session(SessionCore):
     """One client's conversation: who may say what when, and what follows from it."""
 
-    __slots__ = (
-        "_answers_pings",
-        "_connection_ends_at",
-        "_errors",
-        "_held",
-        "_limits",
-        "_ping_at",
-        "_pong_at",
-        "_publish_in_turn",
-        "_renew_at",
-        "_requests",
-        "_stale_at",
-        "_subscribing",
-        "_subscription_ends_at",
-        "_turns",
-        "state",
-        "subscriptions",
-        "unread",
-    )
+    __slots__ = ()
 
-    def __init__(
-        self, limits: SessionLimits, now: float, *, publish_in_turn: bool = False, answers_pings: bool = True
-    ) -> None:
-        """`publish_in_turn`: a publication waits for the outcome of the one before it, as everything else does.
-
-        `answers_pings`: the client sends pongs; otherwise `unread` says after each ping whether it lives.
-        """
-        self.state = SessionState.OPENED
-        self.unread = False
-        """Whether the client lives though nothing is read of it, because it still takes replies that wait."""
-        self.subscriptions: dict[str, Subscription] = {}
-        self._limits = limits
-        self._publish_in_turn = publish_in_turn
-        self._answers_pings = answers_pings
-        self._turns: Turns[Callable[[float], list[Decision]]] = Turns()
-        self._held: list[tuple[int, Request]] = []
-        self._subscribing = 0
-        self._errors = Budget(limits.errors_per_minute / 60)
-        self._requests = Budget(limits.messages_per_second) if limits.messages_per_second else None
-        self._stale_at = now + limits.connect_seconds
-        self._ping_at = self._pong_at = inf
-        self._connection_ends_at = self._subscription_ends_at = self._renew_at = inf
-
-    @property
-    def commands_per_frame(self) -> int:
-        """How many commands one frame of the client may hold."""
-        return commands_per_frame(self._limits.max_channels)
-
-    @property
-    def busy(self) -> bool:
-        """Whether so much is pending that the client should not be read from for now."""
-        return self._turns.pending + len(self._held) >= self._limits.pending
-
-    @property
-    def deadline(self) -> float:
-        """When `tick` has something to do next, unless something else happens before."""
-        match self.state:
-            case SessionState.OPENED | SessionState.REFUSED:
-                return self._stale_at
-            case SessionState.CONNECTED:
-                ends_at = min(self._connection_ends_at, self._subscription_ends_at, self._renew_at)
-                return min(self._ping_at, self._pong_at, ends_at)
-            case _:
-                return inf
-
-    # --- what the client says ---
+    # Commands of the client
 
     def receive(self, command: Command, now: float) -> list[Decision]:
         """Take one command of the client."""
@@ -234,7 +125,7 @@ class Session:
         return []
 
     def _dispatch(self, command_id: int, request: Request, now: float) -> list[Decision]:
-        if not all(getattr(request, name) for name in _REQUIRED.get(type(request), ())):
+        if not all(getattr(request, name) for name in REQUIRED_FIELDS.get(type(request), ())):
             return self._refuse(command_id, codes.ERROR_BAD_REQUEST, now)
         match request:
             case ConnectRequest():
@@ -288,7 +179,7 @@ class Session:
         self._subscribing += 1
         return self._begin(action)
 
-    # --- what became of an action: each has one outcome ---
+    # Outcomes of actions, one for each
 
     def connected(
         self,
@@ -423,7 +314,7 @@ class Session:
             self._forget_pending()
         return [*self._refuse(action.id, reason, now), *self._finish(action, now)]
 
-    # --- what the server wants ---
+    # Commands of the server
 
     def subscribe(self, request: SubscribeRequest, now: float, terms: Any = None) -> list[Decision]:
         """Subscribe the client on behalf of the server; a push notifies it. Nothing, if it is subscribed already.
@@ -448,16 +339,6 @@ class Session:
             return []
         step = partial(self._unsubscribe, channel, reason, may_disconnect=may_disconnect)
         return step(now) if channel in self.subscriptions else self._in_turn(channel, step, now)
-
-    def _unsubscribe(
-        self, channel: str, reason: Unsubscribe, now: float, *, may_disconnect: bool = True
-    ) -> list[Decision]:
-        subscription = self.subscriptions.get(channel)
-        if subscription is None:
-            return []
-        if may_disconnect and subscription.server_side and reason.resubscribe:
-            return self.close(_DISCONNECT_FOR.get(reason.code, codes.DISCONNECT_INSUFFICIENT_STATE))
-        return [*self._end(subscription, reason), Write(Reply(push=Push(channel, unsubscribe=reason)))]
 
     def refresh(self, now: float, *, ttl: float | None) -> list[Decision]:
         """Change when the connection expires, in `ttl` seconds or never, and notify the client."""
@@ -501,135 +382,6 @@ class Session:
         else:
             self._plan_renewal(ttl, now)
         return []
-
-    def close(self, disconnect: Disconnect) -> list[Decision]:
-        """End the session: every subscription, then the connection."""
-        if self.state is SessionState.CLOSED:
-            return []
-        return [*self.lost(), Close(disconnect)]
-
-    def lost(self) -> list[Decision]:
-        """The connection is gone: end what is left of its subscriptions."""
-        self.state = SessionState.CLOSED
-        self._forget_pending()
-        return self._end_all()
-
-    # --- timers ---
-
-    def tick(self, now: float) -> list[Decision]:
-        """Do what is due at `now`; `deadline` is when that is."""
-        if now < self.deadline:
-            return []
-        if self.state is not SessionState.CONNECTED:
-            return self.close(codes.DISCONNECT_STALE)
-        if now >= self._connection_ends_at:
-            return self.close(codes.DISCONNECT_EXPIRED)
-        if now >= self._pong_at:
-            if not (self.busy or self.unread):
-                return self.close(codes.DISCONNECT_NO_PONG)
-            # The pong may lie in what is not being read.
-            self._pong_at = now + self._limits.pong_seconds if self._answers_pings else inf
-        decisions = self._end_expired(now) if now >= self._subscription_ends_at else []
-        if now >= self._renew_at:
-            self._renew_at = inf
-            decisions.append(RenewConnection(0))
-        if now >= self._ping_at and self.state is SessionState.CONNECTED:
-            decisions.append(Ping())
-            self._ping_at = now + self._limits.ping_seconds
-            self._pong_at = min(self._pong_at, now + self._limits.pong_seconds)
-        return decisions
-
-    def _end_expired(self, now: float) -> list[Decision]:
-        decisions: list[Decision] = []
-        for subscription in list(self.subscriptions.values()):
-            if now >= subscription.expires_at and self.state is SessionState.CONNECTED:
-                decisions += self._unsubscribe(subscription.channel, codes.UNSUBSCRIBE_EXPIRED, now)
-            elif now >= subscription.renew_at:
-                subscription.renew_at = inf
-                decisions.append(RenewSubscription(0, subscription))
-        ends = (min(subscription.expires_at, subscription.renew_at) for subscription in self.subscriptions.values())
-        self._subscription_ends_at = min(ends, default=inf)
-        return decisions
-
-    def _set_end(self, subscription: Subscription, ttl: float | None, now: float, *, refreshable: bool = True) -> None:
-        subscription.expires_at = self._end_time(ttl, now, grace=refreshable and not subscription.server_side)
-        self._subscription_ends_at = min(self._subscription_ends_at, subscription.expires_at)
-
-    def _plan_renewal(self, ttl: float | None, now: float) -> None:
-        self._renew_at = inf if ttl is None else now + ttl
-        self._connection_ends_at = self._renew_at + self._limits.proxy_grace_seconds
-
-    def _plan_sub_renewal(self, subscription: Subscription, ttl: float | None, now: float) -> None:
-        subscription.renew_at = inf if ttl is None else now + ttl
-        subscription.expires_at = subscription.renew_at + self._limits.proxy_grace_seconds
-        self._subscription_ends_at = min(self._subscription_ends_at, subscription.renew_at)
-
-    def _end_time(self, ttl: float | None, now: float, *, grace: bool) -> float:
-        return inf if ttl is None else now + ttl + (self._limits.expiry_grace_seconds if grace else 0)
-
-    # --- turns ---
-
-    def _begin(self, action: Action) -> list[Decision]:
-        self._turns.begin(action.channel, concurrent=self._is_concurrent(action))
-        return [action]
-
-    def _finish(self, action: Action, now: float) -> list[Decision]:
-        if self.state is not SessionState.CONNECTED:
-            return []
-        self._turns.finish(action.channel, concurrent=self._is_concurrent(action))
-        decisions: list[Decision] = []
-        while action.channel is not None and (step := self._turns.next(action.channel)) is not None:
-            decisions += step(now)
-        return decisions
-
-    def _is_concurrent(self, action: Action) -> bool:
-        return isinstance(action, Publish) and not self._publish_in_turn
-
-    def _in_turn(
-        self, channel: str, step: Callable[[float], list[Decision]], now: float, *, concurrent: bool = False
-    ) -> list[Decision]:
-        if not self._turns.taken(channel, concurrent=concurrent):
-            return step(now)
-        self._turns.wait(channel, step, concurrent=concurrent)
-        return []
-
-    def _forget_pending(self) -> None:
-        self._turns.clear()
-        self._held = []
-
-    # --- endings and refusals ---
-
-    def _end(self, subscription: Subscription, reason: Unsubscribe | None) -> list[Decision]:
-        self.subscriptions.pop(subscription.channel, None)
-        return self._begin(EndSubscription(0, subscription, reason))
-
-    def _end_all(self) -> list[Decision]:
-        ending: list[Decision] = [EndSubscription(0, subscription) for subscription in self.subscriptions.values()]
-        self.subscriptions = {}
-        return ending
-
-    def _refuse(self, command_id: int, reason: Error | Disconnect, now: float) -> list[Decision]:
-        if isinstance(reason, Disconnect):
-            return self.close(reason)
-        if not command_id:
-            return []
-        decisions: list[Decision] = [Write(Reply(command_id, error=reason))]
-        if not reason.temporary and self._errors.spend(now) > self._limits.errors_per_minute:
-            decisions += self.close(codes.DISCONNECT_TOO_MANY_ERRORS)
-        return decisions
-
-    def charge(self, size: int, now: float) -> None:
-        """Spend of the message budget for an answer of about `size` bytes, as for that many commands."""
-        if self._requests is not None and (count := size // ANSWER_UNIT):
-            self._requests.spend(now, count)
-
-    def _spend_request(self, now: float) -> Error | Disconnect | None:
-        if self._requests is None:
-            return None
-        unforgiven, burst = self._requests.spend(now), self._limits.message_burst
-        if unforgiven <= burst:
-            return None
-        return codes.ERROR_TOO_MANY_REQUESTS if unforgiven <= 2 * burst else codes.DISCONNECT_TOO_MANY_REQUESTS
 
 
 def _subscription(channel: str, result: SubscribeResult, chan_info: Raw, *, server_side: bool) -> Subscription:

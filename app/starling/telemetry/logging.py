@@ -1,38 +1,25 @@
-"""Log lines of every process: one JSON object a line, without secrets; a slow reader of them blocks no process."""
+"""Configuration of logs: one JSON object a line, from structlog and the standard library alike, without secrets."""
 
 import atexit
-import fcntl
-import itertools
 import logging
 import os
 import re
-import select
 import sys
-import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import lru_cache
-from pathlib import Path
-from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import msgspec
 import structlog
 from structlog.typing import EventDict, Processor
 
+from starling.telemetry.log_redaction import redact
+from starling.telemetry.log_writer import LogWriter, Said, failed_line
+
 LogFormat = Literal["auto", "json", "console"]
 
-STANDARD_ERROR = 2
-# Lines that may wait for stdout; later ones are dropped and counted.
-QUEUE_LINES = 4096
-# The lines of one write, and the time in which they gather. Seconds.
-BATCH_LINES = 1024
-NAP_SECONDS = 0.05
-FLUSH_SECONDS = 1.0
 
 # Libraries that put addresses with query strings or whole headers into lines below these levels (websockets and
 # uvicorn do), or that say nothing there which our own lines do not say better.
@@ -48,42 +35,6 @@ LIBRARY_LEVELS = {
 }
 ACCESS_LOGS = ("gunicorn.access", "uvicorn.access")
 
-REDACTED = "[redacted]"
-SECRET_KEYS = frozenset(
-    {
-        "access_token",
-        "api_key",
-        "authorization",
-        "cookie",
-        "cookies",
-        "headers",
-        "password",
-        "query",
-        "query_string",
-        "resume",
-        "sec_websocket_protocol",
-        "secret",
-        "session",
-        "set_cookie",
-        "ticket",
-        "token",
-    }
-)
-# Names, numbers and IP addresses, in which no SECRET_TEXT has room.
-HARMLESS_TEXT = re.compile(r"[A-Za-z0-9_/-]*|[0-9A-Fa-f.:]*")
-# Every SECRET_TEXT has one of these; most texts have none, and are spared the longer search.
-SUSPECT_TEXT = re.compile(r"[=?@:,]|bearer", re.IGNORECASE)
-SECRET_TEXT = re.compile(
-    r"""
-    (?: proxy-authorization | authorization | set-cookie | cookie | sec-websocket-protocol | x-api-key )
-        ['"]? \s* [:=,] [^\r\n]*                        # a header, as a line or in a printed list
-    | \b \w* (?: token | ticket | session | secret | password | api_key ) = [^\s&'",;]*
-    | \b bearer [\s.]+ [\w.~+/=-]+
-    | (?<=://) [^/\s@'"]+ (?=@)                         # user and password in an address
-    | (?<=\?) [^\s'"]+                                  # the query in an address
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
 
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -91,199 +42,6 @@ CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 LASTING_TYPES = frozenset({bool, float, int, str, type(None)})
 
 _encode = msgspec.json.Encoder().encode
-
-
-Said = tuple[str, EventDict, str | None, int]
-"""What a line is made of: its level, event and values, whose it is, and when it was said, in ns since 1970."""
-
-
-# In the queue of lines: the writer's thread is to end.
-END = b""
-
-
-class LogWriter:
-    """Writes lines to a file descriptor from a thread of its own, one thread in each process that logs.
-
-    A reader that stalls delays nobody: beyond QUEUE_LINES lines are dropped, counted in `dropped`, and reported by a
-    line of their own once the reader goes on. Lines of several processes do not mix. Who is killed takes the lines of
-    the last NAP_SECONDS along; a process that ends in any other way writes them.
-    """
-
-    def __init__(self, fd: int, make: Callable[[Said], bytes]) -> None:
-        self.dropped = 0
-        self._fd = fd
-        self._make = make
-        # A pipe keeps only short writes whole, so processes take turns; the lock of a process ends with it.
-        self._turn = _file_without_name()
-        self._begin_process()
-        os.register_at_fork(after_in_child=self._begin_process)
-
-    def _begin_process(self) -> None:
-        self._reported = self.dropped
-        self._failing = False
-        # put() of this queue may be interrupted by a signal handler that logs too.
-        self._queue: SimpleQueue[bytes | Said | threading.Event] = SimpleQueue()
-        self._awaited = threading.Event()
-        self._thread: threading.Thread | None = None
-        # A process that forks must have no thread; those that it forks have one again.
-        self._direct = False
-        self._unwritten: deque[bytes] = deque()
-        self._writing = False
-        self._starts = itertools.count()
-
-    def write(self, line: bytes | Said) -> None:
-        """Queue `line`, ready or as it was said, or drop it; never waits."""
-        if self._queue.qsize() >= QUEUE_LINES:
-            self.dropped += 1
-            return
-        self._queue.put(line)
-        if self._direct:
-            self._write_waiting()
-            return
-        # Of threads with the first lines, one counts 0. A lock might be held by the one that a signal interrupts.
-        if self._thread is None and next(self._starts) == 0:
-            self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
-            self._thread.start()
-
-    def flush(self, timeout: float = FLUSH_SECONDS) -> None:
-        """Wait until what is queued now is written, `timeout` seconds at most."""
-        if self._direct:
-            self._write_waiting()
-            return
-        if self._thread is not None:
-            written = threading.Event()
-            self._queue.put(written)
-            self._awaited.set()
-            written.wait(timeout)
-
-    def write_directly(self) -> None:
-        """Write from now on without a thread, as a process must that forks others; a stalled reader delays nobody.
-
-        What the reader does not take waits until the next line or `flush`.
-        """
-        self.flush()
-        self._direct = True
-        if (thread := self._thread) is not None:
-            self._queue.put(END)
-            thread.join(FLUSH_SECONDS)
-            self._thread = None
-
-    def _write_waiting(self) -> None:
-        # A signal handler may log while a line is written; that line is written right after.
-        if self._writing:
-            return
-        self._writing = True
-        try:
-            while (lines := self._take_direct()) and self._write_at_once(lines):
-                self._unwritten.popleft()
-        finally:
-            self._writing = False
-
-    def _take_direct(self) -> bytes:
-        """The next line to write, which stays first among those unwritten; empty for none."""
-        if not self._unwritten:
-            with suppress(Empty):
-                self._unwritten.append(self.made(cast("bytes | Said", self._queue.get_nowait())) + b"\n")
-        return self._unwritten[0] if self._unwritten else b""
-
-    def _write_at_once(self, line: bytes) -> bool:
-        """Write one line; False where the reader or another process's line would have to be waited for."""
-        try:
-            fcntl.lockf(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        try:
-            # What a pipe has room for at all it takes a page of at once.
-            for start in range(0, len(line), select.PIPE_BUF):
-                ready = select.poll()
-                ready.register(self._fd, select.POLLOUT)
-                if not ready.poll(0 if start == 0 else 1000 * FLUSH_SECONDS):
-                    return start > 0
-                os.write(self._fd, line[start : start + select.PIPE_BUF])
-        except OSError as error:
-            self._report_failure(error)
-        finally:
-            fcntl.lockf(self._turn, fcntl.LOCK_UN)
-        return True
-
-    def _run(self) -> None:
-        while True:
-            first = self._queue.get()
-            if first is END:
-                return
-            if self._queue.qsize() < BATCH_LINES:
-                # Waking for each line would take the interpreter from the event loop each time.
-                self._awaited.wait(NAP_SECONDS)
-                self._awaited.clear()
-            lines, awaited = self._take_with(first)
-            if lines:
-                self._write_or_report(b"\n".join(lines))
-            for written in awaited:
-                written.set()
-            if (dropped := self.dropped) > self._reported:
-                self._write_or_report(self.made(_drop(dropped - self._reported)))
-                self._reported = dropped
-
-    def _take_with(self, first: bytes | Said | threading.Event) -> tuple[list[bytes], list[threading.Event]]:
-        """Give what is queued, up to BATCH_LINES, and who waits for it to be written."""
-        items = [first]
-        with suppress(Empty):
-            while len(items) < BATCH_LINES:
-                items.append(self._queue.get_nowait())
-        lines = [self.made(item) for item in items if not isinstance(item, threading.Event)]
-        return lines, [item for item in items if isinstance(item, threading.Event)]
-
-    def made(self, line: bytes | Said) -> bytes:
-        """Format the line, unless it is ready; a line that cannot be formatted is replaced by one that says so."""
-        if isinstance(line, bytes):
-            return line
-        try:
-            return self._make(line)
-        except Exception:  # noqa: BLE001 - whatever a value may raise
-            return _failed(line[2])
-
-    def _write_or_report(self, lines: bytes) -> None:
-        """Write `lines`; where that fails (a full disk, a reader that is gone) one line on standard error says so."""
-        try:
-            self._put_out(lines)
-        except OSError as error:
-            self._report_failure(error)
-        else:
-            self._failing = False
-
-    def _report_failure(self, error: OSError) -> None:
-        if not self._failing:
-            self._failing = True
-            problem = f"log lines cannot be written to standard output, and are lost: {error.strerror}\n"
-            with suppress(OSError):
-                os.write(STANDARD_ERROR, problem.encode())
-
-    def _put_out(self, lines: bytes) -> None:
-        rest = lines + b"\n"
-        fcntl.lockf(self._turn, fcntl.LOCK_EX)
-        try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
-        finally:
-            fcntl.lockf(self._turn, fcntl.LOCK_UN)
-
-
-def _file_without_name() -> int:
-    """Open a file that no other program can name; the descriptor stays open as long as the process."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("starling-log-turn")
-    # macOS has no such files.
-    descriptor, path = tempfile.mkstemp(prefix="starling-log-")
-    Path(path).unlink()
-    return descriptor
-
-
-def _failed(logger: str | None) -> bytes:
-    return _encode({"level": "error", "event": "log_line_failed", "logger": logger})
-
-
-def _drop(lines: int) -> Said:
-    return "warning", {"event": "log_lines_dropped", "lines": lines}, None, time.time_ns()
 
 
 def configure_logging(
@@ -339,49 +97,6 @@ def quiet_libraries() -> None:
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = False
-
-
-def redact(said: Mapping[str, object]) -> dict[str, object]:
-    """Replace what may be secret: values of SECRET_KEYS, what SECRET_TEXT finds in texts, and bytes by their number."""
-    return {
-        key: REDACTED
-        if _is_secret(key)
-        # Most texts are as simple as this, and need no call of their own.
-        else value
-        if type(value) is str and HARMLESS_TEXT.fullmatch(value)
-        else _clean(value)
-        for key, value in said.items()
-    }
-
-
-# Keys are words of the code, but for mappings that are logged whole.
-@lru_cache(maxsize=1024)
-def _is_secret(key: str) -> bool:
-    return key.lower().replace("-", "_") in SECRET_KEYS
-
-
-def _clean(value: object) -> object:
-    if isinstance(value, str):
-        return _clean_text(value)
-    if value is None or isinstance(value, bool | float):
-        return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**64 else str(value)
-    if isinstance(value, bytes | bytearray | memoryview):
-        return f"{len(value)} bytes"
-    if isinstance(value, Mapping):
-        return redact({str(key): inner for key, inner in value.items()})
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_clean(inner) for inner in value]
-    return _clean_text(str(value))
-
-
-def _clean_text(text: str) -> str:
-    if HARMLESS_TEXT.fullmatch(text):
-        return text
-    if SUSPECT_TEXT.search(text):
-        text = SECRET_TEXT.sub(REDACTED, text)
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def _choose_renderer(log_format: LogFormat, *, terminal: bool) -> Callable[[EventDict], bytes]:
@@ -498,7 +213,7 @@ class _LineHandler(logging.Handler):
         try:
             line = self.writer.made(self._said(record))
         except Exception:  # noqa: BLE001 - whatever a text and its arguments may raise
-            line = _failed(record.name)
+            line = failed_line(record.name)
         self.writer.write(line)
 
     def _said(self, record: logging.LogRecord) -> Said:

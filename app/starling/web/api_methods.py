@@ -40,8 +40,9 @@ from starling.engine.revocation import Revocation
 from starling.engine.top_channels import TopChannels
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
+from starling.protocol.commands import HistoryRequest
 from starling.protocol.json_nulls import NULL
-from starling.protocol.messages import NO_PAYLOAD, ClientInfo, HistoryRequest, Publication
+from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Publication
 from starling.protocol.messages import StreamPosition as Since
 from starling.protocol.portable_json import is_json
 from starling.protocol.tags_filter import FilterInvalid, compile_filter

@@ -23,7 +23,7 @@ from starling.engine.rights import Rule, Subject, Verb, may
 from starling.engine.token_facts import TokenFacts
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
-from starling.protocol.messages import ConnectRequest, SubscribeRequest
+from starling.protocol.commands import ConnectRequest, SubscribeRequest
 from starling.protocol.tags_filter import TagsFilter
 from starling.telemetry.refusals import RefusalLog
 from starling.web.revocation import RevocableVerifier

@@ -23,9 +23,10 @@ from starling.engine.follower import Joined
 from starling.engine.subscriptions import Subscriber
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
+from starling.protocol.commands import ConnectRequest, SubscribeRequest
 from starling.protocol.decisions import Authenticate, Decision
-from starling.protocol.messages import NO_PAYLOAD, ConnectRequest, ConnectResult, SubscribeRequest, SubscribeResult
-from starling.protocol.session import SessionState
+from starling.protocol.messages import NO_PAYLOAD, ConnectResult, SubscribeResult
+from starling.protocol.session_core import SessionState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 

@@ -13,8 +13,9 @@ from starling.engine.history import HistoryReader
 from starling.engine.rights import Verb
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
+from starling.protocol.commands import HistoryRequest
 from starling.protocol.decisions import Decision, History
-from starling.protocol.messages import HistoryRequest, HistoryResult
+from starling.protocol.messages import HistoryResult
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 

@@ -19,7 +19,7 @@ from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.decisions import Decision, EndSubscription, Subscribe, Write
 from starling.protocol.messages import NO_PAYLOAD, SubscribeResult
-from starling.protocol.session import SessionState
+from starling.protocol.session_core import SessionState
 
 
 class SubscribeHandler(CommandHandler):
