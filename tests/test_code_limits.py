@@ -17,6 +17,7 @@ LONG_MODULES = {
     "web/api_models.py": "one struct a request and result of the server API",
 }
 WIDE_CLASSES = {
+    "embed/methods.py:ServerMethods": "one method a method of the server API",
     "brokers/broadcast.py:BroadcastBroker": "the methods of Broker, and one attribute a store",
     "client/client_connection.py:ClientConnection": "the engine's Receiver and a transport's Handler in one object",
     "client/connection.py:Connection": "the engine's Receiver and a transport's Handler in one object",

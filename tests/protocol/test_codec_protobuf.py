@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from starling.protocol import client_pb2, messages
+from starling.protocol import client_pb2
 from starling.protocol.codec import COMMANDS_PER_FRAME
-from starling.protocol.codec_protobuf import ProtobufCodec
+from starling.protocol.codec_protobuf import STRUCTS, ProtobufCodec
 from starling.protocol.codes import DISCONNECT_BAD_REQUEST
 from starling.protocol.commands import Command, PublishRequest
 from starling.protocol.messages import Publication, Push, Reply
@@ -109,8 +109,9 @@ def test_the_generated_module_is_of_the_schema_next_to_it() -> None:
     assert generated == schema_as_written()
 
 
-@pytest.mark.parametrize("name", sorted(schema_as_written()))
+# The body of an emulated request carries frames, and is no message of a frame.
+@pytest.mark.parametrize("name", sorted(schema_as_written().keys() - {"EmulationRequest"}))
 def test_the_schema_has_the_fields_of_the_messages_and_no_others(name: str) -> None:
-    struct = getattr(messages, name)
+    struct = STRUCTS[name]
 
     assert {field.name for field in msgspec.structs.fields(struct)} == set(schema_as_written()[name])

@@ -6,7 +6,7 @@ from math import inf
 import pytest
 
 from starling.protocol.command_sequence import LATE_IDS, WAIT_SECONDS, CommandSequence
-from starling.protocol.messages import Command
+from starling.protocol.commands import Command
 
 
 def commands(*numbers: int) -> list[Command]:

@@ -25,8 +25,9 @@ from starling.protocol.codec import Codec
 from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codec_protobuf import ProtobufCodec
 from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
+from starling.protocol.commands import Command
 from starling.protocol.decisions import Decision
-from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Command, Publication, Push, Reply
+from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Publication, Push, Reply
 from starling.protocol.options import SessionLimits
 from starling.protocol.session import Session
 

@@ -21,9 +21,10 @@ from starling.client.client_connection import (
 from starling.client.emulation import EmulatedSessions, Outcome
 from starling.engine.transport import NO_CLOSE_FRAME, Frame, StreamFrame, Transport
 from starling.protocol.command_sequence import CommandSequence
+from starling.protocol.commands import Command
 from starling.protocol.event_stream import event
-from starling.protocol.messages import Command, DisconnectPush, Push, Reply
-from starling.protocol.session import SessionState
+from starling.protocol.messages import DisconnectPush, Push, Reply
+from starling.protocol.session_core import SessionState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 

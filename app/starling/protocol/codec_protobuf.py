@@ -12,13 +12,21 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
 from msgspec import Raw, Struct
 
-from starling.protocol import client_pb2, messages
+from starling.protocol import client_pb2, commands, messages
 from starling.protocol.codec import COMMANDS_PER_FRAME
 from starling.protocol.codes import DISCONNECT_BAD_REQUEST, Disconnect
 from starling.protocol.commands import Command, unset_nulls
 from starling.protocol.messages import Reply
 
 S = TypeVar("S", bound=Struct)
+
+STRUCTS: dict[str, type[Struct]] = {
+    name: kind
+    for module in (messages, commands)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, Struct)
+}
+"""The struct of each message of the schema, by its name there."""
 
 
 class ProtobufCodec:
@@ -71,7 +79,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, bytes):
         return Raw(value)
     if isinstance(value, ProtobufMessage):
-        return _struct(getattr(messages, value.DESCRIPTOR.name), value)
+        return _struct(STRUCTS[value.DESCRIPTOR.name], value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(map(_value, value))
     if isinstance(value, Mapping):

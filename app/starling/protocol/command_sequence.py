@@ -7,7 +7,7 @@ where it arrived. Times are seconds on one clock of the caller's choice that nev
 from collections.abc import Iterable
 from math import inf
 
-from starling.protocol.messages import Command
+from starling.protocol.commands import Command
 
 # How long a command waits for those before it. Seconds.
 WAIT_SECONDS = 0.1
