@@ -12,6 +12,7 @@ from starling.client.commands.send import SendHandler
 from starling.client.commands.subscribe import SubscribeHandler, UnsubscribeHandler
 from starling.client.dispatcher import Dispatcher
 from starling.client.refusals import CommandRefusals
+from starling.client.shared_recoveries import SharedRecoveries
 from starling.client.user_limit import UserLimit
 from starling.engine.engine import Engine
 from starling.protocol.options import SessionLimits
@@ -32,9 +33,10 @@ def build_dispatcher(
     """
     channels, hooks = engine.channels, engine.hooks
     user_limit = UserLimit(engine.presence, connections_per_user)
+    recoveries = SharedRecoveries()
     commands = (
-        ConnectHandler(engine, authority, user_limit),
-        SubscribeHandler(engine, authority),
+        ConnectHandler(engine, authority, user_limit, recoveries),
+        SubscribeHandler(engine, authority, recoveries),
         UnsubscribeHandler(engine),
         PublishHandler(channels, hooks, engine.publisher, engine.append_streams, engine.admission.clients.first_uses),
         PresenceHandler(channels, engine.presence),

@@ -4,9 +4,9 @@ Payloads pass through as they came. What JSON clients cannot read is kept out of
 starling.engine.data_format); `encode` refuses what is in a channel all the same.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from operator import attrgetter
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from msgspec import DecodeError, MsgspecError, Raw, Struct, json
 
@@ -19,7 +19,14 @@ from starling.protocol.codes import (
 )
 from starling.protocol.commands import Command, unset_nulls
 from starling.protocol.json_nulls import NULL, without_nulls
-from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Publication, Reply
+from starling.protocol.messages import (
+    NO_PAYLOAD,
+    ClientInfo,
+    Publication,
+    Reply,
+    SharedPublications,
+    SubscribeResult,
+)
 from starling.protocol.portable_json import NESTING_LIMIT, is_json, nests_too_deep, replace_half_pairs, utf8
 
 Message = TypeVar("Message")
@@ -51,15 +58,15 @@ class JsonCodec:
     def encode(self, reply: Reply) -> bytes:
         """See Codec."""
         _check_payloads(reply)
-        line = _encode(reply)
+        with_shared = [result for result in _subscriptions(reply) if type(result.publications) is SharedPublications]
+        line = _encode_shared(reply, with_shared) if with_shared else _encode(reply)
         # In valid JSON a raw newline is only space between tokens, and the message must stay one line.
         return line.replace(b"\n", b" ") if b"\n" in line else line
 
     def leave_out_unreadable(self, reply: Reply) -> int:
         """See Codec."""
-        connected = reply.connect.subs.values() if reply.connect is not None else ()
         count = 0
-        for result in (reply.history, reply.subscribe, *connected):
+        for result in (reply.history, *_subscriptions(reply)):
             if result is not None and result.publications:
                 readable = [publication for publication in result.publications if _is_readable(publication)]
                 count += len(result.publications) - len(readable)
@@ -75,6 +82,35 @@ class JsonCodec:
     def join(self, replies: Iterable[bytes]) -> bytes:
         """See Codec."""
         return b"\n".join(replies)
+
+
+def _subscriptions(reply: Reply) -> Collection[SubscribeResult]:
+    """The results of subscriptions that a reply holds."""
+    if reply.subscribe is not None:
+        return (reply.subscribe,)
+    return reply.connect.subs.values() if reply.connect is not None else ()
+
+
+def _encode_publications(publications: SharedPublications) -> Raw:
+    """The JSON of shared publications. Raises CommandRefused as `JsonCodec.encode` does."""
+    known: Raw | None = publications.encoded.get(JsonCodec.name)
+    if known is None:
+        for publication in publications:
+            _check_payloads(publication)
+        known = publications.encoded[JsonCodec.name] = Raw(_encode([*publications]))
+    return known
+
+
+def _encode_shared(reply: Reply, results: Iterable[SubscribeResult]) -> bytes:
+    """As `_encode`, with the JSON of shared publications as it is."""
+    originals = [(result, result.publications) for result in results]
+    try:
+        for result, publications in originals:
+            result.publications = cast("Any", _encode_publications(cast("SharedPublications", publications)))
+        return _encode(reply)
+    finally:
+        for result, publications in originals:
+            result.publications = publications
 
 
 def read_json(content: bytes, decode: Callable[[bytes], Message], kind: type[Struct]) -> Message:
@@ -168,6 +204,8 @@ def _check_payloads(message: Struct) -> None:
                 raise CommandRefused(DISCONNECT_INAPPROPRIATE_PROTOCOL)
         elif isinstance(value, Struct):
             _check_payloads(value)
+        elif type(value) is SharedPublications:
+            _encode_publications(value)
         else:
             for item in value.values() if isinstance(value, dict) else value:
                 _check_payloads(item)

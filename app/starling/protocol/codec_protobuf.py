@@ -16,7 +16,7 @@ from starling.protocol import client_pb2, commands, messages
 from starling.protocol.codec import COMMANDS_PER_FRAME
 from starling.protocol.codes import DISCONNECT_BAD_REQUEST, Disconnect
 from starling.protocol.commands import Command, unset_nulls
-from starling.protocol.messages import Reply
+from starling.protocol.messages import Reply, SharedPublications
 
 S = TypeVar("S", bound=Struct)
 
@@ -100,6 +100,8 @@ def _fill(message: Any, struct: Struct) -> None:
             continue
         elif isinstance(value, Raw):
             setattr(message, name, bytes(value))
+        elif type(value) is SharedPublications:
+            getattr(message, name).extend(_encoded_publications(value))
         elif isinstance(value, list):
             for item in value:
                 _fill(getattr(message, name).add(), item)
@@ -107,6 +109,18 @@ def _fill(message: Any, struct: Struct) -> None:
             _fill_map(getattr(message, name), value)
         else:
             setattr(message, name, value)
+
+
+def _encoded_publications(publications: SharedPublications) -> list[Any]:
+    """The messages of shared publications; whoever takes them copies them."""
+    known: list[Any] | None = publications.encoded.get(ProtobufCodec.name)
+    if known is None:
+        known = publications.encoded[ProtobufCodec.name] = []
+        for publication in publications:
+            message = client_pb2.Publication()
+            _fill(message, publication)
+            known.append(message)
+    return known
 
 
 def _fill_map(target: Any, value: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@ Fields that are bytes in the protocol's schema are `Raw`: JSON as it came for JS
 clients, never parsed here. A `Raw` read from a frame is a view that keeps the frame alive; `.copy()` what is kept.
 """
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 from msgspec import Meta, Raw, Struct
 
@@ -56,6 +57,19 @@ class Publication(Struct, omit_defaults=True):
     tags: dict[str, str] | None = None
     time: int = 0
     delta: bool = False
+
+
+class SharedPublications(list[Publication]):
+    """Publications that many clients get in their replies; they are encoded once for each format.
+
+    Nothing changes it once it is made. `encoded` is the codecs' own: what each made of it, by the codec's name.
+    """
+
+    __slots__ = ("encoded",)
+
+    def __init__(self, publications: Iterable[Publication]) -> None:
+        super().__init__(publications)
+        self.encoded: dict[str, Any] = {}
 
 
 class StreamPosition(Struct, omit_defaults=True):

@@ -15,6 +15,7 @@ from starling.client.commands.connect import ConnectHandler
 from starling.client.commands.rpc import RpcHandler
 from starling.client.dispatcher import Dispatcher
 from starling.client.refusals import CommandRefusals
+from starling.client.shared_recoveries import SharedRecoveries
 from starling.client.user_limit import UserLimit
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
 from starling.engine.engine import Engine
@@ -83,7 +84,7 @@ class Setup:
         self.command = Scripted()
         authority: Any = Everyone()
         limit = UserLimit(engine.presence, 0)
-        commands = (ConnectHandler(engine, authority, limit), self.command)
+        commands = (ConnectHandler(engine, authority, limit, SharedRecoveries()), self.command)
         refusals = CommandRefusals(engine.channels, engine.metrics.refusal_log, developer=False)
         self.client = JsonConnection(Dispatcher(engine, SessionLimits(), commands, limit, refusals), None)
         self.transport = JsonTransport()

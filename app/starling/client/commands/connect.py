@@ -16,6 +16,7 @@ from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.held_transport import HeldTransport
 from starling.client.hook_calls import completed, hook_request, keep_headers, shown_to_hooks
 from starling.client.recovery import recovers_from, subscribe_result
+from starling.client.shared_recoveries import SharedRecoveries
 from starling.client.user_limit import UserLimit
 from starling.client.views import set_stream_view, set_view, tags_filter
 from starling.engine.engine import Engine
@@ -37,10 +38,13 @@ class ConnectHandler(CommandHandler):
     action = Authenticate
     method = "connect"
 
-    def __init__(self, engine: Engine, authority: Authority, user_limit: UserLimit) -> None:
+    def __init__(
+        self, engine: Engine, authority: Authority, user_limit: UserLimit, recoveries: SharedRecoveries
+    ) -> None:
         self._engine = engine
         self._authority = authority
         self._user_limit = user_limit
+        self._recoveries = recoveries
 
     def prepare(self, client: ClientConnection, action: Authenticate) -> Identity | None:
         """Who the client is; None where keys must be fetched, or a hook be asked, to find out."""
@@ -186,6 +190,8 @@ class ConnectHandler(CommandHandler):
             result = results[request.channel] = subscribe_result(request, grant, joined, user=client.user)
             set_view(subscriber, client.encoder, request, grant, result, self._engine.hub.subscribers.ids)
             set_stream_view(subscriber, client, grant, result)
+            if subscriber.view is None and grant.options.stream is None:
+                result.publications = self._recoveries.share(request.channel, result.publications)
             client.memberships.watch(client, request, grant.options)
             return True
 

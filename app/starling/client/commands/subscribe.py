@@ -10,6 +10,7 @@ from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.hook_calls import granted, report_unsubscribed, shown_to_hooks
 from starling.client.memberships import Membership
 from starling.client.recovery import recovers_from, rejects_unrecovered, subscribe_result
+from starling.client.shared_recoveries import SharedRecoveries
 from starling.client.views import check_delta, make_view, set_stream_view, set_view, tags_filter
 from starling.engine.allowances import payer
 from starling.engine.engine import Engine
@@ -28,9 +29,10 @@ class SubscribeHandler(CommandHandler):
     action = Subscribe
     method = "subscribe"
 
-    def __init__(self, engine: Engine, authority: Authority) -> None:
+    def __init__(self, engine: Engine, authority: Authority, recoveries: SharedRecoveries) -> None:
         self._engine = engine
         self._authority = authority
+        self._recoveries = recoveries
 
     def prepare(self, client: ClientConnection, action: Subscribe) -> Grant | None:
         """What the client gets in the channel; None where keys must be fetched to find out."""
@@ -107,6 +109,8 @@ class SubscribeHandler(CommandHandler):
             return False
         set_view(subscriber, client.encoder, request, grant, result, self._engine.hub.subscribers.ids)
         set_stream_view(subscriber, client, grant, result)
+        if subscriber.view is None and grant.options.stream is None:
+            result.publications = self._recoveries.share(action.channel, result.publications)
         client.memberships.watch(client, request, grant.options)
         ttl = ttl_until(grant.expires_at)
         decisions = session.subscribed(

@@ -1,0 +1,35 @@
+"""What clients recovered last: clients that return at one position share one encoding of what they missed."""
+
+from collections import OrderedDict
+
+from starling.protocol.messages import Publication, SharedPublications
+
+# Thousands of clients return to few channels; each entry has what one reply may hold at most, less than a megabyte.
+MOST_SHARED = 8
+
+
+class SharedRecoveries:
+    """The publications of the last replies, by their channel and offsets."""
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[tuple[str, int, int], SharedPublications] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def share(self, channel: str, publications: list[Publication]) -> list[Publication]:
+        """`publications`, recovered in `channel`, as an object that keeps its encodings for the next client."""
+        if not publications:
+            return publications
+        first, last = publications[0], publications[-1]
+        key = (channel, first.offset, last.offset)
+        known = self._last.get(key)
+        # Of one object in memory at both ends of an unbroken run, all between them is the same too.
+        if known is not None and known[0] is first and known[-1] is last and len(known) == len(publications):
+            self._last.move_to_end(key)
+            return known
+        shared = self._last[key] = SharedPublications(publications)
+        self._last.move_to_end(key)
+        if len(self._last) > MOST_SHARED:
+            self._last.popitem(last=False)
+        return shared
