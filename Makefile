@@ -49,11 +49,12 @@ test-portable: $(VENV)/.dev  ## Run the portable part of these tests (PYTHON=pyt
 test-interpreters:  ## Run portable tests on each supported Python that is here, and name those that are not
 	@tools/setup/test-interpreters.sh $(BIN)/python
 
-check: $(VENV)/.dev  ## Check format, lint, types and import layering
+check: $(VENV)/.dev  ## Check format, lint, types, import layering and words
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.words
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh
 
 # ONLY, SERVERS (names, comma separated), ROUNDS, SECONDS of a window, COUNTS of receivers, SIZES in bytes,

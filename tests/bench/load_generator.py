@@ -159,7 +159,7 @@ class LoadGenerator:
 
     def probe(self, size: int = 128) -> None:
         """Publish until every client has got one message."""
-        self._tell(f"probe {size}")
+        self._send(f"probe {size}")
         self._await("result")
 
     def fan_out(self, size: int, *, in_flight: int = 2, batch: int = 0, warm: float = 0.3, seconds: float) -> Window:
@@ -176,17 +176,17 @@ class LoadGenerator:
 
     def mute(self, count: int) -> None:
         """Let the first `count` clients read no more."""
-        self._tell(f"mute {count}")
+        self._send(f"mute {count}")
         self._await("result")
 
     def drop(self, keep: int) -> None:
         """Cut all clients but the first `keep`."""
-        self._tell(f"drop {keep}")
+        self._send(f"drop {keep}")
         self._await("result")
 
     def publish(self, size: int, count: int, in_flight: int = 8) -> None:
         """Publish `count` messages to all clients."""
-        self._tell(f"publish {size} {count} {in_flight}")
+        self._send(f"publish {size} {count} {in_flight}")
         self._note(self._await("result"), only_trouble=True)
 
     def reconnect(self, size: int, per_second: float, concurrency: int) -> tuple[Window, int]:
@@ -195,7 +195,7 @@ class LoadGenerator:
         Returns the window until the last was back, and how many were not given what they had missed.
         """
         before = self._server_seconds()
-        self._tell(f"return {concurrency} {size} {per_second}")
+        self._send(f"return {concurrency} {size} {per_second}")
         result = self._await("result")
         self._note(result)
         return _window(result, {}, self._server_seconds() - before), int(result["unrecovered"])
@@ -204,13 +204,13 @@ class LoadGenerator:
 
     def _measure_whole(self, command: str, count: int) -> Window:
         before = self._server_seconds()
-        self._tell(command)
+        self._send(command)
         result = self._await("result")
         self._note(result)
         return _window({**result, "deliveries": count}, {}, self._server_seconds() - before)
 
     def _measure(self, command: str) -> Window:
-        self._tell(command)
+        self._send(command)
         begin = self._await("begin")
         before = self._server_seconds()
         end = self._await("end")
@@ -229,7 +229,7 @@ class LoadGenerator:
         # Anyone who was cut before a publication misses it on purpose.
         self.integrity += Integrity.of({**result, "lost": 0} if only_trouble else result)
 
-    def _tell(self, command: str) -> None:
+    def _send(self, command: str) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(command + "\n")

@@ -45,7 +45,7 @@ class FakeEngine:
         self.published.append(channel)
 
 
-async def test_a_trace_that_is_ended_while_another_is_reported_ends_no_other() -> None:
+async def test_a_capture_that_is_ended_while_another_is_reported_ends_no_other() -> None:
     engine = FakeEngine()
     for number in ("first", "second"):
         engine.order(CaptureCommand(number, channel=number))
@@ -62,7 +62,7 @@ async def test_a_trace_that_is_ended_while_another_is_reported_ends_no_other() -
     engine.running[0].cancel()
 
 
-async def test_a_trace_right_after_another_has_one_teller() -> None:
+async def test_a_capture_right_after_another_has_one_reporter() -> None:
     engine = FakeEngine()
     for number in ("first", "second"):
         engine.order(CaptureCommand(number, channel="news"))

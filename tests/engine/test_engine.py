@@ -53,7 +53,7 @@ async def test_two_engines_of_one_process_have_ids_of_their_own_and_name_clients
 async def test_clients_are_named_from_the_systems_random_source_which_has_no_state_to_recover() -> None:
     engine = memory_engine()
     async with started(engine):
-        # A generator of Python's own gives its state here, and to whoever has seen some of its numbers.
+        # A generator of Python's own gives its state here, and to clients that have seen some of its numbers.
         with pytest.raises(NotImplementedError):
             engine.node.names.getstate()
 

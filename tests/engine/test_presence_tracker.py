@@ -59,12 +59,12 @@ class RecordingBroker:
         self.failure: Exception | None = None
 
     async def publish_join(self, channel: str, info: ClientInfo) -> None:
-        await self._tell("join", channel, info)
+        await self._note("join", channel, info)
 
     async def publish_leave(self, channel: str, info: ClientInfo) -> None:
-        await self._tell("leave", channel, info)
+        await self._note("leave", channel, info)
 
-    async def _tell(self, what: str, channel: str, info: ClientInfo) -> None:
+    async def _note(self, what: str, channel: str, info: ClientInfo) -> None:
         await asyncio.sleep(0)
         if self.failure is not None:
             raise self.failure

@@ -63,12 +63,12 @@ class Store:
     async def top(self) -> StreamPosition:
         return (await self.history.positions({CHANNEL: 600}))[CHANNEL]
 
-    async def read(self, channel: str, **wish: Any) -> StreamRead:
+    async def read(self, channel: str, **request: Any) -> StreamRead:
         self.reads += 1
-        self.entry_reads += wish.get("limit") != 0
+        self.entry_reads += request.get("limit") != 0
         if self.refusing:
             raise BrokerUnavailable("so the test wants it")
-        read = await self.history.read(channel, **wish)
+        read = await self.history.read(channel, **request)
         self._held.set()
         await self._open.wait()
         return read

@@ -16,8 +16,8 @@ class Reads:
         self.gate = asyncio.Event()
         self.error: Exception | None = None
 
-    async def __call__(self, wishes: list[str]) -> int:
-        self.begun.append(wishes)
+    async def __call__(self, requests: list[str]) -> int:
+        self.begun.append(requests)
         number = len(self.begun)
         await self.gate.wait()
         if self.error is not None:

@@ -30,14 +30,14 @@ def main() -> None:
     scale = Scale(asked.clients, asked.channels, asked.rate)
     print(f"Soak of {asked.minutes:g} minutes with seed {asked.seed}, {scale}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
-        report = asyncio.run(soak(asked.seed, asked.minutes * 60, scale, Path(directory), tell=_tell))
+        report = asyncio.run(soak(asked.seed, asked.minutes * 60, scale, Path(directory), report_fault=_print_fault))
     print(report.text())
     if asked.report:
         asked.report.write_text(json.dumps(report.values(), indent=2) + "\n")
     sys.exit(not report.passed)
 
 
-def _tell(line: str) -> None:
+def _print_fault(line: str) -> None:
     print(line, flush=True)
 
 

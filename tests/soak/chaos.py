@@ -126,14 +126,14 @@ class Chaos:
         self._scene = scene
         self._pause = pause
 
-    async def run(self, seconds: float, tell: Callable[[str], None]) -> None:
+    async def run(self, seconds: float, report_fault: Callable[[str], None]) -> None:
         """Run for so long; the last fault is undone before this returns."""
         end = time.monotonic() + seconds
         faults, weights = list(FAULTS), list(FAULTS.values())
         while time.monotonic() < end:
             await asyncio.sleep(self._scene.dice.uniform(0.3, 1.7) * self._pause)
             (fault,) = self._scene.dice.choices(faults, weights)
-            tell(fault.__name__)
+            report_fault(fault.__name__)
             await fault(self._scene)
             self.done[fault.__name__] += 1
 

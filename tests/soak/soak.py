@@ -88,7 +88,9 @@ class Report:
         return "\n".join([*lines, "PASSED: nothing lost, doubled or out of order" if self.passed else "FAILED"])
 
 
-async def soak(seed: int, seconds: float, scale: Scale, directory: Path, *, tell: Callable[[str], None]) -> Report:
+async def soak(
+    seed: int, seconds: float, scale: Scale, directory: Path, *, report_fault: Callable[[str], None]
+) -> Report:
     """Run one soak; every process it starts has ended when it returns.
 
     The faults and their order follow from the seed alone; when each strikes depends on the machine, too.
@@ -118,7 +120,7 @@ async def soak(seed: int, seconds: float, scale: Scale, directory: Path, *, tell
             await asyncio.sleep(min(5, seconds / 10))
             before = _worker_bytes(pods)
             began = time.monotonic()
-            await chaos.run(seconds, lambda fault: tell(f"{time.monotonic() - began:7.1f} s  {fault}"))
+            await chaos.run(seconds, lambda fault: report_fault(f"{time.monotonic() - began:7.1f} s  {fault}"))
             stopping.set()
             await asyncio.gather(*publishing)
             await _settle(publishers, subscribers, report)

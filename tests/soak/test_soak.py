@@ -10,7 +10,7 @@ from tests.soak.soak import Scale, soak
 @pytest.mark.timeout(180)
 async def test_some_seconds_of_chaos_lose_nothing_and_the_report_lists_what_was_done(tmp_path: Path) -> None:
     reported: list[str] = []
-    report = await soak(7, 12, Scale(clients=24, channels=4, rate=80), tmp_path, tell=reported.append)
+    report = await soak(7, 12, Scale(clients=24, channels=4, rate=80), tmp_path, report_fault=reported.append)
 
     assert report.verdict.counts == {}, report.text()
     assert report.passed

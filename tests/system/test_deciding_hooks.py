@@ -128,7 +128,7 @@ async def test_a_foreign_page_never_reaches_the_hook(starling: Starling) -> None
     assert refused.value.response.status_code == 403
 
 
-async def test_a_bad_token_is_refused_whatever_the_hook_would_say(starling: Starling) -> None:
+async def test_an_invalid_token_is_refused_whatever_the_hook_would_say(starling: Starling) -> None:
     async with await opened(starling, Cookie="sid=s-alice", **OWN_PAGE) as client:
         with pytest.raises(ConnectionClosed) as closed:
             await ask(client, 1, connect={"token": "not.a.token"})
@@ -137,7 +137,7 @@ async def test_a_bad_token_is_refused_whatever_the_hook_would_say(starling: Star
     assert closed.value.rcvd.code == 3500
 
 
-async def test_a_good_token_is_enough(starling: Starling) -> None:
+async def test_a_valid_token_is_enough(starling: Starling) -> None:
     async with await opened(starling) as client:
         token = issue_connection_token(SECRET, "carol", 60)
         assert "connect" in await ask(client, 1, connect={"token": token})

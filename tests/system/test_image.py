@@ -231,7 +231,7 @@ def test_the_pod_of_the_chart_s_defaults_starts_and_its_test_passes(podman: Podm
         assert container.status("/metrics") == 200
 
 
-async def test_stopping_lets_clients_go_with_1012_and_ends_with_0(podman: Podman, image: str) -> None:
+async def test_stopping_disconnects_clients_with_1012_and_ends_with_0(podman: Podman, image: str) -> None:
     with Container(podman, image, DEVELOPER_MODE | {"STARLING_DRAIN_SECONDS": "1"}) as container:
         print(f"from `podman run` to ready: {container.seconds_to_ready:.2f} s")
         clients = [await connect(f"{container.url}/ws/{number}") for number in range(3)]

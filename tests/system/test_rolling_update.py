@@ -40,7 +40,7 @@ BATCH = 10
 CONNECTIONS = 16
 DELAY = 1.0
 DRAIN = 10.0
-PACE = 60.0
+DRAIN_RATE = 60.0
 # Those of the JavaScript SDK, in seconds.
 SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.5, 20.0
 
@@ -58,7 +58,7 @@ class Host:
             "STARLING_LOG_LEVEL": "debug",
             "STARLING_DRAIN_DELAY_SECONDS": str(DELAY),
             "STARLING_DRAIN_SECONDS": str(drain_seconds),
-            "STARLING_DRAIN_RATE": str(PACE),
+            "STARLING_DRAIN_RATE": str(DRAIN_RATE),
         }
         self._running: Starling | None = None
 
@@ -329,7 +329,7 @@ async def test_a_rolling_update_loses_and_doubles_nothing_and_keeps_the_rate(hos
             assert len(gone) == len(moved) >= CLIENTS // 4
             assert {code for client in moved for _, code in client.ended} == {3001}
             assert_shared(gone)
-            assert most_in_a_second([moment for moment, _ in gone]) <= 1.2 * PACE
+            assert most_in_a_second([moment for moment, _ in gone]) <= 1.2 * DRAIN_RATE
             assert max(client.back[-1] - asked_at for client in moved) <= DELAY + DRAIN + 10
         over.set()
         assert not all(task.done() for task in publishing), "it was published all the while"
@@ -370,9 +370,9 @@ async def test_hosts_that_drain_at_once_share_one_rate(hosts: list[Host]) -> Non
     moments = sorted(moment for moment, _ in gone)
     assert len(gone) == len(clients) == 240
     assert_shared(gone)
-    assert most_in_a_second(moments) <= 1.2 * PACE
-    assert moments[-1] - moments[0] > 0.9 * 240 / PACE
-    assert moments[-1] - moments[0] < 1.5 * 240 / PACE
+    assert most_in_a_second(moments) <= 1.2 * DRAIN_RATE
+    assert moments[-1] - moments[0] > 0.9 * 240 / DRAIN_RATE
+    assert moments[-1] - moments[0] < 1.5 * 240 / DRAIN_RATE
     left = [stats["starling_drain_left"] for stats in reported if "starling_drain_left" in stats]
     assert 60 < max(left) <= 120, "told once a second"
     assert left[left.index(max(left)) :] == sorted(left[left.index(max(left)) :], reverse=True), "it counts down"

@@ -1,4 +1,4 @@
-"""A project of a user beside Starling: its own package is called `app`, as in the tutorial of FastAPI."""
+"""A project of a user next to Starling: its own package is called `app`, as in the tutorial of FastAPI."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ rpc = {"add": add}
 
 
 @pytest.mark.parametrize("package_file", [True, False], ids=["package", "namespace"])
-async def test_a_users_package_app_with_models_and_hooks_works_beside_starling(
+async def test_a_users_package_app_with_models_and_hooks_works_next_to_starling(
     tmp_path: Path, package_file: bool
 ) -> None:
     package = tmp_path / "app"
