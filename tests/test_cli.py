@@ -25,9 +25,7 @@ from tests.support.commands import run_command
 from tests.support.proxy import Proxy
 from tests.support.running import SECRET, Starling
 from tests.support.services import RedisServer, free_port
-from tests.support.waiting import DEADLINE
-
-pytestmark = pytest.mark.processes
+from tests.support.waiting import DEADLINE, until
 
 KEY = "a test's own key for the API"
 CHANNELS = """
@@ -97,6 +95,7 @@ def test_help_shows_examples_and_exit_codes(command: str) -> None:
     assert f"Exit codes: {reported}" in done.output
 
 
+@pytest.mark.processes
 def test_the_version_is_reported_by_command_and_by_option() -> None:
     assert run("--version").stdout == run_process("version").stdout == f"{__version__}\n"
 
@@ -110,6 +109,7 @@ def test_the_variables_of_the_client_side_are_those_that_the_page_of_settings_re
     assert all(f"| `{variable}` |" in page for variable in read)
 
 
+@pytest.mark.processes
 def test_completion_is_offered_for_shells() -> None:
     # The shell that asks is looked for among the processes above; exit keeps bash from making way for the command.
     asked = ["bash", "-c", f"{shlex.quote(str(COMMAND))} --show-completion; exit $?"]
@@ -149,7 +149,7 @@ def test_check_reports_every_problem_on_a_line_of_its_own() -> None:
         ),
         (
             {"BROKER_URL": "rediss://one", "BROKER_KEY_FILE": "/etc/hosts"},
-            "STARLING_BROKER_CERT_FILE: it is missing and the key file is set",
+            "STARLING_BROKER_CERT_FILE: it is missing and broker_key_file is set",
         ),
     ],
 )
@@ -406,17 +406,17 @@ async def test_subscribe_waits_for_the_answer_to_its_close(starling: Starling) -
     async with Proxy(starling.port) as proxy:
         with Listening(starling, "live", "--url", f"http://127.0.0.1:{proxy.port}") as listening:
             await leave(proxy, listening, answer_after=0.6)
-            await asyncio.sleep(0.3)
             (passage,) = proxy.passages
-            assert not passage.client.is_closing(), "it left before the answer"
-            assert await asyncio.to_thread(listening.process.wait, 10) == 0
+            assert await asyncio.to_thread(listening.process.wait, DEADLINE) == 0
+            await until(lambda: not proxy.passages, "the answer is passed on")
+            assert passage.undelivered == b"", "it left before the answer"
 
 
 async def test_subscribe_ends_without_an_answer_to_its_close(starling: Starling) -> None:
     async with Proxy(starling.port) as proxy:
         with Listening(starling, "live", "--url", f"http://127.0.0.1:{proxy.port}") as listening:
-            await leave(proxy, listening, answer_after=5)
-            assert await asyncio.to_thread(listening.process.wait, 10) == 0
+            await leave(proxy, listening, answer_after=30)
+            assert await asyncio.to_thread(listening.process.wait, DEADLINE) == 0
             assert len(proxy.passages) == 1, "it had its answer"
 
 
@@ -435,6 +435,7 @@ def test_subscribe_resumes_after_a_disconnect_with_what_it_missed(starling: Star
         assert [json.loads(listening.line())["data"] for _ in range(2)] == [1, 2]
 
 
+@pytest.mark.processes
 def test_subscribe_says_that_the_broker_is_away_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
     channels = tmp_path / "channels.yaml"
     channels.write_text(CHANNELS)
@@ -659,6 +660,7 @@ def test_check_warns_of_a_drain_that_is_too_short_for_the_rate_and_ends_with_0()
     assert "needs 60 s at STARLING_DRAIN_RATE=500" in warning
 
 
+@pytest.mark.processes
 def test_serve_without_a_place_for_temporary_files_says_so_in_one_line() -> None:
     # A process that may not write a byte to a file: even root finds no directory that can be used then.
     done = subprocess.run(
@@ -676,6 +678,7 @@ def test_serve_without_a_place_for_temporary_files_says_so_in_one_line() -> None
     )
 
 
+@pytest.mark.processes
 def test_serve_with_a_runtime_directory_that_cannot_be_used_says_so_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 

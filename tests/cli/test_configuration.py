@@ -17,8 +17,6 @@ from starling.protocol import codes
 from starling.settings import Settings
 from tests.support.running import SECRET
 
-pytestmark = pytest.mark.processes
-
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

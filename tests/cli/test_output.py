@@ -21,8 +21,6 @@ from starling.cli.output import Column, duration, table_lines
 from tests.support.commands import run_command
 from tests.support.running import Starling
 
-pytestmark = pytest.mark.processes
-
 COMMAND = str(Path(sys.executable).with_name("starling"))
 BOXES = re.compile(r"[\u2500-\u259f]")
 # Of the lines that a program drew in a terminal: where the cursor goes, and colours.
@@ -70,6 +68,7 @@ def on_terminal(*arguments: str, columns: int = 80, code: int = 0, **variables: 
     return written.decode()
 
 
+@pytest.mark.processes
 def test_version_imports_none_of_the_large_libraries() -> None:
     code = (
         "import sys; from starling.cli.entry import main; sys.argv = ['starling', 'version']\n"
@@ -106,10 +105,15 @@ def test_h_is_help_in_a_pipe_without_boxes_and_escapes(command: tuple[str, ...])
     assert "\x1b" not in short.stdout
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("columns", [None, 80])
 def test_a_usage_error_names_the_command_without_its_directory(columns: int | None) -> None:
     arguments = ("publish", "--no-such-option")
-    shown = on_terminal(*arguments, code=2) if columns else run(*arguments).stderr
+    if columns:
+        shown = on_terminal(*arguments, code=2)
+    else:
+        done = subprocess.run([COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=60)
+        shown = done.stderr
     assert "Try 'starling publish -h' for help." in ESCAPES.sub("", shown)
     assert str(Path(COMMAND).parent) not in shown
 
@@ -146,6 +150,7 @@ def test_settings_in_a_pipe_are_a_line_each_that_grep_finds() -> None:
     assert not BOXES.search("\n".join(lines))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("arguments", [("settings",), ("--help",), ("serve", "--help")])
 def test_a_terminal_of_80_columns_suffices(arguments: tuple[str, ...]) -> None:
     shown = ESCAPES.sub("", on_terminal(*arguments))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from msgspec import Raw
@@ -177,7 +178,9 @@ async def test_who_left_before_this_process_was_where_it_stands_is_not_let_in_la
     assert memberships.drop("news") is not None
     await engine.publisher.publish("news", Publication(Raw(b"2")), kept)
     await until(lambda: engine.subscriptions.stats[DEFAULT_NAMESPACE].healed, "this process has caught up")
-    await asyncio.sleep(0.05)
+    await engine.publisher.publish("news", Publication(Raw(b"3")), kept)
+    transport: Any = client.transport
+    await until(lambda: transport.pushes and transport.pushes[-1]["pub"]["data"] == 3, "what came later is delivered")
 
     assert engine.hub.subscribers.of("news") == [client]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis as redis_client
+import structlog
 
 from starling.brokers.broadcast import BroadcastBroker
 from starling.brokers.open import open_broker
@@ -122,14 +123,17 @@ async def members(redis: RedisServer, count: int, *, up: bool = True) -> AsyncIt
         yield started
 
 
-async def test_one_nodes_revocation_is_every_nodes_within_a_second(redis_server: RedisServer) -> None:
+async def test_one_nodes_revocation_is_every_nodes_at_once(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So that nobody learns of it by reading the store.
+    monkeypatch.setattr(revocation, "CHECK_SECONDS", 3600.0)
     async with members(redis_server, 3) as (one, *others):
         token = TokenFacts("alice", "t1")
         await one.revocations.revoke(Revocation("token", "t1", LATER))
 
-        await until(lambda: all(member.revocations.refuses(token) for member in (one, *others)), deadline=1.0)
+        await until(lambda: all(member.revocations.refuses(token) for member in (one, *others)))
         await until(lambda: all(member.revocations.stats.delays for member in (one, *others)))
-        assert max(member.revocations.stats.delays[0] for member in (one, *others)) < 1.0
 
 
 async def test_a_node_that_starts_later_knows_what_was_revoked_before(redis_server: RedisServer) -> None:
@@ -143,7 +147,7 @@ async def test_a_node_that_starts_later_knows_what_was_revoked_before(redis_serv
 async def test_before_the_store_was_read_nothing_is_judged(redis_server: RedisServer) -> None:
     redis_server.stop()
     async with members(redis_server, 1, up=False) as (one,):
-        await asyncio.sleep(0.3)
+        await until(lambda: one.broker.stats.failed_swaps > 1, "it tried again")
         assert not one.revocations.loaded
 
         redis_server.start()
@@ -151,12 +155,12 @@ async def test_before_the_store_was_read_nothing_is_judged(redis_server: RedisSe
 
 
 async def test_what_was_ordered_while_the_link_was_lost_is_learnt_when_it_returns(redis_server: RedisServer) -> None:
-    async with members(redis_server, 2) as (one, other):
+    async with members(redis_server, 3) as (one, other, third):
         client = Client(faulty=False)
         one.hub.connections.add(client)
         await one.broker.unsubscribe(":control")
         await other.revocations.revoke(Revocation("token", "t1", LATER))
-        await asyncio.sleep(0.3)
+        await until(lambda: third.revocations.refuses(TokenFacts("alice", "t1")), "who listens has got it")
         assert not one.revocations.refuses(TokenFacts("alice", "t1"))
 
         with redis_client.Redis.from_url(redis_server.url) as plain:
@@ -242,12 +246,15 @@ async def test_where_nothing_is_kept_nothing_is_revoked_and_everything_judged() 
         await member.revocations.revoke(Revocation("token", "t", LATER))
 
 
-async def test_a_store_that_talks_nonsense_is_asked_again(redis_server: RedisServer) -> None:
+async def test_a_store_that_talks_nonsense_is_asked_again(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocation, "RETRY_SECONDS", 0.1)
     with redis_client.Redis.from_url(redis_server.url) as plain:
         plain.hset("starling:{revoked}:entries", "", "no number")
         async with members(redis_server, 1, up=False) as (one,):
-            await until(one.up.is_set)
-            await asyncio.sleep(0.3)
+            with structlog.testing.capture_logs() as logs:
+                await until(lambda: len([line for line in logs if line["event"] == "revocations_failed"]) > 1)
             assert not one.revocations.loaded
 
             plain.delete("starling:{revoked}:entries")

@@ -17,6 +17,9 @@ from tests.support.services import free_port
 
 ROOT = Path(__file__).parents[2]
 BASE = "localhost/starling-test-base:latest"
+IMAGES = "localhost/starling-test"
+# The label of a container; its value is the id of the process of the tests that it belongs to.
+OWNER = "starling-test-process"
 # What `make image` finds out about the release, for the image's labels.
 ABOUT = {
     "BASE_DIGEST": "sha256:" + "0" * 64,
@@ -36,7 +39,7 @@ class Podman:
         if shutil.which("podman") is None:
             raise ContainersUnavailableError("podman is not installed (`make test` installs it where it may)")
         self.directory = directory
-        self._image = f"localhost/starling-test:{os.getpid()}"
+        self._image = f"{IMAGES}:{os.getpid()}"
         configuration = directory / "containers.conf"
         configuration.write_text(_configuration())
         self._environment = os.environ | {"CONTAINERS_CONF": str(configuration)}
@@ -44,6 +47,17 @@ class Podman:
             self("info")
         except PodmanError as error:
             raise ContainersUnavailableError(f"podman cannot run here: {error}") from error
+        self._remove_orphans()
+
+    def _remove_orphans(self) -> None:
+        """Remove what processes of tests have left that were ended with SIGKILL."""
+        listed = self("ps", "--all", "--filter", f"label={OWNER}", "--format", f'{{{{.ID}}}} {{{{.Label "{OWNER}"}}}}')
+        for container, owner in (line.split() for line in listed.splitlines()):
+            if not Path(f"/proc/{owner}").exists():
+                self.run("rm", "--force", "--time", "0", container)
+        for tag in self("images", "--filter", f"reference={IMAGES}", "--format", "{{.Tag}}").splitlines():
+            if not Path(f"/proc/{tag.partition('-')[0]}").exists():
+                self.run("image", "rm", "--force", f"{IMAGES}:{tag}")
 
     def __call__(self, *arguments: str, timeout: float = 60) -> str:
         """Run one podman command and return what it printed. Raises PodmanError with podman's words."""
@@ -155,7 +169,7 @@ class Container:
         """Start it with nothing but /tmp to write to, and wait until it is ready."""
         begun = time.monotonic()
         self.podman(
-            *("run", "--detach", "--name", self.name),
+            *("run", "--detach", "--name", self.name, "--label", f"{OWNER}={os.getpid()}"),
             *("--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,noexec,nosuid,size=16m,mode=1777"),
             *("--cap-drop", "all", "--security-opt", "no-new-privileges"),
             *("--memory", "256m", "--cpus", "1", "--pids-limit", "100"),

@@ -9,12 +9,16 @@ CHUNK = 65536
 
 
 class Passage:
-    """One connection through the proxy. `said` is the beginning of what its client sent."""
+    """One connection through the proxy.
+
+    `said` is the beginning of what its client sent, `undelivered` what came for the client when it had gone.
+    """
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client = client
         self.server = server
         self.said = b""
+        self.undelivered = b""
 
     def cut(self) -> None:
         """End both sides at once."""
@@ -97,6 +101,8 @@ class Proxy:
         while piece := await reader.read(CHUNK):
             if not self.swallow(piece):
                 await asyncio.sleep(self.delay)
+                if passage.client.is_closing():
+                    passage.undelivered += piece
                 passage.client.write(piece)
                 await passage.client.drain()
         passage.cut()

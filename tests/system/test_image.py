@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from starling import __version__
 from starling.cli.live import ANSWERED
 from tests.chart.rendering import channels_file, environment_of, render_exactly
-from tests.support.containers import ABOUT, ROOT, Container, ContainersUnavailableError, Podman
+from tests.support.containers import ABOUT, IMAGES, OWNER, ROOT, Container, ContainersUnavailableError, Podman
 from tests.support.running import Starling
 from tests.support.waiting import DEADLINE
 
@@ -229,6 +230,22 @@ def test_the_pod_of_the_chart_s_defaults_starts_and_its_test_passes(podman: Podm
         own_address = ["ws://127.0.0.1:8000" if part.startswith("ws://") else part for part in test["command"]]
         assert ANSWERED in podman("exec", container.name, *own_address)
         assert container.status("/metrics") == 200
+
+
+def test_a_container_whose_tests_were_killed_is_removed_by_the_next_ones(
+    podman: Podman, image: str, tmp_path: Path
+) -> None:
+    with subprocess.Popen(["true"]) as process:
+        pass
+    left, kept = (podman("create", "--label", f"{OWNER}={pid}", image) for pid in (process.pid, os.getpid()))
+    podman("tag", image, f"{IMAGES}:{process.pid}")
+
+    Podman(tmp_path)
+
+    assert podman.run("container", "exists", left).returncode == 1
+    assert podman.run("image", "exists", f"{IMAGES}:{process.pid}").returncode == 1
+    assert podman.run("image", "exists", image).returncode == 0
+    podman("rm", kept)
 
 
 async def test_stopping_disconnects_clients_with_1012_and_ends_with_0(podman: Podman, image: str) -> None:

@@ -26,6 +26,7 @@ from starling.telemetry.metrics import Metrics
 from starling.telemetry.open_telemetry import LONGEST_HEADER, OpenTelemetry
 from starling.telemetry.tracing import TraceContext
 from tests.engine.test_fanout import Listener, group_of, until_written
+from tests.support.waiting import until
 
 ONE, TWO = "1" * 32, "2" * 32
 
@@ -266,7 +267,7 @@ async def test_spans_that_a_hanging_collector_did_not_take_before_the_end_were_d
     assert tracing.spans == {"exported": 0, "failed": 0, "dropped": 6}
 
     collecting.let.release(2)
-    await asyncio.sleep(0.1)
+    await until(lambda: "last-spans" not in {thread.name for thread in threading.enumerate()}, "the exporter has ended")
     assert tracing.spans == {"exported": 0, "failed": 0, "dropped": 6}, "what was told is not told again"
 
 

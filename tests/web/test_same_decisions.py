@@ -24,6 +24,8 @@ from tests.support.decisions.cases import CASES, Case
 from tests.support.services import free_port
 from tests.web.test_proxies import KEY, ORIGIN, SECRET, talking
 
+pytestmark = pytest.mark.processes
+
 DIRECTORY = Path(__file__).parents[1] / "support" / "decisions"
 EVENTS = ("CONNECT", "SUBSCRIBE", "PUBLISH", "RPC")
 BOARD = {"history_size": 10, "history_ttl": "60s"}

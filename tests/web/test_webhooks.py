@@ -138,10 +138,11 @@ async def test_only_the_events_that_are_wanted_are_reported(opener: Opener) -> N
         webhooks = await opener(receiver.url, events=("vacated", "disconnect"))
         webhooks.connected("c1", "alice")
         webhooks.subscribed("c1", "alice", "news")
-        await asyncio.sleep(0.3)
+        webhooks.disconnected("c0", "bob", 1000, "")
+        await until(lambda: receiver.events, "what came later has arrived")
         webhooks.unsubscribed("c1", "alice", "news")
         webhooks.disconnected("c1", "alice", 1000, "")
-        await until(lambda: len(receiver.events) == 2, "both arrive")
+        await until(lambda: len(receiver.events) == 3, "both arrive")
 
     assert {event["event"] for event in receiver.events} == {"vacated", "disconnect"}
 

@@ -20,7 +20,7 @@ from tests.support.run import supervisor
 from tests.support.run.scheduler import FileScheduler
 
 # The fixtures that start processes, and the folders in which every test does.
-PROCESS_FIXTURES = frozenset({"cluster_installation", "postgres_installation", "redis_server"})
+PROCESS_FIXTURES = frozenset({"cluster_installation", "postgres_installation", "redis_server", "starling"})
 PROCESS_FOLDERS = frozenset({"bench", "browser", "chart", "fuzz", "sdk", "soak", "system"})
 # Audit events of a process that starts another.
 _STARTING = frozenset({"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"})
@@ -53,8 +53,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    if "not processes" in options.markexpr:
-        config.pluginmanager.register(ProcessGuard(), "process-guard")
+    config.pluginmanager.register(ProcessGuard(), "process-guard")
     config.pluginmanager.register(Reporter(config, descriptor), "test-run-reporter")
 
 
@@ -171,7 +170,7 @@ class Reporter:
 
 
 class ProcessGuard:
-    """Fails a test that starts a process in a run without the tests marked `processes`, as `make test-fast` is."""
+    """Fails a test that starts a process and has not the mark `processes`, by which `make test-fast` leaves it out."""
 
     def __init__(self) -> None:
         self._forbidden = False
@@ -184,8 +183,16 @@ class ProcessGuard:
             )
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Forbid processes while a test without the marker runs."""
+    def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
+        """Forbid processes while a test without the marker is set up."""
+        return (yield from self._guarded(item))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        """Forbid processes while it runs; what it tears down may be other tests' too."""
+        return (yield from self._guarded(item))
+
+    def _guarded(self, item: pytest.Item) -> Iterator[None]:
         self._forbidden = item.get_closest_marker("processes") is None
         try:
             return (yield)

@@ -273,6 +273,19 @@ def test_signal(number):
     assert "4 passed" in text
 
 
+def test_a_test_that_starts_a_process_without_the_mark_fails_and_says_so(
+    tmp_path: Path, run: Callable[..., subprocess.Popen[str]]
+) -> None:
+    (tmp_path / "test_plain.py").write_text(
+        "import os, pytest\n\ndef test_plain():\n    os.system('true')\n\n"
+        "@pytest.mark.processes\ndef test_marked():\n    os.system('true')\n"
+    )
+    text = output(run("-n", "0"))
+    assert "FAILED test_plain.py::test_plain - AssertionError: this test starts a process" in text
+    assert "mark it with `pytest.mark.processes`" in text
+    assert "1 failed, 1 passed" in text
+
+
 def test_the_longest_files_of_the_last_run_come_first(
     tmp_path: Path, run: Callable[..., subprocess.Popen[str]]
 ) -> None:
