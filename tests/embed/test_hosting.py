@@ -1,12 +1,18 @@
 """Importing a user's application in a worker: which service its Starling holds, and what is refused by name."""
 
+import json
+import sys
 import textwrap
+import urllib.request
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
+from starling import Starling
+from starling.auth.issue import issue_connection_token
 from starling.embed.hosting import Hosted, import_application
 from starling.embed.service import without_unasked_parts
 from starling.main import build_application
@@ -59,7 +65,8 @@ def test_the_applications_starling_holds_the_servers_service(hosted: Module) -> 
 )
 def test_the_direct_endpoints_are_where_the_starling_says(hosted: Module, call: str, paths: list[str]) -> None:
     served = hosted.host(
-        f"from starling import Starling\nfrom fastapi import FastAPI\nrealtime = {call}\napp = FastAPI()"
+        f"from starling import Starling\nfrom fastapi import FastAPI\nrealtime = {call}\napp = FastAPI()\n"
+        "realtime.install(app)"
     )
     served.load()
     assert list(served.endpoints) == paths
@@ -123,6 +130,141 @@ def test_a_route_clashes_only_where_it_takes_a_path_of_starlings(
         served.load()
 
 
+@pytest.mark.parametrize(
+    ("routes", "clashes"),
+    [
+        ("inner = APIRouter()\ninner.get('/readyz')(answer)\napp.include_router(inner)", True),
+        ("inner = APIRouter()\ninner.get('/z')(answer)\napp.include_router(inner, prefix='/ready')", False),
+        ("inner = APIRouter()\ninner.get('z')(answer)\napp.include_router(inner, prefix='/ready')", True),
+        ("app.get('/{path:path}')(answer)", False),
+        ("app.mount('/', FastAPI())", False),
+        ("app.get('/{name}')(answer)", True),
+    ],
+)
+def test_routes_of_included_routers_clash_and_what_takes_the_rest_does_not(
+    hosted: Module, routes: str, clashes: bool
+) -> None:
+    text = f"from fastapi import APIRouter, FastAPI\nasync def answer(): return 'own'\napp = FastAPI()\n{routes}"
+    served = hosted.host(text)
+    if clashes:
+        with pytest.raises(ApplicationError, match="/readyz of Starling"):
+            served.load()
+    else:
+        served.load()
+        with TestClient(served) as client:
+            assert client.get("/readyz").json() != "own"
+
+
+def test_what_takes_every_path_clashes_where_it_stands_before_starlings(hosted: Module) -> None:
+    app = FastAPI()
+
+    @app.get("/{path:path}")
+    async def everything(path: str) -> None:
+        """Also /livez."""
+
+    realtime = Starling(environment=ENVIRONMENT)
+    realtime.install(app)
+    with pytest.raises(SettingsError, match="/livez of Starling"), TestClient(app):
+        pass
+
+
+ASKED = {
+    "STARLING_PAGES": "true",
+    "STARLING_TUTORIAL": "true",
+    "STARLING_API_DOCS": "true",
+    "STARLING_DEV": "true",
+}
+PARTS = {
+    "/": "text/html; charset=utf-8",
+    "/static/style.css": "text/css; charset=utf-8",
+    "/starling/docs": "text/html; charset=utf-8",
+    "/starling/static/docs.js": "text/javascript; charset=utf-8",
+    "/starling/static/swagger-ui/swagger-ui.css": "text/css; charset=utf-8",
+}
+OWN = """
+from fastapi import FastAPI
+from starling import Starling
+realtime = Starling(api_prefix="/backend")
+app = FastAPI()
+
+@app.get("/own")
+async def own():
+    return "own"
+"""
+
+
+@pytest.mark.parametrize("included", ["", "\nrealtime.install(app)\n"], ids=["beside", "included"])
+@pytest.mark.parametrize("below", ["", "/shop"])
+def test_pages_docs_and_tutorial_are_served_where_they_are_asked_for(hosted: Module, included: str, below: str) -> None:
+    text = OWN + included + (f"\napp.root_path = {below!r}\n" if below else "")
+    served = hosted.host(text, **ASKED)
+    served.load()
+    with TestClient(served) as client:
+        # A proxy may remove the path below which the application is, or leave it.
+        for start in dict.fromkeys(["", below]):
+            for path, kind in PARTS.items():
+                assert client.get(start + path).headers["content-type"] == kind
+            assert client.get(f"{start}/static/none").status_code == 404
+            assert client.get(f"{start}/own").json() == "own"
+            assert client.get(f"{start}/livez").json() == {"alive": True}
+            document = client.get(f"{start}/starling/openapi.json").json()
+            assert "/backend/publish" in document["paths"]
+            assert "servers" not in document
+            with client.websocket_connect(f"{start}/ws") as socket:
+                socket.send_text("hi")
+                assert socket.receive_text() == "Message text was: hi"
+            with client.websocket_connect(f"{start}/connection/websocket") as socket:
+                socket.send_json({"id": 1, "connect": {}})
+                assert "connect" in socket.receive_json()
+
+
+def test_without_a_question_none_of_the_parts_is_served(hosted: Module) -> None:
+    served = hosted.host(OWN)
+    served.load()
+    with TestClient(served) as client:
+        assert [client.get(path).status_code for path in PARTS] == [404] * len(PARTS)
+
+
+def test_streams_over_http_and_their_cors_are_there_too(hosted: Module) -> None:
+    served = hosted.host(OWN.replace('api_prefix="/backend"', 'prefix="/rt"'))
+    served.load()
+    headers = {"Origin": "http://testserver", "Access-Control-Request-Method": "POST"}
+    with TestClient(served) as client:
+        answer = client.post("/rt/connection/http_stream", json={"id": 1, "connect": {}}, headers=headers)
+        assert answer.json()["push"]["disconnect"]["code"] == 3500
+        assert answer.headers["access-control-allow-origin"] == "http://testserver"
+        assert client.options("/rt/connection/http_stream", headers=headers).status_code == 204
+
+
+def test_the_applications_middleware_sees_the_client_endpoint_where_it_is_asked_for(hosted: Module) -> None:
+    text = """
+        from fastapi import FastAPI
+        from starling import Starling
+        realtime = Starling(client_middleware=True)
+        app = FastAPI()
+        seen = []
+
+        class Watch:
+            def __init__(self, app):
+                self.app = app
+
+            async def __call__(self, scope, receive, send):
+                seen.append(scope.get("path"))
+                await self.app(scope, receive, send)
+
+        app.add_middleware(Watch)
+        """
+    with pytest.raises(ApplicationError, match=r"realtime\.install\(app\)"):
+        hosted.host(text).load()
+    sys.modules.pop(hosted.path.stem)
+    served = hosted.host(text + "\n        realtime.install(app)\n")
+    served.load()
+    with TestClient(served) as client, client.websocket_connect("/connection/websocket") as socket:
+        socket.send_json({"id": 1, "connect": {"token": issue_connection_token(SECRET, "ann", 60)}})
+        assert "connect" in socket.receive_json()
+    assert "/connection/websocket" in sys.modules[hosted.path.stem].seen
+
+
 def test_a_module_that_fails_shows_its_own_lines_only(hosted: Module) -> None:
     served = hosted.host("def divide():\n    return 1 / 0\n\napp = divide()")
     with pytest.raises(ApplicationError, match="division by zero") as caught:
@@ -163,8 +305,6 @@ def test_preloading_is_refused_where_the_import_starts_a_thread(hosted: Module) 
         thread.start()
         """
     )
-    import sys
-
     try:
         with pytest.raises(SettingsError, match="STARLING_PRELOAD_APP"):
             served.preload()
@@ -197,3 +337,36 @@ def test_a_worker_whose_application_fails_ends_the_service_with_3(tmp_path: Path
         assert served.process.wait(60) == 3
         [line] = served.reported("application_not_loaded")
         assert "no pool" in line["trace"]
+
+
+def test_a_preloaded_application_is_imported_once_and_serves_in_every_worker(tmp_path: Path) -> None:
+    (tmp_path / "preloaded_shop.py").write_text(
+        "import os\nfrom fastapi import FastAPI\nfrom starling import Starling\n"
+        "imported_by = os.getpid()\nrealtime = Starling()\napp = FastAPI()\nrealtime.install(app)\n\n\n"
+        "@app.get('/pids')\nasync def pids():\n    return [imported_by, os.getpid()]\n"
+    )
+    environment = {**ENVIRONMENT, "STARLING_APP": "preloaded_shop:app", "PYTHONPATH": str(tmp_path)}
+    with Served({**environment, "STARLING_PRELOAD_APP": "true"}) as served:
+        with urllib.request.urlopen(f"{served.http}/pids") as answer:
+            imported_by, worker = json.loads(answer.read())
+        assert imported_by == served.process.pid
+        assert worker != imported_by
+
+
+def test_a_start_names_the_route_that_clashes_and_a_preload_the_thread_that_a_fork_loses(tmp_path: Path) -> None:
+    (tmp_path / "clashing_shop.py").write_text(
+        "from fastapi import FastAPI\napp = FastAPI()\n\n\n@app.get('/livez')\nasync def own():\n    return 1\n"
+    )
+    (tmp_path / "threaded_shop.py").write_text(
+        "import threading\nfrom fastapi import FastAPI\napp = FastAPI()\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
+    with Served({**environment, "STARLING_APP": "clashing_shop:app"}, wait_ready=False) as served:
+        assert served.process.wait(60) == 3
+        [line] = served.reported("application_not_loaded")
+        assert "/livez of your application also matches /livez of Starling" in line["problem"]
+    preload = {"STARLING_APP": "threaded_shop:app", "STARLING_PRELOAD_APP": "true"}
+    with Served({**environment, **preload}, wait_ready=False) as served:
+        assert served.process.wait(60) == 2
+        assert "STARLING_PRELOAD_APP: the application starts a thread" in served.output

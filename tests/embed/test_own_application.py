@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 from fastapi import Depends, FastAPI, Request, WebSocket
 from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
+from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 
 from starling import CurrentUser, OptionalUser, Starling, require
@@ -108,6 +111,40 @@ def test_a_websocket_route_of_the_user_refuses_pages_of_foreign_origins(client: 
     headers = {**bearer("eve"), "Origin": "https://elsewhere.example"}
     with pytest.raises(WebSocketDisconnect), client.websocket_connect("/my/ws", headers=headers):
         pass
+
+
+def test_a_websocket_route_of_the_user_is_refused_where_the_worker_is_full() -> None:
+    app, _ = shop(max_connections=1)
+    with TestClient(app) as client, client.websocket_connect("/connection/websocket"):
+        with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/my/ws", headers=bearer("e")):
+            pass
+        assert refused.value.status_code == 503
+        assert "retry-after" in refused.value.headers
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "warned"),
+    [
+        (["uvicorn", "shop:app"], {}, False),
+        (["uvicorn", "shop:app", "--workers", "1"], {}, False),
+        (["uvicorn", "shop:app", "--workers", "2"], {}, True),
+        (["gunicorn", "-w", "4", "shop:app"], {}, True),
+        (["fastapi", "run", "--workers=3"], {}, True),
+        (["uvicorn", "shop:app"], {"WEB_CONCURRENCY": "2"}, True),
+        (["uvicorn", "shop:app"], {"WEB_CONCURRENCY": "many"}, False),
+    ],
+)
+async def test_workers_that_memory_does_not_join_are_warned_about(
+    monkeypatch: pytest.MonkeyPatch, command: list[str], environment: dict[str, str], warned: bool
+) -> None:
+    monkeypatch.setattr(sys, "argv", command)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    app, realtime = shop()
+    with capture_logs() as lines:
+        async with realtime.lifespan(app):
+            pass
+    assert ("memory_broker_with_workers" in [line["event"] for line in lines]) == warned
 
 
 def test_require_decides_by_the_rules_of_the_channel(client: TestClient) -> None:

@@ -25,6 +25,10 @@ THREAD_AT_IMPORT = (
     "STARLING_PRELOAD_APP: the application starts a thread when it is imported, which a fork loses: start it in the "
     "lifespan, or unset STARLING_PRELOAD_APP"
 )
+NOT_INCLUDED = (
+    "Starling(client_middleware=True): the application does not include the client endpoint: call "
+    "realtime.install(app), or app.include_router(realtime.router)"
+)
 
 
 def serve_application(settings: Settings, target: str) -> None:
@@ -72,7 +76,10 @@ class Hosted:
             application = import_application(self._target)
             # An application without a Starling of its own is served next to this one.
             starling = offer.taken or Starling()
-            starling.check_paths(list(getattr(application, "routes", ())))
+            paths = list(getattr(application, "routes", ()))
+            starling.check_paths(paths)
+            if starling.client_middleware and not starling.own_routes.is_included(paths):
+                raise ApplicationError(NOT_INCLUDED)
         except SettingsError as error:
             raise ApplicationError("\n".join(error.problems)) from error
         finally:
@@ -80,14 +87,16 @@ class Hosted:
         root_path = getattr(application, "root_path", "")
         self.endpoints.update(starling.upgrades(root_path))
         self.requests.add(starling.requests(root_path))
+        own = starling.own_routes
         routes = [
             route
-            for route in starling.router.routes
-            if not (starling.client_middleware and getattr(route, "path", "") in starling.client_paths)
+            for route in own.routes
+            if not (starling.client_middleware and getattr(route, "path", "") in own.client_paths)
         ]
-        own = Router(routes, redirect_slashes=False, default=starling.guarded(application))
+        behind = own.parts_before(starling.guarded(application), self._built)
+        served = Router(routes, redirect_slashes=False, default=behind)
         self._root_path = root_path
-        self._served = RequestId(HeadRequests(own))
+        self._served = RequestId(HeadRequests(served))
         self._application = application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,7 +107,7 @@ class Hosted:
             await self._live(self._application, scope, receive, send)
             return
         if self._root_path and not scope.get("root_path"):
-            scope = {**scope, "root_path": self._root_path}
+            scope = _below(self._root_path, scope)
         await self._served(scope, receive, send)
 
     async def _live(self, application: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,6 +135,15 @@ class Hosted:
                     pass
                 await stack.aclose()
                 await send({"type": "lifespan.shutdown.complete"})
+
+
+def _below(root_path: str, scope: Scope) -> Scope:
+    """`scope` as ASGI wants it: its path begins with `root_path`, whether a proxy has removed that or not."""
+    path, raw = scope["path"], scope.get("raw_path")
+    if path == root_path or path.startswith(f"{root_path}/"):
+        return {**scope, "root_path": root_path}
+    raw = raw and root_path.encode() + raw
+    return {**scope, "root_path": root_path, "path": root_path + path, "raw_path": raw}
 
 
 def import_application(target: str) -> ASGIApp:

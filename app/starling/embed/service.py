@@ -1,9 +1,11 @@
 """`Starling`: the service as an object that a user's application holds."""
 
 import os
-from collections.abc import AsyncIterator, Mapping
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +14,7 @@ from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from prometheus_client import CollectorRegistry, make_asgi_app
 from pydantic import SecretStr
 from starlette.requests import HTTPConnection
-from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from starling.brokers.broadcast import BroadcastBroker
@@ -21,15 +23,12 @@ from starling.embed.dependencies import User, optional_user_of, user_of
 from starling.embed.guard import WebSocketGuard
 from starling.embed.listening import ChannelListener, forwarding, listening, values
 from starling.embed.methods import ServerMethods
+from starling.embed.routes import OwnRoutes
 from starling.embed.signals import called_at_signals
 from starling.engine.direct_request import RequestEndpoint
 from starling.engine.upgrade import Accepted, Denied, Upgrade, UpgradeEndpoint
 from starling.main import Application, build_application
 from starling.settings import DECLARATIONS, PREFIX, Settings, SettingsError, load_settings
-from starling.web import chat, connection, echo, health, items, pages
-from starling.web.cross_origin import CrossOrigin
-from starling.web.dependencies import WebContext
-from starling.web.http_endpoint import HttpEndpoint
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.embed")
 
@@ -97,9 +96,10 @@ class Starling(ServerMethods, HookDecorators):
         self._methods = self._built.methods
         self._registered = self._built.registered_hooks
         self._channels = self._built.engine.channels
-        self.client_path = prefix + connection.PATH
-        self.client_paths = frozenset({self.client_path, *(prefix + path for path in self._built.streams)})
-        self.router = self._build_router()
+        self.own_routes = OwnRoutes(self._built, self.settings, prefix, self.api_prefix)
+        self.client_path = self.own_routes.client_path
+        self.router = StarlingRouter(self)
+        self.router.routes += [*self.own_routes.routes, *self.own_routes.parts.routes]
         self.CurrentUser = Annotated[User, Depends(self._current_user)]
         self.OptionalUser = Annotated[User | None, Depends(self._optional_user)]
 
@@ -216,24 +216,9 @@ class Starling(ServerMethods, HookDecorators):
         streams = self._built.streams.items()
         return {before + self.prefix + path: stream for before in ("", root_path) for path, stream in streams}
 
-    def check_paths(self, routes: list[BaseRoute]) -> None:
+    def check_paths(self, routes: Sequence[BaseRoute]) -> None:
         """Raise SettingsError for each of the user's `routes` that takes a path of Starling's, and name both."""
-        problems = []
-        for own in self._own_routes:
-            scope = _scope_of(own)
-            for route in routes:
-                if getattr(route, "original_router", None) is self.router:
-                    continue
-                match, found = route.matches(dict(scope))
-                endpoint = found.get("endpoint")
-                if match is Match.FULL and endpoint not in self._own_endpoints and hasattr(route, "endpoint"):
-                    path = getattr(route, "path", "?")
-                    problems.append(
-                        f"{path} of your application also matches {own.path} of Starling: rename yours, "
-                        "or move Starling's with Starling(prefix=…) or Starling(api_prefix=…)"
-                    )
-        if problems:
-            raise SettingsError(problems)
+        self.own_routes.check(routes, self.router, first=self.hosted)
 
     # Who asks
 
@@ -250,78 +235,6 @@ class Starling(ServerMethods, HookDecorators):
 
     async def _optional_user(self, connection: HTTPConnection) -> User | None:
         return await self.user_of(connection)
-
-    def _build_router(self) -> StarlingRouter:
-        built, settings = self._built, self.settings
-        router = StarlingRouter(self)
-        names = sorted({*built.methods.by_name, "batch", "capture"})
-        own: list[Route | WebSocketRoute] = [
-            Route(f"{self.api_prefix}/{name}", _NamedMethod(name, built.api), include_in_schema=False) for name in names
-        ]
-        own.append(WebSocketRoute(self.client_path, built.client_endpoint.route.endpoint))
-        own += [
-            Route(self.prefix + path, _Stream(stream, built.context, self.prefix), include_in_schema=False)
-            for path, stream in built.streams.items()
-        ]
-        readiness = health.build_router(built.engine.readiness)
-        own += [
-            Route(self.prefix + route.path, _health(route), include_in_schema=False)
-            for route in readiness.routes
-            if isinstance(route, Route)
-        ]
-        router.routes += own
-        self._own_routes = own
-        self._own_endpoints = [route.endpoint for route in own]
-        for part in (echo, items, chat) if settings.tutorial else ():
-            router.include_router(part.build_router(built.context), prefix=self.prefix)
-        if settings.pages:
-            router.include_router(pages.router, prefix=self.prefix)
-            router.mount(f"{self.prefix}/static", pages.static_files, name="static")
-        return router
-
-
-class _NamedMethod:
-    """The server API at the path of one method."""
-
-    methods = ("POST",)
-
-    def __init__(self, name: str, api: ASGIApp) -> None:
-        self._name = name
-        self._api = api
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._api({**scope, "path_params": {"method": self._name}}, receive, send)
-
-
-class _Stream:
-    """An endpoint of streams, which answers pages of other origins too."""
-
-    def __init__(self, endpoint: HttpEndpoint, context: WebContext, prefix: str) -> None:
-        self.methods = endpoint.methods
-        self._application = CrossOrigin(endpoint, context, prefix)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._application(scope, receive, send)
-
-
-def _health(route: Route) -> Any:
-    async def answer(request: Any) -> Any:
-        from starlette.responses import JSONResponse, Response
-
-        found = await route.endpoint()
-        return found if isinstance(found, Response) else JSONResponse(found)
-
-    return answer
-
-
-def _scope_of(route: Route | WebSocketRoute) -> Scope:
-    if isinstance(route, WebSocketRoute):
-        return {"type": "websocket", "path": route.path, "headers": [], "root_path": ""}
-    return {"type": "http", "method": _method(route), "path": route.path, "headers": [], "root_path": ""}
-
-
-def _method(route: Route) -> str:
-    return "GET" if "GET" in getattr(route.endpoint, "methods", ("GET",)) else "POST"
 
 
 def _settings(environment: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
@@ -365,8 +278,10 @@ def without_unasked_parts(settings: Settings) -> Settings:
 
 
 def _processes() -> int:
-    """How many workers this process's server runs, as far as it says so."""
-    try:
-        return int(os.environ.get("WEB_CONCURRENCY", "1"))
-    except ValueError:
-        return 1
+    """How many workers this process's server runs, as far as its environment and its command line say so."""
+    given = [os.environ.get("WEB_CONCURRENCY", "")]
+    for option, value in pairwise([*sys.argv, ""]):
+        name, _, joined = option.partition("=")
+        if name in {"--workers", "-w"}:
+            given.append(joined or value)
+    return max((int(number) for number in given if number.isdecimal()), default=1)

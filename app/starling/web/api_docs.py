@@ -223,8 +223,10 @@ async def docs() -> FileResponse:
     return FileResponse(STATIC / "docs.html", headers=_PAGE_HEADERS)
 
 
-def install(application: FastAPI, methods: ApiMethods, *, developer: bool, keyed: bool) -> None:
-    """Serve `/docs` with its files, and describe `methods` to OpenAPI."""
+def install(
+    application: FastAPI, methods: ApiMethods, *, developer: bool, keyed: bool, api_prefix: str = "/api"
+) -> None:
+    """Serve `/docs` with its files, and describe `methods`, whose paths begin with `api_prefix`, to OpenAPI."""
     application.include_router(router)
     assets = StaticFiles(directory=str(files("fastapi_offline") / "static"))
     application.mount("/static/swagger-ui", assets, name="swagger-ui")
@@ -234,13 +236,13 @@ def install(application: FastAPI, methods: ApiMethods, *, developer: bool, keyed
     def openapi() -> dict[str, Any]:
         document = written()
         if "apiKey" not in document.get("components", {}).get("securitySchemes", {}):
-            _add_methods(document, methods)
+            _add_methods(document, methods, api_prefix)
         return document
 
     application.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
-def _add_methods(document: dict[str, Any], methods: ApiMethods) -> None:
+def _add_methods(document: dict[str, Any], methods: ApiMethods, api_prefix: str) -> None:
     wanted: list[type[Any]] = [models.BatchBody, models.ApiError, models.CaptureBody]
     for method in methods.by_name.values():
         wanted += [method.request, method.result]
@@ -250,12 +252,12 @@ def _add_methods(document: dict[str, Any], methods: ApiMethods) -> None:
     components["securitySchemes"] = {"apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
     for name, method in methods.by_name.items():
         request_example, result_example = EXAMPLES[name]
-        document["paths"][f"/api/{name}"] = _path(
+        document["paths"][f"{api_prefix}/{name}"] = _path(
             name, method.request, {"result": _ref(method.result)}, request_example, {"result": result_example}
         )
     replies = {"replies": {"type": "array", "items": {"type": "object"}}}
-    document["paths"]["/api/batch"] = _path("batch", models.BatchBody, replies, *_BATCH_EXAMPLE)
-    document["paths"]["/api/capture"] = _capture_path()
+    document["paths"][f"{api_prefix}/batch"] = _path("batch", models.BatchBody, replies, *_BATCH_EXAMPLE)
+    document["paths"][f"{api_prefix}/capture"] = _capture_path()
 
 
 def _path(

@@ -66,7 +66,11 @@ class CrossOrigin:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        methods = methods_of(scope["path"].removeprefix(self._prefix)) if scope["type"] == "http" else ""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix(self._prefix)
+        methods = methods_of(path)
         if not methods:
             await self._app(scope, receive, send)
             return

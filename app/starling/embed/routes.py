@@ -1,0 +1,190 @@
+"""The routes of a Starling, for the application that includes them, and what of the application clashes with them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import JSONResponse
+from fastapi.routing import RouteContext, iter_route_contexts
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from starling import __version__
+from starling.main import Application
+from starling.settings import Settings, SettingsError
+from starling.web import api_docs, chat, connection, echo, health, items, pages, refusals
+from starling.web.build import NO_FASTAPI_TELEMETRY
+from starling.web.cross_origin import CrossOrigin
+from starling.web.dependencies import WebContext
+from starling.web.http_endpoint import HttpEndpoint
+
+# Where the reference of the server API is, behind the prefix; `/docs` is the application's own.
+API_DOCS = "/starling"
+
+
+class Taken(NamedTuple):
+    """A path of Starling's, with a request for it."""
+
+    path: str
+    scope: Scope
+
+
+class OwnRoutes:
+    """The routes of one Starling.
+
+    `routes` are plain ASGI. `parts` need a FastAPI application around them: pages, tutorial endpoints, API docs.
+    """
+
+    def __init__(self, built: Application, settings: Settings, prefix: str, api_prefix: str) -> None:
+        """`prefix` begins all paths, `api_prefix` (with `prefix`) those of the server API."""
+        self.client_path = prefix + connection.PATH
+        names = sorted({*built.methods.by_name, "batch", "capture"})
+        self._methods = [
+            Route(f"{api_prefix}/{name}", _NamedMethod(name, built.api), include_in_schema=False) for name in names
+        ]
+        self._client = WebSocketRoute(self.client_path, built.client_endpoint.route.endpoint)
+        self._streams = [
+            Route(prefix + path, _Stream(stream, built.context, prefix), include_in_schema=False)
+            for path, stream in built.streams.items()
+        ]
+        self.client_paths = frozenset({self.client_path, *(route.path for route in self._streams)})
+        """Where clients connect."""
+        self._health = [
+            Route(prefix + route.path, _health(route), include_in_schema=False)
+            for route in health.build_router(built.engine.readiness).routes
+            if isinstance(route, Route)
+        ]
+        self.routes: list[BaseRoute] = [*self._methods, self._client, *self._streams, *self._health]
+        self.parts = APIRouter()
+        for part in (echo, items, chat) if settings.tutorial else ():
+            self.parts.include_router(part.build_router(built.context), prefix=prefix)
+        if settings.pages:
+            self.parts.include_router(pages.router, prefix=prefix)
+            self.parts.mount(f"{prefix}/static", pages.static_files, name="static")
+        if settings.serves_api_docs:
+            self.parts.mount(prefix + API_DOCS, _api_docs(built, settings, api_prefix), name="starling")
+
+    def parts_before(self, behind: ASGIApp, built: Application) -> ASGIApp:
+        """The parts as an application of their own, and `behind` for what they do not take."""
+        if not self.parts.routes:
+            return behind
+        application = _plain_application()
+        refusals.install(application, built.engine.metrics)
+        application.include_router(self.parts)
+        application.router.default = behind
+        return application
+
+    def check(self, routes: Sequence[BaseRoute], router: APIRouter, *, first: bool) -> None:
+        """Raise SettingsError for each of the user's `routes` that takes a path of these, naming both.
+
+        `router` is what the application includes; a route behind it that takes every path takes none of these. `first`:
+        all of these come before all of the user's.
+        """
+        problems: list[str] = []
+        before = not first
+        for top in routes:
+            if getattr(top, "original_router", None) is router:
+                before = False
+                continue
+            for route in iter_route_contexts([top]):
+                if route.endpoint in self._endpoints or (_takes_everything(route) and not before):
+                    continue
+                problems += [
+                    f"{route.path} of your application also matches {taken.path} of Starling: rename yours, "
+                    "or move Starling's with Starling(prefix=…) or Starling(api_prefix=…)"
+                    for taken in self._taken
+                    if route.matches(dict(taken.scope))[0] is Match.FULL
+                ]
+        if problems:
+            raise SettingsError(problems)
+
+    def is_included(self, routes: Sequence[BaseRoute]) -> bool:
+        """Whether the client endpoint is among the routes of an application."""
+        return any(route.endpoint is self._client.endpoint for route in iter_route_contexts(routes))
+
+    @property
+    def _endpoints(self) -> list[Any]:
+        return [getattr(route, "endpoint", None) for route in self.routes]
+
+    @property
+    def _taken(self) -> Iterator[Taken]:
+        for route in (*self._methods, *self._streams, *self._health):
+            for method in getattr(route.endpoint, "methods", ("GET",)):
+                yield Taken(route.path, _scope(route.path, method))
+        yield Taken(self.client_path, _scope(self.client_path))
+        for part in iter_route_contexts(self.parts.routes):
+            path = part.path or ""
+            if isinstance(part.original_route, Mount):
+                yield Taken(path, _scope(f"{path}/docs", "GET"))
+            elif isinstance(part.original_route, WebSocketRoute):
+                yield Taken(path, _scope(path))
+            else:
+                yield Taken(path, _scope(path, "GET"))
+
+
+class _NamedMethod:
+    """The server API at the path of one method."""
+
+    methods = ("POST",)
+
+    def __init__(self, name: str, api: ASGIApp) -> None:
+        self._name = name
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._api({**scope, "path_params": {"method": self._name}}, receive, send)
+
+
+class _Stream:
+    """An endpoint of streams, which answers pages of other origins too."""
+
+    def __init__(self, endpoint: HttpEndpoint, context: WebContext, prefix: str) -> None:
+        self.methods = endpoint.methods
+        self._application = CrossOrigin(endpoint, context, prefix)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._application(scope, receive, send)
+
+
+def _api_docs(built: Application, settings: Settings, api_prefix: str) -> FastAPI:
+    application = _plain_application(openapi_url="/openapi.json")
+    api_docs.install(
+        application,
+        built.methods,
+        developer=settings.dev,
+        keyed=bool(settings.api_key_list),
+        api_prefix=api_prefix,
+    )
+    application.mount("/static", pages.static_files, name="static")
+    return application
+
+
+def _plain_application(openapi_url: str | None = None) -> FastAPI:
+    return FastAPI(
+        title="Starling",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=openapi_url,
+        root_path_in_servers=False,
+        telemetry=NO_FASTAPI_TELEMETRY,
+    )
+
+
+def _takes_everything(route: RouteContext) -> bool:
+    """Whether a route is meant for all paths that nothing else takes, such as a mounted site."""
+    return isinstance(route.original_route, Mount) or (route.path or "").endswith(":path}")
+
+
+def _health(route: Route) -> Any:
+    async def answer(request: Any) -> Response:
+        found = await route.endpoint()
+        return found if isinstance(found, Response) else JSONResponse(found)
+
+    return answer
+
+
+def _scope(path: str, method: str = "") -> Scope:
+    kind: dict[str, Any] = {"type": "http", "method": method} if method else {"type": "websocket"}
+    return {**kind, "path": path, "headers": [], "root_path": ""}
