@@ -5,11 +5,14 @@ import json
 import sys
 import urllib.request
 from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI, Request, WebSocket
 from fastapi.testclient import TestClient
+from pydantic import BaseModel
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 from structlog.testing import capture_logs
@@ -19,6 +22,7 @@ from starling import CurrentUser, OptionalUser, Starling, require
 from starling.auth.issue import issue_connection_token
 from starling.embed.methods import MethodFailed
 from starling.settings import SettingsError
+from starling.testing import service
 from tests.support.running import SECRET
 from tests.support.running import Starling as Served
 from tests.support.waiting import until
@@ -261,6 +265,26 @@ async def test_methods_are_typed_and_raise_what_the_server_api_answers() -> None
             await realtime.presence("a")
         with pytest.raises(TypeError, match="idempotency_key"):
             await realtime.publish("a", 1, idempotency="x")
+        with pytest.raises(MethodFailed, match=r"107.*\$\.channel"):
+            await realtime.publish(7, 1)  # type: ignore[arg-type]
+
+
+async def test_data_may_be_what_pydantic_can_write() -> None:
+    class Order(BaseModel):
+        number: int
+        placed: date
+
+    async with service() as running:
+        ann = await running.connect("ann", channels=["orders"])
+        await running.starling.publish("orders", [Order(number=1, placed=date(2026, 1, 2)), None, Decimal("1.5")])
+        await ann.expect("orders", [{"number": 1, "placed": "2026-01-02"}, None, "1.5"])
+
+
+def test_every_method_of_the_server_api_can_be_called_in_the_process() -> None:
+    _, realtime = shop()
+    # Streams have an object of their own.
+    names = {name for name in realtime._methods.by_name if not name.startswith("stream_")}
+    assert {name for name in names if not callable(getattr(realtime, name, None))} == set()
 
 
 def test_metrics_count_the_connections_of_the_users_routes() -> None:
