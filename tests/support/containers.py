@@ -51,10 +51,9 @@ class Podman:
 
     def _remove_orphans(self) -> None:
         """Remove what processes of tests have left that were ended with SIGKILL."""
-        listed = self("ps", "--all", "--filter", f"label={OWNER}", "--format", f'{{{{.ID}}}} {{{{.Label "{OWNER}"}}}}')
-        for container, owner in (line.split() for line in listed.splitlines()):
-            if not Path(f"/proc/{owner}").exists():
-                self.run("rm", "--force", "--time", "0", container)
+        for container in json.loads(self("ps", "--all", "--filter", f"label={OWNER}", "--format", "json") or "[]"):
+            if not Path(f"/proc/{container['Labels'][OWNER]}").exists():
+                self.run("rm", "--force", "--time", "0", container["Id"])
         for tag in self("images", "--filter", f"reference={IMAGES}", "--format", "{{.Tag}}").splitlines():
             if not Path(f"/proc/{tag.partition('-')[0]}").exists():
                 self.run("image", "rm", "--force", f"{IMAGES}:{tag}")
