@@ -25,7 +25,16 @@ from tests.support.waiting import until
 
 CHANNELS = {
     "default": {"allow_subscribe_for_client": True, "allow_publish_for_subscriber": True},
-    "namespaces": {"closed": {}, "shown": {"allow_subscribe_for_client": True, "presence": True}},
+    "namespaces": {
+        "closed": {},
+        "shown": {"allow_subscribe_for_client": True, "presence": True},
+        "kept": {
+            "allow_subscribe_for_client": True,
+            "history_size": 10,
+            "history_ttl": "60s",
+            "allowed_delta_types": ["fossil"],
+        },
+    },
 }
 
 
@@ -227,3 +236,40 @@ async def test_no_two_workers_give_one_name_though_one_process_made_them(tmp_pat
     finally:
         await one.engine.stop()
         await other.engine.stop()
+
+
+async def test_the_first_in_a_channel_is_answered_before_anything_else_runs_too(service: Application) -> None:
+    client, transport = opened(service, "alice")
+
+    client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "empty"}}))
+
+    assert ["subscribe" in line for line in transport.lines] == [False, True]
+    await published(service, "empty", b'"hello"', transport)
+    assert received(transport) == ["hello"]
+
+
+async def test_a_channel_with_history_that_is_followed_is_entered_at_its_position(service: Application) -> None:
+    first = await first_in(service, "kept:a")
+    kept = service.engine.channels.options("kept:a").publish_options()
+    position = await service.engine.publisher.publish("kept:a", Publication(data=Raw(b"1")), kept)
+    await until(lambda: first.pushes, "the first listener hears it")
+    client, transport = opened(service, "alice")
+
+    client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "kept:a", "positioned": True}}))
+
+    answer = transport.lines[1]["subscribe"]
+    assert (answer["offset"], answer["epoch"], answer["positioned"]) == (1, position.epoch, True)
+    await service.engine.publisher.publish("kept:a", Publication(data=Raw(b"2")), kept)
+    await until(lambda: transport.pushes, "the next publication comes")
+    assert received(transport) == [2]
+    assert received(first) == [1, 2]
+
+
+@pytest.mark.parametrize("more", [{"recover": True, "epoch": "x", "offset": 0}, {"delta": "fossil"}])
+async def test_what_must_be_read_waits_for_the_read(service: Application, more: dict[str, Any]) -> None:
+    await first_in(service, "kept:a")
+    client, transport = opened(service, "alice")
+    client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "kept:a", **more}}))
+    assert len(transport.lines) == 1
+    await answered(transport, 2)
+    assert "subscribe" in transport.lines[1]

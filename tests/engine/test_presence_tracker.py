@@ -82,6 +82,9 @@ class RecordingBroker:
     async def subscribe(self, channel: str) -> None:
         raise AssertionError("attendance does not subscribe")
 
+    def subscribe_now(self, channel: str) -> bool:
+        raise AssertionError("attendance does not subscribe")
+
     async def unsubscribe(self, channel: str) -> None:
         raise AssertionError("attendance does not unsubscribe")
 

@@ -191,6 +191,28 @@ async def test_a_new_subscriber_gets_everything_after_its_answer(channel: Channe
     assert channel.store.entry_reads == 0
 
 
+async def test_a_new_subscriber_stands_at_once_where_nothing_is_under_way(store: Store) -> None:
+    channel = make_channel(store)
+    assert channel.stream.position_now() is None, "it has not begun"
+    await channel.stream.start()
+    channel.publish(1, 2)
+    assert channel.stream.position_now() == at(channel, 2)
+    store.hold()
+    channel.stream.heal()
+    assert channel.stream.position_now() is None, "something may be missing"
+    store.release()
+    await channel.healed()
+    assert channel.stream.position_now() == at(channel, 2)
+    store.hold()
+    joining = asyncio.ensure_future(channel.join())
+    await store.held()
+    assert channel.stream.position_now() is None, "another joins"
+    store.release()
+    await joining
+    channel.stream.close()
+    assert channel.stream.position_now() is None
+
+
 def at(channel: Channel, offset: int) -> StreamPosition:
     return StreamPosition(offset, channel.stream.position.epoch)
 

@@ -83,6 +83,10 @@ class BroadcastBroker:
         """Return when the server has acknowledged. Raises BrokerUnavailable, and then the request stands."""
         await self._backend.subscribe(channel)
 
+    def subscribe_now(self, channel: str) -> bool:
+        """False: a server must acknowledge."""
+        return False
+
     async def unsubscribe(self, channel: str) -> None:
         """End the subscription, or withdraw the request."""
         await self._backend.unsubscribe(channel)

@@ -142,6 +142,9 @@ class Broker(Protocol):
         `unsubscribe` withdraws the request. Links that reconnect subscribe again by themselves.
         """
 
+    def subscribe_now(self, channel: str) -> bool:
+        """As `subscribe`, where that needs no waiting; False where it does, and then nothing was done."""
+
     async def unsubscribe(self, channel: str) -> None:
         """End the subscription; never raises for a link that is down."""
 

@@ -178,6 +178,16 @@ class Stream(Generic[S]):
         else:
             self._joining[subscriber] = joined.position.offset
 
+    def position_now(self) -> StreamPosition | None:
+        """Where a new subscriber can stand at once; None where it must `join`, because something is under way.
+
+        It gets all that this process delivers from now on. What others published before and this process has yet to
+        receive comes after its answer, so it misses nothing.
+        """
+        if self._closed or not self._started or not self.following or not self.idle:
+            return None
+        return self._follower.position
+
     def leave(self, subscriber: S) -> None:
         """Forget a subscriber that was answered and is not live yet; the live ones leave the hub."""
         self._joining.pop(subscriber, None)

@@ -107,8 +107,19 @@ class Subscriptions:
         """Whether this process is in a channel already, and nothing is being changed about that."""
         return channel in self._hub.subscribers.channels and channel not in self._locks
 
+    def listen_now(self, channel: str) -> bool:
+        """Make a channel without history live, without waiting; False where it is being changed or the broker waits."""
+        if channel in self._locks:
+            return False
+        return channel in self._hub.subscribers.channels or self._broker.subscribe_now(channel)
+
+    def position_now(self, channel: str) -> StreamPosition | None:
+        """Where a new subscriber of a channel with history stands at once; None where it must `join`."""
+        stream = self._streams.get(channel) if self.is_live(channel) else None
+        return None if stream is None else stream.position_now()
+
     def join_live(self, subscriber: Subscriber) -> None:
-        """Let a subscriber into a channel without history that this process `is_live`: it has been answered."""
+        """Let a subscriber into a channel that is live, at its position if it has history: it has been answered."""
         subscriber.answered = True
         self._enter(subscriber)
 

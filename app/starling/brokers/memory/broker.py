@@ -62,6 +62,10 @@ class MemoryBackend(LinkBackend):
         self._channels.add(group)
         self.check()
 
+    def listen(self, channel: str) -> None:
+        """As `subscribe`."""
+        self._channels.add(channel)
+
     async def unsubscribe(self, group: str) -> None:
         """Receive channel `group` no more."""
         self._channels.discard(group)
@@ -108,6 +112,11 @@ class MemoryBroker(BroadcastBroker):
 
     def _check(self) -> None:
         self._memory.check()
+
+    def subscribe_now(self, channel: str) -> bool:
+        """As `subscribe`: nothing is waited for."""
+        self._memory.listen(channel)
+        return True
 
     def begin_publish(
         self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]

@@ -13,14 +13,17 @@ from starling.client.recovery import recovers_from, rejects_unrecovered, subscri
 from starling.client.shared_recoveries import SharedRecoveries
 from starling.client.views import check_delta, make_view, set_stream_view, set_view, tags_filter
 from starling.engine.allowances import payer
+from starling.engine.broker import StreamPosition
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.subscriptions import Subscriber
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.decisions import Decision, EndSubscription, Subscribe, Write
-from starling.protocol.messages import NO_PAYLOAD, SubscribeResult
 from starling.protocol.session_core import SessionState
+
+# Where a client stands in a channel without history.
+NO_HISTORY = Joined(StreamPosition(0, ""), [], recovered=False)
 
 
 class SubscribeHandler(CommandHandler):
@@ -44,20 +47,23 @@ class SubscribeHandler(CommandHandler):
     def try_now(
         self, client: ClientConnection, action: Subscribe, prepared: Grant | None, later: Later
     ) -> list[Work] | None:
-        """Enter at once a channel that this process is in, where nothing is asked of hooks, broker or history."""
-        engine, channel = self._engine, action.channel
+        """Enter at once, where nothing is asked of hooks and store, and nothing is waited for at the broker."""
+        engine, channel, request = self._engine, action.channel, action.request
         # The lifecycle listener gets events of a client's channels only after the event of its connection.
         if prepared is None or action.server_side or not client.announced or engine.hooks.sees_subscriptions:
             return None
-        if action.request.recover or prepared.needs_hook or prepared.options.subscribe_proxy:
+        if client.session.state is not SessionState.CONNECTED or not _enters_at_once(action, prepared):
             return None
-        options = prepared.options
-        if prepared.token is not None or options.keeps_history or options.presence or options.join_leave:
+        joined = NO_HISTORY
+        if prepared.options.keeps_history:
+            position = engine.subscriptions.position_now(channel)
+            if position is None:
+                return None
+            joined = Joined(position, [], recovered=False)
+        result = subscribe_result(request, prepared, joined, user=client.user)
+        view = make_view(client.encoder, request, prepared, result, engine.hub.subscribers.ids)
+        if joined is NO_HISTORY and not engine.subscriptions.listen_now(channel):
             return None
-        if not engine.subscriptions.is_live(channel) or client.session.state is not SessionState.CONNECTED:
-            return None
-        result = SubscribeResult(data=prepared.data or NO_PAYLOAD)
-        view = make_view(client.encoder, action.request, prepared, result, engine.hub.subscribers.ids)
         decisions: list[Work] = [*client.session.subscribed(action, result, time.monotonic())]
         client.memberships.enter_live(client, channel, prepared, view)
         engine.lifecycle.subscribed(client.id, client.user, channel)
@@ -173,6 +179,17 @@ class UnsubscribeHandler(CommandHandler):
             raise CommandRefused(codes.ERROR_INTERNAL)
         await client.memberships.leave(prepared)
         return client.session.ended(action, time.monotonic())
+
+
+def _enters_at_once(action: Subscribe, grant: Grant) -> bool:
+    """Whether the terms of a subscription need no task: no token, hook, presence and recovery, and no patches."""
+    request, options = action.request, grant.options
+    if request.recover or grant.needs_hook or grant.token is not None or options.subscribe_proxy:
+        return False
+    if options.presence or options.join_leave or options.stream is not None:
+        return False
+    # The newest publication of a cache channel, and the base of patches, must be read.
+    return not options.keeps_history or (options.force_recovery_mode != "cache" and not request.delta)
 
 
 def _refuse_unreadable(client: ClientConnection, grant: Grant | None) -> Grant | None:
