@@ -76,6 +76,7 @@ class Conversation:
                 compression=None,
                 max_size=None,
                 ping_interval=None,
+                legacy=True,
             )
             self.write(first)
 
@@ -109,11 +110,11 @@ class Conversation:
         self.session, self.node = reply.get("connect", {}).get("session", ""), reply.get("connect", {}).get("node", "")
         return reply
 
-    def call(self, method: str, **fields: Any) -> dict[str, Any]:
+    def call(self, method: str, /, **fields: Any) -> dict[str, Any]:
         """Send a command and wait for its reply."""
         return self.reply(self.say(method, **fields))
 
-    def say(self, method: str, **fields: Any) -> int:
+    def say(self, method: str, /, **fields: Any) -> int:
         """Send a command; returns its id."""
         self._last += 1
         self.write(self.encoded({"id": self._last, method: fields}))

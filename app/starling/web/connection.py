@@ -12,7 +12,14 @@ from starling.auth.handshake import select_subprotocol
 from starling.client.client_connection import ClientConnection, JsonConnection, ProtobufConnection
 from starling.engine.rejection import Rejection
 from starling.engine.upgrade import Accepted, Denied, Upgrade
-from starling.web.dependencies import FAILED_TOO_OFTEN, FOREIGN_ORIGIN, WebContext, own_socket, upgrade_of
+from starling.web.dependencies import (
+    FAILED_TOO_OFTEN,
+    FOREIGN_ORIGIN,
+    WebContext,
+    keeps_requests,
+    own_socket,
+    upgrade_of,
+)
 from starling.web.handoff import converse
 from starling.web.request_id import given_id
 
@@ -39,7 +46,7 @@ class ClientEndpoint:
             return _denied(HTTPStatus.FORBIDDEN, FOREIGN_ORIGIN, request_id=request_id)
         kind, subprotocol = choose_format(upgrade)
         client = kind(self._context.dispatcher, self._context.handshake(upgrade))
-        if self._context.keeps_requests:
+        if keeps_requests(self._context.engine.hooks):
             client.request = self._context.request_for_hooks(upgrade)
         return Accepted(client, subprotocol, self._context.write_limit, request_id)
 

@@ -15,6 +15,7 @@ from starling.client.authority import Handshake, PendingToken
 from starling.client.dispatcher import Dispatcher
 from starling.engine.engine import Engine
 from starling.engine.hook_request import Request
+from starling.engine.hooks import Hooks
 from starling.engine.rejection import Rejection
 from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import EXTENSION
@@ -149,12 +150,6 @@ class WebContext:
             cookies_checked=self.cookies_checked,
         )
 
-    @property
-    def keeps_requests(self) -> bool:
-        """Whether a hook may want to see what a connection was opened with."""
-        hooks = self.engine.hooks
-        return bool(hooks.sees_clients or hooks.authenticates or hooks.keeps_headers)
-
     def handshake(self, upgrade: Upgrade, *, cookie: bool = True) -> Handshake:
         """The identity in the handshake's token, or why that is refused, or the token where keys must be fetched.
 
@@ -230,3 +225,8 @@ def _session_cookie(upgrade: Upgrade) -> str | None:
 def token_of(credentials: Credentials | None) -> TokenFacts | None:
     """The token that a connection depends on: it ends when that is revoked."""
     return credentials.token if credentials is not None else None
+
+
+def keeps_requests(hooks: Hooks) -> bool:
+    """Whether a hook may want to see what a connection was opened with."""
+    return bool(hooks.sees_clients or hooks.authenticates or hooks.keeps_headers)

@@ -13,7 +13,7 @@ from starling.engine.upgrade import Header, Upgrade
 from starling.protocol import codes
 from starling.protocol.codes import Disconnect
 from starling.web.accepted_types import accepts
-from starling.web.dependencies import WebContext
+from starling.web.dependencies import WebContext, keeps_requests
 from starling.web.http_endpoint import HttpEndpoint, refusal
 
 PROTOBUF = "application/octet-stream"
@@ -54,7 +54,7 @@ class EmulatedEndpoint(HttpEndpoint):
         context = self._context
         handshake = context.handshake(request, cookie=context.takes_cookie(request))
         connection = kind(context.dispatcher, handshake, self._sessions, commands)
-        if context.keeps_requests:
+        if keeps_requests(context.engine.hooks):
             connection.request = context.request_for_hooks(request)
         headers = [*STREAM_HEADERS, (b"content-type", content_type.encode())]
         return StreamResponse(headers, connection, context.write_limit, request.address, beginning)
