@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import httpx2
@@ -212,6 +212,32 @@ async def test_too_many_frames_are_dropped_counted_and_reported(pods: tuple[Star
     assert len(watching.frames) + watching.dropped == 2000
     (ended,) = pods[1].reported("capture_ended", channel="flooded")
     assert (ended["frames"], ended["dropped"]) == (len(watching.frames), watching.dropped)
+
+
+async def test_channels_of_all_pods_are_listed_page_by_page(pods: tuple[Starling, Starling]) -> None:
+    # Every third channel has clients on both pods.
+    names = [f"paged-{number}" for number in range(9)]
+    async with AsyncExitStack() as clients:
+
+        async def add(pod: Starling, channel: str) -> None:
+            await clients.enter_async_context(await enter(pod, "pat", channel))
+
+        for number, name in enumerate(names):
+            await add(pods[number % 2], name)
+            if number % 3 == 0:
+                await add(pods[1 - number % 2], name)
+        pages, cursor = [], ""
+        for _ in range(5):
+            page = await asyncio.to_thread(call, pods[0], "channels", pattern="paged-*", limit=4, cursor=cursor)
+            pages.append(page["channels"])
+            if not (cursor := page.get("cursor", "")):
+                break
+            # A channel that begins before the cursor changes nothing in the pages that follow.
+            await add(pods[1], f"paged-{len(pages)}-late")
+
+    assert [list(page) for page in pages] == [names[:4], names[4:8], names[8:]]
+    counts = {name: entry["num_clients"] for page in pages for name, entry in page.items()}
+    assert counts == {name: 2 if number % 3 == 0 else 1 for number, name in enumerate(names)}
 
 
 async def test_connections_of_all_pods_are_listed_page_by_page(pods: tuple[Starling, Starling]) -> None:

@@ -18,7 +18,7 @@ from starling.client.hook_calls import completed, hook_request, keep_headers, sh
 from starling.client.recovery import recovers_from, subscribe_result
 from starling.client.shared_recoveries import SharedRecoveries
 from starling.client.user_limit import UserLimit
-from starling.client.views import set_stream_view, set_view, tags_filter
+from starling.client.views import check_delta, set_stream_view, set_view, tags_filter
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.subscriptions import Subscriber
@@ -48,6 +48,8 @@ class ConnectHandler(CommandHandler):
 
     def prepare(self, client: ClientConnection, action: Authenticate) -> Identity | None:
         """Who the client is; None where keys must be fetched, or a hook be asked, to find out."""
+        for request in action.request.subs.values():
+            check_delta(request)
         if self._engine.hooks.authenticates and not self._authority.brings_token(action.request, client.handshake):
             return None
         return self._authority.identify_now(action.request, client.handshake)
