@@ -10,31 +10,39 @@ if TYPE_CHECKING:
     from starling.embed.dependencies import CurrentUser, OptionalUser, User, require
     from starling.embed.service import Starling
     from starling.hooks import Accept, Client, Refuse, Request
+    from starling.producer.errors import Cancelled, StreamError
+    from starling.producer.http import open_stream
 
 __version__ = "0.1.0"
 __all__ = [
     "Accept",
+    "Cancelled",
     "Client",
     "CurrentUser",
     "OptionalUser",
     "Refuse",
     "Request",
     "Starling",
+    "StreamError",
     "User",
     "__version__",
+    "open_stream",
     "require",
 ]
 
 # The module that defines each public name.
 _HOMES = {
     "Accept": "starling.hooks",
+    "Cancelled": "starling.producer.errors",
     "Client": "starling.hooks",
     "CurrentUser": "starling.embed.dependencies",
     "OptionalUser": "starling.embed.dependencies",
     "Refuse": "starling.hooks",
     "Request": "starling.hooks",
     "Starling": "starling.embed.service",
+    "StreamError": "starling.producer.errors",
     "User": "starling.embed.dependencies",
+    "open_stream": "starling.producer.http",
     "require": "starling.embed.dependencies",
 }
 

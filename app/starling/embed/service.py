@@ -25,6 +25,7 @@ from starling.embed.listening import ChannelListener, forwarding, listening, val
 from starling.embed.methods import ServerMethods
 from starling.embed.routes import OwnRoutes
 from starling.embed.signals import called_at_signals
+from starling.embed.stream_writing import StreamWriting
 from starling.engine.direct_request import RequestEndpoint
 from starling.engine.upgrade import Accepted, Denied, Upgrade, UpgradeEndpoint
 from starling.main import Application, build_application
@@ -56,7 +57,7 @@ class StarlingRouter(APIRouter):
         self.starling = starling
 
 
-class Starling(ServerMethods, HookDecorators):
+class Starling(StreamWriting, ServerMethods, HookDecorators):
     """One service. Its settings are those of the environment, with `options` (names as in Settings) above them.
 
     `prefix` begins all paths of Starling, `api_prefix` those of the server API behind it. `client_middleware` lets the

@@ -712,7 +712,8 @@ class AppendStreamResponse(Struct, omit_defaults=True):
     """A stream: its type, `status` (open, complete, failed, cancelled, interrupted) and the position of its end.
 
     `length` is what it holds in UTF-8 bytes, items or bytes, by its type, `size` in bytes. `created`: it was opened by
-    this request. `repeated`: the request was done before. `producer_epoch` is the one to write with.
+    this request. `repeated`: the request was done before. `producer_epoch` is the one to write with;
+    `append_window` and `producer_timeout` are those of the namespace, in seconds.
     """
 
     type: StreamKind
@@ -726,6 +727,8 @@ class AppendStreamResponse(Struct, omit_defaults=True):
     created: bool = False
     repeated: bool = False
     producer_epoch: int | UnsetType = UNSET
+    append_window: float = 0
+    producer_timeout: float = 0
 
 
 class StreamDeleteResponse(Struct):

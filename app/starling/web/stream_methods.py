@@ -38,9 +38,10 @@ class StreamMethods:
 
     async def open(self, request: models.StreamOpenBody) -> models.AppendStreamResponse:
         """Open a stream, or find it."""
+        options = self._options(request.channel)
         opened = await self._streams.open(
             request.channel,
-            self._options(request.channel),
+            options,
             request.type,
             ttl=request.ttl,
             producer=request.producer,
@@ -50,6 +51,7 @@ class StreamMethods:
         found.created = opened.created
         if request.producer:
             found.producer_epoch = opened.producer_epoch
+            found.append_window, found.producer_timeout = options.append_window, options.producer_timeout
         return found
 
     async def append(self, request: models.StreamAppendBody) -> models.AppendStreamResponse:
