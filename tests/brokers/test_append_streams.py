@@ -8,11 +8,11 @@ import pytest
 from starling.engine.append_store import (
     PRODUCERS_LIMIT,
     Append,
+    AppendOutcome,
     AppendStore,
     Chunk,
     Closing,
     Opening,
-    Outcome,
     Producer,
     StreamInfo,
     StreamKind,
@@ -74,7 +74,7 @@ async def test_a_stream_is_opened_once_and_opening_it_again_leaves_it_as_it_is(
     assert second.info is not None
     assert (second.info.length, second.info.status, second.info.offset) == (3, StreamStatus.OPEN, 1)
     other = await store.open(channel, Opening(StreamKind.JSON, ttl=60))
-    assert other.outcome is Outcome.OTHER_KIND
+    assert other.outcome is AppendOutcome.OTHER_KIND
 
 
 async def test_chunks_are_published_with_what_lies_before_them_and_none_is_trimmed(
@@ -83,7 +83,7 @@ async def test_chunks_are_published_with_what_lies_before_them_and_none_is_trimm
     await party.broker.subscribe(channel)
     await store.open(channel, Opening(TEXT, ttl=60))
     for word in ("Über", " ", "alles"):
-        assert (await store.append(channel, add(word))).outcome is Outcome.DONE
+        assert (await store.append(channel, add(word))).outcome is AppendOutcome.DONE
     await until(lambda: len(party.entries) == 3, "the chunks arrive")
 
     arrived = [entry for _, entry in party.entries]
@@ -115,13 +115,13 @@ async def test_what_is_closed_stays_closed_until_it_is_deleted(
     )
     await until(lambda: bool(party.entries), "the end arrives")
     assert party.entries[0][1].publication.tags == {"at": "0", "status": "failed", "reason": 'the model said "no"'}
-    assert (await store.append(channel, add("more"))).outcome is Outcome.CLOSED
+    assert (await store.append(channel, add("more"))).outcome is AppendOutcome.CLOSED
     assert (await store.open(channel, Opening(TEXT, ttl=60))).info == closed.info
 
     assert await store.delete(channel)
     assert not await store.delete(channel)
     assert await store.info(channel) is None
-    assert (await store.append(channel, add("more"))).outcome is Outcome.NO_STREAM
+    assert (await store.append(channel, add("more"))).outcome is AppendOutcome.NO_STREAM
     again = await store.open(channel, Opening(TEXT, ttl=60))
     assert again.created
     assert again.info is not None
@@ -137,16 +137,16 @@ async def test_a_producers_append_counts_once_and_in_order(store: AppendStore, c
     ]
 
     assert [each.outcome for each in outcomes] == [
-        Outcome.DONE,
-        Outcome.DONE,
-        Outcome.REPEATED,
-        Outcome.REPEATED,
-        Outcome.GAP,
+        AppendOutcome.DONE,
+        AppendOutcome.DONE,
+        AppendOutcome.REPEATED,
+        AppendOutcome.REPEATED,
+        AppendOutcome.GAP,
     ]
     assert outcomes[-1].expected == 2
     joined = await store.append(channel, add("23", Producer("model", 0, 2, last=3)))
     overlapping = await store.append(channel, add("345", Producer("model", 0, 3, last=5)))
-    assert (joined.outcome, overlapping.outcome, overlapping.expected) == (Outcome.DONE, Outcome.OVERLAP, 4)
+    assert (joined.outcome, overlapping.outcome, overlapping.expected) == (AppendOutcome.DONE, AppendOutcome.OVERLAP, 4)
     assert (await info_of(store, channel)).length == 4
 
 
@@ -159,12 +159,12 @@ async def test_an_older_epoch_of_a_producer_is_refused_and_learns_which_one_coun
 
     assert (first.producer_epoch, second.producer_epoch) == (0, 1)
     zombie = await store.append(channel, add("late", Producer("model", 0, 1)))
-    assert (zombie.outcome, zombie.expected) == (Outcome.ZOMBIE, 1)
+    assert (zombie.outcome, zombie.expected) == (AppendOutcome.ZOMBIE, 1)
     stale = await store.open(channel, Opening(TEXT, ttl=60, producer="model", producer_epoch=0))
-    assert (stale.outcome, stale.producer_epoch) == (Outcome.ZOMBIE, 1)
+    assert (stale.outcome, stale.producer_epoch) == (AppendOutcome.ZOMBIE, 1)
     midway = await store.append(channel, add("far", Producer("model", 2, 5)))
-    assert (midway.outcome, midway.expected) == (Outcome.GAP, 0)
-    assert (await store.append(channel, add(" new", Producer("model", 1, 0)))).outcome is Outcome.DONE
+    assert (midway.outcome, midway.expected) == (AppendOutcome.GAP, 0)
+    assert (await store.append(channel, add(" new", Producer("model", 1, 0)))).outcome is AppendOutcome.DONE
     assert (await info_of(store, channel)).length == len("old new")
 
 
@@ -173,22 +173,22 @@ async def test_twenty_retries_at_once_append_once(store: AppendStore, channel: s
     retries = [store.append(channel, add("x", Producer("model", 0, 0))) for _ in range(20)]
     outcomes = [each.outcome for each in await asyncio.gather(*retries)]
 
-    assert sorted(outcomes) == [Outcome.DONE, *[Outcome.REPEATED] * 19]
+    assert sorted(outcomes) == [AppendOutcome.DONE, *[AppendOutcome.REPEATED] * 19]
 
 
 async def test_a_stream_is_bounded_in_bytes_and_can_still_be_closed(store: AppendStore, channel: str) -> None:
     await store.open(channel, Opening(TEXT, ttl=60))
-    assert (await store.append(channel, add("12345678", max_bytes=10))).outcome is Outcome.DONE
-    assert (await store.append(channel, add("éé", max_bytes=10))).outcome is Outcome.FULL
+    assert (await store.append(channel, add("12345678", max_bytes=10))).outcome is AppendOutcome.DONE
+    assert (await store.append(channel, add("éé", max_bytes=10))).outcome is AppendOutcome.FULL
     closed = await store.append(channel, Append(TEXT, closing=Closing(StreamStatus.COMPLETE), max_bytes=10))
 
-    assert closed.outcome is Outcome.DONE
+    assert closed.outcome is AppendOutcome.DONE
     assert (await info_of(store, channel)).size == 8
 
 
 async def test_another_kind_is_refused_and_cancelling_needs_to_know_none(store: AppendStore, channel: str) -> None:
     await store.open(channel, Opening(StreamKind.JSON, ttl=60))
-    assert (await store.append(channel, add("x"))).outcome is Outcome.OTHER_KIND
+    assert (await store.append(channel, add("x"))).outcome is AppendOutcome.OTHER_KIND
     cancelled = await store.append(channel, Append(TEXT, closing=Closing(StreamStatus.CANCELLED, "stop")))
 
     assert cancelled.info is not None
@@ -201,13 +201,13 @@ async def test_a_silent_producer_leaves_it_interrupted_and_may_go_on(
     await party.broker.subscribe(channel)
     opened = await store.open(channel, Opening(TEXT, ttl=60, producer="model"))
     alive = await store.interrupt(channel, 30)
-    assert alive.outcome is Outcome.ALIVE
+    assert alive.outcome is AppendOutcome.ALIVE
     assert 29_000 < alive.expected <= 30_000
 
     await asyncio.sleep(0.02)
     silent = await store.interrupt(channel, 0.01)
     assert silent.info is not None
-    assert (silent.outcome, silent.info.status) == (Outcome.DONE, StreamStatus.INTERRUPTED)
+    assert (silent.outcome, silent.info.status) == (AppendOutcome.DONE, StreamStatus.INTERRUPTED)
     await until(lambda: bool(party.entries), "the interruption arrives")
     publication = party.entries[0][1].publication
     assert (bytes(publication.data), publication.tags) == (b'{"text":""}', {"at": "0", "status": "interrupted"})
@@ -222,9 +222,9 @@ async def test_a_keep_alive_shows_that_the_producer_lives_and_adds_nothing(store
     await asyncio.sleep(0.05)
     kept = await store.append(channel, Append(TEXT, producer=Producer("model", 0)))
     assert kept.info is not None
-    assert (kept.outcome, kept.info.offset) == (Outcome.DONE, 0)
-    assert (await store.interrupt(channel, 0.04)).outcome is Outcome.ALIVE
-    assert (await store.append(channel, add("x", Producer("model", 0, 0)))).outcome is Outcome.DONE
+    assert (kept.outcome, kept.info.offset) == (AppendOutcome.DONE, 0)
+    assert (await store.interrupt(channel, 0.04)).outcome is AppendOutcome.ALIVE
+    assert (await store.append(channel, add("x", Producer("model", 0, 0)))).outcome is AppendOutcome.DONE
 
 
 async def test_a_stream_that_nobody_watches_is_not_interrupted(store: AppendStore, channel: str) -> None:
@@ -238,15 +238,21 @@ async def test_a_mark_of_order_must_rise_byte_by_byte(store: AppendStore, channe
     await store.open(channel, Opening(TEXT, ttl=60))
     outcomes = [(await store.append(channel, add("x", mark=mark))).outcome for mark in ("09", "10", "9", "10", "91")]
 
-    assert outcomes == [Outcome.DONE, Outcome.DONE, Outcome.DONE, Outcome.STALE_MARK, Outcome.DONE]
+    assert outcomes == [
+        AppendOutcome.DONE,
+        AppendOutcome.DONE,
+        AppendOutcome.DONE,
+        AppendOutcome.STALE_MARK,
+        AppendOutcome.DONE,
+    ]
 
 
 async def test_a_stream_knows_a_hundred_producers_and_refuses_more(store: AppendStore, channel: str) -> None:
     await store.open(channel, Opening(TEXT, ttl=60))
     for number in range(PRODUCERS_LIMIT):
-        assert (await store.append(channel, add("x", Producer(f"p{number}")))).outcome is Outcome.DONE
-    assert (await store.append(channel, add("x", Producer("another")))).outcome is Outcome.MANY_PRODUCERS
-    assert (await store.append(channel, add("x", Producer("p0", 0, 1)))).outcome is Outcome.DONE
+        assert (await store.append(channel, add("x", Producer(f"p{number}")))).outcome is AppendOutcome.DONE
+    assert (await store.append(channel, add("x", Producer("another")))).outcome is AppendOutcome.MANY_PRODUCERS
+    assert (await store.append(channel, add("x", Producer("p0", 0, 1)))).outcome is AppendOutcome.DONE
 
 
 async def test_a_stream_ends_after_its_time_without_use_and_its_use_renews_it(

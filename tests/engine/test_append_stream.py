@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from starling.engine.append_store import Outcome, Producer, StreamKind, StreamStatus
+from starling.engine.append_store import AppendOutcome, Producer, StreamKind, StreamStatus
 from starling.engine.append_streams import StreamRefused
 from starling.engine.broker import StreamPosition
 from starling.engine.engine import Engine
@@ -169,13 +169,13 @@ async def test_a_gap_is_waited_for_as_long_as_a_window(engine: Engine) -> None:
     options = engine.channels.options(CHANNEL)
     await open_stream(engine)
 
-    async def add(sequence: int) -> Outcome:
+    async def add(sequence: int) -> AppendOutcome:
         chunk = text_chunk(str(sequence))
         producer = Producer("m", 0, sequence)
         streams = engine.append_streams
         return (await streams.append(CHANNEL, options, chunk, StreamKind.TEXT, producer=producer)).outcome
 
-    assert set(await asyncio.gather(add(1), add(0))) == {Outcome.DONE}
+    assert set(await asyncio.gather(add(1), add(0))) == {AppendOutcome.DONE}
     with pytest.raises(CommandRefused) as refused:
         await add(5)
     assert isinstance(refused.value.reason, StreamRefused)

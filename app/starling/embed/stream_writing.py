@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from starling.producer.errors import ServiceAway
-from starling.producer.writer import BUFFER_SIZE, RETRY_SECONDS, StreamWriter
+from starling.producer.writer import StreamWriter, WriterOptions
 from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_INTERNAL, Error
 from starling.web.api_methods import ApiMethods
 
@@ -15,31 +15,12 @@ class StreamWriting:
 
     _methods: ApiMethods
 
-    def open_stream(
-        self,
-        channel: str,
-        *,
-        type: str | None = None,  # noqa: A002 - named as in the server API
-        producer: str = "writer",
-        window: float | None = None,
-        replace: bool = False,
-        retry_seconds: float = RETRY_SECONDS,
-        buffer_size: int = BUFFER_SIZE,
-    ) -> StreamWriter:
+    def open_stream(self, channel: str, **options: Any) -> StreamWriter:
         """Write the append-only stream of `channel`: `async with realtime.open_stream("answers:42") as answer`.
 
-        The arguments are those of starling.producer.writer.StreamWriter.
+        `options` are the fields of starling.producer.writer.WriterOptions. Raises TypeError for others.
         """
-        return StreamWriter(
-            self._stream_call,
-            channel,
-            kind=type,
-            producer=producer,
-            window=window,
-            replace=replace,
-            retry_seconds=retry_seconds,
-            buffer_size=buffer_size,
-        )
+        return StreamWriter(self._stream_call, channel, WriterOptions(**options))
 
     async def _stream_call(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -33,7 +33,7 @@ class StreamStatus(StrEnum):
         return self not in (StreamStatus.OPEN, StreamStatus.INTERRUPTED)
 
 
-class Outcome(StrEnum):
+class AppendOutcome(StrEnum):
     """What became of a change. Everything but DONE changed nothing."""
 
     DONE = "done"
@@ -106,7 +106,7 @@ class Change(Struct, frozen=True):
     `resumed`: an interrupted stream goes on.
     """
 
-    outcome: Outcome
+    outcome: AppendOutcome
     info: StreamInfo | None = None
     expected: int = 0
     resumed: bool = False
@@ -115,7 +115,7 @@ class Change(Struct, frozen=True):
 class Opened(Struct, frozen=True):
     """The answer to an opening: the stream, whether this made it, and the producer's epoch where one was named."""
 
-    outcome: Outcome
+    outcome: AppendOutcome
     info: StreamInfo | None
     created: bool = False
     producer_epoch: int = 0

@@ -9,13 +9,13 @@ from msgspec import Struct
 
 from starling.engine.append_store import (
     Append,
+    AppendOutcome,
     AppendStore,
     Change,
     Chunk,
     Closing,
     Opened,
     Opening,
-    Outcome,
     Producer,
     StreamInfo,
     StreamKind,
@@ -42,7 +42,7 @@ class StreamProblem(Struct, frozen=True, omit_defaults=True):
     `expected` is the sequence that comes next, or the epoch of the producer that counts now.
     """
 
-    reason: Outcome
+    reason: AppendOutcome
     status: StreamStatus = StreamStatus.OPEN
     expected: int = 0
     detail: str = ""
@@ -112,7 +112,7 @@ class AppendStreams:
         life = options.stream_ttl if ttl is None else ttl
         opening = Opening(self.kind_of(options, kind), life, producer, producer_epoch, watched, media_type, expires_at)
         opened = await store.open(channel, opening)
-        if opened.outcome is not Outcome.DONE:
+        if opened.outcome is not AppendOutcome.DONE:
             raise _refused(Change(opened.outcome, opened.info, opened.producer_epoch))
         if opened.info is not None and not opened.info.status.closed:
             await store.plan(channel, _first_look(options, watched=watched))
@@ -143,7 +143,7 @@ class AppendStreams:
         if window and chunk is not None and closing is None and options.append_window:
             return await self._windows.append(channel, change, options.append_window)
         done = await store.append(channel, change)
-        if done.outcome is Outcome.GAP and options.append_window:
+        if done.outcome is AppendOutcome.GAP and options.append_window:
             await asyncio.sleep(options.append_window)
             done = await store.append(channel, change)
         return await self._finish(channel, change, done, chunks=1)
@@ -163,9 +163,9 @@ class AppendStreams:
             return await self.append(channel, options, chunk, kind, closing=closing, producer=producer)
         except CommandRefused as refused:
             problem = refused.reason.stream if isinstance(refused.reason, StreamRefused) else None
-            if problem is None or problem.reason is not Outcome.CLOSED or chunk is not None:
+            if problem is None or problem.reason is not AppendOutcome.CLOSED or chunk is not None:
                 raise
-            return Change(Outcome.REPEATED, await self._keeping(options).info(channel))
+            return Change(AppendOutcome.REPEATED, await self._keeping(options).info(channel))
 
     async def cancel(self, channel: str, options: ChannelOptions, reason: str = "") -> Change:
         """Close a stream as cancelled; its producer is notified by the end of the stream."""
@@ -210,7 +210,7 @@ class AppendStreams:
             await store.plan(channel, None if gone else UNWATCHED_SECONDS)
             return
         change = await store.interrupt(channel, options.producer_timeout)
-        if change.outcome is Outcome.ALIVE:
+        if change.outcome is AppendOutcome.ALIVE:
             await store.plan(channel, change.expected / 1000)
             return
         info = change.info
@@ -236,9 +236,9 @@ class AppendStreams:
 
     async def _finish(self, channel: str, change: Append, done: Change, *, chunks: int) -> Change:
         """Count a change and keep the list of open streams; raises what the stream did not take."""
-        if done.outcome is Outcome.REPEATED:
+        if done.outcome is AppendOutcome.REPEATED:
             return done
-        if done.outcome is not Outcome.DONE or done.info is None:
+        if done.outcome is not AppendOutcome.DONE or done.info is None:
             raise _refused(done)
         stats = self._stats(channel)
         if change.chunk is not None:
@@ -271,40 +271,40 @@ def _size(change: Change) -> int:
 
 _NO_STORE = "this broker keeps no append-only streams: use redis://, or memory:// with one worker"
 
-_WORDS: dict[Outcome, Callable[[Change], tuple[int, str]]] = {
-    Outcome.NO_STREAM: lambda _: (
+_WORDS: dict[AppendOutcome, Callable[[Change], tuple[int, str]]] = {
+    AppendOutcome.NO_STREAM: lambda _: (
         codes.ERROR_NOT_AVAILABLE.code,
         "not available: channel: there is no stream: open it with stream_open",
     ),
-    Outcome.OTHER_KIND: lambda change: (
+    AppendOutcome.OTHER_KIND: lambda change: (
         codes.ERROR_BAD_REQUEST.code,
         f"bad request: type: the stream holds {'' if change.info is None else change.info.kind.value}",
     ),
-    Outcome.CLOSED: lambda change: (
+    AppendOutcome.CLOSED: lambda change: (
         codes.ERROR_NOT_AVAILABLE.code,
         f"not available: the stream is closed ({_status(change)}) until it is deleted with stream_delete",
     ),
-    Outcome.FULL: lambda change: (
+    AppendOutcome.FULL: lambda change: (
         codes.ERROR_LIMIT_EXCEEDED.code,
         f"limit exceeded: it holds {_size(change)} bytes, with this more than stream_max_bytes of its namespace",
     ),
-    Outcome.GAP: lambda change: (
+    AppendOutcome.GAP: lambda change: (
         codes.ERROR_BAD_REQUEST.code,
         f"bad request: sequence: {change.expected} is expected next of this producer",
     ),
-    Outcome.OVERLAP: lambda change: (
+    AppendOutcome.OVERLAP: lambda change: (
         codes.ERROR_BAD_REQUEST.code,
         f"bad request: sequence: {change.expected} is expected next of this producer",
     ),
-    Outcome.ZOMBIE: lambda change: (
+    AppendOutcome.ZOMBIE: lambda change: (
         codes.ERROR_PERMISSION_DENIED.code,
         f"permission denied: producer_epoch: another process took over as epoch {change.expected} of this producer",
     ),
-    Outcome.MANY_PRODUCERS: lambda _: (
+    AppendOutcome.MANY_PRODUCERS: lambda _: (
         codes.ERROR_LIMIT_EXCEEDED.code,
         "limit exceeded: producer: the stream knows 100 producers, and no more are taken",
     ),
-    Outcome.STALE_MARK: lambda _: (
+    AppendOutcome.STALE_MARK: lambda _: (
         codes.ERROR_BAD_REQUEST.code,
         "bad request: the mark of order is not above the last one",
     ),

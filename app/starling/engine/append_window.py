@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
-from starling.engine.append_store import Append, Change, Outcome
+from starling.engine.append_store import Append, AppendOutcome, Change
 from starling.engine.stream_chunks import join_chunks
 
 # (channel, change, how many were joined) -> what became of it
@@ -106,4 +106,4 @@ def _joined(changes: list[Append]) -> Append:
 def _differs_alone(failure: Exception) -> bool:
     """Whether changes that failed together may fare better alone."""
     problem = getattr(getattr(failure, "reason", None), "stream", None)
-    return problem is not None and problem.reason in (Outcome.OVERLAP, Outcome.FULL, Outcome.GAP)
+    return problem is not None and problem.reason in (AppendOutcome.OVERLAP, AppendOutcome.FULL, AppendOutcome.GAP)

@@ -6,7 +6,7 @@ import httpx2
 import msgspec
 
 from starling.producer.errors import ServiceAway, StreamError
-from starling.producer.writer import BUFFER_SIZE, RETRY_SECONDS, WATCH_SECONDS, StreamWriter
+from starling.producer.writer import WATCH_SECONDS, StreamWriter, WriterOptions
 
 _CONNECT_SECONDS = 5.0
 # The code of a request that may succeed when it is sent again.
@@ -52,32 +52,12 @@ class _Api:
         await self._client.aclose()
 
 
-def open_stream(
-    channel: str,
-    *,
-    url: str,
-    key: str,
-    type: str | None = None,  # noqa: A002 - named as in the server API
-    producer: str = "writer",
-    window: float | None = None,
-    replace: bool = False,
-    retry_seconds: float = RETRY_SECONDS,
-    buffer_size: int = BUFFER_SIZE,
-) -> StreamWriter:
+def open_stream(channel: str, *, url: str, key: str, **options: Any) -> StreamWriter:
     """Write the append-only stream of `channel`, in the service at `url` whose server API `key` opens.
 
-    Use it as `async with starling.open_stream(…) as answer`; `answer.write` adds chunks. The other arguments are those
-    of StreamWriter.
+    Use it as `async with starling.open_stream(…) as answer`; `answer.write` adds chunks. `options` are the fields of
+    starling.producer.writer.WriterOptions. Raises TypeError for others.
     """
+    chosen = WriterOptions(**options)
     api = _Api(url, key)
-    return StreamWriter(
-        api.call,
-        channel,
-        kind=type,
-        producer=producer,
-        window=window,
-        replace=replace,
-        retry_seconds=retry_seconds,
-        buffer_size=buffer_size,
-        close=api.close,
-    )
+    return StreamWriter(api.call, channel, chosen, close=api.close)

@@ -34,6 +34,22 @@ CLOSE_SECONDS = 10.0
 REASON_LENGTH = 1024
 
 
+class WriterOptions(msgspec.Struct, frozen=True):
+    """How a stream is written. `type` None is what its namespace says; `window` in seconds, None for the namespace's.
+
+    `producer` names the writer: another one of the same name replaces it. `replace`: delete a stream that is in the
+    channel already. `buffer_size` bounds what waits to be sent, in characters or bytes, and `retry_seconds` how long
+    the service may be away.
+    """
+
+    type: str | None = None
+    producer: str = "writer"
+    window: float | None = None
+    replace: bool = False
+    retry_seconds: float = RETRY_SECONDS
+    buffer_size: int = BUFFER_SIZE
+
+
 class StreamWriter:
     """One process that writes one stream: `async with open_stream(channel) as answer: await answer.write("…")`.
 
@@ -45,32 +61,23 @@ class StreamWriter:
         self,
         call: Call,
         channel: str,
+        options: WriterOptions,
         *,
-        kind: str | None = None,
-        producer: str = "writer",
-        window: float | None = None,
-        replace: bool = False,
-        retry_seconds: float = RETRY_SECONDS,
-        buffer_size: int = BUFFER_SIZE,
         close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`kind` is the type of the stream, None for what its namespace says; `window` in seconds, None for its own.
-
-        `replace`: delete a stream that is in the channel already. `buffer_size` bounds what waits to be sent, in
-        characters or bytes, and `retry_seconds` how long the service may be away. `close` gives back what `call` uses.
-        """
+        """`close` gives back what `call` uses."""
         self.channel = channel
         self.status = ""
         """The status of the stream as this writer knows it."""
         self.length = 0
         """What the stream holds, in UTF-8 bytes, items or bytes."""
         self._call = call
-        self._kind = kind
-        self._producer = producer
-        self._window = window
-        self._replace = replace
-        self._retry_seconds = retry_seconds
-        self._buffer_size = buffer_size
+        self._kind = options.type
+        self._producer = options.producer
+        self._window = options.window
+        self._replace = options.replace
+        self._retry_seconds = options.retry_seconds
+        self._buffer_size = options.buffer_size
         self._give_back = close
         self._epoch = 0
         self._sequence = 0

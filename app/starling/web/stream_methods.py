@@ -7,7 +7,16 @@ from typing import Protocol
 import msgspec
 from msgspec import UNSET, Raw
 
-from starling.engine.append_store import Change, Chunk, Closing, Outcome, Producer, StreamInfo, StreamKind, StreamStatus
+from starling.engine.append_store import (
+    AppendOutcome,
+    Change,
+    Chunk,
+    Closing,
+    Producer,
+    StreamInfo,
+    StreamKind,
+    StreamStatus,
+)
 from starling.engine.append_streams import AppendStreams
 from starling.engine.broker import StreamPosition
 from starling.engine.channels import ChannelOptions
@@ -156,7 +165,7 @@ def _producer(request: models.StreamAppendBody | models.StreamCloseBody) -> Prod
 
 def _changed(change: Change) -> models.AppendStreamResponse:
     found = _response(change.info)
-    found.repeated = change.outcome is Outcome.REPEATED
+    found.repeated = change.outcome is AppendOutcome.REPEATED
     return found
 
 

@@ -13,11 +13,11 @@ from starling.clocks import steady_clock
 from starling.engine.append_store import (
     PRODUCERS_LIMIT,
     Append,
+    AppendOutcome,
     Change,
     Closing,
     Opened,
     Opening,
-    Outcome,
     Producer,
     StreamInfo,
     StreamKind,
@@ -75,42 +75,42 @@ class MemoryAppendStreams:
             state = _State(opening.kind, epoch, opening.ttl, opening.media_type, opening.expires_at)
             self._states[channel] = state
         elif state.kind is not opening.kind:
-            return Opened(Outcome.OTHER_KIND, self._info(channel, state))
+            return Opened(AppendOutcome.OTHER_KIND, self._info(channel, state))
         producer_epoch = 0
         if opening.producer:
             known = state.producers.get(opening.producer)
             given = opening.producer_epoch
             producer_epoch = (0 if known is None else known[0] + 1) if given is None else given
             if known is not None and producer_epoch < known[0]:
-                return Opened(Outcome.ZOMBIE, self._info(channel, state), producer_epoch=known[0])
+                return Opened(AppendOutcome.ZOMBIE, self._info(channel, state), producer_epoch=known[0])
             if not state.status.closed and (known is None or producer_epoch > known[0]):
                 if known is None and len(state.producers) >= PRODUCERS_LIMIT:
-                    return Opened(Outcome.MANY_PRODUCERS, self._info(channel, state))
+                    return Opened(AppendOutcome.MANY_PRODUCERS, self._info(channel, state))
                 state.producers[opening.producer] = (producer_epoch, -1)
         if opening.watched:
             state.seen = self._clock()
         self._history.renew(channel)
-        return Opened(Outcome.DONE, self._info(channel, state), created, producer_epoch)
+        return Opened(AppendOutcome.DONE, self._info(channel, state), created, producer_epoch)
 
     async def append(self, channel: str, change: Append) -> Change:
         """Add a chunk, close, or both."""
         state = self._state(channel)
         if state is None:
-            return Change(Outcome.NO_STREAM)
+            return Change(AppendOutcome.NO_STREAM)
         written = change.chunk is not None or change.closing is not None
         problem, expected = _judge(state, change.producer, written=written)
-        if problem in (Outcome.ZOMBIE, Outcome.REPEATED):
+        if problem in (AppendOutcome.ZOMBIE, AppendOutcome.REPEATED):
             return Change(problem, self._info(channel, state), expected)
         if state.status.closed:
-            return Change(Outcome.CLOSED, self._info(channel, state))
+            return Change(AppendOutcome.CLOSED, self._info(channel, state))
         if change.chunk is not None and change.kind is not state.kind:
-            return Change(Outcome.OTHER_KIND, self._info(channel, state))
-        if problem is Outcome.DONE:
+            return Change(AppendOutcome.OTHER_KIND, self._info(channel, state))
+        if problem is AppendOutcome.DONE:
             if change.mark and state.mark and change.mark.encode() <= state.mark.encode():
-                problem = Outcome.STALE_MARK
+                problem = AppendOutcome.STALE_MARK
             elif change.chunk and change.chunk.size and state.size + change.chunk.size > change.max_bytes:
-                problem = Outcome.FULL
-        if problem is not Outcome.DONE:
+                problem = AppendOutcome.FULL
+        if problem is not AppendOutcome.DONE:
             return Change(problem, self._info(channel, state), expected)
         return self._do(channel, state, change)
 
@@ -118,12 +118,14 @@ class MemoryAppendStreams:
         """Leave the stream interrupted where its producer was silent."""
         state = self._state(channel)
         if state is None:
-            return Change(Outcome.NO_STREAM)
+            return Change(AppendOutcome.NO_STREAM)
         if state.status is not StreamStatus.OPEN or state.seen is None:
-            return Change(Outcome.CLOSED if state.status.closed else Outcome.DONE, self._info(channel, state))
+            return Change(
+                AppendOutcome.CLOSED if state.status.closed else AppendOutcome.DONE, self._info(channel, state)
+            )
         rest = state.seen + silent - self._clock()
         if rest > 0:
-            return Change(Outcome.ALIVE, self._info(channel, state), math.ceil(rest * 1000))
+            return Change(AppendOutcome.ALIVE, self._info(channel, state), math.ceil(rest * 1000))
         closing = Closing(StreamStatus.INTERRUPTED)
         return self._do(channel, state, Append(state.kind, closing=closing, watched=False))
 
@@ -181,7 +183,7 @@ class MemoryAppendStreams:
             state.seen = self._clock()
         self._history.renew(channel)
         resumed = resumed and state.status is not StreamStatus.INTERRUPTED
-        return Change(Outcome.DONE, self._info(channel, state), resumed=resumed)
+        return Change(AppendOutcome.DONE, self._info(channel, state), resumed=resumed)
 
     def _publish(self, channel: str, publication: Publication) -> None:
         now = int(time.time() * 1000)
@@ -216,26 +218,26 @@ class MemoryAppendStreams:
         )
 
 
-def _judge(state: _State, producer: Producer | None, *, written: bool) -> tuple[Outcome, int]:
+def _judge(state: _State, producer: Producer | None, *, written: bool) -> tuple[AppendOutcome, int]:
     """Whether a producer may go on: DONE, or what is against it, and what was expected of it."""
     if producer is None:
-        return Outcome.DONE, 0
+        return AppendOutcome.DONE, 0
     known = state.producers.get(producer.id)
     if known is not None and producer.epoch < known[0]:
-        return Outcome.ZOMBIE, known[0]
+        return AppendOutcome.ZOMBIE, known[0]
     if known is None and len(state.producers) >= PRODUCERS_LIMIT:
-        return Outcome.MANY_PRODUCERS, 0
+        return AppendOutcome.MANY_PRODUCERS, 0
     if not written:
-        return Outcome.DONE, 0
+        return AppendOutcome.DONE, 0
     if known is None or producer.epoch > known[0]:
-        return (Outcome.GAP if producer.sequence else Outcome.DONE), 0
+        return (AppendOutcome.GAP if producer.sequence else AppendOutcome.DONE), 0
     last = producer.sequence if producer.last is None else producer.last
     following = known[1] + 1
     if last < following:
-        return Outcome.REPEATED, 0
+        return AppendOutcome.REPEATED, 0
     if producer.sequence > following:
-        return Outcome.GAP, following
-    return (Outcome.OVERLAP, following) if producer.sequence < following else (Outcome.DONE, 0)
+        return AppendOutcome.GAP, following
+    return (AppendOutcome.OVERLAP, following) if producer.sequence < following else (AppendOutcome.DONE, 0)
 
 
 def _note(state: _State, producer: Producer, *, written: bool) -> None:

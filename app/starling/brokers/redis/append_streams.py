@@ -12,10 +12,10 @@ from starling.brokers.redis.refusal import refused
 from starling.brokers.redis.script import Execute, Script
 from starling.engine.append_store import (
     Append,
+    AppendOutcome,
     Change,
     Opened,
     Opening,
-    Outcome,
     StreamInfo,
     StreamKind,
     StreamStatus,
@@ -161,12 +161,12 @@ class RedisAppendStreams:
             raise refused(error) from None
 
 
-def _read(answer: object) -> tuple[Outcome, int, bool, StreamInfo | None]:
+def _read(answer: object) -> tuple[AppendOutcome, int, bool, StreamInfo | None]:
     match answer:
         case [bytes(outcome), bytes(number), int(flag), *fields] if len(fields) == len(_FIELDS):
             texts = [field for field in fields if isinstance(field, bytes)]
             if len(texts) == len(_FIELDS):
-                return Outcome(outcome.decode()), int(number), bool(flag), _info(texts)
+                return AppendOutcome(outcome.decode()), int(number), bool(flag), _info(texts)
     raise _malformed()
 
 

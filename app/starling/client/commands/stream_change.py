@@ -12,7 +12,7 @@ from starling.client.client_connection import ClientConnection
 from starling.client.commands.rights import require
 from starling.client.hook_calls import shown_to_hooks
 from starling.engine.allowances import Budgets, payer
-from starling.engine.append_store import Chunk, Outcome, StreamKind
+from starling.engine.append_store import AppendOutcome, Chunk, StreamKind
 from starling.engine.append_streams import AppendStreams, StreamRefused
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.hooks import Hooks
@@ -89,7 +89,7 @@ class StreamChanges:
             await self._streams.append(channel, options, chunk, kind, watched=False)
         except CommandRefused as refused:
             problem = refused.reason.stream if isinstance(refused.reason, StreamRefused) else None
-            if problem is None or problem.reason is not Outcome.NO_STREAM:
+            if problem is None or problem.reason is not AppendOutcome.NO_STREAM:
                 raise
         else:
             return
