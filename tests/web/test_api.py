@@ -408,6 +408,73 @@ def test_a_body_that_is_no_good_json_is_107(api: TestClient, content: bytes, rep
     assert reported in answer.json()["error"]["message"]
 
 
+PUBLISH = '{"channel":"kept:a","data":1'
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "named"),
+    [
+        ("publish", '{"channel":"kept:a","channel":"kept:b","data":1}', "channel: it is given twice"),
+        ("publish", '{"channel":"kept:a","data":1,"data":2}', "data: it is given twice"),
+        ("publish", '{"channel":"kept:a","data":{"a":[1]},"data":{"a":[1]}}', "data: it is given twice"),
+        ("publish", '{"data":{"channel":"x"}, "channel" : "kept:a" , "channel" : "kept:a"}', "channel: it is given"),
+        ("publish", '{"channel":"kept:a","\\u0063hannel":"kept:b","data":1}', "channel: it is given twice"),
+        ("publish", PUBLISH + ',"tags":{"a":"1","a":"2"}}', "tags.a: it is given twice"),
+        ("publish", PUBLISH + ',"unknown":1,"unknown":2}', "unknown: it is given twice"),
+        ("broadcast", '{"channels":["kept:a"],"channels":["kept:b"],"data":1}', "channels: it is given twice"),
+        ("history", '{"channel":"kept:a","since":{"offset":1,"offset":2,"epoch":"e"}}', "since.offset: it is given"),
+        ("disconnect", '{"user":"a","user":"b"}', "user: it is given twice"),
+        ("batch", '{"commands":[{"info":{}}],"commands":[{"info":{}}]}', "commands: it is given twice"),
+        (
+            "publish",
+            PUBLISH + ',"skip_histroy":true}',
+            "skip_histroy: not a member of this request: did you mean skip_history?",
+        ),
+        ("subscribe", '{"user":"a","channel":"kept:a","overide":{}}', "did you mean override?"),
+        (
+            "subscribe",
+            '{"user":"a","channel":"kept:a","override":{"presense":{"value":true}}}',
+            "override.presense: not a member of this request: did you mean presence?",
+        ),
+        ("disconnect", '{"user":"a","disconnect":{"cod":3001}}', "disconnect.cod: not a member"),
+    ],
+)
+def test_a_member_that_is_given_twice_or_misspelled_is_named(
+    api: TestClient, method: str, body: str, named: str
+) -> None:
+    answer = api.post(f"/api/{method}", content=body).json()
+    assert answer["error"]["code"] == 107
+    assert named in answer["error"]["message"]
+
+
+def test_of_several_commands_only_the_one_with_such_a_member_fails(api: TestClient) -> None:
+    twice, right = '{"channel":"kept:a","channel":"kept:b","data":1}', '{"channel":"kept:a","data":{"channel":"x"}}'
+    batch = f'{{"commands":[{{"publish":{twice}}},{{"publish":{right}}}]}}'
+    refused, done = api.post("/api/batch", content=batch).json()["replies"]
+    assert "publish.channel: it is given twice" in refused["error"]["message"]
+    assert done["publish"]["offset"] == 1
+
+    lines = "\n".join(f'{{"method":"publish","params":{params}}}' for params in (twice, right))
+    first, second = (json.loads(line) for line in api.post("/api", content=lines).text.splitlines())
+    assert "channel: it is given twice" in first["error"]["message"]
+    assert second["result"]["offset"] == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        PUBLISH + ',"of_a_newer_version":1}',
+        PUBLISH + ',"channels":["kept:b"],"user":"u","commands":[]}',
+        PUBLISH + ',"tags":{"channel":"x","data":"y"}}',
+        '{"channel":"kept:a","data":{"channel":1,"channel":2,"data":[{"data":1},{"data":2}]}}',
+        '{"channel":"kept:a","data":"\\"channel\\":"}',
+        '{"channel":"kept:a","idempotency_key":"\\u00e9","data":"\\u00e9"}',
+    ],
+)
+def test_members_of_other_versions_are_ignored_and_payloads_are_the_callers_own(api: TestClient, body: str) -> None:
+    assert api.post("/api/publish", content=body).json()["result"]["offset"] == 1
+
+
 # --- publishing ---
 
 

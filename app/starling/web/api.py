@@ -20,7 +20,6 @@ from starlette.types import Receive, Scope, Send
 from starling.engine.direct_request import DirectRequest, DirectResponse, Respond, Work
 from starling.engine.peer_address import trusted_networks
 from starling.protocol import codes
-from starling.protocol.codec_json import read_json
 from starling.protocol.codes import Error
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
@@ -28,6 +27,7 @@ from starling.variables import variable
 from starling.web.api_batch import run_batch
 from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_errors import describe
+from starling.web.api_members import read_request
 from starling.web.api_methods import Answer, ApiMethods, Unavailable
 from starling.web.api_models import BATCH_COMMANDS, BatchCommand, BatchFrame, CaptureBody, EnvelopeCommand, PublishBody
 from starling.web.options import ApiOptions
@@ -185,7 +185,7 @@ class Api:
     def _begin_publish(self, body: bytes, send: Callable[[HTTPStatus, bytes], None]) -> bool:
         """Publish without a task; False where the publication may have to wait for the broker."""
         try:
-            request = read_json(body or b"{}", self._publish.decode, self._publish.request)
+            request = read_request(body or b"{}", self._publish.decode, self._publish.request)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             send(*self._bad_request("publish", error))
             return True
@@ -199,7 +199,7 @@ class Api:
             return await self._answer_envelope(body)
         method = self._methods.by_name[name]
         try:
-            request = read_json(body or b"{}", method.decode, method.request)
+            request = read_request(body or b"{}", method.decode, method.request)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             return self._bad_request(name, error)
         return _answer_of(await self._methods.call(name, request))
@@ -207,7 +207,7 @@ class Api:
     async def _answer_batch(self, body: bytes) -> tuple[HTTPStatus, bytes]:
         started = time.perf_counter()
         try:
-            request = read_json(body or b"{}", _decode_batch, BatchFrame)
+            request = read_request(body or b"{}", _decode_batch, BatchFrame)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             return self._bad_request("batch", error)
         replies = await run_batch(self._methods, [*map(_read_command, request.commands)], parallel=request.parallel)
@@ -234,14 +234,14 @@ class Api:
 
     def _read_envelope(self, line: bytes) -> tuple[int, BatchCommand | Error]:
         try:
-            envelope = read_json(line, _decode_envelope, EnvelopeCommand)
+            envelope = read_request(line, _decode_envelope, EnvelopeCommand)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             return 0, _bad_request(error)
         method = self._methods.by_name.get(envelope.method)
         if method is None:
             return envelope.id, Error(codes.ERROR_METHOD_NOT_FOUND.code, f"method not found: {self._methods_in_words}")
         try:
-            request = read_json(bytes(envelope.params) or b"{}", method.decode, method.request)
+            request = read_request(bytes(envelope.params) or b"{}", method.decode, method.request)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             return envelope.id, _bad_request(error)
         command = BatchCommand()
@@ -254,7 +254,7 @@ class Api:
 
     async def _answer_capture(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            request = read_json(body or b"{}", _decode_trace, CaptureBody)
+            request = read_request(body or b"{}", _decode_trace, CaptureBody)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             await _send(send, *self._bad_request("capture", error))
             return
@@ -357,7 +357,7 @@ def _bad_request(problem: Exception) -> Error:
 
 def _read_command(content: msgspec.Raw) -> BatchCommand | Error:
     try:
-        return read_json(bytes(content), _decode_command, BatchCommand)
+        return read_request(bytes(content), _decode_command, BatchCommand)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         return _bad_request(error)
 

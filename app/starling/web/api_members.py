@@ -1,0 +1,148 @@
+"""Names of members in requests to the server API: one that is given twice, or is misspelled, is an error that names it.
+
+RFC 8259 section 4 leaves open which of two members with one name counts, and parsers differ: a proxy that checks a body
+and Starling could read different channels. Payloads are the caller's own JSON and stay as they are. Other unknown
+members are ignored, as the API that this one is compatible with does.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from json import JSONDecoder
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+
+from msgspec import Raw, Struct, ValidationError
+
+from starling.protocol.codec_json import read_json
+from starling.web.api_models import BatchCommand, EnvelopeCommand, PublishBody
+
+Request = TypeVar("Request", bound=Struct)
+
+# A member's name without escapes, up to its colon.
+_NAME = re.compile(rb'"([^"\\]*+)"\s*+:')
+# The beginning of most requests, which need no further look where the data is all that follows.
+_PLAIN_PUBLISH = re.compile(rb'\{\s*+"channel"\s*+:\s*+"[^"\\]*+"\s*+,\s*+"data"\s*+:\s*+')
+_WITH_MEMBERS = (b"{", b"[")
+# How alike a misspelled name and the right one are at least, from 0 to 1.
+_ALIKE = 0.8
+# Where an unknown member is a method that there is not, which has an error of its own, or one of older clients.
+_OPEN = (BatchCommand, EnvelopeCommand)
+
+
+class _Object(list[tuple[str, Any]]):
+    """The members of a JSON object in their order, each as often as it stands there."""
+
+
+# Numbers stay texts: the time to read one grows with the square of its length.
+_parse = JSONDecoder(object_pairs_hook=_Object, parse_int=str, parse_float=str).decode
+
+
+def read_request(content: bytes, decode: Callable[[bytes], Request], kind: type[Request]) -> Request:
+    """Decode a request as read_json does, and refuse a member that stands twice or looks like a misspelled one.
+
+    Raises MsgspecError, UnicodeError or RecursionError.
+    """
+    request = read_json(content, decode, kind)
+    if isinstance(request, PublishBody):
+        plain = _PLAIN_PUBLISH.match(content)
+        if plain is not None and content[plain.end() : -1] == bytes(request.data):
+            return request
+    shape = _shape(kind)
+    names = _NAME.findall(_without_payloads(content, request, shape))
+    distinct = set(names)
+    if len(names) != len(distinct) or not distinct <= shape.names or content.find(b"\\u00") >= 0:
+        _check(_parse(content.decode()), kind, "")
+    return request
+
+
+def _without_payloads(content: bytes, request: Any, shape: "_Shape") -> bytes:
+    """`content` without payloads that have members; what is left has every name of the request itself."""
+    for name in shape.payloads:
+        raw = bytes(getattr(request, name))
+        if raw[:1] not in _WITH_MEMBERS:
+            continue
+        # Most often it is the last member, where no search is needed.
+        end = len(content) - 1
+        start = end - len(raw) if content[end - len(raw) : end] == raw else content.find(raw)
+        content = content[:start] + content[start + len(raw) :]
+    for name in shape.lists:
+        # Where the name stands once, all between the first and the last item is in the list.
+        items = getattr(request, name)
+        if items and content.count(b'"%b"' % name.encode()) == 1:
+            first, last = bytes(items[0]), bytes(items[-1])
+            content = content[: content.find(first)] + content[content.rfind(last) + len(last) :]
+    for name in shape.inner:
+        value: Struct | None = getattr(request, name)
+        if value is not None:
+            content = _without_payloads(content, value, _shape(type(value)))
+    return content
+
+
+class _Shape(NamedTuple):
+    """What the members of a kind of request hold: their names, payloads, lists of payloads, requests."""
+
+    names: frozenset[bytes]
+    payloads: tuple[str, ...]
+    lists: tuple[str, ...]
+    inner: tuple[str, ...]
+
+
+@lru_cache(maxsize=256)
+def _shape(kind: type[Struct]) -> _Shape:
+    holding_raw = {name for name, classes in _fields(kind).items() if Raw in classes}
+    lists = tuple(name for name in holding_raw if list in _fields(kind)[name])
+    inner = tuple(name for name, classes in _fields(kind).items() if _struct_in(classes) and list not in classes)
+    return _Shape(_names(kind), tuple(holding_raw - set(lists)), lists, inner)
+
+
+@lru_cache(maxsize=256)
+def _fields(kind: type[Struct]) -> Mapping[str, frozenset[type]]:
+    """The classes that each field of a request may hold."""
+    hints = get_type_hints(kind)
+    return {name: frozenset(_classes(hints[name])) for name in kind.__struct_fields__}
+
+
+def _classes(hint: Any) -> Iterator[type]:
+    plain = get_origin(hint) or hint
+    if isinstance(plain, type):
+        yield plain
+    for argument in get_args(hint):
+        yield from _classes(argument)
+
+
+def _names(kind: type[Struct]) -> frozenset[bytes]:
+    """The names of all members of a request and of the structs in it."""
+    found: set[type[Struct]] = set()
+    waiting = [kind]
+    while waiting:
+        if (each := waiting.pop()) not in found:
+            found.add(each)
+            waiting += [inner for classes in _fields(each).values() for inner in classes if issubclass(inner, Struct)]
+    return frozenset(name.encode() for each in found for name in each.__struct_fields__)
+
+
+def _check(found: Any, kind: type[Struct] | None, path: str) -> None:
+    """Raise ValidationError, in msgspec's form, for a member that stands twice or is misspelled."""
+    if not isinstance(found, _Object):
+        for number, item in enumerate(found if isinstance(found, list) else ()):
+            _check(item, kind, f"{path}[{number}]")
+        return
+    fields = _fields(kind) if kind is not None else {}
+    given = {name for name, _ in found}
+    names = set()
+    for name, value in found:
+        where = f"{path}.{name}" if path else name
+        if name in names:
+            raise ValidationError(f"it is given twice - at `$.{where}`")
+        names.add(name)
+        classes = fields.get(name, frozenset())
+        if kind is not None and kind not in _OPEN and name not in fields:
+            if near := get_close_matches(name, fields.keys() - given, 1, _ALIKE):
+                raise ValidationError(f"not a member of this request: did you mean {near[0]}? - at `$.{where}`")
+        elif Raw not in classes:
+            _check(value, _struct_in(classes), where)
+
+
+def _struct_in(classes: frozenset[type]) -> type[Struct] | None:
+    return next((each for each in classes if issubclass(each, Struct)), None)
