@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 
 from starling.client.client_connection import ClientConnection, fail, read_on
-from starling.client.commands.base import CommandHandler, Outcome, Step, Work
+from starling.client.commands.base import AnyHandler, Outcome, Step, Work
 from starling.client.hook_calls import report_disconnected
 from starling.client.refusals import CommandRefusals
 from starling.client.user_limit import UserLimit
@@ -48,7 +48,7 @@ class Dispatcher:
         self,
         engine: Engine,
         limits: SessionLimits,
-        commands: Iterable[CommandHandler],
+        commands: Iterable[AnyHandler],
         user_limit: UserLimit,
         refusals: CommandRefusals,
     ) -> None:
@@ -146,7 +146,7 @@ class Dispatcher:
         self.engine.tasks.start(self._run(client, command, action, prepared))
         return []
 
-    async def _run(self, client: ClientConnection, command: CommandHandler, action: Action, prepared: object) -> None:
+    async def _run(self, client: ClientConnection, command: AnyHandler, action: Action, prepared: object) -> None:
         outcome: Outcome
         try:
             if command.traced and self._tracer.on:

@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from math import inf
-from typing import Any
 
 import structlog
 
@@ -54,15 +53,15 @@ class SequentialConnection(Connection):
 
     # What subclasses define
 
-    def begin(self) -> Coroutine[Any, Any, None] | None:
+    def begin(self) -> Coroutine[object, None, None] | None:
         """Work at the start, before the first message."""
         return None
 
-    def receive(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
+    def receive(self, message: str | bytes) -> Coroutine[object, None, None] | None:
         """Work for one message of the client."""
         raise NotImplementedError
 
-    def end(self) -> Coroutine[Any, Any, None] | None:
+    def end(self) -> Coroutine[object, None, None] | None:
         """Work at the end, after the last message was handled."""
         return None
 
@@ -152,12 +151,12 @@ class SequentialConnection(Connection):
 
     # Work in the order it was caused
 
-    def _run(self, work: Coroutine[Any, Any, None] | None, *, last: bool = False) -> None:
+    def _run(self, work: Coroutine[object, None, None] | None, *, last: bool = False) -> None:
         if work is not None:
             self._working = True
             self.engine.tasks.start(self._work(work, last=last))
 
-    async def _work(self, work: Coroutine[Any, Any, None] | None, *, last: bool) -> None:
+    async def _work(self, work: Coroutine[object, None, None] | None, *, last: bool) -> None:
         while True:
             if work is not None:
                 try:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
 
 import structlog
 from msgspec import Raw
@@ -33,7 +32,7 @@ class Agents:
         presence: PresenceStore | None,
         broker: Broker,
         *,
-        start_task: Callable[[Coroutine[Any, Any, None]], object],
+        start_task: Callable[[Coroutine[object, None, None]], object],
     ) -> None:
         """`presence` None: this broker keeps none. `start_task` runs work in a task that the caller owns."""
         self._presence = presence

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from msgspec import Struct
 from msgspec.structs import asdict
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from starling.engine.append_options import NOT_IN_STREAMS, AppendStreamOptions
 from starling.engine.broker import PublishOptions
@@ -360,7 +361,7 @@ def parse_channels(
     )
 
 
-def _parse_options(path: str, options: Any, rights: Mapping[str, bool], problems: list[str]) -> ChannelOptions:
+def _parse_options(path: str, options: object, rights: Mapping[str, bool], problems: list[str]) -> ChannelOptions:
     if options is not None and not isinstance(options, Mapping):
         problems.append(f"{path}: must be a mapping of options to values")
         options = None
@@ -373,7 +374,7 @@ def _parse_options(path: str, options: Any, rights: Mapping[str, bool], problems
         return ChannelOptions()
 
 
-def _describe(path: str, problem: Any) -> str:
+def _describe(path: str, problem: ErrorDetails) -> str:
     where = ".".join([path, *(str(part) for part in problem["loc"])])
     if problem["type"] == "extra_forbidden":
         names = sorted(ChannelOptions.model_fields, key=AppendStreamOptions.model_fields.__contains__)

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -96,7 +96,7 @@ class Control:
         self,
         broker: Broker,
         *,
-        start_task: Callable[[Coroutine[Any, Any, None]], object],
+        start_task: Callable[[Coroutine[object, None, None]], object],
         describe: Callable[[], NodeInfo],
     ) -> None:
         """`describe` returns the announcement of this node; `start_task` runs work in a task that the caller owns."""
@@ -132,12 +132,17 @@ class Control:
                 await self._broker.subscribe(channel)
         while True:
             self._met.clear()
+            self._forget_the_gone()
             await self._send(ControlMessage(uid, node=self._describe()))
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCE_SECONDS):
                     await self._met.wait()
                     # A new node is announced by many: one greeting, a moment later, answers all that arrived together.
                     await asyncio.sleep(random.uniform(0, _GREETING_SECONDS))  # noqa: S311 - spreads load
+
+    def _forget_the_gone(self) -> None:
+        since = time.monotonic() - GONE_SECONDS
+        self._nodes = {uid: seen for uid, seen in self._nodes.items() if seen[0] > since}
 
     async def stop(self) -> None:
         """Announce that this node leaves, so that no other node waits for its answers."""
@@ -165,9 +170,8 @@ class Control:
 
     def nodes(self) -> list[NodeInfo]:
         """Every node that announced itself within GONE_SECONDS, and always this one, sorted by name."""
-        now = time.monotonic()
-        self._nodes = {uid: seen for uid, seen in self._nodes.items() if now - seen[0] < GONE_SECONDS}
-        others = (info for uid, (_, info) in self._nodes.items() if uid != self._uid)
+        since = time.monotonic() - GONE_SECONDS
+        others = (info for uid, (seen_at, info) in self._nodes.items() if seen_at > since and uid != self._uid)
         return sorted([self._describe(), *others], key=lambda info: (info.name, info.uid))
 
     # Sending

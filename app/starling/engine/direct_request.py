@@ -1,7 +1,7 @@
 """An HTTP request as an endpoint sees it that the server calls by itself, without ASGI: the request, and its answer."""
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from starling.engine.upgrade import EndpointConnection
 
@@ -48,7 +48,7 @@ class StreamResponse(NamedTuple):
 
 
 Respond = Callable[[DirectResponse | StreamResponse], None]
-Work = Callable[[bytes, Respond], Coroutine[Any, Any, None] | None]
+Work = Callable[[bytes, Respond], Coroutine[object, None, None] | None]
 """Gets a request's body. It responds once, now or later, and returns None; or it returns what the server must run in
 a task, and that responds."""
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -138,7 +138,7 @@ class FrameTap:
         self,
         capture: Capture,
         direction: str,
-        frame: dict[str, Any],
+        frame: dict[str, object],
         receiver: Receiver | None,
         *,
         clients: int = 0,

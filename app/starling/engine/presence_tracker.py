@@ -5,7 +5,6 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import structlog
 
@@ -70,7 +69,7 @@ class PresenceTracker:
         presence: PresenceStore | None,
         broker: Broker,
         *,
-        start_task: Callable[[Coroutine[Any, Any, None]], object],
+        start_task: Callable[[Coroutine[object, None, None]], object],
         leave_delay: float = 0.0,
     ) -> None:
         """`presence` None: this broker keeps none. `start_task` runs work in a task that the caller owns."""

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
 
 from starling.engine.broker import (
     Broker,
@@ -32,7 +31,7 @@ class Publisher:
 
     def publish(
         self, channel: str, publication: Publication, options: PublishOptions
-    ) -> Coroutine[Any, Any, StreamPosition]:
+    ) -> Coroutine[object, None, StreamPosition]:
         """Publish and return the position. Raises BrokerUnavailable and PublicationTooLarge."""
         publish = self._publish_traced if self._tracer.on else self._publish
         return publish(channel, publication, options)

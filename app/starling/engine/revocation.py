@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import structlog
 from msgspec import Struct
@@ -166,7 +166,7 @@ class Revocations:
         control: Control,
         hub: Hub,
         *,
-        start_task: Callable[[Coroutine[Any, Any, None]], object],
+        start_task: Callable[[Coroutine[object, None, None]], object],
     ) -> None:
         """`store` None: this broker keeps none, and nothing can be revoked."""
         self.stats = RevocationStats()

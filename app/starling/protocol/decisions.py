@@ -4,7 +4,7 @@
 and the connection reports its one outcome to the session, through the method that the action names or `refused`.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from msgspec import Raw, Struct
 
@@ -76,15 +76,19 @@ class Authenticate(Action, frozen=True, eq=False):
     request: ConnectRequest
 
 
+class Terms(Struct, frozen=True):
+    """What the server gives in a channel on its own; the layer above declares what that holds."""
+
+
 class Subscribe(Action, frozen=True, eq=False):
     """Ask for permission, unless `server_side`, and enter the channel. Then `subscribed`.
 
-    `terms` are what the server gives in the channel on its own, opaque here.
+    `terms` are what the server gives in the channel on its own.
     """
 
     request: SubscribeRequest
     server_side: bool = False
-    terms: Any = None
+    terms: Terms | None = None
 
     @property
     def channel(self) -> str:

@@ -42,7 +42,7 @@ class Everyone:
         return None
 
 
-class Scripted(CommandHandler):
+class Scripted(CommandHandler[Call, str]):
     """Does what the test says, in the place of `rpc`."""
 
     action = Call

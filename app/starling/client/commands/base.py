@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from starling.client.client_connection import ClientConnection
 from starling.protocol.decisions import Action, Decision
@@ -12,9 +12,11 @@ Work = Decision | Step
 """What the dispatcher works off: decisions, and steps of a handler that must run between them."""
 Outcome = Sequence[Work] | Exception
 Later = Callable[[Outcome], None]
+ActionType = TypeVar("ActionType", bound=Action)
+Prepared = TypeVar("Prepared")
 
 
-class CommandHandler(ABC):
+class CommandHandler(ABC, Generic[ActionType, Prepared]):
     """Handles one kind of action for all clients of a worker; the dispatcher calls it.
 
     `prepare`, `try_now` and `run` may raise CommandRefused, BrokerUnavailable and PublicationTooLarge, each of which
@@ -28,10 +30,12 @@ class CommandHandler(ABC):
     """Whether it may lead to a publication, and so begins a trace where tracing is on."""
 
     @abstractmethod
-    def prepare(self, client: ClientConnection, action: Any) -> Any:
+    def prepare(self, client: ClientConnection, action: ActionType) -> Prepared:
         """Apply the command's rule; return what `try_now` and `run` need of it."""
 
-    def try_now(self, client: ClientConnection, action: Any, prepared: Any, later: Later) -> list[Work] | None:
+    def try_now(
+        self, client: ClientConnection, action: ActionType, prepared: Prepared, later: Later
+    ) -> list[Work] | None:
         """Finish without a task and return what the session decides, or None where `run` must do it.
 
         An empty list may also mean that the work is under way: then `later` gets its outcome, once.
@@ -39,5 +43,9 @@ class CommandHandler(ABC):
         return None
 
     @abstractmethod
-    async def run(self, client: ClientConnection, action: Any, prepared: Any) -> list[Decision]:
+    async def run(self, client: ClientConnection, action: ActionType, prepared: Prepared) -> list[Decision]:
         """Do it in a task; return what the session decides."""
+
+
+AnyHandler = CommandHandler[Any, Any]
+"""A handler of some action, as the dispatcher keeps them."""

@@ -32,7 +32,7 @@ from starling.protocol.session_core import SessionState
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
 
-class ConnectHandler(CommandHandler):
+class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
     """A client is connected once it is known, allowed, and subscribed to the channels that its token names."""
 
     action = Authenticate

@@ -25,7 +25,7 @@ ANSWER_BYTES = 768 * 1024
 ENTRY_BYTES = 64
 
 
-class HistoryHandler(CommandHandler):
+class HistoryHandler(CommandHandler[History, ChannelOptions]):
     """Reads a part of a channel's stream, at most `limit` publications that match the client's filter."""
 
     action = History

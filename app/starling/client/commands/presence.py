@@ -1,6 +1,7 @@
 """`presence` and `presence_stats`: who is in a channel, and how many."""
 
 import time
+from typing import TypeVar
 
 from starling.client.client_connection import ClientConnection
 from starling.client.commands.base import CommandHandler
@@ -20,14 +21,17 @@ ANSWER_BYTES = 768 * 1024
 MEMBER_BYTES = 100
 
 
-class _PresenceQueryHandler(CommandHandler):
+PresenceQuery = TypeVar("PresenceQuery", Presence, PresenceStats)
+
+
+class _PresenceQueryHandler(CommandHandler[PresenceQuery, ChannelOptions]):
     """The rule of both commands."""
 
     def __init__(self, channels: Channels, presence: PresenceTracker) -> None:
         self._channels = channels
         self.presence = presence
 
-    def prepare(self, client: ClientConnection, action: Presence | PresenceStats) -> ChannelOptions:
+    def prepare(self, client: ClientConnection, action: PresenceQuery) -> ChannelOptions:
         """The right to see who is in the channel, where presence is kept."""
         options = channel_options(client, action, self._channels)
         if not self.presence.keeps(options):
@@ -36,7 +40,7 @@ class _PresenceQueryHandler(CommandHandler):
         return options
 
 
-class PresenceHandler(_PresenceQueryHandler):
+class PresenceHandler(_PresenceQueryHandler[Presence]):
     """Reads the members of a channel."""
 
     action = Presence
@@ -52,7 +56,7 @@ class PresenceHandler(_PresenceQueryHandler):
             return []
 
 
-class PresenceStatsHandler(_PresenceQueryHandler):
+class PresenceStatsHandler(_PresenceQueryHandler[PresenceStats]):
     """Counts the members of a channel."""
 
     action = PresenceStats

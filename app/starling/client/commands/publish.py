@@ -29,7 +29,7 @@ class _Permit(NamedTuple):
     info: ClientInfo
 
 
-class PublishHandler(CommandHandler):
+class PublishHandler(CommandHandler[Publish, _Permit | StreamPermit]):
     """Publishes; the answer means that the broker has stored it."""
 
     action = Publish

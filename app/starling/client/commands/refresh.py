@@ -10,7 +10,7 @@ from starling.protocol import codes
 from starling.protocol.decisions import Decision, Refresh, SubRefresh
 
 
-class RefreshHandler(CommandHandler):
+class RefreshHandler(CommandHandler[Refresh, None]):
     """Replaces the connection's token; the rule is the authority's, which may have to fetch keys."""
 
     action = Refresh
@@ -33,7 +33,7 @@ class RefreshHandler(CommandHandler):
         return client.session.refreshed(action, time.monotonic(), ttl=ttl_until(client.identity.expires_at))
 
 
-class SubRefreshHandler(CommandHandler):
+class SubRefreshHandler(CommandHandler[SubRefresh, None]):
     """Replaces a subscription's token; the rule is the authority's, which may have to fetch keys."""
 
     action = SubRefresh

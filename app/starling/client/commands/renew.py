@@ -18,7 +18,7 @@ from starling.telemetry.metrics import Metrics
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
 
-class RenewHandler(CommandHandler):
+class RenewHandler(CommandHandler[RenewConnection, None]):
     """Asks about a connection; without an answer it is asked again, and the connection goes on for its grace."""
 
     action = RenewConnection
@@ -55,7 +55,7 @@ class RenewHandler(CommandHandler):
         return session.renewed(time.monotonic(), ttl=ttl_until(decision.expires_at))
 
 
-class RenewSubHandler(CommandHandler):
+class RenewSubHandler(CommandHandler[RenewSubscription, None]):
     """Asks about a subscription; without an answer it is asked again, and the subscription goes on for its grace."""
 
     action = RenewSubscription

@@ -10,7 +10,7 @@ from starling.protocol.decisions import Call, Decision
 from starling.protocol.messages import RPCResult
 
 
-class RpcHandler(CommandHandler):
+class RpcHandler(CommandHandler[Call, Client]):
     """Calls the hook; which methods there are is for the application."""
 
     action = Call

@@ -9,7 +9,7 @@ from starling.engine.hooks import Client, Hooks
 from starling.protocol.decisions import Decision, Deliver
 
 
-class SendHandler(CommandHandler):
+class SendHandler(CommandHandler[Deliver, Client]):
     """Gives the message to the hook."""
 
     action = Deliver

@@ -2,7 +2,6 @@
 
 import time
 from functools import partial
-from typing import cast
 
 from starling.client.authority import Authority, Grant
 from starling.client.client_connection import ClientConnection, ttl_until
@@ -26,7 +25,7 @@ from starling.protocol.session_core import SessionState
 NO_HISTORY = Joined(StreamPosition(0, ""), [], recovered=False)
 
 
-class SubscribeHandler(CommandHandler):
+class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
     """A client is answered at the moment from which it misses nothing in the channel."""
 
     action = Subscribe
@@ -40,8 +39,8 @@ class SubscribeHandler(CommandHandler):
     def prepare(self, client: ClientConnection, action: Subscribe) -> Grant | None:
         """What the client gets in the channel; None where keys must be fetched to find out."""
         check_delta(action.request)
-        if action.server_side:
-            return cast("Grant", action.terms)
+        if isinstance(action.terms, Grant):
+            return action.terms
         return _refuse_unreadable(client, self._authority.grant_now(client.identity, action.request))
 
     def try_now(
@@ -146,7 +145,7 @@ class SubscribeHandler(CommandHandler):
         return entered
 
 
-class UnsubscribeHandler(CommandHandler):
+class UnsubscribeHandler(CommandHandler[EndSubscription, Membership | None]):
     """Ends a subscription: the client gets nothing more of the channel from the start on."""
 
     action = EndSubscription
