@@ -1,4 +1,4 @@
-"""Append-only streams at work in an engine on memory: whoever joins, at any moment, gets one text, and all of it."""
+"""Append-only streams in an engine on memory: every reader, joining at any moment, gets one text, and all of it."""
 
 import asyncio
 import random
@@ -56,7 +56,7 @@ async def open_stream(engine: Engine, channel: str = CHANNEL) -> None:
 async def read_to_the_end(
     engine: Engine, since: StreamPosition | None = None, *, stop_after: int | None = None
 ) -> tuple[str, StreamPosition, list[Publication]]:
-    """The text that one reader gets until the stream is closed, or until it got so many publications."""
+    """The text that one reader gets until the stream is closed, or until `stop_after` publications."""
     found: list[Publication] = []
     async with engine.stream_readers.open(CHANNEL, engine.channels.options(CHANNEL), since) as reader:
         while stop_after is None or len(found) < stop_after:

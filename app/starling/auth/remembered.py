@@ -16,9 +16,9 @@ KeySets = tuple[Sequence[VerificationKey], Sequence[VerificationKey]]
 
 
 class RememberedTokens:
-    """The payloads of the last tokens with a good signature. Nothing in them is judged here.
+    """The payloads of the last tokens with a valid signature. Nothing in them is judged here.
 
-    Whoever takes a payload checks its times and its revocation as if the signature had just been verified. A payload
+    The caller checks the times of a payload and its revocation as if the signature had just been verified. A payload
     counts with the very sets of keys that its signature was verified with: keys that are loaded again end it.
     """
 

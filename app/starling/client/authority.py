@@ -10,13 +10,13 @@ from starling.engine.hooks import ConnectDecision
 from starling.engine.token_facts import TokenFacts
 from starling.protocol.codes import CommandRefused
 from starling.protocol.commands import ConnectRequest, SubscribeRequest
-from starling.protocol.decisions import Terms
+from starling.protocol.decisions import ServerTerms
 from starling.protocol.messages import NO_PAYLOAD
 from starling.protocol.tags_filter import TagsFilter
 
 
 # Structs, since each is made once or twice a connect: a frozen dataclass takes ten times as long.
-class Grant(Terms, frozen=True):
+class Grant(ServerTerms, frozen=True):
     """What a client has in one channel.
 
     `options` are the channel's, with what a token overrides. `info` is shown to others in the channel, `data` goes to

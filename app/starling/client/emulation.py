@@ -12,7 +12,7 @@ from starling.engine.control import GONE_SECONDS, NodeCommand, NodeCommandRefuse
 from starling.engine.engine import Engine
 
 
-class Outcome(Enum):
+class Forwarding(Enum):
     """What became of the commands of a request."""
 
     TAKEN = "taken"
@@ -34,7 +34,7 @@ class EmulatedSession(Protocol):
     id: str
     session_secret: str
 
-    def on_request(self, data: str | bytes) -> Outcome:
+    def on_request(self, data: str | bytes) -> Forwarding:
         """Take the commands of one request: text of JSON lines, or Protobuf."""
 
 
@@ -49,7 +49,7 @@ class EmulatedCommands(NodeCommand):
 class EmulatedOutcome(Struct):
     """What became of them there."""
 
-    outcome: Outcome
+    outcome: Forwarding
 
 
 class EmulatedSessions:
@@ -75,30 +75,30 @@ class EmulatedSessions:
         """Whether the sessions of `node` are those of this process."""
         return node == self._node.id
 
-    def deliver(self, secret: str, data: str | bytes) -> Outcome:
+    def deliver(self, secret: str, data: str | bytes) -> Forwarding:
         """Give commands to a session of this process."""
         session = self._sessions.get(secret.partition(".")[0])
         # In constant time: how much of a secret was right must not show.
         if session is None or not hmac.compare_digest(session.session_secret.encode(), secret.encode()):
-            return Outcome.GONE
+            return Forwarding.GONE
         return session.on_request(data)
 
-    async def forward(self, node: str, secret: str, data: str | bytes) -> Outcome:
+    async def forward(self, node: str, secret: str, data: str | bytes) -> Forwarding:
         """Give commands to a session of another node."""
         if self._alone:
-            return Outcome.UNAVAILABLE
+            return Forwarding.UNAVAILABLE
         known = self._control.is_known(node)
         if not known and self._node.uptime > GONE_SECONDS:
-            return Outcome.GONE
+            return Forwarding.GONE
         text, binary = (data, b"") if isinstance(data, str) else ("", data)
         try:
             answer = await self._control.ask_node(node, EmulatedCommands(secret, text, binary))
         except PublicationTooLarge:
-            return Outcome.TOO_LARGE
+            return Forwarding.TOO_LARGE
         except (BrokerUnavailable, NodeCommandRefused):
-            return Outcome.UNAVAILABLE
+            return Forwarding.UNAVAILABLE
         if answer is None:
-            return Outcome.UNAVAILABLE if known else Outcome.GONE
+            return Forwarding.UNAVAILABLE if known else Forwarding.GONE
         return msgspec.json.decode(answer, type=EmulatedOutcome).outcome
 
     def _carry_out(self, command: EmulatedCommands) -> EmulatedOutcome:

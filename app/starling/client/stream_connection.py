@@ -18,7 +18,7 @@ from starling.client.client_connection import (
     ProtobufPushes,
     fail,
 )
-from starling.client.emulation import EmulatedSessions, Outcome
+from starling.client.emulation import EmulatedSessions, Forwarding
 from starling.engine.transport import NO_CLOSE_FRAME, Frame, StreamFrame, Transport
 from starling.protocol.command_sequence import CommandSequence
 from starling.protocol.commands import Command
@@ -89,22 +89,22 @@ class EmulatedConnection(ClientConnection):
 
     # Requests with commands
 
-    def on_request(self, data: str | bytes) -> Outcome:
+    def on_request(self, data: str | bytes) -> Forwarding:
         """Take the commands of one request, to be carried out in the order of the session."""
         if self.close_code is not None or self.session.state is SessionState.CLOSED:
-            return Outcome.GONE
+            return Forwarding.GONE
         if isinstance(data, str) is not self.codec.text:
-            return Outcome.MALFORMED
+            return Forwarding.MALFORMED
         if self._waiting_bytes + len(data) > MOST_WAITING:
-            return Outcome.BUSY
+            return Forwarding.BUSY
         self.count_received(data)
         self._waiting_bytes += len(data)
         try:
-            return Outcome.TAKEN if self._take(data) else Outcome.MALFORMED
+            return Forwarding.TAKEN if self._take(data) else Forwarding.MALFORMED
         except Exception:
             log.exception("client_failed", connection_id=self.id)
             fail(self)
-            return Outcome.UNAVAILABLE
+            return Forwarding.UNAVAILABLE
 
     def on_drained(self) -> None:
         """Go on with the reads and the commands that waited for the client."""

@@ -93,7 +93,7 @@ async def optional_user_of(context: WebContext, connection: HTTPConnection) -> U
     except KeyNotLoaded as unknown:
         raise HTTPException(503, "the token cannot be checked now; try again", {"Retry-After": "5"}) from unknown
     except TokenRefused as refused:
-        if context.developer:
+        if context.options.dev:
             return None
         context.engine.metrics.refused["invalid_token"] += 1
         detail = "the token has expired" if refused.reason is RefusalReason.EXPIRED else "the token is not valid"
@@ -109,7 +109,7 @@ async def user_of(context: WebContext, connection: HTTPConnection) -> User:
     user = await optional_user_of(context, connection)
     if user is not None:
         return user
-    if context.developer:
+    if context.options.dev:
         return User("")
     if connection.scope["type"] == "websocket":
         raise WebSocketException(_POLICY, "a token is needed")

@@ -45,7 +45,7 @@ class OwnRoutes:
         ]
         self._client = WebSocketRoute(self.client_path, built.client_endpoint.route.endpoint)
         self._streams = [
-            Route(prefix + path, _Stream(stream, built.context, prefix), include_in_schema=False)
+            Route(prefix + path, _StreamRoute(stream, built.context, prefix), include_in_schema=False)
             for path, stream in built.streams.items()
         ]
         self.client_paths = frozenset({self.client_path, *(route.path for route in self._streams)})
@@ -136,7 +136,7 @@ class _NamedMethod:
         await self._api({**scope, "path_params": {"method": self._name}}, receive, send)
 
 
-class _Stream:
+class _StreamRoute:
     """An endpoint of streams, which answers pages of other origins too."""
 
     def __init__(self, endpoint: HttpEndpoint, context: WebContext, prefix: str) -> None:

@@ -112,7 +112,7 @@ def _fill(message: Any, struct: Struct) -> None:
 
 
 def _encoded_publications(publications: SharedPublications) -> list[Any]:
-    """The messages of shared publications; whoever takes them copies them."""
+    """The messages of shared publications; a caller that changes them copies them first."""
     known: list[Any] | None = publications.encoded.get(ProtobufCodec.name)
     if known is None:
         known = publications.encoded[ProtobufCodec.name] = []

@@ -16,7 +16,7 @@ LATE_IDS = 8192
 _WINDOW = (1 << LATE_IDS) - 1
 
 
-class _Waiting:
+class _WaitingCommands:
     """The commands of one request that wait, the lowest id among them, and when they wait no longer."""
 
     __slots__ = ("commands", "first", "until")
@@ -37,7 +37,7 @@ class CommandSequence:
         self._top = 0
         # The bit 1 << k says that the id `_top` - k has not come.
         self._missing = 0
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_WaitingCommands] = []
         self._mark(opening)
 
     @property
@@ -56,7 +56,7 @@ class CommandSequence:
             last.commands += fresh
             return []
         if first > self._top + 1:
-            self._waiting.append(_Waiting(fresh, first, now + WAIT_SECONDS))
+            self._waiting.append(_WaitingCommands(fresh, first, now + WAIT_SECONDS))
             return []
         self._mark([command.id for command in fresh if command.id])
         return fresh + self._follow()

@@ -76,7 +76,7 @@ class Authenticate(Action, frozen=True, eq=False):
     request: ConnectRequest
 
 
-class Terms(Struct, frozen=True):
+class ServerTerms(Struct, frozen=True):
     """What the server gives in a channel on its own; the layer above declares what that holds."""
 
 
@@ -88,7 +88,7 @@ class Subscribe(Action, frozen=True, eq=False):
 
     request: SubscribeRequest
     server_side: bool = False
-    terms: Terms | None = None
+    terms: ServerTerms | None = None
 
     @property
     def channel(self) -> str:

@@ -56,10 +56,10 @@ from starling.protocol.decisions import (
     Publish,
     Query,
     Refresh,
+    ServerTerms,
     SubRefresh,
     Subscribe,
     Subscription,
-    Terms,
     Write,
 )
 from starling.protocol.messages import (
@@ -316,7 +316,7 @@ class Session(SessionCore):
 
     # Commands of the server
 
-    def subscribe(self, request: SubscribeRequest, now: float, terms: Terms | None = None) -> list[Decision]:
+    def subscribe(self, request: SubscribeRequest, now: float, terms: ServerTerms | None = None) -> list[Decision]:
         """Subscribe the client on behalf of the server; a push notifies it. Nothing, if it is subscribed already.
 
         `terms` are returned with the Subscribe. Publications in the result follow the push one by one.

@@ -31,7 +31,7 @@ from starling.web.emulation import EmulationEndpoint
 from starling.web.head_requests import HeadRequests
 from starling.web.http_endpoint import HttpEndpoint, RequestPaths
 from starling.web.http_stream import HttpStreamEndpoint
-from starling.web.options import ApiOptions, EndpointOptions, PageOptions, WriteOptions
+from starling.web.options import ApiOptions, ContextOptions, EndpointOptions, PageOptions, WriteOptions
 from starling.web.permission_check import PermissionCheck
 from starling.web.request_id import RequestId
 from starling.web.revocation import RevocableVerifier
@@ -109,10 +109,7 @@ def _build_context(options: WebOptions, engine: Engine, verifier: RevocableVerif
             connections_per_user=options.max_connections_per_user,
             developer=options.dev,
         ),
-        developer=options.dev,
-        token_in_query=options.token_in_query,
-        allowed_origins=options.allowed_origins,
-        write_limit=options.write_buffer_bytes,
+        options=ContextOptions.of(options),
     )
 
 

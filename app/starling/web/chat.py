@@ -165,7 +165,7 @@ def build_router(context: WebContext) -> APIRouter:
         """The chat endpoint."""
         user = credentials.user if credentials else ""
         connection = ChatConnection(
-            context.engine, user, token_of(credentials), client_id, exclusive=not context.developer
+            context.engine, user, token_of(credentials), client_id, exclusive=not context.options.dev
         )
         await hand_off(websocket, connection, context)
 

@@ -48,7 +48,7 @@ class ClientEndpoint:
         client = kind(self._context.dispatcher, self._context.handshake(upgrade))
         if keeps_requests(self._context.engine.hooks):
             client.request = self._context.request_for_hooks(upgrade)
-        return Accepted(client, subprotocol, self._context.write_limit, request_id)
+        return Accepted(client, subprotocol, self._context.options.write_buffer_bytes, request_id)
 
     def rejected(self, rejection: Rejection) -> Denied:
         """The answer to a client that admission rejects; it is counted here."""

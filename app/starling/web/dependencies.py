@@ -1,6 +1,5 @@
 """The checks of every WebSocket endpoint before the upgrade: capacity, the origin of the page, and the token."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +22,7 @@ from starling.engine.upgrade import Upgrade
 from starling.protocol.codes import CommandRefused
 from starling.web.asgi_stream import AsgiStreams
 from starling.web.authority import TokenAuthority
+from starling.web.options import ContextOptions
 from starling.web.origins import ANY, developer_origin_allowed, origin_allowed
 
 FAILED_TOO_OFTEN = "too many connects of this address have failed: see STARLING_FAILED_CONNECTS_PER_MINUTE"
@@ -33,17 +33,14 @@ FOREIGN_ORIGIN = "pages of this origin may not connect: see STARLING_ALLOWED_ORI
 class WebContext:
     """What the endpoints share; `admit` and `authenticate` are their FastAPI dependencies.
 
-    `developer` accepts clients without a token; `write_limit` is in bytes.
+    In developer mode clients need no token.
     """
 
     engine: Engine
     verifier: TokenVerifier
     authority: TokenAuthority
     dispatcher: Dispatcher
-    developer: bool
-    token_in_query: bool
-    allowed_origins: Sequence[str]
-    write_limit: int
+    options: ContextOptions
     asgi_streams: AsgiStreams = field(default_factory=AsgiStreams)
     """The streams that are open over plain ASGI."""
 
@@ -80,12 +77,12 @@ class WebContext:
         if origin is None:
             return True
         host = request.header(b"host") or ""
-        if self.developer and developer_origin_allowed(origin, host):
+        if self.options.dev and developer_origin_allowed(origin, host):
             return True
         # Only a proxy says so. Pages of browsers cannot, or only to their own disadvantage.
         secure = request.header(b"x-forwarded-proto") in ("https", "wss")
-        return bool(self.allowed_origins or not self.developer) and origin_allowed(
-            origin, host, self.allowed_origins, secure=secure
+        return bool(self.options.allowed_origins or not self.options.dev) and origin_allowed(
+            origin, host, self.options.allowed_origins, secure=secure
         )
 
     def is_foreign(self, upgrade: Upgrade) -> bool:
@@ -104,7 +101,7 @@ class WebContext:
 
         No token is 1008, which is 403 before the upgrade; one that is refused is 401, one that cannot be judged 503.
         """
-        if self.developer:
+        if self.options.dev:
             return None
         presented = self.presented_token(upgrade_of(websocket))
         if presented is None:
@@ -166,7 +163,7 @@ class WebContext:
     @property
     def cookies_checked(self) -> bool:
         """Whether no stranger's page can have sent a cookie: pages are named, or in developer mode of this machine."""
-        return ANY not in self.allowed_origins and (bool(self.allowed_origins) or self.developer)
+        return ANY not in self.options.allowed_origins and (bool(self.options.allowed_origins) or self.options.dev)
 
     def takes_cookie(self, request: Upgrade) -> bool:
         """Whether the cookie of an HTTP request is a credential.
@@ -189,8 +186,8 @@ class WebContext:
         return find_token(
             ticket=query.get("ticket"),
             cookie=_session_cookie(upgrade) if cookie else None,
-            query=query.get("token") if self.token_in_query else None,
-            allow_query=self.token_in_query,
+            query=query.get("token") if self.options.token_in_query else None,
+            allow_query=self.options.token_in_query,
         )
 
 

@@ -11,7 +11,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 from msgspec import Struct
 
-from starling.client.emulation import EmulatedSessions, Outcome
+from starling.client.emulation import EmulatedSessions, Forwarding
 from starling.engine.direct_request import DirectResponse, Respond
 from starling.engine.upgrade import Upgrade
 from starling.protocol import client_pb2, codes
@@ -35,16 +35,20 @@ class EmulatedRequest(Struct):
 
 _decode = msgspec.json.Decoder(EmulatedRequest).decode
 
-_REFUSALS: dict[Outcome, tuple[HTTPStatus, Error, str]] = {
-    Outcome.GONE: (HTTPStatus.NOT_FOUND, codes.ERROR_UNAUTHORIZED, "there is no such session: connect again"),
-    Outcome.MALFORMED: (HTTPStatus.BAD_REQUEST, codes.ERROR_BAD_REQUEST, "data: no commands in the session's format"),
-    Outcome.TOO_LARGE: (
+_REFUSALS: dict[Forwarding, tuple[HTTPStatus, Error, str]] = {
+    Forwarding.GONE: (HTTPStatus.NOT_FOUND, codes.ERROR_UNAUTHORIZED, "there is no such session: connect again"),
+    Forwarding.MALFORMED: (
+        HTTPStatus.BAD_REQUEST,
+        codes.ERROR_BAD_REQUEST,
+        "data: no commands in the session's format",
+    ),
+    Forwarding.TOO_LARGE: (
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         codes.ERROR_LIMIT_EXCEEDED,
         "data: the broker does not carry so much between two nodes",
     ),
-    Outcome.BUSY: (HTTPStatus.TOO_MANY_REQUESTS, codes.ERROR_TOO_MANY_REQUESTS, "too much of this session waits"),
-    Outcome.UNAVAILABLE: (
+    Forwarding.BUSY: (HTTPStatus.TOO_MANY_REQUESTS, codes.ERROR_TOO_MANY_REQUESTS, "too much of this session waits"),
+    Forwarding.UNAVAILABLE: (
         HTTPStatus.SERVICE_UNAVAILABLE,
         codes.ERROR_NOT_AVAILABLE,
         "the session is on another node, which cannot be asked now",
@@ -94,8 +98,8 @@ def _read(request: Upgrade, body: bytes) -> tuple[str, str, str | bytes]:
     return envelope.node, envelope.session, envelope.data
 
 
-def _response(outcome: Outcome) -> DirectResponse:
-    if outcome is Outcome.TAKEN:
+def _response(outcome: Forwarding) -> DirectResponse:
+    if outcome is Forwarding.TAKEN:
         return DirectResponse(HTTPStatus.NO_CONTENT, (), b"")
     status, error, words = _REFUSALS[outcome]
     return refusal(status, error, words)

@@ -22,7 +22,9 @@ async def hand_off(websocket: WebSocket, connection: Connection, context: WebCon
     admission = context.engine.admission
     if admission.full:
         raise context.reject(admission.no_room())
-    await converse(websocket, connection, select_subprotocol(websocket.scope["subprotocols"]), context.write_limit)
+    await converse(
+        websocket, connection, select_subprotocol(websocket.scope["subprotocols"]), context.options.write_buffer_bytes
+    )
 
 
 async def converse(

@@ -57,7 +57,7 @@ class EmulatedEndpoint(HttpEndpoint):
         if keeps_requests(context.engine.hooks):
             connection.request = context.request_for_hooks(request)
         headers = [*STREAM_HEADERS, (b"content-type", content_type.encode())]
-        return StreamResponse(headers, connection, context.write_limit, request.address, beginning)
+        return StreamResponse(headers, connection, context.options.write_buffer_bytes, request.address, beginning)
 
 
 class HttpStreamEndpoint(EmulatedEndpoint):

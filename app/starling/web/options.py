@@ -103,6 +103,10 @@ class WriteOptions(Options):
     ] = 2**20
 
 
+class ContextOptions(EndpointOptions, WriteOptions):
+    """What all endpoints of clients share."""
+
+
 def _check_networks(value: tuple[str, ...]) -> tuple[str, ...]:
     for network in value:
         try:

@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-class Call(Generic[Item, Answer]):
+class PendingCall(Generic[Item, Answer]):
     """One item and who gets its answer; `due` is when it is given up, on the loop's clock."""
 
     __slots__ = ("_context", "_done", "due", "is_over", "item", "size")
@@ -65,11 +65,11 @@ class Outbox(Generic[Item, Answer]):
         self._max_waiting_bytes = max_waiting_bytes
         self._max_batch = max_batch
         self._max_batch_bytes = max_batch_bytes
-        self._waiting: deque[Call[Item, Answer]] = deque()
+        self._waiting: deque[PendingCall[Item, Answer]] = deque()
         self._waiting_bytes = 0
         self._filled = asyncio.Event()
         # Every call waits equally long, so the oldest is the first to be given up: one timer is enough.
-        self._given_up: deque[Call[Item, Answer]] = deque()
+        self._given_up: deque[PendingCall[Item, Answer]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -101,7 +101,7 @@ class Outbox(Generic[Item, Answer]):
         finally:
             call.is_over = True
 
-    def post(self, item: Item, size: int, done: Callable[[Answer | Exception], None]) -> "Call[Item, Answer]":
+    def post(self, item: Item, size: int, done: Callable[[Answer | Exception], None]) -> "PendingCall[Item, Answer]":
         """As `send`, without waiting: `done` gets the answer or the exception later, in the context of this call.
 
         Raises BrokerUnavailable where there is no room.
@@ -110,7 +110,7 @@ class Outbox(Generic[Item, Answer]):
             raise BrokerUnavailable("the broker is not started")
         if len(self._waiting) >= self._max_waiting or self._waiting_bytes + size > self._max_waiting_bytes:
             raise BrokerUnavailable(f"{len(self._waiting)} calls to the broker wait already")
-        call: Call[Item, Answer] = Call(item, size, self._loop.time() + self._timeout, done)
+        call: PendingCall[Item, Answer] = PendingCall(item, size, self._loop.time() + self._timeout, done)
         self._waiting.append(call)
         self._waiting_bytes += size
         self._filled.set()
@@ -138,8 +138,8 @@ class Outbox(Generic[Item, Answer]):
             while batch := self._next_batch():
                 await self._send_batch(batch)
 
-    def _next_batch(self) -> list[Call[Item, Answer]]:
-        batch: list[Call[Item, Answer]] = []
+    def _next_batch(self) -> list[PendingCall[Item, Answer]]:
+        batch: list[PendingCall[Item, Answer]] = []
         room = self._max_batch_bytes
         while self._waiting and room > 0 and len(batch) < self._max_batch:
             call = self._waiting.popleft()
@@ -150,7 +150,7 @@ class Outbox(Generic[Item, Answer]):
                 room -= call.size
         return batch
 
-    async def _send_batch(self, batch: list[Call[Item, Answer]]) -> None:
+    async def _send_batch(self, batch: list[PendingCall[Item, Answer]]) -> None:
         problem = "this process closes its broker connections"
         outcomes: Sequence[Answer | Exception] = ()
         try:
