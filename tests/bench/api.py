@@ -1,30 +1,29 @@
-"""What the server API costs: CPU time of a publish, a broadcast and a batch, compared with a bare ASGI handler.
+"""What the server API costs: CPU time of a publish, a broadcast and a batch, compared with a bare uvicorn handler.
 
-One worker, real Redis, one keep-alive connection, requests one after the other. `python -m tests.bench.api`.
+One worker each, keep-alive connections, in memory and over a real Redis. `python -m tests.bench.api`.
 """
 
-import http.client
 import json
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import psutil
 from rich.console import Console
 
-from tests.server.serving import Server
 from tests.support.running import Starling
-from tests.support.services import RedisServer
+from tests.support.services import RedisServer, free_port
 
-ROUNDS = 3
-REQUESTS = 1000
-BROADCASTS = 100
+ROUNDS = 5
+REQUESTS = 800
+MANY_REQUESTS = 48
+CONNECTIONS = 16
 CHANNELS = 100
 KEY = "a key of the benchmark's own"
 DATA = {
@@ -43,111 +42,180 @@ BROADCAST_WANTED = 4.0
 BATCH_WANTED = 15.0
 
 
-class BareServer(Server):
-    """tests/bench/bare_route.py in a process group of its own."""
+class Place(NamedTuple):
+    """A server that is measured: its port and its process."""
 
-    def _launch(self, output: Any) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.bench.bare_route", json.dumps(self.options)]
-        return subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
-        )
+    port: int
+    worker: int
+
+    def cpu_seconds(self) -> float:
+        """The CPU time of all its threads so far, in nanoseconds by the kernel's count."""
+        tasks = Path(f"/proc/{self.worker}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+class Work(NamedTuple):
+    """What is asked of a server: `requests` times, over `connections` at once."""
+
+    place: Place
+    path: str
+    body: Mapping[str, Any]
+    requests: int
+    connections: int = CONNECTIONS
 
 
 def main() -> None:
     """Print what was measured, and what is wanted."""
     console = Console(highlight=False, soft_wrap=True)
-    publish = {name: {"channel": f"{name}:news", "data": DATA} for name in ("live", "kept")}
-    broadcast = {
-        name: {"channels": [f"{name}:{number}" for number in range(CHANNELS)], "data": DATA}
-        for name in ("live", "kept")
-    }
-    batch = {name: {"commands": [{"publish": publish[name]}] * CHANNELS} for name in publish}
-    with _servers() as (starling, worker, bare, bare_worker):
-        measures: dict[str, Callable[[], float]] = {
-            "bare handler": lambda: _cost(bare, bare_worker, "/handler", publish["live"], REQUESTS),
-            "bare FastAPI route": lambda: _cost(bare, bare_worker, "/bare", publish["live"], REQUESTS),
-            **{
-                f"publish, {name}": lambda name=name: _cost(starling, worker, "/api/publish", publish[name], REQUESTS)  # type: ignore[misc]
-                for name in publish
-            },
-            **{
-                f"broadcast to {CHANNELS}, {name}": lambda name=name: _cost(  # type: ignore[misc]
-                    starling, worker, "/api/broadcast", broadcast[name], BROADCASTS
-                )
-                for name in broadcast
-            },
-            **{
-                f"batch of {CHANNELS}, {name}": lambda name=name: _cost(  # type: ignore[misc]
-                    starling, worker, "/api/batch", batch[name], BROADCASTS
-                )
-                for name in batch
-            },
-        }
-        found: dict[str, list[float]] = {name: [] for name in measures}
+    found: dict[str, list[float]] = {}
+    with _servers() as places:
+        works = _works(places)
         for _ in range(ROUNDS):
-            for name, measure in measures.items():
-                found[name].append(measure())
+            for name, work in works.items():
+                found.setdefault(name, []).append(_cost(work))
     costs = {name: statistics.median(values) for name, values in found.items()}
     for name, values in found.items():
         least, most = min(values) * 1e6, max(values) * 1e6
         console.print(f"{name}: {costs[name] * 1e6:.0f} µs of CPU ({least:.0f} to {most:.0f})")
-    for name in publish:
-        _compare(console, f"publish, {name}", costs, "bare handler", PUBLISH_WANTED[name])
-        _compare(console, f"broadcast to {CHANNELS}, {name}", costs, f"publish, {name}", BROADCAST_WANTED)
-        _compare(console, f"batch of {CHANNELS}, {name}", costs, f"publish, {name}", BATCH_WANTED)
+    for broker in ("memory", "Redis"):
+        for kind, wanted in PUBLISH_WANTED.items():
+            publish = f"{broker}, publish, {kind}"
+            _compare(console, publish, costs, "bare handler", wanted)
+            _compare(console, f"{publish}, one connection", costs, "bare handler, one connection", wanted)
+            _compare(console, f"{broker}, broadcast to {CHANNELS}, {kind}", costs, publish, BROADCAST_WANTED)
+            _compare(console, f"{broker}, batch of {CHANNELS}, {kind}", costs, publish, BATCH_WANTED)
 
 
-def _compare(console: Console, name: str, costs: dict[str, float], base: str, wanted: float) -> None:
+def _works(places: Mapping[str, Place]) -> dict[str, Work]:
+    bare = places["bare"]
+    publish = {kind: {"channel": f"{kind}:news", "data": DATA} for kind in PUBLISH_WANTED}
+    works = {
+        "bare handler": Work(bare, "/handler", publish["live"], REQUESTS),
+        "bare handler, one connection": Work(bare, "/handler", publish["live"], REQUESTS, 1),
+        "bare FastAPI route": Work(bare, "/bare", publish["live"], REQUESTS),
+    }
+    for broker in ("memory", "Redis"):
+        place = places[broker]
+        for kind, body in publish.items():
+            broadcast = {"channels": [f"{kind}:{number}" for number in range(CHANNELS)], "data": DATA}
+            batch = {"commands": [{"publish": body}] * CHANNELS}
+            works[f"{broker}, publish, {kind}"] = Work(place, "/api/publish", body, REQUESTS)
+            works[f"{broker}, publish, {kind}, one connection"] = Work(place, "/api/publish", body, REQUESTS, 1)
+            works[f"{broker}, broadcast to {CHANNELS}, {kind}"] = Work(
+                place, "/api/broadcast", broadcast, MANY_REQUESTS
+            )
+            works[f"{broker}, batch of {CHANNELS}, {kind}"] = Work(place, "/api/batch", batch, MANY_REQUESTS)
+    return works
+
+
+def _compare(console: Console, name: str, costs: Mapping[str, float], base: str, wanted: float) -> None:
     ratio = costs[name] / costs[base]
     verdict = "reached" if ratio <= wanted else "NOT reached"
     console.print(f"{name}: {ratio:.2f} times {base}; target: at most {wanted:g}: {verdict}")
 
 
 @contextmanager
-def _servers() -> Iterator[tuple[int, psutil.Process, int, psutil.Process]]:
-    """Starling and the bare route, each with one worker: port and worker of both."""
+def _servers() -> Iterator[dict[str, Place]]:
+    """Starling in memory and over Redis, and the bare handler, each with one worker."""
     with tempfile.TemporaryDirectory() as directory, RedisServer() as redis:
         channels = Path(directory) / "channels.yaml"
         channels.write_text(CHANNELS_FILE)
         environment = {
             "STARLING_TOKEN_HMAC_SECRET": "a secret of the benchmark's own, long enough",
             "STARLING_API_KEYS": KEY,
-            "STARLING_BROKER_URL": redis.url,
             "STARLING_WORKERS": "1",
             "STARLING_CHANNELS_FILE": str(channels),
         }
-        with Starling(environment) as starling, BareServer(Path(directory)) as bare:
-            yield (
-                starling.port,
-                psutil.Process(starling.workers[0]),
-                bare.port,
-                psutil.Process(bare.workers(ready=True)[0]),
-            )
+        with (
+            Starling(environment | {"STARLING_BROKER_URL": "memory://"}) as memory,
+            Starling(environment | {"STARLING_BROKER_URL": redis.url}) as over_redis,
+            _bare() as bare,
+        ):
+            yield {
+                "memory": Place(memory.port, memory.workers[0]),
+                "Redis": Place(over_redis.port, over_redis.workers[0]),
+                "bare": bare,
+            }
 
 
-def _cost(port: int, worker: psutil.Process, path: str, body: dict[str, Any], requests: int) -> float:
+@contextmanager
+def _bare() -> Iterator[Place]:
+    """tests/bench/bare_route.py as uvicorn serves it at its best: uvloop, httptools, no access log."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "tests.bench.bare_route:application", "--port", str(port)]
+    options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+    with subprocess.Popen(command + options, stdin=subprocess.DEVNULL) as process:
+        try:
+            _until_open(port)
+            yield Place(port, process.pid)
+        finally:
+            process.terminate()
+
+
+def _until_open(port: int) -> None:
+    end = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _cost(work: Work) -> float:
     """CPU seconds of the worker for one request."""
-    content = json.dumps(body).encode()
-    headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    request = _request(work)
+    sockets = [socket.create_connection(("127.0.0.1", work.place.port)) for _ in range(work.connections)]
+    try:
+        for _ in range(3):
+            _ask_all(sockets, request, work.path)
+        before = work.place.cpu_seconds()
+        for _ in range(work.requests // work.connections):
+            _ask_all(sockets, request, work.path)
+        # What the last request began is finished a moment later.
+        time.sleep(0.01)
+        return (work.place.cpu_seconds() - before) / (work.requests // work.connections * work.connections)
+    finally:
+        for each in sockets:
+            each.close()
 
-    def ask() -> None:
-        connection.request("POST", path, content, headers)
-        answer = connection.getresponse()
-        text = answer.read()
-        if answer.status != 200 or b'"error"' in text:
-            raise RuntimeError(f"{path}: {answer.status} {text[:200]!r}")
 
-    for _ in range(20):
-        ask()
-    before = sum(worker.cpu_times()[:2])
-    for _ in range(requests):
-        ask()
-    # The kernel counts in hundredths of a second, and what the last request began is finished a moment later.
-    time.sleep(0.05)
-    cost: float = sum(worker.cpu_times()[:2]) - before
-    connection.close()
-    return cost / requests
+def _request(work: Work) -> bytes:
+    content = json.dumps(work.body).encode()
+    lines = [
+        f"POST {work.path} HTTP/1.1",
+        f"Host: 127.0.0.1:{work.place.port}",
+        f"X-API-Key: {KEY}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(content)}",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+def _ask_all(sockets: list[socket.socket], request: bytes, path: str) -> None:
+    """Have one request under way on each connection, and read all answers."""
+    for each in sockets:
+        each.sendall(request)
+    for each in sockets:
+        answer = b""
+        while not _is_whole(answer):
+            piece = each.recv(1_000_000)
+            answer += piece
+            if not piece:
+                break
+        if not answer.startswith(b"HTTP/1.1 200") or b'"error"' in answer:
+            raise RuntimeError(f"{path}: {answer[:200]!r}")
+
+
+def _is_whole(answer: bytes) -> bool:
+    head, end, body = answer.partition(b"\r\n\r\n")
+    if not end:
+        return False
+    fields = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
+    return len(body) >= int(fields[b"content-length"])
 
 
 if __name__ == "__main__":

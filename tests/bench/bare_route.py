@@ -1,14 +1,9 @@
-"""A bare ASGI handler and a bare FastAPI POST route on Starling's own server, to compare the server API with.
+"""What the server API is compared with: a bare ASGI handler, and a FastAPI route at `/bare`, as uvicorn serves them.
 
-`python -m tests.bench.bare_route '{"port": …}'`: the options are those of starling.server.options.ServerOptions.
+`uvicorn tests.bench.bare_route:application`
 """
 
 import json
-import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -25,41 +20,21 @@ class PublishRequest(BaseModel):
     idempotency_key: str = ""
 
 
-def main() -> None:
-    """Serve until SIGTERM."""
-    options: dict[str, Any] = json.loads(sys.argv[1])
-    options["runtime_dir"] = Path(options["runtime_dir"])
-    metrics = options["runtime_dir"] / "metrics"
-    metrics.mkdir(parents=True, exist_ok=True)
-    # prometheus_client chooses at its first import where numbers live.
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
-    from starling.engine.readiness import Readiness, Unready
-    from starling.server.application import serve
-    from starling.server.options import ServerOptions
-    from starling.server.service import Service
-    from starling.telemetry.logging import configure_logging
+fastapi = FastAPI()
 
-    configure_logging("info", "json")
-    readiness = Readiness()
 
-    @asynccontextmanager
-    async def lifespan(application: FastAPI) -> AsyncIterator[None]:
-        readiness.release(Unready.STARTING)
-        yield
+@fastapi.post("/bare")
+async def bare(request: PublishRequest) -> dict[str, dict[str, str]]:
+    """Answer as a publish does."""
+    return {"result": {}}
 
-    application = FastAPI(lifespan=lifespan)
 
-    @application.post("/bare")
-    async def bare(request: PublishRequest) -> dict[str, dict[str, str]]:
-        return {"result": {}}
-
-    async def asgi(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["path"] == "/handler":
-            await handle(receive, send)
-        else:
-            await application(scope, receive, send)
-
-    serve(ServerOptions(**options), Service(asgi=asgi, readiness=readiness))
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """The handler at `/handler`, and the route."""
+    if scope["type"] == "http" and scope["path"] == "/handler":
+        await handle(receive, send)
+    else:
+        await fastapi(scope, receive, send)
 
 
 async def handle(receive: Any, send: Any) -> None:
@@ -75,7 +50,3 @@ async def handle(receive: Any, send: Any) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": content})
-
-
-if __name__ == "__main__":
-    main()
