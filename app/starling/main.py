@@ -38,7 +38,6 @@ from starling.telemetry.logging import configure_logging
 from starling.telemetry.metric_files import allocate_metric_files
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
-from starling.web import connection
 from starling.web.api import Api
 from starling.web.api_methods import ApiMethods
 from starling.web.build import WebOptions, build_asgi, build_web
@@ -68,7 +67,7 @@ def run(settings: Settings, host: "Callable[[Application], HostedApplication] | 
     service = Service(
         asgi=built.asgi if hosted is None else hosted.asgi,
         readiness=engine.readiness,
-        endpoints={connection.PATH: built.client_endpoint} if hosted is None else hosted.endpoints,
+        endpoints=built.upgrades if hosted is None else hosted.endpoints,
         requests=built.requests if hosted is None else hosted.requests,
         begin=hosted.load if hosted is not None else lambda: None,
         on_refused=engine.metrics.refuse,
@@ -114,6 +113,7 @@ class Application:
     engine: Engine
     context: WebContext
     client_endpoint: ClientEndpoint
+    upgrades: Mapping[str, ClientEndpoint]
     broker: BroadcastBroker
     top_channels: TopChannels
     verifier: JwtVerifier
@@ -178,6 +178,7 @@ def build_application(
         engine,
         web.context,
         web.client_endpoint,
+        web.upgrades,
         broker,
         web.top_channels,
         verifier,

@@ -53,13 +53,13 @@ def test_the_applications_starling_holds_the_servers_service(hosted: Module) -> 
         """
     )
     served.load()
-    assert list(served.endpoints) == ["/connection/websocket"]
+    assert list(served.endpoints) == ["/connection/websocket", "/connection/uni_websocket"]
 
 
 @pytest.mark.parametrize(
     ("call", "paths"),
     [
-        ('Starling(prefix="/rt")', ["/rt/connection/websocket"]),
+        ('Starling(prefix="/rt")', ["/rt/connection/websocket", "/rt/connection/uni_websocket"]),
         ("Starling(client_middleware=True)", []),
     ],
 )
@@ -76,7 +76,8 @@ def test_the_direct_endpoints_are_where_the_starling_says(hosted: Module, call: 
 def test_a_root_path_has_its_direct_endpoint_too(hosted: Module) -> None:
     served = hosted.host('from fastapi import FastAPI\napp = FastAPI(root_path="/shop")')
     served.load()
-    assert set(served.endpoints) == {"/connection/websocket", "/shop/connection/websocket"}
+    paths = ("/connection/websocket", "/connection/uni_websocket")
+    assert set(served.endpoints) == {*paths, *(f"/shop{path}" for path in paths)}
 
 
 @pytest.mark.parametrize(

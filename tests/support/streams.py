@@ -5,6 +5,8 @@ import socket
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.event_stream import Event, EventReader
+
 SECONDS = 10.0
 
 
@@ -120,3 +122,37 @@ def post(path: str, body: bytes, *headers: str, version: str = "1.1", method: st
 def encoded(*commands: dict[str, Any]) -> bytes:
     """Commands as lines."""
     return b"\n".join(json.dumps(command).encode() for command in commands)
+
+
+class EventStream(Stream):
+    """Server-sent events, as a strict reader of the standard understands them."""
+
+    def __init__(self, port: int, request: bytes, *, receive_buffer: int = 0) -> None:
+        super().__init__(port, request, receive_buffer=receive_buffer)
+        self.reader = EventReader()
+        self._read = 0
+
+    def event(self) -> Event:
+        """The next event."""
+        while self._read == len(self.reader.events):
+            piece = self.piece()
+            if not piece:
+                raise EOFError
+            self.reader.feed(piece)
+        self._read += 1
+        return self.reader.events[self._read - 1]
+
+    def data(self, count: int) -> list[Any]:
+        """The data of the next `count` events."""
+        return [json.loads(self.event().data) for _ in range(count)]
+
+    def opened(self) -> Self:
+        """Read on until the response has begun with an id or the time to reconnect."""
+        while self.reader.retry is None:
+            self.reader.feed(self.piece())
+        return self
+
+
+def get(path: str, *headers: str, version: str = "1.1", method: str = "GET") -> bytes:
+    """The bytes of a request without a body."""
+    return "\r\n".join([f"{method} {path} HTTP/{version}", "Host: x", *headers, "", ""]).encode()

@@ -73,9 +73,13 @@ class Identity(Struct, frozen=True):
 
 
 class PendingToken(Struct, frozen=True):
-    """The token of a handshake that cannot be verified yet, because keys must be fetched. Its `repr` hides it."""
+    """The token of a handshake that cannot be verified yet, because keys must be fetched. Its `repr` hides it.
+
+    `right` is the right to resume the session of `token`, a ticket, once that is spent.
+    """
 
     token: str
+    right: str = ""
 
     def __repr__(self) -> str:
         return "PendingToken()"

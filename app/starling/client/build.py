@@ -2,6 +2,7 @@
 
 from starling.client.authority import Authority
 from starling.client.commands.connect import ConnectHandler
+from starling.client.commands.grants import ChannelGrants
 from starling.client.commands.history import HistoryHandler
 from starling.client.commands.presence import PresenceHandler, PresenceStatsHandler
 from starling.client.commands.publish import PublishHandler
@@ -34,9 +35,11 @@ def build_dispatcher(
     channels, hooks = engine.channels, engine.hooks
     user_limit = UserLimit(engine.presence, connections_per_user)
     recoveries = SharedRecoveries()
+    refusals = CommandRefusals(channels, engine.metrics.refusal_log, developer=developer)
+    grants = ChannelGrants(engine, authority, refusals)
     commands = (
-        ConnectHandler(engine, authority, user_limit, recoveries),
-        SubscribeHandler(engine, authority, recoveries),
+        ConnectHandler(engine, authority, user_limit, recoveries, grants),
+        SubscribeHandler(engine, grants, recoveries),
         UnsubscribeHandler(engine),
         PublishHandler(channels, hooks, engine.publisher, engine.append_streams, engine.admission.clients.first_uses),
         PresenceHandler(channels, engine.presence),
@@ -55,5 +58,4 @@ def build_dispatcher(
         RenewHandler(hooks, engine.presence, engine.metrics),
         RenewSubHandler(hooks, engine.presence, engine.metrics),
     )
-    refusals = CommandRefusals(channels, engine.metrics.refusal_log, developer=developer)
     return Dispatcher(engine, limits, commands, user_limit, refusals)

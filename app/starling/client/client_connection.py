@@ -1,7 +1,7 @@
 """Connections of the client endpoint: one client with its session, its identity and its channels."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
 import msgspec
@@ -9,7 +9,7 @@ import structlog
 from msgspec import Raw
 from msgspec.structs import replace
 
-from starling.client.authority import Handshake, Identity
+from starling.client.authority import Grant, Handshake, Identity
 from starling.client.connection import Connection
 from starling.client.memberships import Memberships
 from starling.client.read_gate import ReadGate
@@ -25,7 +25,7 @@ from starling.protocol.codec import Codec
 from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codec_protobuf import ProtobufCodec
 from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
-from starling.protocol.commands import Command
+from starling.protocol.commands import Command, SubscribeRequest
 from starling.protocol.decisions import Decision
 from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Publication, Push, Reply
 from starling.protocol.options import SessionLimits
@@ -82,6 +82,12 @@ class ClientConnection(Connection):
     )
 
     codec: ClassVar[Codec]
+    sends_pongs: ClassVar[bool] = True
+    """Whether the client answers pings; otherwise its transport notices that it is gone."""
+    one_way: ClassVar[bool] = False
+    """Whether the client sends nothing after its connect command, which names the channels that it wants."""
+    own_channels_only: ClassVar[bool] = False
+    """Whether those are all channels that it gets, whatever its token names and a backend asks for."""
     encoder: ClientEncoder
     stream_encoder: ClassVar["ProtobufStreamPushes | None"] = None
     """What encodes streams of bytes, where that is not `encoder`."""
@@ -101,7 +107,7 @@ class ClientConnection(Connection):
             executor.limits,
             time.monotonic(),
             publish_in_turn=engine.hooks.sees_publications,
-            answers_pings=not secret,
+            answers_pings=self.sends_pongs and not secret,
         )
         self.session_id = f"{engine.node.names.getrandbits(64):016x}"
         self.session_secret = f"{self.id}.{secret}" if secret else ""
@@ -128,6 +134,19 @@ class ClientConnection(Connection):
         token = identity.token or TokenFacts(identity.user)
         self.session_id = token.session or self.session_id
         self.identity = replace(identity, client=self.id, token=replace(token, session=self.session_id))
+
+    def encode(self, reply: Reply) -> bytes:
+        """Encode a reply, push or ping for this client. Raises CommandRefused for one that its format cannot carry."""
+        return self.codec.encode(reply)
+
+    def check_grants(self, grants: Mapping[str, Grant]) -> None:
+        """Raise CommandRefused where a client that only reads cannot have all of these channels at once."""
+
+    async def send_missed(self, request: SubscribeRequest, grant: Grant) -> None:
+        """Send a client that only reads what it missed in a channel, as far as no answer could hold it.
+
+        `request` then asks for what follows.
+        """
 
     @property
     def reading(self) -> ReadGate:

@@ -116,12 +116,12 @@ class Dispatcher:
         if (frame_tap := self.engine.hub.frame_tap) is not None:
             frame_tap.replied(client, reply)
         try:
-            return client.codec.encode(reply)
+            return client.encode(reply)
         except CommandRefused:
             if not (count := client.codec.leave_out_unreadable(reply)):
                 raise
             self.engine.hub.unreadable.note(count, connection_id=client.id)
-            return client.codec.encode(reply)
+            return client.encode(reply)
 
     def _write(self, client: ClientConnection, replies: list[bytes]) -> None:
         if replies:

@@ -148,6 +148,8 @@ class NodeCommands:
             filter=None if command.server_tags_filter is None else compile_filter(command.server_tags_filter),
         )
         for connection in self._chosen(command):
+            if connection.own_channels_only:
+                continue
             request = SubscribeRequest(command.channel)
             if command.since is not None:
                 request.recover, request.offset, request.epoch = True, command.since.offset, command.since.epoch

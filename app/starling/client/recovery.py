@@ -11,7 +11,7 @@ from starling.protocol.messages import FLAG_REJECT_UNRECOVERED, NO_PAYLOAD, Subs
 
 def recovers_from(request: SubscribeRequest, grant: Grant, *, user: str) -> StreamPosition | None:
     """The position since which the client gets what it missed; None where it asks for none, or may not."""
-    if not (request.recover and _recoverable(request, grant, user=user)):
+    if not (request.recover and recoverable(request, grant, user=user)):
         return None
     return StreamPosition(request.offset, request.epoch)
 
@@ -20,7 +20,7 @@ def subscribe_result(request: SubscribeRequest, grant: Grant, joined: Joined, *,
     """The result for a client that has `joined` a channel; the session adds the subscription's end."""
     options = grant.options
     result = SubscribeResult(data=grant.data or NO_PAYLOAD)
-    result.recoverable = _recoverable(request, grant, user=user)
+    result.recoverable = recoverable(request, grant, user=user)
     asked = request.positioned or options.force_positioning
     result.positioned = options.keeps_history and (result.recoverable or asked)
     if result.positioned:
@@ -51,7 +51,8 @@ def rejects_unrecovered(request: SubscribeRequest, grant: Grant, result: Subscri
     return bool(asked) and not result.recovered and (result.recoverable or not grant.options.keeps_history)
 
 
-def _recoverable(request: SubscribeRequest, grant: Grant, *, user: str) -> bool:
+def recoverable(request: SubscribeRequest, grant: Grant, *, user: str) -> bool:
+    """Whether the client can recover in the channel: it asks for it, and may, or the options force it."""
     options = grant.options
     if not options.keeps_history:
         return False

@@ -43,19 +43,24 @@ class OwnRoutes:
         self._methods = [
             Route(f"{api_prefix}/{name}", _NamedMethod(name, built.api), include_in_schema=False) for name in names
         ]
-        self._client = WebSocketRoute(self.client_path, built.client_endpoint.route.endpoint)
-        self._streams = [
-            Route(prefix + path, _StreamRoute(stream, built.context, prefix), include_in_schema=False)
-            for path, stream in built.streams.items()
+        self._sockets = [
+            WebSocketRoute(prefix + path, endpoint.route.endpoint) for path, endpoint in built.upgrades.items()
         ]
-        self.client_paths = frozenset({self.client_path, *(route.path for route in self._streams)})
+        self._client = self._sockets[list(built.upgrades).index(connection.PATH)]
+        self._streams = [
+            Route(prefix + stream.route.path, _StreamRoute(stream, built.context, prefix), include_in_schema=False)
+            for stream in built.streams.values()
+        ]
+        self.client_paths = frozenset(
+            [*(route.path for route in self._sockets), *(route.path for route in self._streams)]
+        )
         """Where clients connect."""
         self._health = [
             Route(prefix + route.path, _health(route), include_in_schema=False)
             for route in health.build_router(built.engine.readiness).routes
             if isinstance(route, Route)
         ]
-        self.routes: list[BaseRoute] = [*self._methods, self._client, *self._streams, *self._health]
+        self.routes: list[BaseRoute] = [*self._methods, *self._sockets, *self._streams, *self._health]
         self.parts = APIRouter()
         for part in (echo, items, chat) if settings.tutorial else ():
             self.parts.include_router(part.build_router(built.context), prefix=prefix)
@@ -112,7 +117,8 @@ class OwnRoutes:
         for route in (*self._methods, *self._streams, *self._health):
             for method in getattr(route.endpoint, "methods", ("GET",)):
                 yield Taken(route.path, _scope(route.path, method))
-        yield Taken(self.client_path, _scope(self.client_path))
+        for socket in self._sockets:
+            yield Taken(socket.path, _scope(socket.path))
         for part in iter_route_contexts(self.parts.routes):
             path = part.path or ""
             if isinstance(part.original_route, Mount):

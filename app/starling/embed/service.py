@@ -199,16 +199,15 @@ class Starling(StreamWriting, ServerMethods, HookDecorators):
 
     def guarded(self, application: ASGIApp) -> ASGIApp:
         """`application`, whose WebSocket routes get admission, the check of the origin and metrics."""
-        return WebSocketGuard(application, self._built.context, lambda path: path.endswith(self.client_path))
+        own = tuple(self.prefix + path for path in self._built.upgrades)
+        return WebSocketGuard(application, self._built.context, lambda path: path.endswith(own))
 
     def upgrades(self, root_path: str = "") -> dict[str, UpgradeEndpoint]:
         """The endpoints whose upgrades the server answers directly, by path."""
         if self.client_middleware:
             return {}
-        return {
-            self.client_path: self._built.client_endpoint,
-            root_path + self.client_path: self._built.client_endpoint,
-        }
+        upgrades = self._built.upgrades.items()
+        return {before + self.prefix + path: endpoint for before in ("", root_path) for path, endpoint in upgrades}
 
     def requests(self, root_path: str = "") -> dict[str, RequestEndpoint]:
         """The endpoints whose requests the server answers directly, by path."""

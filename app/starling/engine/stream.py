@@ -134,6 +134,11 @@ class Stream(Generic[S]):
                 self._start_healing()
             self._urged.set()
 
+    def recalls(self, since: StreamPosition) -> bool:
+        """Whether memory has all that followed `since`, as far as is known here: no read of the store is needed."""
+        follower = self._follower
+        return self.following and since.epoch == follower.epoch and follower.recent.after(since.offset) is not None
+
     def mark(self) -> Mark:
         """Note the position before the store's is asked for; see `check_positions`."""
         return self._follower.mark()

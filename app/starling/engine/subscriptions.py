@@ -103,6 +103,16 @@ class Subscriptions:
             if self._hub.subscribers.add(channel, receiver):
                 await self._broker.subscribe(channel)
 
+    def epoch_of(self, channel: str) -> str:
+        """The epoch of the publications that this process delivers now; empty for a channel without history here."""
+        stream = self._streams.get(channel)
+        return "" if stream is None else stream.position.epoch
+
+    def recalls(self, channel: str, since: StreamPosition) -> bool:
+        """Whether a client that was at `since` gets what it missed from memory, as far as is known here."""
+        stream = self._streams.get(channel)
+        return stream is not None and stream.recalls(since)
+
     def is_live(self, channel: str) -> bool:
         """Whether this process is in a channel already, and nothing is being changed about that."""
         return channel in self._hub.subscribers.channels and channel not in self._locks

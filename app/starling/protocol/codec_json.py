@@ -17,7 +17,7 @@ from starling.protocol.codes import (
     CommandRefused,
     Disconnect,
 )
-from starling.protocol.commands import Command, unset_nulls
+from starling.protocol.commands import Command, ConnectRequest, unset_nulls
 from starling.protocol.json_nulls import NULL, without_nulls
 from starling.protocol.messages import (
     NO_PAYLOAD,
@@ -31,6 +31,7 @@ from starling.protocol.portable_json import NESTING_LIMIT, is_json, nests_too_de
 
 Message = TypeVar("Message")
 
+_decode_connect_request = json.Decoder(ConnectRequest).decode
 _decode_command = json.Decoder(Command).decode
 _encode = json.Encoder().encode
 
@@ -128,6 +129,17 @@ def read_json(content: bytes, decode: Callable[[bytes], Message], kind: type[Str
         if readable == content:
             raise
         return decode(readable)
+
+
+def read_connect_request(content: bytes) -> ConnectRequest:
+    """Read the request that a client which only reads connects by; nothing at all is one without fields.
+
+    Raises MsgspecError or UnicodeError.
+    """
+    request = read_json(content or b"{}", _decode_connect_request, ConnectRequest)
+    if NULL in content:
+        unset_nulls(Command(connect=request))
+    return request
 
 
 def _command(line: bytes) -> Command:

@@ -47,3 +47,8 @@ def opening(retry_milliseconds: int, event_id: str = "") -> bytes:
     No event is dispatched for it.
     """
     return b"retry: %d\n%b\n" % (retry_milliseconds, id_field(event_id))
+
+
+def identify(event_id: str) -> bytes:
+    """What leaves `event_id` as the last id. No event is dispatched for it."""
+    return b"%b\n" % id_field(event_id)

@@ -8,7 +8,7 @@ A channel without a position is not in it. `0` stands for everything that is kep
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from msgspec import Struct
@@ -37,8 +37,8 @@ class ResumeIdInvalid(ValueError):
 class ResumeId(Struct, frozen=True):
     """Where a reader is in its channels, by their index in the URL.
 
-    `from_start`: it wants everything that is kept. `right` is the right to resume the session of a ticket; empty
-    without one. Its `repr` does not show that.
+    `from_start`: it wants everything that is kept in the others. `right` is the right to resume the session of a
+    ticket; empty without one. Its `repr` does not show that.
     """
 
     positions: Mapping[int, StreamPosition] = _NO_POSITIONS
@@ -54,9 +54,13 @@ def id_of_one(epoch: str, offset: int) -> str:
     return f"{epoch}:{offset}" if epoch else ""
 
 
-def id_of_several(positions: Mapping[int, StreamPosition]) -> str:
-    """The id of an event that is one of several channels'."""
-    parts = [f"{index}.{each.epoch}.{_base36(each.offset)}" for index, each in positions.items()]
+def part_of_several(index: int, epoch: str, offset: int) -> str:
+    """The part of one channel in the id of an event that is one of several channels'."""
+    return f"{index}.{epoch}.{_base36(offset)}"
+
+
+def id_of_several(parts: Iterable[str]) -> str:
+    """The id of an event that is one of several channels': the parts of those that keep history."""
     return ",".join(parts)
 
 

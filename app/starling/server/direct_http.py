@@ -6,6 +6,7 @@ starling.server.http lists the members of uvicorn's HttpToolsProtocol that this 
 import asyncio
 from functools import partial
 from typing import Any, cast
+from urllib.parse import unquote
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -64,10 +65,11 @@ class DirectHttp(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return False
         path, _, query = self.url.partition(b"?")
-        if self._busy or self.flow.write_paused or self.expect_100_continue or self.root_path or b"%" in path:
+        if self._busy or self.flow.write_paused or self.expect_100_continue or self.root_path:
             return False
         method, address = self.parser.get_method().decode(), client_address(self.app, self.client, self.headers)
-        request = DirectRequest(method, path.decode("latin-1"), self.headers, address, query)
+        # Decoded as uvicorn does it for an ASGI application.
+        request = DirectRequest(method, unquote(path.decode("latin-1")), self.headers, address, query)
         work = endpoint.accept(request)
         if work is None:
             return False

@@ -13,6 +13,10 @@ TRANSPORTS = {
     "http_stream": 3008,
     "http_stream_protobuf": 3008,
     "sse": 3008,
+    "uni_http_stream": 3008,
+    "uni_sse": 3008,
+    "uni_websocket": 3008,
+    "event_stream": 3008,
     "application": 1013,
 }
 
@@ -39,6 +43,7 @@ REFUSALS = (
     "no_token",
     "invalid_token",
     "issuer_unavailable",
+    "connect_refused",
     "parameters",
     "unknown_path",
     "handshake_timeout",

@@ -17,6 +17,7 @@ REMEDIES = {
     "bad_upgrade": "connect with a WebSocket client (RFC 6455), through a proxy that passes the Upgrade header on",
     "body_timeout": "send the request's body sooner",
     "capacity": "add pods, or raise STARLING_MAX_CONNECTIONS",
+    "connect_refused": "`starling explain CODE` explains the code",
     "connect_rate": "the client retries; else raise STARLING_CONNECTS_PER_SECOND",
     "control_flood": "send fewer pings and empty fragments",
     "draining": "the client retries, and reaches another worker",

@@ -58,7 +58,15 @@ class TokenAuthority:
     async def identify(self, request: ConnectRequest, handshake: Handshake) -> Identity:
         """As `identify_now`, with keys that must be fetched."""
         token = _presented(request, handshake)
-        return await self.identify_token(token) if token else self._without_token(handshake)
+        if not token:
+            return self._without_token(handshake)
+        try:
+            return await self.identify_token(token)
+        except CommandRefused as refused:
+            right = handshake.right if isinstance(handshake, PendingToken) and handshake.token == token else ""
+            if not right or refused.reason != codes.ERROR_TOKEN_EXPIRED:
+                raise
+        return await self.identify_token(right)
 
     def _without_token(self, handshake: Handshake) -> Identity:
         if isinstance(handshake, Identity):

@@ -1,6 +1,6 @@
 """Construction of the web layer from its options: the endpoints, the server API, and the ASGI application."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from starling.auth.tickets import Tickets
 from starling.auth.tokens import TokenVerifier
 from starling.client.build import build_dispatcher
 from starling.client.emulation import EmulatedSessions
+from starling.client.event_frames import EventStreams
 from starling.client.node_commands import NodeCommands
 from starling.client.options import UserLimitOptions
 from starling.engine.engine import Engine
@@ -31,10 +32,19 @@ from starling.web.emulation import EmulationEndpoint
 from starling.web.head_requests import HeadRequests
 from starling.web.http_endpoint import HttpEndpoint, RequestPaths
 from starling.web.http_stream import HttpStreamEndpoint
-from starling.web.options import ApiOptions, ContextOptions, EndpointOptions, PageOptions, WriteOptions
+from starling.web.one_way import OneWayEventsEndpoint, OneWayHttpStreamEndpoint, OneWayWebSocketEndpoint
+from starling.web.options import (
+    ApiOptions,
+    ContextOptions,
+    EndpointOptions,
+    EventStreamOptions,
+    PageOptions,
+    WriteOptions,
+)
 from starling.web.permission_check import PermissionCheck
 from starling.web.request_id import RequestId
 from starling.web.revocation import RevocableVerifier
+from starling.web.sse import ChannelEventsEndpoint, EventsEndpoint
 from starling.web.two_way_sse import SseEndpoint
 
 # FastAPI's own spans would be one for each connection, and would hold addresses with their queries.
@@ -46,6 +56,7 @@ class WebOptions(
     ApiOptions,
     PageOptions,
     WriteOptions,
+    EventStreamOptions,
     SessionOptions,
     MessageSizeOptions,
     UserLimitOptions,
@@ -63,6 +74,8 @@ class Web:
     top_channels: TopChannels
     methods: ApiMethods
     api: Api
+    upgrades: Mapping[str, ClientEndpoint]
+    """The WebSocket endpoints of the service itself, by path."""
     streams: tuple[HttpEndpoint, ...]
     requests: RequestPaths
     """What the server answers without the ASGI application."""
@@ -84,11 +97,25 @@ def build_web(
         revocation_seconds=options.revocation_seconds,
     )
     api = Api(methods, CaptureEndpoint(engine), options, engine.metrics, engine.tracer)
-    kinds = (HttpStreamEndpoint, SseEndpoint, EmulationEndpoint)
-    streams = tuple(kind(context, sessions, options.max_message_bytes) for kind in kinds)
+    streams = _build_streams(options, context, sessions)
     engine.readiness.observe(lambda: context.asgi_streams.shutdown() if engine.readiness.draining else None)
     requests = RequestPaths({API_PREFIX: api, **{stream.path: stream for stream in streams}})
-    return Web(context, ClientEndpoint(context), top_channels, methods, api, streams, requests)
+    client_endpoint = ClientEndpoint(context)
+    upgrades = {endpoint.path: endpoint for endpoint in (client_endpoint, OneWayWebSocketEndpoint(context))}
+    return Web(context, client_endpoint, top_channels, methods, api, upgrades, streams, requests)
+
+
+def _build_streams(options: WebOptions, context: WebContext, sessions: EmulatedSessions) -> tuple[HttpEndpoint, ...]:
+    """Build the endpoints whose responses have no end, and what belongs to them."""
+    limit = options.max_message_bytes
+    events = EventStreams(context.engine.subscriptions.epoch_of, options.sse_recoverable_channels)
+    return (
+        *(kind(context, sessions, limit) for kind in (HttpStreamEndpoint, SseEndpoint, EmulationEndpoint)),
+        OneWayEventsEndpoint(context, limit),
+        OneWayHttpStreamEndpoint(context, limit),
+        EventsEndpoint(context, limit, events),
+        ChannelEventsEndpoint(context, limit, events),
+    )
 
 
 def _build_context(options: WebOptions, engine: Engine, verifier: RevocableVerifier) -> WebContext:
@@ -136,7 +163,7 @@ def build_asgi(
     if options.pages:
         application.include_router(pages.router)
     application.include_router(health.build_router(engine.readiness))
-    application.router.routes.append(web.client_endpoint.route)
+    application.router.routes += [endpoint.route for endpoint in web.upgrades.values()]
     application.router.routes += [stream.route for stream in web.streams]
     for endpoint in (echo, items, chat) if options.tutorial else ():
         application.include_router(endpoint.build_router(web.context))

@@ -30,6 +30,8 @@ SUBPROTOCOLS = {"centrifuge-json": JsonConnection, "centrifuge-protobuf": Protob
 class ClientEndpoint:
     """The endpoint as one function of the handshake: the server calls it, and so does the route of an ASGI server."""
 
+    path = PATH
+
     def __init__(self, context: WebContext) -> None:
         self._context = context
 
@@ -41,20 +43,27 @@ class ClientEndpoint:
         request_id = given_id(upgrade.headers)
         if self._context.failed_too_often(upgrade):
             retry = (b"retry-after", b"60")
-            return _denied(HTTPStatus.TOO_MANY_REQUESTS, FAILED_TOO_OFTEN, retry, request_id=request_id)
+            return denied(HTTPStatus.TOO_MANY_REQUESTS, FAILED_TOO_OFTEN, retry, request_id=request_id)
         if self._context.is_foreign(upgrade):
-            return _denied(HTTPStatus.FORBIDDEN, FOREIGN_ORIGIN, request_id=request_id)
-        kind, subprotocol = choose_format(upgrade)
-        client = kind(self._context.dispatcher, self._context.handshake(upgrade))
+            return denied(HTTPStatus.FORBIDDEN, FOREIGN_ORIGIN, request_id=request_id)
+        opened = self.open(upgrade)
+        if isinstance(opened, Denied):
+            return opened._replace(request_id=request_id)
+        client, subprotocol = opened
         if keeps_requests(self._context.engine.hooks):
             client.request = self._context.request_for_hooks(upgrade)
         return Accepted(client, subprotocol, self._context.options.write_buffer_bytes, request_id)
+
+    def open(self, upgrade: Upgrade) -> tuple[ClientConnection, str | None] | Denied:
+        """The connection of a client, and the subprotocol that the upgrade answers."""
+        kind, subprotocol = choose_format(upgrade)
+        return kind(self._context.dispatcher, self._context.handshake(upgrade)), subprotocol
 
     def rejected(self, rejection: Rejection) -> Denied:
         """The answer to a client that admission rejects; it is counted here."""
         self._context.engine.metrics.refuse(rejection.reason)
         retry = (b"retry-after", b"%d" % rejection.retry_after)
-        return _denied(HTTPStatus.SERVICE_UNAVAILABLE, rejection.message, retry)
+        return denied(HTTPStatus.SERVICE_UNAVAILABLE, rejection.message, retry)
 
     @property
     def route(self) -> WebSocketRoute:
@@ -71,7 +80,7 @@ class ClientEndpoint:
             else:
                 await converse(websocket, answer.connection, answer.subprotocol, answer.write_limit)
 
-        return WebSocketRoute(PATH, serve)
+        return WebSocketRoute(self.path, serve)
 
 
 def choose_format(upgrade: Upgrade) -> tuple[type[ClientConnection], str | None]:
@@ -85,6 +94,12 @@ def choose_format(upgrade: Upgrade) -> tuple[type[ClientConnection], str | None]
     return ProtobufConnection if protobuf else JsonConnection, own
 
 
-def _denied(status: HTTPStatus, detail: str, *headers: tuple[bytes, bytes], request_id: str = "") -> Denied:
+def choose_subprotocol(upgrade: Upgrade) -> str | None:
+    """The subprotocol that the upgrade of a client answers which has no choice of formats."""
+    return select_subprotocol(upgrade.subprotocols)
+
+
+def denied(status: HTTPStatus, detail: str, *headers: tuple[bytes, bytes], request_id: str = "") -> Denied:
+    """The answer to a client that is not accepted."""
     body = json.encode({"detail": detail})
     return Denied(status, [(b"content-type", b"application/json"), *headers], body, request_id)

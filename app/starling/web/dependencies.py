@@ -137,14 +137,14 @@ class WebContext:
             )
         return credentials
 
-    def request_for_hooks(self, upgrade: Upgrade) -> Request:
-        """The handshake as hooks see it, its Origin checked already."""
+    def request_for_hooks(self, upgrade: Upgrade, *, cookies: bool = True) -> Request:
+        """The handshake as hooks see it, its Origin checked already. `cookies`: these may count."""
         return Request(
             upgrade.headers,
             address=upgrade.address,
             path=upgrade.path,
             query=str(upgrade.query, "latin-1"),
-            cookies_checked=self.cookies_checked,
+            cookies_checked=cookies and self.cookies_checked,
         )
 
     def handshake(self, upgrade: Upgrade, *, cookie: bool = True) -> Handshake:

@@ -137,9 +137,9 @@ class HttpEndpoint(ABC):
         if isinstance(response, StreamResponse):
             await self._context.asgi_streams.serve(response, receive, send)
         elif response is not None:
-            length = (
-                [] if response.status == HTTPStatus.NO_CONTENT else [(b"content-length", b"%d" % len(response.body))]
-            )
+            # The length of a stream is not known; RFC 9110 section 8.6: a 204 has none.
+            unknown = response.status == HTTPStatus.NO_CONTENT or (scope.get(IS_HEAD) and not response.body)
+            length = [] if unknown else [(b"content-length", b"%d" % len(response.body))]
             headers = [*response.headers, *length]
             await send({"type": "http.response.start", "status": response.status, "headers": headers})
             await send({"type": "http.response.body", "body": response.body})

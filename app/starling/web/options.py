@@ -21,6 +21,7 @@ from starling.options import (
     SettingsError,
     problem,
 )
+from starling.protocol.resume_id import MOST_CHANNELS
 from starling.variables import DEVELOPER_KEY, variable
 from starling.web.origins import ANY, normal_pattern
 
@@ -105,6 +106,22 @@ class WriteOptions(Options):
 
 class ContextOptions(EndpointOptions, WriteOptions):
     """What all endpoints of clients share."""
+
+
+class EventStreamOptions(Options):
+    """How many channels a reader of server-sent events can resume."""
+
+    section = "Channels"
+
+    sse_recoverable_channels: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=MOST_CHANNELS,
+            description="Channels with history in one stream of `/sse?channel=…`: the id of each event names the "
+            "reader's position in all of them, in 2 KiB at most. More are refused with 400.",
+        ),
+    ] = 16
 
 
 def _check_networks(value: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from starling.client.authority import Authority, Grant, Identity
 from starling.client.client_connection import ClientConnection, JsonConnection
 from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.commands.connect import ConnectHandler
+from starling.client.commands.grants import ChannelGrants
 from starling.client.commands.rpc import RpcHandler
 from starling.client.dispatcher import Dispatcher
 from starling.client.refusals import CommandRefusals
@@ -84,8 +85,9 @@ class Setup:
         self.command = Scripted()
         authority: Any = Everyone()
         limit = UserLimit(engine.presence, 0)
-        commands = (ConnectHandler(engine, authority, limit, SharedRecoveries()), self.command)
         refusals = CommandRefusals(engine.channels, engine.metrics.refusal_log, developer=False)
+        grants = ChannelGrants(engine, authority, refusals)
+        commands = (ConnectHandler(engine, authority, limit, SharedRecoveries(), grants), self.command)
         self.client = JsonConnection(Dispatcher(engine, SessionLimits(), commands, limit, refusals), None)
         self.transport = JsonTransport()
         self.client.open(self.transport)

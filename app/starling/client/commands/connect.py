@@ -13,6 +13,7 @@ from starling import __version__
 from starling.client.authority import Authority, Grant, Identity
 from starling.client.client_connection import ClientConnection, leave_out, ttl_until
 from starling.client.commands.base import CommandHandler, Later, Work
+from starling.client.commands.grants import ChannelGrants
 from starling.client.held_transport import HeldTransport
 from starling.client.hook_calls import completed, hook_request, keep_headers, shown_to_hooks
 from starling.client.recovery import recovers_from, subscribe_result
@@ -39,12 +40,18 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
     method = "connect"
 
     def __init__(
-        self, engine: Engine, authority: Authority, user_limit: UserLimit, recoveries: SharedRecoveries
+        self,
+        engine: Engine,
+        authority: Authority,
+        user_limit: UserLimit,
+        recoveries: SharedRecoveries,
+        grants: ChannelGrants,
     ) -> None:
         self._engine = engine
         self._authority = authority
         self._user_limit = user_limit
         self._recoveries = recoveries
+        self._grants = grants
 
     def prepare(self, client: ClientConnection, action: Authenticate) -> Identity | None:
         """Who the client is; None where keys must be fetched, or a hook be asked, to find out."""
@@ -60,6 +67,8 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
         """Connect at once a client without server-side subscriptions, where no hook and no limit has a say."""
         if prepared is None or prepared.subscriptions or self._engine.hooks.sees_clients or self._user_limit.on:
             return None
+        if client.one_way and action.request.subs:
+            return None
         known = self._adopt(client, prepared)
         keep_headers(client, self._engine.hooks)
         decisions = self._connected(client, action, NO_PAYLOAD, {})
@@ -70,6 +79,8 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
         """Connect with all that there may be: keys to fetch, a limit, a hook, server-side subscriptions."""
         request = action.request
         known, data = await self._identify(client, request, prepared)
+        if client.one_way:
+            await self._grants.grant_requested(client, request)
         identity = client.identity
         transport = client.transport
         held = HeldTransport(transport)
@@ -150,7 +161,7 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
             time.monotonic(),
             ttl=ttl_until(identity.expires_at),
             sub_ttls={channel: ttl_until(grant.expires_at) for channel, grant in identity.subscriptions.items()},
-            refreshable=identity.renewable,
+            refreshable=identity.renewable and not client.one_way,
             renewed=identity.renewed_by_hook,
             first_ping=random.uniform(1, self._engine.options.ping_seconds),  # noqa: S311 - spreads pings
         )
@@ -197,9 +208,13 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
             client.memberships.watch(client, request, grant.options)
             return True
 
+        if client.one_way:
+            await client.send_missed(request, grant)
         subscriber = Subscriber(client, request.channel, answer)
         since = recovers_from(request, grant, user=client.user)
         await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
+        if client.one_way and subscriber.created and grant.options.keeps_history:
+            self._grants.count_first_use(client)
 
 
 def _readable(client: ClientConnection, identity: Identity) -> Identity:

@@ -3,15 +3,15 @@
 import time
 from functools import partial
 
-from starling.client.authority import Authority, Grant
+from starling.client.authority import Grant
 from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import CommandHandler, Later, Work
-from starling.client.hook_calls import granted, report_unsubscribed, shown_to_hooks
+from starling.client.commands.grants import ChannelGrants
+from starling.client.hook_calls import report_unsubscribed
 from starling.client.memberships import Membership
 from starling.client.recovery import recovers_from, rejects_unrecovered, subscribe_result
 from starling.client.shared_recoveries import SharedRecoveries
 from starling.client.views import check_delta, make_view, set_stream_view, set_view, tags_filter
-from starling.engine.allowances import payer
 from starling.engine.broker import StreamPosition
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
@@ -31,9 +31,9 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
     action = Subscribe
     method = "subscribe"
 
-    def __init__(self, engine: Engine, authority: Authority, recoveries: SharedRecoveries) -> None:
+    def __init__(self, engine: Engine, grants: ChannelGrants, recoveries: SharedRecoveries) -> None:
         self._engine = engine
-        self._authority = authority
+        self._grants = grants
         self._recoveries = recoveries
 
     def prepare(self, client: ClientConnection, action: Subscribe) -> Grant | None:
@@ -41,7 +41,7 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
         check_delta(action.request)
         if isinstance(action.terms, Grant):
             return action.terms
-        return _refuse_unreadable(client, self._authority.grant_now(client.identity, action.request))
+        return self._grants.grant_now(client, action.request)
 
     def try_now(
         self, client: ClientConnection, action: Subscribe, prepared: Grant | None, later: Later
@@ -71,22 +71,19 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
     async def run(self, client: ClientConnection, action: Subscribe, prepared: Grant | None) -> list[Decision]:
         """Ask the hook, enter the channel, and recover what the client missed."""
         request = action.request
-        grant = prepared or await self._authority.grant(client.identity, request)
-        if prepared is None:
-            _refuse_unreadable(client, grant)
-        if not action.server_side:
-            shown = shown_to_hooks(client, grant.info, has_token=grant.token is not None)
-            grant = granted(grant, await self._engine.hooks.subscribe(shown, request.channel, request.data))
+        if prepared is not None and action.server_side:
+            grant = prepared
+        else:
+            grant = await self._grants.grant(client, request, prepared)
         wanted = tags_filter(request, grant)
         subscriber = Subscriber(client, request.channel, partial(self._answer, client, action, grant))
-        first_uses, who = self._engine.admission.clients.first_uses, payer(client)
         new = not action.server_side and grant.options.keeps_history
-        if new and first_uses.exhausted(who) and not self._engine.subscriptions.is_live(request.channel):
-            raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
+        if new:
+            self._grants.check_first_use(client, request.channel, grant.options)
         since = recovers_from(request, grant, user=client.user)
         await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
         if new and subscriber.created:
-            first_uses.spend(who)
+            self._grants.count_first_use(client)
         if subscriber.answered:
             self._engine.presence.announce(request.channel, client.id)
         return []
@@ -189,10 +186,3 @@ def _enters_at_once(action: Subscribe, grant: Grant) -> bool:
         return False
     # The newest publication of a cache channel, and the base of patches, must be read.
     return not options.keeps_history or (options.force_recovery_mode != "cache" and not request.delta)
-
-
-def _refuse_unreadable(client: ClientConnection, grant: Grant | None) -> Grant | None:
-    """Raise CommandRefused for a channel that the client cannot read; return `grant`."""
-    if grant is not None and not client.reads(grant.options):
-        raise CommandRefused(codes.ERROR_NOT_AVAILABLE)
-    return grant
