@@ -36,7 +36,11 @@ def room(workshop: Workshop, tmp_path: Path) -> Room:
 
 
 @pytest.mark.parametrize(
-    "server", ["starling", "starling-chat", "starling-deflate", "tutorial", "c-single", "c-joined"]
+    "server",
+    [
+        *("starling", "tutorial", "c-joined"),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("starling-chat", "starling-deflate", "c-single")),
+    ],
 )
 def test_a_crowd_gets_everything(room: Room, server: str) -> None:
     results = drive(room, server, "burst")

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from starling.engine.fanout import Fanout, Group
 from starling.engine.transport import Batch, Frame
 from starling.telemetry.metrics import TransportStats
-from tests.support.receivers import FakeReceiver
+from tests.support.receivers import FakeReceiver, RecordingTransport
 
 
-class Transport:
+class Transport(RecordingTransport):
     """Keeps what it is sent, as a socket would: what is queued leaves with the next write or at the end."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.queued: list[bytes] = []
         self.written: list[bytes] = []
         self.writes = 0

@@ -253,7 +253,7 @@ def documented(
     return inside or outside
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=700, deadline=None)
 @given(
     name=NAMES,
     suffix=IDS,

@@ -256,4 +256,4 @@ class Conversation(RuleBasedStateMachine):
 
 
 TestConversation = Conversation.TestCase
-TestConversation.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestConversation.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)

@@ -4,16 +4,18 @@ import json
 from typing import Any
 
 from starling.engine.transport import Batch, Frame
+from tests.support.receivers import RecordingTransport
 
 
-class JsonTransport:
+class JsonTransport(RecordingTransport):
     """The lines that were sent, and the code and reason of the first close."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.lines: list[dict[str, Any]] = []
-        self.closed_with: tuple[int, str] | None = None
 
     def send_frame(self, frame: Frame) -> None:
+        super().send_frame(frame)
         self.lines += map(json.loads, frame.payload.splitlines())
 
     def send_batch(self, batch: Batch) -> None:
@@ -21,17 +23,6 @@ class JsonTransport:
             self.send_frame(frame)
 
     queue_batch = send_batch
-
-    def ping(self) -> None: ...
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    replies_wait = False
-
-    def takes_replies(self) -> bool:
-        return False
 
     def close(self, code: int, reason: str = "") -> None:
         self.closed_with = self.closed_with or (code, reason)

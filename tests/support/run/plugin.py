@@ -11,7 +11,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
 import pytest
 from execnet.xspec import XSpec
@@ -27,6 +28,8 @@ _STARTING = frozenset({"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "
 # Expected seconds of a test in these folders, where no earlier run has measured its file.
 _EXPECTED_SECONDS = {"soak": 20.0, "system": 3.0, "browser": 3.0, "sdk": 1.0, "chart": 0.5}
 _SECONDS_BY_FILE = "test-run/seconds-by-file"
+# From this many seconds of tests on, a run prints how long its suites took.
+_LONG_RUN_SECONDS = 300.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -93,6 +96,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.nodeid.removeprefix("tests/").partition("/")[0]
         if folder in PROCESS_FOLDERS or PROCESS_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("processes")
+
+
+def minutes_by_suite(seconds_by_file: Mapping[str, float]) -> str:
+    """The minutes of each folder of `tests/`, the longest first; the processes of a run share them."""
+    suites: defaultdict[str, float] = defaultdict(float)
+    for file, seconds in seconds_by_file.items():
+        suites[file.removeprefix("tests/").rpartition("/")[0].partition("/")[0] or "tests/*.py"] += seconds
+    longest_first = sorted(suites.items(), key=lambda suite: -suite[1])
+    return ", ".join(f"{suite} {seconds / 60:.1f}" for suite, seconds in longest_first)
 
 
 class Reporter:
@@ -162,7 +174,9 @@ class Reporter:
             cache.set(_SECONDS_BY_FILE, known | measured)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Name what did not run, when tests were collected and not all of them ended."""
+        """Print the minutes of each suite in a long run, and what did not run where not all tests ended."""
+        if sum(self._seconds.values()) >= _LONG_RUN_SECONDS:
+            terminalreporter.write_line(f"minutes of the suites: {minutes_by_suite(self._seconds)}")
         progress = supervisor.Progress(collected=self._collected, finished=self._finished)
         if self._collected and not self._finished.issuperset(self._collected):
             terminalreporter.write_sep("=", "not everything ran", red=True)

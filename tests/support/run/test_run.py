@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.run.plugin import minutes_by_suite
+
 pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[3]
 DEADLINE = 120.0
@@ -81,7 +83,7 @@ def output(process: subprocess.Popen[str]) -> str:
     return process.communicate(timeout=DEADLINE)[0]
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.long), "2"])
 def test_a_test_over_its_time_fails_alone_and_is_named(
     tmp_path: Path, run: Callable[..., subprocess.Popen[str]], workers: str
 ) -> None:
@@ -165,7 +167,7 @@ def test_after():
     assert "did not run: test_stuck.py (1 of its 3 tests)" in text
 
 
-@pytest.mark.parametrize("crashes", [["a", "b", "c", "d"], ["d"], ["a"]])
+@pytest.mark.parametrize("crashes", [["a", "b", "c", "d"], ["d"], pytest.param(["a"], marks=pytest.mark.long)])
 def test_every_test_runs_once_when_workers_are_killed_in_the_first_files_or_in_the_last_one(
     tmp_path: Path, run: Callable[..., subprocess.Popen[str]], crashes: list[str]
 ) -> None:
@@ -182,8 +184,15 @@ def test_every_test_runs_once_when_workers_are_killed_in_the_first_files_or_in_t
     assert f"{len(crashes)} failed, {9 - len(crashes)} passed" in text
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize("victim", ["called", "tests"])
+@pytest.mark.parametrize(
+    ("workers", "victim"),
+    [
+        ("2", "called"),
+        ("0", "tests"),
+        pytest.param("0", "called", marks=pytest.mark.long),
+        pytest.param("2", "tests", marks=pytest.mark.long),
+    ],
+)
 def test_nothing_that_tests_started_outlives_a_killed_process_of_the_run(
     tmp_path: Path, run: Callable[..., subprocess.Popen[str]], workers: str, victim: str
 ) -> None:
@@ -252,7 +261,7 @@ def test_a_run_ends_in_time_at_sigterm_though_its_tests_ignore_it(
     assert "was running: test_wait.py::test_wait" in text
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.long), "2"])
 def test_what_tests_start_has_the_default_dispositions_though_the_caller_ignores_signals(
     tmp_path: Path, run: Callable[..., subprocess.Popen[str]], workers: str
 ) -> None:
@@ -284,6 +293,16 @@ def test_a_test_that_starts_a_process_without_the_mark_fails_and_says_so(
     assert "FAILED test_plain.py::test_plain - AssertionError: this test starts a process" in text
     assert "mark it with `pytest.mark.processes`" in text
     assert "1 failed, 1 passed" in text
+
+
+def test_the_minutes_of_a_suite_are_those_of_its_files() -> None:
+    seconds = {
+        "tests/test_cli.py": 30.0,
+        "tests/system/a.py": 60.0,
+        "tests/client/commands/b.py": 6.0,
+        "tests/system/c.py": 90,
+    }
+    assert minutes_by_suite(seconds) == "system 2.5, tests/*.py 0.5, client 0.1"
 
 
 def test_the_longest_files_of_the_last_run_come_first(
