@@ -65,6 +65,6 @@ def _proxies_without_address(settings: Settings, channels: Channels) -> list[str
         f"{settings.channels_file}: {f'namespaces.{name}' if name else 'default'}.{event}_proxy: it is true, but there "
         f"is no address: set {variable(f'proxy_{event}')}, or write the address in place of true"
         for name, options in {"": channels.default, **channels.namespaces}.items()
-        for event in ("subscribe", "sub_refresh", "publish")
+        for event in ("subscribe", "sub_refresh", "publish", "rpc")
         if getattr(options, f"{event}_proxy") is True and event not in urls
     ]

@@ -48,6 +48,7 @@ CHOSEN: dict[str, Any] = {
     "webhook_events": ["connect", "disconnect"],
     **{f"proxy_{event}": f"https://backend.example.com/{event}" for event in PROXY_EVENTS},
     "proxy_headers": ["authorization", "x-shop"],
+    "proxy_client_headers": ["x-device-token"],
     "proxy_cookies": ["sessionid"],
     "max_memory_share": 0.75,
     "waiting_memory_share": 0.3,

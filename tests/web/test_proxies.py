@@ -62,7 +62,8 @@ def opener(tmp_path: Path, backend: DecidingBackend) -> Iterator[Opener]:
                 **{f"STARLING_PROXY_{event.upper()}": backend.url(event) for event in EVENTS},
                 **{f"STARLING_{name.upper()}": value for name, value in settings.items()},
             }
-            service = stack.enter_context(TestClient(create_app(load_settings(environment), CollectorRegistry())))
+            given = {name: value for name, value in environment.items() if value}
+            service = stack.enter_context(TestClient(create_app(load_settings(given), CollectorRegistry())))
             service.headers["X-API-Key"] = KEY
             return service
 
@@ -185,6 +186,72 @@ def test_headers_and_cookies_are_forwarded_by_name_with_every_event(opener: Open
         assert asked.headers["x-shop"] == "7"
         assert asked.headers["cookie"] == "sessionid=abc; csrftoken=t"
         assert "x-other" not in asked.headers
+
+
+def test_headers_that_the_client_writes_are_forwarded_where_their_own_list_names_them(
+    opener: Opener, backend: DecidingBackend
+) -> None:
+    service = opener(proxy_headers="X-Shop", proxy_client_headers="X-Device-Token, X-Shop, X-Broken, X-Empty")
+    written = {
+        "x-device-token": "t-1",
+        "X-SHOP": "forged",
+        "X-Broken": "a\r\nX-Admin: yes",
+        "X-Empty": "",
+        "X-Other": "8",
+    }
+    with talking(service, x_shop="7") as talk:
+        assert "connect" in talk.ask(connect={"headers": written})
+        talk.ask(subscribe={"channel": "asked:1"})
+        talk.ask(rpc={"method": "x", "data": {}})
+    with talking(service) as talk:
+        assert "connect" in talk.ask(connect={"headers": written})
+
+    for asked, shop in zip(backend.asked, ("7", "7", "7", "forged"), strict=True):
+        assert asked.headers["x-device-token"] == "t-1"
+        assert asked.headers["x-shop"] == shop
+        assert not {"x-broken", "x-empty", "x-other", "x-admin"} & asked.headers.keys()
+
+
+def test_a_client_with_a_token_has_its_written_headers_forwarded_too(opener: Opener, backend: DecidingBackend) -> None:
+    service = opener(proxy_client_headers="X-Device-Token")
+    with talking(service) as talk:
+        token = issue_connection_token(SECRET, "alice", 600)
+        assert "connect" in talk.ask(connect={"token": token, "headers": {"X-Device-Token": "t-2"}})
+        talk.ask(subscribe={"channel": "asked:1"})
+
+    assert [asked.headers["x-device-token"] for asked in backend.asked] == ["t-2"]
+
+
+def test_methods_of_a_namespace_are_answered_by_its_own_backend(
+    opener: Opener, backend: DecidingBackend, tmp_path: Path
+) -> None:
+    with DecidingBackend(lambda path, body: {"result": {"data": path}}) as other:
+        namespaces = {"billing": {"rpc_proxy": other.url("billing")}, "chat": {}, "same": {"rpc_proxy": True}}
+        (tmp_path / "channels.json").write_text(json.dumps({"namespaces": namespaces}))
+        with connected(opener()) as talk:
+            for method in ("billing:invoice", "chat:say", "same:x", "nowhere:x", "plain", "billing"):
+                assert "rpc" in talk.ask(rpc={"method": method, "data": {}})
+
+    assert [asked.body["method"] for asked in other.asked] == ["billing:invoice"]
+    assert [asked.body["method"] for asked in backend.about("rpc")] == [
+        "chat:say",
+        "same:x",
+        "nowhere:x",
+        "plain",
+        "billing",
+    ]
+
+
+def test_without_a_proxy_for_all_methods_those_of_other_namespaces_are_not_available(
+    opener: Opener, backend: DecidingBackend, tmp_path: Path
+) -> None:
+    (tmp_path / "channels.json").write_text(json.dumps({"namespaces": {"billing": {"rpc_proxy": True}}}))
+    with pytest.raises(SettingsError, match=r"namespaces\.billing\.rpc_proxy.*STARLING_PROXY_RPC"):
+        opener(proxy_rpc="")
+    (tmp_path / "channels.json").write_text(json.dumps({"namespaces": {"billing": {"rpc_proxy": backend.url("b")}}}))
+    with connected(opener(proxy_rpc="")) as talk:
+        assert "rpc" in talk.ask(rpc={"method": "billing:x", "data": {}})
+        assert talk.ask(rpc={"method": "other:x", "data": {}})["error"]["code"] == 108
 
 
 def test_without_a_list_no_header_and_no_cookie_leaves(opener: Opener, backend: DecidingBackend) -> None:

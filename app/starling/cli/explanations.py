@@ -188,6 +188,7 @@ OPTIONS = {
     "subscribe_proxy": "A backend decides over HTTP who subscribes: true for STARLING_PROXY_SUBSCRIBE, or an address.",
     "subscribe_proxy_cache": "How long an answer of subscribe_proxy is kept for a user and a channel.",
     "sub_refresh_proxy": "A backend renews subscriptions over HTTP: true (STARLING_PROXY_SUB_REFRESH) or an address.",
+    "rpc_proxy": "A backend answers the calls of methods NAMESPACE:METHOD: true (STARLING_PROXY_RPC) or an address.",
     "publish_proxy": "A backend decides over HTTP what clients publish: true (STARLING_PROXY_PUBLISH) or an address.",
     "allow_tags_filter": "Subscribers may filter publications by their tags.",
     "allowed_delta_types": "Kinds of differences that subscribers may ask for.",

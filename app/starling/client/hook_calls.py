@@ -22,16 +22,21 @@ def shown_to_hooks(client: ClientConnection, chan_info: Raw = NO_PAYLOAD, *, has
     )
 
 
-def keep_headers(client: ClientConnection, hooks: Hooks) -> None:
-    """Keep of the request that the client's connection was opened with what all hooks see, and nothing else."""
-    if client.request is not None:
-        client.request = client.request.reduced(hooks.keeps_headers) if hooks.keeps_headers else None
+def keep_headers(client: ClientConnection, request: ConnectRequest, hooks: Hooks) -> None:
+    """Keep what all hooks see of the request that the client's connection was opened with, and nothing else."""
+    if client.request is None:
+        return
+    names, written = hooks.keeps_headers, hooks.keeps_client_headers
+    client.request = client.request.reduced(names) if names or written else None
+    if client.request is not None and written and request.headers:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        client.request.client_headers = {name: headers[name] for name in written if name in headers}
 
 
 def hook_request(client: ClientConnection, request: ConnectRequest, hooks: Hooks) -> Request:
     """The request that the client's connection was opened with, with what its connect command adds; kept no longer."""
     opened = client.request or Request(address=client.address)
-    keep_headers(client, hooks)
+    keep_headers(client, request, hooks)
     opened.client_name, opened.client_version = request.name, request.version
     opened.client_headers = {name.lower(): value for name, value in request.headers.items()}
     return opened

@@ -91,6 +91,11 @@ class RegisteredHooks:
         """Header fields that all methods see."""
         return self._inner.keeps_headers
 
+    @property
+    def keeps_client_headers(self) -> frozenset[str]:
+        """As `keeps_headers`, of those that clients write."""
+        return self._inner.keeps_client_headers
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the inner hooks; the application's own lifespan holds what registered functions need."""

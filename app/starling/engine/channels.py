@@ -68,6 +68,7 @@ class ChannelOptions(AppendStreamOptions):
     subscribe_proxy_cache: Duration = 0
     sub_refresh_proxy: Proxied = False
     publish_proxy: Proxied = False
+    rpc_proxy: Proxied = False
     allow_publish_for_client: bool = False
     allow_publish_for_subscriber: bool = False
     allow_publish_for_anonymous: bool = False

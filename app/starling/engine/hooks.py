@@ -127,6 +127,10 @@ class Hooks(Protocol):
     def keeps_headers(self) -> frozenset[str]:
         """The header fields of the handshake, in lower case, that all methods see."""
 
+    @property
+    def keeps_client_headers(self) -> frozenset[str]:
+        """As `keeps_headers`, of those that clients write into their connect command."""
+
     def running(self) -> AbstractAsyncContextManager[None]:
         """What the hooks need while the worker serves, such as pools; entered before the first client connects."""
 
@@ -171,6 +175,7 @@ class NoHooks:
     sees_disconnects = False
     sees_unsubscribes = False
     keeps_headers: frozenset[str] = frozenset()
+    keeps_client_headers: frozenset[str] = frozenset()
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Need nothing."""

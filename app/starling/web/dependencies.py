@@ -226,4 +226,4 @@ def token_of(credentials: Credentials | None) -> TokenFacts | None:
 
 def keeps_requests(hooks: Hooks) -> bool:
     """Whether a hook may want to see what a connection was opened with."""
-    return bool(hooks.sees_clients or hooks.authenticates or hooks.keeps_headers)
+    return bool(hooks.sees_clients or hooks.authenticates or hooks.keeps_headers or hooks.keeps_client_headers)

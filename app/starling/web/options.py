@@ -314,6 +314,14 @@ class ProxyOptions(Options):
         AfterValidator(_check_header_names),
         Field(description="Header fields of a client's handshake that proxies get."),
     ] = ()
+    proxy_client_headers: Annotated[
+        CommaSeparated,
+        AfterValidator(_check_header_names),
+        Field(
+            description="Header fields that clients may write into their connect command, as pages cannot set real "
+            "ones: proxies get them under the same names. Of the same name, STARLING_PROXY_HEADERS counts."
+        ),
+    ] = ()
     proxy_cookies: Annotated[
         CommaSeparated,
         AfterValidator(_check_cookie_names),

@@ -1,5 +1,6 @@
 """Hooks whose decisions a backend takes over HTTP, event by event; what has no proxy is left to the hooks module."""
 
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
@@ -45,6 +46,8 @@ _DECODERS: Mapping[type, ReplyDecoder[object]] = {
     kind: ReplyDecoder(kind) for kind in (ConnectVerdict, RefreshVerdict, SubscribeVerdict, PublishVerdict, CallVerdict)
 }
 _COOKIE = "cookie"
+# RFC 9110 section 5.5; what else a client writes could begin another field.
+_FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?")
 
 
 class ProxyHooks:
@@ -59,6 +62,7 @@ class ProxyHooks:
         self._metrics = metrics
         self._backends: dict[str, ProxyBackend] = {}
         self._granted: ProxyCache[SubscribeDecision] = ProxyCache()
+        self.keeps_client_headers = frozenset(options.proxy_client_headers)
         self.keeps_headers = frozenset(options.proxy_headers) | ({_COOKIE} if options.proxy_cookies else frozenset())
         metrics.sources.append(self._report)
 
@@ -180,12 +184,13 @@ class ProxyHooks:
             return answer.payload() or data
 
     async def call(self, client: Client, method: str, data: Raw) -> Raw:
-        """Ask the rpc proxy."""
-        if "rpc" not in self._urls:
+        """Ask the rpc proxy of the method's namespace (`NAMESPACE:METHOD`), or that of all methods."""
+        where = self._answers(method)
+        if not where:
             return await self._inner.call(client, method, data)
         body = self._request(client, data)
         body.method = method
-        answer = await self._ask("rpc", self._urls["rpc"], CallVerdict, body, client.request)
+        answer = await self._ask("rpc", where, CallVerdict, body, client.request)
         with _read("rpc", self._metrics):
             return answer.payload()
 
@@ -204,6 +209,11 @@ class ProxyHooks:
     async def disconnected(self, client: Client, code: int, reason: str) -> None:
         """Give it to the inner hooks."""
         await self._inner.disconnected(client, code, reason)
+
+    def _answers(self, method: str) -> Proxied:
+        name, separator, _ = method.partition(":")
+        options = self._channels.namespaces.get(name) if separator else None
+        return (options or self._channels.default).rpc_proxy or "rpc" in self._urls
 
     # Requests
 
@@ -245,7 +255,13 @@ class ProxyHooks:
     def _forwarded(self, request: Request | None) -> dict[str, str]:
         if request is None:
             return {}
-        headers = {name: request.headers[name] for name in self._options.proxy_headers if name in request.headers}
+        written = request.client_headers
+        headers = {
+            name: written[name]
+            for name in self._options.proxy_client_headers
+            if name in written and _FIELD_VALUE.fullmatch(written[name])
+        }
+        headers |= {name: request.headers[name] for name in self._options.proxy_headers if name in request.headers}
         if self._options.proxy_cookies:
             cookies = request.cookies
             pairs = [f"{name}={cookies[name]}" for name in self._options.proxy_cookies if name in cookies]

@@ -70,7 +70,7 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
         if client.one_way and action.request.subs:
             return None
         known = self._adopt(client, prepared)
-        keep_headers(client, self._engine.hooks)
+        keep_headers(client, action.request, self._engine.hooks)
         decisions = self._connected(client, action, NO_PAYLOAD, {})
         # After the reply, which a fault of the listener must not suppress, and before subscriptions are reported.
         return [*decisions[:1], partial(self._announce, client, known, channels=0), *decisions[1:]]
@@ -122,7 +122,7 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
         known = self._adopt(client, _readable(client, identity))
         await self._user_limit.claim(client)
         if not hooks.sees_clients:
-            keep_headers(client, hooks)
+            keep_headers(client, request, hooks)
             return known, NO_PAYLOAD
         shown = shown_to_hooks(client, has_token=self._authority.brings_token(request, handshake))
         decision = await hooks.connect(shown, hook_request(client, request, hooks), request.data)
