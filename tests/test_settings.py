@@ -50,6 +50,11 @@ def test_a_secret_is_enough_to_start_on_memory() -> None:
     assert (settings.port, settings.internal_port, settings.worker_count) == (8000, 9090, 1)
 
 
+def test_the_internal_port_is_for_this_machine_alone_unless_it_is_said() -> None:
+    # It has no authentication: anyone who reaches it reads names of channels, and so of users.
+    assert load_settings({"STARLING_TOKEN_HMAC_SECRET": "x" * 32}).internal_host == "127.0.0.1"
+
+
 def test_developer_mode_needs_no_secret() -> None:
     assert load_settings({"STARLING_DEV": "true"}).dev
 

@@ -48,6 +48,16 @@ def test_entering_a_channel_is_answered_with_its_position_and_what_was_missed() 
     assert (news.server_side, news.epoch, news.offset) == (False, "e", 7)
 
 
+@pytest.mark.parametrize("kind", [1, 2, 3, 4, 99])
+@pytest.mark.parametrize("command", ["subscribe", "publish"])
+def test_a_kind_of_subscription_that_there_is_not_is_108_and_no_plain_one(command: str, kind: int) -> None:
+    talk = Talk().connect()
+    asked = {"channel": "news", "type": kind, **({"data": 1} if command == "publish" else {})}
+    assert talk.send({"id": 2, command: asked}) == [{"id": 2, "error": {"code": 108, "message": "not available"}}]
+    assert not talk.session.subscriptions
+    assert talk.send({"id": 3, "subscribe": {"channel": "news", "type": 0}}) == ["Subscribe"]
+
+
 def test_a_refused_subscription_is_answered_and_leaves_nothing() -> None:
     talk = Talk().connect()
     talk.send({"id": 2, "subscribe": {"channel": "news"}})
