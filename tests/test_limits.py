@@ -11,8 +11,9 @@ from starling.brokers.link import MAX_EVENTS
 from starling.client.commands.history import ANSWER_BYTES
 from starling.client.commands.presence import MEMBERS
 from starling.client.node_commands import CHANNELS_LIMIT
+from starling.engine.append_store import PRODUCERS_LIMIT
 from starling.engine.capture import CAPTURE_SECONDS, CAPTURES_LIMIT, FRAMES_WAITING
-from starling.engine.channels import NAME_LENGTH
+from starling.engine.channels import NAME_LENGTH, ChannelOptions
 from starling.engine.frame_tap import EVENTS_WAITING
 from starling.protocol.codec import COMMANDS_PER_FRAME
 from starling.protocol.options import SessionLimits
@@ -26,6 +27,8 @@ from starling.web.api_models import (
     BROADCAST_CHANNELS,
     HISTORY_LIMIT,
     IDEMPOTENCY_KEY_LENGTH,
+    STREAM_LIST,
+    STREAM_WAIT,
     TOP_LIMIT,
     WAIT_SECONDS,
 )
@@ -43,6 +46,10 @@ FIXED = {
     "data in a history answer to a client, beyond the first publication": ANSWER_BYTES,
     "clients in a presence answer to a client": MEMBERS,
     "errors caused by a connection in a minute": SessionLimits().errors_per_minute,
+    "content of an append-only stream": ChannelOptions().stream_max_bytes,
+    "producers of an append-only stream": PRODUCERS_LIMIT,
+    "streams in a `stream_list`": STREAM_LIST,
+    "seconds that `stream_info` waits": STREAM_WAIT,
     "levels of JSON": NESTING_LIMIT,
     "characters of a number in JSON": NUMBER_LIMIT,
     "token": MAX_TOKEN_BYTES,

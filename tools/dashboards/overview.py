@@ -1,7 +1,7 @@
 """The dashboard "Starling overview"."""
 
 from tools.dashboards.dashboard import Dashboard, Number, Panel, Query, Row
-from tools.dashboards.overview_rows import api, broker, proxies, tokens, webhooks, workers
+from tools.dashboards.overview_rows import api, append_streams, broker, proxies, tokens, webhooks, workers
 from tools.dashboards.queries import by, of, quantile, rate
 
 
@@ -16,6 +16,7 @@ def overview() -> Dashboard:
             Row("Connections", _connections()),
             Row("Messages", _messages()),
             Row("Real-time protocol", _realtime()),
+            Row("Append-only streams", append_streams(), folded=True),
             Row("Server API", api(), folded=True),
             Row("Tokens", tokens(), folded=True),
             Row("Webhooks", webhooks(), folded=True),

@@ -255,3 +255,38 @@ def workers() -> tuple[Panel, ...]:
             maximum=1,
         ),
     )
+
+
+def append_streams() -> tuple[Panel, ...]:
+    """Streams that grow, such as answers of language models."""
+    chunks, appends = rate("starling_stream_appended_chunks_total"), rate("starling_stream_appends_total")
+    return (
+        Panel(
+            "Open streams",
+            "Append-only streams that are open, in all pods.",
+            "short",
+            (Query(f"max({of('starling_streams_open')})", "open"),),
+        ),
+        Panel(
+            "Streams opened and ended",
+            "A second. Interrupted: the producer was silent; it may go on.",
+            "ops",
+            (
+                Query(f"sum({rate('starling_streams_opened_total')})", "opened"),
+                *by("status", rate("starling_streams_ended_total")),
+            ),
+        ),
+        Panel(
+            "Bytes appended",
+            "Content appended to streams a second.",
+            "Bps",
+            by("channel_namespace", rate("starling_stream_appended_bytes_total")),
+        ),
+        Panel(
+            "Requests joined in one publication",
+            "Appends of one producer that arrived within a window; 1 where producers send one request a window.",
+            "short",
+            (Query(f"sum({chunks}) / sum({appends})", "requests"),),
+            width=24,
+        ),
+    )

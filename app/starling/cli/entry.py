@@ -22,6 +22,7 @@ from starling.cli import (
     reading,
     serve,
     size,
+    streams,
     tokens,
     top,
 )
@@ -164,6 +165,13 @@ _add(
     "starling capture user alice",
     "starling capture channel news --seconds 300 --payload",
     "starling capture user alice --json | jq .frame",
+)
+_add(
+    CLIENT,
+    streams.streams,
+    "starling streams list",
+    "starling streams tail answers:42",
+    "starling streams cancel answers:42 --reason 'it is wrong'",
 )
 _add(CLIENT, backend.unsubscribe, "starling unsubscribe alice chat:42")
 _add(

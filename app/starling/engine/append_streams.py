@@ -1,7 +1,7 @@
 """Append-only streams for who writes them: opening, appending, closing, and producers that fall silent."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -26,12 +26,16 @@ from starling.engine.broker import BrokerUnavailable
 from starling.engine.channels import ChannelOptions, Channels, namespace_of
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
+from starling.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.streams")
 
 # How often a worker looks for producers that are silent, in seconds, and at how many streams at once.
 SWEEP_SECONDS = 1.0
 SWEEP_AT_ONCE = 200
+# How often open streams are counted, in seconds, and how many of them at most.
+COUNT_SECONDS = 15.0
+COUNTED_LIMIT = 10_000
 # A stream without a producer that could be silent is looked at so rarely.
 UNWATCHED_SECONDS = 600.0
 
@@ -78,6 +82,7 @@ class AppendStreams:
         self._store = store
         self._channels = channels
         self._windows = AppendWindows(self._append_joined)
+        self._open = 0
         self.stats: dict[str, AppendStats] = {}
         """By namespace."""
 
@@ -224,6 +229,33 @@ class AppendStreams:
                 silent_seconds=options.producer_timeout,
                 remedy="its producer ended without closing it: see the log of the process that wrote it",
             )
+
+    # Metrics
+
+    async def count_open(self) -> None:
+        """Count the streams that are open, over all workers, for the metric."""
+        if self._store is None or not self._channels.have_streams:
+            return
+        try:
+            self._open = len(await self._store.open_channels(COUNTED_LIMIT))
+        except BrokerUnavailable as error:
+            log.debug("streams_not_counted", reason=str(error))
+
+    def report(self, namespaces: Iterable[str], metrics: Metrics) -> None:
+        """Set the metrics of the streams in `namespaces`."""
+        metrics.set("starling_streams_open", self._open)
+        for namespace in namespaces:
+            stats = self.stats.get(namespace)
+            if stats is None:
+                continue
+            metrics.count("starling_streams_opened_total", stats.opened, namespace)
+            metrics.count("starling_stream_appends_total", stats.appends, namespace)
+            metrics.count("starling_stream_appended_chunks_total", stats.chunks, namespace)
+            metrics.count("starling_stream_appended_bytes_total", stats.bytes, namespace)
+            ended = {**stats.closed, StreamStatus.INTERRUPTED: stats.interrupted}
+            for status in StreamStatus:
+                if status is not StreamStatus.OPEN:
+                    metrics.count("starling_streams_ended_total", ended.get(status, 0), namespace, status.value)
 
     def _stats(self, channel: str) -> AppendStats:
         return self.stats.setdefault(namespace_of(channel), AppendStats())

@@ -9,7 +9,7 @@ from typing import Protocol
 from starling.engine.admission import Admission, ClientLimits
 from starling.engine.allowances import Budgets, ConnectionLimit
 from starling.engine.append_store import AppendStore
-from starling.engine.append_streams import SWEEP_SECONDS, AppendStreams
+from starling.engine.append_streams import COUNT_SECONDS, SWEEP_SECONDS, AppendStreams
 from starling.engine.broker import Broker
 from starling.engine.channels import DEFAULT_NAMESPACE, Channels
 from starling.engine.clock import Clock, Periodic
@@ -202,6 +202,7 @@ def build_engine(
         periodic=(
             Periodic(POSITION_CHECK_SECONDS, link_watch.check_positions),
             Periodic(SWEEP_SECONDS, append_streams.sweep),
+            Periodic(COUNT_SECONDS, append_streams.count_open),
             *([Periodic(broker.presence.ttl / 3, presence.refresh)] if broker.presence is not None else []),
         ),
     )
@@ -215,6 +216,7 @@ def build_engine(
         admission.report,
         presence.report,
         partial(subscriptions.report, namespaces),
+        partial(append_streams.report, namespaces),
         revocations.report,
         clock.report,
         garbage.report,

@@ -140,6 +140,32 @@ METRICS = (
         "Gaps the stream could not fill; the subscribers got code 2500.",
         ("channel_namespace",),
     ),
+    Metric("starling_streams_open", "gauge", "Append-only streams that are open, in all pods.", mode="livemax"),
+    Metric("starling_streams_opened_total", "counter", "Append-only streams opened.", ("channel_namespace",)),
+    Metric(
+        "starling_streams_ended_total",
+        "counter",
+        "Append-only streams closed, by status; interrupted ones, whose producer was silent, may go on.",
+        ("channel_namespace", "status"),
+    ),
+    Metric(
+        "starling_stream_appends_total",
+        "counter",
+        "Publications that appended to streams.",
+        ("channel_namespace",),
+    ),
+    Metric(
+        "starling_stream_appended_chunks_total",
+        "counter",
+        "Requests to append; those of one window become one publication.",
+        ("channel_namespace",),
+    ),
+    Metric(
+        "starling_stream_appended_bytes_total",
+        "counter",
+        "Bytes of content appended to streams.",
+        ("channel_namespace",),
+    ),
     Metric("starling_stream_join_reads_total", "counter", "Reads of a stream for clients that enter its channel."),
     Metric("starling_stream_recent_bytes", "gauge", "Memory of the publications kept for clients that reconnect."),
     Metric(
