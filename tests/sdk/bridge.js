@@ -10,6 +10,8 @@ import { Centrifuge as JsonCentrifuge } from "centrifuge";
 import { Centrifuge as ProtobufCentrifuge } from "centrifuge/build/protobuf";
 import WebSocket from "ws";
 
+import { EventSource } from "./event_source.js";
+
 const CLIENT_EVENTS = ["connecting", "connected", "disconnected", "error", "message"];
 const SERVER_SUBSCRIPTION_EVENTS = ["subscribed", "subscribing", "unsubscribed", "publication", "join", "leave"];
 const SUBSCRIPTION_EVENTS = [...SERVER_SUBSCRIPTION_EVENTS, "error"];
@@ -58,7 +60,7 @@ class Driver {
 }
 
 class Client {
-  constructor(number, driver, { url, protobuf, callbacks, mute, options }) {
+  constructor(number, driver, { url, transports, protobuf, callbacks, mute, options }) {
     this.number = number;
     this.driver = driver;
     this.protobuf = protobuf;
@@ -80,7 +82,14 @@ class Client {
       options.getData = async () => this.write(await driver.ask(number, "get_data"));
     }
     this.SDK = protobuf ? ProtobufCentrifuge : JsonCentrifuge;
-    this.sdk = new this.SDK(url, { websocket: Socket, ...options });
+    // Every request of a transport over HTTP, so that tests can count those that carry commands.
+    this.requests = 0;
+    const requests = (...parts) => {
+      this.requests += 1;
+      return fetch(...parts);
+    };
+    const over = transports.length ? transports : url;
+    this.sdk = new this.SDK(over, { websocket: Socket, eventsource: EventSource, fetch: requests, ...options });
     for (const event of [...CLIENT_EVENTS, ...SERVER_SUBSCRIPTION_EVENTS]) {
       this.sdk.on(event, (context) => this.report(event, context));
     }
@@ -128,6 +137,14 @@ class Client {
 
   async ready() {
     await this.sdk.ready(10000);
+  }
+
+  sent() {
+    return this.requests;
+  }
+
+  transport() {
+    return this.sdk._transport.subName();
   }
 
   state() {
@@ -201,7 +218,8 @@ class Client {
   }
 
   inject({ text }) {
-    this.websocket.send(text);
+    if (this.websocket) this.websocket.send(text);
+    else this.sdk._transport.send(this.protobuf ? new TextEncoder().encode(text) : text, this.sdk._session, this.sdk._node);
   }
 
   freeze() {
@@ -213,7 +231,8 @@ class Client {
   }
 
   cut() {
-    this.websocket.terminate();
+    if (this.websocket) this.websocket.terminate();
+    else this.sdk._transport.close();
   }
 }
 

@@ -1,6 +1,7 @@
 """Running services for the SDKs, and clients of each SDK in each wire format."""
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -14,6 +15,8 @@ from tests.sdk.serving import Place
 from tests.support.running import SECRET, Starling
 
 SDKS = ("javascript-json", "javascript-protobuf", "python-json", "python-protobuf")
+# The transports without WebSocket, which only the JavaScript SDK has.
+STREAMED_SDKS = ("javascript-json-http_stream", "javascript-protobuf-http_stream", "javascript-json-sse")
 
 CHANNELS = """
 default: {allow_publish_for_subscriber: true}
@@ -186,7 +189,8 @@ def room() -> str:
     return secrets.token_hex(4)
 
 
-@pytest.fixture(params=SDKS)
+# The whole suite runs over the streamed transports with this variable set; test_transports.py has what each needs.
+@pytest.fixture(params=STREAMED_SDKS if os.environ.get("SDK_SUITE") == "streams" else SDKS)
 def sdk(request: pytest.FixtureRequest) -> str:
     """The SDK and wire format that a test runs with: all four, unless its parameters say otherwise."""
     return str(request.param)
@@ -199,13 +203,16 @@ async def open_sdk(request: pytest.FixtureRequest) -> AsyncIterator[OpenSdk]:
     connections: list[BridgeConnection] = []
 
     async def open_sdk(sdk: str, of: Starling | Place, options: ClientOptions | None = None) -> Client:
-        language, wire_format = sdk.split("-")
+        language, wire_format, *transports = sdk.split("-")
         url = f"{of.url}/connection/websocket"
         client: Client
         if language == "javascript":
             if not connections:
                 connections.append(await BridgeConnection.open(request.getfixturevalue("bridge")))
-            client = await connections[0].create(url, options or ClientOptions(), protobuf=wire_format == "protobuf")
+            protobuf = wire_format == "protobuf"
+            client = await connections[0].create(
+                url, options or ClientOptions(), protobuf=protobuf, transports=transports
+            )
         else:
             client = PythonClient(url, options or ClientOptions(), protobuf=wire_format == "protobuf")
         clients.append(client)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -73,8 +74,18 @@ class BridgeConnection:
         self._writer.close()
         await self._writer.wait_closed()
 
-    async def create(self, url: str, options: ClientOptions, *, protobuf: bool) -> "JavaScriptClient":
-        """A new client of the SDK, not connected yet."""
+    async def create(
+        self, url: str, options: ClientOptions, *, protobuf: bool, transports: Sequence[str] = ()
+    ) -> "JavaScriptClient":
+        """A new client of the SDK, not connected yet; over `transports` in their order, without any over WebSocket.
+
+        `refused_websocket` is one that the service refuses before the upgrade.
+        """
+        service = url.replace("ws://", "http://", 1).removesuffix("/connection/websocket")
+        endpoints = [{"transport": each, "endpoint": f"{service}/connection/{each}"} for each in transports]
+        for endpoint in endpoints:
+            if endpoint["transport"] == "refused_websocket":
+                endpoint |= {"transport": "websocket", "endpoint": f"{url}/refused"}
         client = JavaScriptClient(self, len(self._clients), options)
         self._clients.append(client)
         given = {name: getattr(options, name) for name in ("token", "data", "name", "version", "headers")}
@@ -82,11 +93,12 @@ class BridgeConnection:
             client.number,
             "create",
             url=url,
+            transports=endpoints,
             protobuf=protobuf,
             callbacks=["get_token"] if options.get_token else [],
             mute=options.mute,
             options={name: value for name, value in given.items() if value}
-            | {"minReconnectDelay": 50, "maxReconnectDelay": 500},
+            | {"minReconnectDelay": 50, "maxReconnectDelay": 500, "emulationEndpoint": f"{service}/emulation"},
         )
         return client
 
@@ -202,6 +214,14 @@ class JavaScriptClient(Client):
     async def presence_stats(self, channel: str) -> tuple[int, int]:
         stats = await self._do("presence_stats", channel=channel)
         return stats["num_clients"], stats["num_users"]
+
+    async def sent(self) -> int:
+        """How many requests of transports over HTTP the client has made, the one that connects among them."""
+        return int(await self._do("sent"))
+
+    async def transport(self) -> str:
+        """The transport that is in use."""
+        return str(await self._do("transport"))
 
     async def cut(self) -> None:
         await self._do("cut")
