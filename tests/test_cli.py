@@ -450,7 +450,10 @@ def test_subscribe_says_that_the_broker_is_away_and_goes_on_when_it_is_back(tmp_
         }
         redis.kill()
         with Starling(settings, wait_ready=False) as starling:
-            starling.reported("worker_started")
+            end = time.monotonic() + DEADLINE
+            while starling.get(f"{starling.http}/livez")[0] != 200:
+                assert time.monotonic() < end, starling.output
+                time.sleep(0.05)
             with Listening(starling, "kept:away", "--json") as listening:
                 # A worker that never had revocations from Redis lets nobody in.
                 assert listening.until("(error 100)") == f"{starling.url}: {away}\n"

@@ -30,6 +30,8 @@ USER = "starling-cli"
 ANSWERED = "answered in"
 # Beyond the second within which the SDK gives up a server that does not answer its close.
 CLOSE_SECONDS = 2.0
+# At most between two attempts: a person watches one client, so the SDK's 10 and 20 s are too long.
+RETRY_SECONDS = 2.0
 # From here on, codes of a subscription that begins anew come from the service.
 SERVER_CODES = 2000
 
@@ -152,6 +154,7 @@ class _Listening:
             token=self._token or "",
             get_token=self._get_token if own_token else None,
             name=USER,
+            max_reconnect_delay=RETRY_SECONDS,
         )
         for channel in channels:
             subscription = client.new_subscription(
@@ -160,6 +163,7 @@ class _Listening:
                 get_token=self._get_subscription_token if own_token and self.opens_channels else None,
                 get_state=self._get_position if since else None,
                 recoverable=True,
+                max_resubscribe_delay=RETRY_SECONDS,
             )
             await subscription.subscribe()
         try:
