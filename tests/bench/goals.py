@@ -92,6 +92,8 @@ def _connection_goals(scale: Scale) -> Iterator[Goal]:
         endpoint = "echo door" if server == "starling-echo" else "real-time protocol, subscribed"
         text = f"connects with JWT, {endpoint}, beside {next_to} without"
         yield Goal("connects", text, wanted, _ratio(over, under))
+    hook, token = (Place("connects", name, case, CONNECTS) for name in ("starling-hook", "starling"))
+    yield Goal("connects", "connects with an authenticating hook vs with JWT", 0.8, _ratio(hook, token))
 
 
 def _latency_goals(scale: Scale) -> Iterator[Goal]:

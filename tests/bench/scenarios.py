@@ -284,6 +284,7 @@ PARTS = (
         (
             "starling-echo",
             "starling",
+            "starling-hook",
             "starling-deflate",
             "tutorial",
             "tutorial-deflate",

@@ -125,9 +125,10 @@ def start_starling(
     workers: int = 1,
     records: bool = True,
     compression: bool = False,
+    hook: bool = False,
 ) -> ServerProcess:
     """`starling serve` with tokens required and its settings left as they are, but for the rate of one client: here
-    one publishes for many.
+    one publishes for many. With `hook` a hook authenticates clients without a token.
     """
     internal_port = free_port()
     environment = {
@@ -142,6 +143,8 @@ def start_starling(
         "STARLING_CHANNELS_FILE": str(room.directory / "channels.yaml"),
         "STARLING_RUNTIME_DIR": tempfile.mkdtemp(prefix="runtime-", dir=room.directory),
     }
+    if hook:
+        environment |= {"STARLING_HOOKS": "tests.bench.authenticating_hook", "STARLING_HOOKS_PATH": str(ROOT)}
     command = [str(Path(sys.executable).with_name("starling")), "serve"]
     if not records:
         command = [sys.executable, "-m", "tests.bench.without_records"]
@@ -252,6 +255,7 @@ SERVERS = {
             {**REALTIME, "deflate": True},
             tokens=True,
         ),
+        Server("starling-hook", "Starling, a hook authenticates", partial(start_starling, hook=True), REALTIME),
         Server(
             "starling-null",
             "Starling without records",
