@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from starling.engine.append_options import AppendStreamOptions
 from starling.engine.channels import ChannelOptions, parse_channels
 from starling.settings import DECLARATIONS, Settings, load_settings
 from starling.web.options import PROXY_EVENTS
@@ -180,10 +181,13 @@ def test_channels_become_a_file_that_the_server_reads() -> None:
 
 def test_every_option_of_a_channel_can_be_set_from_the_chart() -> None:
     defaults = {name: field.default for name, field in ChannelOptions.model_fields.items()}
+    streams = {name: defaults.pop(name) for name in AppendStreamOptions.model_fields} | {"stream": "text"}
     options = {**defaults, "history_size": 100_000, "history_ttl": "1000000s", "history_meta_ttl": "365d"}
-    objects = render({"channels": {"default": options, "namespaces": {"chat": options}}})
+    objects = render({"channels": {"default": options, "namespaces": {"chat": options, "answers": streams}}})
     document = yaml.safe_load(channels_file(objects))
-    assert parse_channels(document, developer=False).default == ChannelOptions(**options)
+    channels = parse_channels(document, developer=False)
+    assert channels.default == ChannelOptions(**options)
+    assert channels.namespaces["answers"] == ChannelOptions(**streams)
 
 
 def test_the_channels_of_the_chart_s_own_values_are_good() -> None:
