@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from starling.auth.compact import parse_compact
+from starling.auth.jws import parse_compact
 from starling.auth.tokens import RefusalReason, TokenRefused
 from tests.auth.forge import base64url
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from starling.auth.claims import TokenRules
+from starling.auth.jws import VerificationKey
 from starling.auth.jwt import JwtVerifier
-from starling.auth.keys import VerificationKey
 from starling.auth.tokens import (
     Credentials,
     RefusalReason,
@@ -17,7 +17,7 @@ from starling.auth.tokens import (
     TokenRefused,
 )
 from starling.engine.override import ChannelOverride
-from starling.engine.token_facts import TokenFacts
+from starling.engine.receiver import TokenFacts
 from tests.auth.forge import NOW, SECRET, sign
 
 

@@ -9,7 +9,7 @@ import redis as redis_client
 
 from starling.brokers.memory.drain_rate import MemoryDrainRate
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.drain_rate import DrainRateStore
+from starling.engine.small_stores import DrainRateStore
 from tests.brokers.conftest import Opener
 from tests.support.services import RedisServer
 

@@ -10,7 +10,7 @@ import redis as redis_client
 from starling.auth.tickets import RIGHT_MARK, Tickets
 from starling.auth.tokens import RefusalReason, TokenRefused
 from starling.brokers.memory.tickets import MemoryTickets
-from starling.engine.ticket_store import TicketStore
+from starling.engine.small_stores import TicketStore
 from tests.brokers.conftest import Opener
 from tests.support.services import RedisServer
 

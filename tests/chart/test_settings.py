@@ -181,7 +181,12 @@ def test_channels_become_a_file_that_the_server_reads() -> None:
 
 def test_every_option_of_a_channel_can_be_set_from_the_chart() -> None:
     defaults = {name: field.default for name, field in ChannelOptions.model_fields.items()}
-    streams = {name: defaults.pop(name) for name in AppendStreamOptions.model_fields} | {"stream": "text"}
+    streams = {name: defaults.pop(name) for name in AppendStreamOptions.model_fields} | {
+        "stream": "text",
+        "stream_ttl": "7d",
+        "append_window": "50ms",
+        "producer_timeout": "1m",
+    }
     options = {**defaults, "history_size": 100_000, "history_ttl": "1000000s", "history_meta_ttl": "365d"}
     objects = render({"channels": {"default": options, "namespaces": {"chat": options, "answers": streams}}})
     document = yaml.safe_load(channels_file(objects))

@@ -15,8 +15,8 @@ from starling.client.authority import Identity
 from starling.client.client_connection import JsonConnection
 from starling.engine.broker import PublishOptions
 from starling.engine.lifecycle import NoLifecycle
+from starling.engine.receiver import TokenFacts
 from starling.engine.revocation import Revocation
-from starling.engine.token_facts import TokenFacts
 from starling.main import Application, build_application
 from starling.protocol.messages import Publication
 from starling.settings import load_settings

@@ -16,8 +16,8 @@ from starling.engine.broker import BrokerUnavailable
 from starling.engine.channels import DEFAULT_NAMESPACE, parse_channels
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
+from starling.engine.receiver import TokenFacts
 from starling.engine.subscriptions import Subscriber
-from starling.engine.token_facts import TokenFacts
 from starling.main import Application, build_application
 from starling.protocol.messages import ClientInfo, Publication
 from starling.settings import load_settings

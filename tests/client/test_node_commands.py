@@ -22,7 +22,7 @@ from starling.client.node_commands import (
 from starling.engine.broker import StreamPosition
 from starling.engine.control import NodeCommandRefused
 from starling.engine.override import ChannelOverride
-from starling.engine.token_facts import TokenFacts
+from starling.engine.receiver import TokenFacts
 from starling.main import Application, build_application
 from starling.protocol.codes import Disconnect, Unsubscribe
 from starling.protocol.messages import Publication

@@ -16,8 +16,8 @@ from starling.engine import revocation
 from starling.engine.broker import BrokerUnavailable, LinkState, StreamEntry
 from starling.engine.control import Control, NodeInfo
 from starling.engine.hub import Hub
+from starling.engine.receiver import TokenFacts
 from starling.engine.revocation import Revocation, Revocations, RevocationSet
-from starling.engine.token_facts import TokenFacts
 from starling.protocol.messages import ClientInfo
 from tests.support.services import RedisServer
 from tests.support.waiting import until

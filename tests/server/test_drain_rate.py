@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from starling.brokers.memory.drain_rate import MemoryDrainRate
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.drain_rate import DrainRateStore
+from starling.engine.small_stores import DrainRateStore
 from starling.server.drain_rate import (
     TURNS_AT_ONCE,
     DrainBatch,

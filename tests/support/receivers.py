@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
-from starling.engine.receiver import PushEncoder
-from starling.engine.token_facts import TokenFacts
+from starling.engine.receiver import PushEncoder, TokenFacts
 from starling.engine.transport import Batch, Frame
 from starling.protocol.codes import Disconnect, Error
 from starling.protocol.messages import Push

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from starling.auth.compact import malformed, parse_strict_object
+from starling.auth.jws import malformed, parse_strict_object
 from starling.auth.tokens import (
     NO_SUBSCRIPTIONS,
     Credentials,
@@ -20,7 +20,7 @@ from starling.auth.tokens import (
     TokenRefused,
 )
 from starling.engine.override import Override, Switch, plain
-from starling.engine.token_facts import TokenFacts
+from starling.engine.receiver import TokenFacts
 from starling.protocol.json_nulls import NULL, without_nulls
 from starling.protocol.portable_json import is_json
 from starling.protocol.tags_filter import FilterInvalid, ForcedFilterNode, TagsFilter, compile_filter

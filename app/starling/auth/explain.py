@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from starling.auth.compact import CompactToken, parse_compact, parse_strict_object
+from starling.auth.jws import CompactToken, parse_compact, parse_strict_object
 from starling.auth.tokens import Credentials, RefusalReason, SubscriptionGrant, TokenRefused, TokenVerifier
 
 _TIMES = ("iat", "nbf", "exp", "expire_at")

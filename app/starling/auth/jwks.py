@@ -8,9 +8,8 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from starling.auth.compact import parse_strict_object
 from starling.auth.jwks_download import JwksError, download_jwks
-from starling.auth.keys import VerificationKey
+from starling.auth.jws import VerificationKey, parse_strict_object
 from starling.auth.tokens import TokenRefused
 from starling.telemetry.metrics import Metrics
 

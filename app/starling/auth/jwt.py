@@ -6,9 +6,8 @@ from typing import TypeVar
 import structlog
 
 from starling.auth.claims import TokenRules, read_connection_claims, read_subscription_claims
-from starling.auth.compact import CompactToken, parse_compact
 from starling.auth.jwks import Jwks
-from starling.auth.keys import PUBLIC_KEY_ALGORITHMS, VerificationKey
+from starling.auth.jws import PUBLIC_KEY_ALGORITHMS, CompactToken, VerificationKey, parse_compact
 from starling.auth.remembered import RememberedTokens
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, SubscriptionGrant, TokenRefused
 from starling.clocks import wall_clock

@@ -4,7 +4,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from starling.auth.keys import VerificationKey
+from starling.auth.jws import VerificationKey
 
 # A page that reloads and a link that flaps return within this time.
 REMEMBERED_SECONDS = 15.0

@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, SubscriptionOptions, TokenRefused
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.ticket_store import TicketStore
-from starling.engine.token_facts import TokenFacts
+from starling.engine.receiver import TokenFacts
+from starling.engine.small_stores import TicketStore
 
 TICKET_MARK = "tkt_"
 RIGHT_MARK = "tkr_"

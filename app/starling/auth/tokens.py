@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from starling.engine.override import NO_OVERRIDE, ChannelOverride
-from starling.engine.token_facts import TokenFacts
+from starling.engine.receiver import TokenFacts
 from starling.protocol.codes import Refused
 from starling.protocol.tags_filter import TagsFilter
 

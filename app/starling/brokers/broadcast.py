@@ -21,12 +21,11 @@ from starling.engine.broker import (
     StreamEntry,
     StreamPosition,
 )
-from starling.engine.drain_rate import DrainRateStore
 from starling.engine.history import HistoryStore
 from starling.engine.occupancy import Occupancy
 from starling.engine.presence import PresenceStore
 from starling.engine.revocation import RevocationStore
-from starling.engine.ticket_store import TicketStore
+from starling.engine.small_stores import DrainRateStore, TicketStore
 from starling.protocol.messages import ClientInfo, Publication
 from starling.telemetry.metrics import Metrics
 

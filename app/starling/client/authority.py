@@ -7,7 +7,7 @@ from msgspec import Raw, Struct, field
 
 from starling.engine.channels import ChannelOptions
 from starling.engine.hooks import ConnectDecision
-from starling.engine.token_facts import TokenFacts
+from starling.engine.receiver import TokenFacts
 from starling.protocol.codes import CommandRefused
 from starling.protocol.commands import ConnectRequest, SubscribeRequest
 from starling.protocol.decisions import ServerTerms

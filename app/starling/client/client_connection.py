@@ -16,8 +16,8 @@ from starling.client.read_gate import ReadGate
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.engine import Engine
 from starling.engine.hook_request import Request
+from starling.engine.receiver import TokenFacts
 from starling.engine.stream_chunks import bytes_of
-from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import WRITE_ERROR, Frame
 from starling.engine.view import ViewEncoder
 from starling.protocol import codes

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from starling.engine.engine import Engine
-from starling.engine.receiver import PushEncoder
-from starling.engine.token_facts import TokenFacts
+from starling.engine.receiver import PushEncoder, TokenFacts
 from starling.engine.transport import Frame, Transport
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.connection")

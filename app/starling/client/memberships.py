@@ -11,9 +11,8 @@ from starling.engine.channels import ChannelOptions, Channels, namespace_of
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.override import ChannelOverride
-from starling.engine.receiver import Receiver
+from starling.engine.receiver import Receiver, TokenFacts
 from starling.engine.subscriptions import Subscriber
-from starling.engine.token_facts import TokenFacts
 from starling.engine.view import View
 from starling.protocol.codes import CommandRefused
 from starling.protocol.commands import SubscribeRequest

@@ -10,7 +10,7 @@ import structlog
 
 from starling.client.connection import Connection
 from starling.engine.engine import Engine
-from starling.engine.token_facts import TokenFacts
+from starling.engine.receiver import TokenFacts
 from starling.engine.transport import Frame, Transport
 from starling.protocol.budget import Budget
 

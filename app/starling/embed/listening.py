@@ -13,8 +13,8 @@ from fastapi import WebSocket, WebSocketDisconnect
 from starling.embed.methods import MethodFailed
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.engine import Engine
+from starling.engine.receiver import TokenFacts
 from starling.engine.subscriptions import Subscriber
-from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import Batch, Frame
 from starling.protocol.codes import ERROR_INTERNAL, CommandRefused, Error
 from starling.protocol.messages import Push

@@ -13,7 +13,7 @@ from starling.engine.hub import Hub
 from starling.engine.memory import FreedMemory
 from starling.engine.options import AdmissionOptions
 from starling.engine.readiness import Readiness, Unready
-from starling.engine.rejection import Rejection
+from starling.engine.upgrade import Rejection
 from starling.protocol.budget import Budget
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.process_stats import open_files_limit

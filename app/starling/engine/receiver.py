@@ -3,10 +3,26 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from starling.engine.token_facts import TokenFacts
+from msgspec import Struct
+
 from starling.engine.transport import Frame, Transport
 from starling.protocol.messages import Push
 from starling.telemetry.metrics import TransportStats
+
+
+class TokenFacts(Struct, frozen=True):
+    """What identifies a verified token.
+
+    `user` is empty for an anonymous one, `session` is the login session that it belongs to, by its claim `sid` (OpenID
+    Connect Front-Channel Logout 1.0, section 3). `issued_at` is in seconds since 1970. `channel` is empty for a
+    connection token.
+    """
+
+    user: str = ""
+    token_id: str = ""
+    session: str = ""
+    issued_at: float | None = None
+    channel: str = ""
 
 
 class PushEncoder(Protocol):

@@ -13,7 +13,7 @@ from msgspec import Struct
 from starling.engine.broker import BrokerRefused, BrokerUnavailable
 from starling.engine.control import Control, NodeCommand
 from starling.engine.hub import Hub
-from starling.engine.token_facts import TokenFacts
+from starling.engine.receiver import TokenFacts
 from starling.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.revocation")

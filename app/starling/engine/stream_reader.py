@@ -9,8 +9,8 @@ from itertools import count
 from starling.engine.broker import StreamPosition
 from starling.engine.channels import ChannelOptions
 from starling.engine.follower import Joined
+from starling.engine.receiver import TokenFacts
 from starling.engine.subscriptions import Subscriber, Subscriptions
-from starling.engine.token_facts import TokenFacts
 from starling.engine.transport import Batch, Frame, Transport
 from starling.protocol.messages import Publication, Push
 from starling.telemetry.metrics import TransportStats

@@ -1,11 +1,21 @@
 """The upgrade of a WebSocket as an endpoint sees it, whatever server received it: the request, and its two answers."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from starling.engine.transport import Handler, Transport
 
 Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a client is rejected, and after how many seconds it should try again."""
+
+    reason: str
+    message: str
+    retry_after: int
 
 
 class Upgrade(NamedTuple):

@@ -12,7 +12,7 @@ from enum import StrEnum
 import structlog
 
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.drain_rate import DrainRateStore
+from starling.engine.small_stores import DrainRateStore
 from starling.telemetry.metric_sink import MetricSink
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")

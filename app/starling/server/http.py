@@ -25,8 +25,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from starling.engine.direct_request import RequestEndpoint, StreamResponse
 from starling.engine.peer_address import unmap_forwarded, unmapped
-from starling.engine.rejection import Rejection
-from starling.engine.upgrade import Upgrade, UpgradeEndpoint
+from starling.engine.upgrade import Rejection, Upgrade, UpgradeEndpoint
 from starling.server.client_address import client_address
 from starling.server.client_socket import DISCARD_BYTES, Flusher, linger
 from starling.server.compression import Agreement, Compression
@@ -34,8 +33,7 @@ from starling.server.direct_http import DirectHttp
 from starling.server.direct_upgrade import open_directly
 from starling.server.handshake import BadHandshake, WrongVersion, check_handshake, subprotocols_of
 from starling.server.options import ServerOptions
-from starling.server.reject_reason import RejectReason
-from starling.server.service import Asgi
+from starling.server.service import Asgi, RejectReason
 from starling.server.stream_transport import StreamTransport
 from starling.server.target import BadTarget, normal_target
 from starling.server.transport import WebSocketTransport

@@ -2,13 +2,13 @@
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from starling.engine.direct_request import RequestEndpoint
-from starling.engine.drain_rate import DrainRateStore
 from starling.engine.readiness import Readiness
-from starling.engine.rejection import Rejection
-from starling.engine.upgrade import UpgradeEndpoint
+from starling.engine.small_stores import DrainRateStore
+from starling.engine.upgrade import Rejection, UpgradeEndpoint
 from starling.server.drain_rate import DrainStats
 from starling.telemetry.top_channels import ChannelTraffic
 
@@ -20,6 +20,21 @@ Asgi = Callable[
     ],
     Awaitable[None],
 ]
+
+
+class RejectReason(StrEnum):
+    """The argument of `Service.on_refused`; the first six before the upgrade, the others on an open WebSocket."""
+
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    HEAD_TOO_LARGE = "head_too_large"
+    BODY_TIMEOUT = "body_timeout"
+    MALFORMED_REQUEST = "malformed_request"
+    BAD_UPGRADE = "bad_upgrade"
+    DRAINING = "draining"
+    PROTOCOL_ERROR = "protocol_error"
+    INVALID_UTF8 = "invalid_utf8"
+    MESSAGE_TOO_LARGE = "message_too_large"
+    CONTROL_FLOOD = "control_flood"
 
 
 class ReloadError(Exception):

@@ -9,7 +9,7 @@ from starling.engine.direct_request import StreamResponse
 from starling.engine.transport import Batch, Frame
 from starling.server.client_socket import BY_REPLIES, DISCARD_BYTES, ClientSocket, Flusher, linger
 from starling.server.options import ServerOptions
-from starling.server.reject_reason import RejectReason
+from starling.server.service import RejectReason
 
 # RFC 9112 section 7.1: a chunk of no bytes, and no trailer fields, end the response.
 LAST_CHUNK = b"0\r\n\r\n"

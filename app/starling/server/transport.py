@@ -28,7 +28,7 @@ from starling.server.frames import (
     payload_start,
 )
 from starling.server.options import ServerOptions
-from starling.server.reject_reason import RejectReason
+from starling.server.service import RejectReason
 
 PING_FRAME = control_frame(PING)
 # A loop tick reads at most this much of one client, so that a flood of tiny frames shares the loop.

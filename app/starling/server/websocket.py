@@ -19,8 +19,7 @@ from starling.server.compression import Agreement
 from starling.server.handshake import Header, accept_response, refuse_response
 from starling.server.options import ServerOptions
 from starling.server.plain import WRITE_LIMIT, PlainConversation
-from starling.server.reject_reason import RejectReason
-from starling.server.service import Asgi
+from starling.server.service import Asgi, RejectReason
 from starling.server.transport import READ_BYTES, WebSocketTransport
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")

@@ -24,7 +24,7 @@ from starling.web.api import PREFIX as API_PREFIX
 from starling.web.api import Api
 from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_methods import ApiMethods
-from starling.web.authority import TokenAuthority
+from starling.web.authority import RevocableVerifier, TokenAuthority
 from starling.web.connection import ClientEndpoint
 from starling.web.cross_origin import CrossOrigin
 from starling.web.dependencies import WebContext
@@ -43,7 +43,6 @@ from starling.web.options import (
 )
 from starling.web.permission_check import PermissionCheck
 from starling.web.request_id import RequestId
-from starling.web.revocation import RevocableVerifier
 from starling.web.sse import ChannelEventsEndpoint, EventsEndpoint
 from starling.web.two_way_sse import SseEndpoint
 

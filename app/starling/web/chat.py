@@ -12,7 +12,7 @@ from starling.client.sequential import POLICY, SequentialConnection
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions
 from starling.engine.channels import ChannelOptions
 from starling.engine.engine import Engine
-from starling.engine.token_facts import TokenFacts
+from starling.engine.receiver import TokenFacts
 from starling.engine.transport import Frame
 from starling.protocol.messages import ClientInfo, Publication, Push
 from starling.web.dependencies import WebContext, token_of

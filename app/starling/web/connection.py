@@ -10,8 +10,7 @@ from starlette.websockets import WebSocket
 
 from starling.auth.handshake import select_subprotocol
 from starling.client.client_connection import ClientConnection, JsonConnection, ProtobufConnection
-from starling.engine.rejection import Rejection
-from starling.engine.upgrade import Accepted, Denied, Upgrade
+from starling.engine.upgrade import Accepted, Denied, Rejection, Upgrade
 from starling.web.dependencies import (
     FAILED_TOO_OFTEN,
     FOREIGN_ORIGIN,

@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import HTTPException, WebSocket, WebSocketException, status
 from starlette.datastructures import QueryParams
 
-from starling.auth.compact import looks_like_token
 from starling.auth.handshake import PresentedToken, TokenSource, find_token, session_cookie
+from starling.auth.jws import looks_like_token
 from starling.auth.tickets import is_ticket
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused, TokenVerifier
 from starling.client.authority import Handshake, PendingToken
@@ -15,10 +15,9 @@ from starling.client.dispatcher import Dispatcher
 from starling.engine.engine import Engine
 from starling.engine.hook_request import Request
 from starling.engine.hooks import Hooks
-from starling.engine.rejection import Rejection
-from starling.engine.token_facts import TokenFacts
+from starling.engine.receiver import TokenFacts
 from starling.engine.transport import EXTENSION
-from starling.engine.upgrade import Upgrade
+from starling.engine.upgrade import Rejection, Upgrade
 from starling.protocol.codes import CommandRefused
 from starling.web.asgi_stream import AsgiStreams
 from starling.web.authority import TokenAuthority

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Cookie, Depends, Query, WebSocket, WebSocketExcep
 from starling.auth.tokens import Credentials
 from starling.client.sequential import SequentialConnection
 from starling.engine.engine import Engine
-from starling.engine.token_facts import TokenFacts
+from starling.engine.receiver import TokenFacts
 from starling.web.dependencies import WebContext, token_of, upgrade_of
 from starling.web.handoff import hand_off
 

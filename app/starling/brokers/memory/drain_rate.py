@@ -6,7 +6,7 @@ from starling.clocks import steady_clock
 
 
 class MemoryDrainRate:
-    """Implements starling.engine.drain_rate.DrainRateStore."""
+    """Implements starling.engine.small_stores.DrainRateStore."""
 
     def __init__(self, clock: Callable[[], float] = steady_clock) -> None:
         self._clock = clock

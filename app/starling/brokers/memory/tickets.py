@@ -7,7 +7,7 @@ from starling.clocks import steady_clock
 
 
 class MemoryTickets:
-    """Implements starling.engine.ticket_store.TicketStore. `clock` is in seconds; the clock never goes back.
+    """Implements starling.engine.small_stores.TicketStore. `clock` is in seconds; the clock never goes back.
 
     `check` raises BrokerUnavailable while nothing may be read or changed.
     """

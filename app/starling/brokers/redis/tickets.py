@@ -10,7 +10,7 @@ from starling.engine.broker import BrokerUnavailable
 
 
 class RedisTickets:
-    """Implements starling.engine.ticket_store.TicketStore."""
+    """Implements starling.engine.small_stores.TicketStore."""
 
     def __init__(self, execute: Execute, prefix: str) -> None:
         self._execute = execute
