@@ -1,6 +1,7 @@
 """Limits of the package's code: how long a module, how wide a class and how long a constructor may be."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ LONG_MODULES = {
     "web/api_models.py": "one struct a request and result of the server API",
 }
 WIDE_CLASSES = {
+    "client/registered_hooks.py:RegisteredHooks": "one member of the contract for each hook, and what registers them",
     "embed/methods.py:ServerMethods": "one method a method of the server API",
     "brokers/broadcast.py:BroadcastBroker": "the methods of Broker, and one attribute a store",
     "client/client_connection.py:ClientConnection": "the engine's Receiver and a transport's Handler in one object",
@@ -105,3 +107,19 @@ def test_members_and_parameters_are_counted_as_a_reader_counts_them(body: str, m
     assert isinstance(node, ast.ClassDef)
 
     assert (len(public_members(node)), constructor_parameters(node)) == (members, parameters)
+
+
+ARCHITECTURE = PACKAGE.parents[1] / "docs" / "architecture.md"
+
+
+@pytest.mark.parametrize(("section", "most"), [("A publication", 30), ("A token", 12), ("A setting", 4)])
+def test_the_files_that_a_publication_a_token_and_a_setting_pass_are_there_and_no_more(section: str, most: int) -> None:
+    rows = re.findall(
+        r"^\| (\d+) \| (.*?) \|", ARCHITECTURE.read_text().split(f"\n## {section}\n")[1].split("\n## ")[0], re.M
+    )
+    links = [re.findall(r"\]\(([^)]+)\)", cell) for _, cell in rows]
+
+    assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) <= most
+    assert all(links)
+    assert [path for found in links for path in found if not (ARCHITECTURE.parent / path).is_file()] == []

@@ -1,14 +1,20 @@
 """Settings: read from the environment or files, and every mistake named with its remedy, all at once."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+import starling
 from starling.channels_file import build_channels
 from starling.options import Unit
 from starling.settings import DECLARATIONS, SECTIONS, Settings, SettingsError, load_settings
+from starling.variables import CLIENT_VARIABLES, variable
 
 SECRET = "x" * 32
+PACKAGE = Path(starling.__file__).parent
+# Examples of files and of names that Kubernetes sets.
+NOT_SETTINGS = {"STARLING_NAME_FILE"}
 
 
 def problems_of(environment: dict[str, str]) -> list[str]:
@@ -325,3 +331,14 @@ def test_a_channels_file_that_is_no_yaml_is_refused_in_one_line(text: str, where
     (problem,) = refused.value.problems
     assert "\n" not in problem
     assert problem.startswith(f"STARLING_CHANNELS_FILE: {file} is no YAML: {where}")
+
+
+def test_every_variable_that_a_message_of_the_package_names_is_a_setting() -> None:
+    named = {
+        name
+        for path in PACKAGE.rglob("*.py")
+        for name in re.findall(r"\bSTARLING_[A-Z_]*[A-Z]\b(?![*_…])", path.read_text())
+    }
+    known = {variable(name) + end for name in DECLARATIONS for end in ("", "_FILE")}
+
+    assert named - known - CLIENT_VARIABLES.keys() - NOT_SETTINGS == set()
