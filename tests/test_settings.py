@@ -1,5 +1,6 @@
 """Settings: read from the environment or files, and every mistake named with its remedy, all at once."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 import starling
 from starling.channels_file import build_channels
-from starling.options import Unit
+from starling.options import Options, Unit
 from starling.settings import DECLARATIONS, SECTIONS, Settings, SettingsError, load_settings
 from starling.variables import CLIENT_VARIABLES, variable
 
@@ -26,6 +27,17 @@ def problems_of(environment: dict[str, str]) -> list[str]:
 def test_every_setting_is_declared_once_in_a_section_of_the_list() -> None:
     assert set(DECLARATIONS) == set(Settings.model_fields)
     assert list(dict.fromkeys(each.section for each in DECLARATIONS.values())) == list(SECTIONS)
+
+
+def test_every_class_of_options_belongs_to_the_settings() -> None:
+    for path in PACKAGE.glob("*/options.py"):
+        importlib.import_module(f"starling.{path.parent.name}.options")
+    classes = [Options]
+    for each in classes:
+        classes += each.__subclasses__()
+    described = {name for each in classes for name, field in each.model_fields.items() if field.description}
+
+    assert described == set(DECLARATIONS)
 
 
 def test_every_number_of_seconds_bytes_or_a_share_declares_its_unit() -> None:

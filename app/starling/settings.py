@@ -38,6 +38,7 @@ from starling.variables import PREFIX as PREFIX  # noqa: PLC0414 - settings begi
 from starling.web.options import (
     ApiOptions,
     EndpointOptions,
+    EventStreamOptions,
     PageOptions,
     ProxyOptions,
     WebhookOptions,
@@ -97,6 +98,7 @@ class Settings(
     UserLimitOptions,
     SocketOptions,
     WriteOptions,
+    EventStreamOptions,
     PageOptions,
     ChannelsFileOptions,
     FirstUseOptions,
