@@ -1,14 +1,18 @@
 """How long the service takes to get ready, and what it holds of memory while nobody is connected."""
 
+import asyncio
+import logging
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import psutil
+import structlog
 from rich.console import Console
 
 from starling import __version__
+from starling.testing import service
 from tests.support.containers import Container, ContainersUnavailableError, Podman
 from tests.support.running import Starling
 from tests.support.services import RedisServer
@@ -20,6 +24,10 @@ SETTLE_SECONDS = 5.0
 def main() -> None:
     """Print a line for each measurement."""
     console = Console(highlight=False, soft_wrap=True)
+    # Its lines about clients would stand between the measurements.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    first, *more = asyncio.run(_seconds_of_test_services())
+    console.print(f"test kit: a service with a client is ready after {first:.2f} s, the next ones {_spread(more)}")
     with RedisServer() as redis:
         environment = {"STARLING_DEV": "true", "STARLING_BROKER_URL": redis.url, "STARLING_WORKERS": "2"}
         seconds = [_seconds_to_ready(environment) for _ in range(STARTS)]
@@ -53,6 +61,17 @@ def _seconds_to_ready(environment: dict[str, str]) -> float:
     begun = time.monotonic()
     with Starling(environment):
         return time.monotonic() - begun
+
+
+async def _seconds_of_test_services() -> list[float]:
+    """Seconds from beginning a service of the test kit to its first client, one after the other."""
+    seconds = []
+    for _ in range(1 + STARTS):
+        begun = time.perf_counter()
+        async with service() as running:
+            await running.connect("ann")
+            seconds.append(time.perf_counter() - begun)
+    return seconds
 
 
 def _proportional_set_size(pid: int) -> int:
