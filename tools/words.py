@@ -238,6 +238,7 @@ def own_files() -> tuple[str, ...]:
         for name in listed.stdout.split("\0")
         if name
         and (ROOT / name).is_file()
+        and not Path(name).name.startswith("vendor-")
         and (Path(name).suffix in SUFFIXES or Path(name).name in PLAIN)
         and not name.startswith(NOT_OURS)
         and not name.endswith(("package-lock.json", "_pb2.py", "_pb2.pyi"))

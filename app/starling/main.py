@@ -5,12 +5,14 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from starling.auth.build import build_verifier
+from starling.auth.explain import explain
 from starling.auth.jwt import JwtVerifier
 from starling.auth.tickets import Tickets
 from starling.brokers.broadcast import BroadcastBroker
@@ -29,19 +31,21 @@ from starling.engine.top_channels import TopChannels
 from starling.engine.upgrade import UpgradeEndpoint
 from starling.reload import ConfigurationFiles, Reload
 from starling.server.application import serve
-from starling.server.options import ServerOptions
+from starling.server.options import STATUS_DIR, ServerOptions
 from starling.server.service import Asgi, Service
 from starling.server.waiting import waiting_budget
-from starling.settings import Settings
+from starling.settings import DECLARATIONS, Settings
 from starling.telemetry.build import build_tracer
 from starling.telemetry.logging import configure_logging
 from starling.telemetry.metric_files import allocate_metric_files
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
+from starling.variables import variable
 from starling.web.api import Api
 from starling.web.api_methods import ApiMethods
-from starling.web.build import WebOptions, build_asgi, build_web
+from starling.web.build import Web, WebOptions, build_asgi, build_web
 from starling.web.connection import ClientEndpoint
+from starling.web.console import HIDDEN, Console, ShownSetting, shown_value
 from starling.web.dependencies import WebContext
 from starling.web.http_endpoint import HttpEndpoint, RequestPaths
 from starling.web.proxy_hooks import ProxyHooks
@@ -171,6 +175,9 @@ def build_application(
             await stack.enter_async_context(engine.hooks.running())
             stack.push_async_callback(engine.stop)
             await engine.start()
+            if settings.serves_console and settings.runtime_dir is not None:
+                console = build_console(settings, engine, web)
+                await stack.enter_async_context(console.running(settings.runtime_dir / STATUS_DIR))
             yield
 
     return Application(
@@ -189,6 +196,32 @@ def build_application(
         registered,
         running,
     )
+
+
+def build_console(settings: Settings, engine: Engine, web: Web) -> Console:
+    """Build what the console of the internal port asks of this worker."""
+    return Console(
+        engine,
+        web.methods,
+        web.captures,
+        settings=shown_settings(settings),
+        warnings=lambda: [*settings.warnings(), *engine.channels.surprises()],
+        explain_token=partial(explain, verifier=web.context.verifier),
+    )
+
+
+def shown_settings(settings: Settings) -> list[ShownSetting]:
+    """Every setting with its effective value, but for secrets."""
+    return [
+        ShownSetting(
+            variable(each.name),
+            each.section,
+            HIDDEN if each.secret and getattr(settings, each.name) else shown_value(getattr(settings, each.name)),
+            each.field.description or "",
+            given=each.name in settings.model_fields_set,
+        )
+        for each in DECLARATIONS.values()
+    ]
 
 
 def build_hooks(settings: Settings, inner: Hooks, channels: Channels, metrics: Metrics) -> Hooks:

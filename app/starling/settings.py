@@ -25,6 +25,7 @@ from starling.options import Declaration, OptionProblem, Options, declarations
 from starling.options import SettingsError as SettingsError  # noqa: PLC0414 - readers of settings get it from here
 from starling.problems import describe_failure, describe_value
 from starling.protocol.options import SessionOptions
+from starling.server.console.options import ConsoleOptions
 from starling.server.options import (
     LONGEST_DRAIN_SECONDS,
     SHORTEST_DRAIN_SECONDS,
@@ -55,6 +56,7 @@ SECTIONS = (
     "Broker",
     "Tokens, and who may connect",
     "Server API",
+    "Console",
     "Connections and their limits",
     "Endpoints and pages",
     "Channels",
@@ -88,6 +90,7 @@ class HostedOptions(Options):
 
 class Settings(
     ListenOptions,
+    ConsoleOptions,
     BrokerOptions,
     LinkOptions,
     TokenOptions,

@@ -24,6 +24,9 @@ import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from starling.server.console.requests import PREFIX as CONSOLE
+from starling.server.console.requests import ConsoleRequests
+from starling.server.console.sessions import Sessions
 from starling.server.options import ServerOptions
 from starling.server.pod import TOP_CHANNELS, Pod
 from starling.telemetry.metric_files import merge_ended
@@ -33,6 +36,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 # The clients are machines in the same network: no request takes long, and few are concurrent.
 REQUEST_SECONDS = 5.0
 REQUESTS_AT_ONCE = 64
+# A live view of the console begins anew after this.
+CONSOLE_SECONDS = 310.0
 PR_SET_PDEATHSIG = 1
 # What a terminal or an operator sends to all processes of the service is meant for the master.
 IGNORED_SIGNALS = (
@@ -64,6 +69,7 @@ class InternalServer(ThreadingHTTPServer):
         self.metrics = make_wsgi_app(registry)
         self.metric_files = threading.Lock()
         """Held while the files of metrics are read, and while those of workers that have ended are merged."""
+        self.console = ConsoleRequests(options, options.trusted_proxies, options.status_dir, pod, Sessions(options))
         self.master = os.getpid()
         self._open: dict[socket.socket, float] = {}
         self.address_family, _, _, _, address = socket.getaddrinfo(
@@ -87,6 +93,11 @@ class InternalServer(ThreadingHTTPServer):
         """End one connection."""
         self._open.pop(request, None)
         super().shutdown_request(request)
+
+    def allow(self, request: Any, seconds: float) -> None:
+        """Let this one request take longer than others."""
+        if request in self._open:
+            self._open[request] = time.monotonic() + seconds
 
     def service_actions(self) -> None:
         """Cut who takes too long, twice a second."""
@@ -189,8 +200,11 @@ class Probe(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a probe or a scrape."""
-        pod = self.server.pod
-        match urlsplit(self.path).path:
+        pod, path = self.server.pod, urlsplit(self.path).path
+        if path == CONSOLE or path.startswith(f"{CONSOLE}/"):
+            self.server.console.get(self, path)
+            return
+        match path:
             case "/livez":
                 self._answer_probe(good=pod.alive)
             case "/startupz":
@@ -203,8 +217,20 @@ class Probe(BaseHTTPRequestHandler):
                 self._answer_top_channels()
             case _:
                 self._answer(
-                    HTTPStatus.NOT_FOUND, b"Here are /metrics, /channels/top, /livez, /startupz and /readyz.\n"
+                    HTTPStatus.NOT_FOUND,
+                    b"Here are /metrics, /channels/top, /console, /livez, /startupz and /readyz.\n",
                 )
+
+    def do_POST(self) -> None:
+        """Answer a request of the console."""
+        path = urlsplit(self.path).path
+        if not path.startswith(f"{CONSOLE}/"):
+            self._refuse_method()
+            return
+        # The worker may ask all nodes, and a live view lasts.
+        self.server.allow(self.connection, CONSOLE_SECONDS)
+        self.connection.settimeout(CONSOLE_SECONDS)
+        self.server.console.post(self, path)
 
     do_HEAD = do_GET  # noqa: N815 - http.server's naming
 

@@ -19,12 +19,14 @@ from starling.options import (
     problem,
 )
 from starling.protocol.options import MessageSizeOptions, PingOptions
+from starling.server.console.options import ConsoleOptions
 from starling.telemetry.options import TopChannelsOptions
 from starling.variables import variable
 
 SHORTEST_DRAIN_SECONDS = 20.0
 LONGEST_DRAIN_SECONDS = 3600.0
 BODY_SECONDS = 10.0
+STATUS_DIR = "workers"
 
 
 def _no_service_link(value: object) -> object:
@@ -147,7 +149,9 @@ class DrainOptions(Options):
     ] = 500.0
 
 
-class ServerOptions(ListenOptions, PeerOptions, SocketOptions, PingOptions, DrainOptions, TopChannelsOptions):
+class ServerOptions(
+    ListenOptions, ConsoleOptions, PeerOptions, SocketOptions, PingOptions, DrainOptions, TopChannelsOptions
+):
     """All options of the server layer: the settings, and behind them what only tests change.
 
     Times are in seconds, sizes in bytes.
@@ -205,4 +209,4 @@ class ServerOptions(ListenOptions, PeerOptions, SocketOptions, PingOptions, Drai
     @property
     def status_dir(self) -> Path:
         """The directory where each worker keeps its status file."""
-        return self.directory / "workers"
+        return self.directory / STATUS_DIR

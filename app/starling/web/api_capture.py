@@ -31,9 +31,9 @@ _HEADERS = [
 class CaptureEndpoint:
     """Answers requests to capture, each noted in the log."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, captures: Captures) -> None:
         self._engine = engine
-        self._captures = Captures(engine)
+        self._captures = captures
 
     async def answer(self, request: CaptureBody, address: str, key: int, receive: Receive, send: Send) -> Error | None:
         """Answer, and return when it is over; or return the error that is still to be answered.

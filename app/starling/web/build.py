@@ -15,6 +15,7 @@ from starling.client.emulation import EmulatedSessions
 from starling.client.event_frames import EventStreams
 from starling.client.node_commands import NodeCommands
 from starling.client.options import UserLimitOptions
+from starling.engine.capture import Captures
 from starling.engine.engine import Engine
 from starling.engine.options import RevocationOptions
 from starling.engine.top_channels import TopChannels
@@ -72,6 +73,7 @@ class Web:
     client_endpoint: ClientEndpoint
     top_channels: TopChannels
     methods: ApiMethods
+    captures: Captures
     api: Api
     upgrades: Mapping[str, ClientEndpoint]
     """The WebSocket endpoints of the service itself, by path."""
@@ -95,13 +97,14 @@ def build_web(
         tickets,
         revocation_seconds=options.revocation_seconds,
     )
-    api = Api(methods, CaptureEndpoint(engine), options, engine.metrics, engine.tracer)
+    captures = Captures(engine)
+    api = Api(methods, CaptureEndpoint(engine, captures), options, engine.metrics, engine.tracer)
     streams = _build_streams(options, context, sessions)
     engine.readiness.observe(lambda: context.asgi_streams.shutdown() if engine.readiness.draining else None)
     requests = RequestPaths({API_PREFIX: api, **{stream.path: stream for stream in streams}})
     client_endpoint = ClientEndpoint(context)
     upgrades = {endpoint.path: endpoint for endpoint in (client_endpoint, OneWayWebSocketEndpoint(context))}
-    return Web(context, client_endpoint, top_channels, methods, api, upgrades, streams, requests)
+    return Web(context, client_endpoint, top_channels, methods, captures, api, upgrades, streams, requests)
 
 
 def _build_streams(options: WebOptions, context: WebContext, sessions: EmulatedSessions) -> tuple[HttpEndpoint, ...]:

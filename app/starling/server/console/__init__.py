@@ -1,0 +1,1 @@
+"""The operators' console on the internal port."""
