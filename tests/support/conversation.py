@@ -51,11 +51,12 @@ class Conversation:
         emulation: Sequence[int] = (),
         receive_buffer: int = 0,
         headers: Sequence[str] = (),
+        host: str = "127.0.0.1",
     ) -> None:
         self.transport = transport
         self.protobuf = transport.endswith("protobuf")
         self.emulated = not transport.startswith("websocket")
-        self._port = port
+        self._host = host
         self._emulation = list(emulation) or [port]
         self._replies: deque[dict[str, Any]] = deque()
         self._last = 1
@@ -64,11 +65,11 @@ class Conversation:
         self._websocket: ClientConnection | None = None
         self._stream: Stream | None = None
         if self.emulated:
-            self._stream = Stream(port, self._request(first, headers), receive_buffer=receive_buffer)
+            self._stream = Stream(port, self._request(first, headers), receive_buffer=receive_buffer, host=host)
         else:
             protocols = [Subprotocol("centrifuge-protobuf")] if self.protobuf else None
             fields = dict(header.split(": ", 1) for header in headers)
-            url = f"ws://127.0.0.1:{port}/connection/websocket"
+            url = f"ws://{host}:{port}/connection/websocket"
             self._websocket = connect(
                 url,
                 subprotocols=protocols,
@@ -127,7 +128,7 @@ class Conversation:
             return None
         port = self._emulation[0]
         self._emulation = [*self._emulation[1:], port]
-        return emulate(port, self.session, self.node, frame, protobuf=self.protobuf)
+        return emulate(port, self.session, self.node, frame, protobuf=self.protobuf, host=self._host)
 
     # What it receives
 
@@ -217,9 +218,11 @@ class Conversation:
                 at += size
 
 
-def emulate(port: int, session: str, node: str, commands: bytes, *, protobuf: bool = False) -> Response:
+def emulate(
+    port: int, session: str, node: str, commands: bytes, *, protobuf: bool = False, host: str = "127.0.0.1"
+) -> Response:
     """Send commands of a session to whatever worker answers at `port`."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+    connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
     if protobuf:
         body = client_pb2.EmulationRequest(node=node, session=session, data=commands).SerializeToString()
         kind = "application/octet-stream"

@@ -13,14 +13,14 @@ SECONDS = 10.0
 class Stream:
     """One request and its response; chunks are parsed to the byte (RFC 9112 section 7.1)."""
 
-    def __init__(self, port: int, request: bytes, *, receive_buffer: int = 0) -> None:
+    def __init__(self, port: int, request: bytes, *, receive_buffer: int = 0, host: str = "127.0.0.1") -> None:
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(SECONDS)
         self._unread = b""
         try:
-            self.socket.connect(("127.0.0.1", port))
+            self.socket.connect((host, port))
             self.socket.sendall(request)
             head = self._until(b"\r\n\r\n")
         except BaseException:
@@ -127,7 +127,7 @@ def encoded(*commands: dict[str, Any]) -> bytes:
 class EventStream(Stream):
     """Server-sent events, as a strict reader of the standard understands them."""
 
-    def __init__(self, port: int, request: bytes, *, receive_buffer: int = 0) -> None:
+    def __init__(self, port: int, request: bytes, *, receive_buffer: int = 0, host: str = "127.0.0.1") -> None:
         super().__init__(port, request, receive_buffer=receive_buffer)
         self.reader = EventReader()
         self._read = 0

@@ -80,7 +80,8 @@ class DirectCycle:
             return
         self.response_started = True
         if isinstance(response, StreamResponse):
-            self._open_stream(response, self._head(HTTPStatus.OK, response.headers))
+            kept = ((b"connection", b"keep-alive"),) if self.keep_alive else ()
+            self._open_stream(response, self._head(HTTPStatus.OK, [*response.headers, *kept]))
             return
         # RFC 9110 section 8.6: a 204 has no Content-Length.
         length = b"" if response.status == HTTPStatus.NO_CONTENT else b"content-length: %d\r\n" % len(response.body)
