@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.sdk.javascript_sdk import FOLDER, require_sdk
 from tests.support.nginx import nginx_before
 from tests.support.running import Starling, two_workers
@@ -64,6 +66,8 @@ def _difference(got: list[int], sent: list[int]) -> object:
 def resume(kills: int, messages: int, directory: Path, *, pause: float) -> ResumeReport:
     """Publish `messages` while the oldest worker is killed `kills` times, `pause` seconds apart."""
     require_sdk()
+    if not (FOLDER / "node_modules" / "eventsource").is_dir():
+        pytest.skip("the package eventsource is not installed; run: npm ci --prefix tests/sdk")
     report = ResumeReport(kills, messages, got=[defaultdict(list) for _ in READERS])
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer())

@@ -87,7 +87,7 @@ class ClientConnection(Connection):
     one_way: ClassVar[bool] = False
     """Whether the client sends nothing after its connect command, which names the channels that it wants."""
     own_channels_only: ClassVar[bool] = False
-    """Whether those are all channels that it gets, whatever its token names and a backend asks for."""
+    """Whether it gets publications of these channels alone, whatever its token names and a backend asks for."""
     encoder: ClientEncoder
     stream_encoder: ClassVar["ProtobufStreamPushes | None"] = None
     """What encodes streams of bytes, where that is not `encoder`."""

@@ -35,10 +35,6 @@ def publication_fields(publication: Publication) -> bytes:
 
 def push_event(push: Push) -> bytes:
     """The event of a push that is no publication; nothing for what concerns no reader."""
-    if push.join is not None:
-        return event(msgspec.json.encode({"channel": push.channel, "info": push.join.info}), name="join")
-    if push.leave is not None:
-        return event(msgspec.json.encode({"channel": push.channel, "info": push.leave.info}), name="leave")
     if push.unsubscribe is not None:
         ended = {"channel": push.channel, "code": push.unsubscribe.code, "reason": push.unsubscribe.reason}
         return event(msgspec.json.encode(ended), name=UNSUBSCRIBE)

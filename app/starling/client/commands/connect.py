@@ -205,7 +205,8 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
             set_stream_view(subscriber, client, grant, result)
             if subscriber.view is None and grant.options.stream is None:
                 result.publications = self._recoveries.share(request.channel, result.publications)
-            client.memberships.watch(client, request, grant.options)
+            if not client.own_channels_only:
+                client.memberships.watch(client, request, grant.options)
             return True
 
         if client.one_way:
