@@ -96,8 +96,7 @@ def _encode_publications(publications: SharedPublications) -> Raw:
     """The JSON of shared publications. Raises CommandRefused as `JsonCodec.encode` does."""
     known: Raw | None = publications.encoded.get(JsonCodec.name)
     if known is None:
-        for publication in publications:
-            _check_payloads(publication)
+        _check_publications(publications)
         known = publications.encoded[JsonCodec.name] = Raw(_encode([*publications]))
     return known
 
@@ -218,6 +217,33 @@ def _check_payloads(message: Struct) -> None:
             _check_payloads(value)
         elif type(value) is SharedPublications:
             _encode_publications(value)
+        elif isinstance(value, dict):
+            _check_members(value.values())
         else:
-            for item in value.values() if isinstance(value, dict) else value:
-                _check_payloads(item)
+            _check_publications(value)
+
+
+def _check_members(members: Collection[Struct]) -> None:
+    """As `_check_payloads` for the values of a mapping, of which an answer may have thousands."""
+    infos = [each for each in members if type(each) is ClientInfo]
+    payloads = [info.conn_info for info in infos if info.conn_info]
+    payloads += [info.chan_info for info in infos if info.chan_info]
+    _check_all(payloads)
+    if len(infos) != len(members):
+        for member in members:
+            _check_payloads(member)
+
+
+def _check_publications(publications: Collection[Publication]) -> None:
+    """As `_check_payloads` for a list."""
+    for publication in publications:
+        if not publication.data:
+            publication.data = NO_PAYLOAD
+    _check_all([publication.data for publication in publications if publication.data])
+    _check_members([publication.info for publication in publications if publication.info is not None])
+
+
+def _check_all(payloads: Iterable[Raw]) -> None:
+    for payload in payloads:
+        if not is_json(bytes(payload)):
+            raise CommandRefused(DISCONNECT_INAPPROPRIATE_PROTOCOL)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 
 import structlog
@@ -21,6 +22,9 @@ _CALL_CLIENTS = 500
 _CALL_BYTES = 65_536
 # Calls under way at once; the next portion goes when these are answered.
 _CALLS = 200
+# Entries that are remembered as they were read: who is in a channel is asked for again and again, and changes little.
+KNOWN_ENTRIES = 8192
+KNOWN_ENTRY_BYTES = 512
 _STRANGE = "a presence script answered in another form than it should"
 
 
@@ -179,10 +183,17 @@ def _encode_entry(info: ClientInfo) -> bytes:
 
 
 def _decode_entry(client: str, entry: bytes) -> ClientInfo:
+    return _known_entry(client, entry) if len(entry) <= KNOWN_ENTRY_BYTES else _read_entry(client, entry)
+
+
+def _read_entry(client: str, entry: bytes) -> ClientInfo:
     head, rest = entry.split(b"\n", 1)
     user_length, conn_length = (int(length) for length in head.split(b" "))
     end = user_length + conn_length
     return ClientInfo(rest[:user_length].decode(), client, Raw(rest[user_length:end]), Raw(rest[end:]))
+
+
+_known_entry = lru_cache(maxsize=KNOWN_ENTRIES)(_read_entry)
 
 
 def _decode_all(channel: str, found: list[object]) -> Iterator[tuple[str, ClientInfo]]:

@@ -1,9 +1,11 @@
 """`connect`: makes the client known and subscribes it to the channels of its token."""
 
+import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import structlog
 from msgspec import Raw
@@ -180,16 +182,19 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
     async def _enter_all(
         self, client: ClientConnection, grants: Mapping[str, Grant], requests: Mapping[str, SubscribeRequest]
     ) -> dict[str, SubscribeResult]:
+        """Enter the channels together, so that they share the round trips to the broker; the results in their order."""
         results: dict[str, SubscribeResult] = {}
+        entering = []
+        for channel, grant in grants.items():
+            request = requests.get(channel) or SubscribeRequest(channel)
+            request.channel = channel
+            entering.append(self._enter(client, grant, request, results))
         try:
-            for channel, grant in grants.items():
-                request = requests.get(channel) or SubscribeRequest(channel)
-                request.channel = channel
-                await self._enter(client, grant, request, results)
+            await _all_of(entering)
         except BaseException:
             client.memberships.leave_all()
             raise
-        return results
+        return {channel: results[channel] for channel in grants if channel in results}
 
     async def _enter(
         self, client: ClientConnection, grant: Grant, request: SubscribeRequest, results: dict[str, SubscribeResult]
@@ -216,6 +221,16 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
         await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
         if client.one_way and subscriber.created and grant.options.keeps_history:
             self._grants.count_first_use(client)
+
+
+async def _all_of(entering: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Return when all are done; raise what the first of them raised."""
+    if len(entering) == 1:
+        await entering[0]
+        return
+    for outcome in await asyncio.gather(*entering, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 def _readable(client: ClientConnection, identity: Identity) -> Identity:
