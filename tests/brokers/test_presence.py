@@ -383,7 +383,7 @@ def test_a_broker_has_the_presence_its_server_can_keep() -> None:
         assert presence is not None
         assert presence.ttl == 12.5
     assert open_broker("postgresql://u:p@127.0.0.1:1/d").presence is None
-    with pytest.raises(ValueError, match="presence ttl: a number of seconds above 0"):
+    with pytest.raises(ValueError, match="presence_ttl_seconds: it is a number of seconds above 0"):
         open_broker("memory://", presence_ttl=0)
 
 

@@ -73,8 +73,8 @@ def _without_payloads(content: bytes, request: Any, shape: "_Shape") -> bytes:
             first, last = bytes(items[0]), bytes(items[-1])
             content = content[: content.find(first)] + content[content.rfind(last) + len(last) :]
     for name in shape.inner:
-        value: Struct | None = getattr(request, name)
-        if value is not None:
+        value: object = getattr(request, name)
+        if isinstance(value, Struct):
             content = _without_payloads(content, value, _shape(type(value)))
     return content
 
