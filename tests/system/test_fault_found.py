@@ -63,6 +63,7 @@ THRESHOLDS = {
 }
 CROWD = 120
 CAPACITY = 70
+STANDSTILL_SECONDS = 3
 GENEROUS = 2**30
 SLOW_CLIENTS = 3
 
@@ -244,22 +245,31 @@ async def test_a_crowd_that_connects_at_once_is_found(running: Pods) -> None:
 
 async def test_a_worker_that_stands_still_is_found(running: Pods) -> None:
     still, other = running.pods["starling-0"], running.pods["starling-1"]
-    (worker,) = still.workers
-    client = await enter(still, "kept:news")
-    os.kill(worker, signal.SIGSTOP)
-    try:
-        for number in range(20):
-            await asyncio.to_thread(call, other, "publish", {"channel": "kept:news", "data": number})
-        # However slow the machine is, the worker stands still until this was measured.
-        await asyncio.to_thread(find, running, "StarlingWorkerSilent", "starling-0", shown=2)
-    finally:
-        os.kill(worker, signal.SIGCONT)
-    await asyncio.to_thread(find, running, "StarlingEventLoopLag", "starling-0", shown=1)
-    for alert in ("StarlingLatencyFastBurn", "StarlingLatencyBurn", "StarlingLatencySlowBurn"):
-        await asyncio.to_thread(find, running, alert, "starling-0", shown=0.1)
-    await client.close()
-    # It turns new clients away for some seconds after such a lag.
-    await asyncio.to_thread(still.until_ready)
+    lagging = {"StarlingEventLoopLag": 1.0} | {
+        f"StarlingLatency{burn}": 0.1 for burn in ("FastBurn", "Burn", "SlowBurn")
+    }
+    fired: set[str] = set()
+    # Again on a machine that is so slow that one standstill leaves too little behind, or that the worker was replaced.
+    while not fired.issuperset(lagging):
+        (worker,) = await asyncio.to_thread(lambda: still.workers)
+        client = await enter(still, "kept:news")
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            for number in range(20):
+                await asyncio.to_thread(call, other, "publish", {"channel": "kept:news", "data": number})
+            # It stands still until this was measured, however long that takes; later the alert goes on by itself.
+            await asyncio.sleep(STANDSTILL_SECONDS)
+            await asyncio.to_thread(find, running, "StarlingWorkerSilent", "starling-0", shown=2)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        end = time.monotonic() + 20
+        while not fired.issuperset(lagging) and time.monotonic() < end:
+            fired = await asyncio.to_thread(running.prometheus.firing)
+            await asyncio.sleep(0.2)
+        await client.close()
+        await asyncio.to_thread(still.until_ready)
+    for alert, shown in lagging.items():
+        await asyncio.to_thread(find, running, alert, "starling-0", shown=shown)
 
 
 async def test_clients_that_return_too_late_are_found(running: Pods) -> None:
