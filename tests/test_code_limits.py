@@ -13,10 +13,7 @@ PUBLIC_MEMBERS = 20
 CONSTRUCTOR_PARAMETERS = 8
 
 # Each with its reason. A module or class that comes within its limit must leave this list.
-LONG_MODULES = {
-    "web/api_methods.py": "one handler a method of the server API",
-    "web/api_models.py": "one struct a request and result of the server API",
-}
+LONG_MODULES: dict[str, str] = {}
 WIDE_CLASSES = {
     "client/registered_hooks.py:RegisteredHooks": "one member of the contract for each hook, and what registers them",
     "embed/methods.py:ServerMethods": "one method a method of the server API",
@@ -24,7 +21,7 @@ WIDE_CLASSES = {
     "client/client_connection.py:ClientConnection": "the engine's Receiver and a transport's Handler in one object",
     "client/connection.py:Connection": "the engine's Receiver and a transport's Handler in one object",
     "engine/engine.py:Engine": "one field a part",
-    "web/api_models.py:BatchCommand": "one field a method of the server API",
+    "web/api_batch_models.py:BatchCommand": "one field a method of the server API",
     "engine/channels.py:ChannelOptions": "one field an option of a channel",
 }
 LONG_CONSTRUCTORS = {

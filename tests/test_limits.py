@@ -27,11 +27,10 @@ from starling.web.api_models import (
     BROADCAST_CHANNELS,
     HISTORY_LIMIT,
     IDEMPOTENCY_KEY_LENGTH,
-    STREAM_LIST,
-    STREAM_WAIT,
     TOP_LIMIT,
     WAIT_SECONDS,
 )
+from starling.web.api_stream_models import STREAM_LIST, STREAM_WAIT
 from starling.web.api_waiting import WAITING_LIMIT
 from starling.web.proxy_backend import POOL_CONNECTIONS, REPLY_BYTES
 from starling.web.proxy_cache import MOST_ANSWERS

@@ -14,15 +14,10 @@ from prometheus_client import CollectorRegistry
 
 from starling.main import build_application, create_app
 from starling.settings import Settings, load_settings
+from starling.web.api_batch_models import BatchBody
 from starling.web.api_docs import EXAMPLES
 from starling.web.api_methods import ApiMethods
-from starling.web.api_models import (
-    BATCH_COMMANDS,
-    BROADCAST_CHANNELS,
-    IDEMPOTENCY_KEY_LENGTH,
-    BatchBody,
-    CaptureBody,
-)
+from starling.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, IDEMPOTENCY_KEY_LENGTH, CaptureBody
 from tests.support.engines import memory_engine
 
 ADDRESS = "192.0.2.7"

@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused
 from starling.engine.upgrade import Upgrade
 from starling.settings import Settings
-from starling.web.api_models import CanResponse
+from starling.web.api_results import CanResponse
 from starling.web.dependencies import WebContext
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")

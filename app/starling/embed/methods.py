@@ -8,7 +8,7 @@ from msgspec import Raw, Struct
 from pydantic import TypeAdapter
 
 from starling.protocol.codes import ERROR_BAD_REQUEST, Error
-from starling.web import api_models as models
+from starling.web import api_results as results
 from starling.web.api_methods import ApiMethods
 
 _Result = TypeVar("_Result", bound=Struct)
@@ -29,93 +29,93 @@ class ServerMethods:
 
     _methods: ApiMethods
 
-    async def publish(self, channel: str, data: Any, **options: Any) -> models.PublishResponse:
+    async def publish(self, channel: str, data: Any, **options: Any) -> results.PublishResponse:
         """Send `data` (any JSON) to everyone in a channel; `options` are further fields of PublishBody."""
-        return await self._call("publish", models.PublishResponse, channel=channel, data=data, **options)
+        return await self._call("publish", results.PublishResponse, channel=channel, data=data, **options)
 
-    async def broadcast(self, channels: Sequence[str], data: Any, **options: Any) -> models.BroadcastResponse:
+    async def broadcast(self, channels: Sequence[str], data: Any, **options: Any) -> results.BroadcastResponse:
         """Send the same `data` to many channels; the answer has a result or an error for each of them."""
-        return await self._call("broadcast", models.BroadcastResponse, channels=list(channels), data=data, **options)
+        return await self._call("broadcast", results.BroadcastResponse, channels=list(channels), data=data, **options)
 
     async def subscribe(self, user: str, channel: str, **options: Any) -> None:
         """Subscribe a user's connections to a channel."""
-        await self._call("subscribe", models.EmptyResponse, user=user, channel=channel, **options)
+        await self._call("subscribe", results.EmptyResponse, user=user, channel=channel, **options)
 
     async def unsubscribe(self, user: str, channel: str, **options: Any) -> None:
         """Unsubscribe a user's connections from a channel."""
-        await self._call("unsubscribe", models.EmptyResponse, user=user, channel=channel, **options)
+        await self._call("unsubscribe", results.EmptyResponse, user=user, channel=channel, **options)
 
     async def disconnect(self, user: str, **options: Any) -> None:
         """Close a user's connections."""
-        await self._call("disconnect", models.EmptyResponse, user=user, **options)
+        await self._call("disconnect", results.EmptyResponse, user=user, **options)
 
     async def refresh(self, user: str, **options: Any) -> None:
         """Give a user's connections another end."""
-        await self._call("refresh", models.EmptyResponse, user=user, **options)
+        await self._call("refresh", results.EmptyResponse, user=user, **options)
 
-    async def presence(self, channel: str) -> Mapping[str, models.PresentClient]:
+    async def presence(self, channel: str) -> Mapping[str, results.PresentClient]:
         """The clients in a channel, by client id."""
-        return (await self._call("presence", models.PresenceResponse, channel=channel)).presence
+        return (await self._call("presence", results.PresenceResponse, channel=channel)).presence
 
-    async def presence_stats(self, channel: str) -> models.PresenceStatsResponse:
+    async def presence_stats(self, channel: str) -> results.PresenceStatsResponse:
         """How many connections are in a channel, and of how many users."""
-        return await self._call("presence_stats", models.PresenceStatsResponse, channel=channel)
+        return await self._call("presence_stats", results.PresenceStatsResponse, channel=channel)
 
-    async def history(self, channel: str, *, limit: int = 0, **options: Any) -> models.HistoryResponse:
+    async def history(self, channel: str, *, limit: int = 0, **options: Any) -> results.HistoryResponse:
         """Read what a channel keeps: at most `limit` publications, -1 for all, 0 for the position alone."""
-        return await self._call("history", models.HistoryResponse, channel=channel, limit=limit, **options)
+        return await self._call("history", results.HistoryResponse, channel=channel, limit=limit, **options)
 
     async def history_remove(self, channel: str) -> None:
         """Delete what a channel keeps."""
-        await self._call("history_remove", models.EmptyResponse, channel=channel)
+        await self._call("history_remove", results.EmptyResponse, channel=channel)
 
-    async def channels(self, pattern: str = "", **options: Any) -> models.ChannelsResponse:
+    async def channels(self, pattern: str = "", **options: Any) -> results.ChannelsResponse:
         """The channels that have subscribers."""
-        return await self._call("channels", models.ChannelsResponse, pattern=pattern, **options)
+        return await self._call("channels", results.ChannelsResponse, pattern=pattern, **options)
 
-    async def connections(self, **options: Any) -> models.ConnectionsResponse:
+    async def connections(self, **options: Any) -> results.ConnectionsResponse:
         """Who is connected, over all nodes: all, or those of `user`; `limit` and `cursor` as in the server API."""
-        return await self._call("connections", models.ConnectionsResponse, **options)
+        return await self._call("connections", results.ConnectionsResponse, **options)
 
     async def can(
         self, user: str, verb: str, channel: str, *, token: str = "", subscribed: bool = False
-    ) -> models.CanResponse:
+    ) -> results.CanResponse:
         """Whether a user may do `verb` in a channel, and by which rule."""
         return await self._call(
-            "can", models.CanResponse, user=user, verb=verb, channel=channel, token=token, subscribed=subscribed
+            "can", results.CanResponse, user=user, verb=verb, channel=channel, token=token, subscribed=subscribed
         )
 
     async def presence_set(self, channel: str, user: str, **options: Any) -> None:
         """Show a user without a connection in a channel's presence, for `ttl` seconds; once more renews it."""
-        await self._call("presence_set", models.EmptyResponse, channel=channel, user=user, **options)
+        await self._call("presence_set", results.EmptyResponse, channel=channel, user=user, **options)
 
     async def presence_unset(self, channel: str, user: str) -> None:
         """Take a user out of a channel's presence that `presence_set` has shown there."""
-        await self._call("presence_unset", models.EmptyResponse, channel=channel, user=user)
+        await self._call("presence_unset", results.EmptyResponse, channel=channel, user=user)
 
-    async def ticket(self, user: str, **options: Any) -> models.TicketResponse:
+    async def ticket(self, user: str, **options: Any) -> results.TicketResponse:
         """Make a ticket, which opens one session of a user, once."""
-        return await self._call("ticket", models.TicketResponse, user=user, **options)
+        return await self._call("ticket", results.TicketResponse, user=user, **options)
 
-    async def info(self) -> models.InfoResponse:
+    async def info(self) -> results.InfoResponse:
         """Every node of the service."""
-        return await self._call("info", models.InfoResponse)
+        return await self._call("info", results.InfoResponse)
 
-    async def top(self, *, limit: int = 10) -> models.TopResponse:
+    async def top(self, *, limit: int = 10) -> results.TopResponse:
         """What every node does, and the busiest channels."""
-        return await self._call("top", models.TopResponse, limit=limit)
+        return await self._call("top", results.TopResponse, limit=limit)
 
-    async def revoke_token(self, uid: str, **options: Any) -> models.RevocationResponse:
+    async def revoke_token(self, uid: str, **options: Any) -> results.RevocationResponse:
         """Refuse one token (its `jti`) from now on."""
-        return await self._call("revoke_token", models.RevocationResponse, uid=uid, **options)
+        return await self._call("revoke_token", results.RevocationResponse, uid=uid, **options)
 
-    async def revoke_session(self, session: str, **options: Any) -> models.RevocationResponse:
+    async def revoke_session(self, session: str, **options: Any) -> results.RevocationResponse:
         """Refuse the tokens of one session from now on."""
-        return await self._call("revoke_session", models.RevocationResponse, session=session, **options)
+        return await self._call("revoke_session", results.RevocationResponse, session=session, **options)
 
-    async def invalidate_user_tokens(self, user: str, **options: Any) -> models.InvalidateUserTokensResponse:
+    async def invalidate_user_tokens(self, user: str, **options: Any) -> results.InvalidateUserTokensResponse:
         """Refuse a user's tokens that were issued before now."""
-        return await self._call("invalidate_user_tokens", models.InvalidateUserTokensResponse, user=user, **options)
+        return await self._call("invalidate_user_tokens", results.InvalidateUserTokensResponse, user=user, **options)
 
     async def _call(self, name: str, result: type[_Result], **fields: Any) -> _Result:
         request = self._methods.by_name[name].request

@@ -25,11 +25,12 @@ from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
 from starling.variables import variable
 from starling.web.api_batch import run_batch
+from starling.web.api_batch_models import BatchCommand, BatchFrame, EnvelopeCommand
 from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_errors import describe
 from starling.web.api_members import read_request
 from starling.web.api_methods import Answer, ApiMethods, Unavailable
-from starling.web.api_models import BATCH_COMMANDS, BatchCommand, BatchFrame, CaptureBody, EnvelopeCommand, PublishBody
+from starling.web.api_models import BATCH_COMMANDS, CaptureBody, PublishBody
 from starling.web.options import ApiOptions
 from starling.web.request_id import HEADER as REQUEST_ID
 from starling.web.request_id import given_id, new_id

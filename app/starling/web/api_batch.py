@@ -8,8 +8,9 @@ from typing import Any
 
 from starling.protocol import codes
 from starling.protocol.codes import Error
+from starling.web.api_batch_models import BatchCommand
 from starling.web.api_methods import Answer, ApiMethods
-from starling.web.api_models import BatchCommand, PublishBody
+from starling.web.api_models import PublishBody
 
 Reply = Mapping[str, Any]
 

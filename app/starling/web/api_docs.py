@@ -9,7 +9,9 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
+from starling.web import api_batch_models as batch_models
 from starling.web import api_models as models
+from starling.web import api_results as results
 from starling.web.api_methods import ApiMethods
 from starling.web.pages import HEADERS, STATIC
 
@@ -243,7 +245,7 @@ def install(
 
 
 def _add_methods(document: dict[str, Any], methods: ApiMethods, api_prefix: str) -> None:
-    wanted: list[type[Any]] = [models.BatchBody, models.ApiError, models.CaptureBody]
+    wanted: list[type[Any]] = [batch_models.BatchBody, results.ApiError, models.CaptureBody]
     for method in methods.by_name.values():
         wanted += [method.request, method.result]
     _, schemas = msgspec.json.schema_components(wanted, ref_template=_SCHEMA)
@@ -256,7 +258,7 @@ def _add_methods(document: dict[str, Any], methods: ApiMethods, api_prefix: str)
             name, method.request, {"result": _ref(method.result)}, request_example, {"result": result_example}
         )
     replies = {"replies": {"type": "array", "items": {"type": "object"}}}
-    document["paths"][f"{api_prefix}/batch"] = _path("batch", models.BatchBody, replies, *_BATCH_EXAMPLE)
+    document["paths"][f"{api_prefix}/batch"] = _path("batch", batch_models.BatchBody, replies, *_BATCH_EXAMPLE)
     document["paths"][f"{api_prefix}/capture"] = _capture_path()
 
 
@@ -268,7 +270,7 @@ def _path(
     result_example: dict[str, Any],
 ) -> dict[str, Any]:
     done = {"type": "object", "properties": result, "required": list(result)}
-    failed = {"type": "object", "properties": {"error": _ref(models.ApiError)}, "required": ["error"]}
+    failed = {"type": "object", "properties": {"error": _ref(results.ApiError)}, "required": ["error"]}
     example = {"error": {"code": 107, "message": "bad request: channel: it is missing"}}
     answer = {
         "schema": {"oneOf": [done, failed]},

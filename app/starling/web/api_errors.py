@@ -1,8 +1,11 @@
-"""Error messages for invalid requests to the server API, which name the field."""
+"""Errors of the server API for requests that are invalid or ask for what is not there, with the field or the remedy."""
 
 import re
 
 import msgspec
+
+from starling.protocol import codes
+from starling.protocol.codes import CommandRefused, Error
 
 _LOCATION = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]*)`$")
@@ -24,3 +27,13 @@ def describe(problem: Exception) -> str:
         what = "it is missing"
     what = what[:1].lower() + what[1:].replace("`", "")
     return f"{path}: {what}" if path else what
+
+
+def bad_request(remedy: str) -> Error:
+    """The error of a request that cannot be meant, with its remedy."""
+    return Error(codes.ERROR_BAD_REQUEST.code, f"bad request: {remedy}")
+
+
+def not_available(remedy: str) -> CommandRefused:
+    """The refusal of what this service does not keep or do, with its remedy."""
+    return CommandRefused(Error(codes.ERROR_NOT_AVAILABLE.code, f"not available: {remedy}"))

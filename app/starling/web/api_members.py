@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hint
 from msgspec import Raw, Struct, ValidationError
 
 from starling.protocol.codec_json import read_json
-from starling.web.api_models import BatchCommand, EnvelopeCommand, PublishBody
+from starling.web.api_batch_models import BatchCommand, EnvelopeCommand
+from starling.web.api_models import PublishBody
 
 Request = TypeVar("Request", bound=Struct)
 

@@ -25,7 +25,7 @@ from starling.engine.stream_reader import StreamReaders
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
 from starling.protocol.portable_json import is_json
-from starling.web import api_models as models
+from starling.web import api_stream_models as stream_models
 
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
 
@@ -45,7 +45,7 @@ class StreamMethods:
         self._options = find_options
         self._readers = readers
 
-    async def open(self, request: models.StreamOpenBody) -> models.AppendStreamResponse:
+    async def open(self, request: stream_models.StreamOpenBody) -> stream_models.AppendStreamResponse:
         """Open a stream, or find it."""
         options = self._options(request.channel)
         opened = await self._streams.open(
@@ -63,7 +63,7 @@ class StreamMethods:
             found.append_window, found.producer_timeout = options.append_window, options.producer_timeout
         return found
 
-    async def append(self, request: models.StreamAppendBody) -> models.AppendStreamResponse:
+    async def append(self, request: stream_models.StreamAppendBody) -> stream_models.AppendStreamResponse:
         """Add a chunk, or only show that the producer lives."""
         kind, chunk = _chunk(request)
         change = await self._streams.append(
@@ -76,7 +76,7 @@ class StreamMethods:
         )
         return _changed(change)
 
-    async def close(self, request: models.StreamCloseBody) -> models.AppendStreamResponse:
+    async def close(self, request: stream_models.StreamCloseBody) -> stream_models.AppendStreamResponse:
         """Close a stream."""
         kind, chunk = _chunk(request)
         final = bytes(request.final)
@@ -92,12 +92,12 @@ class StreamMethods:
         )
         return _changed(change)
 
-    async def cancel(self, request: models.StreamCancelBody) -> models.AppendStreamResponse:
+    async def cancel(self, request: stream_models.StreamCancelBody) -> stream_models.AppendStreamResponse:
         """Cancel a stream."""
         options = self._options(request.channel)
         return _changed(await self._streams.cancel(request.channel, options, request.reason))
 
-    async def info(self, request: models.StreamInfoBody) -> models.AppendStreamResponse:
+    async def info(self, request: stream_models.StreamInfoBody) -> stream_models.AppendStreamResponse:
         """Return how a stream is, now or at its end; a producer that asks lives."""
         channel, options = request.channel, self._options(request.channel)
         info = await self._info(request, options)
@@ -107,7 +107,7 @@ class StreamMethods:
             info = await self._info(request, options)
         return _response(info)
 
-    async def _info(self, request: models.StreamInfoBody, options: ChannelOptions) -> StreamInfo:
+    async def _info(self, request: stream_models.StreamInfoBody, options: ChannelOptions) -> StreamInfo:
         channel = request.channel
         found = await self._streams.info(channel, options)
         if found is None:
@@ -118,11 +118,13 @@ class StreamMethods:
             found = (await self._streams.append(channel, options, None, found.kind, producer=producer)).info or found
         return found
 
-    async def delete(self, request: models.StreamDeleteBody) -> models.StreamDeleteResponse:
+    async def delete(self, request: stream_models.StreamDeleteBody) -> stream_models.StreamDeleteResponse:
         """Delete a stream."""
-        return models.StreamDeleteResponse(await self._streams.delete(request.channel, self._options(request.channel)))
+        return stream_models.StreamDeleteResponse(
+            await self._streams.delete(request.channel, self._options(request.channel))
+        )
 
-    async def list(self, request: models.StreamListBody) -> models.StreamListResponse:
+    async def list(self, request: stream_models.StreamListBody) -> stream_models.StreamListResponse:
         """Return the streams that are open."""
         listed = []
         for channel in await self._streams.open_channels(request.limit):
@@ -131,11 +133,11 @@ class StreamMethods:
             except CommandRefused:
                 continue
             if info is not None and not info.status.closed:
-                listed.append(models.ListedStream(channel, info.kind, info.status, info.length, info.size))
-        return models.StreamListResponse(listed)
+                listed.append(stream_models.ListedStream(channel, info.kind, info.status, info.length, info.size))
+        return stream_models.StreamListResponse(listed)
 
 
-def _chunk(request: models.StreamAppendBody | models.StreamCloseBody) -> tuple[StreamKind, Chunk | None]:
+def _chunk(request: stream_models.StreamAppendBody | stream_models.StreamCloseBody) -> tuple[StreamKind, Chunk | None]:
     """What a request brings, None for nothing. Raises CommandRefused naming the field."""
     given = [name for name in ("text", "json", "b64data") if getattr(request, name)]
     if len(given) > 1:
@@ -157,23 +159,23 @@ def _chunk(request: models.StreamAppendBody | models.StreamCloseBody) -> tuple[S
     return StreamKind.TEXT, None
 
 
-def _producer(request: models.StreamAppendBody | models.StreamCloseBody) -> Producer | None:
+def _producer(request: stream_models.StreamAppendBody | stream_models.StreamCloseBody) -> Producer | None:
     if not request.producer:
         return None
     return Producer(request.producer, request.producer_epoch, request.sequence)
 
 
-def _changed(change: Change) -> models.AppendStreamResponse:
+def _changed(change: Change) -> stream_models.AppendStreamResponse:
     found = _response(change.info)
     found.repeated = change.outcome is AppendOutcome.REPEATED
     return found
 
 
-def _response(info: StreamInfo | None) -> models.AppendStreamResponse:
+def _response(info: StreamInfo | None) -> stream_models.AppendStreamResponse:
     if info is None:
         remedy = "not available: the stream is gone: open it again with stream_open"
         raise CommandRefused(Error(codes.ERROR_NOT_AVAILABLE.code, remedy))
-    return models.AppendStreamResponse(
+    return stream_models.AppendStreamResponse(
         info.kind,
         info.status,
         info.offset,
