@@ -1,6 +1,6 @@
 """The console in Chromium: every view against two pods over Redis, without a violation that axe finds.
 
-`PICTURES=docs/pictures` keeps a picture of each view, as docs/console.md shows them.
+`PICTURES=docs/pictures/console` keeps a picture of each view, as docs/console.md shows them.
 """
 
 import json
@@ -113,7 +113,7 @@ def check(page: Page, name: str) -> None:
         assert found == [], (name, scheme, found)
     page.emulate_media(color_scheme="light")
     if directory := os.environ.get("PICTURES"):
-        page.screenshot(path=Path(directory) / f"console-{name}.png")
+        page.screenshot(path=Path(directory) / f"{name}.png")
 
 
 def test_the_overview_shows_both_pods(console: Page) -> None:

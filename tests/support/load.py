@@ -25,6 +25,8 @@ default:
   presence: true
   allow_subscribe_for_client: true
   allow_publish_for_client: true
+namespaces:
+  answers: {stream: text}
 """
 
 
@@ -44,6 +46,7 @@ def load(url: str, *, talkers: int = 6, guests: int = 3, pause: float = 0.2) -> 
     for number in range(talkers):
         visits.append(partial(_chat, f"{url}/ws/{number}", pause))
         visits.append(partial(_subscribe, f"{url}/connection/websocket", pause))
+    visits.append(partial(_write_stream, url.replace("ws", "http", 1), pause))
     for _ in range(guests):
         visits.append(partial(_echo, f"{url}/ws", pause))
         visits.append(partial(_echo, f"{url}/items/plumbus/ws?token=t", pause))
@@ -144,6 +147,17 @@ async def _backend(url: str, pause: float) -> None:
     for method, body in requests:
         await asyncio.to_thread(_call, f"{url}/api/{method}", body)
         await asyncio.sleep(_about(pause))
+
+
+async def _write_stream(url: str, pause: float) -> None:
+    """Write an answer word by word, as a language model does; some are stopped by their readers."""
+    channel = f"answers:{random.randrange(10**9)}"
+    await asyncio.to_thread(_call, f"{url}/api/stream_open", {"channel": channel})
+    for word in TEXT.split():
+        await asyncio.to_thread(_call, f"{url}/api/stream_append", {"channel": channel, "text": f"{word} "})
+        await asyncio.sleep(_about(pause))
+    end = "stream_cancel" if random.random() < 0.2 else "stream_close"
+    await asyncio.to_thread(_call, f"{url}/api/{end}", {"channel": channel})
 
 
 def _call(url: str, body: dict[str, Any]) -> None:
