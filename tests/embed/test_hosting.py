@@ -331,6 +331,7 @@ def test_a_plain_asgi_application_without_a_lifespan_runs_with_the_service(hoste
         assert client.get("/readyz").status_code == 200
 
 
+@pytest.mark.processes
 def test_a_worker_whose_application_fails_ends_the_service_with_3(tmp_path: Path) -> None:
     (tmp_path / "broken_shop.py").write_text("raise RuntimeError('no pool')\n")
     environment = {**ENVIRONMENT, "STARLING_APP": "broken_shop:app", "PYTHONPATH": str(tmp_path)}
@@ -340,6 +341,7 @@ def test_a_worker_whose_application_fails_ends_the_service_with_3(tmp_path: Path
         assert "no pool" in line["trace"]
 
 
+@pytest.mark.processes
 def test_a_preloaded_application_is_imported_once_and_serves_in_every_worker(tmp_path: Path) -> None:
     (tmp_path / "preloaded_shop.py").write_text(
         "import os\nfrom fastapi import FastAPI\nfrom starling import Starling\n"
@@ -354,6 +356,7 @@ def test_a_preloaded_application_is_imported_once_and_serves_in_every_worker(tmp
         assert worker != imported_by
 
 
+@pytest.mark.processes
 def test_a_start_names_the_route_that_clashes_and_a_preload_the_thread_that_a_fork_loses(tmp_path: Path) -> None:
     (tmp_path / "clashing_shop.py").write_text(
         "from fastapi import FastAPI\napp = FastAPI()\n\n\n@app.get('/livez')\nasync def own():\n    return 1\n"

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocketDisconnect
 from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 
-from starling import CurrentUser, OptionalUser, Starling, require
+from starling import Client, CurrentUser, OptionalUser, Starling, require
 from starling.auth.issue import issue_connection_token
 from starling.embed.methods import MethodFailed
 from starling.settings import SettingsError
@@ -222,6 +222,49 @@ def test_two_applications_with_two_clients_each_live_in_one_process() -> None:
             assert client.post("/orders?number=1", headers=bearer("ann")).status_code == 200
 
 
+def test_one_application_is_entered_again_and_again_and_twice_at_once() -> None:
+    app, _ = shop()
+    for _ in range(3):
+        with TestClient(app) as client:
+            reaches_a_client(client)
+    with TestClient(app) as one, TestClient(app) as two:
+        for client in (one, two, one):
+            reaches_a_client(client)
+
+
+def reaches_a_client(client: TestClient) -> None:
+    """A publication of a route reaches a client of the endpoint."""
+    with client.websocket_connect("/connection/websocket") as socket:
+        channels = issue_connection_token(SECRET, "ann", 60, channels=["orders"])
+        socket.send_json({"id": 1, "connect": {"token": channels}})
+        assert "connect" in socket.receive_json()
+        client.post("/orders?number=3", headers=bearer("bob"))
+        assert socket.receive_json()["push"]["pub"]["data"] == {"number": 3}
+
+
+async def test_a_starling_that_runs_again_keeps_its_hooks_and_nothing_else() -> None:
+    app, realtime = shop()
+
+    @realtime.rpc
+    async def who(client: Client) -> str:
+        return client.user
+
+    for _ in range(2):
+        async with realtime.lifespan(app), service(realtime) as running:
+            ann = await running.connect("ann", channels=["orders"])
+            assert (await ann.command("rpc", {"method": "who"}))["data"] == "ann"
+            assert (await realtime.channels()).channels.keys() == {"orders"}
+
+    @realtime.rpc
+    async def late(client: Client) -> str:
+        return "late"
+
+    async with service(realtime) as running:
+        bob = await running.connect("bob")
+        assert (await bob.command("rpc", {"method": "late"}))["data"] == "late"
+        assert (await realtime.channels()).channels == {}
+
+
 def test_two_starlings_in_one_application_are_distinguished_by_their_own_dependencies() -> None:
     first = Starling(environment=ENVIRONMENT)
     second = Starling(environment={**ENVIRONMENT, "STARLING_TOKEN_HMAC_SECRET": SECRET + "!"}, prefix="/two")
@@ -298,6 +341,7 @@ def test_metrics_count_the_connections_of_the_users_routes() -> None:
         assert 'starling_connections{transport="application"} 0.0' in client.get("/metrics/").text
 
 
+@pytest.mark.processes
 async def test_the_example_runs_under_starling_serve_with_drain_and_origin_check() -> None:
     environment = {**ENVIRONMENT, "STARLING_APP": "docs.examples.orders:app"}
     with Served(environment) as served:

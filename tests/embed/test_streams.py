@@ -15,6 +15,8 @@ from tests.support.services import free_port
 from tests.support.streams import Stream, post
 from tests.support.waiting import DEADLINE
 
+pytestmark = pytest.mark.processes
+
 APPLICATION = """
 from fastapi import FastAPI
 from starling import Starling

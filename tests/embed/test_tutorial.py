@@ -113,6 +113,7 @@ def test_the_chat_sends_to_all_and_reports_who_leaves(load: Loader, package: str
             assert one.receive_text() == "Client #2 left the chat"
 
 
+@pytest.mark.processes
 async def test_the_chat_spans_pods_and_closes_with_1012() -> None:
     with RedisServer() as redis:
         environment = {

@@ -18,6 +18,8 @@ from starling.settings import load_settings
 from tests.support.services import free_port
 from tests.web.test_proxies import ORIGIN, talking
 
+pytestmark = pytest.mark.processes
+
 DOCS = Path(__file__).parents[2] / "docs"
 PROJECT = DOCS / "examples" / "django_decides.py"
 CHANNELS = "namespaces:\n  chat:\n    subscribe_proxy: true\n"

@@ -54,6 +54,10 @@ class RegisteredHooks:
             shown, function, self._seconds, takes=METHOD_SHAPE.takes, may_take=METHOD_SHAPE.may_take
         )
 
+    def take_over(self, other: "RegisteredHooks") -> None:
+        """Have the functions of `other`, those that are registered later too."""
+        self._functions, self._methods, self.state = other._functions, other._methods, other.state
+
     # What the engine asks about hooks
 
     @property

@@ -1,6 +1,7 @@
 """The routes of a Starling, for the application that includes them, and what of the application clashes with them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from fastapi import APIRouter, FastAPI
@@ -31,13 +32,14 @@ class Taken(NamedTuple):
 
 
 class OwnRoutes:
-    """The routes of one Starling.
+    """The routes of one service.
 
     `routes` are plain ASGI. `parts` need a FastAPI application around them: pages, tutorial endpoints, API docs.
     """
 
     def __init__(self, built: Application, settings: Settings, prefix: str, api_prefix: str) -> None:
         """`prefix` begins all paths, `api_prefix` (with `prefix`) those of the server API."""
+        self._built = built
         self.client_path = prefix + connection.PATH
         names = sorted({*built.methods.by_name, "batch", "capture"})
         self._methods = [
@@ -60,7 +62,7 @@ class OwnRoutes:
             for route in health.build_router(built.engine.readiness).routes
             if isinstance(route, Route)
         ]
-        self.routes: list[BaseRoute] = [*self._methods, *self._sockets, *self._streams, *self._health]
+        self.routes: list[Route | WebSocketRoute] = [*self._methods, *self._sockets, *self._streams, *self._health]
         self.parts = APIRouter()
         for part in (echo, items, chat) if settings.tutorial else ():
             self.parts.include_router(part.build_router(built.context), prefix=prefix)
@@ -70,15 +72,35 @@ class OwnRoutes:
         if settings.serves_api_docs:
             self.parts.mount(prefix + API_DOCS, _api_docs(built, settings, api_prefix), name="starling")
 
-    def parts_before(self, behind: ASGIApp, built: Application) -> ASGIApp:
+    def parts_before(self, behind: ASGIApp) -> ASGIApp:
         """The parts as an application of their own, and `behind` for what they do not take."""
         if not self.parts.routes:
             return behind
-        application = _plain_application()
-        refusals.install(application, built.engine.metrics)
-        application.include_router(self.parts)
+        application = self._parts_application()
         application.router.default = behind
         return application
+
+    @cached_property
+    def alone(self) -> ASGIApp:
+        """The parts as an application of their own."""
+        return self._parts_application()
+
+    def _parts_application(self) -> FastAPI:
+        application = _plain_application()
+        refusals.install(application, self._built.engine.metrics)
+        application.include_router(self.parts)
+        return application
+
+    def for_every_run(self, current: Callable[[], "OwnRoutes"]) -> list[BaseRoute]:
+        """Routes like these, which an application may include once; each request goes to the `current` ones."""
+        routes: list[BaseRoute] = []
+        for index, route in enumerate(self.routes):
+            routes.append(_route_like(route, route.path, _Current(current, index)))
+        for part in iter_route_contexts(self.parts.routes):
+            path = part.path or ""
+            path = f"{path}/{{path:path}}" if isinstance(part.original_route, Mount) else path
+            routes.append(_route_like(part.original_route, path, _Current(current, None)))
+        return routes
 
     def check(self, routes: Sequence[BaseRoute], router: APIRouter, *, first: bool) -> None:
         """Raise SettingsError for each of the user's `routes` that takes a path of these, naming both.
@@ -93,7 +115,7 @@ class OwnRoutes:
                 before = False
                 continue
             for route in iter_route_contexts([top]):
-                if route.endpoint in self._endpoints or (_takes_everything(route) and not before):
+                if _belongs_to(router, route) or (_takes_everything(route) and not before):
                     continue
                 problems += [
                     f"{route.path} of your application also matches {taken.path} of Starling: rename yours, "
@@ -106,11 +128,11 @@ class OwnRoutes:
 
     def is_included(self, routes: Sequence[BaseRoute]) -> bool:
         """Whether the client endpoint is among the routes of an application."""
-        return any(route.endpoint is self._client.endpoint for route in iter_route_contexts(routes))
-
-    @property
-    def _endpoints(self) -> list[Any]:
-        return [getattr(route, "endpoint", None) for route in self.routes]
+        index = self.routes.index(self._client)
+        return any(
+            isinstance(route.endpoint, _Current) and route.endpoint.index == index
+            for route in iter_route_contexts(routes)
+        )
 
     @property
     def _taken(self) -> Iterator[Taken]:
@@ -127,6 +149,29 @@ class OwnRoutes:
                 yield Taken(path, _scope(path))
             else:
                 yield Taken(path, _scope(path, "GET"))
+
+
+class _Current:
+    """The endpoint of that index among the routes that are current; None: their parts."""
+
+    def __init__(self, current: Callable[[], OwnRoutes], index: int | None) -> None:
+        self._current = current
+        self.index = index
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        routes = self._current()
+        application = routes.alone if self.index is None else routes.routes[self.index].app
+        await application(scope, receive, send)
+
+
+def _route_like(route: BaseRoute, path: str, endpoint: _Current) -> BaseRoute:
+    if isinstance(route, WebSocketRoute):
+        return WebSocketRoute(path, endpoint)
+    return Route(path, endpoint, include_in_schema=False)
+
+
+def _belongs_to(router: APIRouter, route: RouteContext) -> bool:
+    return any(getattr(own, "endpoint", None) is route.endpoint for own in router.routes if route.endpoint)
 
 
 class _NamedMethod:

@@ -18,18 +18,22 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from starling.brokers.broadcast import BroadcastBroker
+from starling.client.registered_hooks import RegisteredHooks
 from starling.embed.decorators import HookDecorators
 from starling.embed.dependencies import User, optional_user_of, user_of
 from starling.embed.guard import WebSocketGuard
 from starling.embed.listening import ChannelListener, forwarding, listening, values
 from starling.embed.methods import ServerMethods
 from starling.embed.routes import OwnRoutes
+from starling.embed.runs import Service, ServiceRuns
 from starling.embed.signals import called_at_signals
 from starling.embed.stream_writing import StreamWriting
+from starling.engine.channels import Channels
 from starling.engine.direct_request import RequestEndpoint
 from starling.engine.upgrade import Accepted, Denied, Upgrade, UpgradeEndpoint
 from starling.main import Application, build_application
 from starling.settings import DECLARATIONS, PREFIX, Settings, SettingsError, load_settings
+from starling.web.api_methods import ApiMethods
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.embed")
 
@@ -86,23 +90,47 @@ class Starling(StreamWriting, ServerMethods, HookDecorators):
             offer.taken = self
             _check_against_server(options, offer.settings)
             self.settings = offer.settings
-            self._built = offer.application
+            first = offer.application
             self.hosted = True
         else:
             self.settings = without_unasked_parts(
                 _settings(os.environ if environment is None else environment, options)
             )
-            self._built = build_application(self.settings, CollectorRegistry())
+            first = build_application(self.settings, CollectorRegistry())
             self.hosted = False
-        self._methods = self._built.methods
-        self._registered = self._built.registered_hooks
-        self._channels = self._built.engine.channels
-        self.own_routes = OwnRoutes(self._built, self.settings, prefix, self.api_prefix)
+        self._runs = ServiceRuns(
+            self._with_routes(first),
+            lambda: self._with_routes(build_application(self.settings, CollectorRegistry())),
+        )
         self.client_path = self.own_routes.client_path
         self.router = StarlingRouter(self)
-        self.router.routes += [*self.own_routes.routes, *self.own_routes.parts.routes]
+        self.router.routes += self.own_routes.for_every_run(lambda: self.own_routes)
         self.CurrentUser = Annotated[User, Depends(self._current_user)]
         self.OptionalUser = Annotated[User | None, Depends(self._optional_user)]
+
+    def _with_routes(self, built: Application) -> Service:
+        return Service(built, OwnRoutes(built, self.settings, self.prefix, self.api_prefix))
+
+    @property
+    def own_routes(self) -> OwnRoutes:
+        """The routes of the service that runs now."""
+        return self._runs.current.routes
+
+    @property
+    def _built(self) -> Application:
+        return self._runs.current.built
+
+    @property
+    def _methods(self) -> ApiMethods:  # type: ignore[override]  # read only
+        return self._built.methods
+
+    @property
+    def _registered(self) -> RegisteredHooks:  # type: ignore[override]  # read only
+        return self._built.registered_hooks
+
+    @property
+    def _channels(self) -> Channels:  # type: ignore[override]  # read only
+        return self._built.engine.channels
 
     # Your application
 
@@ -126,15 +154,13 @@ class Starling(StreamWriting, ServerMethods, HookDecorators):
         """
         self.check_paths(application.router.routes)
         known = getattr(application.state, "starlings", ())
-        self._registered.state = application.state
         application.state.starlings = (*(each for each in known if each is not self), self)
         if self.hosted:
+            self._registered.state = application.state
             yield {STATE_KEY: self}
             return
         router = application.router
         unguarded = router.middleware_stack
-        # Starlette declares it as a method; behind it are the routes, and mounted applications too.
-        router.middleware_stack = self.guarded(unguarded)  # type: ignore[assignment]
         if self.settings.broker_scheme == "memory" and _processes() > 1:
             log.warning(
                 "memory_broker_with_workers",
@@ -142,7 +168,10 @@ class Starling(StreamWriting, ServerMethods, HookDecorators):
                 "or run one worker",
             )
         try:
-            async with self._built.running():
+            async with self.running():
+                # Starlette declares it as a method; behind it are the routes, and mounted applications too.
+                router.middleware_stack = self.guarded(unguarded)  # type: ignore[assignment]
+                self._registered.state = application.state
                 with called_at_signals(self._built.context.asgi_streams.shutdown):
                     yield {STATE_KEY: self}
         finally:
@@ -173,12 +202,11 @@ class Starling(StreamWriting, ServerMethods, HookDecorators):
     @property
     def metrics_app(self) -> ASGIApp:
         """An ASGI application with this process's metrics; mount it on a port that is not public."""
-        answer: ASGIApp = make_asgi_app(self._built.engine.metrics.registry)
-        metrics = self._built.engine.metrics
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            metrics = self._built.engine.metrics
             metrics.flush()
-            await answer(scope, receive, send)
+            await make_asgi_app(metrics.registry)(scope, receive, send)
 
         return serve
 
@@ -186,7 +214,7 @@ class Starling(StreamWriting, ServerMethods, HookDecorators):
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Run the service alone, without an application."""
-        return self._built.running()
+        return self._runs.run()
 
     @property
     def broker(self) -> BroadcastBroker:
