@@ -33,6 +33,7 @@ ALONE = {
     "footprint": "Start-up and rest",
     "loop_lag": "A broadcast to 100,000 subscribers of one process",
     "size": "What a load costs",
+    "transports": "Transports without WebSocket",
     "views": "Patches and filters by tags",
 }
 ALONE_SECONDS = 600

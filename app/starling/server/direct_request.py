@@ -25,6 +25,10 @@ class _NoEvent:
 _NO_EVENT = _NoEvent()
 
 
+def _do_nothing(*_: object) -> None:
+    """Stands where a response that has been handed over needs nothing more."""
+
+
 class DirectCycle:
     """One request and its response, with the members that uvicorn and StarlingHttp use of uvicorn's own cycle."""
 
@@ -82,6 +86,8 @@ class DirectCycle:
         if isinstance(response, StreamResponse):
             kept = ((b"connection", b"keep-alive"),) if self.keep_alive else ()
             self._open_stream(response, self._head(HTTPStatus.OK, [*response.headers, *kept]))
+            # Endpoints may keep what responds as long as the stream lasts, which must not keep the request.
+            self.body, self._open_stream, self._on_response = bytearray(), _do_nothing, _do_nothing
             return
         # RFC 9110 section 8.6: a 204 has no Content-Length.
         length = b"" if response.status == HTTPStatus.NO_CONTENT else b"content-length: %d\r\n" % len(response.body)

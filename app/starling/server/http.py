@@ -268,8 +268,11 @@ class StarlingHttp(DirectHttp):
         self.connections.discard(self)
         self.pipeline.clear()
         StreamTransport(self.transport, chunked=chunked, **self._shared).detach(response, head)
-        # The parser may have called; see `_upgrade`.
-        self.loop.call_soon(setattr, self, "parser", None)
+        # The parser may have called. It and the cycle refer to this object: nothing else would break these cycles.
+        self.loop.call_soon(self._forget)
+
+    def _forget(self) -> None:
+        self.parser = self.cycle = self._running = None  # type: ignore[assignment]  # as uvicorn does at the end of a connection
 
     @property
     def _shared(self) -> dict[str, Any]:
