@@ -25,12 +25,12 @@ class Answer(Protocol):
 class PendingTransport:
     """A Transport that keeps frames until the response has begun, and from then on passes them to the socket."""
 
-    __slots__ = ("_answer", "_answered", "_frames", "_on_close", "_timer", "accepted", "socket")
+    __slots__ = ("_answer", "_frames", "_on_close", "_timer", "accepted", "socket")
 
     def __init__(self, answer: Answer, on_close: Callable[[int, str], None]) -> None:
         """`on_close` is called once where there will be no socket."""
-        self._answer = answer
-        self._answered = False
+        # Kept until it is given: it holds the request.
+        self._answer: Answer | None = answer
         self.accepted = False
         """Whether the response has begun."""
         self._frames: list[Frame] = []
@@ -40,20 +40,21 @@ class PendingTransport:
 
     def accept(self) -> None:
         """Begin the response; nothing, if it has begun."""
-        if self._answered:
+        answer, self._answer = self._answer, None
+        if answer is None:
             return
-        self._answered = self.accepted = True
-        self._answer.accept()
+        self.accepted = True
+        answer.accept()
         if self.socket is None:
             # A client that left meanwhile gets none.
             self._timer = asyncio.get_running_loop().call_later(OPEN_SECONDS, self._on_close, _VANISHED, "")
 
     def refuse(self, reason: Error | Disconnect) -> bool:
         """Answer with a status; False where the response has begun."""
-        if self._answered:
+        answer, self._answer = self._answer, None
+        if answer is None:
             return False
-        self._answered = True
-        self._answer.refuse(reason)
+        answer.refuse(reason)
         return True
 
     def take_over(self, socket: Transport) -> None:
