@@ -6,6 +6,7 @@ from tools.dashboards.dashboard import dashboard_file
 from tools.dashboards.internals import internals
 from tools.dashboards.overview import overview
 from tools.docs.alerts_table import alerts_table
+from tools.docs.asyncapi import asyncapi_file
 from tools.docs.capacity_tables import capacity_tables
 from tools.docs.chart_files import chart_file, schema_file, values_file
 from tools.docs.dashboards_page import dashboards_page
@@ -23,6 +24,7 @@ def written_files() -> dict[Path, str]:
     rules = RULES.read_text()
     values = values_file((CHART / "values.yaml").read_text())
     return {
+        ROOT / "docs" / "asyncapi.json": asyncapi_file(),
         ROOT / "docs" / "settings.md": settings_page(),
         ROOT / "docs" / "dashboards.md": dashboards_page([overview(), internals()]),
         ROOT / "docs" / "alerts.md": _marked(ROOT / "docs" / "alerts.md", "alerts", alerts_table(rules)),
