@@ -38,6 +38,7 @@ from starling.variables import CLIENT_VARIABLES, variable
 from starling.variables import PREFIX as PREFIX  # noqa: PLC0414 - settings begin with it
 from starling.web.options import (
     ApiOptions,
+    DurableStreamOptions,
     EndpointOptions,
     EventStreamOptions,
     PageOptions,
@@ -106,6 +107,7 @@ class Settings(
     ChannelsFileOptions,
     FirstUseOptions,
     RecoveryOptions,
+    DurableStreamOptions,
     HookOptions,
     HostedOptions,
     WebhookOptions,

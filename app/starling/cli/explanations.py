@@ -200,6 +200,7 @@ OPTIONS = {
     "stream_ttl": "How long a stream is kept after it was last written or read.",
     "append_window": "How long producers collect what they write before it is sent, at most 1s.",
     "producer_timeout": "A producer that is silent for so long leaves its stream interrupted; 0: never.",
+    "stream_over_http": "Streams are served under STARLING_STREAMS_PATH: off, read (405 for writes), or write.",
     "allow_append_for_client": "Clients with a user id append.",
     "allow_append_for_subscriber": "Clients that are subscribed append.",
     "allow_append_for_anonymous": _TO_ANONYMOUS,

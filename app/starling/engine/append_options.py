@@ -18,7 +18,7 @@ NOT_IN_STREAMS = {
         "set allow_append_for_client or allow_append_for_subscriber",
     ),
 }
-_ONLY_IN_STREAMS = ("stream_max_bytes", "stream_ttl", "append_window", "producer_timeout")
+_ONLY_IN_STREAMS = ("stream_max_bytes", "stream_ttl", "append_window", "producer_timeout", "stream_over_http")
 
 
 class AppendStreamOptions(BaseModel):
@@ -31,6 +31,7 @@ class AppendStreamOptions(BaseModel):
     stream_ttl: Duration = 86400
     append_window: Annotated[Duration, Field(le=1)] = 0.04
     producer_timeout: Duration = 30
+    stream_over_http: Literal["off", "read", "write"] = "write"
     allow_append_for_client: bool = False
     allow_append_for_subscriber: bool = False
     allow_append_for_anonymous: bool = False

@@ -45,6 +45,8 @@ class AppendOutcome(StrEnum):
     FULL = "full"
     GAP = "gap"
     """The producer's sequence is not the next one; `expected` is."""
+    NEW_EPOCH = "new_epoch"
+    """The producer begins another epoch, whose first sequence must be 0."""
     OVERLAP = "overlap"
     """Of the sequences that were joined some are known already; `expected` is the next one."""
     ZOMBIE = "zombie"

@@ -324,6 +324,10 @@ _WORDS: dict[AppendOutcome, Callable[[Change], tuple[int, str]]] = {
         codes.ERROR_BAD_REQUEST.code,
         f"bad request: sequence: {change.expected} is expected next of this producer",
     ),
+    AppendOutcome.NEW_EPOCH: lambda _: (
+        codes.ERROR_BAD_REQUEST.code,
+        "bad request: sequence: the first one of another epoch of this producer is 0",
+    ),
     AppendOutcome.OVERLAP: lambda change: (
         codes.ERROR_BAD_REQUEST.code,
         f"bad request: sequence: {change.expected} is expected next of this producer",

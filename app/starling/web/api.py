@@ -270,6 +270,10 @@ class Api:
         self._metrics.answered(name, codes.ERROR_BAD_REQUEST.code, 0.0)
         return HTTPStatus.OK, _encode({"error": _bad_request(problem)})
 
+    def has_key(self, scope: Mapping[str, Any]) -> bool:
+        """Whether a request to another endpoint brings a key of this API, from a network that may use it."""
+        return bool(self._key_number(scope)) and (not self._networks or self._in_networks(scope))
+
     # Before the body is read
 
     def _refusal(self, name: str, scope: Mapping[str, Any]) -> tuple[HTTPStatus, Error] | None:

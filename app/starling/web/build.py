@@ -29,6 +29,8 @@ from starling.web.authority import RevocableVerifier, TokenAuthority
 from starling.web.connection import ClientEndpoint
 from starling.web.cross_origin import CrossOrigin
 from starling.web.dependencies import WebContext
+from starling.web.durable_access import StreamAccess
+from starling.web.durable_streams import OPEN_PATH, DurableStreams
 from starling.web.emulation import EmulationEndpoint
 from starling.web.head_requests import HeadRequests
 from starling.web.http_endpoint import HttpEndpoint, RequestPaths
@@ -37,6 +39,7 @@ from starling.web.one_way import OneWayEventsEndpoint, OneWayHttpStreamEndpoint,
 from starling.web.options import (
     ApiOptions,
     ContextOptions,
+    DurableStreamOptions,
     EndpointOptions,
     EventStreamOptions,
     PageOptions,
@@ -57,6 +60,7 @@ class WebOptions(
     PageOptions,
     WriteOptions,
     EventStreamOptions,
+    DurableStreamOptions,
     SessionOptions,
     MessageSizeOptions,
     UserLimitOptions,
@@ -78,6 +82,7 @@ class Web:
     upgrades: Mapping[str, ClientEndpoint]
     """The WebSocket endpoints of the service itself, by path."""
     streams: tuple[HttpEndpoint, ...]
+    durable_streams: tuple[DurableStreams, ...]
     requests: RequestPaths
     """What the server answers without the ASGI application."""
 
@@ -104,7 +109,19 @@ def build_web(
     requests = RequestPaths({API_PREFIX: api, **{stream.path: stream for stream in streams}})
     client_endpoint = ClientEndpoint(context)
     upgrades = {endpoint.path: endpoint for endpoint in (client_endpoint, OneWayWebSocketEndpoint(context))}
-    return Web(context, client_endpoint, top_channels, methods, captures, api, upgrades, streams, requests)
+    durable = _build_durable_streams(options, context, api)
+    return Web(context, client_endpoint, top_channels, methods, captures, api, upgrades, streams, durable, requests)
+
+
+def _build_durable_streams(options: WebOptions, context: WebContext, api: Api) -> tuple[DurableStreams, ...]:
+    """Build the endpoints of append-only streams over HTTP that the options ask for."""
+    access = StreamAccess(context, api.has_key)
+    endpoints = []
+    if options.streams_path:
+        endpoints.append(DurableStreams(context, access, options.streams_path))
+    if options.streams_open_namespace:
+        endpoints.append(DurableStreams(context, access, OPEN_PATH, namespace=options.streams_open_namespace))
+    return tuple(endpoints)
 
 
 def _build_streams(options: WebOptions, context: WebContext, sessions: EmulatedSessions) -> tuple[HttpEndpoint, ...]:
@@ -167,6 +184,7 @@ def build_asgi(
     application.include_router(health.build_router(engine.readiness))
     application.router.routes += [endpoint.route for endpoint in web.upgrades.values()]
     application.router.routes += [stream.route for stream in web.streams]
+    application.router.routes += [endpoint.route for endpoint in web.durable_streams]
     for endpoint in (echo, items, chat) if options.tutorial else ():
         application.include_router(endpoint.build_router(web.context))
     if options.serves_api_docs:

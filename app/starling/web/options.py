@@ -108,6 +108,28 @@ class ContextOptions(EndpointOptions, WriteOptions):
     """What all endpoints of clients share."""
 
 
+class DurableStreamOptions(Options):
+    """Where append-only streams are served over HTTP."""
+
+    section = "Channels"
+
+    streams_path: Annotated[
+        str,
+        Field(
+            pattern=r"^(/[A-Za-z0-9_.-]+)*$",
+            description="Path of append-only streams over HTTP, by the protocol Durable Streams: `/streams/{channel}`. "
+            "Empty: not served.",
+        ),
+    ] = "/streams"
+    streams_open_namespace: Annotated[
+        str,
+        Field(
+            description="Namespace whose streams anyone may read, write and delete without credentials, at "
+            "`/v1/stream/NAME`: for tests and private networks only. Unset: none."
+        ),
+    ] = ""
+
+
 class EventStreamOptions(Options):
     """How many channels a reader of server-sent events can resume."""
 

@@ -72,7 +72,7 @@
 {{- print "\n- " $path ": force_recovery_mode: cache does not go with stream: every subscriber gets all of it" -}}
 {{- end -}}
 {{- else -}}
-{{- range $name := list "stream_max_bytes" "stream_ttl" "append_window" "producer_timeout" -}}
+{{- range $name := list "stream_max_bytes" "stream_ttl" "append_window" "producer_timeout" "stream_over_http" -}}
 {{- if hasKey $options $name -}}
 {{- print "\n- " $path ": " $name " is for append-only streams: set stream: text, json, bytes or any" -}}
 {{- end -}}

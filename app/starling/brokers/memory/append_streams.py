@@ -230,7 +230,8 @@ def _judge(state: _State, producer: Producer | None, *, written: bool) -> tuple[
     if not written:
         return AppendOutcome.DONE, 0
     if known is None or producer.epoch > known[0]:
-        return (AppendOutcome.GAP if producer.sequence else AppendOutcome.DONE), 0
+        wrong = AppendOutcome.GAP if known is None else AppendOutcome.NEW_EPOCH
+        return (wrong if producer.sequence else AppendOutcome.DONE), 0
     last = producer.sequence if producer.last is None else producer.last
     following = known[1] + 1
     if last < following:

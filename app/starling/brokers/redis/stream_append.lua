@@ -71,7 +71,7 @@ if fenced then
   elseif not known_epoch or producer_epoch > known_epoch then
     newer = true
     if first ~= 0 then
-      problem, expected = 'gap', 0
+      problem, expected = known_epoch and 'new_epoch' or 'gap', 0
     end
   elseif last <= known_last then
     return describe('repeated')

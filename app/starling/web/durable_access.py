@@ -1,0 +1,60 @@
+"""Who may read and write append-only streams over HTTP: a key of the server API, or a client's token or ticket."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+from starlette.types import Scope
+
+from starling.client.authority import Identity
+from starling.client.hook_calls import granted
+from starling.engine.channels import ChannelOptions
+from starling.engine.hooks import Client
+from starling.engine.rights import Subject, Verb, may
+from starling.protocol import codes
+from starling.protocol.codes import CommandRefused
+from starling.protocol.commands import ConnectRequest, SubscribeRequest
+from starling.protocol.messages import NO_PAYLOAD
+from starling.web.cross_origin import request_of
+from starling.web.dependencies import WebContext
+from starling.web.durable_request import RequestRefused
+
+KeyCheck = Callable[[Scope], bool]
+
+
+class StreamAccess:
+    """Decides for one request; a key does everything, a client what its rights say. Only a key deletes."""
+
+    def __init__(self, context: WebContext, has_key: KeyCheck) -> None:
+        self._context = context
+        self._has_key = has_key
+
+    async def check(self, scope: Scope, channel: str, options: ChannelOptions, method: str) -> None:
+        """Raise RequestRefused or CommandRefused where the request is not permitted."""
+        if self._has_key(scope):
+            return
+        context, request = self._context, request_of(scope)
+        if context.is_foreign(request):
+            raise RequestRefused(HTTPStatus.FORBIDDEN, "this origin may not connect: see STARLING_ALLOWED_ORIGINS")
+        if context.failed_too_often(request):
+            raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, "this address has failed too often")
+        handshake = context.handshake(request, cookie=context.takes_cookie(request))
+        identity = await context.authority.identify(ConnectRequest(), handshake)
+        if method in ("GET", "HEAD"):
+            await self._check_read(identity, channel)
+            return
+        facts = context.engine.channels.facts(channel, options)
+        if method == "DELETE" or not may(Subject(identity.user), Verb.APPEND, facts).allowed:
+            raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
+
+    async def _check_read(self, identity: Identity, channel: str) -> None:
+        """As a subscription: by the token's channels, the rights, and the hooks that may refuse what these allow."""
+        context = self._context
+        grant = identity.subscriptions.get(channel)
+        if grant is None:
+            grant = await context.authority.grant(identity, SubscribeRequest(channel))
+        hooks = context.engine.hooks
+        if hooks.sees_subscriptions or grant.needs_hook or grant.options.subscribe_proxy:
+            shown = Client(identity.user, "", identity.info, NO_PAYLOAD, identity.meta, "http")
+            grant = granted(grant, await hooks.subscribe(shown, channel, NO_PAYLOAD))
+        if grant.filter is not None:
+            raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
