@@ -38,7 +38,7 @@ class AppendOutcome(StrEnum):
 
     DONE = "done"
     REPEATED = "repeated"
-    """It was done before: a request that was sent again."""
+    """It was done before: a request that was sent again. `expected` is the last sequence that was done."""
     NO_STREAM = "no_stream"
     OTHER_KIND = "other_kind"
     CLOSED = "closed"

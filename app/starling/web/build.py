@@ -172,7 +172,7 @@ def build_asgi(
         redoc_url=None,
         telemetry=NO_FASTAPI_TELEMETRY,
     )
-    application.add_middleware(CrossOrigin, context=web.context)
+    application.add_middleware(CrossOrigin, context=web.context, streams_path=options.streams_path)
     application.add_middleware(HeadRequests)
     application.add_middleware(RequestId)
     refusals.install(application, engine.metrics)

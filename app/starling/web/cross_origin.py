@@ -59,7 +59,9 @@ class CrossOrigin:
     It leaves alone what is not under `prefix`, and the paths of other endpoints.
     """
 
-    def __init__(self, app: ASGIApp, context: WebContext, prefix: str = "") -> None:
+    def __init__(self, app: ASGIApp, context: WebContext, prefix: str = "", streams_path: str = "") -> None:
+        """`streams_path`: where append-only streams are; empty: nowhere."""
+        self._streams_path = f"{streams_path}/" if streams_path else ""
         self._app = app
         self._context = context
         self._prefix = prefix
@@ -71,6 +73,8 @@ class CrossOrigin:
             return
         path = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix(self._prefix)
         methods = methods_of(path)
+        if self._streams_path and path.startswith(self._streams_path):
+            methods = "GET, HEAD, PUT, POST, DELETE, OPTIONS"
         if not methods:
             await self._app(scope, receive, send)
             return

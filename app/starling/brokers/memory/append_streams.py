@@ -235,7 +235,7 @@ def _judge(state: _State, producer: Producer | None, *, written: bool) -> tuple[
     last = producer.sequence if producer.last is None else producer.last
     following = known[1] + 1
     if last < following:
-        return AppendOutcome.REPEATED, 0
+        return AppendOutcome.REPEATED, known[1]
     if producer.sequence > following:
         return AppendOutcome.GAP, following
     return (AppendOutcome.OVERLAP, following) if producer.sequence < following else (AppendOutcome.DONE, 0)

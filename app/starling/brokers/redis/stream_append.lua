@@ -74,7 +74,7 @@ if fenced then
       problem, expected = known_epoch and 'new_epoch' or 'gap', 0
     end
   elseif last <= known_last then
-    return describe('repeated')
+    return describe('repeated', known_last)
   elseif first > known_last + 1 then
     problem, expected = 'gap', known_last + 1
   elseif first < known_last + 1 then
