@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, QueryParams
 
 from starling.engine.append_store import Producer, StreamKind
 from starling.engine.broker import StreamPosition
+from starling.protocol.codes import Refused
 
 OCTETS = "application/octet-stream"
 START, NOW = "-1", "now"
@@ -26,7 +27,7 @@ _CURSOR_SECONDS = 20
 _CURSOR_JITTER = 3600
 
 
-class RequestRefused(Exception):
+class RequestRefused(Refused):
     """A request that is answered with `status`, and the words of the message."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
