@@ -20,7 +20,6 @@ WIDE_CLASSES = {
     "brokers/broadcast.py:BroadcastBroker": "the methods of Broker, and one attribute a store",
     "client/client_connection.py:ClientConnection": "the engine's Receiver and a transport's Handler in one object",
     "client/connection.py:Connection": "the engine's Receiver and a transport's Handler in one object",
-    "client/registered_hooks.py:RegisteredHooks": "the methods of Hooks, and one property each that is seen",
     "engine/engine.py:Engine": "one field a part",
     "web/api_batch_models.py:BatchCommand": "one field a method of the server API",
     "engine/channels.py:ChannelOptions": "one field an option of a channel",
