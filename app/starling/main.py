@@ -48,6 +48,7 @@ from starling.web.connection import ClientEndpoint
 from starling.web.console import HIDDEN, Console, ShownSetting, shown_value
 from starling.web.dependencies import WebContext
 from starling.web.http_endpoint import HttpEndpoint, RequestPaths
+from starling.web.options import ProxyOptions
 from starling.web.proxy_hooks import ProxyHooks
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling")
@@ -229,7 +230,7 @@ def build_hooks(settings: Settings, inner: Hooks, channels: Channels, metrics: M
     if not settings.proxy_urls and settings.channels_file is None:
         # No namespace can come to have a proxy.
         return inner
-    return ProxyHooks(settings, inner, channels, metrics)
+    return ProxyHooks(ProxyOptions.of(settings), inner, channels, metrics)
 
 
 def build_lifecycle(settings: Settings, occupancy: Occupancy | None, metrics: Metrics) -> Lifecycle | None:
