@@ -30,8 +30,8 @@ def test_every_setting_is_declared_once_in_a_section_of_the_list() -> None:
 
 
 def test_every_class_of_options_belongs_to_the_settings() -> None:
-    for path in PACKAGE.glob("*/options.py"):
-        importlib.import_module(f"starling.{path.parent.name}.options")
+    for path in PACKAGE.glob("*/**/options.py"):
+        importlib.import_module(".".join(("starling", *path.relative_to(PACKAGE).with_suffix("").parts)))
     classes = [Options]
     for each in classes:
         classes += each.__subclasses__()

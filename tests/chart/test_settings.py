@@ -44,6 +44,8 @@ CHOSEN: dict[str, Any] = {
     "trusted_proxies": ["10.0.0.0/8"],
     "api_keys": "a test's own key for the API,another one of its keys",
     "api_allowed_networks": ["192.0.2.0/24", "2001:db8::1"],
+    "console_password": "a test's own password of operators",
+    "console_read_password": "a test's own password of readers",
     "webhook_url": "https://backend.example.com/webhooks",
     "webhook_secret": "a test's own secret of thirty or more bytes",
     "webhook_events": ["connect", "disconnect"],

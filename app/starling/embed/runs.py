@@ -9,7 +9,7 @@ from starling.embed.routes import OwnRoutes
 from starling.main import Application
 
 
-class Service(NamedTuple):
+class BuiltService(NamedTuple):
     """A service, with the routes that it answers."""
 
     built: Application
@@ -19,15 +19,15 @@ class Service(NamedTuple):
 class ServiceRuns:
     """The service of each event loop in which a Starling runs, and of none the one that runs next or ran last."""
 
-    def __init__(self, first: Service, build: Callable[[], Service]) -> None:
+    def __init__(self, first: BuiltService, build: Callable[[], BuiltService]) -> None:
         """`build` makes the next ones."""
         self._latest = first
         self._build = build
         self._begun = False
-        self._running: dict[asyncio.AbstractEventLoop, Service] = {}
+        self._running: dict[asyncio.AbstractEventLoop, BuiltService] = {}
 
     @property
-    def current(self) -> Service:
+    def current(self) -> BuiltService:
         """The service of the running event loop."""
         if not self._running:
             return self._latest

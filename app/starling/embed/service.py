@@ -25,7 +25,7 @@ from starling.embed.guard import WebSocketGuard
 from starling.embed.listening import ChannelListener, forwarding, listening, values
 from starling.embed.methods import ServerMethods
 from starling.embed.routes import OwnRoutes
-from starling.embed.runs import Service, ServiceRuns
+from starling.embed.runs import BuiltService, ServiceRuns
 from starling.embed.signals import called_at_signals
 from starling.embed.stream_writing import StreamWriting
 from starling.engine.channels import Channels
@@ -108,8 +108,8 @@ class Starling(StreamWriting, ServerMethods, HookDecorators):
         self.CurrentUser = Annotated[User, Depends(self._current_user)]
         self.OptionalUser = Annotated[User | None, Depends(self._optional_user)]
 
-    def _with_routes(self, built: Application) -> Service:
-        return Service(built, OwnRoutes(built, self.settings, self.prefix, self.api_prefix))
+    def _with_routes(self, built: Application) -> BuiltService:
+        return BuiltService(built, OwnRoutes(built, self.settings, self.prefix, self.api_prefix))
 
     @property
     def own_routes(self) -> OwnRoutes:
