@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +20,9 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.browser.conftest import ARGUMENTS
 from tests.sdk.javascript_sdk import FOLDER, require_sdk
 from tests.sdk.tokens import connection_token
+from tests.support.nginx import nginx_before
 from tests.support.running import SECRET, Starling
+from tests.support.services import RedisServer
 
 BUNDLES = {"json": "centrifuge.js", "protobuf": "centrifuge.protobuf.js"}
 
@@ -29,8 +31,9 @@ SCRIPT = """
 const write = (value) => window.protobuf ? new TextEncoder().encode(JSON.stringify(value)) : value;
 const read = (value) => value instanceof Uint8Array ? JSON.parse(new TextDecoder().decode(value)) : value;
 window.events = [];
-window.start = (url, token, channel) => {
-  const client = window.client = new Centrifuge(url, {getToken: async () => token, maxReconnectDelay: 500});
+window.start = (url, token, channel, options = {}) => {
+  const client = window.client = new Centrifuge(
+    url, {getToken: async () => token, maxReconnectDelay: 500, ...options});
   for (const name of ["connecting", "connected", "disconnected"]) {
     client.on(name, (context) => events.push([name, context.code ?? null]));
   }
@@ -166,6 +169,47 @@ def test_a_page_of_a_foreign_origin_is_not_let_in(open_page: OpenPage, service: 
     # A browser shows a page no more of a refused upgrade than that the transport closed.
     wait_for(page, "error", 2)
     assert not any(name == "connected" for name, _ in page.evaluate("events"))
+
+
+# --- where a proxy lets no WebSocket through ---
+
+
+@pytest.fixture(scope="module")
+def blocked(channels_file: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of nginx before two pods of two workers each, which refuses upgrades and sticks to no pod."""
+    with RedisServer() as redis, ExitStack() as stack:
+        settings = {
+            "STARLING_TOKEN_HMAC_SECRET": SECRET,
+            "STARLING_CHANNELS_FILE": channels_file,
+            "STARLING_ALLOWED_ORIGINS": "http://127.0.0.1:*",
+            "STARLING_BROKER_URL": redis.url,
+            "STARLING_WORKERS": "2",
+        }
+        pods = [stack.enter_context(Starling(settings)) for _ in range(2)]
+        refused = "location = /connection/websocket { return 403; }"
+        ports = [pod.port for pod in pods]
+        port = stack.enter_context(nginx_before(ports, tmp_path_factory.mktemp("nginx"), before=refused))
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(
+    ("wire_format", "transport"), [("json", "http_stream"), ("protobuf", "http_stream"), ("json", "sse")]
+)
+def test_a_page_behind_a_proxy_without_websocket_goes_on_by_itself(
+    open_page: OpenPage, blocked: str, room: str, wire_format: str, transport: str
+) -> None:
+    page = open_page(wire_format)
+    endpoints = [{"transport": each, "endpoint": f"{blocked}/connection/{each}"} for each in ("websocket", transport)]
+    endpoints[0]["endpoint"] = endpoints[0]["endpoint"].replace("http", "ws", 1)
+    options = {"emulationEndpoint": f"{blocked}/emulation"}
+    page.evaluate("([...given]) => start(...given)", [endpoints, connection_token("ann"), f"recovery:{room}", options])
+    wait_for(page, "subscribed")
+    assert page.evaluate("client._transport.subName()") == transport
+    # Each command is a request of its own, which nginx gives to either pod.
+    for number in range(6):
+        page.evaluate("(number) => publish(number)", number)
+    wait_for(page, "publication", 5)
+    assert publications(page) == list(range(6))
 
 
 # --- the page about React ---

@@ -18,8 +18,11 @@ CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx" / "starling.conf"
 
 
 @contextmanager
-def nginx_before(ports: Sequence[int], directory: Path) -> Iterator[int]:
-    """The port of an nginx that passes requests on to those of `ports`; its files are in `directory`."""
+def nginx_before(ports: Sequence[int], directory: Path, *, before: str = "") -> Iterator[int]:
+    """The port of an nginx that passes requests on to those of `ports`; its files are in `directory`.
+
+    `before`: what the configuration has before its `location /`.
+    """
     if shutil.which("nginx") is None:
         pytest.skip("nginx is not installed; on Debian: apt-get install nginx-light")
     port = free_port()
@@ -30,6 +33,8 @@ def nginx_before(ports: Sequence[int], directory: Path) -> Iterator[int]:
     assert "listen 443 ssl http2;" in text
     text = text.replace("listen 443 ssl http2;", f"listen 127.0.0.1:{port};")
     text = re.sub(r"    ssl_certificate.*\n", "", text)
+    assert "    location / {" in text
+    text = text.replace("    location / {", f"    {before}\n    location / {{")
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "".join(f"{kind}_temp_path {directory}/{kind};\n" for kind in kinds)
     (directory / "nginx.conf").write_text(
