@@ -1,18 +1,22 @@
 """Importing a user's application in a worker: which service its Starling holds, and what is refused by name."""
 
 import json
+import re
 import sys
 import textwrap
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
+from typer.testing import CliRunner
 
 from starling import Starling
 from starling.auth.issue import issue_connection_token
+from starling.cli.entry import cli
 from starling.embed.hosting import Hosted, import_application
 from starling.embed.service import without_unasked_parts
 from starling.main import build_application
@@ -293,6 +297,46 @@ def test_a_module_that_imports_what_is_missing_shows_where(hosted: Module) -> No
 def test_a_target_that_names_nothing_is_refused_with_the_remedy(target: str, remedy: str) -> None:
     with pytest.raises(ApplicationError, match=remedy):
         import_application(target)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("app = FastAPI()", None),
+        ("app = FastAPI()\nrealtime = Starling(ping_seconds=7)", "STARLING_PING_SECONDS"),
+        ("app = FastAPI()\napp.get('/livez')(lambda: 1)", "/livez of your application"),
+        ("realtime = Starling()\n@realtime.on_publish\nasync def f(client): ...", r"on_publish\(client\)"),
+        ("app = 1 / 0", "app = 1 / 0"),
+    ],
+)
+def test_starling_check_finds_what_a_worker_would_refuse(
+    hosted: Module, monkeypatch: pytest.MonkeyPatch, text: str, problem: str | None
+) -> None:
+    hosted.path.write_text(f"from fastapi import FastAPI\nfrom starling import Starling\n{text}\n")
+    for name, value in {**ENVIRONMENT, "STARLING_APP": hosted.target}.items():
+        monkeypatch.setenv(name, value)
+    shown = CliRunner().invoke(cli, ["check"])
+    if problem is None:
+        assert (shown.exit_code, shown.output.partition(":")[0]) == (0, "The configuration is good")
+    else:
+        assert shown.exit_code == 2
+        assert re.search(problem, shown.output), shown.output
+
+
+def test_reload_watches_the_directory_of_an_application_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    watched: list[Path] = []
+
+    def serve(environment: dict[str, str], paths: Iterable[Path]) -> int:
+        watched.extend(paths)
+        return 0
+
+    monkeypatch.setattr("starling.cli.reloading.serve_reloading", serve)
+    monkeypatch.chdir(tmp_path)
+    for name in ("APP", "DEV"):
+        # The command writes its arguments there.
+        monkeypatch.setenv(f"STARLING_{name}", "")
+    shown = CliRunner().invoke(cli, ["serve", "shop:app", "--dev", "--reload"])
+    assert (shown.exit_code, watched) == (0, [tmp_path]), shown.output
 
 
 def test_preloading_is_refused_where_the_import_starts_a_thread(hosted: Module) -> None:

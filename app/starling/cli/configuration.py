@@ -102,7 +102,13 @@ def check(ctx: typer.Context, env_file: EnvFileOption = None, output: OutputOpti
     from starling.settings import SettingsError
 
     try:
-        create_app(found, CollectorRegistry())
+        if found.app is None:
+            create_app(found, CollectorRegistry())
+        else:
+            # What only a user's application needs.
+            from starling.embed.hosting import check_application
+
+            check_application(found, found.app)
     except SettingsError as error:
         refuse(error)
     warnings = [*found.warnings(), *build_channels(found).surprises()]

@@ -43,7 +43,7 @@ def serve(
     ] = False,
     reload: Annotated[
         bool,
-        typer.Option("--reload", help="In developer mode: start again when your hooks or the channels file change."),
+        typer.Option("--reload", help="In developer mode: start again when your code or the channels file changes."),
     ] = False,
     env_file: EnvFileOption = None,
 ) -> None:
@@ -92,7 +92,8 @@ def _reload(settings: "Settings") -> int:
 
     if not settings.dev:
         fail("--reload is for developer mode: add --dev, or leave it out", EXIT_USAGE)
-    code = (settings.hooks_path or Path.cwd(),) if settings.hooks else ()
+    hooks = (settings.hooks_path or Path.cwd(),) if settings.hooks else ()
+    code = dict.fromkeys([*hooks, *((Path.cwd(),) if settings.app else ())])
     configuration = (settings.channels_file,) if settings.channels_file else ()
     return serve_reloading(dict(os.environ), (*code, *configuration))
 

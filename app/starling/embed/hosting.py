@@ -9,12 +9,13 @@ from collections.abc import MutableMapping
 from contextlib import AsyncExitStack
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from starling.embed.service import OFFER, Offer, Starling, without_unasked_parts
 from starling.engine.upgrade import UpgradeEndpoint
-from starling.main import Application, HostedApplication, run
+from starling.main import Application, HostedApplication, build_application, run
 from starling.server.service import ApplicationError
 from starling.settings import Settings, SettingsError
 from starling.web.head_requests import HeadRequests
@@ -44,6 +45,12 @@ def serve_application(settings: Settings, target: str) -> None:
     run(settings, host)
 
 
+def check_application(settings: Settings, target: str) -> None:
+    """Import the application as a worker does, and build the service that it holds. Raises SettingsError."""
+    settings = without_unasked_parts(settings)
+    Hosted(build_application(settings, CollectorRegistry()), settings, target).load_here()
+
+
 class Hosted:
     """The ASGI application that the server runs: Starling's own paths first, then the user's application."""
 
@@ -59,12 +66,16 @@ class Hosted:
     def preload(self) -> None:
         """Import the application in the master. Raises SettingsError if that fails, or leaves a thread."""
         before = threading.active_count()
+        self.load_here()
+        if threading.active_count() > before:
+            raise SettingsError([THREAD_AT_IMPORT])
+
+    def load_here(self) -> None:
+        """As `load`, in a process that is no worker. Raises SettingsError, with the traceback of the user's lines."""
         try:
             self.load()
         except ApplicationError as error:
             raise SettingsError([line for line in (error.trace, str(error)) if line]) from error
-        if threading.active_count() > before:
-            raise SettingsError([THREAD_AT_IMPORT])
 
     def load(self) -> None:
         """Import the application, once. Raises ApplicationError."""
