@@ -159,6 +159,13 @@ def test_require_decides_by_the_rules_of_the_channel(client: TestClient) -> None
     assert client.get("/news/sport").status_code == 401
 
 
+def test_require_refuses_a_verb_that_there_is_not_where_it_is_written() -> None:
+    with pytest.raises(ValueError, match=r"subscrib'.*the verbs are subscribe, publish"):
+        require("subscrib", "orders")
+    with pytest.raises(ValueError, match="the verbs are"):
+        Starling(environment=ENVIRONMENT).require("read", "orders")
+
+
 def test_only_the_paths_of_methods_belong_to_the_server_api(client: TestClient) -> None:
     assert client.post("/api/orders").json() == {"own": True}
     key = {"X-API-Key": "a-key-of-the-backend"}
@@ -278,12 +285,19 @@ def test_two_starlings_in_one_application_are_distinguished_by_their_own_depende
     mine.__annotations__["user"] = first.CurrentUser
     app.get("/first")(mine)
 
+    @app.get("/news", dependencies=[Depends(first.require("subscribe", "news"))])
+    async def news() -> None:
+        """Show the news."""
+
     @app.get("/any")
     async def whose(user: CurrentUser) -> None:
         """Which of the two?"""
 
     with TestClient(app) as client:
         assert client.get("/first", headers=bearer("ann")).json() == {"user": "ann"}
+        assert client.get("/news", headers=bearer("ann")).status_code == 403
+        granted = issue_connection_token(SECRET, "ann", 60, channels=["news"])
+        assert client.get("/news", headers={"Authorization": f"Bearer {granted}"}).status_code == 200
         with pytest.raises(RuntimeError, match=r"realtime\.CurrentUser"):
             client.get("/any", headers=bearer("ann"))
 
@@ -308,6 +322,8 @@ async def test_methods_are_typed_and_raise_what_the_server_api_answers() -> None
             await realtime.presence("a")
         with pytest.raises(TypeError, match="idempotency_key"):
             await realtime.publish("a", 1, idempotency="x")
+        with pytest.raises(TypeError, match=r"data: .*Pydantic model"):
+            await realtime.publish("a", object())
         with pytest.raises(MethodFailed, match=r"107.*\$\.channel"):
             await realtime.publish(7, 1)  # type: ignore[arg-type]
 

@@ -8,6 +8,7 @@ from fastapi import Depends, HTTPException, WebSocketException, status
 from starlette.requests import HTTPConnection
 
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused
+from starling.engine.rights import Verb
 from starling.engine.upgrade import Upgrade
 from starling.settings import Settings
 from starling.web.api_results import CanResponse
@@ -132,11 +133,20 @@ def require(verb: str, channel: str) -> Callable[[HTTPConnection], Awaitable[Use
     """A dependency that lets pass who may do `verb` in `channel`, and returns the user: `Depends(require(…))`.
 
     `{name}` in `channel` is the path parameter of that name. The rules are those of the channel's namespace. Others get
-    403, on a WebSocket 1008, which is 403 before the upgrade.
+    403, on a WebSocket 1008, which is 403 before the upgrade. Raises ValueError for a verb that there is not.
     """
+    return requirement(find_starling, verb, channel)
+
+
+def requirement(
+    find: Callable[[HTTPConnection], Asked], verb: str, channel: str
+) -> Callable[[HTTPConnection], Awaitable[User]]:
+    """As `require`, of the Starling that `find` returns."""
+    if verb not in set(Verb):
+        raise ValueError(f"require({verb!r}, …): the verbs are {', '.join(Verb)}")
 
     async def required(connection: HTTPConnection) -> User:
-        return await allowed_user(find_starling(connection), connection, verb, channel)
+        return await allowed_user(find(connection), connection, verb, channel)
 
     return required
 

@@ -124,7 +124,7 @@ class ServerMethods:
             raise TypeError(f"{name}() has no option {unknown[0]!r}: its options are {known}")
         for field in ("data", "info"):
             if field in fields and field in request.__struct_fields__:
-                fields[field] = Raw(msgspec.json.encode(fields[field], enc_hook=_as_plain))
+                fields[field] = _as_json(field, fields[field])
         try:
             body = msgspec.convert(fields, request)
         except msgspec.ValidationError as error:
@@ -135,6 +135,14 @@ class ServerMethods:
         if not isinstance(outcome, result):
             raise TypeError(f"{name} answered {type(outcome).__name__}")
         return outcome
+
+
+def _as_json(field: str, value: Any) -> Raw:
+    """A value of the caller's as JSON. Raises TypeError, naming the field."""
+    try:
+        return Raw(msgspec.json.encode(value, enc_hook=_as_plain))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{field}: {error}: give what is JSON, or a Pydantic model") from error
 
 
 def _as_plain(value: Any) -> Any:

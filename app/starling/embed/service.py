@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from itertools import pairwise
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starling.brokers.broadcast import BroadcastBroker
 from starling.client.registered_hooks import RegisteredHooks
 from starling.embed.decorators import HookDecorators
-from starling.embed.dependencies import User, optional_user_of, user_of
+from starling.embed.dependencies import User, optional_user_of, requirement, user_of
 from starling.embed.guard import WebSocketGuard
 from starling.embed.listening import ChannelListener, forwarding, listening, values
 from starling.embed.methods import ServerMethods
@@ -257,6 +257,10 @@ class Starling(StreamWriting, ServerMethods, HookDecorators):
     async def require_user(self, connection: HTTPConnection) -> User:
         """The user of the request's token. Raises HTTPException, or for a WebSocket WebSocketException, without one."""
         return await user_of(self._built.context, connection)
+
+    def require(self, verb: str, channel: str) -> Callable[[HTTPConnection], Awaitable[User]]:
+        """As `starling.require`, of this Starling."""
+        return requirement(lambda _: self, verb, channel)
 
     async def _current_user(self, connection: HTTPConnection) -> User:
         return await self.require_user(connection)
