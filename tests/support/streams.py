@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -133,8 +134,11 @@ class EventStream(Stream):
         self._read = 0
 
     def event(self) -> Event:
-        """The next event."""
+        """The next event. Raises TimeoutError where only comments come."""
+        deadline = time.monotonic() + 2 * SECONDS
         while self._read == len(self.reader.events):
+            if time.monotonic() > deadline:
+                raise TimeoutError
             piece = self.piece()
             if not piece:
                 raise EOFError
@@ -149,7 +153,10 @@ class EventStream(Stream):
     def opened(self) -> Self:
         """Read on until the response has begun with an id or the time to reconnect."""
         while self.reader.retry is None:
-            self.reader.feed(self.piece())
+            piece = self.piece()
+            if not piece:
+                raise EOFError
+            self.reader.feed(piece)
         return self
 
 

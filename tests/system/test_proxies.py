@@ -1,6 +1,7 @@
 """wss through the example configurations of nginx, HAProxy and Envoy, with a private CA of the test's own."""
 
 import asyncio
+import json
 import random
 import shutil
 import socket
@@ -8,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -197,6 +199,33 @@ async def test_idle_for_longer_than_the_proxys_timeout_stays_up_by_heartbeat(
         await asyncio.sleep(PROXY_TIMEOUT + 2)
         await echo.send("still here")
         assert await echo.recv() == "Message text was: still here"
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+@pytest.mark.parametrize("keep_alives", [0, pytest.param(PROXY_TIMEOUT, marks=pytest.mark.long)])
+async def test_an_event_comes_while_its_stream_is_open(
+    front_proxy: str, trust: ssl.SSLContext, certificates: Path, starling: Starling, version: str, keep_alives: int
+) -> None:
+    await until_open(front_proxy, trust)
+    address = f"{front_proxy.replace('wss', 'https')}/sse/demo:{random.getrandbits(32)}"
+    curl = await asyncio.create_subprocess_exec(
+        *("curl", "-sNi", version, "--cacert", str(certificates / "ca.crt"), address), stdout=asyncio.subprocess.PIPE
+    )
+    assert curl.stdout is not None
+    try:
+        assert (await curl.stdout.readline()).startswith(b"HTTP/2 200" if version == "--http2" else b"HTTP/1.1 200")
+        await curl.stdout.readuntil(b"\nid: ")
+        publication = json.dumps({"channel": address.rpartition("/")[2], "data": version}).encode()
+        request = urllib.request.Request(f"{starling.http}/api/publish", publication, {"X-API-Key": "dev"})
+        await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=10).close())
+        await curl.stdout.readuntil(b'\ndata: "%b"\n' % version.encode())
+        # They come every 2 s, so it is open for longer than the proxy lets a silent response be.
+        for _ in range(keep_alives):
+            await curl.stdout.readuntil(b"\n:\n")
+        assert curl.returncode is None
+    finally:
+        curl.kill()
+        await curl.communicate()
 
 
 async def test_without_heartbeat_the_proxy_would_have_cut_it(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from starling.client.commands.history import ANSWER_BYTES
 from starling.client.one_way import StreamedPushes
 from starling.engine.transport import Batch, Frame, StreamFrame, Transport
 from starling.protocol import codes
@@ -96,14 +97,21 @@ class PartialEvent(Frame):
 class EventStreams:
     """What the event streams of one worker share: those that share an encoder get the same frames.
 
-    One stream resumes `most` channels at most.
+    One stream resumes `most` channels at most. A reader gets what it missed in pieces of `page_bytes`.
     """
 
-    def __init__(self, epoch_of: EpochOf, most: int) -> None:
+    def __init__(self, epoch_of: EpochOf, most: int, write_limit: int) -> None:
+        """More than `write_limit` bytes waiting for a reader make it too slow a one."""
         self.resumable = WholeEvents(epoch_of)
         self.live_only = WholeEvents(None)
         self.partial = PartialEvents(epoch_of)
         self.most = most
+        self.page_bytes = min(ANSWER_BYTES, write_limit // 2)
+
+    @property
+    def answers_fit(self) -> bool:
+        """Whether a reader may get all at once that is kept in memory of a channel."""
+        return self.page_bytes == ANSWER_BYTES
 
 
 EventEncoder = WholeEvents | PartialEvents

@@ -7,7 +7,6 @@ import msgspec
 
 from starling.client.authority import Grant, Handshake, Identity
 from starling.client.client_connection import JSON, Executor
-from starling.client.commands.history import ANSWER_BYTES
 from starling.client.event_frames import (
     RESET,
     EventEncoder,
@@ -123,7 +122,7 @@ class EventStreamConnection(StreamedConnection):
         ):
             return
         since = StreamPosition(request.offset, request.epoch) if request.recover else None
-        while since is None or not self.engine.subscriptions.recalls(request.channel, since):
+        while since is None or not self._recalls(request.channel, since):
             page = await self._send_page(request, grant, since)
             if page is None:
                 return
@@ -132,6 +131,10 @@ class EventStreamConnection(StreamedConnection):
             request.recover, request.offset, request.epoch = True, since.offset, since.epoch
             if last >= page.offset:
                 return
+
+    def _recalls(self, channel: str, since: StreamPosition) -> bool:
+        """Whether the answer of a channel brings what followed `since`, without a read."""
+        return self._streams.answers_fit and self.engine.subscriptions.recalls(channel, since)
 
     async def _send_page(
         self, request: SubscribeRequest, grant: Grant, since: StreamPosition | None
@@ -147,7 +150,7 @@ class EventStreamConnection(StreamedConnection):
                     grant.options,
                     asked,
                     limit,
-                    ANSWER_BYTES,
+                    self._streams.page_bytes,
                     matches=None if wanted is None else wanted.matches,
                 )
             except CommandRefused:

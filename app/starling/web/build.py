@@ -127,7 +127,9 @@ def _build_durable_streams(options: WebOptions, context: WebContext, api: Api) -
 def _build_streams(options: WebOptions, context: WebContext, sessions: EmulatedSessions) -> tuple[HttpEndpoint, ...]:
     """Build the endpoints whose responses have no end, and what belongs to them."""
     limit = options.max_message_bytes
-    events = EventStreams(context.engine.subscriptions.epoch_of, options.sse_recoverable_channels)
+    events = EventStreams(
+        context.engine.subscriptions.epoch_of, options.sse_recoverable_channels, options.write_buffer_bytes
+    )
     return (
         *(kind(context, sessions, limit) for kind in (HttpStreamEndpoint, SseEndpoint, EmulationEndpoint)),
         OneWayEventsEndpoint(context, limit),
