@@ -104,7 +104,7 @@ def build_web(
     )
     captures = Captures(engine)
     api = Api(methods, CaptureEndpoint(engine, captures), options, engine.metrics, engine.tracer)
-    streams = _build_streams(options, context, sessions)
+    streams = _build_streams(options, context, sessions) if options.http_transports else ()
     engine.readiness.observe(lambda: context.asgi_streams.shutdown() if engine.readiness.draining else None)
     requests = RequestPaths({API_PREFIX: api, **{stream.path: stream for stream in streams}})
     client_endpoint = ClientEndpoint(context)

@@ -209,6 +209,13 @@ class PageOptions(DeveloperOptions):
             "Outside developer mode they need a token."
         ),
     ] = True
+    http_transports: Annotated[
+        bool,
+        Field(
+            description="Serve clients without WebSocket: `/connection/http_stream`, `/connection/sse`, `/emulation`; "
+            "`/connection/uni_sse`, `/connection/uni_http_stream` and `/sse` for those that only read."
+        ),
+    ] = True
     pages: Annotated[bool, Field(description="Serve the page at `/` and its files.")] = True
     api_docs: Annotated[
         bool | None,
