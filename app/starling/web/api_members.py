@@ -23,7 +23,9 @@ Request = TypeVar("Request", bound=Struct)
 # A member's name without escapes, up to its colon.
 _NAME = re.compile(rb'"([^"\\]*+)"\s*+:')
 # The beginning of most requests, which need no further look where the data is all that follows.
-_PLAIN_PUBLISH = re.compile(rb'\{\s*+"channel"\s*+:\s*+"[^"\\]*+"\s*+,\s*+"data"\s*+:\s*+')
+_PUBLISH_BEGINNING = rb'\{\s*+"channel"\s*+:\s*+"[^"\\]*+"\s*+,\s*+"data"\s*+:\s*+'
+_PLAIN_PUBLISH = re.compile(_PUBLISH_BEGINNING)
+_PLAIN_COMMAND = re.compile(rb'\{\s*+"publish"\s*+:\s*+' + _PUBLISH_BEGINNING)
 _WITH_MEMBERS = (b"{", b"[")
 # How alike a misspelled name and the right one are at least, from 0 to 1.
 _ALIKE = 0.8
@@ -45,16 +47,25 @@ def read_request(content: bytes, decode: Callable[[bytes], Request], kind: type[
     Raises MsgspecError, UnicodeError or RecursionError.
     """
     request = read_json(content, decode, kind)
-    if isinstance(request, PublishBody):
-        plain = _PLAIN_PUBLISH.match(content)
-        if plain is not None and content[plain.end() : -1] == bytes(request.data):
-            return request
+    if _is_plain_publish(content, request):
+        return request
     shape = _shape(kind)
     names = _NAME.findall(_without_payloads(content, request, shape))
     distinct = set(names)
     if len(names) != len(distinct) or not distinct <= shape.names or content.find(b"\\u00") >= 0:
         _check(_parse(content.decode()), kind, "")
     return request
+
+
+def _is_plain_publish(content: bytes, request: object) -> bool:
+    """Whether a publish, or a batch's command to publish, has a channel and then data, and nothing else."""
+    braces = b"}"
+    if isinstance(request, BatchCommand):
+        braces, request = b"}}", request.publish
+    if not isinstance(request, PublishBody) or not content.endswith(braces):
+        return False
+    plain = (_PLAIN_PUBLISH if braces == b"}" else _PLAIN_COMMAND).match(content)
+    return plain is not None and content[plain.end() : -len(braces)] == bytes(request.data)
 
 
 def _without_payloads(content: bytes, request: Any, shape: "_Shape") -> bytes:
