@@ -38,8 +38,11 @@ METHOD = """\
 - With many messages in flight, the number that a server can join into one write depends on how often it polls: a fast
   loop polls often and finds few. So a Python program can deliver more per CPU-second than the joined C program with
   16 in flight, and less with 10 at once, where both find all ten.
-- `C` is our own program with epoll and `send()` and nothing else: the upper limit that the kernel sets for any
-  server.
+- `C` is our own program with epoll and `send()` and nothing else. `send()` a message is no upper limit: where two
+  messages are in flight a server may write both at once, and `joined` is the limit then. Where it writes each message
+  alone, as at low rates, Starling has about three quarters of the deliveries of C for a CPU-second, and that is the
+  number to expect next to a server in C
+  ([decision 0047](decisions/0047-starling-compared-with-one-send-a-message.md)).
 - [Decision 0015](decisions/0015-targets-not-reached.md) explains the targets that are not reached, and where the time
   goes.
 - Starling without records has recorders that store nothing. Both variants add up the plain integers on the message
