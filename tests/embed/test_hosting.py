@@ -12,6 +12,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
+from starlette.testclient import WebSocketDenialResponse
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from starling import Starling
@@ -373,6 +375,15 @@ def test_a_plain_asgi_application_without_a_lifespan_runs_with_the_service(hoste
     with TestClient(served) as client:
         assert client.get("/anything").content == b"/anything"
         assert client.get("/readyz").status_code == 200
+        # As Django's application raises for every WebSocket.
+        with (
+            capture_logs() as lines,
+            pytest.raises(WebSocketDenialResponse) as refused,
+            client.websocket_connect("/anything"),
+        ):
+            pass
+        assert refused.value.status_code == 404
+        assert [(line["reason"], line["path"]) for line in lines if "reason" in line] == [("unknown_path", "/anything")]
 
 
 @pytest.mark.processes

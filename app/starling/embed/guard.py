@@ -10,18 +10,26 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starling.telemetry.metric_list import APPLICATION_TRANSPORT
 from starling.telemetry.metrics import TransportStats
 from starling.web.dependencies import WebContext
+from starling.web.unknown_path import REASON as UNKNOWN_PATH
 
 _GUARDED = "starling.guarded"
 _ABNORMAL = 1006
 
 
 class WebSocketGuard:
-    """ASGI middleware around `app`; paths for which `is_own` is true have these checks already."""
+    """ASGI middleware around `app`; paths for which `is_own` is true have these checks already.
 
-    def __init__(self, app: ASGIApp, context: WebContext, is_own: Callable[[str], bool]) -> None:
+    Without `has_routes` nobody knows which WebSockets `app` takes, such as Django, which raises for each: what it
+    raises before it answers is 404.
+    """
+
+    def __init__(
+        self, app: ASGIApp, context: WebContext, is_own: Callable[[str], bool], *, has_routes: bool = True
+    ) -> None:
         self._app = app
         self._context = context
         self._is_own = is_own
+        self._has_routes = has_routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -38,6 +46,13 @@ class WebSocketGuard:
         counter = _Counter(self._context.engine.metrics.transports[APPLICATION_TRANSPORT], receive, send)
         try:
             await self._app({**scope, _GUARDED: True}, counter.receive, counter.send)
+        except Exception as error:
+            if self._has_routes or counter.answered:
+                raise
+            remedy = f"your application takes no WebSocket here: {error}"
+            self._context.engine.metrics.refuse(UNKNOWN_PATH, path=scope["path"], remedy=remedy)
+            answer = JSONResponse({"detail": "there is no WebSocket endpoint here"}, 404)
+            await websocket.send_denial_response(answer)
         finally:
             counter.end()
 
@@ -49,6 +64,8 @@ class _Counter:
         self._stats = stats
         self._receive = receive
         self._send = send
+        self.answered = False
+        """Whether the application has sent anything."""
         self._open = False
         self._code = _ABNORMAL
 
@@ -62,6 +79,7 @@ class _Counter:
         return message
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
+        self.answered = True
         await self._send(message)
         if message["type"] == "websocket.accept":
             self._open = True

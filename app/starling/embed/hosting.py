@@ -104,7 +104,7 @@ class Hosted:
             for route in own.routes
             if not (starling.client_middleware and getattr(route, "path", "") in own.client_paths)
         ]
-        behind = own.parts_before(starling.guarded(application))
+        behind = own.parts_before(starling.guarded(application, has_routes=hasattr(application, "routes")))
         served = Router(routes, redirect_slashes=False, default=behind)
         self._root_path = root_path
         self._served = RequestId(HeadRequests(served))

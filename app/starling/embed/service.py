@@ -225,10 +225,13 @@ class Starling(StreamWriting, ServerMethods, HookDecorators):
         """The answer of the client endpoint to a handshake."""
         return self._built.client_endpoint(upgrade)
 
-    def guarded(self, application: ASGIApp) -> ASGIApp:
-        """`application`, whose WebSocket routes get admission, the check of the origin and metrics."""
+    def guarded(self, application: ASGIApp, *, has_routes: bool = True) -> ASGIApp:
+        """`application`, whose WebSocket routes get admission, the check of the origin and metrics.
+
+        Without `has_routes` a WebSocket that it raises for is one that it has not.
+        """
         own = tuple(self.prefix + path for path in self._built.upgrades)
-        return WebSocketGuard(application, self._built.context, lambda path: path.endswith(own))
+        return WebSocketGuard(application, self._built.context, lambda path: path.endswith(own), has_routes=has_routes)
 
     def upgrades(self, root_path: str = "") -> dict[str, UpgradeEndpoint]:
         """The endpoints whose upgrades the server answers directly, by path."""
