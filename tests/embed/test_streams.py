@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.conversation import EMULATED, Conversation
 from tests.support.services import free_port
-from tests.support.streams import Stream, post
+from tests.support.streams import EventStream, JsonStream, Stream, get, post
 from tests.support.waiting import DEADLINE
 
 pytestmark = pytest.mark.processes
@@ -96,6 +96,23 @@ def test_a_stream_and_its_commands_work_as_in_a_service_of_its_own(server: Serve
         assert client.end() == (3501, "bad request")
 
 
+def test_a_reader_of_events_and_a_one_way_client_are_served_too(server: Server) -> None:
+    bare = post("/connection/uni_http_stream", b'{"subs": {"demo:own": {}}}')
+    with (
+        EventStream(server.port, get("/sse/demo%3Aown")).opened() as reader,
+        JsonStream(server.port, bare) as one_way,
+        Conversation("http_stream", server.port) as publisher,
+    ):
+        assert list(one_way.reply()["connect"]["subs"]) == ["demo:own"]
+        publisher.connected()
+        publisher.call("subscribe", channel="demo:own")
+        publisher.call("publish", channel="demo:own", data="to all")
+        assert reader.data(1) == ["to all"]
+        while "pub" not in (push := one_way.reply()):
+            pass
+        assert push["pub"]["data"] == "to all"
+
+
 def test_a_request_that_does_not_fit_is_refused(server: Server) -> None:
     for request, status in (
         (post("/connection/http_stream", b"{}", method="PUT"), 405),
@@ -104,6 +121,8 @@ def test_a_request_that_does_not_fit_is_refused(server: Server) -> None:
         (post("/connection/sse", b"", method="GET"), 400),
         (post("/connection/sse", b"", method="HEAD"), 200),
         (post("/emulation", b"{}"), 400),
+        (get("/sse"), 400),
+        (get("/sse/demo:own", "Accept: application/json"), 406),
         (post("/connection/http_stream", b"", "Origin: https://stranger.example"), 400),
     ):
         with Stream(server.port, request) as response:
@@ -114,7 +133,10 @@ def test_a_stop_ends_open_streams_with_a_push_and_the_process_with_them(server: 
     clients = [Conversation(transport, server.port) for transport in EMULATED for _ in range(5)]
     for client in clients:
         client.connected()
+    reader = EventStream(server.port, get("/sse/demo:own")).opened()
     server.process.send_signal(signal.SIGTERM)
+    assert reader.event().type == "disconnect"
+    reader.socket.close()
     for client in clients:
         assert client.end() == (3001, "shutdown")
         client.close()
