@@ -49,6 +49,7 @@ from starling.web.console import HIDDEN, Console, ShownSetting, shown_value
 from starling.web.dependencies import WebContext
 from starling.web.http_endpoint import HttpEndpoint, RequestPaths
 from starling.web.options import ProxyOptions
+from starling.web.pages import PageFacts
 from starling.web.proxy_hooks import ProxyHooks
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling")
@@ -132,6 +133,20 @@ class Application:
     """Starts the engine, the fetching of keys and the hooks; stops them at its end."""
 
 
+def page_facts(settings: Settings, api: str = "api", api_docs: str = "docs") -> PageFacts:
+    """What the first page shows; `api` and `api_docs` are the paths of server API and reference, seen from the page."""
+    return PageFacts(
+        developer=settings.dev,
+        # PostgreSQL has no tickets.
+        names=settings.dev and settings.broker_scheme != "postgresql",
+        tutorial=settings.tutorial,
+        max_message_bytes=settings.max_message_bytes,
+        api=api,
+        api_docs=api_docs if settings.serves_api_docs else None,
+        console_port=settings.internal_port if settings.dev else None,
+    )
+
+
 def create_app(settings: Settings, registry: CollectorRegistry = REGISTRY, tracer: Tracer | None = None) -> FastAPI:
     """Build the ASGI application alone; see `build_application`."""
     return build_application(settings, registry, tracer).asgi
@@ -182,7 +197,7 @@ def build_application(
             yield
 
     return Application(
-        build_asgi(options, web, engine, running),
+        build_asgi(options, web, engine, running, page_facts(settings)),
         engine,
         web.context,
         web.client_endpoint,

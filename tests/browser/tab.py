@@ -1,4 +1,4 @@
-"""One tab of a real browser on the demo page, spoken of as a person sees it."""
+"""One tab of a real browser on the tutorial's part of the first page, spoken of as a person sees it."""
 
 import re
 
@@ -61,7 +61,7 @@ class Tab:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", self._note_request)
         self.page.on("websocket", lambda socket: self.requests.append(socket.url))
-        self.page.goto(address)
+        self.page.goto(f"{address}/#tutorial")
         self.access_token = self.page.get_by_label("Access token")
         self.echo = Exercise(self.page.get_by_role("region", name="Echo"))
         self.items = Exercise(self.page.get_by_role("region", name="Items"))

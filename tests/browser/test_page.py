@@ -1,4 +1,4 @@
-"""The demo page itself: it keeps to its security policy, it can be read and operated by everyone, on any screen."""
+"""The first page itself: it keeps to its security policy, it can be read and operated by everyone, on any screen."""
 
 from urllib.parse import urlsplit
 
@@ -64,7 +64,8 @@ def test_its_policy_lets_no_script_run_that_is_not_the_services_own(tab: Tab) ->
 def test_its_links_lead_somewhere(tab: Tab) -> None:
     links = tab.page.get_by_role("link")
     addresses = [link.evaluate("link => link.href") for link in links.all()]
-    assert len(addresses) == 4
+    assert len(addresses) == 5
+    assert any(address.endswith("/console") for address in addresses)
     for address in addresses:
         assert tab.page.request.get(address).status == 200, address
 
@@ -73,9 +74,9 @@ def test_every_field_and_button_has_a_name(tab: Tab) -> None:
     names = tab.page.locator("input, select, textarea").evaluate_all(
         "fields => fields.map(field => field.labels[0]?.textContent.trim())"
     )
-    assert len(names) == 9
+    assert len(names) == 12
     assert all(names)
-    assert all(tab.page.locator("button").all_inner_texts())
+    assert all(tab.page.locator("button").all_text_contents())
 
 
 def test_logs_and_states_are_read_out(tab: Tab) -> None:
@@ -86,7 +87,8 @@ def test_logs_and_states_are_read_out(tab: Tab) -> None:
 
 def test_the_keyboard_is_enough(tab: Tab) -> None:
     keyboard = tab.page.keyboard
-    for _ in range(4):
+    # The chosen tab, and two steps into its panel.
+    for _ in range(3):
         keyboard.press("Tab")
     keyboard.type("typed")
     keyboard.press("Enter")
@@ -114,6 +116,9 @@ def test_every_text_stands_out_from_what_is_behind_it(chromium: Browser, service
     context = chromium.new_context(color_scheme="dark" if scheme == "dark" else "light")
     page = context.new_page()
     page.goto(service.http)
+    expect(page.get_by_role("region", name="Live channel").locator(".state")).to_have_text("Connected")
+    assert page.evaluate(FAINT_TEXTS) == []
+    page.get_by_role("tab", name="Tutorial").click()
     refuse_items(page)
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 20, 29)"
     assert dark == (scheme == "dark")
@@ -143,7 +148,7 @@ def test_text_of_right_to_left_scripts_is_laid_out_so_in_fields_and_messages(tab
 def test_high_contrast_still_shows_which_endpoint_is_open(chromium: Browser, service: Starling, scheme: str) -> None:
     context = chromium.new_context(forced_colors="active", color_scheme="dark" if scheme == "dark" else "light")
     page = context.new_page()
-    page.goto(service.http)
+    page.goto(f"{service.http}/#tutorial")
     look = """state => {
       const dot = getComputedStyle(state, "::before");
       return {filled: dot.backgroundColor === dot.borderColor, ring: dot.borderStyle};

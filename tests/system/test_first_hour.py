@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -117,6 +118,8 @@ def test_the_commands_of_the_banner_work_as_printed(developer: Starling) -> None
         assert '{"text": "hello"}' in listening.stdout.readline()
         listening.terminate()
     assert f"http://localhost:{developer.port}" in banner
+    console = next(line.split()[1] for line in banner.splitlines() if line.startswith("  Console "))
+    assert httpx2.get(console, timeout=10).status_code == 200
     assert f"ws://localhost:{developer.port}/connection/websocket" in banner
 
 

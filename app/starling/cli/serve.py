@@ -140,6 +140,8 @@ def _print_banner(settings: "Settings") -> None:
         print(f"  Page        {address}")
     if settings.serves_api_docs:
         print(f"  Server API  {address}/docs (key: {DEVELOPER_KEY})")
+    if settings.internal_host in {"127.0.0.1", "localhost", "0.0.0.0"}:  # noqa: S104 - compared
+        print(f"  Console     http://localhost:{settings.internal_port}/console")
     print(f"  Clients     ws://{name}:{port}/connection/websocket")
     print()
     print("  Try in a second terminal:")

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from starling import __version__
-from starling.main import Application
+from starling.main import Application, page_facts
 from starling.settings import Settings, SettingsError
 from starling.web import api_docs, chat, connection, echo, health, items, pages, refusals
 from starling.web.build import NO_FASTAPI_TELEMETRY
@@ -67,7 +67,8 @@ class OwnRoutes:
         for part in (echo, items, chat) if settings.tutorial else ():
             self.parts.include_router(part.build_router(built.context), prefix=prefix)
         if settings.pages:
-            self.parts.include_router(pages.router, prefix=prefix)
+            facts = page_facts(settings, api_prefix.removeprefix(prefix).lstrip("/"), f"{API_DOCS.lstrip('/')}/docs")
+            self.parts.include_router(pages.build_router(facts), prefix=prefix)
             self.parts.mount(f"{prefix}/static", pages.static_files, name="static")
         if settings.serves_api_docs:
             self.parts.mount(prefix + API_DOCS, _api_docs(built, settings, api_prefix), name="starling")

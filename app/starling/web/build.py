@@ -162,9 +162,13 @@ def _build_context(options: WebOptions, engine: Engine, verifier: RevocableVerif
 
 
 def build_asgi(
-    options: WebOptions, web: Web, engine: Engine, running: Callable[[], AbstractAsyncContextManager[None]]
+    options: WebOptions,
+    web: Web,
+    engine: Engine,
+    running: Callable[[], AbstractAsyncContextManager[None]],
+    facts: pages.PageFacts,
 ) -> FastAPI:
-    """Build the ASGI application of all routes; its lifespan is `running`."""
+    """Build the ASGI application of all routes; its lifespan is `running`, and its page shows `facts`."""
     application = FastAPI(
         title="Starling",
         version=__version__,
@@ -182,7 +186,7 @@ def build_asgi(
     # First, because routes are tried in their order and this one is asked most.
     application.router.routes[:0] = web.api.routes
     if options.pages:
-        application.include_router(pages.router)
+        application.include_router(pages.build_router(facts))
     application.include_router(health.build_router(engine.readiness))
     application.router.routes += [endpoint.route for endpoint in web.upgrades.values()]
     application.router.routes += [stream.route for stream in web.streams]

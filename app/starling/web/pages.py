@@ -1,15 +1,16 @@
-"""`GET /`: the demo page, static files without a build step."""
+"""`GET /`: the first page, with a live channel and the tutorial's exercises; static files without a build step."""
 
+import html
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 STATIC = Path(__file__).parent / "static"
-
-router = APIRouter(include_in_schema=False)
+_FACTS = "{{facts}}"
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'",
@@ -32,13 +33,36 @@ class PageFiles(StaticFiles):
 static_files = PageFiles(directory=STATIC)
 
 
-@router.get("/")
-async def page() -> FileResponse:
-    """The demo page."""
-    return FileResponse(STATIC / "index.html", headers=HEADERS)
+class PageFacts(msgspec.Struct, frozen=True):
+    """What the page needs to know of the service that serves it."""
+
+    developer: bool
+    """Clients need no token."""
+    names: bool
+    """The page makes one-time tickets with the key of developer mode, so that clients have the names users enter."""
+    tutorial: bool
+    max_message_bytes: int
+    api: str = "api"
+    """Where the server API is, seen from the page."""
+    api_docs: str | None = None
+    """Where the reference of the server API is, seen from the page; None where it is not served."""
+    console_port: int | None = None
+    """Port of the console on this machine; None where the page must not name it."""
 
 
-@router.get("/favicon.ico")
-async def icon() -> FileResponse:
-    """The icon, where browsers look for it for addresses that are no page."""
-    return FileResponse(STATIC / "icon.svg", headers=HEADERS)
+def build_router(facts: PageFacts) -> APIRouter:
+    """Build the route of the page, with `facts` in it, and of its icon."""
+    router = APIRouter(include_in_schema=False)
+    page = (STATIC / "index.html").read_text().replace(_FACTS, html.escape(msgspec.json.encode(facts).decode()))
+
+    @router.get("/")
+    async def first_page() -> HTMLResponse:
+        """The page."""
+        return HTMLResponse(page, headers=HEADERS)
+
+    @router.get("/favicon.ico")
+    async def icon() -> FileResponse:
+        """The icon, where browsers look for it for addresses that are no page."""
+        return FileResponse(STATIC / "icon.svg", headers=HEADERS)
+
+    return router
