@@ -119,7 +119,7 @@ def test_the_commands_of_the_banner_work_as_printed(developer: Starling) -> None
         listening.terminate()
     assert f"http://localhost:{developer.port}" in banner
     console = next(line.split()[1] for line in banner.splitlines() if line.startswith("  Console "))
-    assert httpx2.get(console, timeout=10).status_code == 200
+    assert httpx2.get(console, timeout=10, follow_redirects=True).status_code == 200
     assert f"ws://localhost:{developer.port}/connection/websocket" in banner
 
 
