@@ -155,6 +155,16 @@ WRONG_CHANNELS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"namespaces": {"a": {"auto_cache_recover": True}}}, "channels.namespaces.a: auto_cache_recover is for cache"),
     ({"namespaces": {"a b": {}}}, "channels.namespaces.a b: a name has"),
+    (
+        {"default": {"stream": "text", "history_size": 1, "history_ttl": "5m"}},
+        "channels.default: history_size does not go with stream",
+    ),
+    (
+        {"namespaces": {"a": {"stream": "text", "allow_publish_for_client": True}}},
+        "channels.namespaces.a: allow_publish_for_client does not go with stream",
+    ),
+    ({"default": {"stream": "any", "force_recovery_mode": "cache"}}, "force_recovery_mode: cache does not go with"),
+    ({"default": {"stream_ttl": "5m"}}, "channels.default: stream_ttl is for append-only streams"),
 ]
 
 
@@ -182,6 +192,8 @@ def test_a_channels_file_that_the_server_refuses_is_refused_when_the_chart_is_re
         {"history_size": 10, "history_ttl": "90s", "history_meta_ttl": "1.5m", "force_recovery": True},
         {"history_size": 10, "history_ttl": " 1h ", "force_positioning": True},
         {"history_size": 0, "history_ttl": 0},
+        {"history_size": 10, "history_ttl": "1500ms", "history_meta_ttl": "2s"},
+        {"stream": "text", "append_window": "40ms", "stream_ttl": "7d", "force_recovery": True},
     ],
     ids=str,
 )
