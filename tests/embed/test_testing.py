@@ -65,11 +65,22 @@ async def test_two_services_in_one_test_share_nothing() -> None:
             await there.expect("a", within=0.05)
 
 
-async def test_published_reads_the_history_of_the_users_own_starling() -> None:
+async def test_published_is_what_was_published_by_anybody_with_history_or_without() -> None:
     own = Starling(environment={}, dev=True, token_hmac_secret="short")
-    async with service(own) as running:
-        await own.publish("demo:chat", {"text": "hi"})
-        assert await running.published("demo:chat") == [{"text": "hi"}]
+    for _ in range(2):
+        async with service(own) as running:
+            ann = await running.connect("ann")
+            await own.publish("demo:chat", {"text": "hi"})
+            await ann.publish("demo:chat", "from a client")
+            await own.broadcast(["demo:chat", "other"], [1, None])
+            for _ in range(2):
+                await own.publish("other", "once", idempotency_key="k")
+            await running.lose_broker(1)
+            with pytest.raises(MethodFailed):
+                await own.publish("other", "lost")
+            assert await running.published("demo:chat") == [{"text": "hi"}, "from a client", [1, None]]
+            assert await running.published("other") == [[1, None], "once"]
+            assert await running.published("never") == []
 
 
 async def test_a_turned_clock_ends_tokens_subscriptions_and_what_is_kept_for_a_time(tmp_path: Path) -> None:
@@ -84,14 +95,14 @@ async def test_a_turned_clock_ends_tokens_subscriptions_and_what_is_kept_for_a_t
 
         await starling.turn(29)
         assert short.closed is None
-        assert await starling.published("orders") == [1]
+        assert (await starling.starling.history("orders", limit=-1)).publications
         assert "agent:bot" in await starling.starling.presence("orders")
 
         await starling.turn(61)
         assert short.closed == 3005
         assert long.closed is None
         assert ends_soon.closed == 3006
-        assert await starling.published("orders") == []
+        assert (await starling.starling.history("orders", limit=-1)).publications == []
         assert "agent:bot" not in await starling.starling.presence("orders")
         with pytest.raises(ExpectationFailed, match="109"):
             await starling.connect(token=ticket)

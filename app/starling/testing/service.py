@@ -14,6 +14,7 @@ from starling.brokers.memory.broker import MemoryBroker
 from starling.embed.service import Starling
 from starling.engine.upgrade import Denied, Upgrade
 from starling.testing.client import ExpectationFailed, ServiceClient
+from starling.testing.recording import Recording
 from starling.testing.turned_clock import TurnedClock, settle
 
 SECRET = "the secret of tests, which no service in production has"  # noqa: S105 - it opens nothing but a test's service
@@ -26,6 +27,8 @@ class RunningService:
     def __init__(self, starling: Starling) -> None:
         self.starling = starling
         self._clock = TurnedClock()
+        broker = starling.broker
+        self._recording = Recording(broker) if isinstance(broker, MemoryBroker) else None
         self._return: asyncio.TimerHandle | None = None
         self._clients: list[ServiceClient] = []
 
@@ -69,7 +72,12 @@ class RunningService:
         return application
 
     async def published(self, channel: str) -> list[Any]:
-        """The data of the publications in the history of a channel, oldest first; its namespace must keep one."""
+        """The data of what was published in a channel since the service began, oldest first.
+
+        With a broker other than `memory://`, what the channel's history keeps.
+        """
+        if self._recording is not None:
+            return self._recording.of(channel)
         answer = await self.starling.history(channel, limit=-1)
         return [msgspec.json.decode(publication.data) for publication in answer.publications]
 
@@ -111,6 +119,8 @@ class RunningService:
 
     def close(self) -> None:
         """Disconnect all clients, and give the real clock back."""
+        if self._recording is not None:
+            self._recording.stop()
         self._restore_broker()
         self._clock.stop()
         for client in self._clients:
