@@ -48,6 +48,7 @@ def test_a_request_connects_and_gets_what_is_published_in_chunks(starling: Starl
 def test_without_a_broker_between_nodes_the_sessions_of_another_cannot_be_reached(starling: Starling) -> None:
     refused = emulate(starling.port, "a.b", "0123456789abcdef", b'{"id":2,"ping":{}}')
     assert (refused.status, json.loads(refused.body)["error"]["code"]) == (503, 108)
+    assert starling.reported("commands_refused", reason="emulation_unavailable", address="127.0.0.1")[0]["remedy"]
 
 
 def test_a_client_of_http_1_0_gets_the_same_without_chunks(starling: Starling) -> None:
@@ -110,6 +111,8 @@ def test_what_is_no_stream_is_answered_by_its_status(starling: Starling, request
         assert response.status == status
         if status == 200:
             assert response.headers["content-type"].startswith("text/event-stream")
+        if status in (400, 406):
+            assert starling.reported("connection_refused", reason="parameters")[-1]["remedy"]
         if status == 405:
             assert response.headers["allow"] == "POST, OPTIONS"
 

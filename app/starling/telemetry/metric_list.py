@@ -56,6 +56,10 @@ REFUSALS = (
     "message_too_large",
     "control_flood",
     "message_rate",
+    "emulation_gone",
+    "emulation_malformed",
+    "emulation_busy",
+    "emulation_unavailable",
 )
 
 

@@ -20,6 +20,10 @@ REMEDIES = {
     "connect_refused": "`starling explain CODE` explains the code",
     "connect_rate": "the client retries; else raise STARLING_CONNECTS_PER_SECOND",
     "control_flood": "send fewer pings and empty fragments",
+    "emulation_busy": "the client sends commands faster than it takes their replies",
+    "emulation_gone": "the client's stream has ended, perhaps with its worker: it connects again by itself",
+    "emulation_malformed": "send session, node and data as docs/transports.md has them",
+    "emulation_unavailable": "check the broker: it carries commands to the node that has the session",
     "draining": "the client retries, and reaches another worker",
     "handshake_timeout": "send the request's head sooner; see STARLING_HANDSHAKE_SECONDS",
     "head_too_large": "send fewer or shorter headers, cookies among them",
@@ -94,4 +98,6 @@ class RefusalLog:
 
 
 def _event(reason: str) -> str:
+    if reason.startswith("emulation_"):
+        return "commands_refused"
     return "connection_cut" if reason in CUT else "connection_refused"

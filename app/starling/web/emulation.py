@@ -75,18 +75,33 @@ class EmulationEndpoint(HttpEndpoint):
         try:
             node, session, data = _read(request, body)
         except (msgspec.MsgspecError, UnicodeError, RecursionError, DecodeError) as error:
-            respond(refusal(HTTPStatus.BAD_REQUEST, codes.ERROR_BAD_REQUEST, describe(error)))
+            words = describe(error)
+            self._count(request, Forwarding.MALFORMED, detail=words)
+            respond(refusal(HTTPStatus.BAD_REQUEST, codes.ERROR_BAD_REQUEST, words))
             return None
         if len(data) > self._max_message_bytes:
             respond(self._too_large(request))
         elif self._sessions.is_here(node):
-            respond(_response(self._sessions.deliver(session, data)))
+            respond(self._outcome(request, self._sessions.deliver(session, data)))
         else:
-            return self._forward(node, session, data, respond)
+            return self._forward(request, node, session, data, respond)
         return None
 
-    async def _forward(self, node: str, session: str, data: str | bytes, respond: Respond) -> None:
-        respond(_response(await self._sessions.forward(node, session, data)))
+    async def _forward(self, request: Upgrade, node: str, session: str, data: str | bytes, respond: Respond) -> None:
+        respond(self._outcome(request, await self._sessions.forward(node, session, data)))
+
+    def _outcome(self, request: Upgrade, outcome: Forwarding) -> DirectResponse:
+        if outcome is Forwarding.TAKEN:
+            return DirectResponse(HTTPStatus.NO_CONTENT, (), b"")
+        self._count(request, outcome)
+        status, error, words = _REFUSALS[outcome]
+        return refusal(status, error, words)
+
+    def _count(self, request: Upgrade, outcome: Forwarding, detail: str = "") -> None:
+        """Count and log commands that are refused."""
+        reason = "message_too_large" if outcome is Forwarding.TOO_LARGE else f"emulation_{outcome.value}"
+        seen = {"detail": detail} if detail else {}
+        self._context.engine.metrics.refuse(reason, path=request.path, address=request.address, **seen)
 
 
 def _read(request: Upgrade, body: bytes) -> tuple[str, str, str | bytes]:
@@ -96,10 +111,3 @@ def _read(request: Upgrade, body: bytes) -> tuple[str, str, str | bytes]:
         return message.node, message.session, message.data
     envelope = _decode(body)
     return envelope.node, envelope.session, envelope.data
-
-
-def _response(outcome: Forwarding) -> DirectResponse:
-    if outcome is Forwarding.TAKEN:
-        return DirectResponse(HTTPStatus.NO_CONTENT, (), b"")
-    status, error, words = _REFUSALS[outcome]
-    return refusal(status, error, words)

@@ -34,6 +34,12 @@ class EmulatedEndpoint(HttpEndpoint):
         super().__init__(context, max_body_bytes)
         self._sessions = sessions
 
+    def refused(self, request: Upgrade, status: HTTPStatus, words: str) -> DirectResponse:
+        """The response to a request that opens no stream; it is counted and logged."""
+        metrics = self._context.engine.metrics
+        metrics.refuse("parameters", path=request.path, address=request.address, remedy=words)
+        return refusal(status, codes.ERROR_BAD_REQUEST, words)
+
     def open(
         self,
         request: Upgrade,
@@ -45,10 +51,10 @@ class EmulatedEndpoint(HttpEndpoint):
         """The stream of a client that begins with `commands`, unless it is rejected."""
         if not accepts(request.header(b"accept"), content_type):
             words = f"the response is {content_type}, which the field Accept leaves out"
-            return refusal(HTTPStatus.NOT_ACCEPTABLE, codes.ERROR_BAD_REQUEST, words)
+            return self.refused(request, HTTPStatus.NOT_ACCEPTABLE, words)
         if isinstance(kind.codec.decode(commands), Disconnect):
             words = "begin with a connect command in the format of the stream"
-            return refusal(HTTPStatus.BAD_REQUEST, codes.ERROR_BAD_REQUEST, words)
+            return self.refused(request, HTTPStatus.BAD_REQUEST, words)
         if (rejected := self.rejection(request)) is not None:
             return rejected
         context = self._context

@@ -12,9 +12,7 @@ from starlette.datastructures import QueryParams
 from starling.client.stream_connection import SseConnection
 from starling.engine.direct_request import DirectResponse, Respond
 from starling.engine.upgrade import Upgrade
-from starling.protocol import codes
 from starling.protocol.event_stream import CONTENT_TYPE
-from starling.web.http_endpoint import refusal
 from starling.web.http_stream import STREAM_HEADERS, EmulatedEndpoint
 
 _UTF8 = f"{CONTENT_TYPE}; charset=utf-8"
@@ -32,7 +30,7 @@ class SseEndpoint(EmulatedEndpoint):
             body = (QueryParams(request.query).get("cf_connect") or "").encode()
             if not body:
                 words = "put the connect command into the query as cf_connect"
-                respond(refusal(HTTPStatus.BAD_REQUEST, codes.ERROR_BAD_REQUEST, words))
+                respond(self.refused(request, HTTPStatus.BAD_REQUEST, words))
                 return
         # A line end by itself is no event: it gets the head of the response through proxies that wait for a body.
         respond(self.open(request, SseConnection, body, _UTF8, b"\r\n"))
