@@ -10,6 +10,8 @@ import pytest
 from tests.server.serving import Client, Server, until
 from tests.server.test_requests import exchange
 
+pytestmark = pytest.mark.processes
+
 DEADLINE = 1.0
 
 
