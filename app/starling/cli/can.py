@@ -23,6 +23,8 @@ class VerbArgument(StrEnum):
     publish = "publish"
     presence = "presence"
     history = "history"
+    append = "append"
+    cancel = "cancel"
 
 
 def can(
