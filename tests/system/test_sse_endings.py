@@ -46,6 +46,16 @@ def test_a_reader_that_is_too_slow_is_disconnected_and_resumes(starling: Starlin
         assert [each[0] for each in again.data(count - len(got))] == list(range(len(got), count))
 
 
+def test_a_returning_reader_that_takes_nothing_is_disconnected_too(starling: Starling) -> None:
+    served = Served(starling.port)
+    for number in range(60):
+        served.publish("kept:past", [number, "x" * 50_000])
+    bearer = f"Authorization: Bearer {issue_connection_token(SECRET, 'sleeper', 60)}"
+    address = "/sse?channel=kept:past&channel=kept:other&since=0"
+    with EventStream(served.port, get(address, bearer), receive_buffer=4096).socket:
+        assert starling.reported("client_disconnected", code=3008, user="sleeper")
+
+
 def test_a_reader_that_is_gone_is_counted_no_more(starling: Starling) -> None:
     served = Served(starling.port)
     bearer = f"Authorization: Bearer {issue_connection_token(SECRET, 'gone', 60)}"

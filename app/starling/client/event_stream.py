@@ -1,5 +1,6 @@
 """Readers of `/sse`: the publications of the channels of a URL as server-sent events, by whose ids a reader resumes."""
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
 
@@ -43,7 +44,7 @@ class EventStreamConnection(StreamedConnection):
     whose ids carry the right to resume a ticket's session, have ids of their own.
     """
 
-    __slots__ = ("_begun", "_channels", "_from_start", "_identifying", "_ids", "_streams", "encoder")
+    __slots__ = ("_begun", "_channels", "_from_start", "_identifying", "_ids", "_page_seconds", "_streams", "encoder")
 
     kind = "event_stream"
     own_channels_only = True
@@ -71,6 +72,8 @@ class EventStreamConnection(StreamedConnection):
             self._ids.move(channels[index], position.epoch, position.offset)
         self._identifying = len(channels) > 1 or names_channels
         self._begun = False
+        # How long a reader may take for one page: as long as for the answer to a ping.
+        self._page_seconds = executor.limits.ping_seconds + executor.limits.pong_seconds
         self.encoder = streams.partial if self._identifying else streams.live_only
 
     def wrap(self, transport: Transport) -> Transport:
@@ -123,7 +126,13 @@ class EventStreamConnection(StreamedConnection):
             return
         since = StreamPosition(request.offset, request.epoch) if request.recover else None
         while since is None or not self._recalls(request.channel, since):
-            page = await self._send_page(request, grant, since)
+            try:
+                async with asyncio.timeout(self._page_seconds):
+                    page = await self._send_page(request, grant, since)
+            except TimeoutError:
+                # It has not taken the page before, and keeps everything that is held for it from being sent.
+                self.send_disconnect(codes.DISCONNECT_SLOW)
+                raise CommandRefused(codes.DISCONNECT_SLOW) from None
             if page is None:
                 return
             last = page.publications[-1].offset if page.publications else page.offset

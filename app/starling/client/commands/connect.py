@@ -85,7 +85,7 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
             await self._grants.grant_requested(client, request)
         identity = client.identity
         transport = client.transport
-        held = HeldTransport(transport)
+        held = HeldTransport(transport, client.on_overflow)
         client.transport = held
         try:
             subs = await self._enter_all(client, identity.subscriptions, request.subs)
