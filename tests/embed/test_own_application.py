@@ -1,13 +1,14 @@
 """A user's FastAPI application with Starling in it: under TestClient and under `starling serve`."""
 
 import asyncio
+import inspect
 import json
 import sys
 import urllib.request
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from fastapi import Depends, FastAPI, Request, WebSocket
@@ -321,7 +322,7 @@ async def test_methods_are_typed_and_raise_what_the_server_api_answers() -> None
         with pytest.raises(MethodFailed, match="108"):
             await realtime.presence("a")
         with pytest.raises(TypeError, match="idempotency_key"):
-            await realtime.publish("a", 1, idempotency="x")
+            await realtime.publish("a", 1, idempotency="x")  # type: ignore[call-arg]
         with pytest.raises(TypeError, match=r"data: .*Pydantic model"):
             await realtime.publish("a", object())
         with pytest.raises(MethodFailed, match=r"107.*\$\.channel"):
@@ -344,6 +345,20 @@ def test_every_method_of_the_server_api_can_be_called_in_the_process() -> None:
     # Streams have an object of their own.
     names = {name for name in realtime._methods.by_name if not name.startswith("stream_")}
     assert {name for name in names if not callable(getattr(realtime, name, None))} == set()
+
+
+def test_the_options_of_methods_are_typed_as_the_server_api_has_them() -> None:
+    _, realtime = shop()
+    for name, method in realtime._methods.by_name.items():
+        if name.startswith("stream_"):
+            continue
+        parameters = inspect.signature(getattr(realtime, name)).parameters.values()
+        typed = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+        for parameter in parameters:
+            if parameter.kind is parameter.VAR_KEYWORD:
+                (options,) = get_args(parameter.annotation)
+                typed |= set(options.__annotations__)
+        assert typed == set(method.request.__struct_fields__), name
 
 
 def test_metrics_count_the_connections_of_the_users_routes() -> None:

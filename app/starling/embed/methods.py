@@ -1,12 +1,13 @@
 """The server API's methods as functions in this process: the same requests, rights and errors, without HTTP."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import msgspec
 from msgspec import Raw, Struct
 from pydantic import TypeAdapter
 
+from starling.embed import method_options as options_of
 from starling.protocol.codes import ERROR_BAD_REQUEST, Error
 from starling.web import api_results as results
 from starling.web.api_methods import ApiMethods
@@ -29,27 +30,31 @@ class ServerMethods:
 
     _methods: ApiMethods
 
-    async def publish(self, channel: str, data: Any, **options: Any) -> results.PublishResponse:
+    async def publish(
+        self, channel: str, data: Any, **options: Unpack[options_of.PublishOptions]
+    ) -> results.PublishResponse:
         """Send `data` (any JSON) to everyone in a channel; `options` are further fields of PublishBody."""
         return await self._call("publish", results.PublishResponse, channel=channel, data=data, **options)
 
-    async def broadcast(self, channels: Sequence[str], data: Any, **options: Any) -> results.BroadcastResponse:
+    async def broadcast(
+        self, channels: Sequence[str], data: Any, **options: Unpack[options_of.PublishOptions]
+    ) -> results.BroadcastResponse:
         """Send the same `data` to many channels; the answer has a result or an error for each of them."""
         return await self._call("broadcast", results.BroadcastResponse, channels=list(channels), data=data, **options)
 
-    async def subscribe(self, user: str, channel: str, **options: Any) -> None:
+    async def subscribe(self, user: str, channel: str, **options: Unpack[options_of.SubscribeOptions]) -> None:
         """Subscribe a user's connections to a channel."""
         await self._call("subscribe", results.EmptyResponse, user=user, channel=channel, **options)
 
-    async def unsubscribe(self, user: str, channel: str, **options: Any) -> None:
+    async def unsubscribe(self, user: str, channel: str, **options: Unpack[options_of.UnsubscribeOptions]) -> None:
         """Unsubscribe a user's connections from a channel."""
         await self._call("unsubscribe", results.EmptyResponse, user=user, channel=channel, **options)
 
-    async def disconnect(self, user: str, **options: Any) -> None:
+    async def disconnect(self, user: str, **options: Unpack[options_of.DisconnectOptions]) -> None:
         """Close a user's connections."""
         await self._call("disconnect", results.EmptyResponse, user=user, **options)
 
-    async def refresh(self, user: str, **options: Any) -> None:
+    async def refresh(self, user: str, **options: Unpack[options_of.RefreshOptions]) -> None:
         """Give a user's connections another end."""
         await self._call("refresh", results.EmptyResponse, user=user, **options)
 
@@ -61,7 +66,9 @@ class ServerMethods:
         """How many connections are in a channel, and of how many users."""
         return await self._call("presence_stats", results.PresenceStatsResponse, channel=channel)
 
-    async def history(self, channel: str, *, limit: int = 0, **options: Any) -> results.HistoryResponse:
+    async def history(
+        self, channel: str, *, limit: int = 0, **options: Unpack[options_of.HistoryOptions]
+    ) -> results.HistoryResponse:
         """Read what a channel keeps: at most `limit` publications, -1 for all, 0 for the position alone."""
         return await self._call("history", results.HistoryResponse, channel=channel, limit=limit, **options)
 
@@ -69,11 +76,13 @@ class ServerMethods:
         """Delete what a channel keeps."""
         await self._call("history_remove", results.EmptyResponse, channel=channel)
 
-    async def channels(self, pattern: str = "", **options: Any) -> results.ChannelsResponse:
+    async def channels(
+        self, pattern: str = "", **options: Unpack[options_of.ChannelsOptions]
+    ) -> results.ChannelsResponse:
         """The channels that have subscribers."""
         return await self._call("channels", results.ChannelsResponse, pattern=pattern, **options)
 
-    async def connections(self, **options: Any) -> results.ConnectionsResponse:
+    async def connections(self, **options: Unpack[options_of.ConnectionsOptions]) -> results.ConnectionsResponse:
         """Who is connected, over all nodes: all, or those of `user`; `limit` and `cursor` as in the server API."""
         return await self._call("connections", results.ConnectionsResponse, **options)
 
@@ -85,7 +94,7 @@ class ServerMethods:
             "can", results.CanResponse, user=user, verb=verb, channel=channel, token=token, subscribed=subscribed
         )
 
-    async def presence_set(self, channel: str, user: str, **options: Any) -> None:
+    async def presence_set(self, channel: str, user: str, **options: Unpack[options_of.PresenceSetOptions]) -> None:
         """Show a user without a connection in a channel's presence, for `ttl` seconds; once more renews it."""
         await self._call("presence_set", results.EmptyResponse, channel=channel, user=user, **options)
 
@@ -93,7 +102,7 @@ class ServerMethods:
         """Take a user out of a channel's presence that `presence_set` has shown there."""
         await self._call("presence_unset", results.EmptyResponse, channel=channel, user=user)
 
-    async def ticket(self, user: str, **options: Any) -> results.TicketResponse:
+    async def ticket(self, user: str, **options: Unpack[options_of.TicketOptions]) -> results.TicketResponse:
         """Make a ticket, which opens one session of a user, once."""
         return await self._call("ticket", results.TicketResponse, user=user, **options)
 
@@ -105,15 +114,21 @@ class ServerMethods:
         """What every node does, and the busiest channels."""
         return await self._call("top", results.TopResponse, limit=limit)
 
-    async def revoke_token(self, uid: str, **options: Any) -> results.RevocationResponse:
+    async def revoke_token(
+        self, uid: str, **options: Unpack[options_of.RevocationOptions]
+    ) -> results.RevocationResponse:
         """Refuse one token (its `jti`) from now on."""
         return await self._call("revoke_token", results.RevocationResponse, uid=uid, **options)
 
-    async def revoke_session(self, session: str, **options: Any) -> results.RevocationResponse:
+    async def revoke_session(
+        self, session: str, **options: Unpack[options_of.RevocationOptions]
+    ) -> results.RevocationResponse:
         """Refuse the tokens of one session from now on."""
         return await self._call("revoke_session", results.RevocationResponse, session=session, **options)
 
-    async def invalidate_user_tokens(self, user: str, **options: Any) -> results.InvalidateUserTokensResponse:
+    async def invalidate_user_tokens(
+        self, user: str, **options: Unpack[options_of.InvalidationOptions]
+    ) -> results.InvalidateUserTokensResponse:
         """Refuse a user's tokens that were issued before now."""
         return await self._call("invalidate_user_tokens", results.InvalidateUserTokensResponse, user=user, **options)
 
