@@ -46,6 +46,10 @@ namespaces:
     allow_subscribe_for_client: true
     allow_publish_for_client: true
     allow_history_for_subscriber: true
+  answers:
+    stream: text
+    allow_subscribe_for_client: true
+    allow_cancel_for_subscriber: true
   cache:
     history_size: 1
     history_ttl: 5m
