@@ -63,6 +63,16 @@ def test_a_file_over_the_limit_ends_the_connection_and_the_page_says_why(tab: Ta
     tab.echo.expect_messages("Message text was: and on")
 
 
+def test_a_text_over_the_limit_stays_and_is_not_sent(tab: Tab) -> None:
+    tab.echo.message.fill("é" * 32_768)
+    expect(tab.page.locator("#echo-bytes")).to_have_text("0 bytes left")
+    tab.echo.message.fill("é" * 32_769)
+    tab.echo.press("Send")
+    assert "2 bytes over the limit" in tab.echo.message.evaluate("field => field.validationMessage")
+    expect(tab.echo.message).to_have_value("é" * 32_769)
+    tab.echo.expect_state("Open")
+
+
 def test_one_leaves_and_returns(tab: Tab) -> None:
     tab.echo.press("Disconnect")
     tab.echo.expect_state("Closed: 1000, normal end")
@@ -187,17 +197,3 @@ def test_who_disconnects_has_left_the_chat_and_may_return_under_the_same_number(
     tab.chat.connect()
     tab.chat.send("back")
     other.chat.expect_messages(f"Client #{tab.client_id} left the chat", f"Client #{tab.client_id} says: back")
-
-
-# --- a service that goes away ---
-
-
-def test_the_page_distinguishes_a_restart_from_a_service_that_is_gone(open_tab: Callable[[str], Tab]) -> None:
-    with Starling({"STARLING_DEV": "true"}) as service:
-        tab = open_tab(service.http)
-        tab.chat.expect_state("Open")
-        service.stop()
-
-    expect(tab.chat.state).to_contain_text("Closed: 1012, the service restarts; connect again")
-    tab.chat.press("Connect")
-    tab.chat.expect_refusal("does not answer. Is it running?")

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from starling.auth.issue import issue_connection_token
+from tests.browser.tab import Tab
 from tests.support.running import SECRET, Starling
 
 AXE = (Path(__file__).parents[1] / "sdk" / "node_modules" / "axe-core" / "axe.min.js").read_text()
@@ -149,15 +150,35 @@ def test_the_limit_counts_bytes_and_keeps_the_text(open_page: OpenPage) -> None:
     expect(ann.state).to_have_text("Connected")
 
 
-def test_a_service_that_is_gone_is_tried_again_with_a_countdown(context: BrowserContext) -> None:
+def test_after_a_restart_both_tabs_reconnect_by_themselves_with_a_countdown(
+    context: BrowserContext, open_tab: Callable[[str], Tab]
+) -> None:
     with Starling({"STARLING_DEV": "true"}) as service:
-        page = LivePage(context, service.http)
-        expect(page.state).to_have_text("Connected")
+        tutorial = open_tab(service.http)
+        live = LivePage(context, service.http)
+        expect(live.state).to_have_text("Connected")
+        tutorial.chat.expect_state("Open")
+        tutorial.echo.expect_state("Open")
+        port = service.port
         service.stop()
-    expect(page.state).to_have_text("Connection lost, the page reconnects")
-    expect(page.card.locator(".countdown")).to_have_text(re.compile(r"Next attempt in \d+ s"))
-    page.send("not lost")
-    expect(page.message).to_have_value("not lost")
+
+    expect(live.state).to_have_text("Connection lost, the page reconnects")
+    expect(live.card.locator(".countdown")).to_have_text(re.compile(r"Next attempt in \d+ s"))
+    live.send("not lost")
+    expect(tutorial.chat.state).to_contain_text("Closed: 1012, the service restarts; connect again")
+    expect(tutorial.chat.card.locator(".countdown")).to_have_text(re.compile(r"Next attempt in \d+ s"))
+    tutorial.chat.message.fill("kept")
+    # An attempt that a person asks for shows why it failed.
+    tutorial.echo.press("Connect")
+    tutorial.echo.expect_refusal("does not answer. Is it running?")
+
+    with Starling({"STARLING_DEV": "true", "STARLING_PORT": str(port)}):
+        expect(live.state).to_have_text("Connected")
+        live.press("Send")
+        expect(live.newest()).to_contain_text("not lost")
+        tutorial.chat.expect_state("Open")
+        tutorial.chat.press("Send")
+        expect(tutorial.chat.messages.first).to_have_text("You wrote: kept")
 
 
 def test_outside_developer_mode_a_token_opens_the_channel(context: BrowserContext, tmp_path: Path) -> None:

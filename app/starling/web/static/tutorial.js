@@ -1,11 +1,16 @@
 // Drives the three exercises. An Endpoint is one WebSocket and its part of the page.
 
-import { complain, onSubmit } from "./forms.js";
+import { facts } from "./facts.js";
+import { bytesOf, complain, Countdown, describeBytesLeft, onSubmit } from "./forms.js";
 
 const SUBPROTOCOL = "starling.v1";
 const LOG_LIMIT = 500; // messages that a log keeps
 const FILE_LIMIT = 16 * 2 ** 20; // bytes; no service can be set to take larger messages
 const HEX_LIMIT = 32; // bytes of a binary message that are shown
+
+const FIRST_WAIT = 1000; // milliseconds before the first attempt to reconnect; doubled each time
+const LONGEST_WAIT = 20_000; // milliseconds
+const LOST = new Set([1001, 1006, 1012, 1013]); // closing codes after which it makes sense to reconnect
 
 const MEANING = {
   1000: "normal end",
@@ -32,6 +37,9 @@ class Endpoint {
   #refusal;
   #connectForm;
   #log;
+  #countdown;
+  #attempts = 0; // to reconnect, since a connection lasted or a button was pressed
+  #lost = ""; // what ended the connection that is to be opened again
 
   // `path` gives the address below the page's own, anew for each connection.
   constructor(section, path) {
@@ -41,6 +49,7 @@ class Endpoint {
     this.#refusal = section.querySelector(".refusal");
     this.#connectForm = section.querySelector(".connect");
     this.#log = section.querySelector(".log");
+    this.#countdown = new Countdown(this.#connectForm.querySelector(".countdown"));
     onSubmit(this.#connectForm, () => (this.#socket ? this.disconnect() : this.connect()));
     this.#show("idle", "Not connected");
   }
@@ -51,17 +60,22 @@ class Endpoint {
 
   // Resolves once the WebSocket is open, or has failed to open.
   async connect() {
-    if (!this.#socket && this.#valid()) this.#open();
+    if (!this.#socket && this.#valid()) {
+      this.#forget();
+      this.#open();
+    }
     await this.#opening;
   }
 
   disconnect() {
+    this.#forget();
     this.#show("closing", "Closing…");
     this.#socket.close(1000);
   }
 
   reconnect() {
     if (!this.#valid()) return;
+    this.#forget();
     this.#socket?.close(1000);
     this.#open();
   }
@@ -86,11 +100,13 @@ class Endpoint {
   }
 
   #follow(socket, settle) {
-    let opened = false;
+    let opened = 0; // when it opened, in milliseconds since the page did
     socket.addEventListener("open", () => {
-      opened = true;
+      opened = performance.now();
       settle();
-      if (this.#socket === socket) this.#show("open", "Open");
+      if (this.#socket !== socket) return;
+      this.#lost = "";
+      this.#show("open", "Open");
     });
     socket.addEventListener("message", ({ data }) => {
       this.#append(typeof data === "string" ? data : describeBytes(new Uint8Array(data)));
@@ -100,13 +116,41 @@ class Endpoint {
       if (this.#socket !== socket) return; // another connection has taken its place
       const asked = this.section.dataset.state === "closing";
       this.#socket = null;
-      if (opened) this.#show("closed", describeClose(code, reason));
+      if (performance.now() - opened > LONGEST_WAIT) this.#attempts = 0;
+      if (opened && !asked && LOST.has(code)) this.#retryLater(describeClose(code, reason));
+      else if (opened) this.#show("closed", describeClose(code, reason));
       else if (asked) this.#show("closed", "Not connected: given up before it opened");
+      else if (this.#lost) this.#retryIfAway();
       else this.#showRefusal();
     });
   }
 
+  #forget() {
+    this.#attempts = 0;
+    this.#lost = "";
+  }
+
+  // Opens the endpoint again, later each time; `sentence` says why it is closed.
+  #retryLater(sentence) {
+    const longest = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** this.#attempts);
+    this.#attempts += 1;
+    this.#lost = sentence;
+    this.#show("closed", sentence);
+    this.#countdown.start(longest * (0.5 + Math.random() / 2), "Next attempt in", () => this.#open());
+  }
+
+  // A service that answers has refused the connection; one that does not is tried again.
+  async #retryIfAway() {
+    const sentence = this.#lost;
+    this.#show("closed", sentence);
+    const away = await troubleOfService();
+    if (this.#socket || this.#lost !== sentence) return; // somebody has pressed a button
+    if (away) this.#retryLater(sentence);
+    else this.#showRefusal();
+  }
+
   #show(state, sentence) {
+    this.#countdown.stop();
     this.section.dataset.state = state;
     this.#state.textContent = sentence;
     this.#refusal.hidden = true;
@@ -175,11 +219,40 @@ const echo = new Endpoint(document.querySelector("#echo"), () => "ws");
 const echoForm = echo.section.querySelector(".send");
 const fileForm = echo.section.querySelector(".send-file");
 
+// What the service takes in one message counts in bytes, of which a letter may have four.
+function bytesLeft(field) {
+  return facts.max_message_bytes - bytesOf(field.value);
+}
+
+for (const hint of document.querySelectorAll("#tutorial-panel .bytes")) {
+  const field = hint.closest("form").elements.message;
+  const update = () => {
+    hint.textContent = describeBytesLeft(bytesLeft(field));
+    hint.classList.toggle("over", bytesLeft(field) < 0);
+  };
+  field.addEventListener("input", update);
+  field.addEventListener("sent", update);
+  update();
+}
+
+// Empties the field of a message that was sent.
+function clear(field) {
+  field.value = "";
+  field.dispatchEvent(new Event("sent"));
+}
+
+function isTooLarge(field) {
+  const left = bytesLeft(field);
+  if (left < 0) complain(field, `This message is too large: ${describeBytesLeft(left)}.`);
+  return left < 0;
+}
+
 onSubmit(echoForm, async () => {
   const { message, kind } = echoForm.elements;
+  if (isTooLarge(message)) return;
   if (kind.value === "json" && !isJson(message.value)) return complain(message, "This is not JSON.");
   const data = kind.value === "bytes" ? new TextEncoder().encode(message.value) : message.value;
-  if (await echo.send(data)) message.value = "";
+  if (await echo.send(data)) clear(message);
 });
 
 onSubmit(fileForm, async () => {
@@ -218,7 +291,7 @@ for (const endpoint of [items, chat]) {
   const form = endpoint.section.querySelector(".send");
   onSubmit(form, async () => {
     const { message } = form.elements;
-    if (await endpoint.send(message.value)) message.value = "";
+    if (!isTooLarge(message) && (await endpoint.send(message.value))) clear(message);
   });
 }
 
