@@ -210,6 +210,12 @@ def test_every_option_of_channels_is_in_the_table_with_its_default() -> None:
         "stream": "`stream`",
         "()": "none",
         "json": "`json`",
+        "None": "none",
+        "1048576": "1048576",
+        "86400": "24h",
+        "0.04": "40ms",
+        "30": "30s",
+        "write": "`write`",
     }
     expected = {name: written[str(field.default)] for name, field in ChannelOptions.model_fields.items()}
     assert rows == expected
