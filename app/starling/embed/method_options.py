@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 
-class PublishOptions(TypedDict, total=False):
+class PublicationFields(TypedDict, total=False):
     """Of `publish` and `broadcast`."""
 
     b64data: str
@@ -19,14 +19,14 @@ class PublishOptions(TypedDict, total=False):
     tracestate: str
 
 
-class Position(TypedDict):
+class SincePosition(TypedDict):
     """A position in a channel's history."""
 
     offset: int
     epoch: str
 
 
-class SubscribeOptions(TypedDict, total=False):
+class SubscribeFields(TypedDict, total=False):
     """Of `subscribe`."""
 
     client: str
@@ -35,13 +35,13 @@ class SubscribeOptions(TypedDict, total=False):
     b64info: str
     data: Any
     b64data: str
-    recover_since: Position
+    recover_since: SincePosition
     expire_at: float
     override: Mapping[str, Any]
     server_tags_filter: Mapping[str, Any]
 
 
-class UnsubscribeOptions(TypedDict, total=False):
+class UnsubscribeFields(TypedDict, total=False):
     """Of `unsubscribe`."""
 
     client: str
@@ -50,7 +50,7 @@ class UnsubscribeOptions(TypedDict, total=False):
     reason: str
 
 
-class DisconnectOptions(TypedDict, total=False):
+class DisconnectFields(TypedDict, total=False):
     """Of `disconnect`."""
 
     client: str
@@ -59,7 +59,7 @@ class DisconnectOptions(TypedDict, total=False):
     disconnect: Mapping[str, Any]
 
 
-class RefreshOptions(TypedDict, total=False):
+class RefreshFields(TypedDict, total=False):
     """Of `refresh`."""
 
     client: str
@@ -68,21 +68,21 @@ class RefreshOptions(TypedDict, total=False):
     expire_at: float
 
 
-class HistoryOptions(TypedDict, total=False):
+class HistoryFields(TypedDict, total=False):
     """Of `history`."""
 
-    since: Position
+    since: SincePosition
     reverse: bool
 
 
-class ChannelsOptions(TypedDict, total=False):
+class ChannelsFields(TypedDict, total=False):
     """Of `channels`."""
 
     limit: int
     cursor: str
 
 
-class ConnectionsOptions(TypedDict, total=False):
+class ConnectionsFields(TypedDict, total=False):
     """Of `connections`."""
 
     user: str
@@ -90,14 +90,14 @@ class ConnectionsOptions(TypedDict, total=False):
     cursor: str
 
 
-class PresenceSetOptions(TypedDict, total=False):
+class PresenceSetFields(TypedDict, total=False):
     """Of `presence_set`."""
 
     info: Any
     ttl: float
 
 
-class TicketOptions(TypedDict, total=False):
+class TicketFields(TypedDict, total=False):
     """Of `ticket`."""
 
     channels: Sequence[str]
@@ -106,13 +106,13 @@ class TicketOptions(TypedDict, total=False):
     expire_at: float
 
 
-class RevocationOptions(TypedDict, total=False):
+class RevocationFields(TypedDict, total=False):
     """Of `revoke_token` and `revoke_session`."""
 
     expire_at: float
 
 
-class InvalidationOptions(TypedDict, total=False):
+class InvalidationFields(TypedDict, total=False):
     """Of `invalidate_user_tokens`."""
 
     issued_before: float

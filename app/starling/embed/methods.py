@@ -31,30 +31,30 @@ class ServerMethods:
     _methods: ApiMethods
 
     async def publish(
-        self, channel: str, data: Any, **options: Unpack[options_of.PublishOptions]
+        self, channel: str, data: Any, **options: Unpack[options_of.PublicationFields]
     ) -> results.PublishResponse:
         """Send `data` (any JSON) to everyone in a channel; `options` are further fields of PublishBody."""
         return await self._call("publish", results.PublishResponse, channel=channel, data=data, **options)
 
     async def broadcast(
-        self, channels: Sequence[str], data: Any, **options: Unpack[options_of.PublishOptions]
+        self, channels: Sequence[str], data: Any, **options: Unpack[options_of.PublicationFields]
     ) -> results.BroadcastResponse:
         """Send the same `data` to many channels; the answer has a result or an error for each of them."""
         return await self._call("broadcast", results.BroadcastResponse, channels=list(channels), data=data, **options)
 
-    async def subscribe(self, user: str, channel: str, **options: Unpack[options_of.SubscribeOptions]) -> None:
+    async def subscribe(self, user: str, channel: str, **options: Unpack[options_of.SubscribeFields]) -> None:
         """Subscribe a user's connections to a channel."""
         await self._call("subscribe", results.EmptyResponse, user=user, channel=channel, **options)
 
-    async def unsubscribe(self, user: str, channel: str, **options: Unpack[options_of.UnsubscribeOptions]) -> None:
+    async def unsubscribe(self, user: str, channel: str, **options: Unpack[options_of.UnsubscribeFields]) -> None:
         """Unsubscribe a user's connections from a channel."""
         await self._call("unsubscribe", results.EmptyResponse, user=user, channel=channel, **options)
 
-    async def disconnect(self, user: str, **options: Unpack[options_of.DisconnectOptions]) -> None:
+    async def disconnect(self, user: str, **options: Unpack[options_of.DisconnectFields]) -> None:
         """Close a user's connections."""
         await self._call("disconnect", results.EmptyResponse, user=user, **options)
 
-    async def refresh(self, user: str, **options: Unpack[options_of.RefreshOptions]) -> None:
+    async def refresh(self, user: str, **options: Unpack[options_of.RefreshFields]) -> None:
         """Give a user's connections another end."""
         await self._call("refresh", results.EmptyResponse, user=user, **options)
 
@@ -67,7 +67,7 @@ class ServerMethods:
         return await self._call("presence_stats", results.PresenceStatsResponse, channel=channel)
 
     async def history(
-        self, channel: str, *, limit: int = 0, **options: Unpack[options_of.HistoryOptions]
+        self, channel: str, *, limit: int = 0, **options: Unpack[options_of.HistoryFields]
     ) -> results.HistoryResponse:
         """Read what a channel keeps: at most `limit` publications, -1 for all, 0 for the position alone."""
         return await self._call("history", results.HistoryResponse, channel=channel, limit=limit, **options)
@@ -77,12 +77,12 @@ class ServerMethods:
         await self._call("history_remove", results.EmptyResponse, channel=channel)
 
     async def channels(
-        self, pattern: str = "", **options: Unpack[options_of.ChannelsOptions]
+        self, pattern: str = "", **options: Unpack[options_of.ChannelsFields]
     ) -> results.ChannelsResponse:
         """The channels that have subscribers."""
         return await self._call("channels", results.ChannelsResponse, pattern=pattern, **options)
 
-    async def connections(self, **options: Unpack[options_of.ConnectionsOptions]) -> results.ConnectionsResponse:
+    async def connections(self, **options: Unpack[options_of.ConnectionsFields]) -> results.ConnectionsResponse:
         """Who is connected, over all nodes: all, or those of `user`; `limit` and `cursor` as in the server API."""
         return await self._call("connections", results.ConnectionsResponse, **options)
 
@@ -94,7 +94,7 @@ class ServerMethods:
             "can", results.CanResponse, user=user, verb=verb, channel=channel, token=token, subscribed=subscribed
         )
 
-    async def presence_set(self, channel: str, user: str, **options: Unpack[options_of.PresenceSetOptions]) -> None:
+    async def presence_set(self, channel: str, user: str, **options: Unpack[options_of.PresenceSetFields]) -> None:
         """Show a user without a connection in a channel's presence, for `ttl` seconds; once more renews it."""
         await self._call("presence_set", results.EmptyResponse, channel=channel, user=user, **options)
 
@@ -102,7 +102,7 @@ class ServerMethods:
         """Take a user out of a channel's presence that `presence_set` has shown there."""
         await self._call("presence_unset", results.EmptyResponse, channel=channel, user=user)
 
-    async def ticket(self, user: str, **options: Unpack[options_of.TicketOptions]) -> results.TicketResponse:
+    async def ticket(self, user: str, **options: Unpack[options_of.TicketFields]) -> results.TicketResponse:
         """Make a ticket, which opens one session of a user, once."""
         return await self._call("ticket", results.TicketResponse, user=user, **options)
 
@@ -115,19 +115,19 @@ class ServerMethods:
         return await self._call("top", results.TopResponse, limit=limit)
 
     async def revoke_token(
-        self, uid: str, **options: Unpack[options_of.RevocationOptions]
+        self, uid: str, **options: Unpack[options_of.RevocationFields]
     ) -> results.RevocationResponse:
         """Refuse one token (its `jti`) from now on."""
         return await self._call("revoke_token", results.RevocationResponse, uid=uid, **options)
 
     async def revoke_session(
-        self, session: str, **options: Unpack[options_of.RevocationOptions]
+        self, session: str, **options: Unpack[options_of.RevocationFields]
     ) -> results.RevocationResponse:
         """Refuse the tokens of one session from now on."""
         return await self._call("revoke_session", results.RevocationResponse, session=session, **options)
 
     async def invalidate_user_tokens(
-        self, user: str, **options: Unpack[options_of.InvalidationOptions]
+        self, user: str, **options: Unpack[options_of.InvalidationFields]
     ) -> results.InvalidateUserTokensResponse:
         """Refuse a user's tokens that were issued before now."""
         return await self._call("invalidate_user_tokens", results.InvalidateUserTokensResponse, user=user, **options)
