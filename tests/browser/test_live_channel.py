@@ -1,7 +1,10 @@
 """The live channel on the first page: names, presence, history and recovery, without a violation that axe finds."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from starling.auth.issue import issue_connection_token
 from tests.browser.tab import Tab
 from tests.support.running import SECRET, Starling
 
-AXE = (Path(__file__).parents[1] / "sdk" / "node_modules" / "axe-core" / "axe.min.js").read_text()
+SDK = Path(__file__).parents[1] / "sdk"
+AXE = (SDK / "node_modules" / "axe-core" / "axe.min.js").read_text()
 
 OpenPage = Callable[[str], "LivePage"]
 
@@ -67,6 +71,16 @@ def publish(service: Starling, data: Any) -> None:
     httpx2.post(f"{service.http}/api/publish", json=body, headers={"X-API-Key": "dev"}, timeout=10).raise_for_status()
 
 
+@contextmanager
+def running(directory: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
+    """A program that runs until the block ends."""
+    with subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, text=True) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
 def violations(page: Page) -> Any:
     # As an extension would: the policy of the page stays as strict as it is.
     page.evaluate(AXE + "; undefined")
@@ -98,6 +112,26 @@ def test_a_message_of_the_servers_api_appears_as_the_line_for_the_terminal_sends
     expect(ann.newest()).to_have_text("server from a backend")
     publish(service, [1, 2])
     expect(ann.newest()).to_have_text("server [1,2]")
+
+
+def test_the_code_for_the_page_runs_as_it_is_shown(open_page: OpenPage, tmp_path: Path) -> None:
+    ann = open_page("ann")
+    python, javascript = (ann.page.locator(code).text_content() or "" for code in ("#python", "#javascript"))
+    (tmp_path / "page.py").write_text(python)
+    (tmp_path / "page.mjs").write_text(javascript)
+    (tmp_path / "node_modules").symlink_to(SDK / "node_modules")
+    with running(tmp_path, sys.executable, "page.py"):
+        expect(ann.newest()).to_have_text("anonymous hello from Python")
+    # Browsers have a WebSocket of their own, older versions of Node.js have not.
+    (tmp_path / "browser.mjs").write_text('import WebSocket from "ws"; globalThis.WebSocket = WebSocket;')
+    with running(tmp_path, "node", "--import", "./browser.mjs", "page.mjs") as program:
+        assert program.stdout is not None
+        lines = [program.stdout.readline()]
+        while lines[-1] and "here now" not in lines[-1]:
+            lines.append(program.stdout.readline())
+        assert lines[-2:] == ["hello from Python\n", "2 here now\n"]
+        ann.send("to the program")
+        assert program.stdout.readline() == "to the program\n"
 
 
 def test_what_was_published_while_the_connection_was_broken_is_recovered(
@@ -188,8 +222,15 @@ def test_outside_developer_mode_a_token_opens_the_channel(context: BrowserContex
         "allow_subscribe_for_client: true, allow_publish_for_subscriber: true, "
         "allow_presence_for_subscriber: true, allow_history_for_subscriber: true, force_recovery: true}}"
     )
-    with Starling({"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_CHANNELS_FILE": str(channels)}) as service:
-        page = LivePage(context, service.http)
+    environment = {
+        "STARLING_TOKEN_HMAC_SECRET": SECRET,
+        "STARLING_CHANNELS_FILE": str(channels),
+        "STARLING_TUTORIAL": "false",
+    }
+    with Starling(environment) as service:
+        page = LivePage(context, f"{service.http}/#tutorial")
+        expect(page.page.get_by_role("tab")).to_have_count(0)
+        expect(page.page.get_by_role("link", name="Console")).to_have_count(0)
         expect(page.state).to_contain_text("enter an access token")
         page.page.get_by_label("Access token").fill(issue_connection_token(SECRET, "alice", 60))
         page.press("Use token")
