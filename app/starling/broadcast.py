@@ -16,6 +16,7 @@ from broadcaster import BroadcastBackend, Event
 from starling.brokers.link import LinkBackend, MessageEvent
 from starling.brokers.open import open_backend
 from starling.brokers.options import BrokerOptions
+from starling.options import OptionError
 
 __all__ = ["StarlingBackend", "backend_for"]
 
@@ -74,5 +75,12 @@ def backend_for(
     channel's name on the server: processes with the same prefix share their channels. `timeout` in seconds bounds one
     call. The files are for rediss:// schemes. Raises ValueError for what cannot be right, naming the remedy.
     """
-    backend = open_backend(url, prefix=prefix, timeout=timeout, ca_file=ca_file, cert_file=cert_file, key_file=key_file)
-    return StarlingBackend(backend)
+    try:
+        link = open_backend(
+            url, prefix=prefix, timeout=timeout, ca_file=ca_file, cert_file=cert_file, key_file=key_file
+        )
+    except OptionError as error:
+        # The settings of the service begin with `broker_`; here the arguments have their names.
+        field = error.field.removeprefix("broker_").removesuffix("_seconds")
+        raise ValueError(f"{field}: {error.message}") from None
+    return StarlingBackend(link)

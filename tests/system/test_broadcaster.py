@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broadcaster import Broadcast
@@ -88,8 +89,16 @@ async def test_a_subscriber_gets_messages_again_after_redis_was_away_without_doi
 
 @pytest.mark.parametrize("url", ["http://localhost", "redis://", ""])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="broker URL"):
+    with pytest.raises(ValueError, match=r"^url: .*redis://"):
         backend_for(url)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("prefix", "{}"), ("timeout", 0), ("ca_file", "/none"), ("cert_file", "/none")]
+)
+def test_an_argument_that_cannot_be_right_is_named(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: "):
+        backend_for("rediss://localhost", **{field: value})
 
 
 @contextmanager
