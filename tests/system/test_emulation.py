@@ -8,7 +8,7 @@ from http.client import HTTPConnection
 
 import pytest
 
-from tests.support.conversation import EMULATED, Conversation, emulate
+from tests.support.conversation import EMULATED, Conversation, Response, emulate
 from tests.support.running import Starling, two_workers
 from tests.support.services import RedisServer
 from tests.support.streams import SECONDS, Stream, post
@@ -171,6 +171,71 @@ def test_commands_beyond_the_message_size_are_refused_and_the_session_goes_on(po
             assert "STARLING_MAX_MESSAGE_BYTES" in json.loads(response.body)["error"]["message"]
         _say(client, 3, "ping")
         assert client.reply(3) == {"id": 3, "ping": {}}
+
+
+def test_a_page_of_a_foreign_origin_is_refused_and_nothing_is_carried_out(pods: list[Starling]) -> None:
+    with Conversation("http_stream", pods[0].port) as client:
+        client.connected()
+        command = client.encoded({"id": 2, "publish": {"channel": "open:foreign", "data": "forged"}})
+        body = json.dumps({"session": client.session, "node": client.node, "data": command.decode()}).encode()
+        for pod in pods:
+            with Stream(pod.port, post("/emulation", body, "Origin: https://evil.example")) as response:
+                assert response.status == 403
+                assert json.loads(response.rest())["error"]["code"] == 103
+        # The id is free still: a refused request is none of the session's.
+        assert client.call("history", channel="open:foreign", limit=10)["history"].get("publications", []) == []
+
+
+def test_commands_that_wait_for_a_client_that_does_not_read_are_bounded(pods: list[Starling]) -> None:
+    with Conversation("http_stream", pods[0].port, receive_buffer=4096) as client:
+        client.connected()
+        for _ in range(40):
+            client.call("publish", channel="open:unread", data="x" * 50_000)
+        for _ in range(3):
+            client.say("history", channel="open:unread", limit=40)
+        answers: list[Response] = []
+        while not answers or answers[-1].status == 204:
+            assert len(answers) < 60, "1 MiB is bounded"
+            command = {"id": 50 + len(answers), "publish": {"channel": "open:other", "data": "x" * 60_000}}
+            answer = client.write(client.encoded(command))
+            assert answer is not None
+            answers.append(answer)
+        assert answers[-1].status == 429
+        assert json.loads(answers[-1].body)["error"]["code"] == 111
+        # The session goes on once the client reads: what was taken is carried out, and the refused id is free.
+        refused = 50 + len(answers) - 1
+        for number in range(50, refused):
+            assert client.reply(number)["publish"] == {}
+        assert client.write(client.encoded({"id": refused, "ping": {}})) == (204, b"")
+        assert client.reply(refused)["ping"] == {}
+
+
+def test_guesses_of_sessions_cost_other_nodes_little_and_a_live_session_goes_on(pods: list[Starling]) -> None:
+    with Conversation("http_stream", pods[0].port) as client:
+        client.connected()
+        # An address of the loopback network for this test alone, and one connection, so one worker.
+        sender = HTTPConnection("127.0.0.1", pods[1].port, timeout=SECONDS, source_address=("127.0.0.19", 0))
+
+        def send(session: str, number: int = 2) -> int:
+            body = {"session": session, "node": client.node, "data": json.dumps({"id": number, "ping": {}})}
+            sender.request("POST", "/emulation", json.dumps(body))
+            response = sender.getresponse()
+            response.read()
+            return response.status
+
+        with closing(sender):
+            assert send(client.session) == 204
+            # The same one again needs no other node to be refused.
+            assert {send("gone.secret") for _ in range(150)} == {404}
+            guessed = [404]
+            while guessed[-1] == 404 and len(guessed) < 1000:
+                guessed.append(send(f"guess.{len(guessed)}"))
+            assert guessed[-1] == 429
+            assert len(guessed) >= 100
+            assert send("gone.secret") == 404
+            assert send(client.session, 3) == 204
+            assert client.reply(3)["ping"] == {}
+    assert pods[1].reported("commands_refused", reason="emulation_flood")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])

@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
+from starling.client.session_memory import SessionMemory
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
 from starling.engine.control import GONE_SECONDS, NodeCommand, NodeCommandRefused
 from starling.engine.engine import Engine
@@ -24,6 +25,8 @@ class Forwarding(Enum):
     """They are more than the way between nodes carries."""
     BUSY = "busy"
     """Too much of the session waits; the client may try again."""
+    FLOOD = "flood"
+    """The address has sent commands of too many unknown sessions."""
     UNAVAILABLE = "unavailable"
     """The session's node cannot be asked now."""
 
@@ -61,6 +64,7 @@ class EmulatedSessions:
         self._control = engine.control
         self._alone = alone
         self._sessions: dict[str, EmulatedSession] = {}
+        self._elsewhere = SessionMemory()
         self._control.on_command(EmulatedCommands, self._carry_out)
 
     def add(self, session: EmulatedSession) -> None:
@@ -83,13 +87,23 @@ class EmulatedSessions:
             return Forwarding.GONE
         return session.on_request(data)
 
-    async def forward(self, node: str, secret: str, data: str | bytes) -> Forwarding:
-        """Give commands to a session of another node."""
+    async def forward(self, node: str, secret: str, data: str | bytes, address: str) -> Forwarding:
+        """Give commands that came from `address` to a session of another node."""
         if self._alone:
             return Forwarding.UNAVAILABLE
-        known = self._control.is_known(node)
-        if not known and self._node.uptime > GONE_SECONDS:
+        known, memory = self._control.is_known(node), self._elsewhere
+        if (not known and self._node.uptime > GONE_SECONDS) or memory.is_gone(node, secret):
             return Forwarding.GONE
+        if not memory.may_ask(node, secret, address):
+            return Forwarding.FLOOD
+        outcome = await self._ask(node, secret, data, known=known)
+        if outcome is Forwarding.TAKEN:
+            memory.note_found(node, secret)
+        elif outcome is Forwarding.GONE:
+            memory.note_gone(node, secret, address)
+        return outcome
+
+    async def _ask(self, node: str, secret: str, data: str | bytes, *, known: bool) -> Forwarding:
         text, binary = (data, b"") if isinstance(data, str) else ("", data)
         try:
             answer = await self._control.ask_node(node, EmulatedCommands(secret, text, binary))

@@ -60,6 +60,7 @@ REFUSALS = (
     "emulation_malformed",
     "emulation_busy",
     "emulation_unavailable",
+    "emulation_flood",
 )
 
 

@@ -21,6 +21,7 @@ REMEDIES = {
     "connect_rate": "the client retries; else raise STARLING_CONNECTS_PER_SECOND",
     "control_flood": "send fewer pings and empty fragments",
     "emulation_busy": "the client sends commands faster than it takes their replies",
+    "emulation_flood": "this address guesses sessions, or its clients do not connect again after 404",
     "emulation_gone": "the client's stream has ended, perhaps with its worker: it connects again by itself",
     "emulation_malformed": "send session, node and data as docs/transports.md has them",
     "emulation_unavailable": "check the broker: it carries commands to the node that has the session",

@@ -48,6 +48,11 @@ _REFUSALS: dict[Forwarding, tuple[HTTPStatus, Error, str]] = {
         "data: the broker does not carry so much between two nodes",
     ),
     Forwarding.BUSY: (HTTPStatus.TOO_MANY_REQUESTS, codes.ERROR_TOO_MANY_REQUESTS, "too much of this session waits"),
+    Forwarding.FLOOD: (
+        HTTPStatus.TOO_MANY_REQUESTS,
+        codes.ERROR_TOO_MANY_REQUESTS,
+        "this address sends commands of too many sessions that do not exist: connect again, and wait a second",
+    ),
     Forwarding.UNAVAILABLE: (
         HTTPStatus.SERVICE_UNAVAILABLE,
         codes.ERROR_NOT_AVAILABLE,
@@ -88,7 +93,7 @@ class EmulationEndpoint(HttpEndpoint):
         return None
 
     async def _forward(self, request: Upgrade, node: str, session: str, data: str | bytes, respond: Respond) -> None:
-        respond(self._outcome(request, await self._sessions.forward(node, session, data)))
+        respond(self._outcome(request, await self._sessions.forward(node, session, data, request.address)))
 
     def _outcome(self, request: Upgrade, outcome: Forwarding) -> DirectResponse:
         if outcome is Forwarding.TAKEN:
