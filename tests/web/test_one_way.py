@@ -122,6 +122,15 @@ def test_a_client_gets_the_channels_of_its_token(served: Served, transport: str)
 
 
 @each_transport
+def test_a_client_gets_a_token_channel_by_its_subscription_token(served: Served, transport: str) -> None:
+    subscription = jwt.encode({"sub": "alice", "channel": "$news", "exp": time.time() + 600}, SECRET)
+    with Reader(served, transport, {"token": token(), "subs": {"$news": {"token": subscription}}}) as reader:
+        assert list(reader.push()["connect"]["subs"]) == ["$news"]
+        served.publish("$news", 7)
+        assert reader.push()["pub"]["data"] == 7
+
+
+@each_transport
 def test_a_client_recovers_what_it_missed(served: Served, transport: str, channel: Callable[[str], str]) -> None:
     name = channel("kept")
     served.publish(name, 1, 2, 3)

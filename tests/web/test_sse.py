@@ -475,6 +475,39 @@ def test_a_reader_that_is_unsubscribed_gets_the_reason(served: Served) -> None:
         assert stream.data(1) == [2]
 
 
+@pytest.mark.parametrize("channels", [("news",), ("kept:left", "news")])
+def test_a_stream_ends_once_every_channel_of_it_is_unsubscribed(served: Served, channels: tuple[str, ...]) -> None:
+    bearer = f"Authorization: Bearer {issue_connection_token(SECRET, 'gina', 60)}"
+    address = "&".join(f"channel={channel}" for channel in channels)
+    with served.open(f"/sse?{address}", bearer, token=False) as stream:
+        for channel in channels:
+            served.call("unsubscribe", {"user": "gina", "channel": channel})
+        events = [stream.event() for _ in range(len(channels) + 1)]
+        assert [each.type for each in events] == [*["unsubscribe"] * len(channels), "disconnect"]
+        assert json.loads(events[-1].data) == {"code": 3503, "reason": "force disconnect", "reconnect": False}
+        with pytest.raises(EOFError):
+            stream.event()
+        assert stream.ended, "with the last chunk"
+
+
+def test_a_token_channel_is_read_by_the_connection_token_or_a_ticket_that_names_it(served: Served) -> None:
+    def bearer(**claims: Any) -> str:
+        return f"Authorization: Bearer {jwt.encode({'sub': 'hugo', 'exp': time.time() + 60, **claims}, SECRET)}"
+
+    address = f"/sse/{quote('$news')}"
+    answered, error = served.refusal(address, bearer(), token=False)
+    assert (answered, error["code"]) == (403, 103)
+    # A subscription token opens no connection.
+    assert served.refusal(address, bearer(channel="$news"), token=False)[0] == 401
+    ticket = served.call("ticket", {"user": "hugo", "channels": ["$news"]})["ticket"]
+    with (
+        served.open(address, bearer(channels=["$news"]), token=False) as by_token,
+        served.open(f"{address}?ticket={ticket}", token=False) as by_ticket,
+    ):
+        served.publish("$news", 1)
+        assert (by_token.data(1), by_ticket.data(1)) == ([1], [1])
+
+
 def test_a_stream_gets_the_channels_of_its_address_and_no_others(served: Served) -> None:
     token = jwt.encode({"sub": "frank", "exp": time.time() + 60, "channels": ["closed:x", "closed:y"]}, SECRET)
     with served.open("/sse/closed:x", f"Authorization: Bearer {token}", token=False) as stream:

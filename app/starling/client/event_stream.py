@@ -26,10 +26,12 @@ from starling.engine.transport import StreamFrame, Transport
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
 from starling.protocol.commands import ConnectRequest, HistoryRequest, SubscribeRequest
+from starling.protocol.decisions import Decision
 from starling.protocol.event_stream import KEEP_ALIVE, event, identify, opening
 from starling.protocol.messages import ConnectResult, HistoryResult, Push, Reply, SubscribeResult
 from starling.protocol.messages import StreamPosition as RequestedPosition
 from starling.protocol.resume_id import CHANNEL_BYTES, ID_BYTES, ResumeId
+from starling.protocol.session_core import SessionState
 
 # How long readers wait before they reconnect: not all of one worker at once. Milliseconds.
 RETRY_FROM, RETRY_TO = 1000, 3000
@@ -88,6 +90,12 @@ class EventStreamConnection(StreamedConnection):
         self._ids.right = identity.resume
         if identity.resume:
             self._identifying, self.encoder = True, self._streams.partial
+
+    def carry_out(self, decisions: list[Decision]) -> None:
+        """End the stream too, once every subscription has ended: nothing would ever come in it again."""
+        super().carry_out(decisions)
+        if self.session.state is SessionState.CONNECTED and not self.session.subscriptions:
+            self.send_disconnect(codes.DISCONNECT_FORCE_NO_RECONNECT)
 
     def check_grants(self, grants: Mapping[str, Grant]) -> None:
         """Raise CommandRefused where an id could not hold the positions in all channels that keep history."""
