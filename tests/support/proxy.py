@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -42,6 +43,7 @@ class Proxy:
         self.port = 0
         self.upstream = port
         self._server: asyncio.Server
+        self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -64,6 +66,7 @@ class Proxy:
     ) -> None:
         self._server.close()
         self.cut()
+        self._ended.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -100,9 +103,15 @@ class Proxy:
     async def _back(self, passage: Passage, reader: asyncio.StreamReader) -> None:
         while piece := await reader.read(CHUNK):
             if not self.swallow(piece):
-                await asyncio.sleep(self.delay)
+                await self._hold_back()
                 if passage.client.is_closing():
                     passage.undelivered += piece
                 passage.client.write(piece)
                 await passage.client.drain()
         passage.cut()
+
+    async def _hold_back(self) -> None:
+        """Wait for `delay` seconds, or until the proxy ends."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.delay):
+                await self._ended.wait()

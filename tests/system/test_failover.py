@@ -80,6 +80,8 @@ def until_replica(group: SentinelGroup) -> None:
                     time.sleep(0.1)
 
 
+# In the broker: tests/brokers/test_sentinel.py.
+@pytest.mark.long
 async def test_clients_that_received_from_a_deposed_master_are_notified(tmp_path: Path) -> None:
     with SentinelGroup() as group, Starling(environment(tmp_path, group.url)) as starling:
         async with flowing(starling) as flow:
@@ -110,9 +112,9 @@ async def test_slots_of_a_cluster_move_and_nobody_notices(tmp_path: Path) -> Non
     with RedisCluster() as cluster, Starling(environment(tmp_path, cluster.url)) as starling:
         async with flowing(starling) as flow:
             await publishes(flow, 25)
-            # The slots of the channels, of what nodes say to each other, and of thirty others.
+            # The slots of the channels, of what nodes say to each other, and of ten others.
             slots = [key_slot(channel.encode()) for channel in (*CHANNELS, ":control")]
-            for slot in [*slots, *range(30), *slots]:
+            for slot in [*slots, *range(10), *slots]:
                 source = await asyncio.to_thread(cluster.owner_of_slot, slot)
                 target = next(node for node in cluster.nodes if node is not source)
                 await asyncio.to_thread(cluster.move_slot, slot, source, target)

@@ -77,7 +77,7 @@ async def test_links_cut_again_and_again_are_not_noticed(redis_server: RedisServ
     async with Proxy(redis_server.port) as proxy, serving(environment(tmp_path, proxy.url)) as service:
         async with flowing(service) as flow:
             cut = 0
-            for _ in range(5):
+            for _ in range(3):
                 await publishes(flow, 25)
                 while (listening := sum(b"SUBSCRIBE" in passage.said for passage in proxy.passages)) < 2:
                     await asyncio.sleep(0.02)
@@ -91,7 +91,7 @@ async def test_links_cut_again_and_again_are_not_noticed(redis_server: RedisServ
 
             holds(flow, reported=[])
         metrics = await asyncio.to_thread(service.metrics)
-        assert cut >= 10
+        assert cut >= 6
         assert metrics["starling_broker_reconnects_total"] >= 2
         resets = [count for name, count in metrics.items() if name.startswith("starling_stream_resets_total{")]
         assert resets

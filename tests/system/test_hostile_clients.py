@@ -228,7 +228,13 @@ def roomy() -> Iterator[Starling]:
         yield running
 
 
-@pytest.mark.parametrize("path", FLOODS)
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/ws/666", "/connection/websocket"),
+        *(pytest.param(path, marks=pytest.mark.long) for path in ("/ws", "/items/plumbus/ws?token=t")),
+    ],
+)
 async def test_a_flood_of_tiny_messages_is_cut_at_the_rate_that_is_allowed(roomy: Starling, path: str) -> None:
     text, name = FLOODS[path]
     before, memory = figure(roomy, name), figure(roomy, "starling_worker_resident_memory_bytes")

@@ -29,9 +29,9 @@ async def frozen(redis_server: RedisServer, starling: Starling) -> float:
 
 
 async def restarted_empty(redis_server: RedisServer, starling: Starling) -> float:
-    """Redis dies without saving anything, and returns with nothing after 2 s."""
+    """Redis dies without saving anything, and returns with nothing after a second."""
     await asyncio.to_thread(redis_server.kill)
-    await asyncio.sleep(2)
+    await asyncio.sleep(1)
     await asyncio.to_thread(redis_server.start)
     return time.monotonic()
 
@@ -66,7 +66,15 @@ async def overrun(redis_server: RedisServer, starling: Starling) -> float:
     return time.monotonic()
 
 
-@pytest.mark.parametrize("fault", [frozen, listeners_killed, overrun, restarted_empty])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(frozen, marks=pytest.mark.long),
+        pytest.param(listeners_killed, marks=pytest.mark.long),
+        overrun,
+        restarted_empty,
+    ],
+)
 async def test_after_a_fault_everything_flows_and_no_history_has_a_hole(
     redis_server: RedisServer, tmp_path: Path, fault: Fault
 ) -> None:

@@ -191,6 +191,13 @@ async def test_an_unknown_ca_is_not_trusted(front_proxy: str) -> None:
         await connect(f"{front_proxy}/ws", ssl=ssl.create_default_context())
 
 
+# Envoy and HAProxy too: `make soak`.
+@pytest.mark.parametrize(
+    "front_proxy",
+    [start_nginx, *(pytest.param(start, marks=pytest.mark.long) for start in (start_haproxy, start_envoy))],
+    ids=["nginx", "haproxy", "envoy"],
+    indirect=True,
+)
 async def test_idle_for_longer_than_the_proxys_timeout_stays_up_by_heartbeat(
     front_proxy: str, trust: ssl.SSLContext
 ) -> None:

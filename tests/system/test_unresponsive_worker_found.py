@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.support.prometheus import PrometheusServer
 from tests.support.proxy import Proxy
 from tests.support.running import serving
@@ -12,6 +14,8 @@ from tests.system.runbooks import install
 from tests.system.test_fault_found import Pods, find
 
 
+# That the worker is found and replaced: test_link_recovery.py; that its alert fires: tests/chart/test_rules.py.
+@pytest.mark.long
 async def test_an_unresponsive_worker_is_found(redis_server: RedisServer, tmp_path: Path) -> None:
     async with Proxy(redis_server.port) as proxy, serving(environment(tmp_path, proxy.url)) as pod:
         targets = {"starling-0": f"127.0.0.1:{pod.internal_port}"}
