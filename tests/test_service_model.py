@@ -50,7 +50,7 @@ class Wire(JsonTransport):
         super().send_frame(frame)
 
     def ping(self) -> None:
-        raise AssertionError("the real-time door pings in its own language")
+        raise AssertionError("the real-time endpoint pings in its own language")
 
 
 @dataclass
