@@ -160,3 +160,16 @@ def test_high_contrast_still_shows_which_endpoint_is_open(chromium: Browser, ser
     assert opened.evaluate(look) == {"filled": True, "ring": "solid"}
     assert idle.evaluate(look) == {"filled": False, "ring": "solid"}
     context.close()
+
+
+def test_the_reference_of_the_api_begins_with_publish_and_is_dark_where_the_system_is(
+    chromium: Browser, service: Starling
+) -> None:
+    context = chromium.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(f"{service.http}/docs")
+    expect(page.locator(".opblock-summary-path").first).to_have_text("/api/publish")
+    assert [heading.inner_text() for heading in page.get_by_role("heading", level=2).all()] == ["Methods"]
+    color = page.locator("h2.methods").evaluate("heading => getComputedStyle(heading).color")
+    assert color == "rgb(228, 230, 230)"
+    context.close()

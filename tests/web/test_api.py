@@ -15,7 +15,8 @@ from prometheus_client import CollectorRegistry
 from starling.main import build_application, create_app
 from starling.settings import Settings, load_settings
 from starling.web.api_batch_models import BatchBody
-from starling.web.api_docs import EXAMPLES
+from starling.web.api_docs import GROUPS
+from starling.web.api_examples import EXAMPLES
 from starling.web.api_methods import ApiMethods
 from starling.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, IDEMPOTENCY_KEY_LENGTH, CaptureBody
 from tests.support.engines import memory_engine
@@ -690,6 +691,12 @@ def test_openapi_reports_every_method_and_its_examples_are_true(api: TestClient)
 
     reported = {path.removeprefix("/api/") for path in document["paths"] if path.startswith("/api/")}
     assert reported == {*methods.by_name, "batch", "capture"}
+    assert [path for path in document["paths"] if path.startswith("/api/")] == [*document["paths"]][: len(reported)]
+    assert sorted(name for _, names in GROUPS.values() for name in names) == sorted(reported)
+    assert [*document["paths"]][:5] == [
+        f"/api/{name}" for name in ["publish", "broadcast", "batch", "history", "history_remove"]
+    ]
+    assert document["paths"]["/api/publish"]["post"]["tags"] == ["publish"]
     for name, (request, result) in EXAMPLES.items():
         method = methods.by_name[name]
         msgspec.json.decode(json.dumps(request), type=method.request)

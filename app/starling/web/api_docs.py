@@ -12,10 +12,10 @@ from fastapi.staticfiles import StaticFiles
 from starling.web import api_batch_models as batch_models
 from starling.web import api_models as models
 from starling.web import api_results as results
+from starling.web.api_examples import BATCH_EXAMPLE, CAPTURE_LINES, EXAMPLES
 from starling.web.api_methods import ApiMethods
 from starling.web.pages import HEADERS, STATIC
 
-TAG = "server API"
 _SCHEMA = "#/components/schemas/{name}"
 # Swagger UI sets styles of its own and has its pictures in its style sheet.
 _PAGE_HEADERS = {
@@ -36,173 +36,39 @@ _ANSWERS = (
     "was executed, and with an `idempotency_key` you can safely try again."
 )
 
-_STREAM = {"type": "text", "status": "open", "offset": 0, "epoch": "xtZk3bqA", "length": 0, "size": 0}
-
-EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "publish": (
-        {"channel": "news:sport", "data": {"text": "Kick-off"}, "idempotency_key": "kick-off-1"},
-        {"offset": 42, "epoch": "xtZk3bqA"},
+# The methods in the order in which a developer needs them: each group with what it is for.
+GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "publish": ("Send data to subscribers.", ("publish", "broadcast", "batch")),
+    "history and presence": (
+        "Read what was published in a channel, and who is in it.",
+        ("history", "history_remove", "presence", "presence_stats", "presence_set", "presence_unset"),
     ),
-    "broadcast": (
-        {"channels": ["#alice", "#bob"], "data": {"text": "Your report is ready"}},
-        {"responses": [{"result": {}}, {"result": {}}]},
+    "subscriptions and connections": (
+        "Change what connected users receive.",
+        ("subscribe", "unsubscribe", "disconnect", "refresh"),
     ),
-    "subscribe": ({"user": "alice", "channel": "room:7", "data": {"welcome": True}}, {}),
-    "unsubscribe": ({"user": "alice", "channel": "room:7"}, {}),
-    "disconnect": ({"user": "alice", "disconnect": {"code": 4501, "reason": "signed out"}}, {}),
-    "refresh": ({"user": "alice", "expire_at": 1893456000}, {}),
-    "presence": (
-        {"channel": "room:7"},
-        {
-            "presence": {
-                "5b1c9d0e7f2a4c68": {"user": "alice", "client": "5b1c9d0e7f2a4c68", "conn_info": {"name": "A."}}
-            }
-        },
+    "overview": (
+        "Look at channels, connections, permissions and nodes.",
+        ("channels", "connections", "can", "info", "top"),
     ),
-    "presence_stats": ({"channel": "room:7"}, {"num_clients": 3, "num_users": 2}),
-    "history": (
-        {"channel": "news:sport", "limit": 10, "since": {"offset": 41, "epoch": "xtZk3bqA"}},
-        {
-            "publications": [{"data": {"text": "Kick-off"}, "offset": 42, "time": 1790000000000}],
-            "offset": 42,
-            "epoch": "xtZk3bqA",
-        },
+    "tokens and tickets": (
+        "Revoke tokens, and issue one-time tickets.",
+        ("revoke_token", "revoke_session", "invalidate_user_tokens", "ticket"),
     ),
-    "can": (
-        {"user": "alice", "verb": "publish", "channel": "room:7", "subscribed": True},
-        {
-            "allowed": True,
-            "rule": "allow_publish_for_subscriber",
-            "namespace": "room",
-            "sentence": "allow_publish_for_subscriber is on in the namespace room",
-        },
+    "streams": (
+        "Write and read streams, such as answers of language models.",
+        (
+            "stream_open",
+            "stream_append",
+            "stream_close",
+            "stream_cancel",
+            "stream_info",
+            "stream_list",
+            "stream_delete",
+        ),
     ),
-    "stream_open": (
-        {"channel": "answers:42", "type": "text", "producer": "model"},
-        {**_STREAM, "created": True},
-    ),
-    "stream_append": (
-        {"channel": "answers:42", "text": "Hello", "producer": "model", "producer_epoch": 0, "sequence": 0},
-        {**_STREAM, "offset": 1, "length": 5, "size": 5},
-    ),
-    "stream_close": (
-        {"channel": "answers:42", "status": "complete", "final": {"tokens": 1}},
-        {**_STREAM, "status": "complete", "offset": 2, "length": 5, "size": 5, "final": {"tokens": 1}},
-    ),
-    "stream_cancel": (
-        {"channel": "answers:42", "reason": "the user pressed stop"},
-        {**_STREAM, "status": "cancelled", "offset": 1, "reason": "the user pressed stop"},
-    ),
-    "stream_info": ({"channel": "answers:42", "wait": 25}, _STREAM),
-    "stream_delete": ({"channel": "answers:42"}, {"deleted": True}),
-    "stream_list": (
-        {"limit": 10},
-        {"streams": [{"channel": "answers:42", "type": "text", "status": "open", "length": 5, "size": 5}]},
-    ),
-    "history_remove": ({"channel": "news:sport"}, {}),
-    "channels": ({"pattern": "room:*"}, {"channels": {"room:7": {"num_clients": 3}}}),
-    "connections": (
-        {"user": "alice", "limit": 10},
-        {
-            "connections": [
-                {
-                    "client": "9b29275f3a0b41c2",
-                    "user": "alice",
-                    "transport": "json",
-                    "address": "203.0.113.7",
-                    "node": "starling-6f7c9_8",
-                    "since": 1790000000.0,
-                    "num_channels": 1,
-                    "channels": ["room:7"],
-                    "received": 4,
-                    "sent": 31,
-                }
-            ]
-        },
-    ),
-    "info": (
-        {},
-        {
-            "nodes": [
-                {
-                    "uid": "9e815511fb67125d",
-                    "name": "starling-6f7c9_8",
-                    "version": "1.0.0",
-                    "num_clients": 3,
-                    "num_users": 2,
-                    "num_subs": 3,
-                    "num_channels": 1,
-                    "uptime": 3600,
-                }
-            ]
-        },
-    ),
-    "top": (
-        {"limit": 1},
-        {
-            "nodes": [
-                {
-                    "uid": "9e815511fb67125d",
-                    "name": "starling-6f7c9_8",
-                    "version": "1.0.0",
-                    "uptime": 3600.5,
-                    "ready": True,
-                    "draining": False,
-                    "connections": 3,
-                    "users": 2,
-                    "subscriptions": 3,
-                    "channels": 1,
-                    "messages_in": 310,
-                    "messages_out": 930,
-                    "bytes_in": 9300,
-                    "bytes_out": 62000,
-                    "publications": 300,
-                    "cpu_seconds": 4.2,
-                    "memory_bytes": 60000000,
-                    "lag_seconds": 0.001,
-                }
-            ],
-            "channels": [
-                {
-                    "channel": "room:7",
-                    "subscribers": 3,
-                    "messages_per_second": 10.0,
-                    "deliveries_per_second": 30.0,
-                    "bytes_per_second": 2000.0,
-                    "dropped_per_second": 0.0,
-                }
-            ],
-            "missing": [],
-        },
-    ),
-    "revoke_token": ({"uid": "token-1", "expire_at": 1893456000}, {}),
-    "revoke_session": ({"session": "login-1", "expire_at": 1893456000}, {}),
-    "invalidate_user_tokens": ({"user": "alice"}, {"issued_before": 1790000000}),
-    "presence_set": ({"channel": "chat:42", "user": "bot", "info": {"state": "writing"}, "ttl": 60}, {}),
-    "presence_unset": ({"channel": "chat:42", "user": "bot"}, {}),
-    "ticket": (
-        {"user": "alice", "channels": ["news"], "ttl": 30},
-        {"ticket": "tkt_a-text-of-22-characters", "session": "5f0c1d1e0bb24b2c9a0f7d6e3c1b2a39"},
-    ),
+    "diagnosis": ("Record the frames of one user or channel.", ("capture",)),
 }
-_BATCH_EXAMPLE = (
-    {"commands": [{"publish": {"channel": "news:sport", "data": {"text": "Kick-off"}}}, {"info": {}}]},
-    {"replies": [{"publish": {"offset": 42, "epoch": "xtZk3bqA"}}, {"info": {"nodes": []}}]},
-)
-
-_TRACE_LINES: list[dict[str, Any]] = [
-    {"capture": "3f1c9d0e7f2a4c68", "seconds": 10, "nodes": ["starling-6f7c9_8"]},
-    {
-        "time": 1790000000000,
-        "node": "starling-6f7c9_8",
-        "direction": "in",
-        "user": "alice",
-        "client": "5b1c9d0e7f2a4c68",
-        "frame": {"id": 1, "connect": {"token": "[redacted]"}},
-    },
-    {"dropped": 12, "node": "starling-6f7c9_8"},
-    {"ended": "time is over", "frames": 1, "dropped": 12},
-]
 # Methods whose publications continue the trace that a request's headers name.
 TRACED = ("publish", "broadcast", "batch")
 _TRACE_HEADERS = [
@@ -252,14 +118,24 @@ def _add_methods(document: dict[str, Any], methods: ApiMethods, api_prefix: str)
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(schemas)
     components["securitySchemes"] = {"apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
-    for name, method in methods.by_name.items():
-        request_example, result_example = EXAMPLES[name]
-        document["paths"][f"{api_prefix}/{name}"] = _path(
-            name, method.request, {"result": _ref(method.result)}, request_example, {"result": result_example}
-        )
+    described = {f"{api_prefix}/{name}": _method_path(name, methods) for name in methods.by_name}
     replies = {"replies": {"type": "array", "items": {"type": "object"}}}
-    document["paths"][f"{api_prefix}/batch"] = _path("batch", batch_models.BatchBody, replies, *_BATCH_EXAMPLE)
-    document["paths"][f"{api_prefix}/capture"] = _capture_path()
+    described[f"{api_prefix}/batch"] = _path("batch", batch_models.BatchBody, replies, *BATCH_EXAMPLE)
+    described[f"{api_prefix}/capture"] = _capture_path()
+    ordered = {}
+    for group, (_, names) in GROUPS.items():
+        for name in names:
+            path = ordered[f"{api_prefix}/{name}"] = described.pop(f"{api_prefix}/{name}")
+            path["post"]["tags"] = [group]
+    # What the application describes itself, such as the health endpoints, comes last.
+    document["paths"] = ordered | described | document["paths"]
+    document["tags"] = [{"name": group, "description": use} for group, (use, _) in GROUPS.items()]
+
+
+def _method_path(name: str, methods: ApiMethods) -> dict[str, Any]:
+    method = methods.by_name[name]
+    request_example, result_example = EXAMPLES[name]
+    return _path(name, method.request, {"result": _ref(method.result)}, request_example, {"result": result_example})
 
 
 def _path(
@@ -280,7 +156,6 @@ def _path(
     summary, _, more = (request.__doc__ or "").partition("\n")
     return {
         "post": {
-            "tags": [TAG],
             "operationId": name,
             "summary": summary.rstrip(".").replace("`", ""),
             "description": " ".join(more.split()),
@@ -304,7 +179,7 @@ def _path(
 def _capture_path() -> dict[str, Any]:
     """As the others, but the answer is a line of JSON for each frame."""
     path = _path("capture", models.CaptureBody, {}, {"user": "alice", "seconds": 10}, {})
-    lines = "".join(f"{json.dumps(line)}\n" for line in _TRACE_LINES)
+    lines = "".join(f"{json.dumps(line)}\n" for line in CAPTURE_LINES)
     failed = path["post"]["responses"]["401"]["content"]["application/json"]
     path["post"]["responses"]["200"] = {
         "description": "A line of JSON for each frame; an empty one now and then means that nothing happened.",
