@@ -21,7 +21,7 @@ TEST_FAST_WORKERS ?= 2
 TEST_BOUND ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-in-process test-portable test-interpreters check bench soak conformance fuzz fmt docs docs-site asyncapi-check diagrams protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
+.PHONY: help run test test-fast test-in-process test-portable test-interpreters check bench soak conformance durable-streams fuzz fmt docs docs-site asyncapi-check diagrams protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,10 @@ conformance: $(VENV)/.dev  ## RFC 6455 and 7692 by the Autobahn test suite (WSTE
 	@$(if $(WSTEST),,tools/setup/autobahn.sh build/autobahn)
 	@$(BIN)/python -m tests.conformance --wstest=$(or $(WSTEST),build/autobahn/bin/wstest) \
 		$(if $(SETS),--sets=$(SETS)) $(if $(PROFILES),--profiles=$(PROFILES))
+
+durable-streams: $(VENV)/.dev  ## Durable Streams by its public conformance suite from npm, on memory and on Redis (SERVICES=memory)
+	@tools/setup/system-packages.sh
+	@$(BIN)/python -m tests.conformance.durable_suite $(if $(SERVICES),--services=$(SERVICES))
 
 capacity: $(VENV)/.dev  ## Measure the constants of `starling size` on a quiet machine and store them
 	@tools/setup/system-packages.sh bench
