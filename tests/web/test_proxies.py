@@ -123,6 +123,27 @@ def test_a_client_without_a_token_is_who_the_backend_says(opener: Opener, backen
     assert answer["rpc"] == {"data": {"year": 2026}}
 
 
+@pytest.mark.parametrize(
+    ("path", "transport"),
+    [
+        ("/connection/uni_http_stream", "uni_http_stream"),
+        ("/connection/uni_sse", "uni_sse"),
+        ("/sse/open:x", "event_stream"),
+    ],
+)
+def test_the_backend_learns_the_transport_of_a_client_without_websocket(
+    opener: Opener, backend: DecidingBackend, path: str, transport: str
+) -> None:
+    # The backend refuses, so that the response has an end.
+    deciding(backend, connect={"error": {"code": 403, "message": "no"}})
+    service = opener()
+    answer = service.get(path) if path.startswith("/sse") else service.post(path, content="{}")
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, 403)
+    (asked,) = backend.asked
+    assert (asked.body["transport"], asked.body["protocol"]) == (transport, "json")
+
+
 def test_a_client_with_a_token_is_not_asked_about_and_with_a_bad_one_neither(
     opener: Opener, backend: DecidingBackend
 ) -> None:

@@ -14,11 +14,28 @@ from starling.web.proxy_messages import (
     ReplyDecoder,
     SubscribeVerdict,
     put_data,
+    transport_and_protocol,
 )
 
 CONNECT = ReplyDecoder(ConnectVerdict)
 SUBSCRIBE = ReplyDecoder(SubscribeVerdict)
 REFRESH = ReplyDecoder(RefreshVerdict)
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("json", ("websocket", "json")),
+        ("protobuf", ("websocket", "protobuf")),
+        ("http_stream", ("http_stream", "json")),
+        ("http_stream_protobuf", ("http_stream", "protobuf")),
+        ("sse", ("sse", "json")),
+        ("uni_http_stream", ("uni_http_stream", "json")),
+        ("event_stream", ("event_stream", "json")),
+    ],
+)
+def test_requests_name_the_transport_and_the_format_of_a_client(kind: str, named: tuple[str, str]) -> None:
+    assert transport_and_protocol(kind) == named
 
 
 def test_a_connect_result_names_user_channels_info_data_meta_and_end() -> None:

@@ -34,9 +34,9 @@ class Client(Struct, frozen=True):
     """A client as hooks see it; `user` is empty while nobody has authenticated it, and for an anonymous one.
 
     `client` is the id of its connection. `conn_info` and `chan_info` are raw JSON that others see. `meta` is raw JSON
-    that stays on the server, empty without any. `transport` is `json` or `protobuf`, the encoding of its messages.
-    `has_token`: it brought a valid token with this request, a connect or a subscription. `request` holds the headers
-    that `Hooks.keeps_headers` names; None without any.
+    that stays on the server, empty without any. `transport` is the label of its connection in metrics: `json` and
+    `protobuf` are the client endpoint's over WebSocket. `has_token`: it brought a valid token with this request, a
+    connect or a subscription. `request` holds the headers that `Hooks.keeps_headers` names; None without any.
     """
 
     user: str = ""

@@ -36,6 +36,7 @@ from starling.web.proxy_messages import (
     SubscribeVerdict,
     payload,
     put_data,
+    transport_and_protocol,
 )
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.proxies")
@@ -218,10 +219,11 @@ class ProxyHooks:
     # Requests
 
     def _request(self, client: Client, data: Raw = NO_PAYLOAD, channel: str = "") -> ProxyRequest:
+        transport, protocol = transport_and_protocol(client.transport)
         body = ProxyRequest(
             client=client.client,
-            transport="websocket",
-            protocol=client.transport,
+            transport=transport,
+            protocol=protocol,
             encoding="json",
             user=client.user,
             channel=channel or msgspec.UNSET,

@@ -44,6 +44,17 @@ class ProxyRequest(Struct, omit_defaults=True):
     meta: Raw | UnsetType = UNSET
 
 
+def transport_and_protocol(kind: str) -> tuple[str, str]:
+    """How requests name the transport of a client, and the format of its messages, whose metrics have the label `kind`.
+
+    A label is a transport, with the format behind it where the transport has two; WebSocket's labels are formats alone.
+    """
+    if kind in ("json", "protobuf"):
+        return "websocket", kind
+    transport, is_protobuf, _ = kind.partition("_protobuf")
+    return transport, "protobuf" if is_protobuf else "json"
+
+
 class ReplyError(Struct):
     """A backend refuses: the client gets this error."""
 
