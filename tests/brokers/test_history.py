@@ -268,6 +268,28 @@ async def test_a_long_read_is_whole_from_either_end(place: Place) -> None:
     assert data(await place.read(limit=200, newest=True)) == expected[-200:]
 
 
+async def test_a_read_repeated_finds_what_changed_since(place: Place) -> None:
+    texts = [b'"%d %b"' % (number, b"x" * 1000) for number in range(10)]
+    await place.publish(*texts[:8])
+    first = await place.read(limit=5)
+    assert (data(first), first.more, first.top.offset) == (texts[:5], True, 8)
+    again = await place.read(limit=5)
+    assert again == first
+    # The Redis brokers remember what they made of the reply, so that it is made once.
+    if not isinstance(place.broker, MemoryBroker):
+        assert again is first
+    newest = await place.read(limit=5, newest=True)
+    assert data(newest) == texts[3:8]
+    await place.publish(texts[8])
+    changed = await place.read(limit=5)
+    assert (data(changed), changed.top.offset) == (texts[:5], 9)
+    assert data(await place.read(limit=5, newest=True)) == texts[4:9]
+    await place.history.remove(CHANNEL)
+    assert data(await place.read(limit=5)) == []
+    await place.publish(texts[9])
+    assert data(await place.read(limit=5)) == [texts[9]]
+
+
 async def test_many_positions_are_read_at_once(place: Place) -> None:
     channels = [f"news:{number}" for number in range(600)]
     await asyncio.gather(*(place.broker.publish(channel, Publication(Raw(b"1")), KEPT) for channel in channels[::2]))

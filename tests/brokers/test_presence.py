@@ -619,3 +619,17 @@ async def test_a_client_is_ended_once_and_only_where_its_time_is_nearly_over(pla
     assert await place.presence.end(CHANNEL, someone("agent", "a"), TTL / 2) == shown
     assert await place.presence.end(CHANNEL, someone("agent", "a"), None) is None
     assert await place.presence.stats(CHANNEL) == PresenceCounts(0, 0)
+
+
+async def test_members_that_did_not_change_are_read_once_and_a_change_is_seen_at_once(open_presence: Opener) -> None:
+    presence = await open_presence()
+    everyone = [someone(f"c{number}", f"u{number}", b'"' + b"x" * 100 + b'"') for number in range(100)]
+    await presence.refresh({CHANNEL: everyone})
+    members = await presence.get(CHANNEL)
+    assert members == {info.client: info for info in everyone}
+    assert await presence.get(CHANNEL) is members
+    await presence.add(CHANNEL, changed := someone("c7", "u7", b'"' + b"y" * 100 + b'"'))
+    assert (await presence.get(CHANNEL))["c7"] == changed
+    await presence.remove({CHANNEL: [changed]})
+    assert set(await presence.get(CHANNEL)) == {info.client for info in everyone} - {"c7"}
+    assert members["c7"] == everyone[7]

@@ -1,4 +1,4 @@
-"""What clients recovered last: clients that return at one position share one encoding of what they missed."""
+"""What clients recovered or read last: those that get the same publications share one encoding of them."""
 
 from collections import OrderedDict
 

@@ -24,6 +24,7 @@ from starling.protocol.messages import (
     ClientInfo,
     Publication,
     Reply,
+    SharedMembers,
     SharedPublications,
     SubscribeResult,
 )
@@ -59,8 +60,8 @@ class JsonCodec:
     def encode(self, reply: Reply) -> bytes:
         """See Codec."""
         _check_payloads(reply)
-        with_shared = [result for result in _subscriptions(reply) if type(result.publications) is SharedPublications]
-        line = _encode_shared(reply, with_shared) if with_shared else _encode(reply)
+        shared = _shared_in(reply)
+        line = _encode_shared(reply, shared) if shared else _encode(reply)
         # In valid JSON a raw newline is only space between tokens, and the message must stay one line.
         return line.replace(b"\n", b" ") if b"\n" in line else line
 
@@ -101,16 +102,38 @@ def _encode_publications(publications: SharedPublications) -> Raw:
     return known
 
 
-def _encode_shared(reply: Reply, results: Iterable[SubscribeResult]) -> bytes:
-    """As `_encode`, with the JSON of shared publications as it is."""
-    originals = [(result, result.publications) for result in results]
+def _encode_members(members: SharedMembers) -> Raw:
+    """The JSON of shared members. Raises CommandRefused as `JsonCodec.encode` does."""
+    known: Raw | None = members.encoded.get(JsonCodec.name)
+    if known is None:
+        _check_members(members.values())
+        known = members.encoded[JsonCodec.name] = Raw(_encode({**members}))
+    return known
+
+
+def _shared_in(reply: Reply) -> list[tuple[Struct, str, SharedPublications | SharedMembers]]:
+    """What a reply shares with others: the result, the name of its field, and the value."""
+    results = (*_subscriptions(reply), *(() if reply.history is None else (reply.history,)))
+    shared: list[tuple[Struct, str, SharedPublications | SharedMembers]] = [
+        (result, "publications", result.publications)
+        for result in results
+        if isinstance(result.publications, SharedPublications)
+    ]
+    if reply.presence is not None and isinstance(reply.presence.presence, SharedMembers):
+        shared.append((reply.presence, "presence", reply.presence.presence))
+    return shared
+
+
+def _encode_shared(reply: Reply, shared: list[tuple[Struct, str, SharedPublications | SharedMembers]]) -> bytes:
+    """As `_encode`, with the JSON of what is shared as it is."""
     try:
-        for result, publications in originals:
-            result.publications = cast("Any", _encode_publications(cast("SharedPublications", publications)))
+        for result, name, value in shared:
+            encode = _encode_members if isinstance(value, SharedMembers) else _encode_publications
+            setattr(result, name, encode(cast("Any", value)))
         return _encode(reply)
     finally:
-        for result, publications in originals:
-            result.publications = publications
+        for result, name, value in shared:
+            setattr(result, name, value)
 
 
 def read_json(content: bytes, decode: Callable[[bytes], Message], kind: type[Struct]) -> Message:
@@ -217,6 +240,8 @@ def _check_payloads(message: Struct) -> None:
             _check_payloads(value)
         elif type(value) is SharedPublications:
             _encode_publications(value)
+        elif type(value) is SharedMembers:
+            _encode_members(value)
         elif isinstance(value, dict):
             _check_members(value.values())
         else:

@@ -72,6 +72,16 @@ class SharedPublications(list[Publication]):
         self.encoded: dict[str, Any] = {}
 
 
+class SharedMembers(dict[str, ClientInfo]):
+    """The members of a channel, by client id, that many replies hold; encoded once, as SharedPublications are."""
+
+    __slots__ = ("encoded",)
+
+    def __init__(self, members: Iterable[tuple[str, ClientInfo]]) -> None:
+        super().__init__(members)
+        self.encoded: dict[str, Any] = {}
+
+
 class StreamPosition(Struct, omit_defaults=True):
     """A position in a channel's stream, as `history` requests it."""
 

@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 
 from starling.brokers.channel_names import stored_name
 from starling.brokers.envelope import MalformedEnvelope, decode_body
+from starling.brokers.redis.known_replies import KnownReplies
 from starling.brokers.redis.refusal import refused
 from starling.brokers.redis.replies import Command
 from starling.brokers.redis.script import Execute, Script
@@ -51,6 +52,7 @@ class RedisHistory:
         self._read_ttl = read_ttl
         self._publish, self._publish_once = PUBLISHING_SCRIPTS
         self._read = Script("read.lua")
+        self._known: KnownReplies[StreamRead] = KnownReplies()
 
     async def publish(
         self, channel: str, body: bytes, options: PublishOptions, live: bytes | None = None
@@ -128,11 +130,20 @@ class RedisHistory:
             max(1, _milliseconds(min(meta_ttl or self._read_ttl, self._read_ttl))),
             int(followed),
         )
+        # Who follows a channel reads each entry once.
+        known = None if followed else self._known.find((channel, newest), found)
+        if known is not None:
+            return known
         match found:
             case [bytes(stored_epoch), bytes(offset), bytes(bottom), int(cut), list(rows)]:
                 top = StreamPosition(int(offset), stored_epoch.decode())
                 entries = list(_entries(channel, top.epoch, reversed(rows) if newest else rows))
-                return StreamRead(top, int(bottom), entries, more=bool(cut), created=top.epoch == epoch)
+                read = StreamRead(top, int(bottom), entries, more=bool(cut), created=top.epoch == epoch)
+                # What is malformed is reported each time, and only the first read has made the position.
+                if not followed and not read.created and len(entries) == len(rows):
+                    size = sum(len(entry.publication.data) for entry in entries)
+                    self._known.keep((channel, newest), found, read, size)
+                return read
         raise BrokerUnavailable("the read script answered in another form than it should")
 
     async def positions(self, channels: Mapping[str, float]) -> dict[str, StreamPosition]:

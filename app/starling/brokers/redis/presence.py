@@ -5,15 +5,17 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
+from typing import cast
 
 import structlog
 from msgspec import Raw
 
 from starling.brokers.channel_names import stored_name
+from starling.brokers.redis.known_replies import KnownReplies
 from starling.brokers.redis.script import Execute, Script
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.presence import DEFAULT_TTL, PresenceCounts, TooManyPresent
-from starling.protocol.messages import ClientInfo
+from starling.protocol.messages import ClientInfo, SharedMembers
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
@@ -60,6 +62,7 @@ class RedisPresence:
         self._writing = writing
         self._reading = reading
         self._prefix = prefix
+        self._known: KnownReplies[SharedMembers] = KnownReplies()
         self._keep = Script("presence_room.lua", "presence_sweep.lua", "presence_keep.lua")
         self._enter = Script("presence_room.lua", "presence_sweep.lua", "presence_enter.lua", "presence_keep.lua")
         self._remove = Script("presence_sweep.lua", "presence_remove.lua")
@@ -118,7 +121,14 @@ class RedisPresence:
             raise TooManyPresent
         if not isinstance(found, list):
             raise BrokerUnavailable(_STRANGE)
-        return dict(_decode_all(channel, found))
+        known = self._known.find(channel, found)
+        if known is not None:
+            return known
+        members = SharedMembers(_decode_all(channel, found))
+        # What is malformed is reported each time.
+        if 2 * len(members) == len(found):
+            self._known.keep(channel, found, members, sum(map(len, cast("list[bytes]", found))))
+        return members
 
     async def stats(self, channel: str) -> PresenceCounts:
         """How many are in a channel. Raises BrokerUnavailable."""

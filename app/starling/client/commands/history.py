@@ -7,6 +7,7 @@ import structlog
 from starling.client.client_connection import ClientConnection
 from starling.client.commands.base import CommandHandler
 from starling.client.commands.rights import channel_options, require
+from starling.client.shared_recoveries import SharedRecoveries
 from starling.engine.allowances import Budgets, payer
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.history import HistoryReader
@@ -40,6 +41,7 @@ class HistoryHandler(CommandHandler[History, ChannelOptions]):
         self._history = history
         self._limit = limit
         self._developer = developer
+        self._shared = SharedRecoveries()
 
     def prepare(self, client: ClientConnection, action: History) -> ChannelOptions:
         """The right to read the channel's history, where there is one."""
@@ -67,6 +69,8 @@ class HistoryHandler(CommandHandler[History, ChannelOptions]):
             )
             if self._developer and _lacks_newest(action.request, result):
                 _log_hint(client, action, result)
+            if wanted is None:
+                result.publications = self._shared.share(action.channel, result.publications)
             size = sum(len(publication.data) + ENTRY_BYTES for publication in result.publications)
             client.session.charge(size, time.monotonic())
             decisions = client.session.answered(action, result, time.monotonic())

@@ -1,6 +1,7 @@
 """`presence` and `presence_stats`: who is in a channel, and how many."""
 
 import time
+from operator import attrgetter
 from typing import TypeVar
 
 from starling.client.client_connection import ClientConnection
@@ -20,6 +21,8 @@ ANSWER_BYTES = 768 * 1024
 # What a member adds to its info in an answer, about.
 MEMBER_BYTES = 100
 
+
+_conn_info = attrgetter("conn_info")
 
 PresenceQuery = TypeVar("PresenceQuery", Presence, PresenceStats)
 
@@ -50,7 +53,7 @@ class PresenceHandler(_PresenceQueryHandler[Presence]):
         """Read the members."""
         async with client.reading:
             members = await self.presence.members(action.channel, prepared, MEMBERS, ANSWER_BYTES)
-            size = sum(len(member.conn_info) + MEMBER_BYTES for member in members.values())
+            size = sum(map(len, map(_conn_info, members.values()))) + MEMBER_BYTES * len(members)
             client.session.charge(size, time.monotonic())
             client.carry_out(client.session.answered(action, PresenceResult(members), time.monotonic()))
             return []
