@@ -1,4 +1,4 @@
-"""Every example of docs/publish.md, taken from the page and run against a service over a real Redis."""
+"""Every example of docs/publish.md and docs/flask-and-celery.md, run against a service over a real Redis."""
 
 import asyncio
 import json
@@ -30,6 +30,7 @@ from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "publish.md").read_text()
+FLASK_AND_CELERY = (ROOT / "docs" / "flask-and-celery.md").read_text()
 NAMESPACE = re.search(r"`(kept: \{[^`]*\})`", PAGE)
 
 
@@ -57,9 +58,9 @@ def starling(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> It
         yield running
 
 
-def example(heading: str, language: str, number: int = 0) -> str:
-    """The code under a heading of the page."""
-    section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+def example(heading: str, language: str, number: int = 0, page: str = PAGE) -> str:
+    """The code under a heading of a page."""
+    section = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     code: str = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)[number]
     return code
 
@@ -112,6 +113,27 @@ def test_django_publishes(starling: Starling) -> None:
 
     assert json.loads(answer.content) == {"order": 8}
     assert {"order": 8} in published(starling, "news")
+    names["starling"].close()
+
+
+def test_flask_publishes(starling: Starling) -> None:
+    names = run(example("Flask", "python", page=FLASK_AND_CELERY), starling)
+
+    answer = names["app"].test_client().post("/orders/9")
+
+    assert (answer.status_code, answer.json) == (201, {"order": 9})
+    assert {"order": 9} in published(starling, "news")
+    names["starling"].close()
+
+
+def test_a_task_of_celery_publishes_once_however_often_it_runs(starling: Starling) -> None:
+    """The task is called as a function, as a worker calls it: a worker needs a process of its own."""
+    names = run(example("Celery", "python", page=FLASK_AND_CELERY), starling)
+
+    for _ in range(2):
+        names["report_ready"]("alice", 7)
+
+    assert published(starling, "#alice") == [{"report": 7}]
     names["starling"].close()
 
 
