@@ -56,7 +56,7 @@ def test_clients_of_starling_that_return_get_what_they_missed(room: Room) -> Non
     assert results.integrity["recovery/starling"].whole, results.integrity
 
 
-@pytest.mark.parametrize("server", ["starling", "starling-null"])
+@pytest.mark.parametrize("server", [pytest.param("starling", marks=pytest.mark.long), "starling-null"])
 def test_the_null_recorder_takes_the_place_of_the_real_one(room: Room, server: str) -> None:
     """The scenario itself raises where log lines are written, or not, against the server's name."""
     assert drive(room, server, "records").integrity["records/" + server].whole

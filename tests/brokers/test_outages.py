@@ -231,8 +231,10 @@ def test_a_process_that_stood_still_keeps_its_link(
         runner.run(stand_still())
 
 
+# On the event loop of the standard library, and on uvloop in tests/system: the tests above and those of outages there.
 @pytest.mark.processes
-@pytest.mark.parametrize("kind", ["redis", pytest.param("postgres", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["redis", "postgres"])
 def test_on_uvloop_delivery_is_back_too(kind: str, request: pytest.FixtureRequest) -> None:
     server: RedisServer | PostgresServer = request.getfixturevalue(f"{kind}_server")
 

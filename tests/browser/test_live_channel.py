@@ -255,7 +255,7 @@ def test_the_keyboard_reaches_both_tabs_and_the_address_names_them(open_page: Op
     expect(ann.card).to_be_visible()
 
 
-@pytest.mark.parametrize("look", ["light", "dark", "forced colours"])
+@pytest.mark.parametrize("look", ["light", pytest.param("dark", marks=pytest.mark.long), "forced colours"])
 def test_axe_finds_nothing_and_320_pixels_are_enough(chromium: Browser, service: Starling, look: str) -> None:
     context = chromium.new_context(
         viewport={"width": 320, "height": 640},

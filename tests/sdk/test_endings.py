@@ -54,7 +54,14 @@ async def test_a_frame_that_is_no_command_is_3501(open_client: OpenClient) -> No
 
 @pytest.mark.parametrize("sdk", ["javascript-json"], indirect=True)
 @pytest.mark.parametrize(
-    "frame", ["[]", '{"id": 7}', '{"id": 8, "connect": {}}', '{"subscribe": {"channel": "open:a"}}']
+    "frame",
+    [
+        *("[]", '{"id": 8, "connect": {}}'),
+        *(
+            pytest.param(frame, marks=pytest.mark.long)
+            for frame in ('{"id": 7}', '{"subscribe": {"channel": "open:a"}}')
+        ),
+    ],
 )
 async def test_a_command_out_of_place_is_3501(open_client: OpenClient, frame: str) -> None:
     client = await open_client(user())
@@ -101,7 +108,13 @@ async def test_an_answer_in_bytes_that_are_no_json_ends_a_json_client_with_3506(
     assert await stopped(client) == (3506, "inappropriate protocol")
 
 
-@pytest.mark.parametrize("data", [b"\x00\xff\x10", b"[" * 300 + b"]" * 300, b"1" * 5000, b'"\\ud800"', b"NaN"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"\x00\xff\x10", b"[" * 300 + b"]" * 300),
+        *(pytest.param(data, marks=pytest.mark.long) for data in (b"1" * 5000, b'"\\ud800"', b"NaN")),
+    ],
+)
 async def test_what_json_clients_cannot_read_costs_them_that_publication_alone(
     open_javascript: OpenJavaScript, room: str, data: bytes
 ) -> None:

@@ -50,10 +50,10 @@ async def test_sigterm_disconnects_every_client_evenly_and_a_stuck_one_is_cut(tm
             server.process.send_signal(signal.SIGTERM)
             times = sorted(await asyncio.gather(*map(leave, clients)))
             assert await asyncio.to_thread(server.process.wait, 20) == 0
-        # Evenly: no tenth of the time sees a third of the clients, and the last leaves well after the first.
-        tenth = drain_seconds / 10
-        assert max(sum(start <= moment < start + tenth for moment in times) for start in times) < len(times) / 3
-        assert times[-1] - times[0] > drain_seconds / 2
+        # However late a busy machine makes it, nobody leaves before half of the time of an even drain is over for him.
+        # That nobody waits for the end of it: test_drain_rate.py, on a clock that the test turns.
+        for place, moment in enumerate(times):
+            assert moment >= drain_seconds * place / len(times) / 2, (place, times)
         assert len(server.events("drain_ended")) == 2
         assert not server.events("shutdown_incomplete")
         assert [line["code"] for line in server.events("closed")].count(1012) == 51

@@ -99,6 +99,8 @@ async def test_a_worker_that_is_killed_is_replaced_without_losing_readiness(star
     assert starling.metrics()["starling_worker_restarts_total"] == 1
 
 
+# With a limit of seconds: test_a_stuck_event_loop_is_replaced_… in tests/server/test_processes.py.
+@pytest.mark.long
 async def test_a_worker_that_hangs_is_replaced_while_the_other_serves(redis_server: RedisServer) -> None:
     environment = {"STARLING_DEV": "true", "STARLING_BROKER_URL": redis_server.url, "STARLING_WORKERS": "2"}
     with Starling(environment) as starling:

@@ -147,19 +147,16 @@ async def test_a_vanished_host_is_gone_in_bounded_time_and_holds_nobody_up(cable
             await client.subscribe("stream")
         await stack.enter_async_context(far_clients(cable, starling))
         sent = 0
-        waits: list[float] = []
         over = asyncio.Event()
 
         async def publish() -> None:
             """One kibibyte, fifty times a second, each as soon as everybody has the one before."""
             nonlocal sent
             while not over.is_set():
-                began = time.monotonic()
                 await others[0].publish("stream", [sent, PAYLOAD])
                 sent += 1
                 while min(len(client.ledgers["stream"].data) for client in others) < sent:
                     await asyncio.sleep(0.002)
-                waits.append(time.monotonic() - began)
                 await asyncio.sleep(0.02)
 
         publishing = asyncio.create_task(publish())
@@ -168,16 +165,17 @@ async def test_a_vanished_host_is_gone_in_bounded_time_and_holds_nobody_up(cable
                 await asyncio.sleep(0.1)
 
         cable.cut()
-        cut_at = time.monotonic()
+        cut_at, sent_before = time.monotonic(), sent
         while (now := await asyncio.to_thread(open_now)) > OTHERS:
             assert time.monotonic() - cut_at < GONE_WITHIN, f"{now - OTHERS} of {2 * VANISHING} are still held"
             await asyncio.sleep(0.1)
+        served = sent - sent_before
         over.set()
         await asyncio.wait_for(publishing, DEADLINE)
 
         assert [number for number, _ in others[-1].ledgers["stream"].data] == list(range(sent))
         assert [client.ledgers["stream"].closed for client in others] == [[]] * OTHERS
-        # Bounded, not fast: the machine that runs this may be slow, a room that waits for a dead host stands for ever.
-        assert max(waits) < 3
+        # A room that waits for a dead host stands still until that is gone.
+        assert served > 10
     ends = [line["code"] for line in starling.reported("client_disconnected", 2 * VANISHING)]
     assert len([code for code in ends if code in (3012, 3008, 1006)]) >= 2 * VANISHING
