@@ -5,6 +5,7 @@ suite tests and Starling has not on purpose is listed by the names of its tests.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from tests.support.running import Starling, two_workers
 from tests.support.services import RedisServer
 
 SUITE = Path("build/durable-streams")
+CLIENT = Path(__file__).with_name("durable_client.mjs")
 PYTHON_CLIENT = "durable-streams==0.1.0"
 PACKAGES = ("@durable-streams/server-conformance-tests@0.3.6", "@durable-streams/client@0.2.7")
 # Forks are refused with 501, and there are no subscriptions under `__ds` (docs/durable-streams.md).
@@ -80,13 +82,24 @@ def install(suite: Path) -> Path:
     if npm is None:
         raise FileNotFoundError("npm is not installed; on Debian: apt-get install npm")
     suite.mkdir(parents=True, exist_ok=True)
-    (suite / "package.json").write_text('{"private": true, "type": "module"}\n')
-    command = [npm, "install", "--prefix", str(suite), "--silent", "--no-audit", "--no-fund", *PACKAGES]
-    subprocess.run(command, check=True, timeout=SECONDS)
-    (suite / "suite.test.js").write_text(RUNNER)
-    if not (suite / "python" / "durable_streams").is_dir():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--target", str(suite / "python"), PYTHON_CLIENT], check=True, timeout=SECONDS)
+    files = {
+        "package.json": '{"private": true, "type": "module"}\n',
+        "suite.test.js": RUNNER,
+        CLIENT.name: CLIENT.read_text(),
+    }
+    wanted = json.dumps([*PACKAGES, PYTHON_CLIENT, files])
+    installed = suite / "installed.json"
+    # Tests that run side by side install it once.
+    with (suite / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not installed.exists() or installed.read_text() != wanted:
+            for name, text in files.items():
+                (suite / name).write_text(text)
+            command = [npm, "install", "--prefix", str(suite), "--silent", "--no-audit", "--no-fund", *PACKAGES]
+            subprocess.run(command, check=True, timeout=SECONDS)
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
+            subprocess.run([*pip, "--target", str(suite / "python"), PYTHON_CLIENT], check=True, timeout=SECONDS)
+            installed.write_text(wanted)
     return suite.resolve()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.durable_suite import SERVICES, SUITE, install, judge, read_results
+from tests.conformance.durable_suite import CLIENT, SERVICES, SUITE, install, judge, read_results
 from tests.support.running import Starling
 
 KEY = "the-key-of-a-test-long-enough"
@@ -68,8 +68,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starling]:
 
 
 def javascript(suite: Path, *arguments: str) -> list[str]:
-    shutil.copy(HERE / "durable_client.mjs", suite)
-    return ["node", str(suite / "durable_client.mjs"), *arguments]
+    return ["node", str(suite / CLIENT.name), *arguments]
 
 
 def python(suite: Path, *arguments: str) -> list[str]:

@@ -108,8 +108,10 @@ class AnswerReader:
         self._position["offset"] = publication["offset"]
 
 
-async def answer_over_kills(count: int, kills: int, directory: Path, *, pause: float, seed: int = 1) -> AnswerReport:
-    """Write an answer while workers of two pods are killed `kills` times, `pause` seconds apart, and Redis once.
+async def answer_over_kills(
+    count: int, kills: int, directory: Path, *, pause: float, redis_kills: int = 1, seed: int = 1
+) -> AnswerReport:
+    """Write an answer while workers of two pods are killed `kills` times, `pause` seconds apart, and Redis between.
 
     `count` readers join at random moments from the beginning to a moment after the end.
     """
@@ -131,7 +133,7 @@ async def answer_over_kills(count: int, kills: int, directory: Path, *, pause: f
                 tasks.create_task(_join(reader, dice.uniform(0, seconds + 2 * pause)))
             for number in range(kills):
                 await asyncio.sleep(pause)
-                if number == kills // 2:
+                if number in {kills * each // (redis_kills + 1) for each in range(1, redis_kills + 1)}:
                     await asyncio.to_thread(redis.kill)
                     await asyncio.sleep(AWAY)
                     await asyncio.to_thread(redis.start)
