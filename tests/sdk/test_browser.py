@@ -247,7 +247,7 @@ def component_of_the_page() -> str:
     return str(re.findall(r"```jsx\n(.*?)```", PAGE, re.DOTALL)[0])
 
 
-def open_react(chromium: Browser, address: str) -> tuple[Page, list[str]]:
+def open_alone(chromium: Browser, address: str) -> tuple[Page, list[str]]:
     """The page in a tab of its own, and what it complains of."""
     page = chromium.new_page()
     complaints: list[str] = []
@@ -262,7 +262,7 @@ def test_the_chat_in_react_works_as_printed_with_effects_that_run_twice(
 ) -> None:
     bundle(tmp_path, component_of_the_page(), developer)
     with serving_files(tmp_path) as address:
-        (alice, of_alice), (bob, of_bob) = open_react(chromium, address), open_react(chromium, address)
+        (alice, of_alice), (bob, of_bob) = open_alone(chromium, address), open_alone(chromium, address)
         for page, text in ((alice, "hello"), (bob, "שלום")):
             expect(page.get_by_text("2 online")).to_be_visible()
             page.get_by_label("Message").fill(text)
@@ -297,3 +297,45 @@ def test_without_the_removal_the_effect_that_runs_twice_fails_as_the_page_says(
             page.goto(address)
         assert "Subscription to the channel demo:chat already exists" in str(failed.value)
         expect(page.locator("#root")).to_be_empty()
+
+
+# --- the page about plain JavaScript and TypeScript ---
+
+JAVASCRIPT_PAGE = (FOLDER.parents[1] / "docs" / "javascript.md").read_text()
+
+
+def program(language: str, service: Starling) -> str:
+    (code,) = re.findall(rf"```{language}\n(.*?)```", JAVASCRIPT_PAGE, re.DOTALL)
+    assert "ws://localhost:8000" in code
+    return str(code).replace("ws://localhost:8000", service.url)
+
+
+def test_the_chat_in_plain_javascript_works_as_printed(chromium: Browser, developer: Starling, tmp_path: Path) -> None:
+    shutil.copy(require_sdk() / "dist" / "centrifuge.js", tmp_path)
+    (tmp_path / "index.html").write_text(program("html", developer))
+    with serving_files(tmp_path) as address:
+        (alice, of_alice), (bob, of_bob) = open_alone(chromium, address), open_alone(chromium, address)
+        for page, text in ((alice, "hello"), (bob, "<b>שלום</b>")):
+            expect(page.get_by_text("2 online")).to_be_visible()
+            page.get_by_label("Message").fill(text)
+            page.get_by_role("button", name="Send").click()
+            expect(page.get_by_label("Message")).to_have_value("")
+        alice.reload()
+        for page in (alice, bob):
+            expect(page.get_by_role("listitem")).to_have_text(["hello", "<b>שלום</b>"])
+        assert [line for line in [*of_alice, *of_bob] if "404" not in line] == []
+
+
+def test_the_program_in_typescript_is_bundled_and_receives_what_it_sends(
+    chromium: Browser, developer: Starling, tmp_path: Path
+) -> None:
+    (tmp_path / "node_modules").symlink_to(FOLDER / "node_modules")
+    (tmp_path / "chat.ts").write_text(program("ts", developer))
+    (tmp_path / "index.html").write_text('<!doctype html><ul id="messages"></ul><script src="chat.js"></script>')
+    esbuild = FOLDER / "node_modules" / ".bin" / "esbuild"
+    options = ("--bundle", "--outfile=chat.js", "--log-level=error")
+    subprocess.run([esbuild, "chat.ts", *options], cwd=tmp_path, check=True, timeout=60)
+    with serving_files(tmp_path) as address:
+        page, complaints = open_alone(chromium, address)
+        expect(page.get_by_role("listitem")).to_have_text(["hello from TypeScript"])
+        assert [line for line in complaints if "404" not in line] == []

@@ -17,6 +17,8 @@ from tools.site.diagrams import is_current, pictures
 pytestmark = pytest.mark.processes
 __all__ = ["chromium"]
 
+AXE = (ROOT / "tests" / "sdk" / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
 
 @pytest.fixture(scope="module")
 def site() -> Path:
@@ -62,6 +64,23 @@ def test_a_reader_searches_without_another_server(address: str, chromium: Browse
     page.get_by_placeholder("Search").press_sequentially("ConnectionManager")
     page.get_by_text(re.compile(r"^[1-9]\d* results?$")).wait_for()
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["default", pytest.param("slate", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "name", ["concepts", pytest.param("index", marks=pytest.mark.long), pytest.param("publish", marks=pytest.mark.long)]
+)
+def test_axe_finds_nothing(address: str, chromium: Browser, name: str, scheme: str) -> None:
+    context = chromium.new_context(color_scheme="dark" if scheme == "slate" else "light")
+    page = context.new_page()
+    page.goto(f"{address}/{name}.html")
+    assert page.evaluate("document.body.dataset.mdColorScheme") == scheme
+    page.evaluate(AXE + "; undefined")
+    found = page.evaluate(
+        "axe.run().then(({ violations }) => violations.map((one) => [one.id, one.nodes.map((node) => node.html)]))"
+    )
+    assert found == []
     context.close()
 
 

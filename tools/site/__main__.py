@@ -26,7 +26,7 @@ PAGES = {
 }
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-_SECTION = re.compile(r"^\| (\w+) \| \|\n\|---\|---\|\n((?:\|.*\n)+)", re.MULTILINE)
+_SECTION = re.compile(r"^\| (\w+) \| page \|\n\|---\|---\|\n((?:\|.*\n)+)", re.MULTILINE)
 _CONFIGURATION = """\
 [project]
 site_name = "Starling"
@@ -34,6 +34,8 @@ site_description = "A real-time service for Python teams"
 docs_dir = "site-pages"
 site_dir = "site"
 use_directory_urls = false
+extra_css = ["site.css"]
+extra_javascript = ["site.js"]
 nav = [
 {nav}
 ]
@@ -115,6 +117,8 @@ def write_pages(target: Path, project_url: str) -> None:
     for source in [*PAGES, *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]:
         page = target / _place(source)
         page.write_text(with_links((ROOT / source).read_text(), source, project_url))
+    for name in ("site.css", "site.js"):
+        shutil.copy(Path(__file__).with_name(name), target / name)
 
 
 class _Links(HTMLParser):
