@@ -7,7 +7,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.support.running import Starling
 
-AXE = (Path(__file__).parents[1] / "sdk" / "node_modules" / "axe-core" / "axe.min.js").read_text()
+AXE = Path(__file__).parents[1] / "sdk" / "node_modules" / "axe-core" / "axe.min.js"
 
 
 @pytest.mark.long
@@ -28,7 +28,7 @@ def test_a_method_is_tried_and_axe_finds_nothing_in_light_and_dark(chromium: Bro
 
     # Buttons change their colours slowly otherwise, and axe reads the colours in between.
     page.add_style_tag(content="* { transition: none !important }")
-    page.evaluate(AXE + "; undefined")
+    page.evaluate(AXE.read_text() + "; undefined")
     backgrounds = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")

@@ -17,7 +17,7 @@ from tools.site.diagrams import is_current, pictures
 pytestmark = pytest.mark.processes
 __all__ = ["chromium"]
 
-AXE = (ROOT / "tests" / "sdk" / "node_modules" / "axe-core" / "axe.min.js").read_text()
+AXE = ROOT / "tests" / "sdk" / "node_modules" / "axe-core" / "axe.min.js"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_axe_finds_nothing(address: str, chromium: Browser, name: str, scheme: s
     page = context.new_page()
     page.goto(f"{address}/{name}.html")
     assert page.evaluate("document.body.dataset.mdColorScheme") == scheme
-    page.evaluate(AXE + "; undefined")
+    page.evaluate(AXE.read_text() + "; undefined")
     found = page.evaluate(
         "axe.run().then(({ violations }) => violations.map((one) => [one.id, one.nodes.map((node) => node.html)]))"
     )
