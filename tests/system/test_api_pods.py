@@ -198,6 +198,8 @@ async def test_a_channel_is_traced_with_what_was_asked_of_it(pods: tuple[Starlin
     assert "client" not in watching.frames[2]
 
 
+# In the process: tests/engine/test_capture_watching.py.
+@pytest.mark.long
 async def test_too_many_frames_are_dropped_counted_and_reported(pods: tuple[Starling, Starling]) -> None:
     client = await enter(pods[0], "flo", "flooded")
     async with Watching(pods[1], channel="flooded", seconds=600) as watching:

@@ -235,6 +235,7 @@ async def test_an_event_comes_while_its_stream_is_open(
         await curl.communicate()
 
 
+@pytest.mark.long
 async def test_without_heartbeat_the_proxy_would_have_cut_it(
     certificates: Path, trust: ssl.SSLContext, tmp_path: Path
 ) -> None:
