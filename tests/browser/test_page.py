@@ -162,6 +162,7 @@ def test_high_contrast_still_shows_which_endpoint_is_open(chromium: Browser, ser
     context.close()
 
 
+@pytest.mark.long
 def test_the_reference_of_the_api_begins_with_publish_and_is_dark_where_the_system_is(
     chromium: Browser, service: Starling
 ) -> None:

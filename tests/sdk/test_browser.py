@@ -310,6 +310,7 @@ def program(language: str, service: Starling) -> str:
     return str(code).replace("ws://localhost:8000", service.url)
 
 
+@pytest.mark.long
 def test_the_chat_in_plain_javascript_works_as_printed(chromium: Browser, developer: Starling, tmp_path: Path) -> None:
     shutil.copy(require_sdk() / "dist" / "centrifuge.js", tmp_path)
     (tmp_path / "index.html").write_text(program("html", developer))
