@@ -1,13 +1,10 @@
 """The reference of the server API at `/docs`: dark where the system is, and without a violation that axe finds."""
 
-from pathlib import Path
-
 import pytest
 from playwright.sync_api import Browser, expect
 
+from tests.browser.axe import violations
 from tests.support.running import Starling
-
-AXE = Path(__file__).parents[1] / "sdk" / "node_modules" / "axe-core" / "axe.min.js"
 
 
 @pytest.mark.long
@@ -28,14 +25,10 @@ def test_a_method_is_tried_and_axe_finds_nothing_in_light_and_dark(chromium: Bro
 
     # Buttons change their colours slowly otherwise, and axe reads the colours in between.
     page.add_style_tag(content="* { transition: none !important }")
-    page.evaluate(AXE.read_text() + "; undefined")
     backgrounds = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-        found = page.evaluate(
-            "axe.run().then(({ violations }) => violations.map((one) => [one.id, one.nodes.map((node) => node.html)]))"
-        )
-        assert found == [], scheme
+        assert violations(page) == [], scheme
         backgrounds.append(page.evaluate("getComputedStyle(document.documentElement).backgroundColor"))
     assert backgrounds[0] != backgrounds[1]
     assert problems == []

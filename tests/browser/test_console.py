@@ -17,10 +17,10 @@ from playwright.sync_api import Browser, Dialog, Page, expect
 from websockets.sync.client import connect
 
 from starling.auth.issue import issue_connection_token
+from tests.browser.axe import violations
 from tests.support.running import SECRET, Starling
 from tests.support.services import RedisServer
 
-AXE = (Path(__file__).parents[1] / "sdk" / "node_modules" / "axe-core" / "axe.min.js").read_text()
 PASSWORD = secrets.token_urlsafe(16)
 READ_PASSWORD = secrets.token_urlsafe(16)
 KEY = secrets.token_urlsafe(16)
@@ -105,11 +105,7 @@ def check(page: Page, name: str) -> None:
     """No violation in light and dark; a picture, where they are wanted."""
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
-        # As an extension would: the policy of the page stays as strict as it is.
-        page.evaluate(AXE + "; undefined")
-        found = page.evaluate(
-            "axe.run().then(({ violations }) => violations.map((one) => [one.id, one.nodes.map((node) => node.html)]))"
-        )
+        found = violations(page)
         assert found == [], (name, scheme, found)
     page.emulate_media(color_scheme="light")
     if directory := os.environ.get("PICTURES"):

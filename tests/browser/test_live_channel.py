@@ -10,14 +10,14 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, expect
 
 from starling.auth.issue import issue_connection_token
+from tests.browser.axe import violations
 from tests.browser.tab import Tab
 from tests.support.running import SECRET, Starling
 
 SDK = Path(__file__).parents[1] / "sdk"
-AXE = (SDK / "node_modules" / "axe-core" / "axe.min.js").read_text()
 
 OpenPage = Callable[[str], "LivePage"]
 
@@ -79,14 +79,6 @@ def running(directory: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
             yield program
         finally:
             program.kill()
-
-
-def violations(page: Page) -> Any:
-    # As an extension would: the policy of the page stays as strict as it is.
-    page.evaluate(AXE + "; undefined")
-    return page.evaluate(
-        "axe.run().then(({ violations }) => violations.map((one) => [one.id, one.nodes.map((node) => node.html)]))"
-    )
 
 
 def test_two_users_see_each_other_and_what_they_write(open_page: OpenPage) -> None:

@@ -10,14 +10,13 @@ from threading import Thread
 import pytest
 from playwright.sync_api import Browser
 
+from tests.browser.axe import violations
 from tests.browser.conftest import chromium
 from tools.site.__main__ import ROOT, build, navigation, problems, with_links
 from tools.site.diagrams import is_current, pictures
 
 pytestmark = pytest.mark.processes
 __all__ = ["chromium"]
-
-AXE = ROOT / "tests" / "sdk" / "node_modules" / "axe-core" / "axe.min.js"
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +75,7 @@ def test_axe_finds_nothing(address: str, chromium: Browser, name: str, scheme: s
     page = context.new_page()
     page.goto(f"{address}/{name}.html")
     assert page.evaluate("document.body.dataset.mdColorScheme") == scheme
-    page.evaluate(AXE.read_text() + "; undefined")
-    found = page.evaluate(
-        "axe.run().then(({ violations }) => violations.map((one) => [one.id, one.nodes.map((node) => node.html)]))"
-    )
-    assert found == []
+    assert violations(page) == []
     context.close()
 
 
