@@ -191,8 +191,8 @@ def test_commands_that_wait_for_a_client_that_does_not_read_are_bounded(pods: li
         client.connected()
         for _ in range(40):
             client.call("publish", channel="open:unread", data="x" * 50_000)
-        for _ in range(3):
-            client.say("history", channel="open:unread", limit=40)
+        # One alone fills what the kernel takes; each spends of the message budget, which others need whole.
+        client.say("history", channel="open:unread", limit=40)
         answers: list[Response] = []
         while not answers or answers[-1].status == 204:
             assert len(answers) < 60, "1 MiB is bounded"
@@ -205,7 +205,8 @@ def test_commands_that_wait_for_a_client_that_does_not_read_are_bounded(pods: li
         # The session goes on once the client reads: what was taken is carried out, and the refused id is free.
         refused = 50 + len(answers) - 1
         for number in range(50, refused):
-            assert client.reply(number)["publish"] == {}
+            reply = client.reply(number)
+            assert reply.get("publish") == {}, reply
         assert client.write(client.encoded({"id": refused, "ping": {}})) == (204, b"")
         assert client.reply(refused)["ping"] == {}
 
