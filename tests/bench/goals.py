@@ -4,7 +4,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.bench.results import Place, Results
-from tests.bench.scenarios import CONNECTS, KIB, P99, RATE, Scale, fan_out_case
+from tests.bench.scenarios import (
+    CONNECTS,
+    KIB,
+    P99,
+    RATE,
+    SECONDS,
+    Scale,
+    fan_out_case,
+    one_channel_case,
+    own_channels_case,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,7 @@ def goals(scale: Scale) -> Iterator[Goal]:
     yield from _redis_goals(scale)
     yield from _connection_goals(scale)
     yield from _latency_goals(scale)
+    yield from _storm_goals(scale)
     yield from _record_goals(scale)
 
 
@@ -104,6 +115,15 @@ def _latency_goals(scale: Scale) -> Iterator[Goal]:
     slow, free = (Place("slow", "starling", name, P99) for name in ("one slow reader", "nobody"))
     text = "p99 of others with one slow reader vs without"
     yield Goal("slow", text, 1.2, _ratio(slow, free), at_least=False)
+
+
+def _storm_goals(scale: Scale) -> Iterator[Goal]:
+    for case in (one_channel_case(scale), own_channels_case(scale)):
+        for suffix, text, wanted in (("", "in memory", 0.9), ("-redis", "over Redis", 1.0)):
+            starling, centrifugo = (Place("storm", name + suffix, case, SECONDS) for name in ("starling", "centrifugo"))
+            # The fewer seconds the faster, so the other's stand above.
+            measure = _ratio(centrifugo, starling)
+            yield Goal("storm", f"speed of a storm {text}, {case}, vs Centrifugo", wanted, measure)
 
 
 def _record_goals(scale: Scale) -> Iterator[Goal]:

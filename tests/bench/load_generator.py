@@ -26,7 +26,8 @@ class Target:
     """What the generator connects to, and how it speaks to it.
 
     `*` stands for the client's number in `path` and `channel`. `dialect` is plain, realtime or socketio. `tokens` is a
-    file with one token a line, given in the handshake's `Authorization`, or in the connect command.
+    file with one token a line, given in the handshake's `Authorization`, or in the connect command. With `one_frame` a
+    client sends the connect and the subscribe command in one frame, as SDK clients do that reconnect.
     """
 
     port: int
@@ -35,13 +36,14 @@ class Target:
     channel: str = ""
     tokens: Path | None = None
     token_in_connect: bool = False
+    one_frame: bool = False
     deflate: bool = False
     publisher: bool = True
 
     def options(self) -> list[str]:
         """The generator's command line."""
         options = [f"port={self.port}", f"dialect={self.dialect}", f"path={self.path}", f"channel={self.channel}"]
-        options += [f"deflate={self.deflate:d}", f"publisher={self.publisher:d}"]
+        options += [f"deflate={self.deflate:d}", f"publisher={self.publisher:d}", f"one_frame={self.one_frame:d}"]
         if self.tokens is not None:
             options += [f"tokens={self.tokens}", f"token_in={'connect' if self.token_in_connect else 'handshake'}"]
         return options
@@ -192,7 +194,8 @@ class LoadGenerator:
     def reconnect(self, size: int, per_second: float, concurrency: int) -> tuple[Window, int]:
         """Let those that were dropped return and ask for what they missed, while more is published.
 
-        Returns the window until the last was back, and how many were not given what they had missed.
+        With `per_second` 0 nothing more is published. Returns the window until the last was back with all that it had
+        missed, and how many were not given what they had missed.
         """
         before = self._server_seconds()
         self._send(f"return {concurrency} {size} {per_second}")

@@ -48,6 +48,10 @@ METHOD = """\
 - Starling without records has recorders that store nothing. Both variants add up the plain integers on the message
   path.
 - Socket.IO's clients use WebSocket only.
+- In a storm all clients were connected and subscribed before. Each sends its own JWT in the connect command, and the
+  subscribe command with its position in the same frame. The seconds end when the last client has its replies and each
+  missed message. Starling and Centrifugo have the same secret and the same options of the channel, and Centrifugo runs
+  with `GOMAXPROCS=1`.
 - What has no target is measured in the first round only, so that the run takes half an hour: some of the servers, the
   larger payload, 10,000 receivers.
 """

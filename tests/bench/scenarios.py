@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.bench.load_generator import LoadFailedError, LoadGenerator, Window
 from tests.bench.results import Place, Results
@@ -14,10 +14,13 @@ P50, P99 = "p50, ms", "p99, ms"
 KIB = "KiB per connection"
 CONNECTS = "connects per CPU-second"
 PER_SECOND = "per second"
+RETURNS = "clients per CPU-second"
+SECONDS = "seconds until all are back"
 
 ALL_AT_ONCE = 1000
 MEMORY_BASE = 100
 LARGE = 16_000  # bytes: a slow reader's buffers must fill
+MISSED_SIZE = 230  # bytes
 FLOOD = 400  # messages of that size: more than a kernel keeps for one socket
 
 
@@ -34,6 +37,9 @@ class Scale:
     channels: int = 10_000
     returning: int = 5_000
     missed: int = 100
+    storm: int = 15_000
+    """Clients that return at once."""
+    storm_missed: int = 50
     settle: float = 3.0
     """Seconds before memory is read."""
 
@@ -197,6 +203,50 @@ def recovery(task: Task) -> None:
         task.results.check(task.scenario, task.server.name, load.integrity)
 
 
+def storm(task: Task) -> None:
+    """All clients return at once, each with a token of its own, in one channel with missed messages and in one each.
+
+    One client stays, so that the stream is followed as it would be by those that another server kept.
+    """
+    scale = task.scale
+    with task.server.run(task.room) as running:
+        for case, channel, missed in (
+            (one_channel_case(scale), "history:room", scale.storm_missed),
+            (own_channels_case(scale), "history:of-*", 0),
+        ):
+            target = replace(running.target, channel=channel, token_in_connect=True, one_frame=True)
+            with replace(running, target=target).load(scale.storm + 1) as load:
+                load.open(scale.storm + 1)
+                load.drop(1)
+                if missed:
+                    load.publish(MISSED_SIZE, missed)
+                running.await_rest()
+                window, unrecovered = load.reconnect(MISSED_SIZE, per_second=0, concurrency=scale.storm)
+                _note_storm(task, case, window)
+                task.note(case, "not recovered", unrecovered)
+                expected = scale.storm * missed
+                if window.deliveries != expected:
+                    raise LoadFailedError(f"{case}: {window.deliveries} deliveries instead of {expected}")
+                task.results.check(task.scenario, task.server.name, load.integrity)
+            running.await_rest()
+
+
+def _note_storm(task: Task, case: str, window: Window) -> None:
+    task.note(case, SECONDS, window.seconds)
+    task.note(case, RETURNS, task.scale.storm / window.server_seconds)
+    task.note(case, GENERATOR, 100 * window.generator_seconds / window.seconds)
+
+
+def one_channel_case(scale: Scale) -> str:
+    """How a storm in one channel is called in the tables."""
+    return f"{scale.storm:,} in one channel, {scale.storm_missed} missed"
+
+
+def own_channels_case(scale: Scale) -> str:
+    """How a storm with a channel for each client is called in the tables."""
+    return f"{scale.storm:,}, a channel each"
+
+
 def records(task: Task) -> None:
     """The same fan-out and the same connects, with metrics and logs and without."""
     receivers, connects, size = task.scale.receivers, task.scale.idle, task.scale.sizes[0]
@@ -227,6 +277,8 @@ class Part:
     """What each is about, by its name."""
     drive: Callable[[Task], None]
     servers: tuple[str, ...]
+    has_targets_for_all: bool = False
+    """Whether each of the servers is part of a target, so that all of them run in every round."""
 
 
 EVERYBODY = (
@@ -251,7 +303,7 @@ EVERYBODY = (
 
 # Receivers of the fan-outs that numbers to reach are of.
 COMPARED = (100, 1_000, 5_000)
-# Next to these nothing is promised, so they run in the first round alone.
+# Next to these nothing is promised, so they run in the first round alone, but in parts that have targets for all.
 ONCE = frozenset(
     {
         "broadcaster",
@@ -307,6 +359,12 @@ PARTS = (
         {"recovery": "clients that missed messages come back all at once, while more is published"},
         recovery,
         ("starling", "starling-redis"),
+    ),
+    Part(
+        {"storm": "all clients return at once with a JWT of their own; connect and subscribe are in one frame"},
+        storm,
+        ("starling", "centrifugo", "starling-redis", "centrifugo-redis"),
+        has_targets_for_all=True,
     ),
     Part({"records": "what metrics and logs cost"}, records, ("starling", "starling-null")),
 )

@@ -3,6 +3,7 @@
 import json
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -30,8 +31,10 @@ namespaces:
     force_recovery: true
 """
 # More clients than in any scenario, and the one that publishes.
-TOKENS = 10_001
+TOKENS = 15_002
 TOKEN_SECONDS = 4 * 3600
+REST_SECONDS = 30.0
+REST_STEP = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,11 @@ class Room:
     tokens: Path
 
     @classmethod
-    def make(cls, workshop: Workshop, directory: Path, cores: Cores, secret: str) -> "Room":
-        """Write the tokens, a different one for each client, and the channels' options."""
+    def make(cls, workshop: Workshop, directory: Path, cores: Cores, secret: str, clients: int = TOKENS) -> "Room":
+        """Write the tokens, a different one for each of `clients`, and the channels' options."""
         tokens = directory / "tokens"
         tokens.write_text(
-            "".join(issue_connection_token(secret, f"user-{n}", TOKEN_SECONDS) + "\n" for n in range(TOKENS))
+            "".join(issue_connection_token(secret, f"user-{n}", TOKEN_SECONDS) + "\n" for n in range(clients))
         )
         (directory / "channels.yaml").write_text(CHANNELS)
         return cls(workshop, directory, cores, secret, tokens)
@@ -67,6 +70,22 @@ class Running:
     def load(self, clients: int) -> LoadGenerator:
         """A generator for it; `clients` is the most there will be."""
         return LoadGenerator(self.room.workshop.generator, self.target, clients, self.process.cpu_seconds)
+
+    def await_rest(self) -> None:
+        """Return when the server has dealt with what clients did before: it uses a tenth of its core at most.
+
+        Raises RuntimeError if it is busy for longer than REST_SECONDS.
+        """
+        deadline = time.monotonic() + REST_SECONDS
+        before = self.process.cpu_seconds()
+        while True:
+            time.sleep(REST_STEP)
+            used = self.process.cpu_seconds() - before
+            if used < REST_STEP / 10:
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the server is busy for {REST_SECONDS:g} s after its clients have left")
+            before += used
 
     def store_seconds(self) -> float:
         """CPU time of the store so far; 0 without one."""
@@ -207,15 +226,18 @@ def start_baseline(room: Room, port: int, _store: ServerProcess | None, *, mode:
     return ServerProcess(command, port, room.directory / f"floor-{port}.log", core=room.cores.server)
 
 
-def start_centrifugo(room: Room, port: int, _store: ServerProcess | None) -> ServerProcess:
-    """Centrifugo 6 with its memory engine."""
+def start_centrifugo(room: Room, port: int, store: ServerProcess | None) -> ServerProcess:
+    """Centrifugo 6 with its memory engine, or over Redis, and the channels of CHANNELS."""
     configuration = room.directory / f"centrifugo-{port}.json"
     allowed = {"allow_subscribe_for_client": True, "allow_publish_for_client": True}
-    document = {
+    kept = {"name": "history", "history_size": 1000, "history_ttl": "300s", "force_recovery": True}
+    document: dict[str, object] = {
         "client": {"token": {"hmac_secret_key": room.secret}},
-        "channel": {"without_namespace": allowed},
+        "channel": {"without_namespace": allowed, "namespaces": [{**kept, **allowed}]},
         "http_server": {"address": "127.0.0.1", "port": str(port)},
     }
+    if store is not None:
+        document["engine"] = {"type": "redis", "redis": {"address": redis_url(store)}}
     configuration.write_text(json.dumps(document))
     command = [str(room.workshop.centrifugo), "--config", str(configuration)]
     environment = {"GOMAXPROCS": "1"}
@@ -291,6 +313,15 @@ SERVERS = {
             "Centrifugo",
             start_centrifugo,
             {**REALTIME, "token_in_connect": True},
+            tokens=True,
+            needs="centrifugo",
+        ),
+        Server(
+            "centrifugo-redis",
+            "Centrifugo over Redis",
+            start_centrifugo,
+            {**REALTIME, "token_in_connect": True},
+            redis=True,
             tokens=True,
             needs="centrifugo",
         ),

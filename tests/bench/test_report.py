@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.__main__ import parse
+from tests.bench.__main__ import describe, make_plan, parse, scale_of
 from tests.bench.goals import goals
 from tests.bench.load_generator import Integrity
 from tests.bench.report import goal_table, markdown, scenario_table
 from tests.bench.results import Place, Results
-from tests.bench.scenarios import KIB, P99, RATE, Scale
+from tests.bench.scenarios import KIB, P99, RATE, SECONDS, Scale
+from tests.bench.workshop import Workshop
 
 FAN_OUT = "1,000 x 128 B"
 
@@ -60,6 +61,29 @@ def test_less_memory_and_latency_are_better(results: Results) -> None:
     assert "| p99 at half of the own load vs ws | \u2264 1.20x | 1.20x | yes |" in table
 
 
+def test_a_storm_is_the_faster_the_fewer_seconds_it_takes(results: Results) -> None:
+    for server, value in (("starling", 2.0), ("centrifugo", 1.9), ("starling-redis", 5.0), ("centrifugo-redis", 4.0)):
+        results.add(place(server, "15,000, a channel each", "storm", SECONDS), 0, value)
+    table = goal_table(results, Scale())
+    assert "| speed of a storm in memory, 15,000, a channel each, vs Centrifugo | \u2265 0.90x | 0.95x | yes |" in table
+    assert (
+        "| speed of a storm over Redis, 15,000, a channel each, vs Centrifugo | \u2265 1.00x | 0.80x | **no** |"
+        in table
+    )
+
+
+def test_a_storm_is_planned_without_the_servers_that_are_missing_and_says_which(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked = parse(["--only", "storm", "--most", "50"])
+    workshop = Workshop(tmp_path, tmp_path, missing={"centrifugo": "no centrifugo on the PATH"})
+    plan = make_plan(asked, workshop)
+    assert [server for _, server in plan] == ["starling", "starling-redis"]
+    assert scale_of(asked).storm == 50
+    describe(plan, asked, workshop)
+    assert "without centrifugo: no centrifugo on the PATH" in capsys.readouterr().out
+
+
 def test_metrics_and_logs_cost_what_the_null_recorder_spares() -> None:
     results = Results()
     results.add(place("starling", FAN_OUT, "records"), 0, 96.0)
@@ -89,6 +113,7 @@ def test_every_goal_is_measured_by_a_whole_run() -> None:
         "connects": {"5,000 connections"},
         "latency": {"1,000 x 128 B"},
         "slow": {"nobody", "one slow reader"},
+        "storm": {"15,000 in one channel, 50 missed", "15,000, a channel each"},
         "records": {"1,000 x 128 B", "connects"},
     }
 

@@ -1,5 +1,6 @@
 """The bench still speaks to Starling, and its processes leave nothing behind."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -9,12 +10,12 @@ import pytest
 from tests.bench.load_generator import SOURCES, compile_program, compiler_missing
 from tests.bench.process import Cores
 from tests.bench.results import Results
-from tests.bench.scenarios import PARTS, Scale, Task
+from tests.bench.scenarios import PARTS, SECONDS, Scale, Task
 from tests.bench.servers import SERVERS, Room
 from tests.bench.workshop import PEERS, Workshop
 
 SMALL = Scale(
-    counts=(5,), sizes=(128,), seconds=0.2, receivers=5, idle=5, channels=5, returning=5, missed=7, settle=0.1
+    counts=(5,), sizes=(128,), seconds=0.2, receivers=5, idle=5, channels=5, returning=5, missed=7, settle=0.1, storm=50
 )
 
 
@@ -25,14 +26,17 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
         pytest.skip(missing)
     build = tmp_path_factory.mktemp("build")
     return Workshop(
-        compile_program(SOURCES, build / "generator", ["-lz"]), compile_program([PEERS / "floor.c"], build / "floor")
+        compile_program(SOURCES, build / "generator", ["-lz"]),
+        compile_program([PEERS / "floor.c"], build / "floor"),
+        centrifugo=shutil.which("centrifugo"),
     )
 
 
 @pytest.fixture
 def room(workshop: Workshop, tmp_path: Path) -> Room:
     """What servers are started with."""
-    return Room.make(workshop, tmp_path, Cores.of_this_machine(), "a bench's own secret, longer than thirty-two bytes")
+    secret = "a bench's own secret, longer than thirty-two bytes"
+    return Room.make(workshop, tmp_path, Cores.of_this_machine(), secret, clients=52)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +58,25 @@ def test_clients_of_starling_that_return_get_what_they_missed(room: Room) -> Non
     unrecovered = [figure.value for figure in results.numbers if figure.measure == "not recovered"]
     assert unrecovered == [0]
     assert results.integrity["recovery/starling"].whole, results.integrity
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "starling",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("starling-redis", "centrifugo", "centrifugo-redis")),
+    ],
+)
+def test_clients_that_return_in_a_storm_get_what_they_missed(room: Room, server: str) -> None:
+    if SERVERS[server].needs == "centrifugo" and room.workshop.centrifugo is None:
+        pytest.skip("no centrifugo on the PATH")
+    results = drive(room, server, "storm")
+    assert [figure.value for figure in results.numbers if figure.measure == "not recovered"] == [0, 0]
+    assert [case for case, measure in results.columns("storm") if measure == SECONDS] == [
+        "50 in one channel, 50 missed",
+        "50, a channel each",
+    ]
+    assert results.integrity[f"storm/{server}"].whole, results.integrity
 
 
 @pytest.mark.parametrize("server", [pytest.param("starling", marks=pytest.mark.long), "starling-null"])

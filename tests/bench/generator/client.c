@@ -52,7 +52,7 @@ static size_t write_frame(char *into, int opcode, const char *payload, size_t si
 }
 
 static void send_text(Client *client, const char *text) {
-    char frame[4096];
+    char frame[8192];
     client_send(client, frame, write_frame(frame, TEXT, text, strlen(text)));
 }
 
@@ -150,6 +150,24 @@ void client_cut(Client *client) {
     }
 }
 
+/* Commands of the real-time protocol */
+
+static size_t write_connect(char *into, size_t room, const Client *client, const Target *target) {
+    if (target->tokens == NULL || !target->token_in_connect)
+        return (size_t)snprintf(into, room, "{\"id\":1,\"connect\":{}}");
+    return (size_t)snprintf(into, room, "{\"id\":1,\"connect\":{\"token\":\"%s\"}}",
+                            target->tokens[client->number % target->token_count]);
+}
+
+static void write_subscribe(char *into, size_t room, const Client *client, const Target *target) {
+    char channel[256], position[128] = "";
+    expand(channel, sizeof channel, target->channel, client->number);
+    if (client->recovers)
+        snprintf(position, sizeof position, ",\"recover\":true,\"epoch\":\"%s\",\"offset\":%llu", client->epoch,
+                 (unsigned long long)client->offset);
+    snprintf(into, room, "{\"id\":2,\"subscribe\":{\"channel\":\"%s\"%s}}", channel, position);
+}
+
 static void make_inflater(Client *client, const char *answer) {
     const char *bits = strstr(answer, "server_max_window_bits=");
     client->inflater = calloc(1, sizeof *client->inflater);
@@ -176,11 +194,13 @@ static size_t read_upgrade(Client *client, const Target *target, const char *dat
         client->state = READY;
         client_ready(client);
     } else if (target->dialect == REALTIME) {
-        char connect[2560] = "{\"id\":1,\"connect\":{}}";
-        if (target->tokens != NULL && target->token_in_connect)
-            snprintf(connect, sizeof connect, "{\"id\":1,\"connect\":{\"token\":\"%s\"}}",
-                     target->tokens[client->number % target->token_count]);
-        send_text(client, connect);
+        char commands[4096];
+        size_t written = write_connect(commands, sizeof commands, client, target);
+        if (target->one_frame && target->channel[0] != 0) {
+            commands[written++] = '\n';
+            write_subscribe(commands + written, sizeof commands - written, client, target);
+        }
+        send_text(client, commands);
     }
     return length;
 }
@@ -188,12 +208,8 @@ static size_t read_upgrade(Client *client, const Target *target, const char *dat
 /* Dialects */
 
 static void subscribe(Client *client, const Target *target) {
-    char text[1024], channel[256], position[128] = "";
-    expand(channel, sizeof channel, target->channel, client->number);
-    if (client->recovers)
-        snprintf(position, sizeof position, ",\"recover\":true,\"epoch\":\"%s\",\"offset\":%llu", client->epoch,
-                 (unsigned long long)client->offset);
-    snprintf(text, sizeof text, "{\"id\":2,\"subscribe\":{\"channel\":\"%s\"%s}}", channel, position);
+    char text[1024];
+    write_subscribe(text, sizeof text, client, target);
     send_text(client, text);
 }
 
@@ -217,15 +233,16 @@ static int greet_realtime(Client *client, const Target *target, const char *mess
         client_lost(client, text);
         return 0;
     }
-    if (strstr(text, "\"id\":1,") != NULL || strstr(text, "\"connect\":{") != NULL) {
-        if (target->channel[0] == 0)
-            return 1;
-        subscribe(client, target);
-        return 0;
-    }
+    /* Both replies may stand in one frame. */
     if (strstr(text, "\"id\":2,") != NULL || strstr(text, "\"subscribe\":{") != NULL) {
         keep_position(client, text);
         return 1;
+    }
+    if (strstr(text, "\"id\":1,") != NULL || strstr(text, "\"connect\":{") != NULL) {
+        if (target->channel[0] == 0)
+            return 1;
+        if (!target->one_frame)
+            subscribe(client, target);
     }
     return 0;
 }

@@ -19,6 +19,7 @@ typedef struct {
     char **tokens;       /* NULL: none is presented */
     size_t token_count;
     int token_in_connect; /* in the connect command, not in the handshake */
+    int one_frame;        /* connect and subscribe are sent in one frame, as SDK clients do that reconnect */
     int deflate;          /* offer permessage-deflate */
 } Target;
 

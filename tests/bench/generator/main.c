@@ -1,7 +1,7 @@
 /* A load generator for WebSocket servers: one thread, epoll, commands on standard input, answers in JSON lines.
  *
  *     generator port=8000 dialect=plain|realtime|socketio path=/ws [channel=NAME] [tokens=FILE] [token_in=connect]
- *               [deflate=1] [publisher=0]
+ *               [one_frame=1] [deflate=1] [publisher=0]
  *
  * open TOTAL CONCURRENCY                           clients up to TOTAL; before them one that publishes
  * probe SIZE                                       publish until every client has got the same message
@@ -12,7 +12,8 @@
  * mute COUNT                                       the first COUNT clients read no more
  * drop KEEP                                        cut all but the first KEEP clients
  * publish SIZE COUNT IN_FLIGHT                     COUNT messages to whoever is there
- * return CONCURRENCY SIZE PER_SECOND               those that were dropped come back and ask for what they missed
+ * return CONCURRENCY SIZE PER_SECOND               those that were dropped come back and ask for what they missed;
+ *                                                  PER_SECOND 0: nothing more is published
  * quit
  *
  * A client answers pings at all times. Every result counts, for each client, what it did not get, got twice, or got
@@ -425,8 +426,12 @@ static void step_phase(void) {
             ended = 1;
             finished_at = now;
         }
-        if (ended && (all_returned() || since(progress_at) > STALL_TIMEOUT))
+        if (ended && (all_returned() || since(progress_at) > STALL_TIMEOUT)) {
+            /* Without further publications the last that was missed is the end. */
+            if (interval == 0)
+                finished_at = progress_at;
             tell_result();
+        }
         else if (since(progress_at) > STALL_TIMEOUT * 5)
             fail("not every client could return in time");
         break;
@@ -475,9 +480,10 @@ static void drop(uint32_t keep) {
 static void begin_return(double per_second) {
     begin_phase(RETURNING);
     next_to_open = kept;
-    interval = (uint64_t)(1e9 / per_second);
+    interval = per_second > 0 ? (uint64_t)(1e9 / per_second) : 0;
     due = now + interval;
-    set_timer(due);
+    if (interval > 0)
+        set_timer(due);
     open_more();
 }
 
@@ -569,6 +575,8 @@ static void read_option(char *option) {
         read_tokens(value);
     else if (strcmp(option, "token_in") == 0)
         target.token_in_connect = strcmp(value, "connect") == 0;
+    else if (strcmp(option, "one_frame") == 0)
+        target.one_frame = atoi(value);
     else if (strcmp(option, "deflate") == 0)
         target.deflate = atoi(value);
     else if (strcmp(option, "publisher") == 0)
