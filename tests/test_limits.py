@@ -24,12 +24,10 @@ from starling.server.options import BODY_SECONDS, ServerOptions
 from starling.settings import PREFIX, Settings
 from starling.web.api_models import (
     BATCH_COMMANDS,
-    BROADCAST_CHANNELS,
     HISTORY_LIMIT,
-    IDEMPOTENCY_KEY_LENGTH,
     TOP_LIMIT,
-    WAIT_SECONDS,
 )
+from starling.web.api_publishing import BROADCAST_CHANNELS, IDEMPOTENCY_KEY_LENGTH, WAIT_SECONDS
 from starling.web.api_stream_models import STREAM_LIST, STREAM_WAIT
 from starling.web.api_waiting import WAITING_LIMIT
 from starling.web.proxy_backend import POOL_CONNECTIONS, REPLY_BYTES

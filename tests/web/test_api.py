@@ -18,7 +18,8 @@ from starling.web.api_batch_models import BatchBody
 from starling.web.api_docs import GROUPS
 from starling.web.api_examples import EXAMPLES
 from starling.web.api_methods import ApiMethods
-from starling.web.api_models import BATCH_COMMANDS, BROADCAST_CHANNELS, IDEMPOTENCY_KEY_LENGTH, CaptureBody
+from starling.web.api_models import BATCH_COMMANDS, CaptureBody
+from starling.web.api_publishing import BROADCAST_CHANNELS, IDEMPOTENCY_KEY_LENGTH
 from tests.support.engines import memory_engine
 
 ADDRESS = "192.0.2.7"

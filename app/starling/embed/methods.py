@@ -11,6 +11,7 @@ from starling.embed import method_options as options_of
 from starling.protocol.codes import ERROR_BAD_REQUEST, Error
 from starling.web import api_results as results
 from starling.web.api_methods import ApiMethods
+from starling.web.api_publishing import BroadcastResponse, PublishResponse
 
 _Result = TypeVar("_Result", bound=Struct)
 _ANYTHING = TypeAdapter(Any)
@@ -32,15 +33,15 @@ class ServerMethods:
 
     async def publish(
         self, channel: str, data: Any, **options: Unpack[options_of.PublicationFields]
-    ) -> results.PublishResponse:
+    ) -> PublishResponse:
         """Send `data` (any JSON) to everyone in a channel; `options` are further fields of PublishBody."""
-        return await self._call("publish", results.PublishResponse, channel=channel, data=data, **options)
+        return await self._call("publish", PublishResponse, channel=channel, data=data, **options)
 
     async def broadcast(
         self, channels: Sequence[str], data: Any, **options: Unpack[options_of.PublicationFields]
-    ) -> results.BroadcastResponse:
+    ) -> BroadcastResponse:
         """Send the same `data` to many channels; the answer has a result or an error for each of them."""
-        return await self._call("broadcast", results.BroadcastResponse, channels=list(channels), data=data, **options)
+        return await self._call("broadcast", BroadcastResponse, channels=list(channels), data=data, **options)
 
     async def subscribe(self, user: str, channel: str, **options: Unpack[options_of.SubscribeFields]) -> None:
         """Subscribe a user's connections to a channel."""

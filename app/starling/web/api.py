@@ -27,10 +27,12 @@ from starling.variables import variable
 from starling.web.api_batch import run_batch
 from starling.web.api_batch_models import BatchCommand, BatchFrame, EnvelopeCommand
 from starling.web.api_capture import CaptureEndpoint
-from starling.web.api_errors import describe
+from starling.web.api_errors import Unavailable, describe
 from starling.web.api_members import read_request
-from starling.web.api_methods import Answer, ApiMethods, Unavailable
-from starling.web.api_models import BATCH_COMMANDS, CaptureBody, PublishBody
+from starling.web.api_methods import ApiMethods
+from starling.web.api_models import BATCH_COMMANDS, CaptureBody
+from starling.web.api_publishing import PublishBody
+from starling.web.api_results import Answer
 from starling.web.options import ApiOptions
 from starling.web.request_id import HEADER as REQUEST_ID
 from starling.web.request_id import given_id, new_id
@@ -191,7 +193,7 @@ class Api:
             send(*self._bad_request("publish", error))
             return True
         publish = cast("PublishBody", request)
-        return self._methods.begin_publish(publish, lambda outcome: send(*_answer_of(outcome)))
+        return self._methods.publishing.begin(publish, lambda outcome: send(*_answer_of(outcome)))
 
     async def _answer(self, name: str, body: bytes) -> tuple[HTTPStatus, bytes]:
         if name == "batch":

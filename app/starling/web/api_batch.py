@@ -9,8 +9,9 @@ from typing import Any
 from starling.protocol import codes
 from starling.protocol.codes import Error
 from starling.web.api_batch_models import BatchCommand
-from starling.web.api_methods import Answer, ApiMethods
-from starling.web.api_models import PublishBody
+from starling.web.api_methods import ApiMethods
+from starling.web.api_publishing import PublishBody
+from starling.web.api_results import Answer
 
 Reply = Mapping[str, Any]
 
@@ -62,7 +63,7 @@ class _Batch:
         """Publish after everything that was begun before, without a task where none is needed."""
         self._publishing += 1
         # What was not begun so far must come first.
-        if self._calls or not self._methods.begin_publish(request, partial(self._on_published, number)):
+        if self._calls or not self._methods.publishing.begin(request, partial(self._on_published, number)):
             self._publishing -= 1
             self.call_later(number, "publish", request)
 

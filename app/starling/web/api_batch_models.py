@@ -7,7 +7,6 @@ from msgspec import Meta, Raw, Struct
 
 from starling.web.api_models import (
     BATCH_COMMANDS,
-    BroadcastBody,
     CanBody,
     ChannelsBody,
     ConnectionsBody,
@@ -19,12 +18,12 @@ from starling.web.api_models import (
     PresenceSetBody,
     PresenceStatsBody,
     PresenceUnsetBody,
-    PublishBody,
     RefreshBody,
     SubscribeBody,
     TopBody,
     UnsubscribeBody,
 )
+from starling.web.api_publishing import BroadcastBody, PublishBody
 from starling.web.api_stream_models import (
     StreamAppendBody,
     StreamCancelBody,

@@ -13,7 +13,7 @@ from starling.engine.control import NodeCommandRefused
 from starling.engine.engine import Engine
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
-from starling.web.api_methods import unavailable
+from starling.web.api_errors import unavailable
 from starling.web.api_models import CaptureBody
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.capture")

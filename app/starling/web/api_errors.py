@@ -1,11 +1,15 @@
-"""Errors of the server API for requests that are invalid or ask for what is not there, with the field or the remedy."""
+"""Errors of the server API: of invalid requests, of what is not there, and of what the broker did not do."""
 
 import re
 
 import msgspec
+import structlog
 
+from starling.engine.broker import BrokerRefused, BrokerUnavailable, PublicationTooLarge
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.api")
 
 _LOCATION = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]*)`$")
@@ -37,3 +41,49 @@ def bad_request(remedy: str) -> Error:
 def not_available(remedy: str) -> CommandRefused:
     """The refusal of what this service does not keep or do, with its remedy."""
     return CommandRefused(Error(codes.ERROR_NOT_AVAILABLE.code, f"not available: {remedy}"))
+
+
+class Unavailable(Error, frozen=True):
+    """The broker did not do it; the answer's status is 503."""
+
+
+UNAVAILABLE = Unavailable(
+    codes.ERROR_INTERNAL.code, "the broker does not answer; it is not known to be done: try again"
+)
+NOT_READ = Unavailable(codes.ERROR_INTERNAL.code, "the broker does not answer, so nothing was read: try again")
+# Methods that change nothing.
+READS = frozenset(
+    {
+        "can",
+        "channels",
+        "connections",
+        "history",
+        "info",
+        "presence",
+        "presence_stats",
+        "stream_info",
+        "stream_list",
+        "top",
+    }
+)
+FAILED = Error(codes.ERROR_INTERNAL.code, "internal server error: the log has the cause")
+
+
+def error_of(name: str, failure: Exception) -> Error:
+    """The error that answers a request of a method; what is nobody's fault but ours is logged."""
+    if isinstance(failure, CommandRefused):
+        reason = failure.reason
+        return reason if isinstance(reason, Error) else Error(codes.ERROR_INTERNAL.code, reason.reason)
+    if isinstance(failure, BrokerUnavailable):
+        return unavailable(failure, reads=name in READS)
+    if isinstance(failure, PublicationTooLarge):
+        return Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {failure}")
+    log.error("api_method_failed", method=name, exc_info=failure)
+    return FAILED
+
+
+def unavailable(failure: BrokerUnavailable, *, reads: bool = False) -> Unavailable:
+    """The error of what the broker did not do: it refused, and why, or it does not answer."""
+    if isinstance(failure, BrokerRefused):
+        return Unavailable(codes.ERROR_INTERNAL.code, f"the broker did nothing: {failure}")
+    return NOT_READ if reads else UNAVAILABLE

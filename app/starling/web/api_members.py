@@ -16,7 +16,7 @@ from msgspec import Raw, Struct, ValidationError
 
 from starling.protocol.codec_json import read_json
 from starling.web.api_batch_models import BatchCommand, EnvelopeCommand
-from starling.web.api_models import PublishBody
+from starling.web.api_publishing import PublishBody
 
 Request = TypeVar("Request", bound=Struct)
 

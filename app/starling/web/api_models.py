@@ -1,4 +1,4 @@
-"""The requests and answers of the server API, from which /docs is generated."""
+"""Requests of the server API's methods, but for publishing, tokens and streams; /docs is generated from them."""
 
 from typing import Annotated
 
@@ -11,16 +11,13 @@ from starling.engine.rights import Verb
 from starling.protocol.tags_filter import ForcedFilterNode
 
 # One request may not keep the event loop from everyone else.
-BROADCAST_CHANNELS = 10_000
 BATCH_COMMANDS = 1_000
 HISTORY_LIMIT = 10_000
-IDEMPOTENCY_KEY_LENGTH = 255
 TOP_LIMIT = 100
 ASKER_LENGTH = 255
 REASON_LENGTH = 255
 CHANNELS_PAGE = 10_000
 CONNECTIONS_PAGE = 1_000
-WAIT_SECONDS = 60
 
 Name = Annotated[str, Meta(description="Name of the channel.", min_length=1, examples=["news:sport"])]
 User = Annotated[
@@ -29,95 +26,7 @@ User = Annotated[
 Client = Annotated[str, Meta(description="Only the connection of this id.")]
 Session = Annotated[str, Meta(description="Only connections of this session.")]
 Seconds = Annotated[float, Meta(ge=0, le=253402300799, description="Seconds since 1970.")]
-Data = Annotated[Raw, Meta(description="Any JSON; it passes to the subscribers as it is.", examples=[{"text": "Hi"}])]
 Binary = Annotated[str, Meta(description="Base64 of data for clients that speak Protobuf, in place of the JSON.")]
-Tags = Annotated[dict[str, str], Meta(description="Texts that travel with the publication.")]
-IdempotencyKey = Annotated[
-    str,
-    Meta(
-        max_length=IDEMPOTENCY_KEY_LENGTH,
-        description="A second publication into a channel with the same key within 5 minutes is not sent; its answer is "
-        "the first one's. Give each publication one of its own, and a retry is harmless.",
-    ),
-]
-WaitSeconds = Annotated[
-    float,
-    Meta(
-        ge=0,
-        le=WAIT_SECONDS,
-        description="How long this may wait for a broker that is away, instead of being refused. The answer comes once "
-        "it is stored; until then it is held by this process alone.",
-    ),
-]
-TraceParent = Annotated[
-    str,
-    Meta(
-        description="The trace that this publication belongs to, as in the header of the same name (W3C Trace "
-        "Context), which it goes before. What is malformed, and all of it where tracing is off, is ignored.",
-        examples=["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"],
-    ),
-]
-TraceState = Annotated[str, Meta(description="What goes with `traceparent`, as in the header of the same name.")]
-SkipHistory = Annotated[bool, Meta(description="Only to those who are there now, even where history is kept.")]
-Version = Annotated[
-    int,
-    Meta(
-        ge=0,
-        le=2**63 - 1,
-        description="In channels with history: the version of what the publication shows. One that is not above the "
-        "last one of the same `version_epoch` is dropped, and the answer is the position of the newest. 0: none.",
-    ),
-]
-VersionEpoch = Annotated[
-    str,
-    Meta(max_length=255, description="What `version` belongs to; versions of another epoch begin anew."),
-]
-Delta = Annotated[
-    bool,
-    Meta(
-        description="Send it as a patch of the publication before to subscribers that asked for patches, also where "
-        "the namespace has no `delta_publish`. The channel needs `allowed_delta_types`."
-    ),
-]
-
-
-# --- what is asked ---
-
-
-class PublishBody(Struct):
-    """Send `data` to everyone in a channel."""
-
-    channel: Name
-    data: Data = msgspec.field(default_factory=Raw)
-    b64data: Binary = ""
-    skip_history: SkipHistory = False
-    tags: Tags | None = None
-    idempotency_key: IdempotencyKey = ""
-    version: Version = 0
-    version_epoch: VersionEpoch = ""
-    delta: Delta = False
-    wait_seconds: WaitSeconds = 0
-    traceparent: TraceParent = ""
-    tracestate: TraceState = ""
-
-
-class BroadcastBody(Struct):
-    """Send the same `data` to many channels."""
-
-    channels: Annotated[
-        list[str], Meta(min_length=1, max_length=BROADCAST_CHANNELS, description="Names of the channels.")
-    ]
-    data: Data = msgspec.field(default_factory=Raw)
-    b64data: Binary = ""
-    skip_history: SkipHistory = False
-    tags: Tags | None = None
-    idempotency_key: IdempotencyKey = ""
-    version: Version = 0
-    version_epoch: VersionEpoch = ""
-    delta: Delta = False
-    wait_seconds: WaitSeconds = 0
-    traceparent: TraceParent = ""
-    tracestate: TraceState = ""
 
 
 class Position(Struct):
@@ -334,6 +243,3 @@ class PresenceUnsetBody(Struct):
 
     channel: Name
     user: Annotated[str, Meta(min_length=1, max_length=255, description="Id of the user.")]
-
-
-# --- what is answered ---

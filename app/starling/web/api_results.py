@@ -1,6 +1,7 @@
 """Results of the methods of the server API, one struct each."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
@@ -10,6 +11,9 @@ from starling.engine.control import NodeInfo
 from starling.engine.node_stats import NodeStats
 from starling.telemetry.top_channels import ChannelTraffic
 
+Answer = Struct | Mapping[str, Any]
+"""The result of any method."""
+
 
 class ApiError(Struct, omit_defaults=True):
     """Why it was not done; `stream` for programs where a stream did not take it."""
@@ -17,26 +21,6 @@ class ApiError(Struct, omit_defaults=True):
     code: Annotated[int, Meta(examples=[107])]
     message: Annotated[str, Meta(examples=["bad request: channel: it is missing"])]
     stream: StreamProblem | None = None
-
-
-class PublishResponse(Struct, omit_defaults=True):
-    """The publication's position in the channel's history; empty where it has none."""
-
-    offset: int = 0
-    epoch: str = ""
-
-
-class PublishAnswer(Struct, omit_defaults=True):
-    """What became of one channel of a broadcast."""
-
-    error: ApiError | None = None
-    result: PublishResponse | None = None
-
-
-class BroadcastResponse(Struct):
-    """What became of each channel, in the order of the request."""
-
-    responses: list[PublishAnswer]
 
 
 class EmptyResponse(Struct):

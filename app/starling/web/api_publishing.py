@@ -1,0 +1,285 @@
+"""Publishing through the server API: `publish` and `broadcast`, their requests and their results."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
+from starling.engine.channels import ChannelOptions
+from starling.engine.data_format import check_publication
+from starling.engine.engine import Engine
+from starling.protocol import codes
+from starling.protocol.codes import CommandRefused, Disconnect, Error
+from starling.protocol.messages import Publication
+from starling.web.api_errors import error_of, not_available, unavailable
+from starling.web.api_models import Binary, Name
+from starling.web.api_request import RequestChannels, payload
+from starling.web.api_results import Answer, ApiError
+from starling.web.api_waiting import Waiting, waiting_key
+
+# One request may not keep the event loop from everyone else.
+BROADCAST_CHANNELS = 10_000
+IDEMPOTENCY_KEY_LENGTH = 255
+WAIT_SECONDS = 60
+
+Data = Annotated[Raw, Meta(description="Any JSON; it passes to the subscribers as it is.", examples=[{"text": "Hi"}])]
+Tags = Annotated[dict[str, str], Meta(description="Texts that travel with the publication.")]
+IdempotencyKey = Annotated[
+    str,
+    Meta(
+        max_length=IDEMPOTENCY_KEY_LENGTH,
+        description="A second publication into a channel with the same key within 5 minutes is not sent; its answer is "
+        "the first one's. Give each publication one of its own, and a retry is harmless.",
+    ),
+]
+WaitSeconds = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=WAIT_SECONDS,
+        description="How long this may wait for a broker that is away, instead of being refused. The answer comes once "
+        "it is stored; until then it is held by this process alone.",
+    ),
+]
+TraceParent = Annotated[
+    str,
+    Meta(
+        description="The trace that this publication belongs to, as in the header of the same name (W3C Trace "
+        "Context), which it goes before. What is malformed, and all of it where tracing is off, is ignored.",
+        examples=["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"],
+    ),
+]
+TraceState = Annotated[str, Meta(description="What goes with `traceparent`, as in the header of the same name.")]
+SkipHistory = Annotated[bool, Meta(description="Only to those who are there now, even where history is kept.")]
+Version = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=2**63 - 1,
+        description="In channels with history: the version of what the publication shows. One that is not above the "
+        "last one of the same `version_epoch` is dropped, and the answer is the position of the newest. 0: none.",
+    ),
+]
+VersionEpoch = Annotated[
+    str,
+    Meta(max_length=255, description="What `version` belongs to; versions of another epoch begin anew."),
+]
+Delta = Annotated[
+    bool,
+    Meta(
+        description="Send it as a patch of the publication before to subscribers that asked for patches, also where "
+        "the namespace has no `delta_publish`. The channel needs `allowed_delta_types`."
+    ),
+]
+
+
+class PublishBody(Struct):
+    """Send `data` to everyone in a channel."""
+
+    channel: Name
+    data: Data = msgspec.field(default_factory=Raw)
+    b64data: Binary = ""
+    skip_history: SkipHistory = False
+    tags: Tags | None = None
+    idempotency_key: IdempotencyKey = ""
+    version: Version = 0
+    version_epoch: VersionEpoch = ""
+    delta: Delta = False
+    wait_seconds: WaitSeconds = 0
+    traceparent: TraceParent = ""
+    tracestate: TraceState = ""
+
+
+class BroadcastBody(Struct):
+    """Send the same `data` to many channels."""
+
+    channels: Annotated[
+        list[str], Meta(min_length=1, max_length=BROADCAST_CHANNELS, description="Names of the channels.")
+    ]
+    data: Data = msgspec.field(default_factory=Raw)
+    b64data: Binary = ""
+    skip_history: SkipHistory = False
+    tags: Tags | None = None
+    idempotency_key: IdempotencyKey = ""
+    version: Version = 0
+    version_epoch: VersionEpoch = ""
+    delta: Delta = False
+    wait_seconds: WaitSeconds = 0
+    traceparent: TraceParent = ""
+    tracestate: TraceState = ""
+
+
+class PublishResponse(Struct, omit_defaults=True):
+    """The publication's position in the channel's history; empty where it has none."""
+
+    offset: int = 0
+    epoch: str = ""
+
+
+class PublishAnswer(Struct, omit_defaults=True):
+    """What became of one channel of a broadcast."""
+
+    error: ApiError | None = None
+    result: PublishResponse | None = None
+
+
+class BroadcastResponse(Struct):
+    """What became of each channel, in the order of the request."""
+
+    responses: list[PublishAnswer]
+
+
+# What became of a publication that was sent and not kept.
+_SENT = PublishAnswer(result=PublishResponse())
+
+
+class PublishMethods:
+    """Publishes as the channels' options say. Methods raise CommandRefused and the broker's errors."""
+
+    def __init__(self, engine: Engine, channels: RequestChannels) -> None:
+        self._engine = engine
+        self._options = channels.options
+        self._waiting = Waiting()
+
+    def begin(self, request: PublishBody, done: Callable[[Answer | Error], None]) -> bool:
+        """Publish without a task; `done` gets the outcome, now or later.
+
+        False, and nothing is begun, where the publication may wait for a broker that is away, or makes a span.
+        """
+        if request.wait_seconds or self._engine.tracer.on:
+            return False
+        started = time.perf_counter()
+
+        def finish(outcome: PublishOutcome | Exception) -> None:
+            if isinstance(outcome, StreamPosition):
+                answer: Answer | Error = PublishResponse(outcome.offset, outcome.epoch)
+            else:
+                answer = error_of("publish", outcome)
+            code = answer.code if isinstance(answer, Error) else 0
+            self._engine.metrics.answered("publish", code, time.perf_counter() - started)
+            done(answer)
+
+        try:
+            publication, options = self._publication(request)
+            outcome = self._engine.publisher.begin(request.channel, publication, options, finish)
+        except ValueError as error:
+            finish(not_available(str(error)))
+        except Exception as failure:  # noqa: BLE001 - every failure is answered as an error
+            finish(failure)
+        else:
+            if outcome is not None:
+                finish(outcome)
+        return True
+
+    async def publish(self, request: PublishBody) -> PublishResponse:
+        """Publish in one channel."""
+        publication, options = self._publication(request)
+        try:
+            position = await self._waiting.until_stored(
+                lambda: self._engine.publisher.publish(request.channel, publication, options), request.wait_seconds
+            )
+        except ValueError as error:
+            raise not_available(str(error)) from error
+        return PublishResponse(position.offset, position.epoch)
+
+    def _publication(self, request: PublishBody) -> tuple[Publication, PublishOptions]:
+        """What a request publishes, and how it is kept. Raises CommandRefused."""
+        publication = Publication(data=payload(request.data, request.b64data), tags=request.tags)
+        channel_options = self._options(request.channel)
+        _check_no_stream(channel_options)
+        check_publication(bytes(publication.data), channel_options)
+        _check_delta(channel_options, request)
+        return publication, _publish_options(channel_options, request)
+
+    async def broadcast(self, request: BroadcastBody) -> BroadcastResponse:
+        """Publish the same in many channels; each has its own answer, unless the broker did none of them."""
+        publication = Publication(data=payload(request.data, request.b64data), tags=request.tags)
+        answers: list[PublishAnswer | None] = []
+        requests: list[tuple[str, PublishOptions]] = []
+        of_namespace: dict[int, PublishOptions | PublishAnswer] = {}
+        for channel in request.channels:
+            try:
+                options = self._options(channel)
+            except CommandRefused as refusal:
+                answers.append(PublishAnswer(error=_api_error(refusal.reason)))
+                continue
+            kept = of_namespace.get(id(options))
+            if kept is None:
+                kept = of_namespace[id(options)] = _broadcast_options(options, request, publication)
+            if isinstance(kept, PublishOptions):
+                requests.append((channel, kept))
+                answers.append(None)
+            else:
+                answers.append(kept)
+        outcomes: list[PublishOutcome] = []
+
+        async def publish_all() -> None:
+            outcomes[:] = await self._engine.publisher.publish_many(publication, requests)
+            away = [outcome for outcome in outcomes if isinstance(outcome, BrokerUnavailable)]
+            # Some stored and some not is an answer, unless the rest may wait.
+            if away and (len(away) == len(outcomes) or request.wait_seconds):
+                raise away[0]
+
+        try:
+            await self._waiting.until_stored(publish_all, request.wait_seconds)
+        except ValueError as error:
+            raise not_available(str(error)) from error
+        except BrokerUnavailable:
+            if all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes):
+                raise
+        published = iter(outcomes)
+        return BroadcastResponse([_publish_answer(next(published)) if one is None else one for one in answers])
+
+
+def _publish_options(options: ChannelOptions, request: PublishBody | BroadcastBody) -> PublishOptions:
+    key = request.idempotency_key or (waiting_key() if request.wait_seconds else "")
+    if request.skip_history:
+        return PublishOptions(idempotency_key=key, delta=request.delta)
+    kept = options.publish_options(key)
+    if not (request.version or request.delta):
+        return kept
+    delta = request.delta or kept.delta
+    return replace(kept, version=request.version, version_epoch=request.version_epoch, delta=delta)
+
+
+def _check_no_stream(options: ChannelOptions) -> None:
+    """Raise CommandRefused with 108 for a publication in an append-only stream."""
+    if options.stream is not None:
+        raise not_available("channel: it is an append-only stream: use stream_append")
+
+
+def _check_delta(options: ChannelOptions, request: PublishBody | BroadcastBody) -> None:
+    """Raise CommandRefused with 108 for patches where nobody may have any."""
+    if request.delta and not options.allowed_delta_types:
+        raise not_available("delta: the channel's options allow no patches: set allowed_delta_types: [fossil]")
+
+
+def _broadcast_options(
+    options: ChannelOptions, request: BroadcastBody, publication: Publication
+) -> PublishOptions | PublishAnswer:
+    """How a publication is kept in the channels of one namespace, or why it is refused there."""
+    try:
+        _check_no_stream(options)
+        check_publication(bytes(publication.data), options)
+        _check_delta(options, request)
+    except CommandRefused as refusal:
+        return PublishAnswer(error=_api_error(refusal.reason))
+    return _publish_options(options, request)
+
+
+def _publish_answer(outcome: PublishOutcome) -> PublishAnswer:
+    if isinstance(outcome, StreamPosition):
+        if not outcome.epoch:
+            return _SENT
+        return PublishAnswer(result=PublishResponse(outcome.offset, outcome.epoch))
+    if isinstance(outcome, BrokerUnavailable):
+        return PublishAnswer(error=_api_error(unavailable(outcome)))
+    return PublishAnswer(error=ApiError(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {outcome}"))
+
+
+def _api_error(reason: Error | Disconnect) -> ApiError:
+    return ApiError(reason.code, reason.message if isinstance(reason, Error) else reason.reason)
