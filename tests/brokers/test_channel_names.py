@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starling.brokers.channel_names import original_name, stored_name
+from starling.brokers.envelope import original_name, stored_name
 
 
 @pytest.mark.parametrize("channel", ["room", "news:today", "sale:50%", "#alice", "news:#alice,bob", ":canary:1"])

@@ -24,6 +24,8 @@ from redis.asyncio.client import PubSub
 
 from starling.brokers.envelope import decode, encode_body
 from starling.brokers.memory.history import MemoryHistory
+from starling.brokers.redis.broker import keeping, read_position
+from starling.brokers.redis.calls import PUBLISH, RedisNames, new_epoch
 from starling.brokers.redis.history import RedisHistory
 from starling.engine.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
 from starling.engine.follower import Joined
@@ -150,7 +152,8 @@ class RedisStore:
     def __init__(self, redis: "Redis", reported: Reported) -> None:
         self._redis = redis
         self.size = SIZE
-        self.history = RedisHistory(self._execute, self._execute, "starling", "starling:{}".format)
+        self._names = RedisNames("starling")
+        self.history = RedisHistory(self._execute, self._names)
         self._reported = reported
         self._published = 0
         self._snapshot: dict[bytes, bytes] = {}
@@ -169,7 +172,8 @@ class RedisStore:
         body = encode_body(Publication(msgspec.Raw(b"%d" % payload)), 0)
         options = PublishOptions(SIZE, TTL, META_TTL, key)
         before = await self._length(channel)
-        position = await self.history.publish(channel, body, options)
+        keys, arguments = keeping(self._names, channel, body, options, new_epoch())
+        position = read_position(await PUBLISH.run(self._execute, keys, *arguments))
         self._published += await self._length(channel) != before
         return position
 

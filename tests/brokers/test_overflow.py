@@ -14,9 +14,9 @@ from starling.brokers.broadcast import BroadcastBroker
 from starling.brokers.link import EventQueue, LinkEvent, MessageEvent
 from starling.brokers.memory.broker import MemoryBackend
 from starling.brokers.open import open_broker
+from starling.brokers.outbox import Outbox
 from starling.brokers.redis.address import parse_address
 from starling.brokers.redis.backend import RedisBackend
-from starling.brokers.redis.outbox import Outbox
 from starling.engine.broker import BrokerUnavailable, LinkState, StreamEntry
 from starling.protocol.messages import Publication
 from tests.brokers.conftest import Opener

@@ -155,11 +155,11 @@ async def test_a_cancelled_command_does_not_cross_replies(redis_server: RedisSer
     await backend.open_publishing()
     try:
         for _ in range(50):
-            doomed = asyncio.ensure_future(backend.execute("ECHO", "doomed"))
+            doomed = asyncio.ensure_future(backend.calls.execute("ECHO", "doomed"))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             doomed.cancel()
-            others = [backend.execute("ECHO", f"{number}") for number in range(5)]
+            others = [backend.calls.execute("ECHO", f"{number}") for number in range(5)]
             assert await asyncio.gather(*others) == [b"0", b"1", b"2", b"3", b"4"]
     finally:
         await backend.close_publishing()
@@ -169,13 +169,13 @@ async def test_a_command_that_ran_out_of_time_does_not_cross_replies(redis_serve
     backend = RedisBackend(parse_address(redis_server.url), prefix="starling", timeout=0.3)
     await backend.open_publishing()
     try:
-        assert await backend.execute("ECHO", "warm") == b"warm"
+        assert await backend.calls.execute("ECHO", "warm") == b"warm"
         redis_server.freeze()
         with pytest.raises(BrokerUnavailable, match=r"0\.3 s"):
-            await backend.execute("ECHO", "late")
+            await backend.calls.execute("ECHO", "late")
         redis_server.thaw()
         for number in range(20):
-            assert await backend.execute("ECHO", f"{number}") == b"%d" % number
+            assert await backend.calls.execute("ECHO", f"{number}") == b"%d" % number
     finally:
         await backend.close_publishing()
 
@@ -185,9 +185,9 @@ async def test_a_refused_command_fails_alone(redis_server: RedisServer) -> None:
     await backend.open_publishing()
     try:
         outcomes = await asyncio.gather(
-            backend.execute("ECHO", "before"),
-            backend.execute("NOSUCHCOMMAND"),
-            backend.execute("ECHO", "after"),
+            backend.calls.execute("ECHO", "before"),
+            backend.calls.execute("NOSUCHCOMMAND"),
+            backend.calls.execute("ECHO", "after"),
             return_exceptions=True,
         )
     finally:

@@ -1,4 +1,4 @@
-"""The bytes that brokers carry between processes: publications, joins and leaves.
+"""What brokers carry between processes: the bytes of publications, joins and leaves, and the names of channels.
 
 Every envelope is a line of text and then bytes that are not looked at:
 
@@ -10,18 +10,27 @@ The line of a publication comes first, so that a Lua script that has just given 
 body that it does not read. The body is what a history stream stores: again a line, `<time in ms> <length of meta>`,
 then meta, which is JSON of the info and the tags or nothing, then the data. A publication of a sampled trace has the
 trace in its meta too, but not in what is stored: processes that know nothing of traces pass over it.
+
+Names are stored without the characters that a broker gives a meaning to. Only names that hold a user id may have such
+characters: personal channels (`#USER`, `NAMESPACE:#USER`) and the service's own channels, which begin with a colon. All
+other names are stored as they are.
 """
 
+import re
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import msgspec
 
 from starling.engine.broker import StreamEntry
+from starling.engine.channels import USERS_MARK
 from starling.protocol.messages import ClientInfo, Publication
 from starling.telemetry.tracing import TraceContext
 
 # What JSON and JavaScript hold exactly; offsets of streams stay below it by design.
 _GREATEST = 2**53
+# Braces mark what Redis Cluster hashes; the percent sign keeps two names from becoming one.
+_ENCODED = re.compile(r"[%{}\x00-\x1f\x7f]")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -57,6 +66,20 @@ class LeaveEvent:
 
 
 Envelope = StreamEntry | JoinEvent | LeaveEvent
+
+
+def stored_name(channel: str) -> str:
+    """`channel`, percent-encoded (RFC 3986 section 2.1) where it may hold a user id; no two are stored alike."""
+    if USERS_MARK not in channel and not channel.startswith(":"):
+        return channel
+    return _ENCODED.sub(lambda found: f"%{ord(found[0]):02X}", channel)
+
+
+def original_name(stored: str) -> str:
+    """The channel that is stored as `stored`."""
+    if USERS_MARK not in stored and not stored.startswith(":"):
+        return stored
+    return unquote(stored, errors="strict")
 
 
 def encode_body(

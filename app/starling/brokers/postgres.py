@@ -10,9 +10,9 @@ from typing import Any
 import asyncpg
 
 from starling.brokers.broadcast import BroadcastBroker
-from starling.brokers.channel_names import original_name, stored_name
+from starling.brokers.envelope import original_name, stored_name
 from starling.brokers.link import Link, LinkLost, Receive
-from starling.brokers.redis.outbox import Outbox
+from starling.brokers.outbox import Outbox
 from starling.brokers.supervised import SupervisedBackend, in_words
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge
 

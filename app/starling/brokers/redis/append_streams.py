@@ -2,14 +2,13 @@
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from redis.exceptions import ResponseError
 
 from starling.brokers.append_tags import tags_of
-from starling.brokers.channel_names import stored_name
+from starling.brokers.redis.calls import Execute, RedisNames, Script, milliseconds
 from starling.brokers.redis.refusal import refused
-from starling.brokers.redis.script import Execute, Script
 from starling.engine.append_store import (
     Append,
     AppendOutcome,
@@ -34,22 +33,20 @@ class RedisAppendStreams:
         self,
         publishing: Execute,
         querying: Execute,
-        prefix: str,
-        wire_name: Callable[[str], str],
+        names: RedisNames,
         *,
         read_ttl: float = DEFAULT_READ_TTL,
     ) -> None:
-        """`wire_name` returns the name of a channel in Redis; a position without a publication lives `read_ttl` s."""
+        """A position without a publication is kept for `read_ttl` seconds."""
         self._publishing = publishing
         self._querying = querying
-        self._prefix = prefix
-        self._wire_name = wire_name
+        self._names = names
         self._read_ttl = read_ttl
         self._open = Script("stream_open.lua")
         self._append = Script("stream_append.lua")
         self._delete = Script("stream_delete.lua")
         # One key, so that one command finds the streams of all slots.
-        self._index = f"{prefix}:{{streams}}:open".encode()
+        self._index = f"{names.prefix}:{{streams}}:open".encode()
 
     async def open(self, channel: str, opening: Opening) -> Opened:
         """Open a stream. Raises BrokerUnavailable."""
@@ -57,13 +54,13 @@ class RedisAppendStreams:
             self._publishing,
             self._keys(channel),
             opening.kind.value,
-            _milliseconds(opening.ttl),
+            milliseconds(opening.ttl),
             secrets.token_urlsafe(6),
             opening.producer,
             "" if opening.producer_epoch is None else opening.producer_epoch,
             int(opening.watched),
             opening.media_type,
-            _milliseconds(opening.expires_at) if opening.expires_at else "",
+            milliseconds(opening.expires_at) if opening.expires_at else "",
         )
         outcome, epoch, created, info = _read(answer)
         return Opened(outcome, info, created=created, producer_epoch=epoch)
@@ -78,7 +75,7 @@ class RedisAppendStreams:
         answer = await self._append.run(
             self._publishing,
             self._keys(channel),
-            self._wire_name(channel),
+            self._names.channel(channel),
             chunk.data if chunk is not None else b"",
             chunk.units if chunk is not None else 0,
             chunk.size if chunk is not None else 0,
@@ -103,8 +100,8 @@ class RedisAppendStreams:
     async def interrupt(self, channel: str, silent: float) -> Change:
         """Leave the stream interrupted where its producer was silent. Raises BrokerUnavailable."""
         status = StreamStatus.INTERRUPTED.value
-        rest = ("", "", "", "", status, "", b"", _INTERRUPTED, 0, "", _milliseconds(silent))
-        keys, name = self._keys(channel), self._wire_name(channel)
+        rest = ("", "", "", "", status, "", b"", _INTERRUPTED, 0, "", milliseconds(silent))
+        keys, name = self._keys(channel), self._names.channel(channel)
         answer = await self._append.run(self._publishing, keys, name, b"", 0, 0, 0, "", *rest)
         outcome, expected, resumed, info = _read(answer)
         return Change(outcome, info, expected, resumed)
@@ -121,9 +118,9 @@ class RedisAppendStreams:
         deleted = await self._delete.run(
             self._publishing,
             self._keys(channel),
-            self._wire_name(channel),
+            self._names.channel(channel),
             secrets.token_urlsafe(6),
-            _milliseconds(self._read_ttl),
+            milliseconds(self._read_ttl),
         )
         return deleted == 1
 
@@ -150,8 +147,7 @@ class RedisAppendStreams:
         return [name.decode() for name in found if isinstance(name, bytes)]
 
     def _keys(self, channel: str) -> list[bytes]:
-        name = stored_name(channel)
-        return [f"{self._prefix}:meta:{{{name}}}".encode(), f"{self._prefix}:stream:{{{name}}}".encode()]
+        return self._names.keys(channel, "meta", "stream")
 
     @staticmethod
     async def _call(execute: Execute, *command: bytes | str | int) -> object:
@@ -187,10 +183,6 @@ def _info(fields: Sequence[bytes]) -> StreamInfo | None:
         media_type.decode(),
         int(ends or 0) / 1000,
     )
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(0, round(seconds * 1000))
 
 
 def _malformed() -> BrokerUnavailable:

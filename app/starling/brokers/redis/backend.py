@@ -1,20 +1,17 @@
-"""The link to Redis: Pub/Sub over one connection, everything that is sent in order over another, reads over a third."""
+"""The link to Redis: Pub/Sub over one connection, what is sent in order over another, reads over two more."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ResponseError
 
-from starling.brokers.channel_names import stored_name
 from starling.brokers.link import MAX_EVENTS, LinkLost
 from starling.brokers.redis.address import RedisAddress
-from starling.brokers.redis.calls import RedisCalls
+from starling.brokers.redis.calls import PUBLISH, PUBLISH_ONCE, Command, RedisCalls, RedisNames
 from starling.brokers.redis.connections import client_name, make_pool
-from starling.brokers.redis.history import PUBLISHING_SCRIPTS
 from starling.brokers.redis.inspection import inspect
 from starling.brokers.redis.link import RedisLink
 from starling.brokers.redis.refusal import refused
-from starling.brokers.redis.replies import Command, Reply
 from starling.brokers.redis.rights import rule
 from starling.brokers.redis.sentinel import SentinelLink, SentinelPool
 from starling.brokers.supervised import SupervisedBackend
@@ -31,80 +28,52 @@ class RedisBackend(SupervisedBackend):
     def __init__(self, address: RedisAddress, *, prefix: str, timeout: float, max_events: int = MAX_EVENTS) -> None:
         """`timeout` in seconds bounds one call, `max_events` the events that may wait."""
         super().__init__(str(address), timeout=timeout, max_events=max_events)
-        self.prefix = prefix
+        self.names = RedisNames(prefix)
         self._pool: ConnectionPool = make_pool(address, timeout=timeout)
         self._rights_remedy = f"ACL SETUSER {address.username or 'default'} {rule(prefix)}"
         # Known from the start, so that no publication is sent twice and falls behind the one after it.
-        scripts = [script.introduce() for script in PUBLISHING_SCRIPTS]
-        self._calls = self._make_calls("publisher", first=scripts)
+        scripts = [script.introduce() for script in (PUBLISH, PUBLISH_ONCE)]
+        self.calls = self._make_calls("publisher", first=scripts)
         # Answers of reads are great: they go their own way, few at once, so that no canary waits behind them.
         self.reads = self._make_calls("reader", max_batch=READS_AT_ONCE)
         # What clients and backends ask goes another way than what subscribing needs, and so never delays that.
         self.queries = self._make_calls("query", max_batch=QUERIES_AT_ONCE)
 
-    def wire_name(self, channel: str) -> str:
-        """What `channel` is called in Redis."""
-        return f"{self.prefix}:{stored_name(channel)}"
-
-    def publish_command(self, channel: str, message: bytes) -> Command:
-        """The command that sends `message` to every process."""
-        return (b"PUBLISH", self.wire_name(channel).encode(), message)
-
     def make_link(self) -> RedisLink:
         """A Pub/Sub connection that is not open yet."""
         connection = self._make_connection("subscriber")
         if isinstance(self._pool, SentinelPool):
-            return SentinelLink(connection, self._pool, self.prefix)
-        return RedisLink(connection, self.prefix)
+            return SentinelLink(connection, self._pool, self.names)
+        return RedisLink(connection, self.names)
 
     async def publish(self, channel: str, message: bytes) -> None:
         """Send to every process, after all that was published here before. Raises BrokerUnavailable."""
-        try:
-            await self.execute(*self.publish_command(channel, message), size=len(message))
-        except ResponseError as error:
-            raise refused(error) from None
+        await self._publish(self.calls, channel, message)
 
     async def publish_apart(self, channel: str, message: bytes) -> None:
         """Send over a connection that is opened for it. Raises BrokerUnavailable."""
         calls = self._make_calls("probe")
         calls.start()
         try:
-            await calls.execute(*self.publish_command(channel, message))
-        except ResponseError as error:
-            raise refused(error) from None
+            await self._publish(calls, channel, message)
         finally:
             await calls.stop()
 
-    async def execute(self, *command: bytes | str | int | float, size: int = 0) -> Reply:
-        """Run a command after all that wait; `size` is about its bytes.
-
-        Raises BrokerUnavailable when the outcome is unknown, and redis.exceptions.ResponseError when Redis refused.
-        Nothing is retried: a command whose outcome is unknown may have done its work.
-        """
-        return await self._calls.execute(*command, size=size)
-
-    def post(
-        self, command: Command, size: int, done: Callable[[list[Reply | ResponseError] | Exception], None]
-    ) -> None:
-        """Run a command as `execute` does; `done` gets its one reply, or why there is none, later.
-
-        Raises BrokerUnavailable.
-        """
-        self._calls.post(command, size, done)
-
-    async def execute_all(self, commands: Sequence[Command], size: int = 0) -> list[Reply | ResponseError]:
-        """Run commands with one round trip, each with a reply of its own; otherwise as `execute`."""
-        return await self._calls.execute_all(commands, size)
+    async def _publish(self, calls: RedisCalls, channel: str, message: bytes) -> None:
+        try:
+            await calls.execute(*self.names.publish(channel, message), size=len(message))
+        except ResponseError as error:
+            raise refused(error) from None
 
     async def open_publishing(self) -> None:
         """Begin to send."""
-        self._calls.start()
+        self.calls.start()
         self.reads.start()
         self.queries.start()
 
     async def close_publishing(self) -> None:
         """End sending."""
-        await self._calls.stop()
+        await self.calls.stop()
         await self.reads.stop()
         await self.queries.stop()
         if isinstance(self._pool, SentinelPool):
@@ -112,17 +81,17 @@ class RedisBackend(SupervisedBackend):
 
     async def first_up(self) -> None:
         """Say what of the server or its user is not as it should be."""
-        await inspect(self.execute, self.prefix, cluster=False, rights_remedy=self._rights_remedy)
+        await inspect(self.calls.execute, self.names.prefix, cluster=False, rights_remedy=self._rights_remedy)
 
     async def check_server(self) -> None:
         """Leave a server that became a replica: it takes a PUBLISH all the same, but its master does not get it."""
         try:
-            replication = await self.execute("INFO", "replication")
+            replication = await self.calls.execute("INFO", "replication")
         except (BrokerUnavailable, ResponseError):
             # The canary knows better whether the server serves.
             return
         if isinstance(replication, bytes) and b"role:slave" in replication:
-            self._calls.renew()
+            self.calls.renew()
             self.reads.renew()
             self.queries.renew()
             raise LinkLost("the server is a replica, its master is elsewhere")

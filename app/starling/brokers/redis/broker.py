@@ -9,14 +9,14 @@ from starling.brokers import envelope
 from starling.brokers.broadcast import BroadcastBroker
 from starling.brokers.redis.append_streams import RedisAppendStreams
 from starling.brokers.redis.backend import RedisBackend
+from starling.brokers.redis.calls import PUBLISH, PUBLISH_ONCE, Command, RedisNames, milliseconds, new_epoch
 from starling.brokers.redis.cluster_backend import ClusterBackend
 from starling.brokers.redis.cluster_calls import Answer
 from starling.brokers.redis.drain_rate import RedisDrainRate
-from starling.brokers.redis.history import RedisHistory, new_epoch, read_position
+from starling.brokers.redis.history import RedisHistory
 from starling.brokers.redis.occupancy import RedisOccupancy
 from starling.brokers.redis.presence import RedisPresence
 from starling.brokers.redis.refusal import refused
-from starling.brokers.redis.replies import Command
 from starling.brokers.redis.revocations import RedisRevocations
 from starling.brokers.redis.tickets import RedisTickets
 from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
@@ -28,6 +28,9 @@ from starling.telemetry.tracing import TraceContext
 # What one round trip carries of a publication in many channels.
 _AT_ONCE = 256
 _BYTES_AT_ONCE = 8 * 2**20
+
+
+Arguments = tuple[bytes | str | int, ...]
 
 
 class RedisBroker(BroadcastBroker):
@@ -42,35 +45,33 @@ class RedisBroker(BroadcastBroker):
     ) -> None:
         """A client stays in presence for `presence_ttl` seconds, a position that was only read for `read_ttl`."""
         super().__init__(backend)
-        self._redis = backend
-        self.history: RedisHistory = RedisHistory(
-            backend.execute,
-            backend.reads.execute,
-            backend.prefix,
-            backend.wire_name,
-            read_ttl=read_ttl,
-            querying=backend.queries.execute,
-        )
-        self.append_streams: RedisAppendStreams = RedisAppendStreams(
-            backend.execute, backend.queries.execute, backend.prefix, backend.wire_name, read_ttl=read_ttl
-        )
-        self.presence: RedisPresence = RedisPresence(
-            backend.execute, backend.queries.execute, backend.prefix, presence_ttl
-        )
-        self.revocations: RedisRevocations = RedisRevocations(backend.execute, backend.reads.execute, backend.prefix)
-        self.tickets: RedisTickets = RedisTickets(backend.execute, backend.prefix)
-        self.occupancy: RedisOccupancy = RedisOccupancy(backend.execute, backend.prefix, presence_ttl)
-        self.drain_rate: RedisDrainRate = RedisDrainRate(backend.execute, backend.prefix)
+        names, prefix = backend.names, backend.names.prefix
+        execute, read, query = backend.calls.execute, backend.reads.execute, backend.queries.execute
+        self._calls = backend.calls
+        self._names = names
+        self.history: RedisHistory = RedisHistory(read, names, read_ttl=read_ttl, querying=query)
+        self.append_streams: RedisAppendStreams = RedisAppendStreams(execute, query, names, read_ttl=read_ttl)
+        self.presence: RedisPresence = RedisPresence(execute, query, names, presence_ttl)
+        self.revocations: RedisRevocations = RedisRevocations(execute, read, prefix)
+        self.tickets: RedisTickets = RedisTickets(execute, prefix)
+        self.occupancy: RedisOccupancy = RedisOccupancy(execute, prefix, presence_ttl)
+        self.drain_rate: RedisDrainRate = RedisDrainRate(execute, prefix)
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Keep and send in one atomic step, or only send; returns the position. Raises BrokerUnavailable."""
         body, live = _bodies(publication, options.trace, delta=options.delta)
+        execute, names = self._calls.execute, self._names
         if options.history_size > 0:
-            return await self.history.publish(channel, body, options, live)
+            keys, arguments = keeping(names, channel, body, options, new_epoch(), live)
+            return read_position(await PUBLISH.run(execute, keys, *arguments, size=len(body)))
         message = envelope.encode_publication(live)
         if options.idempotency_key:
-            return await self.history.publish_once(channel, message, options.idempotency_key)
-        await self._backend.publish(channel, message)
+            keys, arguments = sending_once(names, channel, message, options)
+            return read_position(await PUBLISH_ONCE.run(execute, keys, *arguments, size=len(message)))
+        try:
+            await execute(*names.publish(channel, message), size=len(message))
+        except ResponseError as error:
+            raise refused(error) from None
         return StreamPosition(0, "")
 
     def begin_publish(
@@ -91,7 +92,7 @@ class RedisBroker(BroadcastBroker):
                 done(_outcome(reply))
 
         try:
-            self._redis.post(command, len(body), answered)
+            self._calls.post(command, len(body), answered)
         except BrokerUnavailable as unavailable:
             return unavailable
         return None
@@ -123,7 +124,7 @@ class RedisBroker(BroadcastBroker):
             for number, (channel, options) in enumerate(requests)
         ]
         try:
-            replies = await self._redis.execute_all(commands, size=len(message) * len(requests))
+            replies = await self._calls.execute_all(commands, size=len(message) * len(requests))
         except BrokerUnavailable as unavailable:
             return [unavailable] * len(requests)
         outcomes: list[PublishOutcome] = []
@@ -141,10 +142,56 @@ class RedisBroker(BroadcastBroker):
         self, body: bytes, live: bytes, message: bytes, channel: str, options: PublishOptions, epoch: str
     ) -> Command:
         if options.history_size > 0:
-            return self.history.publish_command(channel, body, options, epoch, live)
+            keys, arguments = keeping(self._names, channel, body, options, epoch, live)
+            return PUBLISH.call(keys, *arguments)
         if options.idempotency_key:
-            return self.history.publish_once_command(channel, message, options.idempotency_key)
-        return self._redis.publish_command(channel, message)
+            keys, arguments = sending_once(self._names, channel, message, options)
+            return PUBLISH_ONCE.call(keys, *arguments)
+        return self._names.publish(channel, message)
+
+
+def keeping(
+    names: RedisNames, channel: str, body: bytes, options: PublishOptions, epoch: str, live: bytes | None = None
+) -> tuple[list[bytes], Arguments]:
+    """Keys and arguments of the script that keeps `body` and sends it, or `live` in its place, in one atomic step.
+
+    `epoch` names the channel's stream if it is new: a text that was not used for it before.
+    """
+    keys = names.keys(channel, "meta", "stream")
+    if options.idempotency_key:
+        keys.append(_idempotency_key(names, channel, options))
+    return keys, (
+        names.channel(channel),
+        body,
+        options.history_size,
+        milliseconds(options.history_ttl),
+        milliseconds(options.history_meta_ttl),
+        epoch,
+        options.version,
+        options.version_epoch,
+        *(() if live is None or live is body else (live,)),
+    )
+
+
+def sending_once(
+    names: RedisNames, channel: str, message: bytes, options: PublishOptions
+) -> tuple[list[bytes], Arguments]:
+    """Keys and arguments of the script that sends `message` unless its idempotency key was seen within 5 minutes."""
+    return [_idempotency_key(names, channel, options)], (names.channel(channel), message)
+
+
+def read_position(found: object) -> StreamPosition:
+    """What a publish script answered. Raises BrokerUnavailable for anything else."""
+    if isinstance(found, list) and len(found) == 2:
+        offset, epoch = found
+        if isinstance(offset, bytes) and isinstance(epoch, bytes):
+            return StreamPosition(int(offset), epoch.decode())
+    raise BrokerUnavailable("a publish script answered in another form than it should")
+
+
+def _idempotency_key(names: RedisNames, channel: str, options: PublishOptions) -> bytes:
+    (key,) = names.keys(channel, "idem")
+    return b"%b:%b" % (key, options.idempotency_key.encode())
 
 
 def _bodies(publication: Publication, trace: TraceContext | None, *, delta: bool) -> tuple[bytes, bytes]:

@@ -10,18 +10,16 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from starling.brokers.channel_names import stored_name
+from starling.brokers.envelope import stored_name
 from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkStats, MessageEvent
 from starling.brokers.redis.address import RedisAddress
 from starling.brokers.redis.backend import CALLS_AT_ONCE, QUERIES_AT_ONCE, READS_AT_ONCE
-from starling.brokers.redis.calls import RedisCalls
-from starling.brokers.redis.cluster_calls import Answer, ClusterCalls, Done
+from starling.brokers.redis.calls import PUBLISH, PUBLISH_ONCE, Command, RedisCalls, RedisNames
+from starling.brokers.redis.cluster_calls import ClusterCalls
 from starling.brokers.redis.cluster_map import ClusterMap, Node
 from starling.brokers.redis.cluster_shard import ShardBackend
 from starling.brokers.redis.connections import make_connection
-from starling.brokers.redis.history import PUBLISHING_SCRIPTS
 from starling.brokers.redis.refusal import refused
-from starling.brokers.redis.replies import Command, Reply
 from starling.brokers.redis.rights import rule
 from starling.engine.broker import BrokerUnavailable, LinkState
 
@@ -43,15 +41,15 @@ class ClusterBackend(LinkBackend):
 
     def __init__(self, address: RedisAddress, *, prefix: str, timeout: float, max_events: int = MAX_EVENTS) -> None:
         """`timeout` in seconds bounds one call, `max_events` the events that may wait."""
-        self.prefix = prefix
+        self.names = RedisNames(prefix, cluster=True)
         self.timeout = timeout
         self._address = address
         self._stats = LinkStats()
         self._queue = EventQueue(max_events)
         self._map = ClusterMap(address.hosts)
         # Known from the start, so that no publication is sent twice and falls behind the one after it.
-        scripts = [script.introduce() for script in PUBLISHING_SCRIPTS]
-        self._calls = self._make_calls("publisher", CALLS_AT_ONCE, scripts)
+        scripts = [script.introduce() for script in (PUBLISH, PUBLISH_ONCE)]
+        self.calls = self._make_calls("publisher", CALLS_AT_ONCE, scripts)
         self.reads = self._make_calls("reader", READS_AT_ONCE)
         # What clients and backends ask goes another way than what subscribing needs, and so never delays that.
         self.queries = self._make_calls("query", QUERIES_AT_ONCE)
@@ -84,7 +82,7 @@ class ClusterBackend(LinkBackend):
     async def connect(self) -> None:
         """Begin to connect, and return at once."""
         self._queue.put(LinkEvent(LinkState.CONNECTING))
-        self._calls.start()
+        self.calls.start()
         self.reads.start()
         self.queries.start()
         self._task = asyncio.create_task(self._follow_slots(), name="broker-cluster")
@@ -97,7 +95,7 @@ class ClusterBackend(LinkBackend):
         shards, self._shards = self._shards, {}
         await asyncio.gather(*(shard.disconnect() for shard in shards.values()))
         self._wanted.clear()
-        await self._calls.stop()
+        await self.calls.stop()
         await self.reads.stop()
         await self.queries.stop()
         self._state = LinkState.DOWN
@@ -141,34 +139,9 @@ class ClusterBackend(LinkBackend):
     async def publish(self, channel: str, message: bytes) -> None:
         """Send to every process, after all that was published here before in this channel. Raises BrokerUnavailable."""
         try:
-            await self.execute(*self.publish_command(channel, message), size=len(message))
+            await self.calls.execute(*self.names.publish(channel, message), size=len(message))
         except ResponseError as error:
             raise refused(error) from None
-
-    # What the broker asks
-
-    def wire_name(self, channel: str) -> str:
-        """What `channel` is called in Redis: its slot is that of the channel's keys."""
-        return f"{self.prefix}:{{{stored_name(channel)}}}"
-
-    def publish_command(self, channel: str, message: bytes) -> Command:
-        """The command that sends `message` to every process."""
-        return (b"SPUBLISH", self.wire_name(channel).encode(), message)
-
-    async def execute(self, *command: bytes | str | int | float, size: int = 0) -> Reply:
-        """Run a command where its slot is; as starling.brokers.redis.cluster_calls has it."""
-        return await self._calls.execute(*command, size=size)
-
-    def post(self, command: Command, size: int, done: Done) -> None:
-        """Run a command as `execute` does; `done` gets its one reply, or why there is none, later.
-
-        Raises BrokerUnavailable.
-        """
-        self._calls.post(command, size, done)
-
-    async def execute_all(self, commands: Sequence[Command], size: int = 0) -> list[Answer]:
-        """Run commands with one round trip to each node; as starling.brokers.redis.cluster_calls has it."""
-        return await self._calls.execute_all(commands, size)
 
     # Slots and shards
 
@@ -207,7 +180,7 @@ class ClusterBackend(LinkBackend):
         await asyncio.gather(*(shard.subscribe(channel) for channel, shard in moves), return_exceptions=True)
         for node in self._shards.keys() - masters:
             await self._shards.pop(node).disconnect()
-        await self._calls.keep(masters)
+        await self.calls.keep(masters)
         await self.reads.keep(self._map.nodes)
         await self.queries.keep(self._map.nodes)
         if moves and self._state is LinkState.UP:
@@ -219,13 +192,13 @@ class ClusterBackend(LinkBackend):
     def _make_shard(self, node: Node) -> ShardBackend:
         shard = ShardBackend(
             node,
-            prefix=self.prefix,
+            names=self.names,
             timeout=self.timeout,
             address=f"{self._address} at {node[0]}:{node[1]}",
             queue=self._queue,
             slots=self._map,
             make_connection=lambda purpose: self._make_connection(node, purpose),
-            calls=lambda: self._calls.at(node),
+            calls=lambda: self.calls.at(node),
             rights_remedy=self._rights_remedy,
             on_states=self._states_changed,
             moved=self._give_up,

@@ -6,9 +6,8 @@ from functools import partial
 
 from redis.exceptions import AskError, ClusterDownError, MasterDownError, MovedError, ResponseError, TryAgainError
 
-from starling.brokers.redis.calls import RedisCalls
+from starling.brokers.redis.calls import Command, RedisCalls, Reply
 from starling.brokers.redis.cluster_map import ClusterMap, Node, slot_of
-from starling.brokers.redis.replies import Command, Reply
 from starling.engine.broker import BrokerUnavailable
 
 Answer = Reply | ResponseError | BrokerUnavailable

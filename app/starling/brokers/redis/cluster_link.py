@@ -8,8 +8,8 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 
-from starling.brokers.channel_names import stored_name
 from starling.brokers.link import LinkLost
+from starling.brokers.redis.calls import RedisNames
 from starling.brokers.redis.link import RedisLink
 
 
@@ -29,25 +29,21 @@ class ShardLink(RedisLink):
     with MOVED. In both cases the link calls `moved` with the channels and drops them.
     """
 
-    def __init__(self, connection: AbstractConnection, prefix: str, moved: Callable[[list[str]], None]) -> None:
-        super().__init__(connection, prefix)
+    def __init__(self, connection: AbstractConnection, names: RedisNames, moved: Callable[[list[str]], None]) -> None:
+        super().__init__(connection, names)
         self._moved = moved
         # The commands that are not answered in full.
         self._commands: list[_Command] = []
 
-    def wire_name(self, channel: str) -> bytes:
-        """What `channel` is called in Redis: its slot is that of the channel's keys."""
-        return b"%b{%b}" % (self._prefix, stored_name(channel).encode())
-
     async def subscribe(self, channels: Sequence[str]) -> None:
         """Return when Redis has acknowledged or refused all of them."""
-        names = {self.wire_name(channel): channel for channel in channels}
+        names = {self.name_of(channel): channel for channel in channels}
         self._channels.update(names)
         await self._request(b"SSUBSCRIBE", list(names))
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         """Return when Redis has acknowledged all of them."""
-        names = [name for channel in channels if self._channels.pop(name := self.wire_name(channel), None)]
+        names = [name for channel in channels if self._channels.pop(name := self.name_of(channel), None)]
         if names:
             await self._request(b"SUNSUBSCRIBE", names)
 

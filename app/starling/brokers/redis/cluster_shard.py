@@ -8,7 +8,7 @@ from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
 from starling.brokers.link import EventQueue, LinkLost
-from starling.brokers.redis.calls import RedisCalls
+from starling.brokers.redis.calls import RedisCalls, RedisNames
 from starling.brokers.redis.cluster_link import ShardLink
 from starling.brokers.redis.cluster_map import ClusterMap, Node
 from starling.brokers.redis.inspection import inspect
@@ -27,7 +27,7 @@ class ShardBackend(SupervisedBackend):
         self,
         node: Node,
         *,
-        prefix: str,
+        names: RedisNames,
         timeout: float,
         address: str,
         queue: EventQueue,
@@ -44,7 +44,7 @@ class ShardBackend(SupervisedBackend):
         """
         super().__init__(address, timeout=timeout, queue=queue)
         self.node = node
-        self._prefix = prefix
+        self._names = names
         self._map = slots
         self._make_connection = make_connection
         self._calls = calls
@@ -59,7 +59,7 @@ class ShardBackend(SupervisedBackend):
 
     def make_link(self) -> ShardLink:
         """A Pub/Sub connection that is not open yet."""
-        return ShardLink(self._make_connection("subscriber"), self._prefix, self._give_up)
+        return ShardLink(self._make_connection("subscriber"), self._names, self._give_up)
 
     def own_channel(self, purpose: str) -> str:
         """A channel in a slot of this very node."""
@@ -82,7 +82,7 @@ class ShardBackend(SupervisedBackend):
 
     async def _publish(self, calls: RedisCalls, channel: str, message: bytes) -> None:
         try:
-            await calls.execute(b"SPUBLISH", f"{self._prefix}:{{{channel}}}".encode(), message)
+            await calls.execute(*self._names.publish(channel, message), size=len(message))
         except ResponseError as error:
             raise refused(error) from None
 
@@ -94,7 +94,7 @@ class ShardBackend(SupervisedBackend):
 
     async def first_up(self) -> None:
         """Say what of the server or its user is not as it should be."""
-        await inspect(self._calls().execute, self._prefix, cluster=True, rights_remedy=self._rights_remedy)
+        await inspect(self._calls().execute, self._names.prefix, cluster=True, rights_remedy=self._rights_remedy)
 
     def report_states(self, *states: LinkState) -> None:
         """Report to the cluster, which has one state for all."""

@@ -1,6 +1,6 @@
 """The shared drain rate in Redis: one key says when the next turn is free."""
 
-from starling.brokers.redis.script import Execute, Script
+from starling.brokers.redis.calls import Execute, Script
 
 
 class RedisDrainRate:

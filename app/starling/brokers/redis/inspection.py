@@ -5,8 +5,8 @@ import re
 import structlog
 from redis.exceptions import ResponseError
 
+from starling.brokers.redis.calls import Execute
 from starling.brokers.redis.rights import missing_rights
-from starling.brokers.redis.script import Execute
 from starling.engine.broker import BrokerUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")

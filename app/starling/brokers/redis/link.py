@@ -8,14 +8,14 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from starling.brokers.channel_names import stored_name
 from starling.brokers.link import Link, LinkLost, Receive
+from starling.brokers.redis.calls import RedisNames
 from starling.brokers.redis.sockets import discard, socket_of
 from starling.brokers.supervised import in_words
 
 
 class RedisLink(Link, asyncio.Protocol):
-    """One Pub/Sub connection. Channel `c` is `<prefix>:c` on the wire.
+    """One Pub/Sub connection.
 
     It takes the socket over from redis-py's connection, whose PubSub would connect again on its own, so that nobody
     would learn that messages were missed, and costs ten times as much a message.
@@ -23,9 +23,9 @@ class RedisLink(Link, asyncio.Protocol):
 
     batch = 1000
 
-    def __init__(self, connection: AbstractConnection, prefix: str) -> None:
+    def __init__(self, connection: AbstractConnection, names: RedisNames) -> None:
         self.connection = connection
-        self._prefix = prefix.encode() + b":"
+        self._names = names
         self._channels: dict[bytes, str] = {}
         self._subscribed = 0
         self._due = 0
@@ -35,9 +35,9 @@ class RedisLink(Link, asyncio.Protocol):
         self._receive: Receive | None = None
         self._lost: asyncio.Future[LinkLost] = asyncio.get_running_loop().create_future()
 
-    def wire_name(self, channel: str) -> bytes:
+    def name_of(self, channel: str) -> bytes:
         """What `channel` is called in Redis."""
-        return self._prefix + stored_name(channel).encode()
+        return self._names.channel(channel).encode()
 
     async def open(self) -> None:
         """Connect and log in."""
@@ -56,13 +56,13 @@ class RedisLink(Link, asyncio.Protocol):
 
     async def subscribe(self, channels: Sequence[str]) -> None:
         """Return when Redis has acknowledged all of them."""
-        names = {self.wire_name(channel): channel for channel in channels}
+        names = {self.name_of(channel): channel for channel in channels}
         self._channels.update(names)
         await self._request(b"SUBSCRIBE", list(names))
 
     async def unsubscribe(self, channels: Sequence[str]) -> None:
         """Return when Redis has acknowledged all of them."""
-        names = [self.wire_name(channel) for channel in channels]
+        names = [self.name_of(channel) for channel in channels]
         for name in names:
             self._channels.pop(name, None)
         await self._request(b"UNSUBSCRIBE", names)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from starling.brokers.redis.script import Execute, Script
+from starling.brokers.redis.calls import Execute, Script
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.occupancy import LEASE_SHARE, OccupancyChange
 from starling.engine.presence import DEFAULT_TTL

@@ -10,9 +10,8 @@ from typing import cast
 import structlog
 from msgspec import Raw
 
-from starling.brokers.channel_names import stored_name
+from starling.brokers.redis.calls import Execute, RedisNames, Script
 from starling.brokers.redis.known_replies import KnownReplies
-from starling.brokers.redis.script import Execute, Script
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.presence import DEFAULT_TTL, PresenceCounts, TooManyPresent
 from starling.protocol.messages import ClientInfo, SharedMembers
@@ -55,13 +54,13 @@ class _PresenceCall:
 class RedisPresence:
     """Implements starling.engine.presence.Presence."""
 
-    def __init__(self, writing: Execute, reading: Execute, prefix: str, ttl: float = DEFAULT_TTL) -> None:
+    def __init__(self, writing: Execute, reading: Execute, names: RedisNames, ttl: float = DEFAULT_TTL) -> None:
         """`ttl` in seconds. Reads are great and go their own way, so that publications do not wait behind them."""
         self.ttl = ttl
         self._lives = max(1, round(ttl * 1000))
         self._writing = writing
         self._reading = reading
-        self._prefix = prefix
+        self._names = names
         self._known: KnownReplies[SharedMembers] = KnownReplies()
         self._keep = Script("presence_room.lua", "presence_sweep.lua", "presence_keep.lua")
         self._enter = Script("presence_room.lua", "presence_sweep.lua", "presence_enter.lua", "presence_keep.lua")
@@ -161,8 +160,7 @@ class RedisPresence:
         return done
 
     def _keys(self, channel: str) -> list[bytes]:
-        kinds, name = ("presence", "presence-deadlines", "presence-users"), stored_name(channel)
-        return [f"{self._prefix}:{kind}:{{{name}}}".encode() for kind in kinds]
+        return self._names.keys(channel, "presence", "presence-deadlines", "presence-users")
 
 
 def _calls(

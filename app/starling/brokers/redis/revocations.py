@@ -8,8 +8,8 @@ import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
+from starling.brokers.redis.calls import Execute, Script
 from starling.brokers.redis.refusal import refused
-from starling.brokers.redis.script import Execute, Script
 from starling.engine.revocation import Revocation, StoredRevocations
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")

@@ -2,7 +2,7 @@
 
 from redis.exceptions import NoPermissionError
 
-from starling.brokers.redis.script import Execute, Script
+from starling.brokers.redis.calls import Execute, Script
 from starling.engine.broker import BrokerUnavailable
 
 _KEYS = (

@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from starling.brokers.link import LinkLost
+from starling.brokers.redis.calls import RedisNames
 from starling.brokers.redis.link import RedisLink
 from starling.brokers.supervised import in_words
 
@@ -84,8 +85,8 @@ class SentinelPool(SentinelConnectionPool):
 class SentinelLink(RedisLink):
     """A Pub/Sub connection to the master, which is left when the sentinels name another."""
 
-    def __init__(self, connection: AbstractConnection, pool: SentinelPool, prefix: str) -> None:
-        super().__init__(connection, prefix)
+    def __init__(self, connection: AbstractConnection, pool: SentinelPool, names: RedisNames) -> None:
+        super().__init__(connection, names)
         self._pool = pool
 
     async def check_count(self) -> None:

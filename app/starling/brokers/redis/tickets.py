@@ -4,8 +4,8 @@ import secrets
 
 from redis.exceptions import ResponseError
 
+from starling.brokers.redis.calls import Execute, Script
 from starling.brokers.redis.refusal import refused
-from starling.brokers.redis.script import Execute, Script
 from starling.engine.broker import BrokerUnavailable
 
 
