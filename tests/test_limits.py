@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from starling.auth.jws import MAX_TOKEN_BYTES
-from starling.brokers.link import MAX_EVENTS
+from starling.brokers.broadcast import MAX_EVENTS
 from starling.client.commands.history import ANSWER_BYTES
 from starling.client.commands.presence import MEMBERS
 from starling.client.node_commands import CHANNELS_LIMIT

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from broadcaster import BroadcastBackend, Event
 
-from starling.brokers.link import LinkBackend, MessageEvent
+from starling.brokers.broadcast import LinkBackend, MessageEvent
 from starling.brokers.open import open_backend
 from starling.brokers.options import BrokerOptions
 from starling.options import OptionError

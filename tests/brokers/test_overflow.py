@@ -10,8 +10,7 @@ import structlog
 import uvloop
 from msgspec import Raw
 
-from starling.brokers.broadcast import BroadcastBroker
-from starling.brokers.link import EventQueue, LinkEvent, MessageEvent
+from starling.brokers.broadcast import BroadcastBroker, EventQueue, LinkEvent, MessageEvent
 from starling.brokers.memory.broker import MemoryBackend
 from starling.brokers.open import open_broker
 from starling.brokers.outbox import Outbox

@@ -1,20 +1,21 @@
-"""A broker over any backend of broadcaster: one pump task turns what the backend receives into BrokerEvents calls."""
+"""A broker over any backend: what its link brings is queued, and one pump task turns it into BrokerEvents calls."""
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Container, Sequence
 
 import structlog
-from broadcaster import Event
+from broadcaster import BroadcastBackend, Event
 
 from starling.brokers import envelope
 from starling.brokers.envelope import JoinEvent, MalformedEnvelope
-from starling.brokers.link import LinkBackend, LinkEvent, LinkStats, MessageEvent
+from starling.brokers.link import LinkStats
 from starling.engine.append_store import AppendStore
 from starling.engine.broker import (
     BrokerEvents,
     BrokerUnavailable,
+    LinkState,
     PublicationTooLarge,
     PublishOptions,
     PublishOutcome,
@@ -31,9 +32,118 @@ from starling.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
+# Events that may wait in one process; beyond it messages are dropped, counted and reported as a gap.
+MAX_EVENTS = 65_536
+MAX_BYTES = 64 * 1024 * 1024
+# Roughly what an event costs besides its payload.
+_EVENT_OVERHEAD = 200
 # A burst is delivered in slices, so that sockets and timers are served between them. Seconds.
 _SLICE = 0.005
 _MALFORMED_LOG_INTERVAL = 60.0
+
+
+class MessageEvent(Event):
+    """Bytes that came for a subscribed channel; `received_at` is on the clock of `time.monotonic`."""
+
+    message: bytes  # type: ignore[assignment]  # broadcaster's own backends carry text, and nothing in it looks inside
+
+    def __init__(self, channel: str, message: bytes) -> None:
+        self.channel = channel
+        self.message = message
+        self.received_at = time.monotonic()
+
+
+class LinkEvent(Event):
+    """The link's state changed; it travels between the messages, so that their order shows what was missed."""
+
+    def __init__(self, state: LinkState) -> None:
+        super().__init__("", state.value)
+        self.state = state
+
+
+class EventQueue:
+    """Events on their way to the one task that takes them, bounded in number and bytes.
+
+    Once full it refuses messages until half of it is taken, so that one long gap comes of an overflow and not many.
+    """
+
+    def __init__(self, max_events: int = MAX_EVENTS, max_bytes: int = MAX_BYTES) -> None:
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._events: deque[tuple[Event, int]] = deque()
+        self._bytes = 0
+        self._refusing = False
+        self._filled = asyncio.Event()
+
+    def offer(self, event: MessageEvent) -> bool:
+        """Queue a message; False when there is no room for it."""
+        size = len(event.message) + _EVENT_OVERHEAD
+        share = 2 if self._refusing else 1
+        if len(self._events) * share >= self._max_events or (self._bytes + size) * share > self._max_bytes:
+            self._refusing = True
+            return False
+        self._refusing = False
+        self._events.append((event, size))
+        self._bytes += size
+        self._filled.set()
+        return True
+
+    def put(self, event: LinkEvent) -> None:
+        """Queue a change of the link, which always has room: it is rare and must not be missed."""
+        self._events.append((event, 0))
+        self._filled.set()
+
+    async def take(self) -> Event:
+        """The oldest event; waits for one."""
+        while not self._events:
+            self._filled.clear()
+            await self._filled.wait()
+        event, size = self._events.popleft()
+        self._bytes -= size
+        return event
+
+
+class LinkBackend(BroadcastBackend):
+    """A broadcaster backend that carries bytes, reports its link's state among the events and keeps stats."""
+
+    stats: LinkStats
+
+    def __init__(self, queue: EventQueue, wanted: Container[str]) -> None:
+        """`wanted` holds the channels that are subscribed at the moment."""
+        self._queue = queue
+        self._wanted = wanted
+        self._overflowed = False
+
+    def receive(self, channel: str, message: bytes) -> None:
+        """Queue a message that the link brought; one that has no room is dropped and counted."""
+        if channel not in self._wanted:
+            self.on_unwanted(channel, message)
+        elif not self._queue.offer(MessageEvent(channel, message)):
+            self._overflow(channel)
+        elif self._overflowed:
+            self._overflowed = False
+            log.info("broker_queue_has_room", dropped=self.stats.dropped["queue_full"])
+
+    def on_unwanted(self, channel: str, message: bytes) -> None:
+        """Take a message of a channel that is not subscribed."""
+
+    def on_overflow(self) -> None:
+        """Report a gap: messages from here on are dropped until half of the queue is taken."""
+
+    async def next_published(self) -> Event:
+        """The next event, in the server's order, without those of channels unsubscribed meanwhile."""
+        while True:
+            event = await self._queue.take()
+            if not isinstance(event, MessageEvent) or event.channel in self._wanted:
+                return event
+
+    def _overflow(self, channel: str) -> None:
+        self.stats.dropped["queue_full"] += 1
+        self.stats.overflowed[channel] += 1
+        if not self._overflowed:
+            self._overflowed = True
+            log.warning("broker_queue_full", remedy="this process delivers more slowly than messages come: add workers")
+            self.on_overflow()
 
 
 class BroadcastBroker:

@@ -1,23 +1,12 @@
-"""The contract of a link to the server, the ordered queue of its events, and the stats of the link."""
+"""The contract of a link to the server, and the stats of the link."""
 
-import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from broadcaster import BroadcastBackend, Event
-
-from starling.engine.broker import LinkState
 from starling.telemetry.metrics import Metrics
-
-# Events that may wait in one process; beyond it messages are dropped, counted and reported as a gap.
-MAX_EVENTS = 65_536
-MAX_BYTES = 64 * 1024 * 1024
-# Roughly what an event costs besides its payload.
-_EVENT_OVERHEAD = 200
-
 
 Receive = Callable[[str, bytes], None]
 
@@ -97,70 +86,3 @@ class LinkStats:
         """What was dropped by channel, and begin anew."""
         taken, self.overflowed = self.overflowed, Counter()
         return taken
-
-
-class MessageEvent(Event):
-    """Bytes that came for a subscribed channel; `received_at` is on the clock of `time.monotonic`."""
-
-    message: bytes  # type: ignore[assignment]  # broadcaster's own backends carry text, and nothing in it looks inside
-
-    def __init__(self, channel: str, message: bytes) -> None:
-        self.channel = channel
-        self.message = message
-        self.received_at = time.monotonic()
-
-
-class LinkEvent(Event):
-    """The link's state changed; it travels between the messages, so that their order shows what was missed."""
-
-    def __init__(self, state: LinkState) -> None:
-        super().__init__("", state.value)
-        self.state = state
-
-
-class LinkBackend(BroadcastBackend):
-    """A broadcaster backend that carries bytes, reports its link's state among the events and keeps stats."""
-
-    stats: LinkStats
-
-
-class EventQueue:
-    """Events on their way to the one task that takes them, bounded in number and bytes.
-
-    Once full it refuses messages until half of it is taken, so that one long gap comes of an overflow and not many.
-    """
-
-    def __init__(self, max_events: int = MAX_EVENTS, max_bytes: int = MAX_BYTES) -> None:
-        self._max_events = max_events
-        self._max_bytes = max_bytes
-        self._events: deque[tuple[Event, int]] = deque()
-        self._bytes = 0
-        self._refusing = False
-        self._filled = asyncio.Event()
-
-    def offer(self, event: MessageEvent) -> bool:
-        """Queue a message; False when there is no room for it."""
-        size = len(event.message) + _EVENT_OVERHEAD
-        share = 2 if self._refusing else 1
-        if len(self._events) * share >= self._max_events or (self._bytes + size) * share > self._max_bytes:
-            self._refusing = True
-            return False
-        self._refusing = False
-        self._events.append((event, size))
-        self._bytes += size
-        self._filled.set()
-        return True
-
-    def put(self, event: LinkEvent) -> None:
-        """Queue a change of the link, which always has room: it is rare and must not be missed."""
-        self._events.append((event, 0))
-        self._filled.set()
-
-    async def take(self) -> Event:
-        """The oldest event; waits for one."""
-        while not self._events:
-            self._filled.clear()
-            await self._filled.wait()
-        event, size = self._events.popleft()
-        self._bytes -= size
-        return event

@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from starling.brokers.broadcast import BroadcastBroker
-from starling.brokers.link import LinkBackend
+from starling.brokers.broadcast import BroadcastBroker, LinkBackend
 from starling.brokers.memory.broker import MemoryBackend, MemoryBroker
 from starling.brokers.options import WRONG_SCHEME, BrokerOptions
 from starling.brokers.postgres import PostgresBackend, PostgresBroker

@@ -12,18 +12,9 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
-from broadcaster import Event
 
-from starling.brokers.link import (
-    MAX_EVENTS,
-    EventQueue,
-    Link,
-    LinkBackend,
-    LinkEvent,
-    LinkLost,
-    LinkStats,
-    MessageEvent,
-)
+from starling.brokers.broadcast import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent
+from starling.brokers.link import Link, LinkLost, LinkStats
 from starling.brokers.probe import receives_own_message
 from starling.brokers.subscriptions import LinkSubscriptions
 from starling.engine.broker import BrokerUnavailable, LinkState
@@ -80,8 +71,7 @@ class SupervisedBackend(LinkBackend):
         self.timeout = timeout
         self._address = address
         self._subscriptions = LinkSubscriptions()
-        self._queue = queue or EventQueue(max_events)
-        self._overflowed = False
+        super().__init__(queue or EventQueue(max_events), self._subscriptions.wanted)
         self._state = LinkState.CONNECTING
         self._reason = ""
         self._ever_up = False
@@ -162,13 +152,6 @@ class SupervisedBackend(LinkBackend):
         """Deliver nothing more of `group`; the server is informed later."""
         self._subscriptions.drop(group)
 
-    async def next_published(self) -> Event:
-        """The next event, in the server's order, without those of channels unsubscribed meanwhile."""
-        while True:
-            event = await self._queue.take()
-            if not isinstance(event, MessageEvent) or event.channel in self._subscriptions.wanted:
-                return event
-
     # The supervisor
 
     async def _supervise(self) -> None:
@@ -223,7 +206,7 @@ class SupervisedBackend(LinkBackend):
             await self._in_time(link.open(), "connecting")
             subscribed = asyncio.Event()
             tasks = [
-                asyncio.create_task(link.read(self._receive), name="broker-read"),
+                asyncio.create_task(link.read(self.receive), name="broker-read"),
                 asyncio.create_task(self._keep_subscribed(link, subscribed), name="broker-subscribe"),
                 asyncio.create_task(self._keep_checking(subscribed), name="broker-canary"),
             ]
@@ -318,31 +301,23 @@ class SupervisedBackend(LinkBackend):
 
     # Received messages
 
-    def _receive(self, channel: str, message: bytes) -> None:
-        if channel == self._canary_channel:
-            if (
-                message == self._canary_payload
-                and self._canary_received is not None
-                and not self._canary_received.done()
-            ):
-                self._canary_received.set_result(None)
-        elif channel in self._subscriptions.wanted:
-            if not self._queue.offer(MessageEvent(channel, message)):
-                self._overflow(channel)
-            elif self._overflowed:
-                self._overflowed = False
-                log.info("broker_queue_has_room", dropped=self.stats.dropped["queue_full"])
+    def on_unwanted(self, channel: str, message: bytes) -> None:
+        """Take the canary; what else comes was unsubscribed meanwhile."""
+        if (
+            channel == self._canary_channel
+            and message == self._canary_payload
+            and self._canary_received is not None
+            and not self._canary_received.done()
+        ):
+            self._canary_received.set_result(None)
 
-    def _overflow(self, channel: str) -> None:
-        self.stats.dropped["queue_full"] += 1
-        self.stats.overflowed[channel] += 1
-        if not self._overflowed:
-            self._overflowed = True
-            log.warning("broker_queue_full", remedy="this process delivers more slowly than messages come: add workers")
-            # The gap begins here. Nothing else is queued before half of the queue is taken, so streams that heal on the
-            # word of these two reads the history after the last message that was dropped.
-            if self._state is LinkState.UP:
-                self.report_states(LinkState.DOWN, LinkState.UP)
+    def on_overflow(self) -> None:
+        """Report the link lost and restored, so that streams read what is dropped from here on.
+
+        Nothing else is queued before half of the queue is taken, so they read after the last message that was dropped.
+        """
+        if self._state is LinkState.UP:
+            self.report_states(LinkState.DOWN, LinkState.UP)
 
     async def _link_up(self) -> None:
         self._state = LinkState.UP

@@ -3,11 +3,9 @@
 import time
 from collections.abc import Callable, Sequence
 
-from broadcaster import Event
-
 from starling.brokers import envelope
-from starling.brokers.broadcast import BroadcastBroker
-from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkStats, MessageEvent
+from starling.brokers.broadcast import MAX_EVENTS, BroadcastBroker, EventQueue, LinkBackend, LinkEvent, MessageEvent
+from starling.brokers.link import LinkStats
 from starling.brokers.memory.append_streams import MemoryAppendStreams
 from starling.brokers.memory.drain_rate import MemoryDrainRate
 from starling.brokers.memory.history import MemoryHistory
@@ -28,8 +26,8 @@ class MemoryBackend(LinkBackend):
 
     def __init__(self, *, max_events: int = MAX_EVENTS) -> None:
         self.stats = LinkStats()
-        self._queue = EventQueue(max_events)
         self._channels: set[str] = set()
+        super().__init__(EventQueue(max_events), self._channels)
 
     async def connect(self) -> None:
         """Come up at once."""
@@ -79,13 +77,6 @@ class MemoryBackend(LinkBackend):
         self.check()
         if channel in self._channels and not self._queue.offer(MessageEvent(channel, message)):
             raise BrokerUnavailable("this process is behind with delivery and takes nothing more for the moment")
-
-    async def next_published(self) -> Event:
-        """The next event, in the order of publishing; of channels unsubscribed meanwhile nothing is returned."""
-        while True:
-            event = await self._queue.take()
-            if not isinstance(event, MessageEvent) or event.channel in self._channels:
-                return event
 
 
 class MemoryBroker(BroadcastBroker):

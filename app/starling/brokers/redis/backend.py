@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ResponseError
 
-from starling.brokers.link import MAX_EVENTS, LinkLost
+from starling.brokers.broadcast import MAX_EVENTS
+from starling.brokers.link import LinkLost
 from starling.brokers.redis.address import RedisAddress
 from starling.brokers.redis.calls import PUBLISH, PUBLISH_ONCE, Command, RedisCalls, RedisNames
 from starling.brokers.redis.connections import client_name, make_pool

@@ -5,13 +5,13 @@ import time
 from collections.abc import Sequence
 
 import structlog
-from broadcaster import Event
 from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
+from starling.brokers.broadcast import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent
 from starling.brokers.envelope import stored_name
-from starling.brokers.link import MAX_EVENTS, EventQueue, LinkBackend, LinkEvent, LinkStats, MessageEvent
+from starling.brokers.link import LinkStats
 from starling.brokers.redis.address import RedisAddress
 from starling.brokers.redis.backend import CALLS_AT_ONCE, QUERIES_AT_ONCE, READS_AT_ONCE
 from starling.brokers.redis.calls import PUBLISH, PUBLISH_ONCE, Command, RedisCalls, RedisNames
@@ -45,7 +45,6 @@ class ClusterBackend(LinkBackend):
         self.timeout = timeout
         self._address = address
         self._stats = LinkStats()
-        self._queue = EventQueue(max_events)
         self._map = ClusterMap(address.hosts)
         # Known from the start, so that no publication is sent twice and falls behind the one after it.
         scripts = [script.introduce() for script in (PUBLISH, PUBLISH_ONCE)]
@@ -55,7 +54,8 @@ class ClusterBackend(LinkBackend):
         self.queries = self._make_calls("query", QUERIES_AT_ONCE)
         self._shards: dict[Node, ShardBackend] = {}
         # Where each channel is subscribed; nowhere, while its slot moves.
-        self._wanted: dict[str, Node | None] = {}
+        self._placed: dict[str, Node | None] = {}
+        super().__init__(EventQueue(max_events), self._placed)
         self._state = LinkState.CONNECTING
         self._reason = ""
         self._ever_up = False
@@ -94,7 +94,7 @@ class ClusterBackend(LinkBackend):
             await asyncio.wait((self._task,))
         shards, self._shards = self._shards, {}
         await asyncio.gather(*(shard.disconnect() for shard in shards.values()))
-        self._wanted.clear()
+        self._placed.clear()
         await self.calls.stop()
         await self.reads.stop()
         await self.queries.stop()
@@ -103,17 +103,17 @@ class ClusterBackend(LinkBackend):
     async def subscribe(self, group: str) -> None:
         """Return when the node that has the slot has acknowledged. Raises BrokerUnavailable; the request stands."""
         slot = key_slot(stored_name(group).encode())
-        self._wanted.setdefault(group, None)
+        self._placed.setdefault(group, None)
         deadline = time.monotonic() + self.timeout
-        while group in self._wanted:
+        while group in self._placed:
             node = self._map.node_of(slot)
             if node is not None and (shard := self._shards.get(node)) is not None:
-                self._wanted[group] = node
+                self._placed[group] = node
                 try:
                     await shard.subscribe(group)
                 except BrokerUnavailable:
                     # Given up by its shard, it has moved, and the time may not be over.
-                    if self._wanted.get(group, node) == node:
+                    if self._placed.get(group, node) == node:
                         raise
                 else:
                     return
@@ -125,16 +125,9 @@ class ClusterBackend(LinkBackend):
 
     async def unsubscribe(self, group: str) -> None:
         """Deliver nothing more of `group`; the server is informed later."""
-        node = self._wanted.pop(group, None)
+        node = self._placed.pop(group, None)
         if node is not None and (shard := self._shards.get(node)) is not None:
             shard.drop(group)
-
-    async def next_published(self) -> Event:
-        """The next event, of one channel in the server's order; nothing of channels unsubscribed meanwhile."""
-        while True:
-            event = await self._queue.take()
-            if not isinstance(event, MessageEvent) or event.channel in self._wanted:
-                return event
 
     async def publish(self, channel: str, message: bytes) -> None:
         """Send to every process, after all that was published here before in this channel. Raises BrokerUnavailable."""
@@ -168,13 +161,13 @@ class ClusterBackend(LinkBackend):
             shard = self._shards[node] = self._make_shard(node)
             await shard.connect()
         moves: list[tuple[str, ShardBackend]] = []
-        for channel, present in self._wanted.items():
+        for channel, present in self._placed.items():
             owner = self._map.node_of(key_slot(stored_name(channel).encode()))
             if owner is None or owner == present or owner not in self._shards:
                 continue
             if present in self._shards:
                 self._shards[present].drop(channel)
-            self._wanted[channel] = owner
+            self._placed[channel] = owner
             moves.append((channel, self._shards[owner]))
         # What is not acknowledged in time is made good when that link returns, which is reported as well.
         await asyncio.gather(*(shard.subscribe(channel) for channel, shard in moves), return_exceptions=True)
@@ -210,8 +203,8 @@ class ClusterBackend(LinkBackend):
         """Have `channels` subscribed elsewhere: their slot has left `shard`."""
         for channel in channels:
             shard.drop(channel)
-            if self._wanted.get(channel) == shard.node:
-                self._wanted[channel] = None
+            if self._placed.get(channel) == shard.node:
+                self._placed[channel] = None
         self._map.outdated.set()
 
     # The state of all links
@@ -238,7 +231,7 @@ class ClusterBackend(LinkBackend):
         self._stats.reconnects += self._ever_up
         self._state, self._reason, self._ever_up = LinkState.UP, "", True
         self._queue.put(LinkEvent(LinkState.UP))
-        log.info("broker_link_up", address=str(self._address), channels=len(self._wanted), nodes=len(self._shards))
+        log.info("broker_link_up", address=str(self._address), channels=len(self._placed), nodes=len(self._shards))
 
     def _down(self, reason: str) -> None:
         if reason and reason != self._reason:

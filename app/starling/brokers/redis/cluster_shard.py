@@ -7,7 +7,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from starling.brokers.link import EventQueue, LinkLost
+from starling.brokers.broadcast import EventQueue
+from starling.brokers.link import LinkLost
 from starling.brokers.redis.calls import RedisCalls, RedisNames
 from starling.brokers.redis.cluster_link import ShardLink
 from starling.brokers.redis.cluster_map import ClusterMap, Node
