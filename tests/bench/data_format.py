@@ -9,7 +9,7 @@ import timeit
 from functools import partial
 
 from starling.engine.channels import ChannelOptions
-from starling.engine.data_format import check_publication
+from starling.engine.publisher import check_publication
 
 REPEATS = 9
 RECORD = {"text": "Hello, world", "user": {"id": 42, "name": "Ada"}, "n": [1, 2, 3.25, -1e3]}

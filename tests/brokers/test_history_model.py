@@ -28,9 +28,8 @@ from starling.brokers.redis.broker import keeping, read_position
 from starling.brokers.redis.calls import PUBLISH, RedisNames, new_epoch
 from starling.brokers.redis.history import RedisHistory
 from starling.engine.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
-from starling.engine.follower import Joined
+from starling.engine.follower import Joined, MemoryBudget
 from starling.engine.history import HistoryStore
-from starling.engine.recent import MemoryBudget
 from starling.engine.stream import Stream, check_positions
 from starling.engine.stream_contract import StreamOptions, StreamStats
 from starling.protocol.messages import Publication

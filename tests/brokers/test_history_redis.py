@@ -24,9 +24,8 @@ from starling.engine.broker import (
     StreamEntry,
     StreamPosition,
 )
-from starling.engine.follower import Joined
+from starling.engine.follower import Joined, MemoryBudget
 from starling.engine.history import missed
-from starling.engine.recent import MemoryBudget
 from starling.engine.stream import Stream, check_positions
 from starling.engine.stream_contract import StreamOptions, StreamStats
 from starling.protocol.messages import Publication

@@ -10,8 +10,7 @@ from msgspec import Raw
 from starling.brokers.memory.history import MemoryHistory
 from starling.engine.append_stream import AppendStream
 from starling.engine.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
-from starling.engine.follower import Joined
-from starling.engine.recent import MemoryBudget
+from starling.engine.follower import Joined, MemoryBudget
 from starling.engine.stream_chunks import content_of, text_chunk
 from starling.engine.stream_contract import StreamStats
 from starling.protocol.messages import Publication

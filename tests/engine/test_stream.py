@@ -10,8 +10,7 @@ from msgspec import Raw
 
 from starling.brokers.memory.history import MemoryHistory
 from starling.engine.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
-from starling.engine.follower import Joined
-from starling.engine.recent import MemoryBudget
+from starling.engine.follower import Joined, MemoryBudget
 from starling.engine.stream import HEAL_ENTRIES, RETRY_FIRST, Stream, check_positions
 from starling.engine.stream_contract import StreamOptions, StreamStats
 from starling.protocol.messages import Publication

@@ -3,8 +3,7 @@
 from msgspec import Raw
 
 from starling.engine.broker import StreamEntry, StreamPosition, StreamRead
-from starling.engine.follower import HELD_LIMIT, Follower, Found, Joined, Mark, Step
-from starling.engine.recent import MemoryBudget, Recent
+from starling.engine.follower import HELD_LIMIT, Follower, Found, Joined, Mark, MemoryBudget, Recent, Step
 from starling.protocol.messages import Publication
 
 

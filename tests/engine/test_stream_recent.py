@@ -3,7 +3,7 @@
 from msgspec import Raw
 
 from starling.engine.broker import StreamEntry, StreamPosition, StreamRead
-from starling.engine.recent import ENTRY_OVERHEAD, MemoryBudget, Recent
+from starling.engine.follower import ENTRY_OVERHEAD, MemoryBudget, Recent
 from starling.protocol.messages import Publication
 
 

@@ -6,9 +6,8 @@ from typing import Generic, Protocol, TypeVar
 from msgspec import Struct
 
 from starling.engine.broker import BrokerUnavailable, StreamEntry, StreamPosition, StreamRead
-from starling.engine.follower import Joined, Mark
+from starling.engine.follower import Joined, Mark, MemoryBudget
 from starling.engine.history import HistoryStore
-from starling.engine.recent import MemoryBudget
 from starling.engine.shared_read import SharedRead
 from starling.engine.stream import JOIN_ATTEMPTS, Stream
 from starling.engine.stream_chunks import joined

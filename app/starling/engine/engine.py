@@ -14,7 +14,6 @@ from starling.engine.broker import Broker
 from starling.engine.channels import DEFAULT_NAMESPACE, Channels
 from starling.engine.clock import Clock, Periodic
 from starling.engine.control import Control
-from starling.engine.event_router import EventRouter
 from starling.engine.history import HistoryReader, HistoryStore
 from starling.engine.hooks import Hooks, NoHooks
 from starling.engine.hub import Hub
@@ -29,7 +28,7 @@ from starling.engine.publisher import Publisher
 from starling.engine.readiness import Readiness
 from starling.engine.revocation import Revocations, RevocationStore
 from starling.engine.stream_reader import StreamReaders
-from starling.engine.subscriptions import Subscriptions
+from starling.engine.subscriptions import EventRouter, Subscriptions
 from starling.engine.tasks import Tasks
 from starling.telemetry.garbage import GarbageStats
 from starling.telemetry.metrics import Metrics
@@ -206,6 +205,9 @@ def build_engine(
             *([Periodic(broker.presence.ttl / 3, presence.refresh)] if broker.presence is not None else []),
         ),
     )
+    events = EventRouter(
+        subscriptions, hub, listeners=control.listeners, on_link=link_watch.on_link, arrival=clock.arrival
+    )
     garbage = GarbageStats()
     namespaces = (DEFAULT_NAMESPACE, *channels.namespaces)
     metrics.sources += [
@@ -243,7 +245,7 @@ def build_engine(
         tasks=tasks,
         metrics=metrics,
         tracer=tracer,
-        _life=EngineLife(broker, EventRouter(subscriptions, control, hub, link_watch, clock), link_watch, garbage),
+        _life=EngineLife(broker, events, link_watch, garbage),
     )
 
 

@@ -6,10 +6,10 @@ from functools import partial
 from typing import Protocol, cast
 
 from starling.engine.channels import namespace_of
-from starling.engine.data_format import UnreadableMessages
 from starling.engine.fanout import DeliveryTiming, Fanout, Group
 from starling.engine.receiver import PushEncoder, Receiver
 from starling.engine.transport import Frame
+from starling.engine.unreadable_messages import UnreadableMessages
 from starling.engine.view import Base, ChannelIds, View
 from starling.engine.viewed_channel import Groups, ViewedChannel
 from starling.protocol.codes import CommandRefused

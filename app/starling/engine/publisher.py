@@ -1,4 +1,4 @@
-"""Publishing to all processes: through the broker, counted in the metrics and traced where tracing is on."""
+"""Publishing to all processes: checked, through the broker, counted in the metrics and traced where tracing is on."""
 
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -14,10 +14,18 @@ from starling.engine.broker import (
     StreamPosition,
 )
 from starling.engine.broker_refusals import BrokerRefusals
-from starling.engine.channels import namespace_of
+from starling.engine.channels import ChannelOptions, namespace_of
+from starling.protocol.codes import ERROR_BAD_REQUEST, CommandRefused, Error
 from starling.protocol.messages import Publication
+from starling.protocol.portable_json import NESTING_LIMIT, NUMBER_LIMIT, is_json
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
+
+_JSON = (
+    f"JSON in UTF-8 without lone surrogates, nested at most {NESTING_LIMIT} deep, with numbers of at most "
+    f"{NUMBER_LIMIT} characters"
+)
+_BRACE = b"{"
 
 
 class Publisher:
@@ -103,3 +111,18 @@ class Publisher:
         if isinstance(outcome, BrokerRefused):
             self._refusals.report(channel, outcome)
         self._metrics.published[namespace_of(channel), failed] += 1
+
+
+def check_publication(data: bytes, options: ChannelOptions) -> None:
+    """Raise CommandRefused with 107 for data that is not of the namespace's `publication_data_format`."""
+    wanted = options.publication_data_format
+    if wanted in ("any", "binary"):
+        return
+    if not is_json(data):
+        raise CommandRefused(_refusal(wanted, _JSON))
+    if wanted == "json_object" and not data.lstrip().startswith(_BRACE):
+        raise CommandRefused(_refusal(wanted, "a JSON object"))
+
+
+def _refusal(wanted: str, what: str) -> Error:
+    return Error(ERROR_BAD_REQUEST.code, f"bad request: data is not {what}, see publication_data_format: {wanted}")

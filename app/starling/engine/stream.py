@@ -10,9 +10,8 @@ from typing import Generic
 import structlog
 
 from starling.engine.broker import BrokerUnavailable, StreamEntry, StreamPosition
-from starling.engine.follower import Follower, Found, Joined, Mark, Step
+from starling.engine.follower import Follower, Found, Joined, Mark, MemoryBudget, Recent, Step
 from starling.engine.history import HistoryStore
-from starling.engine.recent import MemoryBudget, Recent
 from starling.engine.shared_read import SharedRead
 from starling.engine.stream_contract import Live, S, StreamOptions, StreamStats
 from starling.protocol.messages import Publication

@@ -1,24 +1,23 @@
-"""Subscriptions: connections that enter and leave channels of this process, at its hub, its streams and its broker."""
+"""Connections that enter and leave channels of this process, and what the broker delivers to these channels."""
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 
 from starling.engine.append_stream import AppendStream
-from starling.engine.broker import Broker, BrokerUnavailable, StreamEntry, StreamPosition
+from starling.engine.broker import Broker, BrokerUnavailable, LinkState, StreamEntry, StreamPosition
 from starling.engine.channels import ChannelOptions, namespace_of
-from starling.engine.follower import Joined
+from starling.engine.follower import Joined, MemoryBudget
 from starling.engine.history import HistoryStore
 from starling.engine.hub import Hub
 from starling.engine.receiver import Receiver
-from starling.engine.recent import MemoryBudget
 from starling.engine.stream import Stream, check_positions
 from starling.engine.stream_contract import StreamOptions, StreamStats
 from starling.engine.view import Base, View
-from starling.protocol.messages import Publication, Push
+from starling.protocol.messages import ClientInfo, Join, Leave, Publication, Push
 from starling.protocol.tags_filter import Matches
 from starling.telemetry.metrics import Metrics
 
@@ -308,3 +307,50 @@ class Subscriptions:
         """End every stream."""
         for stream in self._streams.values():
             stream.close()
+
+
+class EventRouter:
+    """Implements starling.engine.broker.BrokerEvents for one worker."""
+
+    def __init__(
+        self,
+        subscriptions: Subscriptions,
+        hub: Hub,
+        *,
+        listeners: Mapping[str, Callable[[Publication], None]],
+        on_link: Callable[[LinkState], None],
+        arrival: Callable[[float], float],
+    ) -> None:
+        """`listeners` take the publications of internal channels, and `on_link` takes the link's state.
+
+        `arrival` returns the earliest time at which what was received at a time may have arrived; both on the clock of
+        `time.monotonic`.
+        """
+        self._subscriptions = subscriptions
+        self._hub = hub
+        self._listeners = listeners
+        self._arrival = arrival
+        self._on_link = on_link
+
+    def on_publication(self, channel: str, entry: StreamEntry, received_at: float) -> None:
+        """Deliver a publication to this process's subscribers, or to the listener of an internal channel."""
+        if (listener := self._listeners.get(channel)) is not None:
+            listener(entry.publication)
+            return
+        self._hub.received_at = self._arrival(received_at)
+        try:
+            self._subscriptions.on(channel, entry)
+        finally:
+            self._hub.received_at = None
+
+    def on_join(self, channel: str, info: ClientInfo) -> None:
+        """Send a join to the watchers of the channel."""
+        self._hub.push_to_watchers(Push(channel, join=Join(info)))
+
+    def on_leave(self, channel: str, info: ClientInfo) -> None:
+        """Send a leave to the watchers of the channel."""
+        self._hub.push_to_watchers(Push(channel, leave=Leave(info)))
+
+    def on_link(self, state: LinkState) -> None:
+        """Pass the link's state on."""
+        self._on_link(state)

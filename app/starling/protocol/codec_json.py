@@ -1,7 +1,7 @@
 """JSON, one message a line: for browsers, and for clients that ask for no other format.
 
 Payloads pass through as they came. What JSON clients cannot read is kept out of a channel where it is published (see
-starling.engine.data_format); `encode` refuses what is in a channel all the same.
+starling.engine.publisher); `encode` refuses what is in a channel all the same.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator

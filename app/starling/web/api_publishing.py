@@ -10,8 +10,8 @@ from msgspec import Meta, Raw, Struct
 
 from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
 from starling.engine.channels import ChannelOptions
-from starling.engine.data_format import check_publication
 from starling.engine.engine import Engine
+from starling.engine.publisher import check_publication
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Disconnect, Error
 from starling.protocol.messages import Publication

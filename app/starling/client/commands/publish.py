@@ -12,9 +12,8 @@ from starling.engine.allowances import Budgets, payer
 from starling.engine.append_streams import AppendStreams
 from starling.engine.broker import PublishOptions, PublishOutcome, StreamPosition
 from starling.engine.channels import ChannelOptions, Channels
-from starling.engine.data_format import check_publication
 from starling.engine.hooks import Hooks
-from starling.engine.publisher import Publisher
+from starling.engine.publisher import Publisher, check_publication
 from starling.engine.rights import Verb
 from starling.protocol.codes import ERROR_TOO_MANY_REQUESTS, CommandRefused
 from starling.protocol.decisions import Decision, Publish
