@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import itertools
+import random
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -465,3 +466,45 @@ async def test_a_promoted_replica_uses_no_offset_again(redis_server: RedisServer
     assert after.epoch == kept.epoch
     assert lost.offset == 3
     assert after.offset > AFTER_RESTART
+
+
+async def test_reads_that_overlap_are_what_each_would_be_alone(
+    redis_server: RedisServer, opener: Opener, redis: "Redis"
+) -> None:
+    here, randomness = await opener(redis_server.url), random.Random(15)
+    first = await publish(here, *[b"%d" % number for number in range(30)])
+    before = (await read(here)).entries
+    for _ in range(30):
+        await publish(here, b"x" * randomness.randrange(2000))
+        query = {
+            "after": randomness.choice([0, 0, 20, 40]),
+            "limit": randomness.choice([None, 0, 1, 7, 40]),
+            "newest": randomness.random() < 0.5,
+            "max_bytes": randomness.choice([None, 3000]),
+        }
+        # Those that follow a channel are not given what was read before.
+        alone, again = await read(here, followed=True, **query), await read(here, **query)
+        assert again == alone
+        assert again.pieces is not None
+        assert len(again.pieces) == len(again.entries)
+    assert all(one is other for one, other in zip(before, (await read(here, limit=30)).entries, strict=True))
+
+    await redis.delete(META, STREAM)
+    (second,) = await publish(here, b"another")
+    assert second.epoch != first[0].epoch
+    assert data(await read(here)) == [b"another"]
+
+
+async def test_a_stranger_between_known_entries_changes_no_order_and_is_reported_each_time(
+    redis_server: RedisServer, opener: Opener, redis: "Redis"
+) -> None:
+    here = await opener(redis_server.url)
+    await publish(here, b"1", b"2")
+    await read(here)
+    await redis.xadd(STREAM, {"x": "y"}, id="3-0")
+    await redis.hset(META, "o", "3")
+    await publish(here, b"4", b"5")
+    for _ in range(2):
+        with structlog.testing.capture_logs() as logs:
+            assert [entry.offset for entry in (await read(here)).entries] == [1, 2, 4, 5]
+        assert [line["event"] for line in logs] == ["history_entry_malformed"]

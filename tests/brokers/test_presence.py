@@ -1,10 +1,13 @@
 """What every presence store promises, and what is particular to Redis."""
 
 import asyncio
+import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Protocol
 
+import msgspec
 import pytest
 import redis.asyncio
 import structlog
@@ -14,7 +17,8 @@ from starling.brokers.memory.presence import MemoryPresence
 from starling.brokers.open import open_broker
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.presence import PresenceCounts, PresenceStore
-from starling.protocol.messages import ClientInfo
+from starling.protocol.codec_json import JsonCodec
+from starling.protocol.messages import ClientInfo, PresenceResult, Reply
 from tests.brokers.party import Party
 from tests.support.redis_cluster import RedisCluster
 from tests.support.services import RedisServer
@@ -633,3 +637,38 @@ async def test_members_that_did_not_change_are_read_once_and_a_change_is_seen_at
     await presence.remove({CHANNEL: [changed]})
     assert set(await presence.get(CHANNEL)) == {info.client for info in everyone} - {"c7"}
     assert members["c7"] == everyone[7]
+
+
+async def test_members_that_come_go_and_change_are_read_as_they_are(open_presence: Opener) -> None:
+    presence, randomness = await open_presence(), random.Random(15)
+    everyone: dict[str, ClientInfo] = {}
+    for step in range(60):
+        now = {
+            client: someone(client, f"u{randomness.randrange(20)}", b'"%d"' % step, randomness.choice([b"", b"1"]))
+            for client in (f"c{randomness.randrange(300)}" for _ in range(randomness.choice([0, 1, 1, 2, 40])))
+        }
+        gone = randomness.sample(sorted(everyone), min(len(everyone), randomness.choice([0, 0, 1, 1, 2, 30])))
+        await presence.remove({CHANNEL: [everyone.pop(client) for client in gone]})
+        await presence.refresh({CHANNEL: now.values()})
+        everyone |= now
+        members = await presence.get(CHANNEL)
+        assert members == everyone
+        reply = json.loads(JsonCodec().encode(Reply(1, presence=PresenceResult(members))))["presence"]["presence"]
+        assert reply == json.loads(msgspec.json.encode(everyone))
+    assert len(everyone) > 50
+
+
+async def test_an_entry_that_becomes_malformed_is_shown_no_more(
+    open_presence: Opener, client: "redis.asyncio.Redis"
+) -> None:
+    presence = await open_presence()
+    everyone = [someone(f"c{number}", "u", b'"' + b"x" * 100 + b'"') for number in range(30)]
+    await presence.refresh({"room": everyone})
+    assert len(await presence.get("room")) == 30
+    await client.hset("starling:presence:{room}", "c7", b"a stranger's")
+    for _ in range(2):
+        with structlog.testing.capture_logs() as logs:
+            assert set(await presence.get("room")) == {info.client for info in everyone} - {"c7"}
+        assert [line["event"] for line in logs] == ["presence_malformed"]
+    await presence.refresh({"room": everyone})
+    assert (await presence.get("room"))["c7"] == everyone[7]

@@ -1,8 +1,15 @@
 """Answers that many clients share: each gets the same bytes as if they were encoded for it alone."""
 
+import io
+import json
+from collections.abc import Collection
+from typing import Any
+
 import pytest
+from google.protobuf import proto
 from msgspec import Raw
 
+from starling.protocol import client_pb2
 from starling.protocol.codec import Codec
 from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codec_protobuf import ProtobufCodec
@@ -55,3 +62,53 @@ def test_an_info_that_no_json_client_can_read_is_refused_and_left_out_for_each()
         line = codec.encode(reply)
         assert b'"c4":{"user":"eve","client":"c4"}' in line
         assert b'{"name": "Ann"}' in line
+
+
+@pytest.mark.parametrize("codec", [JsonCodec(), ProtobufCodec()], ids=["json", "protobuf"])
+def test_members_that_changed_are_in_the_next_answer_as_they_are_then(codec: Codec) -> None:
+    members = SharedMembers(MEMBERS.items())
+    codec.encode(Reply(1, presence=PresenceResult(members)))
+    ann, dan = ClientInfo("ann", "c1", Raw(b'"changed"')), ClientInfo("dan", "c4", Raw(), Raw(b'{"a":\n1}'))
+    changes: list[tuple[list[str], dict[str, ClientInfo]]] = [
+        (["c1"], {"c1": ann}),
+        ([], {"c4": dan}),
+        (["c2", 'c"3'], {}),
+        (["c1"], MEMBERS | {"c1": ann}),
+        (["c1", "c2", 'c"3', "c4"], {}),
+        ([], {"c4": dan}),
+    ]
+    for gone, now in changes:
+        before, bytes_before = {**members}, codec.encode(Reply(1, presence=PresenceResult(members)))
+        after = members.changed(gone, now)
+        expected = {client: info for client, info in before.items() if client not in gone} | now
+        assert after == expected
+        assert after.size == SharedMembers(expected.items()).size
+        assert answer(codec, after) == answer(codec, expected)
+        assert codec.encode(Reply(1, presence=PresenceResult(members))) == bytes_before
+        members = after
+
+
+def answer(codec: Codec, members: dict[str, ClientInfo]) -> object:
+    """The answer as a client reads it: the order of members means nothing."""
+    encoded = codec.encode(Reply(1, presence=PresenceResult(members)))
+    if codec.text:
+        return json.loads(encoded)
+    return proto.parse_length_prefixed(client_pb2.Reply, io.BytesIO(encoded))
+
+
+@pytest.mark.parametrize("codec", [JsonCodec(), ProtobufCodec()], ids=["json", "protobuf"])
+def test_publications_of_overlapping_answers_are_encoded_once(codec: Codec) -> None:
+    pieces: list[dict[str, Any]] = [{}, {}]
+    alone = codec.encode(Reply(1, history=HistoryResult([*PUBLICATIONS], "e", 2)))
+    newest = codec.encode(Reply(1, history=HistoryResult(PUBLICATIONS[1:], "e", 2)))
+    assert codec.encode(Reply(1, history=HistoryResult(SharedPublications(PUBLICATIONS, pieces), "e", 2))) == alone
+    for first in (0, 1):
+        shared = SharedPublications(PUBLICATIONS[first:], pieces[first:])
+        made = shared.pieces_of(codec.name, unexpected)
+        assert made is not None
+        assert len(made) == len(shared)
+        assert codec.encode(Reply(1, history=HistoryResult(shared, "e", 2))) == (newest if first else alone)
+
+
+def unexpected(publications: Collection[Publication]) -> list[object]:
+    raise AssertionError(f"{len(publications)} publications are encoded again")

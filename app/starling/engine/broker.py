@@ -1,9 +1,9 @@
 """The broker contract: what carries publications between processes, and what it guarantees."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -46,7 +46,8 @@ class StreamRead:
     A reader before offset `bottom` has missed entries that the stream no longer holds; an empty stream has its top
     there.
     `more` is true when the read stopped at its limits, so that there may be further entries. `created`: the channel had
-    no position before this read.
+    no position before this read. `pieces`: where the store remembers entries, what codecs made of the publication of
+    each, see SharedPublications.
     """
 
     top: StreamPosition
@@ -54,6 +55,7 @@ class StreamRead:
     entries: list[StreamEntry]
     more: bool = False
     created: bool = False
+    pieces: list[dict[str, Any]] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

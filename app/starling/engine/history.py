@@ -1,7 +1,7 @@
 """The history contract: how a channel's stream is read, the rule for a complete read, and reads for requests."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from starling.engine.broker import StreamEntry, StreamPosition, StreamRead
 from starling.engine.channels import ChannelOptions
@@ -14,7 +14,7 @@ from starling.protocol.codes import (
     CommandRefused,
 )
 from starling.protocol.commands import HistoryRequest
-from starling.protocol.messages import HistoryResult, Publication
+from starling.protocol.messages import HistoryResult, Publication, SharedPublications
 from starling.protocol.tags_filter import Matches
 
 # How long a position without a publication is kept after it was read. Seconds.
@@ -92,6 +92,7 @@ class _Scan:
     def __init__(self, request: HistoryRequest, limit: int | None, max_bytes: int, matches: Matches | None) -> None:
         since = request.since
         self.found: list[Publication] = []
+        self._pieces: list[dict[str, Any]] | None = None
         self.after = since.offset if since is not None and not request.reverse else 0
         self.before = since.offset if since is not None and request.reverse else None
         self._reverse = request.reverse
@@ -111,11 +112,13 @@ class _Scan:
             raise CommandRefused(ERROR_UNRECOVERABLE_POSITION)
         if self.before is not None and self.before > read.top.offset + 1:
             return True
-        entries = read.entries[::-1] if self._reverse else read.entries
+        entries, pieces = read.entries, read.pieces
+        if self._reverse:
+            entries, pieces = entries[::-1], None if pieces is None else pieces[::-1]
         if self._matches is None:
-            self.found = [entry.publication for entry in entries]
+            self.found, self._pieces = [entry.publication for entry in entries], pieces
             return True
-        if self._collect(entries, self._matches) or not read.more or not entries:
+        if self._collect(entries, pieces, self._matches) or not read.more or not entries:
             return True
         self._scanned += len(entries)
         if self._scanned >= SCAN_LIMIT:
@@ -130,9 +133,16 @@ class _Scan:
             self.after = entries[-1].offset
         return False
 
-    def _collect(self, entries: list[StreamEntry], matches: Matches) -> bool:
+    @property
+    def publications(self) -> list[Publication]:
+        """What was found, with what codecs made of it before where the store remembers that."""
+        return self.found if self._pieces is None else SharedPublications(self.found, self._pieces)
+
+    def _collect(self, entries: list[StreamEntry], pieces: list[dict[str, Any]] | None, matches: Matches) -> bool:
         """Add the publications that match; True once the answer is full."""
-        for entry in entries:
+        if self._pieces is None and pieces is not None:
+            self._pieces = []
+        for index, entry in enumerate(entries):
             publication = entry.publication
             if not matches(publication.tags or {}):
                 continue
@@ -140,6 +150,8 @@ class _Scan:
             if self.found and self._size > self._max_bytes:
                 return True
             self.found.append(publication)
+            if self._pieces is not None and pieces is not None:
+                self._pieces.append(pieces[index])
             if len(self.found) == self._limit:
                 return True
         return False
@@ -163,15 +175,15 @@ class HistoryReader:
         request: HistoryRequest,
         most: int | None,
         max_bytes: int,
-        on_created: Callable[[], None] | None = None,
+        on_read: Callable[[StreamRead], None] | None = None,
         *,
         matches: Matches | None = None,
     ) -> HistoryResult:
         """Read a part of a channel's stream, at most `most` publications (None: no bound).
 
         Beyond the first there are no more than `max_bytes` of data; a shorter answer is read on from its last offset.
-        `on_created` is called where the channel had no position before. `matches`: only publications whose tags match
-        are returned and count towards the limit.
+        `on_read` is called with each page that was read, also where the request is refused then. `matches`: only
+        publications whose tags match are returned and count towards the limit.
 
         In reverse these are the publications before `since`, the newest first; there is none before a position beyond
         the top. Raises BrokerUnavailable, and CommandRefused: 106 where none of SCAN_LIMIT publications matches and
@@ -194,10 +206,10 @@ class HistoryReader:
                 max_bytes=max_bytes,
                 newest=request.reverse,
             )
-            if read.created and on_created is not None:
-                on_created()
+            if on_read is not None:
+                on_read(read)
             if scan.take(read):
-                return HistoryResult(scan.found, read.top.epoch, read.top.offset)
+                return HistoryResult(scan.publications, read.top.epoch, read.top.offset)
 
     async def remove(self, channel: str, options: ChannelOptions) -> None:
         """Delete a channel's publications. Raises BrokerUnavailable, and CommandRefused 108 without history."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from starling.engine.options import PresenceOptions
-from starling.protocol.messages import ClientInfo
+from starling.protocol.messages import ClientInfo, SharedMembers
 
 DEFAULT_TTL = PresenceOptions().presence_ttl_seconds
 
@@ -56,7 +56,7 @@ class PresenceStore(Protocol):
         None, and nothing done, where it is not there or has longer. Of several that ask, one gets it.
         """
 
-    async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> dict[str, ClientInfo]:
+    async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> SharedMembers:
         """The clients in a channel, by client id. Raises TooManyPresent beyond `most` clients or `max_bytes`."""
 
     async def stats(self, channel: str) -> PresenceCounts:

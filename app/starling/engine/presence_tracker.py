@@ -13,7 +13,7 @@ from starling.engine.broker import Broker, BrokerUnavailable, PublicationTooLarg
 from starling.engine.channels import ChannelOptions
 from starling.engine.presence import PresenceCounts, PresenceStore, TooManyPresent
 from starling.protocol.codes import ERROR_LIMIT_EXCEEDED, ERROR_NOT_AVAILABLE, CommandRefused
-from starling.protocol.messages import ClientInfo
+from starling.protocol.messages import ClientInfo, SharedMembers
 from starling.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.presence")
@@ -99,7 +99,7 @@ class PresenceTracker:
 
     async def members(
         self, channel: str, options: ChannelOptions, most: int | None = None, max_bytes: int | None = None
-    ) -> dict[str, ClientInfo]:
+    ) -> SharedMembers:
         """The clients in a channel over all processes, by client id.
 
         Raises BrokerUnavailable, and CommandRefused: 108 where no presence is kept, 106 where there are over `most`, or

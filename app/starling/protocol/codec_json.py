@@ -4,7 +4,7 @@ Payloads pass through as they came. What JSON clients cannot read is kept out of
 starling.engine.publisher); `encode` refuses what is in a channel all the same.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
@@ -97,18 +97,38 @@ def _encode_publications(publications: SharedPublications) -> Raw:
     """The JSON of shared publications. Raises CommandRefused as `JsonCodec.encode` does."""
     known: Raw | None = publications.encoded.get(JsonCodec.name)
     if known is None:
-        _check_publications(publications)
-        known = publications.encoded[JsonCodec.name] = Raw(_encode([*publications]))
+        pieces = publications.pieces_of(JsonCodec.name, _publication_pieces)
+        if pieces is None:
+            _check_publications(publications)
+            known = Raw(_encode([*publications]))
+        else:
+            known = Raw(b"[%b]" % b",".join(pieces))
+        publications.encoded[JsonCodec.name] = known
     return known
+
+
+def _publication_pieces(publications: Collection[Publication]) -> Iterable[bytes]:
+    _check_publications(publications)
+    return map(_encode, publications)
 
 
 def _encode_members(members: SharedMembers) -> Raw:
     """The JSON of shared members. Raises CommandRefused as `JsonCodec.encode` does."""
     known: Raw | None = members.encoded.get(JsonCodec.name)
     if known is None:
-        _check_members(members.values())
-        known = members.encoded[JsonCodec.name] = Raw(_encode({**members}))
+        pieces = members.pieces_of(JsonCodec.name, _member_pieces)
+        if pieces is None:
+            _check_members(members.values())
+            known = Raw(_encode({**members}))
+        else:
+            known = Raw(b"{%b}" % b",".join(pieces))
+        members.encoded[JsonCodec.name] = known
     return known
+
+
+def _member_pieces(members: Mapping[str, ClientInfo]) -> Iterable[bytes]:
+    _check_members(members.values())
+    return (_encode({client: info})[1:-1] for client, info in members.items())
 
 
 def _shared_in(reply: Reply) -> list[tuple[Struct, str, SharedPublications | SharedMembers]]:

@@ -4,7 +4,7 @@ Payloads are any bytes. What clients of both formats share in one channel has to
 """
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf import proto
@@ -16,7 +16,7 @@ from starling.protocol import client_pb2, commands, messages
 from starling.protocol.codec import COMMANDS_PER_FRAME
 from starling.protocol.codes import DISCONNECT_BAD_REQUEST, Disconnect
 from starling.protocol.commands import Command, unset_nulls
-from starling.protocol.messages import Reply, SharedPublications
+from starling.protocol.messages import ClientInfo, Publication, Reply, SharedMembers, SharedPublications
 
 S = TypeVar("S", bound=Struct)
 
@@ -102,6 +102,8 @@ def _fill(message: Any, struct: Struct) -> None:
             setattr(message, name, bytes(value))
         elif type(value) is SharedPublications:
             getattr(message, name).extend(_encoded_publications(value))
+        elif type(value) is SharedMembers:
+            message.MergeFrom(_encoded_members(value))
         elif isinstance(value, list):
             for item in value:
                 _fill(getattr(message, name).add(), item)
@@ -111,16 +113,45 @@ def _fill(message: Any, struct: Struct) -> None:
             setattr(message, name, value)
 
 
-def _encoded_publications(publications: SharedPublications) -> list[Any]:
+def _encoded_publications(publications: SharedPublications) -> Collection[ProtobufMessage]:
     """The messages of shared publications; a caller that changes them copies them first."""
-    known: list[Any] | None = publications.encoded.get(ProtobufCodec.name)
+    known: Collection[ProtobufMessage] | None = publications.encoded.get(ProtobufCodec.name)
     if known is None:
-        known = publications.encoded[ProtobufCodec.name] = []
-        for publication in publications:
-            message = client_pb2.Publication()
-            _fill(message, publication)
-            known.append(message)
+        known = publications.pieces_of(ProtobufCodec.name, _publication_messages)
+        if known is None:
+            known = _publication_messages(publications)
+        publications.encoded[ProtobufCodec.name] = known
     return known
+
+
+def _publication_messages(publications: Iterable[Publication]) -> list[ProtobufMessage]:
+    messages: list[ProtobufMessage] = []
+    for publication in publications:
+        messages.append(message := client_pb2.Publication())
+        _fill(message, publication)
+    return messages
+
+
+def _encoded_members(members: SharedMembers) -> ProtobufMessage:
+    """The result that holds shared members; a caller that changes it copies it first."""
+    known: ProtobufMessage | None = members.encoded.get(ProtobufCodec.name)
+    if known is None:
+        known = client_pb2.PresenceResult()
+        pieces = members.pieces_of(ProtobufCodec.name, _member_pieces)
+        if pieces is None:
+            _fill_map(known.presence, members)
+        else:
+            # Messages that follow each other are one, with the members of all.
+            known.ParseFromString(b"".join(pieces))
+        members.encoded[ProtobufCodec.name] = known
+    return known
+
+
+def _member_pieces(members: Mapping[str, ClientInfo]) -> Iterable[bytes]:
+    for client, info in members.items():
+        result = client_pb2.PresenceResult()
+        _fill(result.presence[client], info)
+        yield result.SerializeToString()
 
 
 def _fill_map(target: Any, value: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from starling.clocks import steady_clock
 from starling.engine.presence import DEFAULT_TTL, PresenceCounts, TooManyPresent
-from starling.protocol.messages import ClientInfo
+from starling.protocol.messages import ClientInfo, SharedMembers
 
 
 @dataclass(slots=True)
@@ -89,17 +89,17 @@ class MemoryPresence:
         self._take_out(channel, info.client)
         return shown
 
-    async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> dict[str, ClientInfo]:
+    async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> SharedMembers:
         """The clients in a channel, by client id. Raises TooManyPresent beyond `most` clients or `max_bytes`."""
         self._sweep()
         attendees = self._channels.get(channel)
         if attendees is None:
-            return {}
+            return SharedMembers(())
         if most is not None and len(attendees.clients) > most:
             raise TooManyPresent
         if max_bytes is not None and sum(map(_size, attendees.clients.values())) > max_bytes:
             raise TooManyPresent
-        return dict(attendees.clients)
+        return SharedMembers(attendees.clients.items())
 
     async def stats(self, channel: str) -> PresenceCounts:
         """How many are in a channel."""

@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from starling.brokers.envelope import MalformedEnvelope, decode_body
 from starling.brokers.redis.calls import Execute, RedisNames, Script, milliseconds, new_epoch
-from starling.brokers.redis.known_replies import KnownReplies
+from starling.brokers.redis.known_entries import KnownEntries, KnownEntry, Row
 from starling.brokers.redis.refusal import refused
 from starling.engine.broker import BrokerUnavailable, StreamEntry, StreamPosition, StreamRead
 from starling.engine.history import DEFAULT_READ_TTL
@@ -41,7 +41,7 @@ class RedisHistory:
         self._names = names
         self._read_ttl = read_ttl
         self._read = Script("read.lua")
-        self._known: KnownReplies[StreamRead] = KnownReplies()
+        self._known = KnownEntries()
 
     async def read(
         self,
@@ -70,21 +70,36 @@ class RedisHistory:
             max(1, milliseconds(min(meta_ttl or self._read_ttl, self._read_ttl))),
             int(followed),
         )
-        # Who follows a channel reads each entry once.
-        known = None if followed else self._known.find((channel, newest), found)
-        if known is not None:
-            return known
         match found:
             case [bytes(stored_epoch), bytes(offset), bytes(bottom), int(cut), list(rows)]:
                 top = StreamPosition(int(offset), stored_epoch.decode())
-                entries = list(_entries(channel, top.epoch, reversed(rows) if newest else rows))
-                read = StreamRead(top, int(bottom), entries, more=bool(cut), created=top.epoch == epoch)
-                # What is malformed is reported each time, and only the first read has made the position.
-                if not followed and not read.created and len(entries) == len(rows):
-                    size = sum(len(entry.publication.data) for entry in entries)
-                    self._known.keep((channel, newest), found, read, size)
-                return read
+                if newest:
+                    rows.reverse()
+                # Who follows a channel reads each entry once.
+                if followed:
+                    entries = list(_entries(channel, top.epoch, rows))
+                    return StreamRead(top, int(bottom), entries, bool(cut), top.epoch == epoch)
+                known = self._known_entries(channel, top.epoch, int(bottom), rows)
+                entries, pieces = [entry.entry for entry in known], [entry.pieces for entry in known]
+                return StreamRead(top, int(bottom), entries, bool(cut), top.epoch == epoch, pieces)
         raise BrokerUnavailable("the read script answered in another form than it should")
+
+    def _known_entries(self, channel: str, epoch: str, bottom: int, rows: list[Row]) -> list[KnownEntry]:
+        """The entries in rows, of which only those are decoded that were not read lately."""
+        found = self._known.find(channel, epoch, rows)
+        known: list[KnownEntry] = []
+        new: list[KnownEntry] = []
+        for row, entry in zip(rows, found, strict=True):
+            if entry is not None:
+                known.append(entry)
+                continue
+            # What is malformed is never known, and so reported each time.
+            made = [KnownEntry(row, decoded) for decoded in _entries(channel, epoch, (row,))]
+            known += made
+            new += made
+        if new:
+            self._known.keep(channel, epoch, bottom, new)
+        return known
 
     async def positions(self, channels: Mapping[str, float]) -> dict[str, StreamPosition]:
         """Read the tops of many channels, each with its `meta_ttl`. Raises BrokerUnavailable."""

@@ -9,7 +9,7 @@ Value = TypeVar("Value")
 # In bytes of replies, of which what is made of them takes a few times as much.
 KNOWN_BYTES = 2 * 1024 * 1024
 # A small reply costs little to read again, and would take more room for its key than for itself.
-_LEAST_BYTES = 4096
+_LEAST_BYTES = 1024
 
 
 class KnownReplies(Generic[Value]):
@@ -32,6 +32,11 @@ class KnownReplies(Generic[Value]):
             return None
         self._known.move_to_end(key)
         return known[1]
+
+    def last(self, key: Hashable) -> tuple[object, Value] | None:
+        """The reply to the last read `key`, and what was made of it."""
+        known = self._known.get(key)
+        return None if known is None else known[:2]
 
     def keep(self, key: Hashable, reply: object, value: Value, size: int) -> None:
         """Remember what was made of a reply of `size` bytes, in the place of the one before."""

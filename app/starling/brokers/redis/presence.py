@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import islice
-from typing import cast
+from itertools import compress, count, islice
+from operator import ne
+from typing import TypeVar, cast
 
 import structlog
 from msgspec import Raw
@@ -23,9 +23,10 @@ _CALL_CLIENTS = 500
 _CALL_BYTES = 65_536
 # Calls under way at once; the next portion goes when these are answered.
 _CALLS = 200
-# Entries that are remembered as they were read: who is in a channel is asked for again and again, and changes little.
-KNOWN_ENTRIES = 8192
-KNOWN_ENTRY_BYTES = 512
+# What a member takes in memory beyond the bytes of its entry, about.
+_MEMBER_BYTES = 256
+Item = TypeVar("Item")
+
 _STRANGE = "a presence script answered in another form than it should"
 
 
@@ -109,7 +110,7 @@ class RedisPresence:
         found = await self._end.run(self._writing, self._keys(channel), info.client, left_ms)
         return _decode_entry(info.client, found) if isinstance(found, bytes) else None
 
-    async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> dict[str, ClientInfo]:
+    async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> SharedMembers:
         """The clients in a channel, by client id. Raises TooManyPresent beyond `most` clients or `max_bytes`.
 
         Raises BrokerUnavailable.
@@ -123,11 +124,23 @@ class RedisPresence:
         known = self._known.find(channel, found)
         if known is not None:
             return known
-        members = SharedMembers(_decode_all(channel, found))
+        members = self._members(channel, found)
         # What is malformed is reported each time.
         if 2 * len(members) == len(found):
-            self._known.keep(channel, found, members, sum(map(len, cast("list[bytes]", found))))
+            self._known.keep(channel, found, members, members.size + _MEMBER_BYTES * len(members))
         return members
+
+    def _members(self, channel: str, found: list[object]) -> SharedMembers:
+        """The members in a reply, of which only those are decoded that the last reply did not have."""
+        last = self._known.last(channel)
+        if last is None:
+            return SharedMembers(_decode_all(channel, _pairs(found)))
+        reply, members = cast("tuple[list[bytes], SharedMembers]", last)
+        old, now = _differing(cast("list[object]", reply), found)
+        before, entries = dict(_pairs(cast("list[bytes]", old))), dict(_pairs(now))
+        new = [entry for entry in entries.items() if before.get(cast("bytes", entry[0])) != entry[1]]
+        gone = [name.decode() for name, entry in before.items() if entries.get(name) != entry]
+        return members.changed(gone, dict(_decode_all(channel, new)))
 
     async def stats(self, channel: str) -> PresenceCounts:
         """How many are in a channel. Raises BrokerUnavailable."""
@@ -191,22 +204,28 @@ def _encode_entry(info: ClientInfo) -> bytes:
 
 
 def _decode_entry(client: str, entry: bytes) -> ClientInfo:
-    return _known_entry(client, entry) if len(entry) <= KNOWN_ENTRY_BYTES else _read_entry(client, entry)
-
-
-def _read_entry(client: str, entry: bytes) -> ClientInfo:
     head, rest = entry.split(b"\n", 1)
     user_length, conn_length = (int(length) for length in head.split(b" "))
     end = user_length + conn_length
     return ClientInfo(rest[:user_length].decode(), client, Raw(rest[user_length:end]), Raw(rest[end:]))
 
 
-_known_entry = lru_cache(maxsize=KNOWN_ENTRIES)(_read_entry)
+def _differing(before: list[object], now: list[object]) -> tuple[list[object], list[object]]:
+    """What two lists of pairs have between the pairs that they both begin and end with."""
+    shorter = min(len(before), len(now))
+    head = next(compress(count(), map(ne, before, now)), shorter) // 2 * 2
+    tail = next(compress(count(), map(ne, reversed(before), reversed(now))), shorter) // 2 * 2
+    tail = min(tail, shorter - head)
+    return before[head : len(before) - tail], now[head : len(now) - tail]
 
 
-def _decode_all(channel: str, found: list[object]) -> Iterator[tuple[str, ClientInfo]]:
+def _pairs(items: list[Item]) -> Iterator[tuple[Item, Item]]:
+    return zip(items[::2], items[1::2], strict=True)
+
+
+def _decode_all(channel: str, entries: Iterable[tuple[object, object]]) -> Iterator[tuple[str, ClientInfo]]:
     malformed = 0
-    for name, entry in zip(found[::2], found[1::2], strict=True):
+    for name, entry in entries:
         try:
             client = _text(name).decode()
             yield client, _decode_entry(client, _text(entry))

@@ -1,6 +1,7 @@
 """`history`: publications that a channel keeps."""
 
 import time
+from functools import partial
 
 import structlog
 
@@ -9,6 +10,7 @@ from starling.client.commands.base import CommandHandler
 from starling.client.commands.rights import channel_options, require
 from starling.client.shared_recoveries import SharedRecoveries
 from starling.engine.allowances import Budgets, payer
+from starling.engine.broker import StreamRead
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.history import HistoryReader
 from starling.engine.rights import Verb
@@ -16,7 +18,7 @@ from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.commands import HistoryRequest
 from starling.protocol.decisions import Decision, History
-from starling.protocol.messages import HistoryResult
+from starling.protocol.messages import HistoryResult, SharedPublications
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
@@ -51,10 +53,16 @@ class HistoryHandler(CommandHandler[History, ChannelOptions]):
         require(client, Verb.HISTORY, action, options, self._channels)
         return options
 
+    def _charge(self, client: ClientConnection, read: StreamRead) -> None:
+        """Spend of the client's budgets for what was read, whether or not the answer has it."""
+        if read.created:
+            self._first_uses.spend(payer(client))
+        size = sum([len(entry.publication.data) + ENTRY_BYTES for entry in read.entries])
+        client.session.charge(size, time.monotonic())
+
     async def run(self, client: ClientConnection, action: History, prepared: ChannelOptions) -> list[Decision]:
         """Read it."""
-        who = payer(client)
-        if self._first_uses.exhausted(who):
+        if self._first_uses.exhausted(payer(client)):
             raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
         wanted = client.memberships.filter(action.channel) or client.identity.forced_filter(action.channel)
         async with client.reading:
@@ -64,15 +72,13 @@ class HistoryHandler(CommandHandler[History, ChannelOptions]):
                 action.request,
                 self._limit,
                 ANSWER_BYTES,
-                lambda: self._first_uses.spend(who),
+                partial(self._charge, client),
                 matches=None if wanted is None else wanted.matches,
             )
             if self._developer and _lacks_newest(action.request, result):
                 _log_hint(client, action, result)
-            if wanted is None:
+            if wanted is None and not isinstance(result.publications, SharedPublications):
                 result.publications = self._shared.share(action.channel, result.publications)
-            size = sum(len(publication.data) + ENTRY_BYTES for publication in result.publications)
-            client.session.charge(size, time.monotonic())
             decisions = client.session.answered(action, result, time.monotonic())
             client.carry_out(decisions)
             return []

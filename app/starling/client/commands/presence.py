@@ -1,7 +1,6 @@
 """`presence` and `presence_stats`: who is in a channel, and how many."""
 
 import time
-from operator import attrgetter
 from typing import TypeVar
 
 from starling.client.client_connection import ClientConnection
@@ -18,11 +17,8 @@ from starling.protocol.messages import PresenceResult, PresenceStatsResult
 # Members in one answer, and their bytes: it must fit into what may wait for a client. Beyond, presence_stats is left.
 MEMBERS = 5_000
 ANSWER_BYTES = 768 * 1024
-# What a member adds to its info in an answer, about.
-MEMBER_BYTES = 100
-
-
-_conn_info = attrgetter("conn_info")
+# What a member adds to its ids and infos in an answer, about.
+MEMBER_BYTES = 64
 
 PresenceQuery = TypeVar("PresenceQuery", Presence, PresenceStats)
 
@@ -52,9 +48,13 @@ class PresenceHandler(_PresenceQueryHandler[Presence]):
     async def run(self, client: ClientConnection, action: Presence, prepared: ChannelOptions) -> list[Decision]:
         """Read the members."""
         async with client.reading:
-            members = await self.presence.members(action.channel, prepared, MEMBERS, ANSWER_BYTES)
-            size = sum(map(len, map(_conn_info, members.values()))) + MEMBER_BYTES * len(members)
-            client.session.charge(size, time.monotonic())
+            try:
+                members = await self.presence.members(action.channel, prepared, MEMBERS, ANSWER_BYTES)
+            except CommandRefused:
+                # Too many to be sent are looked at all the same.
+                client.session.charge(ANSWER_BYTES, time.monotonic())
+                raise
+            client.session.charge(members.size + MEMBER_BYTES * len(members), time.monotonic())
             client.carry_out(client.session.answered(action, PresenceResult(members), time.monotonic()))
             return []
 
