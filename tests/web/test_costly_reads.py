@@ -1,0 +1,83 @@
+"""Reads that return little and cost much: they are paid for by what was read, not by what is returned."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from prometheus_client import CollectorRegistry
+
+from starling.auth.issue import issue_connection_token
+from starling.main import create_app
+from starling.settings import load_settings
+from tests.web.test_refresh import SECRET, Talk
+
+KEY = "the key of these tests"
+BURST = 2000
+CHANNELS = {
+    "default": {
+        "allow_subscribe_for_client": True,
+        "allow_history_for_client": True,
+        "allow_presence_for_client": True,
+        "allow_tags_filter": True,
+        "presence": True,
+        "history_size": 100,
+        "history_ttl": "60s",
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A service whose clients may spend BURST messages, of which hardly any comes back while a test runs."""
+    path: Path = tmp_path_factory.mktemp("costly") / "channels.json"
+    path.write_text(json.dumps(CHANNELS))
+    environment = {
+        "TOKEN_HMAC_SECRET": SECRET,
+        "CHANNELS_FILE": str(path),
+        "API_KEYS": KEY,
+        "MESSAGES_PER_SECOND": "1",
+        "MESSAGE_BURST": str(BURST),
+    }
+    settings = load_settings({f"STARLING_{name}": value for name, value in environment.items()})
+    with TestClient(create_app(settings, CollectorRegistry())) as client:
+        client.headers["X-API-Key"] = KEY
+        yield client
+
+
+def call(service: TestClient, method: str, **body: Any) -> None:
+    answer = service.post(f"/api/{method}", json=body).json()
+    assert "error" not in answer, answer
+
+
+def asked_until_refused(talk: Talk, **command: Any) -> list[int]:
+    """The error codes of the answers to the same command, 0 for a result, up to the first 111."""
+    codes: list[int] = []
+    while 111 not in codes and len(codes) < 50:
+        codes.append(talk.ask(**command).get("error", {"code": 0})["code"])
+    return codes
+
+
+def test_publications_that_a_filter_leaves_out_are_paid_for(service: TestClient) -> None:
+    for number in range(100):
+        call(service, "publish", channel="filtered", data=str(number).ljust(1000, "x"), tags={"color": "blue"})
+    with service.websocket_connect("/connection/websocket") as session:
+        talk = Talk(session)
+        talk.ask(connect={"token": issue_connection_token(SECRET, "alice", 600)})
+        red = {"key": "color", "cmp": "eq", "val": "red"}
+        assert "subscribe" in talk.ask(subscribe={"channel": "filtered", "tf": red})
+        history = {"channel": "filtered", "limit": 1}
+        assert talk.ask(history=history)["history"]["publications"] == []
+        # 100 KB are read for each.
+        assert asked_until_refused(talk, history=history) == [0, 0, 0, 0, 111]
+
+
+def test_presence_of_too_many_is_paid_for(service: TestClient) -> None:
+    for number in range(20):
+        call(service, "presence_set", channel="crowd", user=f"u{number}", info="x" * 50_000, ttl=600)
+    with service.websocket_connect("/connection/websocket") as session:
+        talk = Talk(session)
+        talk.ask(connect={"token": issue_connection_token(SECRET, "alice", 600)})
+        assert asked_until_refused(talk, presence={"channel": "crowd"}) == [106, 111]
