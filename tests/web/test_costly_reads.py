@@ -31,7 +31,7 @@ CHANNELS = {
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """A service whose clients may spend BURST messages, of which hardly any comes back while a test runs."""
+    """A service whose clients may spend BURST messages, of which hardly any is refilled while a test runs."""
     path: Path = tmp_path_factory.mktemp("costly") / "channels.json"
     path.write_text(json.dumps(CHANNELS))
     environment = {
