@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,59 +15,67 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 import starling
+from tests.support.nginx import nginx_before
 from tests.support.running import Starling, two_workers
 from tests.support.services import RedisServer
 
 CHANNEL = "answers:42"
-CHANNELS = "namespaces: {answers: {stream: text, allow_subscribe_for_client: true}}\n"
+OPTIONS = "stream: text, stream_max_bytes: 4194304, append_window: 100ms, allow_subscribe_for_client: true"
+CHANNELS = f"namespaces: {{answers: {{{OPTIONS}}}}}\n"
 # Readers of a killed worker reconnect all at once.
 UNLIMITED = {"STARLING_CONNECTS_PER_SECOND": "0", "STARLING_WORKER_CONNECTIONS_PER_ADDRESS": "0"}
 AWAY = 1.0
+# How long a reader stays connected on average.
+RELOAD_SECONDS = 30.0
 
 
 @dataclass
 class AnswerReport:
-    """The text that was written, and what each reader has at its end; how the stream ended for it."""
+    """The text that was written, in UTF-8, and what each reader has at its end; how the stream ended for it."""
 
-    written: str = ""
+    written: bytearray = field(default_factory=bytearray)
     kills: int = 0
+    redis_kills: int = 0
     readers: list["AnswerReader"] = field(default_factory=list)
 
     @property
     def wrong(self) -> list[str]:
         """Each reader whose text differs to the byte, or that got no end, or a publication that does not fit."""
         return [
-            f"reader {number}: {len(reader.text)} of {len(self.written)} characters, {reader.status}, {reader.misfits}"
+            f"reader {number}: {len(reader.content)} of {len(self.written)} bytes, {reader.status}, {reader.misfits}"
             for number, reader in enumerate(self.readers)
-            if reader.text != self.written or reader.status != "complete" or reader.misfits
+            if reader.content != self.written or reader.status != "complete" or reader.misfits
         ]
 
 
 class AnswerReader:
-    """A reader that reconnects to the next pod with its position, or now and then without it, as a reloaded page."""
+    """A reader that reconnects with its position, or now and then without it, as a reloaded page."""
 
-    def __init__(self, urls: Sequence[str], dice: random.Random) -> None:
-        self.text = ""
+    def __init__(self, url: str, dice: random.Random) -> None:
         self.status = "open"
         self.misfits = 0
         """Publications that began elsewhere than where the text ended: something was lost or doubled."""
         self.connections = 0
-        self._urls = itertools.cycle(urls)
+        self._url = url
         self._dice = dice
+        self.content = bytearray()
+        """What the reader shows, in UTF-8."""
         self._position: dict[str, Any] = {}
 
     async def run(self) -> None:
-        """Read until the stream is closed."""
+        """Read until the stream is closed; a connection lasts a random time at most."""
         while self.status == "open":
             try:
-                address = f"{next(self._urls)}/connection/websocket"
+                address = f"{self._url}/connection/websocket"
                 async with connect(address, max_size=None, open_timeout=10, close_timeout=0.5) as connection:
                     self.connections += 1
-                    await self._read(connection)
+                    async with asyncio.timeout(self._dice.expovariate(1 / RELOAD_SECONDS)):
+                        await self._read(connection)
             except (OSError, WebSocketException, TimeoutError):
                 await asyncio.sleep(self._dice.uniform(0.1, 0.6))
-            if self._dice.random() < 0.2 and self.status == "open":
-                self.text, self._position = "", {}
+            if self._dice.random() < 0.5 and self.status == "open":
+                self.content.clear()
+                self._position = {}
 
     async def _read(self, connection: ClientConnection) -> None:
         numbers = itertools.count(1)
@@ -101,9 +108,8 @@ class AnswerReader:
 
     def _keep(self, publication: dict[str, Any]) -> None:
         tags = publication["tags"]
-        at = int(tags["at"])
-        self.misfits += at != len(self.text.encode())
-        self.text += publication["data"]["text"]
+        self.misfits += int(tags["at"]) != len(self.content)
+        self.content += publication["data"]["text"].encode()
         self.status = tags.get("status", self.status)
         self._position["offset"] = publication["offset"]
 
@@ -113,7 +119,8 @@ async def answer_over_kills(
 ) -> AnswerReport:
     """Write an answer while workers of two pods are killed `kills` times, `pause` seconds apart, and Redis between.
 
-    `count` readers join at random moments from the beginning to a moment after the end.
+    `count` readers join at random moments from the beginning to a moment after the end. They and the writer connect
+    through nginx.
     """
     dice = random.Random(seed)
     report = AnswerReport()
@@ -122,21 +129,21 @@ async def answer_over_kills(
         redis = await asyncio.to_thread(enter, RedisServer(appendonly="yes", appendfsync="always"))
         settings = {**two_workers(directory, redis.url, CHANNELS), **UNLIMITED}
         pods = [await asyncio.to_thread(enter, Starling(settings)) for _ in range(2)]
+        port = await asyncio.to_thread(enter, nginx_before([pod.port for pod in pods], directory))
         over = asyncio.Event()
-        seconds = pause * (kills + 1)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_write(pods, report, over))
+            tasks.create_task(_write(f"http://127.0.0.1:{port}", report, over))
             for _ in range(count):
-                urls = [pod.url for pod in pods]
-                dice.shuffle(urls)
-                report.readers.append(reader := AnswerReader(urls, random.Random(dice.random())))
-                tasks.create_task(_join(reader, dice.uniform(0, seconds + 2 * pause)))
+                report.readers.append(reader := AnswerReader(f"ws://127.0.0.1:{port}", random.Random(dice.random())))
+                tasks.create_task(_join(reader, dice.uniform(0, pause * (kills + 3))))
+            redis_dies_at = {kills * each // (redis_kills + 1) for each in range(1, redis_kills + 1)}
             for number in range(kills):
                 await asyncio.sleep(pause)
-                if number in {kills * each // (redis_kills + 1) for each in range(1, redis_kills + 1)}:
+                if number in redis_dies_at:
                     await asyncio.to_thread(redis.kill)
                     await asyncio.sleep(AWAY)
                     await asyncio.to_thread(redis.start)
+                    report.redis_kills += 1
                 report.kills += await asyncio.to_thread(_kill, pods[number % 2])
             await asyncio.sleep(pause)
             over.set()
@@ -155,12 +162,12 @@ def _kill(pod: Starling) -> int:
     return 1
 
 
-async def _write(pods: Sequence[Starling], report: AnswerReport, over: asyncio.Event) -> None:
-    """One producer at the first pod, from the first kill to the last."""
-    async with starling.open_stream(CHANNEL, url=pods[0].http, key="dev") as answer:
+async def _write(url: str, report: AnswerReport, over: asyncio.Event) -> None:
+    """One producer, from the first kill to the last."""
+    async with starling.open_stream(CHANNEL, url=url, key="dev") as answer:
         for number in itertools.count():
             if over.is_set():
                 return
-            report.written += (token := f"{number} grüßt 😀, ")
+            report.written += (token := f"{number} grüßt 😀, ").encode()
             await answer.write(token)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
