@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from msgspec import Raw
 
+from starling.engine.append_refusals import StreamRefused
 from starling.engine.append_store import AppendOutcome, Producer, StreamKind, StreamStatus
-from starling.engine.append_streams import StreamRefused
 from starling.engine.broker import StreamPosition
 from starling.engine.engine import Engine
 from starling.engine.stream_chunks import (

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from starling.engine.append_refusals import StreamProblem, StreamRefused
 from starling.engine.append_store import Append, AppendOutcome, Change, Producer, StreamKind
-from starling.engine.append_streams import StreamProblem, StreamRefused
 from starling.engine.append_window import AppendWindows
 from starling.engine.stream_chunks import content_chunk, text_chunk
 from starling.protocol.codes import CommandRefused

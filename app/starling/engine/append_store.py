@@ -1,10 +1,12 @@
 """The contract of append-only streams: what a store keeps of one, and how it answers each change."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
 from msgspec import Struct
+
+from starling.engine.broker import BrokerUnavailable
 
 # Producers that one stream knows, so that nobody fills the store with names.
 PRODUCERS_LIMIT = 100
@@ -155,6 +157,10 @@ class Append(Struct, frozen=True):
     mark: str = ""
 
 
+AppendResult = Change | BrokerUnavailable
+"""What became of a change that was begun."""
+
+
 class AppendStore(Protocol):
     """Keeps append-only streams in the histories that starling.engine.history.HistoryStore reads.
 
@@ -167,6 +173,12 @@ class AppendStore(Protocol):
 
     async def append(self, channel: str, change: Append) -> Change:
         """Add a chunk, close, both in one step, or neither: then it only says that the producer lives."""
+
+    def begin_append(self, channel: str, change: Append, done: Callable[[AppendResult], None]) -> AppendResult | None:
+        """As `append`, without a task: return the result, or None, and then `done` is called with it later.
+
+        Changes keep the order in which they begin.
+        """
 
     async def interrupt(self, channel: str, silent: float) -> Change:
         """Leave the stream interrupted, unless its producer wrote within `silent` seconds."""

@@ -1,15 +1,16 @@
 """Append-only streams for who writes them: opening, appending, closing, and producers that fall silent."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
-from msgspec import Struct
 
+from starling.engine.append_refusals import StreamRefused, append_refused
 from starling.engine.append_store import (
     Append,
     AppendOutcome,
+    AppendResult,
     AppendStore,
     Change,
     Chunk,
@@ -30,6 +31,9 @@ from starling.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.streams")
 
+# Runs work in a task of this worker.
+StartTask = Callable[[Coroutine[object, None, None]], object]
+
 # How often a worker looks for producers that are silent, in seconds, and at how many streams at once.
 SWEEP_SECONDS = 1.0
 SWEEP_AT_ONCE = 200
@@ -38,24 +42,6 @@ COUNT_SECONDS = 15.0
 COUNTED_LIMIT = 10_000
 # A stream without a producer that could be silent is looked at so rarely.
 UNWATCHED_SECONDS = 600.0
-
-
-class StreamProblem(Struct, frozen=True, omit_defaults=True):
-    """Why a stream did not take a change, for programs: `reason` is the outcome, `status` that of the stream.
-
-    `expected` is the sequence that comes next, or the epoch of the producer that counts now.
-    """
-
-    reason: AppendOutcome
-    status: StreamStatus = StreamStatus.OPEN
-    expected: int = 0
-    detail: str = ""
-
-
-class StreamRefused(Error, frozen=True):
-    """The error of a change that a stream did not take."""
-
-    stream: StreamProblem | None = None
 
 
 @dataclass(slots=True)
@@ -77,9 +63,10 @@ class AppendStreams:
     stream, or the broker keeps none, and with a StreamRefused for what the stream does not take.
     """
 
-    def __init__(self, store: AppendStore | None, channels: Channels) -> None:
+    def __init__(self, store: AppendStore | None, channels: Channels, start_task: StartTask) -> None:
         """`store` None: this broker keeps no streams."""
         self._store = store
+        self._start_task = start_task
         self._channels = channels
         self._windows = AppendWindows(self._append_joined)
         self._open = 0
@@ -118,7 +105,7 @@ class AppendStreams:
         opening = Opening(self.kind_of(options, kind), life, producer, producer_epoch, watched, media_type, expires_at)
         opened = await store.open(channel, opening)
         if opened.outcome is not AppendOutcome.DONE:
-            raise _refused(Change(opened.outcome, opened.info, opened.producer_epoch))
+            raise append_refused(Change(opened.outcome, opened.info, opened.producer_epoch))
         if opened.info is not None and not opened.info.status.closed:
             await store.plan(channel, _first_look(options, watched=watched))
         if opened.created:
@@ -147,10 +134,57 @@ class AppendStreams:
         change = Append(kind, chunk, closing, producer, options.stream_max_bytes, watched, mark)
         if window and chunk is not None and closing is None and options.append_window:
             return await self._windows.append(channel, change, options.append_window)
-        done = await store.append(channel, change)
+        return await self._go_on(channel, options, change, await store.append(channel, change))
+
+    def begin(
+        self,
+        channel: str,
+        options: ChannelOptions,
+        chunk: Chunk | None,
+        kind: StreamKind,
+        producer: Producer | None,
+        done: Callable[[Change | Exception], None],
+    ) -> None:
+        """As `append` without a window, and without a task; `done` gets the change or the exception, now or later."""
+        store = self._keeping(options)
+        change = Append(kind, chunk, None, producer, options.stream_max_bytes)
+
+        def answered(result: AppendResult) -> None:
+            if isinstance(result, BrokerUnavailable):
+                done(result)
+            elif result.outcome is AppendOutcome.GAP or result.resumed:
+                self._start_task(self._end_begun(channel, options, change, result, done))
+            else:
+                try:
+                    self._count(channel, change, result, chunks=1)
+                except CommandRefused as refusal:
+                    done(refusal)
+                else:
+                    done(result)
+
+        result = store.begin_append(channel, change, answered)
+        if result is not None:
+            answered(result)
+
+    async def _end_begun(
+        self,
+        channel: str,
+        options: ChannelOptions,
+        change: Append,
+        result: Change,
+        done: Callable[[Change | Exception], None],
+    ) -> None:
+        try:
+            outcome: Change | Exception = await self._go_on(channel, options, change, result)
+        except Exception as failure:  # noqa: BLE001 - whoever began the append gets it
+            outcome = failure
+        done(outcome)
+
+    async def _go_on(self, channel: str, options: ChannelOptions, change: Append, done: Change) -> Change:
+        """Wait for appends that come before, where some are missing, and append again; then as `_finish`."""
         if done.outcome is AppendOutcome.GAP and options.append_window:
             await asyncio.sleep(options.append_window)
-            done = await store.append(channel, change)
+            done = await self._keeping(options).append(channel, change)
         return await self._finish(channel, change, done, chunks=1)
 
     async def close(
@@ -268,10 +302,21 @@ class AppendStreams:
 
     async def _finish(self, channel: str, change: Append, done: Change, *, chunks: int) -> Change:
         """Count a change and keep the list of open streams; raises what the stream did not take."""
-        if done.outcome is AppendOutcome.REPEATED:
+        self._count(channel, change, done, chunks=chunks)
+        if self._store is None or done.outcome is not AppendOutcome.DONE:
             return done
+        if change.closing is not None:
+            await self._store.plan(channel, None)
+        elif done.resumed:
+            await self._store.plan(channel, _first_look(self._channels.options(channel), watched=change.watched))
+        return done
+
+    def _count(self, channel: str, change: Append, done: Change, *, chunks: int) -> None:
+        """Count a change. Raises CommandRefused for one that the stream did not take."""
+        if done.outcome is AppendOutcome.REPEATED:
+            return
         if done.outcome is not AppendOutcome.DONE or done.info is None:
-            raise _refused(done)
+            raise append_refused(done)
         stats = self._stats(channel)
         if change.chunk is not None:
             stats.appends += 1
@@ -279,11 +324,6 @@ class AppendStreams:
             stats.bytes += change.chunk.size
         if change.closing is not None:
             stats.closed[change.closing.status] = stats.closed.get(change.closing.status, 0) + 1
-        if self._store is not None and change.closing is not None:
-            await self._store.plan(channel, None)
-        elif self._store is not None and done.resumed:
-            await self._store.plan(channel, _first_look(self._channels.options(channel), watched=change.watched))
-        return done
 
     def _keeping(self, options: ChannelOptions) -> AppendStore:
         if options.stream is None:
@@ -293,67 +333,7 @@ class AppendStreams:
         return self._store
 
 
-def _status(change: Change) -> str:
-    return "" if change.info is None else change.info.status.value
-
-
-def _size(change: Change) -> int:
-    return 0 if change.info is None else change.info.size
-
-
 _NO_STORE = "this broker keeps no append-only streams: use redis://, or memory:// with one worker"
-
-_WORDS: dict[AppendOutcome, Callable[[Change], tuple[int, str]]] = {
-    AppendOutcome.NO_STREAM: lambda _: (
-        codes.ERROR_NOT_AVAILABLE.code,
-        "not available: channel: there is no stream: open it with stream_open",
-    ),
-    AppendOutcome.OTHER_KIND: lambda change: (
-        codes.ERROR_BAD_REQUEST.code,
-        f"bad request: type: the stream holds {'' if change.info is None else change.info.kind.value}",
-    ),
-    AppendOutcome.CLOSED: lambda change: (
-        codes.ERROR_NOT_AVAILABLE.code,
-        f"not available: the stream is closed ({_status(change)}) until it is deleted with stream_delete",
-    ),
-    AppendOutcome.FULL: lambda change: (
-        codes.ERROR_LIMIT_EXCEEDED.code,
-        f"limit exceeded: it holds {_size(change)} bytes, with this more than stream_max_bytes of its namespace",
-    ),
-    AppendOutcome.GAP: lambda change: (
-        codes.ERROR_BAD_REQUEST.code,
-        f"bad request: sequence: {change.expected} is expected next of this producer",
-    ),
-    AppendOutcome.NEW_EPOCH: lambda _: (
-        codes.ERROR_BAD_REQUEST.code,
-        "bad request: sequence: the first one of another epoch of this producer is 0",
-    ),
-    AppendOutcome.OVERLAP: lambda change: (
-        codes.ERROR_BAD_REQUEST.code,
-        f"bad request: sequence: {change.expected} is expected next of this producer",
-    ),
-    AppendOutcome.ZOMBIE: lambda change: (
-        codes.ERROR_PERMISSION_DENIED.code,
-        f"permission denied: producer_epoch: another process took over as epoch {change.expected} of this producer",
-    ),
-    AppendOutcome.MANY_PRODUCERS: lambda _: (
-        codes.ERROR_LIMIT_EXCEEDED.code,
-        "limit exceeded: producer: the stream knows 100 producers, and no more are taken",
-    ),
-    AppendOutcome.STALE_MARK: lambda _: (
-        codes.ERROR_BAD_REQUEST.code,
-        "bad request: the mark of order is not above the last one",
-    ),
-}
-
-
-def _refused(change: Change) -> CommandRefused:
-    code, message = _WORDS[change.outcome](change)
-    status = StreamStatus.OPEN if change.info is None else change.info.status
-    detail = "" if change.info is None else change.info.reason
-    return CommandRefused(
-        StreamRefused(code, message, stream=StreamProblem(change.outcome, status, change.expected, detail))
-    )
 
 
 def _not_available(remedy: str) -> CommandRefused:

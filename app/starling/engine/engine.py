@@ -169,7 +169,7 @@ def build_engine(
     node = Node(hub, metrics)
     control = Control(broker, start_task=tasks.start, describe=node.describe)
     subscriptions = Subscriptions(broker, broker.history, hub, recovery_limit=options.recovery_limit)
-    append_streams = AppendStreams(broker.append_streams, channels)
+    append_streams = AppendStreams(broker.append_streams, channels, tasks.start)
     presence = PresenceTracker(
         broker.presence, broker, start_task=tasks.start, leave_delay=options.presence_leave_delay_seconds
     )

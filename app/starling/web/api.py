@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from ipaddress import ip_address, ip_network
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import structlog
@@ -31,7 +31,6 @@ from starling.web.api_errors import Unavailable, describe
 from starling.web.api_members import read_request
 from starling.web.api_methods import ApiMethods
 from starling.web.api_models import BATCH_COMMANDS, CaptureBody
-from starling.web.api_publishing import PublishBody
 from starling.web.api_results import Answer
 from starling.web.options import ApiOptions
 from starling.web.request_id import HEADER as REQUEST_ID
@@ -78,7 +77,11 @@ class Api:
         self, methods: ApiMethods, tracing: CaptureEndpoint, options: ApiOptions, metrics: Metrics, tracer: Tracer
     ) -> None:
         self._methods = methods
-        self._publish = methods.by_name["publish"]
+        # Methods that need no task where nothing waits; False where something does.
+        self._begin: dict[str, Callable[[Any, Callable[[Answer | Error], None]], bool]] = {
+            "publish": methods.publishing.begin,
+            "stream_append": methods.begin_append,
+        }
         self._known = frozenset({*methods.by_name, "batch", "capture"})
         self._tracer = tracer
         self._tracing = tracing
@@ -170,11 +173,11 @@ class Api:
         def send(status: HTTPStatus, content: bytes) -> None:
             respond(DirectResponse(status, headers, content))
 
-        if name == "publish":
+        if name in self._begin:
             # As `bound_contextvars` does, without looking at all other variables.
             tokens = structlog.contextvars.bind_contextvars(request_id=request_id)
             try:
-                if self._begin_publish(body, send):
+                if self._begin_method(name, body, send):
                     return None
             finally:
                 structlog.contextvars.reset_contextvars(**tokens)
@@ -185,15 +188,15 @@ class Api:
 
         return answer()
 
-    def _begin_publish(self, body: bytes, send: Callable[[HTTPStatus, bytes], None]) -> bool:
-        """Publish without a task; False where the publication may have to wait for the broker."""
+    def _begin_method(self, name: str, body: bytes, send: Callable[[HTTPStatus, bytes], None]) -> bool:
+        """Run a method without a task; False where it may have to wait."""
+        method = self._methods.by_name[name]
         try:
-            request = read_request(body or b"{}", self._publish.decode, self._publish.request)
+            request = read_request(body or b"{}", method.decode, method.request)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            send(*self._bad_request("publish", error))
+            send(*self._bad_request(name, error))
             return True
-        publish = cast("PublishBody", request)
-        return self._methods.publishing.begin(publish, lambda outcome: send(*_answer_of(outcome)))
+        return self._begin[name](request, lambda outcome: send(*_answer_of(outcome)))
 
     async def _answer(self, name: str, body: bytes) -> tuple[HTTPStatus, bytes]:
         if name == "batch":

@@ -79,7 +79,7 @@ class ApiMethods:
         self.publishing = PublishMethods(engine, request_channels)
         queries = QueryMethods(engine, request_channels, commands, top_channels, permissions)
         tokens = TokenMethods(engine.revocations, request_channels, tickets, revocation_seconds=revocation_seconds)
-        streams = StreamMethods(engine.append_streams, request_channels.options, engine.stream_readers)
+        streams = self._streams = StreamMethods(engine.append_streams, request_channels.options, engine.stream_readers)
         self.by_name = {
             "publish": Method(PublishBody, PublishResponse, self.publishing.publish),
             "broadcast": Method(BroadcastBody, BroadcastResponse, self.publishing.broadcast),
@@ -130,9 +130,32 @@ class ApiMethods:
             outcome = await self.by_name[name].run(request)
         except Exception as failure:  # noqa: BLE001 - every failure is answered as an error
             outcome = error_of(name, failure)
+        self._count(name, outcome, started)
+        return outcome
+
+    def begin_append(self, request: stream_models.StreamAppendBody, done: Callable[[Answer | Error], None]) -> bool:
+        """Append to a stream without a task; `done` gets the outcome, now or later.
+
+        False, and nothing is begun, where a window is asked for, or tracing is on.
+        """
+        if request.window or self._engine.tracer.on:
+            return False
+        started = time.perf_counter()
+
+        def finish(outcome: Answer | Exception) -> None:
+            answer = error_of("stream_append", outcome) if isinstance(outcome, Exception) else outcome
+            self._count("stream_append", answer, started)
+            done(answer)
+
+        try:
+            self._streams.begin_append(request, finish)
+        except Exception as failure:  # noqa: BLE001 - every failure is answered as an error
+            finish(failure)
+        return True
+
+    def _count(self, name: str, outcome: Answer | Error, started: float) -> None:
         code = outcome.code if isinstance(outcome, Error) else 0
         self._engine.metrics.answered(name, code, time.perf_counter() - started)
-        return outcome
 
     # Connections
 

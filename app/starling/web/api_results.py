@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from starling.client.connection_list import ConnectionSummary
-from starling.engine.append_streams import StreamProblem
+from starling.engine.append_refusals import StreamProblem
 from starling.engine.control import NodeInfo
 from starling.engine.node_stats import NodeStats
 from starling.telemetry.top_channels import ChannelTraffic

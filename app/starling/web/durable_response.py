@@ -8,8 +8,8 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import Message, Send
 
+from starling.engine.append_refusals import StreamRefused
 from starling.engine.append_store import AppendOutcome, Producer, StreamInfo
-from starling.engine.append_streams import StreamRefused
 from starling.engine.broker import StreamPosition
 from starling.engine.channels import ChannelOptions
 from starling.protocol import codes

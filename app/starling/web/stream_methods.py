@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -75,6 +76,24 @@ class StreamMethods:
             window=request.window,
         )
         return _changed(change)
+
+    def begin_append(
+        self,
+        request: stream_models.StreamAppendBody,
+        done: Callable[[stream_models.AppendStreamResponse | Exception], None],
+    ) -> None:
+        """As `append` without a window, and without a task; `done` gets the answer or the exception, now or later."""
+        options = self._options(request.channel)
+        kind, chunk = _chunk(request)
+
+        def finish(change: Change | Exception) -> None:
+            try:
+                answer = change if isinstance(change, Exception) else _changed(change)
+            except CommandRefused as refusal:
+                answer = refusal
+            done(answer)
+
+        self._streams.begin(request.channel, options, chunk, kind, _producer(request), finish)
 
     async def close(self, request: stream_models.StreamCloseBody) -> stream_models.AppendStreamResponse:
         """Close a stream."""

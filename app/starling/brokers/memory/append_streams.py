@@ -14,6 +14,7 @@ from starling.engine.append_store import (
     PRODUCERS_LIMIT,
     Append,
     AppendOutcome,
+    AppendResult,
     Change,
     Closing,
     Opened,
@@ -23,6 +24,7 @@ from starling.engine.append_store import (
     StreamKind,
     StreamStatus,
 )
+from starling.engine.broker import BrokerUnavailable
 from starling.protocol.messages import Publication
 
 _EMPTY = {StreamKind.TEXT: b'{"text":""}', StreamKind.JSON: b'{"json":[]}', StreamKind.BYTES: b'{"bytes":""}'}
@@ -94,6 +96,16 @@ class MemoryAppendStreams:
 
     async def append(self, channel: str, change: Append) -> Change:
         """Add a chunk, close, or both."""
+        return self._change(channel, change)
+
+    def begin_append(self, channel: str, change: Append, done: Callable[[AppendResult], None]) -> AppendResult | None:
+        """As `append`, at once."""
+        try:
+            return self._change(channel, change)
+        except BrokerUnavailable as unavailable:
+            return unavailable
+
+    def _change(self, channel: str, change: Append) -> Change:
         state = self._state(channel)
         if state is None:
             return Change(AppendOutcome.NO_STREAM)

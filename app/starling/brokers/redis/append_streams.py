@@ -2,17 +2,20 @@
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from starling.brokers.append_tags import tags_of
-from starling.brokers.redis.calls import Execute, RedisNames, Script, milliseconds
+from starling.brokers.redis.calls import Command, Execute, RedisNames, Script, milliseconds
+from starling.brokers.redis.cluster_calls import Answer, Done
 from starling.brokers.redis.refusal import refused
 from starling.engine.append_store import (
     Append,
     AppendOutcome,
+    AppendResult,
     Change,
+    Closing,
     Opened,
     Opening,
     StreamInfo,
@@ -22,8 +25,10 @@ from starling.engine.append_store import (
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.history import DEFAULT_READ_TTL
 
+# Runs a command of the size given, in bytes; the function gets its reply later. Raises BrokerUnavailable.
+Post = Callable[[Command, int, Done], None]
+
 _FIELDS = ("k", "s", "o", "e", "a", "n", "w", "f", "t", "c", "x")
-_INTERRUPTED = tags_of(StreamStatus.INTERRUPTED, "")
 
 
 class RedisAppendStreams:
@@ -32,13 +37,15 @@ class RedisAppendStreams:
     def __init__(
         self,
         publishing: Execute,
+        post: Post,
         querying: Execute,
         names: RedisNames,
         *,
         read_ttl: float = DEFAULT_READ_TTL,
     ) -> None:
-        """A position without a publication is kept for `read_ttl` seconds."""
+        """`post` runs a command without a task. A position without a publication is kept for `read_ttl` seconds."""
         self._publishing = publishing
+        self._post = post
         self._querying = querying
         self._names = names
         self._read_ttl = read_ttl
@@ -67,44 +74,60 @@ class RedisAppendStreams:
 
     async def append(self, channel: str, change: Append) -> Change:
         """Add a chunk, close, or both. Raises BrokerUnavailable."""
+        return _read_change(
+            await self._append.run(
+                self._publishing, self._keys(channel), *self._arguments(channel, change), size=_size(change)
+            )
+        )
+
+    def begin_append(self, channel: str, change: Append, done: Callable[[AppendResult], None]) -> AppendResult | None:
+        """As `append`; `done` is called when Redis has answered."""
+        keys, arguments, size = self._keys(channel), self._arguments(channel, change), _size(change)
+
+        def answered(replies: Sequence[Answer] | Exception) -> None:
+            if not isinstance(replies, Exception) and isinstance(replies[0], NoScriptError):
+                # Redis forgets scripts when it restarts.
+                try:
+                    self._post(self._append.first_call(keys, *arguments), size, last_answered)
+                except BrokerUnavailable as unavailable:
+                    done(unavailable)
+            else:
+                last_answered(replies)
+
+        def last_answered(replies: Sequence[Answer] | Exception) -> None:
+            done(_result(replies))
+
+        try:
+            self._post(self._append.call(keys, *arguments), size, answered)
+        except BrokerUnavailable as unavailable:
+            return unavailable
+        return None
+
+    def _arguments(self, channel: str, change: Append) -> tuple[bytes | str | int, ...]:
         chunk, closing, producer = change.chunk, change.closing, change.producer
         first: int | str = ""
         if producer is not None and (chunk is not None or closing is not None):
             first = producer.sequence
         last = first if producer is None or first == "" or producer.last is None else producer.last
-        answer = await self._append.run(
-            self._publishing,
-            self._keys(channel),
+        return (
             self._names.channel(channel),
-            chunk.data if chunk is not None else b"",
-            chunk.units if chunk is not None else 0,
-            chunk.size if chunk is not None else 0,
+            *((b"", 0, 0) if chunk is None else (chunk.data, chunk.units, chunk.size)),
             change.max_bytes,
-            change.kind.value if chunk is not None else "",
-            producer.id if producer is not None else "",
-            producer.epoch if producer is not None else "",
+            "" if chunk is None else change.kind.value,
+            *(("", "") if producer is None else (producer.id, producer.epoch)),
             first,
             last,
-            closing.status.value if closing is not None else "",
-            closing.reason if closing is not None else "",
-            closing.final if closing is not None else b"",
-            tags_of(closing.status, closing.reason) if closing is not None else b"",
             int(change.watched),
-            change.mark,
-            "",
-            size=len(chunk.data) if chunk is not None else 0,
+            # Most appends end here.
+            *(_closing_arguments(closing) if closing is not None or change.mark else ()),
+            *((change.mark,) if change.mark else ()),
         )
-        outcome, expected, resumed, info = _read(answer)
-        return Change(outcome, info, expected, resumed)
 
     async def interrupt(self, channel: str, silent: float) -> Change:
         """Leave the stream interrupted where its producer was silent. Raises BrokerUnavailable."""
-        status = StreamStatus.INTERRUPTED.value
-        rest = ("", "", "", "", status, "", b"", _INTERRUPTED, 0, "", milliseconds(silent))
-        keys, name = self._keys(channel), self._names.channel(channel)
-        answer = await self._append.run(self._publishing, keys, name, b"", 0, 0, 0, "", *rest)
-        outcome, expected, resumed, info = _read(answer)
-        return Change(outcome, info, expected, resumed)
+        interrupted = Append(StreamKind.TEXT, closing=Closing(StreamStatus.INTERRUPTED), watched=False)
+        arguments = (*self._arguments(channel, interrupted), "", milliseconds(silent))
+        return _read_change(await self._append.run(self._publishing, self._keys(channel), *arguments))
 
     async def info(self, channel: str) -> StreamInfo | None:
         """The stream, None where there is none. Raises BrokerUnavailable."""
@@ -155,6 +178,37 @@ class RedisAppendStreams:
             return await execute(*command)
         except ResponseError as error:
             raise refused(error) from None
+
+
+def _result(replies: Sequence[Answer] | Exception) -> AppendResult:
+    if isinstance(replies, Exception):
+        return replies if isinstance(replies, BrokerUnavailable) else BrokerUnavailable(str(replies))
+    match replies[0]:
+        case BrokerUnavailable() as unavailable:
+            return unavailable
+        case ResponseError() as error:
+            return refused(error)
+        case reply:
+            try:
+                return _read_change(reply)
+            except BrokerUnavailable as unavailable:
+                return unavailable
+
+
+def _read_change(reply: object) -> Change:
+    """What the script that appends answered. Raises BrokerUnavailable for anything else."""
+    outcome, expected, resumed, info = _read(reply)
+    return Change(outcome, info, expected, resumed)
+
+
+def _size(change: Append) -> int:
+    return 0 if change.chunk is None else len(change.chunk.data)
+
+
+def _closing_arguments(closing: Closing | None) -> tuple[bytes | str, ...]:
+    if closing is None:
+        return ("", "", "", "")
+    return (closing.status.value, closing.reason, closing.final, tags_of(closing.status, closing.reason))
 
 
 def _read(answer: object) -> tuple[AppendOutcome, int, bool, StreamInfo | None]:

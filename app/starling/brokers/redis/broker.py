@@ -50,7 +50,9 @@ class RedisBroker(BroadcastBroker):
         self._calls = backend.calls
         self._names = names
         self.history: RedisHistory = RedisHistory(read, names, read_ttl=read_ttl, querying=query)
-        self.append_streams: RedisAppendStreams = RedisAppendStreams(execute, query, names, read_ttl=read_ttl)
+        self.append_streams: RedisAppendStreams = RedisAppendStreams(
+            execute, backend.calls.post, query, names, read_ttl=read_ttl
+        )
         self.presence: RedisPresence = RedisPresence(execute, query, names, presence_ttl)
         self.revocations: RedisRevocations = RedisRevocations(execute, read, prefix)
         self.tickets: RedisTickets = RedisTickets(execute, prefix)

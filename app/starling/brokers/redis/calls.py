@@ -71,6 +71,10 @@ class Script:
         """The command that runs it; Redis answers NoScriptError where it does not know it yet."""
         return (b"EVALSHA", self._digest, len(keys), *keys, *arguments)
 
+    def first_call(self, keys: Sequence[bytes], *arguments: bytes | str | int) -> Command:
+        """The command that runs it where Redis does not know it, and will from then on."""
+        return (b"EVAL", self._text, len(keys), *keys, *arguments)
+
     async def run(
         self, execute: Execute, keys: Sequence[bytes], *arguments: bytes | str | int, size: int = 0
     ) -> object:
@@ -80,7 +84,7 @@ class Script:
                 return await execute(*self.call(keys, *arguments), size=size)
             except NoScriptError:
                 # Redis forgets scripts when it restarts.
-                return await execute(b"EVAL", self._text, len(keys), *keys, *arguments, size=size + len(self._text))
+                return await execute(*self.first_call(keys, *arguments), size=size + len(self._text))
         except ResponseError as error:
             raise refused(error) from None
 

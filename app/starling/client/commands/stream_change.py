@@ -12,8 +12,9 @@ from starling.client.client_connection import ClientConnection
 from starling.client.commands.rights import require
 from starling.client.hook_calls import shown_to_hooks
 from starling.engine.allowances import Budgets, payer
+from starling.engine.append_refusals import StreamRefused
 from starling.engine.append_store import AppendOutcome, Chunk, StreamKind
-from starling.engine.append_streams import AppendStreams, StreamRefused
+from starling.engine.append_streams import AppendStreams
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.hooks import Hooks
 from starling.engine.rights import Verb
