@@ -9,7 +9,9 @@ from starling.engine.append_store import (
     PRODUCERS_LIMIT,
     Append,
     AppendOutcome,
+    AppendResult,
     AppendStore,
+    Change,
     Chunk,
     Closing,
     Opening,
@@ -148,6 +150,20 @@ async def test_a_producers_append_counts_once_and_in_order(store: AppendStore, c
     overlapping = await store.append(channel, add("345", Producer("model", 0, 3, last=5)))
     assert (joined.outcome, overlapping.outcome, overlapping.expected) == (AppendOutcome.DONE, AppendOutcome.OVERLAP, 4)
     assert (await info_of(store, channel)).length == 4
+
+
+async def test_what_is_begun_without_a_task_is_appended_in_order_and_reported(store: AppendStore, channel: str) -> None:
+    await store.open(channel, Opening(TEXT, 60))
+    reported: list[AppendResult | None] = []
+    for sequence in range(300):
+        change = add(f"{sequence} ", Producer("m", 0, sequence))
+        reported.append(store.begin_append(channel, change, reported.append))
+    reported.append(store.begin_append(channel, add("9", Producer("m", 0, 900)), reported.append))
+    await until(lambda: len(list(filter(None, reported))) >= 301, "every outcome is reported")
+
+    outcomes = [result.outcome for result in reported if isinstance(result, Change)]
+    assert outcomes == [AppendOutcome.DONE] * 300 + [AppendOutcome.GAP]
+    assert (await info_of(store, channel)).length == len("".join(f"{number} " for number in range(300)))
 
 
 async def test_an_older_epoch_of_a_producer_is_refused_and_learns_which_one_counts(

@@ -17,6 +17,7 @@ from redis.crc import key_slot
 
 import starling.brokers.redis
 from starling.brokers.open import open_broker
+from starling.engine.append_store import Append, AppendOutcome, AppendResult, Change, Opening, StreamKind
 from starling.engine.broker import (
     BrokerUnavailable,
     LinkState,
@@ -28,6 +29,7 @@ from starling.engine.broker import (
 from starling.engine.follower import Joined, MemoryBudget
 from starling.engine.history import missed
 from starling.engine.stream import Stream, check_positions
+from starling.engine.stream_chunks import text_chunk
 from starling.engine.stream_contract import StreamOptions, StreamStats
 from starling.protocol.messages import Publication
 from starling.telemetry.tracing import TraceContext
@@ -219,6 +221,25 @@ async def test_publications_that_redis_has_forgotten_the_script_of_are_published
     assert here.received(CHANNEL) == [b"%d" % number for number in range(100)]
     await until(lambda: len([outcome for outcome in reported if outcome]) >= 100, "all outcomes are told")
     assert {type(outcome) for outcome in reported} - {type(None)} == {StreamPosition}
+
+
+async def test_appends_that_redis_has_forgotten_the_script_of_are_stored_all_the_same(
+    redis_server: RedisServer, opener: Opener, redis: "Redis"
+) -> None:
+    streams = (await opener(redis_server.url)).broker.append_streams
+    assert streams is not None
+    await streams.open(CHANNEL, Opening(StreamKind.TEXT, 60))
+    await redis.script_flush()
+    reported: list[AppendResult | None] = []
+    for number in range(100):
+        change = Append(StreamKind.TEXT, text_chunk(f"{number} "))
+        reported.append(streams.begin_append(CHANNEL, change, reported.append))
+    await until(lambda: len(list(filter(None, reported))) >= 100, "all outcomes are reported")
+
+    assert {result.outcome for result in reported if isinstance(result, Change)} == {AppendOutcome.DONE}
+    info = await streams.info(CHANNEL)
+    assert info is not None
+    assert info.length == len("".join(f"{number} " for number in range(100)))
 
 
 async def test_a_new_connection_to_redis_knows_the_scripts_before_the_first_publication(

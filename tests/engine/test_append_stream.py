@@ -9,7 +9,7 @@ import pytest
 from msgspec import Raw
 
 from starling.engine.append_refusals import StreamRefused
-from starling.engine.append_store import AppendOutcome, Producer, StreamKind, StreamStatus
+from starling.engine.append_store import AppendOutcome, Change, Producer, StreamKind, StreamStatus
 from starling.engine.broker import StreamPosition
 from starling.engine.engine import Engine
 from starling.engine.stream_chunks import (
@@ -148,21 +148,22 @@ async def test_a_stream_that_is_deleted_is_lost_to_its_readers(engine: Engine) -
             await reader.next(5)
 
 
+async def until_status(engine: Engine, channel: str, wanted: StreamStatus) -> None:
+    """Wait until the stream is so."""
+    async with asyncio.timeout(10):
+        while True:
+            info = await engine.append_streams.info(channel, engine.channels.options(channel))
+            if info is not None and info.status is wanted:
+                return
+            await asyncio.sleep(0.005)
+
+
 async def test_a_silent_producer_is_found_without_any_further_request(engine: Engine) -> None:
     channel = "silent:1"
-    options = engine.channels.options(channel)
     await open_stream(engine, channel)
-
-    async def status() -> StreamStatus:
-        info = await engine.append_streams.info(channel, options)
-        assert info is not None
-        return info.status
-
-    async with asyncio.timeout(10):
-        while await status() is not StreamStatus.INTERRUPTED:
-            await asyncio.sleep(0.05)
+    await until_status(engine, channel, StreamStatus.INTERRUPTED)
     await append(engine, "on", channel)
-    assert await status() is StreamStatus.OPEN
+    await until_status(engine, channel, StreamStatus.OPEN)
 
 
 async def test_a_gap_is_waited_for_as_long_as_a_window(engine: Engine) -> None:
@@ -188,6 +189,33 @@ async def test_a_gap_is_waited_for_as_long_as_a_window(engine: Engine) -> None:
 
 def publications(*payloads: bytes) -> list[Publication]:
     return [Publication(Raw(data), offset=index + 1, tags={"at": "0"}) for index, data in enumerate(payloads)]
+
+
+async def test_an_append_without_a_task_waits_for_a_gap_too_and_takes_up_an_interrupted_stream(engine: Engine) -> None:
+    outcomes: list[Change | Exception] = []
+
+    def begin(channel: str, sequence: int) -> None:
+        producer = Producer("m", 0, sequence)
+        options = engine.channels.options(channel)
+        engine.append_streams.begin(channel, options, text_chunk("a"), StreamKind.TEXT, producer, outcomes.append)
+
+    await open_stream(engine)
+    begin(CHANNEL, 1)
+    begin(CHANNEL, 0)
+    begin(CHANNEL, 9)
+    await until(lambda: len(outcomes) == 3, "each has its outcome")
+    assert [isinstance(outcome, Change) for outcome in outcomes] == [True, True, False]
+    assert isinstance(outcomes[2], CommandRefused)
+
+    silent = "silent:2"
+    await open_stream(engine, silent)
+    for sequence in range(2):
+        await asyncio.sleep(0.11)
+        await engine.append_streams.sweep()
+        await until_status(engine, silent, StreamStatus.INTERRUPTED)
+        begin(silent, sequence)
+        # It is found silent a second time only where it is listed as open again.
+        await until_status(engine, silent, StreamStatus.OPEN)
 
 
 def test_joins_hold_what_their_parts_held() -> None:

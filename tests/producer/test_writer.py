@@ -1,6 +1,7 @@
 """Writing streams with `open_stream`: in the service's process, and over HTTP to two pods on one Redis."""
 
 import asyncio
+import json
 import subprocess
 import sys
 import textwrap
@@ -10,19 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
 
 import starling
+from starling.auth.issue import issue_connection_token
 from starling.embed.service import Starling
 from starling.producer.content import Content
 from starling.producer.errors import Cancelled, ProducerReplaced, StreamClosed, StreamError, StreamFull
 from starling.producer.http import open_stream
+from starling.producer.writer import StreamWriter, WriterOptions
+from tests.support.running import SECRET
 from tests.support.running import Starling as Served
 from tests.support.services import RedisServer
 
 KEY = "the-key-of-a-test-long-enough"
 CHANNELS = """
 namespaces:
-  answers: {stream: text, stream_max_bytes: 100000}
+  answers: {stream: text, stream_max_bytes: 100000, allow_subscribe_for_client: true}
   events: {stream: json}
   files: {stream: bytes}
   short: {stream: text, producer_timeout: 600ms}
@@ -35,7 +40,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     return {
         "STARLING_CHANNELS_FILE": str(path),
         "STARLING_API_KEYS": KEY,
-        "STARLING_TOKEN_HMAC_SECRET": "a test's own secret, longer than thirty-two bytes",
+        "STARLING_TOKEN_HMAC_SECRET": SECRET,
         **more,
     }
 
@@ -206,6 +211,29 @@ async def test_a_writer_that_waits_for_its_model_is_not_silent(realtime: Starlin
         assert (await info(realtime, "short:1"))["offset"] == 0
 
 
+async def test_a_slow_service_widens_the_window_and_fails_nothing() -> None:
+    # Stands in for a service under load, which is slow in its own time.
+    sent: list[str] = []
+
+    async def call(method: str, body: dict[str, Any]) -> dict[str, Any]:
+        if method == "stream_info":
+            await asyncio.Event().wait()
+        if "text" in body:
+            sent.append(body["text"])
+            await asyncio.sleep(0.1)
+        stream = {"type": "text", "status": "open", "length": 0, "producer_epoch": 0, "append_window": 0.01}
+        return {"result": stream}
+
+    tokens = [f"{number} " for number in range(300)]
+    async with StreamWriter(call, "answers:slow", WriterOptions()) as answer:
+        for token in tokens:
+            await answer.write(token)
+            await asyncio.sleep(0.001)
+    assert "".join(sent) == "".join(tokens)
+    # One request is under way at a time, and what is written meanwhile is in the next one.
+    assert len(sent[1]) > 5 * len(sent[0])
+
+
 def test_halves_of_a_character_are_sent_together() -> None:
     content = Content("text")
     content.add("a\ud83d")
@@ -249,6 +277,39 @@ async def test_a_cancellation_at_one_pod_reaches_the_writer_at_another(pods: tup
             await call(other, "stream_cancel", channel="answers:pods", reason="stop")
             await asyncio.Event().wait()
     assert (await call(one, "stream_info", channel="answers:pods"))["status"] == "cancelled"
+
+
+@pytest.mark.processes
+async def test_a_live_reader_gets_ten_thousand_tokens_in_thirty_publications_a_second(
+    pods: tuple[Served, Served],
+) -> None:
+    channel, tokens = "answers:live", [f"{number} " for number in range(10_000)]
+    text, pushed, started = "", 0, time.monotonic()
+    async with connect(f"{pods[1].url}/connection/websocket") as reader:
+
+        async def write() -> None:
+            async with open_stream(channel, url=pods[0].http, key=KEY) as answer:
+                await reader.send(json.dumps({"id": 1, "connect": {"token": issue_connection_token(SECRET, "a", 60)}}))
+                await reader.send(json.dumps({"id": 2, "subscribe": {"channel": channel}}))
+                for token in tokens:
+                    await answer.write(token)
+                    if token.endswith("50 "):
+                        await asyncio.sleep(0.01)
+
+        writing = asyncio.create_task(write())
+        async for frame in reader:
+            for reply in map(json.loads, str(frame).splitlines()):
+                for publication in reply.get("subscribe", {}).get("publications", []):
+                    text += publication["data"]["text"]
+                if publication := reply.get("push", {}).get("pub"):
+                    text += publication["data"]["text"]
+                    pushed += 1
+            if text.endswith(tokens[-1]):
+                break
+        await writing
+    assert text == "".join(tokens)
+    # It was there for some, and nothing came faster than windows end.
+    assert 5 < pushed <= 30 * (time.monotonic() - started)
 
 
 @pytest.mark.processes

@@ -28,6 +28,7 @@ CHANNELS = """
 default: {allow_subscribe_for_client: true}
 namespaces:
   kept: {history_size: 100, history_ttl: 60s, presence: true, allow_subscribe_for_client: true}
+  answers: {stream: text}
 """
 
 
@@ -604,6 +605,10 @@ def test_nothing_secret_was_logged(starling: Starling) -> None:
         ("publish", b'{"channel":"a","data":1,"version":"x"}', {}),
         ("publish", b'{"channel":"a","data":1,"wait_seconds":1}', {}),
         ("publish", b'{"channel":"a","data":1}', {"X-API-Key": "another"}),
+        ("stream_append", b'{"channel":"answers:none","text":"x"}', {}),
+        ("stream_append", b'{"channel":"a","text":"x"}', {}),
+        ("stream_append", b'{"channel":"answers:none","text":1}', {}),
+        ("stream_append", b'{"channel":"answers:none","text":"x","window":true}', {}),
         ("publish", b'{"channel":"a","data":1}', {"X-API-Key": "", "Authorization": f"apikey {KEY}"}),
         ("broadcast", b'{"channels":["a","nowhere:b"],"data":1}', {}),
         (

@@ -176,7 +176,7 @@ class AppendStreams:
     ) -> None:
         try:
             outcome: Change | Exception = await self._go_on(channel, options, change, result)
-        except Exception as failure:  # noqa: BLE001 - whoever began the append gets it
+        except Exception as failure:  # noqa: BLE001 - the caller that began the append gets it
             outcome = failure
         done(outcome)
 
