@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -13,7 +14,7 @@ from starling.engine.transport import Frame, Transport
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.connection")
 
 
-class Connection:
+class Connection(ABC):
     """One client. Implements starling.engine.receiver.Receiver and starling.engine.transport.Handler.
 
     `kind` names its transport in metrics and log lines. Subclasses define what messages and time do.
@@ -117,40 +118,40 @@ class Connection:
 
     # What subclasses define
 
+    @abstractmethod
     def first_tick(self, now: float) -> float:
         """When to call `tick` for the first time, in seconds of `time.monotonic`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tick(self, now: float) -> float:
         """Do what is due at `now`; return when to tick next."""
-        raise NotImplementedError
 
-    def lose_state(self, channel: str) -> None:
+    def lose_state(self, channel: str) -> None:  # noqa: B027 - others must get nothing
         """End the subscription to `channel`: publications that the client must get there are no longer available."""
 
+    @abstractmethod
     def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> TokenFacts | None:
         """End what depends on a token that `refuses` returns true for; return the token if it was the connection's."""
-        raise NotImplementedError
 
     # What the transport calls
 
+    @abstractmethod
     def on_message(self, message: str | bytes) -> None:
         """Handle one message."""
-        raise NotImplementedError
 
-    def on_pong(self) -> None:
+    def on_pong(self) -> None:  # noqa: B027 - others are not pinged
         """Note the answer to a WebSocket ping."""
 
-    def on_drained(self) -> None:
+    def on_drained(self) -> None:  # noqa: B027 - others have nothing that waits
         """Note that the client has taken all replies that waited for it."""
 
+    @abstractmethod
     def on_overflow(self) -> None:
         """Disconnect a client that reads too slowly."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_shutdown(self) -> None:
         """Disconnect the client, because this process stops."""
-        raise NotImplementedError
 
     def on_close(self, code: int, reason: str) -> None:
         """Note the end of the connection and log it."""

@@ -1,6 +1,7 @@
 """Connections of clients that only read bare pushes: their one request says who they are and what they want."""
 
 import time
+from abc import abstractmethod
 
 import structlog
 from msgspec import MsgspecError, Raw
@@ -83,17 +84,17 @@ class OneWayConnection(ClientConnection):
         disconnect = disconnect_for(error)
         self.carry_out(self.session.close(Disconnect(disconnect.code, error.message[: codes.REASON_BYTES // 4])))
 
+    @abstractmethod
     def encode_connect(self, result: ConnectResult) -> bytes:
         """What the client gets first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode_push(self, push: Push) -> bytes:
         """What the client gets for a push of its own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keep_alive(self) -> bytes:
         """What the client gets when it got nothing for a while."""
-        raise NotImplementedError
 
     def reply(self, frame: Frame) -> None:
         """Queue a frame for this client alone, unless there is nothing in it."""

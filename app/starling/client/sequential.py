@@ -2,6 +2,7 @@
 
 import random
 import time
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine
 from math import inf
@@ -57,9 +58,9 @@ class SequentialConnection(Connection):
         """Work at the start, before the first message."""
         return None
 
+    @abstractmethod
     def receive(self, message: str | bytes) -> Coroutine[object, None, None] | None:
         """Work for one message of the client."""
-        raise NotImplementedError
 
     def end(self) -> Coroutine[object, None, None] | None:
         """Work at the end, after the last message was handled."""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -76,7 +77,7 @@ class WireForm(Protocol):
         """The bytes of a batch in this form."""
 
 
-class ClientSocket(asyncio.Protocol):
+class ClientSocket(asyncio.Protocol, ABC):
     """What every Transport of our own server has in common; subclasses read, ping and close in their protocol.
 
     Frames may be sent before `_take_over`, and are written after it.
@@ -153,17 +154,17 @@ class ClientSocket(asyncio.Protocol):
 
     # What subclasses define
 
+    @abstractmethod
     def _hold_input(self) -> None:
         """Take no more input of the peer for now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _take_input(self) -> None:
         """Take input again, in another tick."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self, code: int, reason: str = "") -> None:
         """Write what is queued and end the conversation; see starling.engine.transport.Transport."""
-        raise NotImplementedError
 
     # What the engine asks
 

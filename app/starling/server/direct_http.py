@@ -4,6 +4,7 @@ starling.server.http lists the members of uvicorn's HttpToolsProtocol that this 
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any, cast
 from urllib.parse import unquote
@@ -16,7 +17,7 @@ from starling.server.direct_request import DirectCycle
 from starling.server.known_heads import KnownHeads
 
 
-class DirectHttp(HttpToolsProtocol):
+class DirectHttp(HttpToolsProtocol, ABC):
     """Lets `requests` answer what it accepts; the ASGI application answers the rest, in the order of the requests."""
 
     def __init__(
@@ -78,9 +79,9 @@ class DirectHttp(HttpToolsProtocol):
         self.cycle = cast("RequestResponseCycle", self._direct_cycle(work, keep_alive=keep_alive, chunked=current))
         return True
 
+    @abstractmethod
     def _open_stream(self, chunked: bool, response: StreamResponse, head: bytes) -> None:
         """Hand the connection over to a streamed response, whose `head` lacks the fields of its body."""
-        raise NotImplementedError
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body; what is answered without ASGI has a length that the endpoint has checked."""

@@ -1,16 +1,16 @@
 """From an accepted WebSocket to a Connection: by hand-off to our server's socket, or by a loop on any other server."""
 
 import asyncio
-from collections import deque
 
 from fastapi import WebSocket
 from starlette.websockets import WebSocketState
 
 from starling.auth.handshake import select_subprotocol
 from starling.client.connection import Connection
-from starling.engine.transport import NO_CLOSE_FRAME, Batch, Frame, Handler
+from starling.engine.transport import NO_CLOSE_FRAME, Handler
 from starling.engine.upgrade import EndpointConnection
 from starling.protocol.codes import DISCONNECT_CONNECTION_CLOSED
+from starling.web.asgi_transport import AsgiTransport
 from starling.web.dependencies import WebContext, own_socket
 
 
@@ -47,40 +47,14 @@ async def converse(
     await transport.run()
 
 
-class LoopTransport:
-    """A Transport over plain ASGI, for Starling on any other server: a reader and a writer for each connection."""
+class LoopTransport(AsgiTransport):
+    """A Transport over a WebSocket of plain ASGI."""
 
     def __init__(self, websocket: WebSocket, handler: Handler, write_limit: int) -> None:
+        super().__init__(handler, write_limit)
         self._websocket = websocket
-        self._handler = handler
-        self._write_limit = write_limit
-        self._frames: deque[Frame] = deque()
-        self._waiting = 0
-        self._wake = asyncio.Event()
         self._reading = asyncio.Event()
         self._reading.set()
-        self._closing: tuple[int, str] | None = None
-        self._overflowed = False
-
-    def send_frame(self, frame: Frame) -> None:
-        """Queue a frame for the writer."""
-        if self._closing is not None:
-            return
-        self._frames.append(frame)
-        self._waiting += len(frame.payload)
-        self._wake.set()
-        if self._waiting > self._write_limit and not self._overflowed:
-            self._overflowed = True
-            self._handler.on_overflow()
-
-    def send_batch(self, batch: Batch) -> None:
-        """Queue frames for the writer."""
-        self.queue_batch(batch)
-
-    def queue_batch(self, batch: Batch) -> None:
-        """Queue frames for the writer."""
-        for frame in batch.frames:
-            self.send_frame(frame)
 
     def ping(self) -> None:
         """Plain ASGI has no pings: the server's own keepalive watches the peer, so this one counts as answered."""
@@ -94,36 +68,15 @@ class LoopTransport:
         """Let the reader go on."""
         self._reading.set()
 
-    @property
-    def replies_wait(self) -> bool:
-        """False: the server that sends bounds what waits."""
-        return False
-
     def takes_replies(self) -> bool:
         """As `replies_wait`."""
         return False
 
     def close(self, code: int, reason: str = "") -> None:
-        """Let the writer close; after an overflow what was queued is dropped."""
-        if self._closing is None:
-            self._closing = (code, reason)
-            if self._overflowed:
-                self._frames.clear()
-            self._wake.set()
-
-    async def run(self) -> None:
-        """Serve the conversation to its end."""
-        tasks = {asyncio.create_task(self._read()), asyncio.create_task(self._write())}
-        for task in tasks:
-            task.add_done_callback(_retrieve)
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            self._closing = self._closing or (1006, "")
-            self._handler.on_close(*self._closing)
-        await asyncio.wait(tasks)
+        """Let the writer close; after an overflow nothing goes before the close frame."""
+        if self._overflowed and self._closing is None:
+            self._drop()
+        super().close(code, reason)
 
     async def _read(self) -> None:
         while True:
@@ -136,28 +89,14 @@ class LoopTransport:
             if self._closing is None:
                 self._handler.on_message(message["bytes"] if text is None else text)
 
-    async def _write(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._frames:
-                frame = self._frames.popleft()
-                self._waiting -= len(frame.payload)
-                if frame.text:
-                    await self._websocket.send_text(frame.payload.decode())
-                else:
-                    await self._websocket.send_bytes(frame.payload)
-            if self._closing is not None:
-                if self._websocket.application_state is WebSocketState.CONNECTED:
-                    code, reason = self._closing
-                    # Plain ASGI cannot end a connection without a close frame.
-                    await self._websocket.close(
-                        DISCONNECT_CONNECTION_CLOSED.code if code == NO_CLOSE_FRAME else code, reason
-                    )
-                return
+    async def _send(self) -> None:
+        frame = self._take()
+        if frame.text:
+            await self._websocket.send_text(frame.payload.decode())
+        else:
+            await self._websocket.send_bytes(frame.payload)
 
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Retrieve the exception of a lost peer: `on_close` reports every end of the conversation."""
-    if not task.cancelled():
-        task.exception()
+    async def _end(self, code: int, reason: str) -> None:
+        if self._websocket.application_state is WebSocketState.CONNECTED:
+            # Plain ASGI cannot end a connection without a close frame.
+            await self._websocket.close(DISCONNECT_CONNECTION_CLOSED.code if code == NO_CLOSE_FRAME else code, reason)
