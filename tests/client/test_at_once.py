@@ -13,11 +13,13 @@ from prometheus_client import CollectorRegistry
 
 from starling.client.authority import Identity
 from starling.client.client_connection import JsonConnection
+from starling.client.one_way import OneWayWebSocket
 from starling.engine.broker import PublishOptions
 from starling.engine.lifecycle import NoLifecycle
 from starling.engine.receiver import TokenFacts
 from starling.engine.revocation import Revocation
 from starling.main import Application, build_application
+from starling.protocol.commands import ConnectRequest, SubscribeRequest
 from starling.protocol.messages import Publication
 from starling.settings import load_settings
 from tests.support.json_transport import JsonTransport
@@ -273,3 +275,57 @@ async def test_what_must_be_read_waits_for_the_read(service: Application, more: 
     assert len(transport.lines) == 1
     await answered(transport, 2)
     assert "subscribe" in transport.lines[1]
+
+
+def reader(service: Application, *channels: str, **more: Any) -> JsonTransport:
+    """What a client that only reads, and has asked for these channels, has got when its request was taken."""
+    request = ConnectRequest(subs={channel: SubscribeRequest(channel, **more) for channel in channels})
+    transport = JsonTransport()
+    OneWayWebSocket(service.context.dispatcher, Identity("bob", token=TokenFacts("bob")), request).open(transport)
+    return transport
+
+
+async def test_who_only_reads_joins_others_before_anything_else_runs(service: Application) -> None:
+    first = await first_in(service, "kept:a")
+    await first_in(service, "news")
+    kept = service.engine.channels.options("kept:a").publish_options()
+    await service.engine.publisher.publish("kept:a", Publication(data=Raw(b"1")), kept)
+    await until(lambda: first.pushes, "the first listener hears it")
+    reported: Reported = service.engine.lifecycle  # type: ignore[assignment]
+    reported.events.clear()
+
+    transport = reader(service, "kept:a", "news", positioned=True)
+
+    (line,) = transport.lines
+    subs = line["connect"]["subs"]
+    assert (list(subs), subs["kept:a"]["offset"]) == (["kept:a", "news"], 1)
+    assert reported.events == [("connected", "bob"), ("subscribed", "bob", "kept:a"), ("subscribed", "bob", "news")]
+    await service.engine.publisher.publish("kept:a", Publication(data=Raw(b"2")), kept)
+    await until(lambda: transport.lines[1:], "the next publication comes")
+    assert [line["pub"]["data"] for line in transport.lines[1:]] == [2]
+
+
+@pytest.mark.parametrize(
+    ("channel", "more"),
+    [("kept:b", {}), ("shown:a", {}), ("kept:a", {"recover": True, "epoch": "x"}), ("kept:a", {"delta": "fossil"})],
+)
+async def test_who_only_reads_waits_for_what_must_be_read(
+    service: Application, channel: str, more: dict[str, Any]
+) -> None:
+    for name in ("kept:a", "shown:a", "news"):
+        await first_in(service, name)
+
+    transport = reader(service, "news", channel, **more)
+
+    assert transport.lines == []
+    await answered(transport, 1)
+    assert list(transport.lines[0]["connect"]["subs"]) == ["news", channel]
+
+
+async def test_who_only_reads_and_is_refused_a_channel_is_in_none(service: Application) -> None:
+    await first_in(service, "news")
+    transport = reader(service, "news", "closed:a")
+    await until(lambda: transport.closed_with, "the client is refused")
+
+    assert transport.closed_with == (3507, "permission denied (channel closed:a)")
+    assert service.engine.metrics.subscriptions.total() == 1

@@ -141,6 +141,36 @@ def test_all_readers_of_a_channel_get_the_same_bytes(served: Served, channel: Ca
         assert one.event() == other.event()
 
 
+@pytest.mark.parametrize("address", ["/sse/{0}", "/sse?channel={0}&channel={1}", "/sse?channel={0}&channel=news"])
+def test_a_reader_that_joins_others_goes_on_from_the_id_it_begins_with(
+    served: Served, channel: Callable[[str], str], address: str
+) -> None:
+    name = channel("kept")
+    path = address.format(name, f"{name}x")
+    with served.open(path) as first:
+        served.publish(name, 1, 2)
+        with served.open(path) as second:
+            begun = second.reader.last_event_id
+            served.publish(name, 3)
+            assert second.event().data == "3"
+        assert [first.event().data for _ in range(3)] == ["1", "2", "3"]
+        with served.open(path, f"Last-Event-ID: {begun}") as third:
+            assert third.event().data == "3"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [("/sse?channel=news&channel=closed:x", 403, 103), ("/sse?channel=kept:0&channel=nowhere:x", 404, 102)],
+)
+def test_a_reader_gets_none_of_the_channels_where_it_is_refused_one(
+    served: Served, path: str, status: int, code: int
+) -> None:
+    with served.open("/sse?channel=news&channel=kept:0"):
+        answered, error = served.refusal(path)
+        assert (answered, error["code"]) == (status, code)
+        assert "(channel " in error["message"]
+
+
 def test_a_channel_without_history_has_events_without_ids(served: Served) -> None:
     with served.open("/sse/news") as stream:
         served.publish("news", {"n": 1})

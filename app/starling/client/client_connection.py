@@ -88,6 +88,8 @@ class ClientConnection(Connection):
     """Whether the client sends nothing after its connect command, which names the channels that it wants."""
     own_channels_only: ClassVar[bool] = False
     """Whether it gets publications of these channels alone, whatever its token names and a backend asks for."""
+    from_start: bool = False
+    """Whether a client that only reads wants all that its channels keep."""
     encoder: ClientEncoder
     stream_encoder: ClassVar["ProtobufStreamPushes | None"] = None
     """What encodes streams of bytes, where that is not `encoder`."""
@@ -141,6 +143,10 @@ class ClientConnection(Connection):
 
     def check_grants(self, grants: Mapping[str, Grant]) -> None:
         """Raise CommandRefused where a client that only reads cannot have all of these channels at once."""
+
+    def begin_channel(self, request: SubscribeRequest, grant: Grant) -> bool:
+        """Complete the request for a channel of a client that only reads; True where `send_missed` comes next."""
+        return False
 
     async def send_missed(self, request: SubscribeRequest, grant: Grant) -> None:
         """Send a client that only reads what it missed in a channel, as far as no answer could hold it.
@@ -378,13 +384,6 @@ def ttl_until(expires_at: float | None) -> float | None:
 def fail(client: ClientConnection) -> None:
     """Close after a fault of this service: the state of this connection is unknown, that of a new one is not."""
     client.close(codes.DISCONNECT_INTERNAL.code, codes.DISCONNECT_INTERNAL.reason)
-
-
-def read_on(client: ClientConnection) -> None:
-    """Let a client's transport read again, once few enough of its commands are pending."""
-    if client.paused and not client.session.busy:
-        client.paused = False
-        client.transport.resume_reading()
 
 
 def leave_out(client: ClientConnection, *channels: str) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 
 import structlog
 
-from starling.client.client_connection import ClientConnection, fail, read_on
+from starling.client.client_connection import ClientConnection, fail
 from starling.client.commands.base import AnyHandler, Outcome, Step, Work
 from starling.client.hook_calls import report_disconnected
 from starling.client.refusals import CommandRefusals
@@ -164,7 +164,7 @@ class Dispatcher:
         except Exception:
             log.exception("client_failed", connection_id=client.id)
             fail(client)
-        read_on(client)
+        _read_on(client)
 
     def _answer(self, client: ClientConnection, action: Action, error: Exception) -> list[Decision]:
         """What a client gets for an action that failed."""
@@ -195,3 +195,10 @@ def _answered(client: ClientConnection, action: Action) -> bool:
     if isinstance(action, Authenticate):
         return client.session.state is SessionState.CONNECTED
     return isinstance(action, Subscribe) and action.channel in client.session.subscriptions
+
+
+def _read_on(client: ClientConnection) -> None:
+    """Let a client's transport read again, once few enough of its commands are pending."""
+    if client.paused and not client.session.busy:
+        client.paused = False
+        client.transport.resume_reading()

@@ -46,7 +46,7 @@ class EventStreamConnection(StreamedConnection):
     whose ids carry the right to resume a ticket's session, have ids of their own.
     """
 
-    __slots__ = ("_begun", "_channels", "_from_start", "_identifying", "_ids", "_page_seconds", "_streams", "encoder")
+    __slots__ = ("_begun", "_channels", "_identifying", "_ids", "_page_seconds", "_streams", "encoder", "from_start")
 
     kind = "event_stream"
     own_channels_only = True
@@ -68,7 +68,7 @@ class EventStreamConnection(StreamedConnection):
         super().__init__(executor, handshake, _connect_request(channels, token, resume), answer)
         self._channels = channels
         self._streams = streams
-        self._from_start = resume.from_start
+        self.from_start = resume.from_start
         self._ids = EventIds(channels, names_channels=names_channels)
         for index, position in resume.positions.items():
             self._ids.move(channels[index], position.epoch, position.offset)
@@ -114,24 +114,24 @@ class EventStreamConnection(StreamedConnection):
     def _keeps(self, channel: str, grant: Grant) -> bool:
         return recoverable(SubscribeRequest(channel, recoverable=True), grant, user=self.user)
 
+    def begin_channel(self, request: SubscribeRequest, grant: Grant) -> bool:
+        """Ask for positions where the channel keeps any; True where the reader may have missed something in it."""
+        if not self._keeps(request.channel, grant):
+            # It has nothing to resume, whatever the reader brought.
+            request.recover = request.recover and request.epoch != NO_EPOCH
+            return False
+        request.recoverable = request.positioned = True
+        if not self._identifying:
+            self.encoder = self._streams.resumable
+        if grant.options.stream or grant.options.force_recovery_mode == "cache":
+            return False
+        return request.recover or self.from_start
+
     async def send_missed(self, request: SubscribeRequest, grant: Grant) -> None:
         """Send what the reader has missed in a channel, page by page; `request` then asks for what follows.
 
         What this process has in memory comes with the answer of the channel, and so does a history that has a gap.
         """
-        if not self._keeps(request.channel, grant):
-            # It has nothing to resume, whatever the reader brought.
-            request.recover = request.recover and request.epoch != NO_EPOCH
-            return
-        request.recoverable = request.positioned = True
-        if not self._identifying:
-            self.encoder = self._streams.resumable
-        if (
-            grant.options.stream
-            or grant.options.force_recovery_mode == "cache"
-            or not (request.recover or self._from_start)
-        ):
-            return
         since = StreamPosition(request.offset, request.epoch) if request.recover else None
         while since is None or not self._recalls(request.channel, since):
             try:

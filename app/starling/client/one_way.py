@@ -82,7 +82,8 @@ class OneWayConnection(ClientConnection):
     def decline(self, error: Error) -> None:
         """End the connection, whose connect command is answered with `error`."""
         disconnect = disconnect_for(error)
-        self.carry_out(self.session.close(Disconnect(disconnect.code, error.message[: codes.REASON_BYTES // 4])))
+        reason = error.message.encode()[: codes.REASON_BYTES].decode(errors="ignore")
+        self.carry_out(self.session.close(Disconnect(disconnect.code, reason)))
 
     @abstractmethod
     def encode_connect(self, result: ConnectResult) -> bytes:

@@ -3,10 +3,22 @@
 from starling.client.authority import Grant
 from starling.engine.broker import StreamPosition
 from starling.engine.channels import ChannelFacts
+from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.rights import Subject, Verb, may
 from starling.protocol.commands import SubscribeRequest
 from starling.protocol.messages import FLAG_REJECT_UNRECOVERED, NO_PAYLOAD, SubscribeResult
+
+# Where a client stands in a channel without history.
+NO_HISTORY = Joined(StreamPosition(0, ""), [], recovered=False)
+
+
+def joined_now(engine: Engine, channel: str, grant: Grant) -> Joined | None:
+    """Where a client that recovers nothing stands at once in a channel of this process; None where it must join it."""
+    if not grant.options.keeps_history:
+        return NO_HISTORY if engine.subscriptions.is_live(channel) else None
+    position = engine.subscriptions.position_now(channel)
+    return None if position is None else Joined(position, [], recovered=False)
 
 
 def recovers_from(request: SubscribeRequest, grant: Grant, *, user: str) -> StreamPosition | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+from urllib.parse import unquote_to_bytes
 
 from starling.engine.transport import Handler, Transport
 
@@ -33,6 +34,20 @@ class Upgrade(NamedTuple):
             if key == name:
                 return str(value, "latin-1")
         return None
+
+    def parameter(self, name: bytes) -> str | None:
+        """The last value of a parameter in the query; None where it has none."""
+        value = None
+        for part in self.query.split(b"&"):
+            key, _, found = part.partition(b"=")
+            if key == name or ((b"%" in key or b"+" in key) and _decoded(key) == name.decode()):
+                value = found
+        return None if value is None else _decoded(value)
+
+
+def _decoded(text: bytes) -> str:
+    """What stands in the query in the form of the URL standard, section 5.1 (application/x-www-form-urlencoded)."""
+    return unquote_to_bytes(text.replace(b"+", b" ")).decode(errors="replace")
 
 
 class EndpointConnection(Handler, Protocol):

@@ -3,7 +3,6 @@
 from http import HTTPStatus
 
 from msgspec import json
-from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
@@ -89,7 +88,7 @@ def choose_format(upgrade: Upgrade) -> tuple[type[ClientConnection], str | None]
             return kind, subprotocol
     # RFC 6455 section 4.2.2: the handshake's token may travel next to the service's own subprotocol.
     own = select_subprotocol(upgrade.subprotocols)
-    protobuf = upgrade.query and QueryParams(upgrade.query).get("format") == "protobuf"
+    protobuf = upgrade.parameter(b"format") == "protobuf"
     return ProtobufConnection if protobuf else JsonConnection, own
 
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import HTTPException, WebSocket, WebSocketException, status
-from starlette.datastructures import QueryParams
 
 from starling.auth.handshake import PresentedToken, TokenSource, find_token, session_cookie
 from starling.auth.jws import looks_like_token
@@ -181,11 +180,10 @@ class WebContext:
             return presented
         if not upgrade.query:
             return find_token(cookie=_session_cookie(upgrade) if cookie else None)
-        query = QueryParams(upgrade.query)
         return find_token(
-            ticket=query.get("ticket"),
+            ticket=upgrade.parameter(b"ticket"),
             cookie=_session_cookie(upgrade) if cookie else None,
-            query=query.get("token") if self.options.token_in_query else None,
+            query=upgrade.parameter(b"token") if self.options.token_in_query else None,
             allow_query=self.options.token_in_query,
         )
 

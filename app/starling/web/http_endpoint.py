@@ -115,8 +115,12 @@ class HttpEndpoint(ABC):
             # Its head was known from a request before, with a smaller body.
             respond_with_headers(self._too_large(request))
             return None
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        # What a context manager does, which costs more than the rest of a small request.
+        bound = structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
             return self.answer(request, method, body, respond_with_headers)
+        finally:
+            structlog.contextvars.reset_contextvars(**bound)
 
     def _is_too_large(self, headers: Sequence[Header]) -> bool:
         length = next((value for name, value in headers if name == b"content-length"), b"0")

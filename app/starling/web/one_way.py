@@ -4,7 +4,6 @@ from http import HTTPStatus
 from typing import ClassVar, Protocol
 
 from msgspec import MsgspecError
-from starlette.datastructures import QueryParams
 
 from starling.auth.handshake import TokenSource
 from starling.client.authority import Handshake, PendingToken
@@ -27,7 +26,7 @@ from starling.web.refusals import error_body
 
 EVENTS: Header = (b"content-type", f"{CONTENT_TYPE}; charset=utf-8".encode())
 LINES: Header = (b"content-type", b"application/x-ndjson")
-REQUEST = "cf_connect"
+REQUEST = b"cf_connect"
 _AGAIN: Header = (b"retry-after", b"5")
 
 _STATUS = {
@@ -119,7 +118,7 @@ class OneWayEndpoint(HttpEndpoint):
             return
         content = body
         if method == "GET":
-            content = QueryParams(request.query).get(REQUEST, "").encode()
+            content = (request.parameter(REQUEST) or "").encode()
         try:
             connect = read_connect_request(content)
         except (MsgspecError, UnicodeError, RecursionError) as problem:
@@ -160,12 +159,12 @@ class OneWayWebSocketEndpoint(ClientEndpoint):
 
     def open(self, upgrade: Upgrade) -> tuple[ClientConnection, str | None] | Denied:
         """The connection of a client, and the subprotocol that the upgrade answers."""
-        content = QueryParams(upgrade.query).get(REQUEST) if upgrade.query else None
+        content = upgrade.parameter(REQUEST)
         try:
             request = None if content is None else read_connect_request(content.encode())
         except (MsgspecError, UnicodeError, RecursionError) as problem:
             self._context.engine.metrics.refuse("parameters", path=upgrade.path, address=upgrade.address)
-            return denied(HTTPStatus.BAD_REQUEST, f"{REQUEST}: {describe(problem)}")
+            return denied(HTTPStatus.BAD_REQUEST, f"{REQUEST.decode()}: {describe(problem)}")
         handshake = self._context.handshake(upgrade)
         return OneWayWebSocket(self._context.dispatcher, handshake, request), choose_subprotocol(upgrade)
 

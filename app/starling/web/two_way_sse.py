@@ -7,8 +7,6 @@ come to `/emulation`.
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from starlette.datastructures import QueryParams
-
 from starling.client.stream_connection import SseConnection
 from starling.engine.direct_request import DirectResponse, Respond
 from starling.engine.upgrade import Upgrade
@@ -27,7 +25,7 @@ class SseEndpoint(EmulatedEndpoint):
     def answer(self, request: Upgrade, method: str, body: bytes, respond: Respond) -> None:
         """Open an event stream."""
         if method == "GET":
-            body = (QueryParams(request.query).get("cf_connect") or "").encode()
+            body = (request.parameter(b"cf_connect") or "").encode()
             if not body:
                 words = "put the connect command into the query as cf_connect"
                 respond(self.refused(request, HTTPStatus.BAD_REQUEST, words))

@@ -18,13 +18,14 @@ from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.commands.grants import ChannelGrants
 from starling.client.held_transport import HeldTransport
 from starling.client.hook_calls import completed, hook_request, keep_headers, shown_to_hooks
-from starling.client.recovery import recovers_from, subscribe_result
+from starling.client.recovery import joined_now, recovers_from, subscribe_result
 from starling.client.shared_recoveries import SharedRecoveries
 from starling.client.user_limit import UserLimit
-from starling.client.views import check_delta, set_stream_view, set_view, tags_filter
+from starling.client.views import check_delta, make_view, set_stream_view, set_view, tags_filter
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.subscriptions import Subscriber
+from starling.engine.view import View
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.commands import ConnectRequest, SubscribeRequest
@@ -66,16 +67,29 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
     def try_now(
         self, client: ClientConnection, action: Authenticate, prepared: Identity | None, later: Later
     ) -> list[Work] | None:
-        """Connect at once a client without server-side subscriptions, where no hook and no limit has a say."""
+        """Connect at once a client without server-side subscriptions, where no hook and no limit has a say.
+
+        One that only reads enters the channels of its request too, if it can do so without waiting.
+        """
         if prepared is None or prepared.subscriptions or self._engine.hooks.sees_clients or self._user_limit.on:
             return None
+        grants: dict[str, Grant] = {}
+        joined: dict[str, Joined] = {}
         if client.one_way and action.request.subs:
-            return None
+            requested = self._grants.requested_now(client, prepared, action.request)
+            for channel, grant in (requested or {}).items():
+                if (position := joined_now(self._engine, channel, grant)) is None:
+                    return None
+                joined[channel] = position
+            if requested is None:
+                return None
+            grants = requested
         known = self._adopt(client, prepared)
         keep_headers(client, action.request, self._engine.hooks)
-        decisions = self._connected(client, action, NO_PAYLOAD, {})
+        subs = self._enter_now(client, action.request, grants, joined)
+        decisions = self._connected(client, action, NO_PAYLOAD, subs)
         # After the reply, which a fault of the listener must not suppress, and before subscriptions are reported.
-        return [*decisions[:1], partial(self._announce, client, known, channels=0), *decisions[1:]]
+        return [*decisions[:1], partial(self._announce, client, known, channels=len(subs)), *decisions[1:]]
 
     async def run(self, client: ClientConnection, action: Authenticate, prepared: Identity | None) -> list[Decision]:
         """Connect with all that there may be: keys to fetch, a limit, a hook, server-side subscriptions."""
@@ -179,6 +193,29 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
         if client.user != known:
             log.info("client_authenticated", connection_id=client.id, user=client.user, channels=channels)
 
+    def _enter_now(
+        self,
+        client: ClientConnection,
+        request: ConnectRequest,
+        grants: dict[str, Grant],
+        joined: Mapping[str, Joined],
+    ) -> dict[str, SubscribeResult]:
+        """Enter the channels of a client that only reads, where it stands already."""
+        if not grants:
+            return {}
+        client.check_grants(grants)
+        client.identity = replace(client.identity, subscriptions=grants)
+        results: dict[str, SubscribeResult] = {}
+        views: dict[str, View | None] = {}
+        for channel, grant in grants.items():
+            subscribe = request.subs[channel]
+            client.begin_channel(subscribe, grant)
+            result = results[channel] = subscribe_result(subscribe, grant, joined[channel], user=client.user)
+            views[channel] = make_view(client.encoder, subscribe, grant, result, self._engine.hub.subscribers.ids)
+        for channel, view in views.items():
+            client.memberships.enter_live(client, channel, grants[channel], view)
+        return results
+
     async def _enter_all(
         self, client: ClientConnection, grants: Mapping[str, Grant], requests: Mapping[str, SubscribeRequest]
     ) -> dict[str, SubscribeResult]:
@@ -214,7 +251,7 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
                 client.memberships.watch(client, request, grant.options)
             return True
 
-        if client.one_way:
+        if client.one_way and client.begin_channel(request, grant):
             await client.send_missed(request, grant)
         subscriber = Subscriber(client, request.channel, answer)
         since = recovers_from(request, grant, user=client.user)

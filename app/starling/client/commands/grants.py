@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from starling.client.authority import Authority, Grant
+from starling.client.authority import Authority, Grant, Identity
 from starling.client.client_connection import ClientConnection
 from starling.client.hook_calls import granted, shown_to_hooks
 from starling.client.refusals import CommandRefusals
@@ -58,6 +58,27 @@ class ChannelGrants:
         client.check_grants(grants)
         client.identity = replace(client.identity, subscriptions=grants)
 
+    def requested_now(
+        self, client: ClientConnection, identity: Identity, request: ConnectRequest
+    ) -> dict[str, Grant] | None:
+        """What `grant_requested` gives a client that becomes `identity`, where it enters every channel at once.
+
+        None where it does not, and where a channel is refused, for which `grant_requested` has the reason.
+        """
+        if self._engine.hooks.sees_subscriptions or client.from_start:
+            return None
+        grants: dict[str, Grant] = {}
+        for channel, subscribe in request.subs.items():
+            subscribe.channel = channel
+            try:
+                grant = _refuse_unreadable(client, self._authority.grant_now(identity, subscribe))
+            except CommandRefused:
+                return None
+            if grant is None or not enters_at_once(subscribe, grant):
+                return None
+            grants[channel] = grant
+        return grants
+
     def check_first_use(self, client: ClientConnection, channel: str, options: ChannelOptions) -> None:
         """Refuse a channel with history that nobody here is in, to a client that was the first in too many."""
         first_uses = self._engine.admission.clients.first_uses
@@ -68,6 +89,17 @@ class ChannelGrants:
     def count_first_use(self, client: ClientConnection) -> None:
         """The client was the first that used a channel with history."""
         self._engine.admission.clients.first_uses.spend(payer(client))
+
+
+def enters_at_once(request: SubscribeRequest, grant: Grant) -> bool:
+    """Whether the terms of a subscription need no task: no token, hook, presence and recovery, and no patches."""
+    options = grant.options
+    if request.recover or grant.needs_hook or grant.token is not None or options.subscribe_proxy:
+        return False
+    if options.presence or options.join_leave or options.stream is not None:
+        return False
+    # The newest publication of a cache channel, and the base of patches, must be read.
+    return not options.keeps_history or (options.force_recovery_mode != "cache" and not request.delta)
 
 
 def _refuse_unreadable(client: ClientConnection, grant: Grant | None) -> Grant | None:

@@ -6,13 +6,12 @@ from functools import partial
 from starling.client.authority import Grant
 from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import CommandHandler, Later, Work
-from starling.client.commands.grants import ChannelGrants
+from starling.client.commands.grants import ChannelGrants, enters_at_once
 from starling.client.hook_calls import report_unsubscribed
 from starling.client.memberships import Membership
-from starling.client.recovery import recovers_from, rejects_unrecovered, subscribe_result
+from starling.client.recovery import NO_HISTORY, joined_now, recovers_from, rejects_unrecovered, subscribe_result
 from starling.client.shared_recoveries import SharedRecoveries
 from starling.client.views import check_delta, make_view, set_stream_view, set_view, tags_filter
-from starling.engine.broker import StreamPosition
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.subscriptions import Subscriber
@@ -20,9 +19,6 @@ from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.decisions import Decision, EndSubscription, Subscribe, Write
 from starling.protocol.session_core import SessionState
-
-# Where a client stands in a channel without history.
-NO_HISTORY = Joined(StreamPosition(0, ""), [], recovered=False)
 
 
 class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
@@ -51,14 +47,11 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
         # The lifecycle listener gets events of a client's channels only after the event of its connection.
         if prepared is None or action.server_side or not client.announced or engine.hooks.sees_subscriptions:
             return None
-        if client.session.state is not SessionState.CONNECTED or not _enters_at_once(action, prepared):
+        if client.session.state is not SessionState.CONNECTED or not enters_at_once(action.request, prepared):
             return None
-        joined = NO_HISTORY
-        if prepared.options.keeps_history:
-            position = engine.subscriptions.position_now(channel)
-            if position is None:
-                return None
-            joined = Joined(position, [], recovered=False)
+        joined = joined_now(engine, channel, prepared) if prepared.options.keeps_history else NO_HISTORY
+        if joined is None:
+            return None
         result = subscribe_result(request, prepared, joined, user=client.user)
         view = make_view(client.encoder, request, prepared, result, engine.hub.subscribers.ids)
         if joined is NO_HISTORY and not engine.subscriptions.listen_now(channel):
@@ -175,14 +168,3 @@ class UnsubscribeHandler(CommandHandler[EndSubscription, Membership | None]):
             raise CommandRefused(codes.ERROR_INTERNAL)
         await client.memberships.leave(prepared)
         return client.session.ended(action, time.monotonic())
-
-
-def _enters_at_once(action: Subscribe, grant: Grant) -> bool:
-    """Whether the terms of a subscription need no task: no token, hook, presence and recovery, and no patches."""
-    request, options = action.request, grant.options
-    if request.recover or grant.needs_hook or grant.token is not None or options.subscribe_proxy:
-        return False
-    if options.presence or options.join_leave or options.stream is not None:
-        return False
-    # The newest publication of a cache channel, and the base of patches, must be read.
-    return not options.keeps_history or (options.force_recovery_mode != "cache" and not request.delta)
