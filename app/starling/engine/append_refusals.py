@@ -27,6 +27,10 @@ class StreamRefused(Error, frozen=True):
     stream: StreamProblem | None = None
 
 
+def _wrong_sequence(change: Change) -> tuple[int, str]:
+    return codes.ERROR_BAD_REQUEST.code, f"bad request: sequence: {change.expected} is expected next of this producer"
+
+
 _WORDS: dict[AppendOutcome, Callable[[Change], tuple[int, str]]] = {
     AppendOutcome.NO_STREAM: lambda _: (
         codes.ERROR_NOT_AVAILABLE.code,
@@ -44,18 +48,12 @@ _WORDS: dict[AppendOutcome, Callable[[Change], tuple[int, str]]] = {
         codes.ERROR_LIMIT_EXCEEDED.code,
         f"limit exceeded: it holds {_size(change)} bytes, with this more than stream_max_bytes of its namespace",
     ),
-    AppendOutcome.GAP: lambda change: (
-        codes.ERROR_BAD_REQUEST.code,
-        f"bad request: sequence: {change.expected} is expected next of this producer",
-    ),
+    AppendOutcome.GAP: _wrong_sequence,
     AppendOutcome.NEW_EPOCH: lambda _: (
         codes.ERROR_BAD_REQUEST.code,
         "bad request: sequence: the first one of another epoch of this producer is 0",
     ),
-    AppendOutcome.OVERLAP: lambda change: (
-        codes.ERROR_BAD_REQUEST.code,
-        f"bad request: sequence: {change.expected} is expected next of this producer",
-    ),
+    AppendOutcome.OVERLAP: _wrong_sequence,
     AppendOutcome.ZOMBIE: lambda change: (
         codes.ERROR_PERMISSION_DENIED.code,
         f"permission denied: producer_epoch: another process took over as epoch {change.expected} of this producer",
