@@ -21,7 +21,7 @@ TEST_FAST_WORKERS ?= 2
 TEST_BOUND ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-in-process test-portable test-interpreters check bench soak conformance durable-streams fuzz fmt docs docs-site asyncapi-check diagrams protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
+.PHONY: help run test test-fast test-in-process test-portable test-interpreters check bench soak conformance durable-streams fuzz fmt docs docs-site asyncapi-check typescript-check diagrams protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,14 +95,17 @@ fmt: $(VENV)/.dev  ## Format and auto-fix
 docs: $(VENV)/.dev  ## Generate from the code: settings, values, schema, dashboard
 	$(BIN)/python -m tools.docs
 
-docs-site: $(VENV)/.dev  ## Build the documentation as a site in build/site (PROJECT_URL=…: the repository, for links to its files)
-	$(BIN)/python -m tools.site $(if $(PROJECT_URL),--project-url $(PROJECT_URL))
+docs-site: $(VENV)/.dev  ## Build the documentation as a site in build/site/VERSION (PROJECT_URL=… for links to code, SITE=… keeps other versions)
+	$(BIN)/python -m tools.site $(if $(PROJECT_URL),--project-url $(PROJECT_URL)) $(if $(SITE),--site $(SITE))
 
 # Node.js looks for packages from the script's place upwards.
 asyncapi-check:  ## Check docs/asyncapi.json with AsyncAPI's own parser from npm
 	@mkdir -p build/asyncapi && cp tools/setup/check-asyncapi.mjs build/asyncapi/
 	@npm install --prefix build/asyncapi --silent --no-audit --no-fund @asyncapi/parser@3.6.6
 	@node build/asyncapi/check-asyncapi.mjs docs/asyncapi.json
+
+typescript-check: $(VENV)/.dev  ## Check the TypeScript of docs/ with the types of React Native from npm (190 MB)
+	$(BIN)/python -m tools.site.typescript
 
 diagrams: $(VENV)/.dev  ## Draw docs/diagrams into docs/pictures, in Chromium by mermaid from npm
 	$(BIN)/python -m tools.site.diagrams

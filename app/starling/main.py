@@ -47,6 +47,7 @@ from starling.web.build import Web, WebOptions, build_asgi, build_web
 from starling.web.connection import ClientEndpoint
 from starling.web.console import HIDDEN, Console, ShownSetting, shown_value
 from starling.web.dependencies import WebContext
+from starling.web.guide import ARCHIVE as GUIDE
 from starling.web.http_endpoint import HttpEndpoint, RequestPaths
 from starling.web.options import ProxyOptions
 from starling.web.pages import PageFacts
@@ -133,8 +134,11 @@ class Application:
     """Starts the engine, the fetching of keys and the hooks; stops them at its end."""
 
 
-def page_facts(settings: Settings, api: str = "api", api_docs: str = "docs") -> PageFacts:
-    """What the first page shows; `api` and `api_docs` are the paths of server API and reference, seen from the page."""
+def page_facts(settings: Settings, api: str = "api", api_docs: str = "docs", *, guide: bool = False) -> PageFacts:
+    """What the first page shows; `api` and `api_docs` are the paths of server API and reference, seen from the page.
+
+    `guide` says whether the documentation is served.
+    """
     return PageFacts(
         developer=settings.dev,
         # PostgreSQL has no tickets.
@@ -144,6 +148,7 @@ def page_facts(settings: Settings, api: str = "api", api_docs: str = "docs") -> 
         api=api,
         api_docs=api_docs if settings.serves_api_docs else None,
         console_port=settings.internal_port if settings.dev else None,
+        guide=guide,
     )
 
 
@@ -197,7 +202,7 @@ def build_application(
             yield
 
     return Application(
-        build_asgi(options, web, engine, running, page_facts(settings)),
+        build_asgi(options, web, engine, running, page_facts(settings, guide=settings.dev and GUIDE.is_file())),
         engine,
         web.context,
         web.client_endpoint,

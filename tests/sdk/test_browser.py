@@ -15,7 +15,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.browser.conftest import ARGUMENTS
 from tests.sdk.javascript_sdk import FOLDER, require_sdk
@@ -212,29 +212,9 @@ def test_a_page_behind_a_proxy_without_websocket_goes_on_by_itself(
     assert publications(page) == list(range(6))
 
 
-# --- the page about React ---
+# --- the page about plain JavaScript and TypeScript ---
 
-PAGE = (FOLDER.parents[1] / "docs" / "react.md").read_text()
-# Shows the same component for another channel, after the page's own rendering.
-OTHER_CHANNEL = """
-window.show = (channel) => root.render(<StrictMode>{channel && <Chat channel={channel} />}</StrictMode>);
-"""
-
-
-def bundle(folder: Path, component: str, service: Starling) -> None:
-    """Write a page with the component, as a developer's bundler makes it: with React's checks of development."""
-    esbuild = FOLDER / "node_modules" / ".bin" / "esbuild"
-    if not esbuild.exists():
-        pytest.skip("React and esbuild are not installed; run: npm ci --prefix tests/sdk")
-    (folder / "node_modules").symlink_to(FOLDER / "node_modules")
-    _, main = re.findall(r"```jsx\n(.*?)```", PAGE, re.DOTALL)
-    assert "ws://localhost:8000" in component
-    (folder / "Chat.jsx").write_text(component.replace("ws://localhost:8000", service.url))
-    rendering = main.replace("createRoot(", "const root = createRoot(").replace(").render(", ");\nroot.render(", 1)
-    (folder / "main.jsx").write_text(rendering + OTHER_CHANNEL)
-    (folder / "index.html").write_text('<!doctype html><div id="root"></div><script src="bundle.js"></script>')
-    options = ("--bundle", "--jsx=automatic", '--define:process.env.NODE_ENV="development"', "--outfile=bundle.js")
-    subprocess.run([esbuild, "main.jsx", *options, "--log-level=error"], cwd=folder, check=True, timeout=60)
+JAVASCRIPT_PAGE = (FOLDER.parents[1] / "docs" / "javascript.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -243,71 +223,20 @@ def developer() -> Iterator[Starling]:
         yield running
 
 
-def component_of_the_page() -> str:
-    return str(re.findall(r"```jsx\n(.*?)```", PAGE, re.DOTALL)[0])
+def program(language: str, service: Starling) -> str:
+    (code,) = re.findall(rf"```{language}\n(.*?)```", JAVASCRIPT_PAGE, re.DOTALL)
+    assert "ws://localhost:8000" in code
+    return str(code).replace("ws://localhost:8000", service.url)
 
 
-def open_alone(chromium: Browser, address: str) -> tuple[Page, list[str]]:
+def open_alone(browser: Browser | BrowserContext, address: str) -> tuple[Page, list[str]]:
     """The page in a tab of its own, and what it complains of."""
-    page = chromium.new_page()
+    page = browser.new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
     page.goto(address)
     return page, complaints
-
-
-def test_the_chat_in_react_works_as_printed_with_effects_that_run_twice(
-    chromium: Browser, developer: Starling, tmp_path: Path
-) -> None:
-    bundle(tmp_path, component_of_the_page(), developer)
-    with serving_files(tmp_path) as address:
-        (alice, of_alice), (bob, of_bob) = open_alone(chromium, address), open_alone(chromium, address)
-        for page, text in ((alice, "hello"), (bob, "שלום")):
-            expect(page.get_by_text("2 online")).to_be_visible()
-            page.get_by_label("Message").fill(text)
-            page.get_by_role("button", name="Send").click()
-            expect(page.get_by_label("Message")).to_have_value("")
-        for page in (alice, bob):
-            expect(page.get_by_role("listitem")).to_have_text(["hello", "שלום"])
-        # A reload reads the history; another channel, and the same one again, begin with messages of their own.
-        alice.reload()
-        expect(alice.get_by_role("listitem")).to_have_text(["hello", "שלום"])
-        alice.evaluate("show('demo:other')")
-        expect(bob.get_by_text("1 online")).to_be_visible()
-        expect(alice.get_by_role("listitem")).to_have_count(0)
-        alice.evaluate("show('demo:chat')")
-        expect(alice.get_by_role("listitem")).to_have_text(["hello", "שלום"])
-        alice.evaluate("show('')")
-        expect(bob.get_by_text("1 online")).to_be_visible()
-        favicons = [line for line in [*of_alice, *of_bob] if "404" in line]
-        assert [line for line in [*of_alice, *of_bob] if line not in favicons] == []
-
-
-def test_without_the_removal_the_effect_that_runs_twice_fails_as_the_page_says(
-    chromium: Browser, developer: Starling, tmp_path: Path
-) -> None:
-    lines = component_of_the_page().splitlines(keepends=True)
-    naive = "".join(line for line in lines if "removeSubscription" not in line)
-    assert len(naive.splitlines()) == len(lines) - 1
-    bundle(tmp_path, naive, developer)
-    with serving_files(tmp_path) as address:
-        page = chromium.new_page()
-        with page.expect_event("pageerror") as failed:
-            page.goto(address)
-        assert "Subscription to the channel demo:chat already exists" in str(failed.value)
-        expect(page.locator("#root")).to_be_empty()
-
-
-# --- the page about plain JavaScript and TypeScript ---
-
-JAVASCRIPT_PAGE = (FOLDER.parents[1] / "docs" / "javascript.md").read_text()
-
-
-def program(language: str, service: Starling) -> str:
-    (code,) = re.findall(rf"```{language}\n(.*?)```", JAVASCRIPT_PAGE, re.DOTALL)
-    assert "ws://localhost:8000" in code
-    return str(code).replace("ws://localhost:8000", service.url)
 
 
 @pytest.mark.long

@@ -1,6 +1,8 @@
 """The documentation as a site: every page is there, every link leads somewhere, nothing is loaded from elsewhere."""
 
+import json
 import re
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -8,12 +10,14 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.browser.axe import violations
 from tests.browser.conftest import chromium
 from tools.site.__main__ import ROOT, build, navigation, problems, with_links
 from tools.site.diagrams import is_current, pictures
+from tools.site.guide import write_guide
+from tools.site.versions import add_version
 
 pytestmark = pytest.mark.processes
 __all__ = ["chromium"]
@@ -64,6 +68,60 @@ def test_a_reader_searches_without_another_server(address: str, chromium: Browse
     page.get_by_text(re.compile(r"^[1-9]\d* results?$")).wait_for()
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
     context.close()
+
+
+def test_versions_stay_in_the_site_and_the_newest_release_is_the_first(tmp_path: Path) -> None:
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    for version in ("0.9.0", "0.10.0", "1.0.0rc1", "0.2.0", "0.10.0"):
+        (pages / "index.html").write_text(f"pages of {version}")
+        add_version(tmp_path / "site", version, pages)
+    listed = json.loads((tmp_path / "site" / "versions.json").read_text())
+    assert [one["version"] for one in listed] == ["0.10.0", "0.9.0", "0.2.0", "1.0.0rc1"]
+    assert [one["aliases"] for one in listed] == [["latest"], [], [], []]
+    assert "url=0.10.0/index.html" in (tmp_path / "site" / "index.html").read_text()
+    assert (tmp_path / "site" / "0.2.0" / "index.html").read_text() == "pages of 0.2.0"
+
+
+def test_pages_of_the_same_version_are_replaced(tmp_path: Path) -> None:
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "index.html").write_text("first")
+    (pages / "gone.html").write_text("first")
+    add_version(tmp_path / "site", "0.1.0", pages)
+    (pages / "gone.html").unlink()
+    add_version(tmp_path / "site", "0.1.0", pages)
+    assert [path.name for path in (tmp_path / "site" / "0.1.0").iterdir()] == ["index.html"]
+
+
+@pytest.mark.long
+def test_a_reader_changes_to_another_version(site: Path, tmp_path: Path, chromium: Browser) -> None:
+    for version in ("0.1.0", "0.2.0"):
+        add_version(tmp_path, version, site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(tmp_path))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        page = chromium.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        page.wait_for_url("**/0.2.0/index.html")
+        page.get_by_role("button", name="Select version").focus()
+        page.get_by_role("link", name="0.1.0", exact=True).click()
+        page.wait_for_url("**/0.1.0/**")
+        expect(page.get_by_role("button", name="Select version")).to_have_text("0.1.0")
+        page.close()
+        server.shutdown()
+
+
+@pytest.mark.long
+def test_the_guide_of_developer_mode_is_small_and_every_link_in_it_leads_somewhere(site: Path, tmp_path: Path) -> None:
+    size = write_guide(site, tmp_path / "guide.zip")
+    assert size < 1_600_000
+    with zipfile.ZipFile(tmp_path / "guide.zip") as archive:
+        archive.extractall(tmp_path / "guide")
+    assert (tmp_path / "guide" / "tutorial.html").is_file()
+    assert not (tmp_path / "guide" / "decisions").exists()
+    assert [*problems(tmp_path / "guide")] == []
+    index = json.loads((tmp_path / "guide" / "search.json").read_text())
+    assert all((tmp_path / "guide" / item["location"].split("#")[0]).is_file() for item in index["items"])
 
 
 @pytest.mark.parametrize("scheme", ["default", pytest.param("slate", marks=pytest.mark.long)])

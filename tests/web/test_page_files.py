@@ -46,4 +46,5 @@ def test_the_page_has_the_facts_of_its_service_whatever_letters_they_hold() -> N
         "api": """a"p'i<>&""",
         "api_docs": None,
         "console_port": 9191,
+        "guide": False,
     }

@@ -1,7 +1,8 @@
-"""`make docs-site`: the pages of docs/ with README, changelog and security as a site in build/site, by zensical.
+"""`make docs-site`: the pages of docs/ with README, changelog and security as a site, by zensical.
 
 The index of README.md is the navigation. A link that leaves the documentation goes to the repository (PROJECT_URL), or
-becomes plain text where that is not given. A broken link or anchor ends the build.
+becomes plain text where that is not given. A broken link or anchor ends the build. The site is
+build/site or SITE, with a directory for each version; other versions stay. The archive of `/docs/guide` is written too.
 """
 
 import argparse
@@ -15,8 +16,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from starling import __version__
+from tools.site.guide import write_guide
+from tools.site.versions import add_version
+
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
+GUIDE = ROOT / "app" / "starling" / "web" / "guide.zip"
 # Pages outside docs/, by their place in the repository.
 PAGES = {
     "README.md": "index.md",
@@ -32,13 +38,16 @@ _CONFIGURATION = """\
 site_name = "Starling"
 site_description = "A real-time service for Python teams"
 docs_dir = "site-pages"
-site_dir = "site"
+site_dir = "site-version"
 use_directory_urls = false
 extra_css = ["site.css"]
 extra_javascript = ["site.js"]
 nav = [
 {nav}
 ]
+
+[project.extra.version]
+provider = "mike"
 
 [project.theme]
 features = ["content.code.copy", "navigation.top", "search.highlight", "toc.follow"]
@@ -165,7 +174,7 @@ def problems(site: Path) -> Iterator[str]:
 
 
 def build(project_url: str = "") -> Path:
-    """Build the site and return its directory. Raises SystemExit with every problem."""
+    """Build the pages of this version and return their directory. Raises SystemExit with every problem."""
     BUILD.mkdir(exist_ok=True)
     write_pages(BUILD / "site-pages", project_url)
     lines = ['  { "Overview" = "index.md" },']
@@ -177,7 +186,7 @@ def build(project_url: str = "") -> Path:
     configuration.write_text(_CONFIGURATION.format(nav="\n".join(lines)))
     command = [str(Path(sys.executable).with_name("zensical")), "build", "--clean", "-f", str(configuration)]
     done = subprocess.run(command, cwd=BUILD, capture_output=True, text=True, check=False)  # noqa: S603
-    site = BUILD / "site"
+    site = BUILD / "site-version"
     found = [*problems(site)] if done.returncode == 0 else [done.stdout + done.stderr]
     if found:
         raise SystemExit("\n".join(found))
@@ -188,8 +197,12 @@ def main() -> None:
     """Read the command line and build."""
     parser = argparse.ArgumentParser(prog="python -m tools.site", description=__doc__)
     parser.add_argument("--project-url", default="", help="address of the repository, for links to its files")
-    site = build(parser.parse_args().project_url.rstrip("/"))
-    print(f"Open {site / 'index.html'}")
+    parser.add_argument("--site", type=Path, default=BUILD / "site", help="the site, with the versions it has so far")
+    options = parser.parse_args()
+    pages = build(options.project_url.rstrip("/"))
+    size = write_guide(pages, GUIDE)
+    add_version(options.site, __version__, pages)
+    print(f"Open {options.site / 'index.html'}, or /docs/guide of `make run` ({size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

@@ -126,6 +126,7 @@ def _prepare_developer_mode(settings: "Settings") -> "Settings":
 
 def _print_banner(settings: "Settings") -> None:
     from starling import __version__
+    from starling.web.guide import ARCHIVE as GUIDE
 
     host, port = settings.listen_host, settings.port
     local = host in {"127.0.0.1", "::1", "localhost", "0.0.0.0", "::"}  # noqa: S104 - compared
@@ -140,6 +141,8 @@ def _print_banner(settings: "Settings") -> None:
         print(f"  Page        {address}")
     if settings.serves_api_docs:
         print(f"  Server API  {address}/docs (key: {DEVELOPER_KEY})")
+    if GUIDE.is_file():
+        print(f"  Guide       {address}/docs/guide")
     if settings.internal_host in {"127.0.0.1", "localhost", "0.0.0.0"}:  # noqa: S104 - compared
         print(f"  Console     http://localhost:{settings.internal_port}/console")
     print(f"  Clients     ws://{name}:{port}/connection/websocket")

@@ -20,7 +20,7 @@ from starling.engine.engine import Engine
 from starling.engine.options import RevocationOptions
 from starling.engine.top_channels import TopChannels
 from starling.protocol.options import MessageSizeOptions, SessionLimits, SessionOptions
-from starling.web import api_docs, chat, echo, health, items, pages, refusals, unknown_path
+from starling.web import api_docs, chat, echo, guide, health, items, pages, refusals, unknown_path
 from starling.web.api import PREFIX as API_PREFIX
 from starling.web.api import Api
 from starling.web.api_capture import CaptureEndpoint
@@ -195,6 +195,8 @@ def build_asgi(
         application.include_router(endpoint.build_router(web.context))
     if options.serves_api_docs:
         api_docs.install(application, web.methods, developer=options.dev, keyed=bool(options.api_key_list))
+    if facts.guide:
+        application.include_router(guide.build_router(guide.ARCHIVE))
     if options.pages or options.serves_api_docs:
         application.mount("/static", pages.static_files, name="static")
     return application

@@ -48,6 +48,8 @@ class PageFacts(msgspec.Struct, frozen=True):
     """Where the reference of the server API is, seen from the page; None where it is not served."""
     console_port: int | None = None
     """Port of the console on this machine; None where the page must not name it."""
+    guide: bool = False
+    """The documentation is served at docs/guide, seen from the page."""
 
 
 def build_router(facts: PageFacts) -> APIRouter:

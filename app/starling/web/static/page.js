@@ -52,4 +52,5 @@ if (facts.api_docs) {
   page.href = facts.api_docs;
   source.href = new URL("openapi.json", page.href).href;
 }
+document.querySelector(".guide").hidden = !facts.guide;
 show(chosenByAddress());
