@@ -34,7 +34,7 @@ def main() -> None:
     from starling.telemetry.metrics import Distribution, Metrics
 
     class NullDistribution(Distribution):
-        def observe(self, seconds: float) -> None:
+        def observe(self, seconds: float, times: int = 1) -> None:
             """Forget it."""
 
     class NullMetrics(Metrics):

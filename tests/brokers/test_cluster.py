@@ -134,7 +134,7 @@ async def test_without_one_node_the_others_serve_and_it_is_reported(cluster: Red
     lost.kill()
     await until(lambda: here.down, "the loss is told")
     began = time.monotonic()
-    outcomes = await there.broker.publish_all(Publication(Raw(b"1")), [(room, LIVE) for room in ROOMS])
+    outcomes = await there.broker.publish_all([(room, Publication(Raw(b"1")), LIVE) for room in ROOMS])
     with pytest.raises(BrokerUnavailable):
         await here.broker.subscribe(neighbour(ROOMS[0]))
 

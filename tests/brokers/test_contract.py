@@ -209,10 +209,10 @@ async def test_a_trace_travels_with_what_is_sent(pair: Pair) -> None:
     trace = TraceContext("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "vendor=1")
     await here.broker.subscribe("room")
     await there.broker.publish("room", Publication(Raw(b"1")), PublishOptions(trace=trace))
-    request = ("room", PublishOptions(trace=trace))
-    assert await there.broker.publish_all(Publication(Raw(b"2")), [request]) == [StreamPosition(0, "")]
+    request = ("room", Publication(Raw(b"2")), PublishOptions(trace=trace))
+    assert await there.broker.publish_all([request]) == [StreamPosition(0, "")]
     outcomes: list[PublishOutcome | None] = []
-    outcomes.append(there.broker.begin_publish("room", Publication(Raw(b"3")), request[1], outcomes.append))
+    outcomes.append(there.broker.begin_publish("room", Publication(Raw(b"3")), request[2], outcomes.append))
     await until(lambda: outcomes[-1] == StreamPosition(0, ""), "the third is taken")
     await there.publish("room", b"4")
     await until(lambda: here.received("room") == [b"1", b"2", b"3", b"4"], "all arrive")

@@ -87,7 +87,7 @@ async def test_a_trace_is_reported_and_not_kept(place: Place) -> None:
     await place.broker.subscribe(CHANNEL)
     traced = replace(KEPT, trace=TRACE)
     await place.broker.publish(CHANNEL, Publication(Raw(b"1"), tags={"k": "v"}), traced)
-    await place.broker.publish_all(Publication(Raw(b"2")), [(CHANNEL, traced)])
+    await place.broker.publish_all([(CHANNEL, Publication(Raw(b"2")), traced)])
     await until(lambda: len(place.party.entries) == 2, "both are heard")
     received = [entry for _, entry in place.party.entries]
     assert [entry.trace for entry in received] == [TRACE, TRACE]
@@ -325,9 +325,7 @@ class Clock:
 
 
 def append(history: MemoryHistory, options: PublishOptions) -> StreamEntry:
-    entry = history.next_entry(CHANNEL, Publication(Raw(b"1")), 0, options)
-    history.append(CHANNEL, entry, options)
-    return entry
+    return history.append_next(CHANNEL, Publication(Raw(b"1")), options, history.sweep())
 
 
 async def test_in_memory_entries_end_after_the_last_publication_and_the_position_stays() -> None:
@@ -383,8 +381,7 @@ async def test_in_memory_what_is_over_takes_no_memory_though_nobody_asks_for_it(
     history = MemoryHistory(clock)
     options = PublishOptions(10, 60, 120)
     for number in range(100):
-        entry = history.next_entry(f"news:{number}", Publication(Raw(b"1")), 0, options)
-        history.append(f"news:{number}", entry, options)
+        history.append_next(f"news:{number}", Publication(Raw(b"1")), options, history.sweep())
     clock.now += 61
     append(history, KEPT)
     assert sum(len(stream.entries) for stream in history._streams.values()) == 1

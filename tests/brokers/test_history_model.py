@@ -107,10 +107,9 @@ class MemoryStore(MemoryHistory):
         if key and (position := self.repeated(channel, key)):
             return position
         options = PublishOptions(history_size=self.size, history_ttl=TTL, history_meta_ttl=META_TTL)
-        entry = self.next_entry(channel, Publication(msgspec.Raw(b"%d" % payload)), 0, options)
+        entry = self.append_next(channel, Publication(msgspec.Raw(b"%d" % payload)), options, self.sweep())
         if channel in self._gone_back:
             entry = self._jump_over(channel, entry)
-        self.append(channel, entry, options)
         position = StreamPosition(entry.offset, entry.epoch)
         if key:
             self.remember(channel, key, position)
@@ -121,7 +120,10 @@ class MemoryStore(MemoryHistory):
         self._gone_back.discard(channel)
         self._jump += 2**40
         publication = msgspec.structs.replace(entry.publication, offset=self._jump + entry.offset)
-        return StreamEntry(publication, entry.previous, entry.epoch)
+        jumped = StreamEntry(publication, entry.previous, entry.epoch)
+        stream = self._streams[channel]
+        stream.entries[-1], stream.top = jumped, jumped.offset
+        return jumped
 
     async def settle(self) -> None:
         pass

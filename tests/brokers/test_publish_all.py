@@ -24,7 +24,7 @@ async def test_every_channel_receives_it_and_none_has_a_position_without_history
     for number in range(20):
         await here.broker.subscribe(f"room:{number}")
 
-    outcomes = await there.broker.publish_all(NEWS, [(f"room:{number}", LIVE) for number in range(20)])
+    outcomes = await there.broker.publish_all([(f"room:{number}", NEWS, LIVE) for number in range(20)])
 
     assert outcomes == [StreamPosition(0, "")] * 20
     await until(lambda: len(here.entries) == 20, "all arrive")
@@ -35,7 +35,7 @@ async def test_each_channel_with_history_gives_its_own_position(opener: Opener, 
     party = await opener(store_url)
     await party.broker.publish("b", NEWS, KEPT)
 
-    first, second, live = await party.broker.publish_all(NEWS, [("a", KEPT), ("b", KEPT), ("c", LIVE)])
+    first, second, live = await party.broker.publish_all([("a", NEWS, KEPT), ("b", NEWS, KEPT), ("c", NEWS, LIVE)])
 
     assert isinstance(first, StreamPosition)
     assert isinstance(second, StreamPosition)
@@ -58,8 +58,8 @@ async def test_a_key_seen_before_publishes_nothing_and_answers_the_first_positio
     for channel in ("a", "b"):
         await party.broker.subscribe(channel)
 
-    first = await party.broker.publish_all(NEWS, [("a", once), ("b", once)])
-    again = await party.broker.publish_all(NEWS, [("b", once), ("a", once)])
+    first = await party.broker.publish_all([("a", NEWS, once), ("b", NEWS, once)])
+    again = await party.broker.publish_all([("b", NEWS, once), ("a", NEWS, once)])
     await party.publish("a", b'"last"')
 
     assert again == list(reversed(first))
@@ -72,7 +72,7 @@ async def test_scripts_that_redis_forgot_are_loaded_again(opener: Opener, redis_
     with redis_client.Redis.from_url(redis_server.url) as plain:
         plain.script_flush()
 
-    outcomes = await party.broker.publish_all(NEWS, [("a", KEPT), ("b", KEPT)])
+    outcomes = await party.broker.publish_all([("a", NEWS, KEPT), ("b", NEWS, KEPT)])
 
     assert [isinstance(outcome, StreamPosition) and outcome.offset for outcome in outcomes] == [1, 1]
 
@@ -84,7 +84,7 @@ async def test_a_broker_that_is_away_fails_every_channel_in_bounded_time(
     redis_server.freeze()
 
     began = time.monotonic()
-    outcomes = await party.broker.publish_all(NEWS, [(f"room:{number}", KEPT) for number in range(10)])
+    outcomes = await party.broker.publish_all([(f"room:{number}", NEWS, KEPT) for number in range(10)])
 
     assert all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
     assert time.monotonic() - began < 5
@@ -98,7 +98,8 @@ async def test_one_that_is_too_large_does_not_keep_the_others_from_theirs(
     long_name = "x" * 255
     text = b'"' + b"x" * 5950 + b'"'
 
-    short, long = await party.broker.publish_all(Publication(Raw(text)), [("a", LIVE), (long_name, LIVE)])
+    large = Publication(Raw(text))
+    short, long = await party.broker.publish_all([("a", large, LIVE), (long_name, large, LIVE)])
 
     assert short == StreamPosition(0, "")
     assert isinstance(long, PublicationTooLarge)
@@ -112,10 +113,10 @@ async def test_a_hundred_channels_take_one_round_trip(options: PublishOptions, r
         party = Party(open_broker(road.url, timeout=10))
         await party.broker.start(party)
         await until(lambda: party.up, "the link comes up")
-        await party.broker.publish_all(NEWS, [("warm:up", options)])
+        await party.broker.publish_all([("warm:up", NEWS, options)])
 
         began = time.monotonic()
-        outcomes = await party.broker.publish_all(NEWS, [(f"room:{number}", options) for number in range(100)])
+        outcomes = await party.broker.publish_all([(f"room:{number}", NEWS, options) for number in range(100)])
         took = time.monotonic() - began
         await party.broker.stop()
 

@@ -181,7 +181,7 @@ async def test_missing_replicas_are_reported_in_the_words_of_redis(party: Party,
         with pytest.raises(BrokerRefused, match="NOREPLICAS Not enough good replicas"):
             await _publish(party, "news:a", each)
     outcomes: list[object] = list(
-        await party.broker.publish_all(Publication(Raw(b"1")), [("news:a", each) for each in options])
+        await party.broker.publish_all([("news:a", Publication(Raw(b"1")), each) for each in options])
     )
     begun: asyncio.Queue[object] = asyncio.Queue()
     party.broker.begin_publish("news:a", Publication(Raw(b"1")), KEPT, begun.put_nowait)

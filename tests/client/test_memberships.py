@@ -167,7 +167,7 @@ async def test_who_left_before_this_process_was_where_it_stands_is_not_let_in_la
     assert isinstance(history, MemoryHistory)
     kept = options.publish_options()
     # In the store already, while this process has not known it.
-    history.append("news", history.next_entry("news", Publication(Raw(b"1")), 0, kept), kept)
+    history.append_next("news", Publication(Raw(b"1")), kept, history.sweep())
     since = (await history.positions({"news": 60.0}))["news"]
     ahead = opened(service)
     await memberships.enter(

@@ -35,8 +35,7 @@ class Store(MemoryHistory):
         return await super().read(channel, **request)
 
     def add(self, text: str) -> None:
-        entry = self.next_entry(CHANNEL, Publication(Raw(text_chunk(text).data)), 0, OPTIONS)
-        self.append(CHANNEL, entry, OPTIONS)
+        self.append_next(CHANNEL, Publication(Raw(text_chunk(text).data)), OPTIONS, self.sweep())
 
 
 class Live:
@@ -181,8 +180,8 @@ async def test_a_position_of_another_stream_begins_at_the_start_and_is_not_recov
 
 async def test_where_the_store_lost_the_beginning_the_subscriber_gets_what_is_left(channel: Channel) -> None:
     small = PublishOptions(history_size=1, history_ttl=600, history_meta_ttl=600)
-    entry = channel.store.next_entry(CHANNEL, Publication(Raw(text_chunk("left").data)), 0, small)
-    channel.store.append(CHANNEL, entry, small)
+    left = Publication(Raw(text_chunk("left").data))
+    entry = channel.store.append_next(CHANNEL, left, small, channel.store.sweep())
     channel.stream.on(entry)
 
     subscriber = Subscriber()

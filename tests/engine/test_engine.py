@@ -130,7 +130,7 @@ async def test_the_first_contact_of_any_worker_makes_the_others_ready(tmp_path: 
 async def test_what_the_broker_refuses_is_counted_as_failed_and_what_it_stores_as_stored(engine: Engine) -> None:
     publication = Publication(data=Raw(b"1"))
     await engine.publisher.publish("news", publication, PublishOptions())
-    outcomes = await engine.publisher.publish_many(publication, [("a", PublishOptions()), ("b", PublishOptions())])
+    outcomes = await engine.publisher.publish_all([(channel, publication, PublishOptions()) for channel in "ab"])
     assert len(outcomes) == 2
     assert engine.publisher.begin("c", publication, PublishOptions(), lambda _: None) is not None
     stored = engine.metrics.published[DEFAULT_NAMESPACE, "stored"]

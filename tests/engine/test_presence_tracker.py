@@ -24,6 +24,7 @@ from starling.engine.broker import (
     PublicationTooLarge,
     PublishOptions,
     PublishOutcome,
+    PublishRequest,
     StreamPosition,
 )
 from starling.engine.channels import ChannelOptions
@@ -93,9 +94,12 @@ class RecordingBroker:
     ) -> PublishOutcome | None:
         raise AssertionError("attendance publishes joins and leaves only")
 
-    async def publish_all(
-        self, publication: Publication, requests: Sequence[tuple[str, PublishOptions]]
-    ) -> list[PublishOutcome]:
+    def begin_publish_all(
+        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
+    ) -> list[PublishOutcome] | None:
+        raise AssertionError("presence publishes joins and leaves only")
+
+    async def publish_all(self, requests: Sequence[PublishRequest]) -> list[PublishOutcome]:
         raise AssertionError("attendance publishes joins and leaves only")
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:

@@ -35,8 +35,8 @@ class Store:
     def publish(self, *payloads: int, options: PublishOptions = OPTIONS) -> list[StreamEntry]:
         entries = []
         for payload in payloads:
-            entry = self.history.next_entry(CHANNEL, Publication(Raw(b"%d" % payload)), 0, options)
-            self.history.append(CHANNEL, entry, options)
+            publication = Publication(Raw(b"%d" % payload))
+            entry = self.history.append_next(CHANNEL, publication, options, self.history.sweep())
             entries.append(entry)
         return entries
 

@@ -136,8 +136,8 @@ class Broker:
         self.traces.append(options.trace)
         raise BrokerUnavailable("so the test wants it")
 
-    async def publish_all(self, publication: Publication, requests: Any) -> list[PublishOutcome]:
-        self.traces += [options.trace for _, options in requests]
+    async def publish_all(self, requests: Any) -> list[PublishOutcome]:
+        self.traces += [options.trace for _, _, options in requests]
         return [BrokerUnavailable("so the test wants it"), *[StreamPosition(0, "")] * (len(requests) - 1)]
 
 
@@ -149,7 +149,7 @@ async def test_what_the_broker_did_not_take_is_a_failed_span() -> None:
     tracing.start("a node")
     with pytest.raises(BrokerUnavailable):
         await publisher.publish("kept:a", Publication(Raw(b"1")), PublishOptions())
-    outcomes = await publisher.publish_many(Publication(Raw(b"1")), [("a", PublishOptions()), ("b", PublishOptions())])
+    outcomes = await publisher.publish_all([(name, Publication(Raw(b"1")), PublishOptions()) for name in "ab"])
     await tracing.stop()
 
     assert [type(outcome) for outcome in outcomes] == [BrokerUnavailable, StreamPosition]

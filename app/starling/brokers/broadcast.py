@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Coroutine, Sequence
 
 import structlog
 from broadcaster import BroadcastBackend, Event
@@ -19,6 +19,7 @@ from starling.engine.broker import (
     PublicationTooLarge,
     PublishOptions,
     PublishOutcome,
+    PublishRequest,
     StreamEntry,
     StreamPosition,
 )
@@ -236,23 +237,45 @@ class BroadcastBroker:
                 outcome = failure
             done(outcome)
 
-        task = asyncio.get_running_loop().create_task(publish())
-        self._publishing.add(task)
-        task.add_done_callback(self._publishing.discard)
+        self._begin_task(publish())
 
-    async def publish_all(
-        self, publication: Publication, requests: Sequence[tuple[str, PublishOptions]]
-    ) -> list[PublishOutcome]:
-        """Publish the same in many channels, each as `publish` does. Raises ValueError as it does."""
-        outcomes = await asyncio.gather(
-            *(self.publish(channel, publication, options) for channel, options in requests), return_exceptions=True
-        )
+    def begin_publish_all(
+        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
+    ) -> list[PublishOutcome] | None:
+        """Publish many, each as `publish` does; `done` gets the outcomes later. Raises ValueError as `publish` does."""
+        for _, _, options in requests:
+            self.refuse_keeping(options)
+
+        async def publish_all() -> None:
+            done(await self._publish_each(requests))
+
+        self._begin_task(publish_all())
+        return None
+
+    async def publish_all(self, requests: Sequence[PublishRequest]) -> list[PublishOutcome]:
+        """Publish many, each as `publish` does. Raises ValueError as it does."""
+        published: asyncio.Future[list[PublishOutcome]] = asyncio.get_running_loop().create_future()
+
+        def done(outcomes: list[PublishOutcome]) -> None:
+            if not published.done():
+                published.set_result(outcomes)
+
+        outcomes = self.begin_publish_all(requests, done)
+        return await published if outcomes is None else outcomes
+
+    async def _publish_each(self, requests: Sequence[PublishRequest]) -> list[PublishOutcome]:
+        outcomes = await asyncio.gather(*(self.publish(*request) for request in requests), return_exceptions=True)
         results: list[PublishOutcome] = []
         for outcome in outcomes:
             if not isinstance(outcome, StreamPosition | BrokerUnavailable | PublicationTooLarge):
                 raise outcome
             results.append(outcome)
         return results
+
+    def _begin_task(self, work: Coroutine[object, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
 
     async def publish_join(self, channel: str, info: ClientInfo) -> None:
         """Publish to the channel that a client entered. Raises as `publish` does."""

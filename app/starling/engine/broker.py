@@ -92,6 +92,9 @@ class PublicationTooLarge(Exception):
 
 PublishOutcome = StreamPosition | BrokerUnavailable | PublicationTooLarge
 
+PublishRequest = tuple[str, Publication, PublishOptions]
+"""A channel, what is published in it, and how that is kept."""
+
 
 class LinkState(Enum):
     """The state of this process's own link to the broker.
@@ -164,13 +167,17 @@ class Broker(Protocol):
         Publishes keep the order in which they begin.
         """
 
-    async def publish_all(
-        self, publication: Publication, requests: Sequence[tuple[str, PublishOptions]]
-    ) -> list[PublishOutcome]:
-        """Publish one publication in many channels; returns the outcome of each, in the order of `requests`.
+    def begin_publish_all(
+        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
+    ) -> list[PublishOutcome] | None:
+        """As `begin_publish` for each of `requests`, in their order, with one report of all outcomes in that order.
 
-        Raises ValueError for options that this broker does not support.
+        What requests that follow each other have in common, the very same publication and options, is encoded once.
+        Raises ValueError for options that this broker does not support, and then nothing is published.
         """
+
+    async def publish_all(self, requests: Sequence[PublishRequest]) -> list[PublishOutcome]:
+        """As `begin_publish_all`; returns the outcomes."""
 
     async def publish_join(self, channel: str, info: ClientInfo) -> None:
         """Publish to the channel's subscribers in all processes that a client entered."""

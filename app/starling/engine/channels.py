@@ -1,7 +1,8 @@
 """Channel names, namespaces and their options: what a channel keeps, and what starling.engine.rights decides from."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Literal, Self
 
@@ -261,6 +262,11 @@ class Channels:
         """
         return self._known_options(channel) if len(channel) <= NAME_LENGTH else self._find_options(channel)
 
+    def options_of_all(self, channels: Sequence[str]) -> list[ChannelOptions]:
+        """The options of each of `channels`. Raises as `options` does, for the first that is refused."""
+        short = len(max(channels, key=len, default="")) <= NAME_LENGTH
+        return list(map(self._known_options if short else self.options, channels))
+
     def _find_options(self, channel: str) -> ChannelOptions:
         if channel.startswith(self._personal_prefixes):
             return self._personal_options(channel)
@@ -319,6 +325,16 @@ def _find_namespace(channel: str) -> str:
 
 
 _known_namespace = lru_cache(maxsize=KNOWN_NAMES)(_find_namespace)
+
+
+def count_namespaces(channels: Sequence[str]) -> Counter[str]:
+    """How many of `channels` are in each namespace."""
+    first, last = min(channels, default=""), max(channels, default="")
+    prefix = first[: first.find(":") + 1]
+    # What stands between two texts with one prefix has it too.
+    if prefix and last.startswith(prefix):
+        return Counter({namespace_of(first): len(channels)})
+    return Counter(map(namespace_of, channels))
 
 
 def parse_channels(

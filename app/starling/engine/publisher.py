@@ -1,6 +1,5 @@
 """Publishing to all processes: checked, through the broker, counted in the metrics and traced where tracing is on."""
 
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 
@@ -11,10 +10,11 @@ from starling.engine.broker import (
     PublicationTooLarge,
     PublishOptions,
     PublishOutcome,
+    PublishRequest,
     StreamPosition,
 )
 from starling.engine.broker_refusals import BrokerRefusals
-from starling.engine.channels import ChannelOptions, namespace_of
+from starling.engine.channels import ChannelOptions, count_namespaces, namespace_of
 from starling.protocol.codes import ERROR_BAD_REQUEST, CommandRefused, Error
 from starling.protocol.messages import Publication
 from starling.protocol.portable_json import NESTING_LIMIT, NUMBER_LIMIT, is_json
@@ -26,6 +26,7 @@ _JSON = (
     f"{NUMBER_LIMIT} characters"
 )
 _BRACE = b"{"
+_STORED = {StreamPosition}
 
 
 class Publisher:
@@ -75,33 +76,53 @@ class Publisher:
             self._count(channel, outcome)
         return outcome
 
-    async def publish_many(
-        self, publication: Publication, targets: Sequence[tuple[str, PublishOptions]]
-    ) -> list[PublishOutcome]:
-        """Publish the same in many channels; return the outcomes in the order of `targets`."""
+    def begin_all(
+        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
+    ) -> list[PublishOutcome] | None:
+        """As `begin` for each of `requests`: return the outcomes in order, or None, and `done` gets them later.
+
+        Raises ValueError where the broker cannot do one of them, and then nothing is published.
+        """
+
+        def finish(outcomes: list[PublishOutcome]) -> None:
+            self._count_all(requests, outcomes)
+            done(outcomes)
+
+        outcomes = self._broker.begin_publish_all(requests, finish)
+        if outcomes is not None:
+            self._count_all(requests, outcomes)
+        return outcomes
+
+    async def publish_all(self, requests: Sequence[PublishRequest]) -> list[PublishOutcome]:
+        """Publish many, in one span; return the outcomes in the order of `requests`."""
         if not self._tracer.on:
-            return await self._publish_many(publication, targets)
-        with self._tracer.publish("", "", size=len(publication.data), channels=len(targets)) as publishing:
-            if publishing.trace is not None:
-                targets = [(channel, replace(options, trace=publishing.trace)) for channel, options in targets]
-            outcomes = await self._publish_many(publication, targets)
+            return await self._publish_all(requests)
+        size = sum(len(publication.data) for publication in {id(each): each for _, each, _ in requests}.values())
+        with self._tracer.publish("", "", size=size, channels=len(requests)) as publishing:
+            if (trace := publishing.trace) is not None:
+                requests = [(channel, each, replace(options, trace=trace)) for channel, each, options in requests]
+            outcomes = await self._publish_all(requests)
             if failed := [outcome for outcome in outcomes if not isinstance(outcome, StreamPosition)]:
                 publishing.fail(type(failed[0]).__name__, len(failed))
             return outcomes
 
-    async def _publish_many(
-        self, publication: Publication, targets: Sequence[tuple[str, PublishOptions]]
-    ) -> list[PublishOutcome]:
-        outcomes = await self._broker.publish_all(publication, targets)
-        stored: list[str] = []
-        for (channel, _), outcome in zip(targets, outcomes, strict=True):
-            if isinstance(outcome, StreamPosition):
-                stored.append(namespace_of(channel))
-            else:
-                self._count(channel, outcome)
-        for namespace, count in Counter(stored).items():
-            self._metrics.published[namespace, "stored"] += count
+    async def _publish_all(self, requests: Sequence[PublishRequest]) -> list[PublishOutcome]:
+        outcomes = await self._broker.publish_all(requests)
+        self._count_all(requests, outcomes)
         return outcomes
+
+    def _count_all(self, requests: Sequence[PublishRequest], outcomes: Sequence[PublishOutcome]) -> None:
+        if set(map(type, outcomes)) <= _STORED:
+            stored = [channel for channel, _, _ in requests]
+        else:
+            stored = []
+            for (channel, _, _), outcome in zip(requests, outcomes, strict=True):
+                if isinstance(outcome, StreamPosition):
+                    stored.append(channel)
+                else:
+                    self._count(channel, outcome)
+        for namespace, count in count_namespaces(stored).items():
+            self._metrics.published[namespace, "stored"] += count
 
     def _count(self, channel: str, outcome: PublishOutcome) -> None:
         if isinstance(outcome, StreamPosition):

@@ -66,10 +66,10 @@ class Distribution:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Count one observation."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
+    def observe(self, seconds: float, times: int = 1) -> None:
+        """Count an observation, `times` times."""
+        self.counts[bisect_left(self.bounds, seconds)] += times
+        self.total += seconds * times
 
     def clear(self) -> None:
         """Begin anew."""
@@ -160,12 +160,12 @@ class Metrics:
         """Add one observation to histogram `name`, which has no labels."""
         self._histograms[name].observe(seconds)
 
-    def answered(self, method: str, code: int, seconds: float) -> None:
-        """Count a request to the server API; `code` 0 is one that was done."""
-        self.api[method, code] += 1
+    def answered(self, method: str, code: int, seconds: float, times: int = 1) -> None:
+        """Count a request to the server API, or `times` with the same result; `code` 0 is one that was done."""
+        self.api[method, code] += times
         if (distribution := self.api_seconds.get(method)) is None:
             distribution = self.api_seconds[method] = Distribution(API_BUCKETS)
-        distribution.observe(seconds)
+        distribution.observe(seconds, times)
 
     def observe_proxy(self, event: str, seconds: float) -> None:
         """Count how long a proxy took."""

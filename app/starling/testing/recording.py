@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from starling.brokers.memory.broker import MemoryBroker
-from starling.engine.broker import PublishOptions, PublishOutcome, StreamPosition
+from starling.engine.broker import PublishOptions, PublishOutcome, PublishRequest, StreamPosition
 from starling.protocol.messages import Publication
 
 _MOST = 10_000
@@ -20,9 +20,10 @@ class Recording:
         self._broker = broker
         self._data: defaultdict[str, deque[bytes]] = defaultdict(lambda: deque(maxlen=_MOST))
         self._keys: set[tuple[str, str]] = set()
-        self._take_one, self._take_now, self._take_all = broker.publish, broker.begin_publish, broker.publish_all
+        self._take_one, self._take_now, self._take_all = broker.publish, broker.begin_publish, broker.begin_publish_all
         # The broker itself knows nothing of tests.
-        vars(broker).update(publish=self._publish, begin_publish=self._begin_publish, publish_all=self._publish_all)
+        taken = {"publish": self._publish, "begin_publish": self._begin_publish, "begin_publish_all": self._begin_all}
+        vars(broker).update(taken)
 
     def of(self, channel: str) -> list[Any]:
         """The data of a channel; bytes where it is no JSON."""
@@ -30,7 +31,7 @@ class Recording:
 
     def stop(self) -> None:
         """Record no more."""
-        for name in ("publish", "begin_publish", "publish_all"):
+        for name in ("publish", "begin_publish", "begin_publish_all"):
             vars(self._broker).pop(name, None)
 
     async def _publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
@@ -45,12 +46,12 @@ class Recording:
         self._note(channel, publication, options, outcome)
         return outcome
 
-    async def _publish_all(
-        self, publication: Publication, requests: Sequence[tuple[str, PublishOptions]]
-    ) -> list[PublishOutcome]:
-        outcomes = await self._take_all(publication, requests)
-        for (channel, options), outcome in zip(requests, outcomes, strict=True):
-            self._note(channel, publication, options, outcome)
+    def _begin_all(
+        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
+    ) -> list[PublishOutcome] | None:
+        outcomes = self._take_all(requests, done)
+        for request, outcome in zip(requests, outcomes or (), strict=True):
+            self._note(*request, outcome)
         return outcomes
 
     def _note(

@@ -24,11 +24,12 @@ from starling.protocol.codes import Error
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
 from starling.variables import variable
-from starling.web.api_batch import run_batch
+from starling.web.api_batch import named_result, read_command, run_batch
 from starling.web.api_batch_models import BatchCommand, BatchFrame, EnvelopeCommand
+from starling.web.api_batch_publishing import Published, published_replies
 from starling.web.api_capture import CaptureEndpoint
-from starling.web.api_errors import Unavailable, describe
-from starling.web.api_members import read_request
+from starling.web.api_errors import Unavailable, invalid
+from starling.web.api_members import read_plain_batch, read_request
 from starling.web.api_methods import ApiMethods
 from starling.web.api_models import BATCH_COMMANDS, CaptureBody
 from starling.web.api_results import Answer
@@ -50,13 +51,14 @@ _BROKEN_OFF = Error(codes.ERROR_BAD_REQUEST.code, "bad request: the body breaks 
 # Name in metrics of requests to `/api`, whose commands name their method.
 ENVELOPE = "(envelope)"
 
+Begin = Callable[[Any, Callable[[Answer | Error], None]], bool]
+
 PREFIX = "/api/"
 """How the paths of all methods begin."""
 _JSON = (b"content-type", b"application/json")
 
 _encode = msgspec.json.Encoder().encode
 _decode_batch = msgspec.json.Decoder(BatchFrame).decode
-_decode_command = msgspec.json.Decoder(BatchCommand).decode
 _decode_envelope = msgspec.json.Decoder(EnvelopeCommand).decode
 _decode_trace = msgspec.json.Decoder(CaptureBody).decode
 
@@ -78,9 +80,11 @@ class Api:
     ) -> None:
         self._methods = methods
         # Methods that need no task where nothing waits; False where something does.
-        self._begin: dict[str, Callable[[Any, Callable[[Answer | Error], None]], bool]] = {
-            "publish": methods.publishing.begin,
-            "stream_append": methods.begin_append,
+        self._begins: Mapping[str, Callable[[bytes, Callable[[HTTPStatus, bytes], None]], bool]] = {
+            "publish": partial(self._begin, "publish", methods.publishing.begin),
+            "broadcast": partial(self._begin, "broadcast", methods.publishing.begin_broadcast),
+            "stream_append": partial(self._begin, "stream_append", methods.begin_append),
+            "batch": self._begin_batch,
         }
         self._known = frozenset({*methods.by_name, "batch", "capture"})
         self._tracer = tracer
@@ -173,11 +177,11 @@ class Api:
         def send(status: HTTPStatus, content: bytes) -> None:
             respond(DirectResponse(status, headers, content))
 
-        if name in self._begin:
+        if (begin := self._begins.get(name)) is not None:
             # As `bound_contextvars` does, without looking at all other variables.
             tokens = structlog.contextvars.bind_contextvars(request_id=request_id)
             try:
-                if self._begin_method(name, body, send):
+                if begin(body, send):
                     return None
             finally:
                 structlog.contextvars.reset_contextvars(**tokens)
@@ -188,7 +192,7 @@ class Api:
 
         return answer()
 
-    def _begin_method(self, name: str, body: bytes, send: Callable[[HTTPStatus, bytes], None]) -> bool:
+    def _begin(self, name: str, begin: Begin, body: bytes, send: Callable[[HTTPStatus, bytes], None]) -> bool:
         """Run a method without a task; False where it may have to wait."""
         method = self._methods.by_name[name]
         try:
@@ -196,7 +200,22 @@ class Api:
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             send(*self._bad_request(name, error))
             return True
-        return self._begin[name](request, lambda outcome: send(*_answer_of(outcome)))
+        return begin(request, lambda outcome: send(*_answer_of(outcome)))
+
+    def _begin_batch(self, body: bytes, send: Callable[[HTTPStatus, bytes], None]) -> bool:
+        """Do a batch of plain publications without a task; False where it is another batch, or must wait."""
+        started = time.perf_counter()
+        requests = read_plain_batch(body)
+        if requests is None:
+            return False
+
+        def finish(found: Published) -> None:
+            self._metrics.answered("batch", 0, time.perf_counter() - started)
+            away = bool(found) and all(isinstance(each, Unavailable) for each in found)
+            status = HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK
+            send(status, _encode({"replies": published_replies(found)}))
+
+        return self._methods.batches.begin_plain(requests, finish)
 
     async def _answer(self, name: str, body: bytes) -> tuple[HTTPStatus, bytes]:
         if name == "batch":
@@ -216,7 +235,7 @@ class Api:
             request = read_request(body or b"{}", _decode_batch, BatchFrame)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             return self._bad_request("batch", error)
-        replies = await run_batch(self._methods, [*map(_read_command, request.commands)], parallel=request.parallel)
+        replies = await run_batch(self._methods, [*map(read_command, request.commands)], parallel=request.parallel)
         self._metrics.answered("batch", 0, time.perf_counter() - started)
         away = bool(replies) and all(isinstance(reply.get("error"), Unavailable) for reply in replies)
         return HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"replies": replies})
@@ -233,7 +252,7 @@ class Api:
         self._metrics.answered(ENVELOPE, 0, time.perf_counter() - started)
         away = all(isinstance(reply.get("error"), Unavailable) for reply in replies)
         answers = (
-            _encode({**({"id": number} if number else {}), **_named_result(reply)})
+            _encode({**({"id": number} if number else {}), **named_result(reply)})
             for (number, _), reply in zip(commands, replies, strict=True)
         )
         return HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, b"\n".join(answers)
@@ -242,14 +261,14 @@ class Api:
         try:
             envelope = read_request(line, _decode_envelope, EnvelopeCommand)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            return 0, _bad_request(error)
+            return 0, invalid(error)
         method = self._methods.by_name.get(envelope.method)
         if method is None:
             return envelope.id, Error(codes.ERROR_METHOD_NOT_FOUND.code, f"method not found: {self._methods_in_words}")
         try:
             request = read_request(bytes(envelope.params) or b"{}", method.decode, method.request)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            return envelope.id, _bad_request(error)
+            return envelope.id, invalid(error)
         command = BatchCommand()
         setattr(command, envelope.method, request)
         return envelope.id, command
@@ -273,7 +292,7 @@ class Api:
 
     def _bad_request(self, name: str, problem: Exception) -> tuple[HTTPStatus, bytes]:
         self._metrics.answered(name, codes.ERROR_BAD_REQUEST.code, 0.0)
-        return HTTPStatus.OK, _encode({"error": _bad_request(problem)})
+        return HTTPStatus.OK, _encode({"error": invalid(problem)})
 
     def has_key(self, scope: Mapping[str, Any]) -> bool:
         """Whether a request to another endpoint brings a key of this API, from a network that may use it."""
@@ -359,22 +378,6 @@ def _answer_of(outcome: Answer | Error) -> tuple[HTTPStatus, bytes]:
         away = isinstance(outcome, Unavailable)
         status = HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.INTERNAL_SERVER_ERROR
     return status, _encode({"error": outcome})
-
-
-def _bad_request(problem: Exception) -> Error:
-    return Error(codes.ERROR_BAD_REQUEST.code, f"bad request: {describe(problem)}")
-
-
-def _read_command(content: msgspec.Raw) -> BatchCommand | Error:
-    try:
-        return read_request(bytes(content), _decode_command, BatchCommand)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        return _bad_request(error)
-
-
-def _named_result(reply: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A reply of a batch, with its result under `result` and not under its method's name."""
-    return reply if "error" in reply else {"result": next(iter(reply.values()))}
 
 
 def _header(scope: Mapping[str, Any], name: bytes) -> str:

@@ -6,11 +6,16 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
+import msgspec
+
 from starling.protocol import codes
 from starling.protocol.codes import Error
 from starling.web.api_batch_models import BatchCommand
+from starling.web.api_batch_publishing import Published
+from starling.web.api_errors import invalid
+from starling.web.api_members import read_request
 from starling.web.api_methods import ApiMethods
-from starling.web.api_publishing import PublishBody
+from starling.web.api_publishing import PublishBody, PublishResponse
 from starling.web.api_results import Answer
 
 Reply = Mapping[str, Any]
@@ -18,8 +23,22 @@ Reply = Mapping[str, Any]
 _NOT_ONE_METHOD = Error(
     codes.ERROR_BAD_REQUEST.code, "bad request: a command holds exactly one method with its request"
 )
+_decode_command = msgspec.json.Decoder(BatchCommand).decode
 _NAMES = BatchCommand.__struct_fields__
 _requests_of = attrgetter(*_NAMES)
+
+
+def read_command(content: msgspec.Raw) -> BatchCommand | Error:
+    """Decode one command of a batch; an error stands for one that is malformed."""
+    try:
+        return read_request(bytes(content), _decode_command, BatchCommand)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        return invalid(error)
+
+
+def named_result(reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A reply of a batch, with its result under `result` and not under its method's name."""
+    return reply if "error" in reply else {"result": next(iter(reply.values()))}
 
 
 async def run_batch(methods: ApiMethods, commands: Sequence[BatchCommand | Error], *, parallel: bool) -> list[Reply]:
@@ -55,26 +74,22 @@ class _Batch:
     def __init__(self, methods: ApiMethods, size: int) -> None:
         self.replies: list[Reply] = [{}] * size
         self._methods = methods
+        self._to_publish: list[tuple[int, PublishBody]] = []
         self._calls: list[Coroutine[Any, Any, None]] = []
-        self._publishing = 0
+        self._under_way = 0
         self._published: asyncio.Future[None] | None = None
 
     def publish(self, number: int, request: PublishBody) -> None:
-        """Publish after everything that was begun before, without a task where none is needed."""
-        self._publishing += 1
-        # What was not begun so far must come first.
-        if self._calls or not self._methods.publishing.begin(request, partial(self._on_published, number)):
-            self._publishing -= 1
+        """Publish after everything that came before, together with the publications that follow."""
+        if self._calls:
+            # What was not begun so far must come first.
             self.call_later(number, "publish", request)
-
-    def _on_published(self, number: int, outcome: Answer | Error) -> None:
-        self._reply(number, "publish", outcome)
-        self._publishing -= 1
-        if self._publishing == 0 and self._published is not None and not self._published.done():
-            self._published.set_result(None)
+        else:
+            self._to_publish.append((number, request))
 
     def call_later(self, number: int, name: str, request: Any) -> None:
         """Do it together with others, when `settle` is called."""
+        self._begin_publishing()
         self._calls.append(self.call(number, name, request))
 
     async def call(self, number: int, name: str, request: Any) -> None:
@@ -83,12 +98,31 @@ class _Batch:
 
     async def settle(self) -> None:
         """Return when everything so far has its reply."""
+        self._begin_publishing()
         calls, self._calls = self._calls, []
         if calls:
             await asyncio.gather(*calls)
-        if self._publishing:
+        if self._under_way:
             self._published = asyncio.get_running_loop().create_future()
             await self._published
+
+    def _begin_publishing(self) -> None:
+        """Begin the publications that wait for others to follow, before anything else is begun."""
+        group, self._to_publish = self._to_publish, []
+        if not group:
+            return
+        self._under_way += 1
+        if not self._methods.batches.begin([request for _, request in group], partial(self._on_published, group)):
+            self._under_way -= 1
+            self._calls += [self.call(number, "publish", request) for number, request in group]
+
+    def _on_published(self, group: Sequence[tuple[int, PublishBody]], found: Published) -> None:
+        for (number, _), each in zip(group, found, strict=True):
+            outcome = each if isinstance(each, Error) else PublishResponse(each.offset, each.epoch)
+            self._reply(number, "publish", outcome)
+        self._under_way -= 1
+        if self._under_way == 0 and self._published is not None and not self._published.done():
+            self._published.set_result(None)
 
     def _reply(self, number: int, name: str, outcome: Answer | Error) -> None:
         self.replies[number] = {"error": outcome} if isinstance(outcome, Error) else {name: outcome}

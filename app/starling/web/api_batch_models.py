@@ -14,6 +14,7 @@ from starling.web.api_models import (
     HistoryBody,
     HistoryRemoveBody,
     InfoBody,
+    Name,
     PresenceBody,
     PresenceSetBody,
     PresenceStatsBody,
@@ -81,6 +82,25 @@ class BatchFrame(Struct):
 
     commands: Annotated[list[Raw], Meta(max_length=BATCH_COMMANDS)]
     parallel: bool = False
+
+
+class PlainPublish(Struct, forbid_unknown_fields=True):
+    """A PublishBody that is nothing but data for a channel."""
+
+    channel: Name
+    data: Raw
+
+
+class PlainCommand(Struct, forbid_unknown_fields=True):
+    """A BatchCommand of one of these."""
+
+    publish: PlainPublish
+
+
+class PlainBatch(Struct, forbid_unknown_fields=True):
+    """A BatchBody of such commands, as most are: decoded as a whole."""
+
+    commands: Annotated[list[PlainCommand], Meta(max_length=BATCH_COMMANDS)]
 
 
 class EnvelopeCommand(Struct):

@@ -33,6 +33,11 @@ def describe(problem: Exception) -> str:
     return f"{path}: {what}" if path else what
 
 
+def invalid(problem: Exception) -> Error:
+    """The error of a request that cannot be decoded."""
+    return Error(codes.ERROR_BAD_REQUEST.code, f"bad request: {describe(problem)}")
+
+
 def bad_request(remedy: str) -> Error:
     """The error of a request that cannot be meant, with its remedy."""
     return Error(codes.ERROR_BAD_REQUEST.code, f"bad request: {remedy}")

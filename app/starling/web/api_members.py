@@ -12,11 +12,12 @@ from functools import lru_cache
 from json import JSONDecoder
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
-from msgspec import Raw, Struct, ValidationError
+from msgspec import MsgspecError, Raw, Struct, ValidationError
+from msgspec.json import Decoder
 
 from starling.protocol.codec_json import read_json
-from starling.web.api_batch_models import BatchCommand, EnvelopeCommand
-from starling.web.api_publishing import PublishBody
+from starling.web.api_batch_models import BatchCommand, EnvelopeCommand, PlainBatch
+from starling.web.api_publishing import BroadcastBody, PublishBody
 
 Request = TypeVar("Request", bound=Struct)
 
@@ -25,7 +26,10 @@ _NAME = re.compile(rb'"([^"\\]*+)"\s*+:')
 # The beginning of most requests, which need no further look where the data is all that follows.
 _PUBLISH_BEGINNING = rb'\{\s*+"channel"\s*+:\s*+"[^"\\]*+"\s*+,\s*+"data"\s*+:\s*+'
 _PLAIN_PUBLISH = re.compile(_PUBLISH_BEGINNING)
+_PLAIN_BROADCAST = re.compile(rb'\{\s*+"channels"\s*+:\s*+\[[^\]\\]*+\]\s*+,\s*+"data"\s*+:\s*+')
 _PLAIN_COMMAND = re.compile(rb'\{\s*+"publish"\s*+:\s*+' + _PUBLISH_BEGINNING)
+_BATCH_BEGINNING = re.compile(rb'\{\s*+"commands"\s*+:\s*+\[\s*+')
+_COMMAND_END = re.compile(rb"\s*+\}\s*+\}\s*+[,\]]\s*+")
 _WITH_MEMBERS = (b"{", b"[")
 # How alike a misspelled name and the right one are at least, from 0 to 1.
 _ALIKE = 0.8
@@ -38,6 +42,7 @@ class _Object(list[tuple[str, Any]]):
 
 
 # Numbers stay texts: the time to read one grows with the square of its length.
+_decode_plain_batch = Decoder(PlainBatch).decode
 _parse = JSONDecoder(object_pairs_hook=_Object, parse_int=str, parse_float=str, strict=False).decode
 
 
@@ -47,7 +52,7 @@ def read_request(content: bytes, decode: Callable[[bytes], Request], kind: type[
     Raises MsgspecError, UnicodeError or RecursionError.
     """
     request = read_json(content, decode, kind)
-    if _is_plain_publish(content, request):
+    if _is_plain(content, request):
         return request
     shape = _shape(kind)
     names = _NAME.findall(_without_payloads(content, request, shape))
@@ -57,14 +62,45 @@ def read_request(content: bytes, decode: Callable[[bytes], Request], kind: type[
     return request
 
 
-def _is_plain_publish(content: bytes, request: object) -> bool:
-    """Whether a publish, or a batch's command to publish, has a channel and then data, and nothing else."""
-    braces = b"}"
+def read_plain_batch(content: bytes) -> list[tuple[str, bytes]] | None:
+    """The channel and data of each command of a batch, where all publish and say nothing further; otherwise None.
+
+    Then `read_request` reads the batch, or says what is the matter with it.
+    """
+    beginning = _BATCH_BEGINNING.match(content)
+    if beginning is None:
+        return None
+    try:
+        batch = read_json(content, _decode_plain_batch, PlainBatch)
+    except (MsgspecError, UnicodeError, RecursionError):
+        return None
+    position = beginning.end()
+    publications: list[tuple[str, bytes]] = []
+    for command in batch.commands:
+        publish = command.publish
+        data = bytes(publish.data)
+        before = _PLAIN_COMMAND.match(content, position)
+        if before is None or not content.startswith(data, before.end()):
+            return None
+        after = _COMMAND_END.match(content, before.end() + len(data))
+        if after is None:
+            return None
+        position = after.end()
+        publications.append((publish.channel, data))
+    return publications if content[position:].strip() == b"}" else None
+
+
+def _is_plain(content: bytes, request: object) -> bool:
+    """Whether a publish, a broadcast or a command to publish says where to, then the data, and nothing else."""
+    beginning, braces = _PLAIN_PUBLISH, b"}"
     if isinstance(request, BatchCommand):
-        braces, request = b"}}", request.publish
-    if not isinstance(request, PublishBody) or not content.endswith(braces):
+        beginning, braces, request = _PLAIN_COMMAND, b"}}", request.publish
+    elif isinstance(request, BroadcastBody):
+        # A list of texts has a bracket within it only in one of the texts, and then this is not sure.
+        beginning = _PLAIN_BROADCAST
+    if not isinstance(request, PublishBody | BroadcastBody) or not content.endswith(braces):
         return False
-    plain = (_PLAIN_PUBLISH if braces == b"}" else _PLAIN_COMMAND).match(content)
+    plain = beginning.match(content)
     return plain is not None and content[plain.end() : -len(braces)] == bytes(request.data)
 
 

@@ -30,6 +30,7 @@ from starling.web import api_models as models
 from starling.web import api_results as results
 from starling.web import api_stream_models as stream_models
 from starling.web import api_token_models as token_models
+from starling.web.api_batch_publishing import BatchPublishing
 from starling.web.api_errors import bad_request, error_of, not_available
 from starling.web.api_publishing import BroadcastBody, BroadcastResponse, PublishBody, PublishMethods, PublishResponse
 from starling.web.api_request import DONE, RequestChannels, payload
@@ -77,6 +78,7 @@ class ApiMethods:
         request_channels = RequestChannels(engine)
         self._options = request_channels.options
         self.publishing = PublishMethods(engine, request_channels)
+        self.batches = BatchPublishing(engine, request_channels, self.publishing)
         queries = QueryMethods(engine, request_channels, commands, top_channels, permissions)
         tokens = TokenMethods(engine.revocations, request_channels, tickets, revocation_seconds=revocation_seconds)
         streams = self._streams = StreamMethods(engine.append_streams, request_channels.options, engine.stream_readers)

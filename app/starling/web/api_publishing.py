@@ -1,14 +1,14 @@
 """Publishing through the server API: `publish` and `broadcast`, their requests and their results."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
+from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, PublishRequest, StreamPosition
 from starling.engine.channels import ChannelOptions
 from starling.engine.engine import Engine
 from starling.engine.publisher import check_publication
@@ -133,6 +133,18 @@ class BroadcastResponse(Struct):
     responses: list[PublishAnswer]
 
 
+class _Stored(Struct):
+    """A PublishAnswer as the broker gives it: a struct less for each channel."""
+
+    result: StreamPosition
+
+
+class _Broadcast(Struct):
+    """A BroadcastResponse as it is made for many channels."""
+
+    responses: Sequence[PublishAnswer | _Stored]
+
+
 # What became of a publication that was sent and not kept.
 _SENT = PublishAnswer(result=PublishResponse())
 
@@ -144,6 +156,8 @@ class PublishMethods:
         self._engine = engine
         self._options = channels.options
         self._waiting = Waiting()
+
+    # Without a task
 
     def begin(self, request: PublishBody, done: Callable[[Answer | Error], None]) -> bool:
         """Publish without a task; `done` gets the outcome, now or later.
@@ -159,12 +173,11 @@ class PublishMethods:
                 answer: Answer | Error = PublishResponse(outcome.offset, outcome.epoch)
             else:
                 answer = error_of("publish", outcome)
-            code = answer.code if isinstance(answer, Error) else 0
-            self._engine.metrics.answered("publish", code, time.perf_counter() - started)
+            self._count("publish", answer, started)
             done(answer)
 
         try:
-            publication, options = self._publication(request)
+            publication, options = self.publication(request)
             outcome = self._engine.publisher.begin(request.channel, publication, options, finish)
         except ValueError as error:
             finish(not_available(str(error)))
@@ -175,9 +188,47 @@ class PublishMethods:
                 finish(outcome)
         return True
 
+    def begin_broadcast(self, request: BroadcastBody, done: Callable[[Answer | Error], None]) -> bool:
+        """As `begin`, for a broadcast."""
+        if request.wait_seconds or self._engine.tracer.on:
+            return False
+        started = time.perf_counter()
+        refused: dict[int, PublishAnswer] = {}
+
+        def finish(outcomes: Sequence[PublishOutcome] | Exception) -> None:
+            if isinstance(outcomes, Exception):
+                answer: Answer | Error = error_of("broadcast", outcomes)
+            elif (away := _all_away(outcomes)) is not None:
+                answer = error_of("broadcast", away)
+            elif not refused and set(map(type, outcomes)) == {StreamPosition}:
+                positions = cast("Sequence[StreamPosition]", outcomes)
+                answer = _Broadcast([_Stored(each) if each.epoch else _SENT for each in positions])
+            else:
+                answer = _broadcast_response(refused, outcomes)
+            self._count("broadcast", answer, started)
+            done(answer)
+
+        try:
+            requests, refused = self._broadcast_requests(request)
+            outcomes = self._engine.publisher.begin_all(requests, finish)
+        except ValueError as error:
+            finish(not_available(str(error)))
+        except Exception as failure:  # noqa: BLE001 - every failure is answered as an error
+            finish(failure)
+        else:
+            if outcomes is not None:
+                finish(outcomes)
+        return True
+
+    def _count(self, method: str, answer: Answer | Error, started: float) -> None:
+        code = answer.code if isinstance(answer, Error) else 0
+        self._engine.metrics.answered(method, code, time.perf_counter() - started)
+
+    # In a task, which may wait for the broker
+
     async def publish(self, request: PublishBody) -> PublishResponse:
         """Publish in one channel."""
-        publication, options = self._publication(request)
+        publication, options = self.publication(request)
         try:
             position = await self._waiting.until_stored(
                 lambda: self._engine.publisher.publish(request.channel, publication, options), request.wait_seconds
@@ -186,39 +237,13 @@ class PublishMethods:
             raise not_available(str(error)) from error
         return PublishResponse(position.offset, position.epoch)
 
-    def _publication(self, request: PublishBody) -> tuple[Publication, PublishOptions]:
-        """What a request publishes, and how it is kept. Raises CommandRefused."""
-        publication = Publication(data=payload(request.data, request.b64data), tags=request.tags)
-        channel_options = self._options(request.channel)
-        _check_no_stream(channel_options)
-        check_publication(bytes(publication.data), channel_options)
-        _check_delta(channel_options, request)
-        return publication, _publish_options(channel_options, request)
-
     async def broadcast(self, request: BroadcastBody) -> BroadcastResponse:
         """Publish the same in many channels; each has its own answer, unless the broker did none of them."""
-        publication = Publication(data=payload(request.data, request.b64data), tags=request.tags)
-        answers: list[PublishAnswer | None] = []
-        requests: list[tuple[str, PublishOptions]] = []
-        of_namespace: dict[int, PublishOptions | PublishAnswer] = {}
-        for channel in request.channels:
-            try:
-                options = self._options(channel)
-            except CommandRefused as refusal:
-                answers.append(PublishAnswer(error=_api_error(refusal.reason)))
-                continue
-            kept = of_namespace.get(id(options))
-            if kept is None:
-                kept = of_namespace[id(options)] = _broadcast_options(options, request, publication)
-            if isinstance(kept, PublishOptions):
-                requests.append((channel, kept))
-                answers.append(None)
-            else:
-                answers.append(kept)
+        requests, refused = self._broadcast_requests(request)
         outcomes: list[PublishOutcome] = []
 
         async def publish_all() -> None:
-            outcomes[:] = await self._engine.publisher.publish_many(publication, requests)
+            outcomes[:] = await self._engine.publisher.publish_all(requests)
             away = [outcome for outcome in outcomes if isinstance(outcome, BrokerUnavailable)]
             # Some stored and some not is an answer, unless the rest may wait.
             if away and (len(away) == len(outcomes) or request.wait_seconds):
@@ -229,10 +254,68 @@ class PublishMethods:
         except ValueError as error:
             raise not_available(str(error)) from error
         except BrokerUnavailable:
-            if all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes):
+            if _all_away(outcomes) is not None:
                 raise
-        published = iter(outcomes)
-        return BroadcastResponse([_publish_answer(next(published)) if one is None else one for one in answers])
+        return _broadcast_response(refused, outcomes)
+
+    # What a request publishes
+
+    def publication(self, request: PublishBody) -> tuple[Publication, PublishOptions]:
+        """What a request publishes, and how it is kept. Raises CommandRefused."""
+        publication = Publication(data=payload(request.data, request.b64data), tags=request.tags)
+        channel_options = self._options(request.channel)
+        check_no_stream(channel_options)
+        check_publication(bytes(publication.data), channel_options)
+        _check_delta(channel_options, request)
+        return publication, _publish_options(channel_options, request)
+
+    def _broadcast_requests(self, request: BroadcastBody) -> tuple[list[PublishRequest], dict[int, PublishAnswer]]:
+        """What is published in the channels, and the answers to those that are refused, by number."""
+        publication = Publication(data=payload(request.data, request.b64data), tags=request.tags)
+        alike = self._options_of_all(request.channels)
+        if alike is not None and isinstance(kept := _broadcast_options(alike, request, publication), PublishOptions):
+            return [(channel, publication, kept) for channel in request.channels], {}
+        requests: list[PublishRequest] = []
+        refused: dict[int, PublishAnswer] = {}
+        of_namespace: dict[int, PublishOptions | PublishAnswer] = {}
+        for number, channel in enumerate(request.channels):
+            try:
+                options = self._options(channel)
+            except CommandRefused as refusal:
+                refused[number] = PublishAnswer(error=_api_error(refusal.reason))
+                continue
+            found = of_namespace.get(id(options))
+            if found is None:
+                found = of_namespace[id(options)] = _broadcast_options(options, request, publication)
+            if isinstance(found, PublishOptions):
+                requests.append((channel, publication, found))
+            else:
+                refused[number] = found
+        return requests, refused
+
+    def _options_of_all(self, channels: Sequence[str]) -> ChannelOptions | None:
+        """The options of all channels where they have the same ones, as those of one namespace do."""
+        try:
+            found = self._engine.channels.options_of_all(channels)
+        except CommandRefused:
+            return None
+        return found[0] if len(set(map(id, found))) == 1 else None
+
+
+def _all_away(outcomes: Sequence[PublishOutcome]) -> BrokerUnavailable | None:
+    """The first failure where the broker did nothing at all."""
+    first = outcomes[0] if outcomes else None
+    if not isinstance(first, BrokerUnavailable):
+        return None
+    return first if all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes) else None
+
+
+def _broadcast_response(refused: Mapping[int, PublishAnswer], outcomes: Sequence[PublishOutcome]) -> BroadcastResponse:
+    if not refused:
+        return BroadcastResponse([*map(_publish_answer, outcomes)])
+    rest = iter(outcomes)
+    count = len(refused) + len(outcomes)
+    return BroadcastResponse([refused.get(number) or _publish_answer(next(rest)) for number in range(count)])
 
 
 def _publish_options(options: ChannelOptions, request: PublishBody | BroadcastBody) -> PublishOptions:
@@ -246,7 +329,7 @@ def _publish_options(options: ChannelOptions, request: PublishBody | BroadcastBo
     return replace(kept, version=request.version, version_epoch=request.version_epoch, delta=delta)
 
 
-def _check_no_stream(options: ChannelOptions) -> None:
+def check_no_stream(options: ChannelOptions) -> None:
     """Raise CommandRefused with 108 for a publication in an append-only stream."""
     if options.stream is not None:
         raise not_available("channel: it is an append-only stream: use stream_append")
@@ -263,7 +346,7 @@ def _broadcast_options(
 ) -> PublishOptions | PublishAnswer:
     """How a publication is kept in the channels of one namespace, or why it is refused there."""
     try:
-        _check_no_stream(options)
+        check_no_stream(options)
         check_publication(bytes(publication.data), options)
         _check_delta(options, request)
     except CommandRefused as refusal:

@@ -13,7 +13,15 @@ from starling.brokers.memory.occupancy import MemoryOccupancy
 from starling.brokers.memory.presence import MemoryPresence
 from starling.brokers.memory.revocations import MemoryRevocations
 from starling.brokers.memory.tickets import MemoryTickets
-from starling.engine.broker import BrokerUnavailable, LinkState, PublishOptions, PublishOutcome, StreamPosition
+from starling.engine.broker import (
+    BrokerUnavailable,
+    LinkState,
+    PublishOptions,
+    PublishOutcome,
+    PublishRequest,
+    StreamEntry,
+    StreamPosition,
+)
 from starling.engine.history import DEFAULT_READ_TTL
 from starling.engine.presence import DEFAULT_TTL
 from starling.protocol.messages import Publication
@@ -26,8 +34,9 @@ class MemoryBackend(LinkBackend):
 
     def __init__(self, *, max_events: int = MAX_EVENTS) -> None:
         self.stats = LinkStats()
-        self._channels: set[str] = set()
-        super().__init__(EventQueue(max_events), self._channels)
+        self.channels: set[str] = set()
+        """Those that this process is subscribed to."""
+        super().__init__(EventQueue(max_events), self.channels)
 
     async def connect(self) -> None:
         """Come up at once."""
@@ -37,7 +46,7 @@ class MemoryBackend(LinkBackend):
     async def disconnect(self) -> None:
         """Take nothing more."""
         self.stats.up = False
-        self._channels.clear()
+        self.channels.clear()
 
     def lose(self) -> None:
         """Be away, as a server would be, until `restore`."""
@@ -57,16 +66,16 @@ class MemoryBackend(LinkBackend):
 
     async def subscribe(self, group: str) -> None:
         """Receive channel `group` from now on. Raises BrokerUnavailable while it is away, and the request stands."""
-        self._channels.add(group)
+        self.channels.add(group)
         self.check()
 
     def listen(self, channel: str) -> None:
         """As `subscribe`."""
-        self._channels.add(channel)
+        self.channels.add(channel)
 
     async def unsubscribe(self, group: str) -> None:
         """Receive channel `group` no more."""
-        self._channels.discard(group)
+        self.channels.discard(group)
 
     async def publish(self, channel: str, message: bytes) -> None:
         """As `offer`."""
@@ -75,7 +84,7 @@ class MemoryBackend(LinkBackend):
     def offer(self, channel: str, message: bytes) -> None:
         """Queue for this process. Raises BrokerUnavailable when it is stopped or too far behind to take more."""
         self.check()
-        if channel in self._channels and not self._queue.offer(MessageEvent(channel, message)):
+        if channel in self.channels and not self._queue.offer(MessageEvent(channel, message)):
             raise BrokerUnavailable("this process is behind with delivery and takes nothing more for the moment")
 
 
@@ -114,54 +123,98 @@ class MemoryBroker(BroadcastBroker):
     ) -> PublishOutcome | None:
         """As `publish`, and it is done when this returns."""
         try:
-            return self._publish(channel, publication, options)
+            return self._publish(channel, _Encoded(publication, options, _now()))
         except BrokerUnavailable as unavailable:
             return unavailable
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Keep and send, or only send; returns the position. Raises BrokerUnavailable, and then nothing is kept."""
-        return self._publish(channel, publication, options)
+        return self._publish(channel, _Encoded(publication, options, _now()))
 
-    async def publish_all(
-        self, publication: Publication, requests: Sequence[tuple[str, PublishOptions]]
-    ) -> list[PublishOutcome]:
-        """Publish the same in many channels, each as `publish` does."""
+    def begin_publish_all(
+        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
+    ) -> list[PublishOutcome] | None:
+        """Publish many, and all is done when this returns."""
+        try:
+            self._memory.check()
+        except BrokerUnavailable as unavailable:
+            return [unavailable] * len(requests)
+        append, listened, now = self.history.append_next, self._memory.channels, self.history.sweep()
+        encoded = _Encoded(Publication(), PublishOptions(), _now())
         outcomes: list[PublishOutcome] = []
-        message, message_of = b"", PublishOptions()
-        for channel, options in requests:
-            try:
-                if options.history_size or options.idempotency_key:
-                    outcomes.append(self._publish(channel, publication, options))
-                    continue
-                if not message or options is not message_of:
-                    message, message_of = _live_message(publication, options, int(time.time() * 1000)), options
-                self._memory.offer(channel, message)
+        for channel, publication, options in requests:
+            if publication is not encoded.publication or options is not encoded.options:
+                encoded = _Encoded(publication, options, encoded.time)
+            if encoded.guarded or channel in listened:
+                outcomes.append(self._publish_encoded(channel, encoded))
+            elif encoded.kept:
+                entry = append(channel, encoded.stamped, options, now)
+                outcomes.append(StreamPosition(entry.offset, entry.epoch))
+            else:
                 outcomes.append(_NOT_KEPT)
-            except BrokerUnavailable as unavailable:
-                outcomes.append(unavailable)
         return outcomes
 
-    def _publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
-        key = options.idempotency_key
-        if key and (repeated := self.history.repeated(channel, key)):
+    def _publish_encoded(self, channel: str, encoded: "_Encoded") -> PublishOutcome:
+        try:
+            return self._publish(channel, encoded)
+        except BrokerUnavailable as unavailable:
+            return unavailable
+
+    def _publish(self, channel: str, encoded: "_Encoded") -> StreamPosition:
+        self._memory.check()
+        history, options, key = self.history, encoded.options, encoded.options.idempotency_key
+        now = history.sweep()
+        if key and (repeated := history.repeated(channel, key)):
             return repeated
         position = _NOT_KEPT
-        now = int(time.time() * 1000)
-        if options.history_size > 0:
-            if (top := self.history.outdated(channel, options)) is not None:
+        if encoded.kept:
+            if (top := history.outdated(channel, options)) is not None:
                 return top
-            body = envelope.encode_body(publication, now, options.trace, delta=options.delta)
-            entry = self.history.next_entry(channel, publication, now, options)
+
+            def send(entry: StreamEntry) -> None:
+                self._memory.offer(channel, encoded.message(entry))
+
+            entry = history.append_next(channel, encoded.stamped, options, now, send)
             position = StreamPosition(entry.offset, entry.epoch)
-            message = envelope.encode_publication(body, epoch=entry.epoch, offset=entry.offset, previous=entry.previous)
-            self._memory.offer(channel, message)
-            self.history.append(channel, entry, options)
         else:
-            self._memory.offer(channel, _live_message(publication, options, now))
+            self._memory.offer(channel, encoded.live_message())
         if key:
-            self.history.remember(channel, key, position)
+            history.remember(channel, key, position)
         return position
 
 
-def _live_message(publication: Publication, options: PublishOptions, now: int) -> bytes:
-    return envelope.encode_publication(envelope.encode_body(publication, now, options.trace, delta=options.delta))
+class _Encoded:
+    """A publication and its options, with what all channels that it goes to have in common."""
+
+    __slots__ = ("_body", "guarded", "kept", "options", "publication", "stamped", "time")
+
+    def __init__(self, publication: Publication, options: PublishOptions, time: int) -> None:
+        """`time` is now, in milliseconds since 1970."""
+        self.publication = publication
+        self.options = options
+        self.time = time
+        self.kept = options.history_size > 0
+        self.guarded = bool(options.idempotency_key or options.version)
+        self.stamped = Publication(publication.data, publication.info, 0, publication.tags, time)
+        self._body = b""
+
+    def live_message(self) -> bytes:
+        """What subscribers get where it is not kept."""
+        return envelope.encode_publication(self._encoded_body())
+
+    def message(self, entry: StreamEntry) -> bytes:
+        """What subscribers get where it is kept as `entry`."""
+        return envelope.encode_publication(
+            self._encoded_body(), epoch=entry.epoch, offset=entry.offset, previous=entry.previous
+        )
+
+    def _encoded_body(self) -> bytes:
+        if not self._body:
+            options = self.options
+            self._body = envelope.encode_body(self.publication, self.time, options.trace, delta=options.delta)
+        return self._body
+
+
+def _now() -> int:
+    """The time in milliseconds since 1970."""
+    return int(time.time() * 1000)

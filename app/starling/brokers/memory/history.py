@@ -57,40 +57,57 @@ class MemoryHistory:
         self._repeated: dict[tuple[str, str], StreamPosition] = {}
         self._repeated_until: deque[tuple[float, tuple[str, str]]] = deque()
 
-    def next_entry(self, channel: str, publication: Publication, time: int, options: PublishOptions) -> StreamEntry:
-        """Make the entry that `publication` of `time`, in ms since 1970, will be once it is appended."""
-        stream = self._stream(channel, options.history_meta_ttl, self._sweep())
-        return StreamEntry(replace(publication, offset=stream.top + 1, time=time), stream.top, stream.epoch)
+    def append_next(
+        self,
+        channel: str,
+        publication: Publication,
+        options: PublishOptions,
+        now: float,
+        send: Callable[[StreamEntry], None] | None = None,
+    ) -> StreamEntry:
+        """Keep the next entry of a channel, `publication` with its time; `now` is what `sweep` returned.
+
+        What `send` raises, which gets it first, leaves the channel as it was.
+        """
+        stream = self._streams.get(channel)
+        if stream is None:
+            stream = self._stream(channel, options.history_meta_ttl, now)
+        previous, offset = stream.top, stream.top + 1
+        numbered = Publication(publication.data, publication.info, offset, publication.tags, publication.time)
+        entry = StreamEntry(numbered, previous, stream.epoch)
+        if send is not None:
+            send(entry)
+        stream.top = offset
+        if options.version:
+            stream.version, stream.version_epoch = options.version, options.version_epoch
+        entries = stream.entries
+        entries.append(entry)
+        while len(entries) > options.history_size:
+            entries.popleft()
+        stream.until = due = now + (options.history_meta_ttl or math.inf)
+        stream.entries_until = now + (options.history_ttl or math.inf)
+        if stream.entries_until < due:
+            due = stream.entries_until
+        if due < stream.due:
+            stream.due = due
+            heapq.heappush(self._due, (due, channel))
+        return entry
 
     def outdated(self, channel: str, options: PublishOptions) -> StreamPosition | None:
         """The top of a stream that keeps the version of `options`, or one above it; None where it is new."""
         if not options.version:
             return None
-        self._sweep()
         stream = self._streams.get(channel)
         if stream is None or not stream.version:
             return None
         same = stream.version_epoch == options.version_epoch
         return StreamPosition(stream.top, stream.epoch) if same and options.version <= stream.version else None
 
-    def append(self, channel: str, entry: StreamEntry, options: PublishOptions) -> None:
-        """Keep what `next_entry` made, before anything else happens to the channel."""
-        now, stream = self._clock(), self._streams[channel]
-        stream.top = entry.offset
-        if options.version:
-            stream.version, stream.version_epoch = options.version, options.version_epoch
-        stream.until = now + (options.history_meta_ttl or math.inf)
-        stream.entries.append(entry)
-        while len(stream.entries) > options.history_size:
-            stream.entries.popleft()
-        stream.entries_until = now + (options.history_ttl or math.inf)
-        self._plan(channel, stream)
-
     # Append-only streams
 
     def begin(self, channel: str, life: tuple[float, bool]) -> str:
         """Begin an append-only stream; returns its epoch. `life`: seconds, and whether its use renews them."""
-        now = self._sweep()
+        now = self.sweep()
         if (known := self._streams.get(channel)) is None or known.top:
             known = self._streams[channel] = _Stream(secrets.token_urlsafe(6))
         seconds, renewed = life
@@ -119,11 +136,11 @@ class MemoryHistory:
     def restart(self, channel: str) -> str:
         """Forget a channel's stream; returns the epoch of the one in its place."""
         self._streams.pop(channel, None)
-        return self._stream(channel, 0, self._sweep()).epoch
+        return self._stream(channel, 0, self.sweep()).epoch
 
     def epoch(self, channel: str) -> str:
         """The epoch of a channel's stream, empty where there is none."""
-        self._sweep()
+        self.sweep()
         stream = self._streams.get(channel)
         return "" if stream is None else stream.epoch
 
@@ -133,7 +150,6 @@ class MemoryHistory:
 
     def repeated(self, channel: str, idempotency_key: str) -> StreamPosition | None:
         """The position of the publication that came with this key within 5 minutes."""
-        self._sweep()
         return self._repeated.get((channel, idempotency_key))
 
     def remember(self, channel: str, idempotency_key: str, position: StreamPosition) -> None:
@@ -155,7 +171,7 @@ class MemoryHistory:
     ) -> StreamRead:
         """Read the position and the entries with `after` < offset < `before`."""
         self._check()
-        now = self._sweep()
+        now = self.sweep()
         created = channel not in self._streams
         stream = self._stream(channel, meta_ttl, now, followed=followed)
         top = StreamPosition(stream.top, stream.epoch)
@@ -180,7 +196,7 @@ class MemoryHistory:
     async def positions(self, channels: Mapping[str, float]) -> dict[str, StreamPosition]:
         """Read the tops of many channels, each with its `meta_ttl`."""
         self._check()
-        now = self._sweep()
+        now = self.sweep()
         streams = {
             channel: self._stream(channel, meta_ttl, now, followed=True) for channel, meta_ttl in channels.items()
         }
@@ -214,7 +230,7 @@ class MemoryHistory:
             stream.due = due
             heapq.heappush(self._due, (due, channel))
 
-    def _sweep(self) -> float:
+    def sweep(self) -> float:
         """Remove what has had its time; returns the time."""
         now = self._clock()
         while self._due and self._due[0][0] <= now:

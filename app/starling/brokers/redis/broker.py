@@ -19,7 +19,7 @@ from starling.brokers.redis.presence import RedisPresence
 from starling.brokers.redis.refusal import refused
 from starling.brokers.redis.revocations import RedisRevocations
 from starling.brokers.redis.tickets import RedisTickets
-from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
+from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, PublishRequest, StreamPosition
 from starling.engine.history import DEFAULT_READ_TTL
 from starling.engine.presence import DEFAULT_TTL
 from starling.protocol.messages import Publication
@@ -99,42 +99,38 @@ class RedisBroker(BroadcastBroker):
             return unavailable
         return None
 
-    async def publish_all(
-        self, publication: Publication, requests: Sequence[tuple[str, PublishOptions]]
-    ) -> list[PublishOutcome]:
-        """Publish the same in many channels with one round trip for hundreds of them."""
-        trace = requests[0][1].trace if requests else None
-        body, live = _bodies(publication, trace, delta=any(options.delta for _, options in requests))
-        message = envelope.encode_publication(live)
-        portion = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // len(message)))
+    async def _publish_each(self, requests: Sequence[PublishRequest]) -> list[PublishOutcome]:
         outcomes: list[PublishOutcome] = []
-        for start in range(0, len(requests), portion):
-            outcomes += await self._publish_portion(body, live, message, publication, requests[start : start + portion])
-        return outcomes
+        portion: list[PublishRequest] = []
+        size = 0
+        for request in requests:
+            portion.append(request)
+            size += len(request[1].data)
+            if len(portion) == _AT_ONCE or size > _BYTES_AT_ONCE:
+                outcomes += await self._publish_portion(portion, size)
+                portion, size = [], 0
+        return outcomes + await self._publish_portion(portion, size) if portion else outcomes
 
-    async def _publish_portion(
-        self,
-        body: bytes,
-        live: bytes,
-        message: bytes,
-        publication: Publication,
-        requests: Sequence[tuple[str, PublishOptions]],
-    ) -> list[PublishOutcome]:
+    async def _publish_portion(self, requests: Sequence[PublishRequest], size: int) -> list[PublishOutcome]:
         epoch = new_epoch()
-        commands = [
-            self._command(body, live, message, channel, options, f"{epoch}{number:x}")
-            for number, (channel, options) in enumerate(requests)
-        ]
+        commands: list[Command] = []
+        encoded: tuple[Publication, PublishOptions] | None = None
+        for number, (channel, publication, options) in enumerate(requests):
+            if encoded is None or publication is not encoded[0] or options is not encoded[1]:
+                encoded = publication, options
+                body, live = _bodies(publication, options.trace, delta=options.delta)
+                message = b"" if options.history_size > 0 else envelope.encode_publication(live)
+            commands.append(self._command(body, live, message, channel, options, f"{epoch}{number:x}"))
         try:
-            replies = await self._calls.execute_all(commands, size=len(message) * len(requests))
+            replies = await self._calls.execute_all(commands, size=size)
         except BrokerUnavailable as unavailable:
             return [unavailable] * len(requests)
         outcomes: list[PublishOutcome] = []
-        for (channel, options), reply in zip(requests, replies, strict=True):
+        for request, reply in zip(requests, replies, strict=True):
             try:
                 # Redis forgets scripts when it restarts.
                 forgotten = isinstance(reply, NoScriptError)
-                outcome = await self.publish(channel, publication, options) if forgotten else _position(reply)
+                outcome = await self.publish(*request) if forgotten else _position(reply)
             except BrokerUnavailable as unavailable:
                 outcome = unavailable
             outcomes.append(outcome)
