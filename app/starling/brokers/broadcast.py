@@ -245,11 +245,7 @@ class BroadcastBroker:
         """Publish many, each as `publish` does; `done` gets the outcomes later. Raises ValueError as `publish` does."""
         for _, _, options in requests:
             self.refuse_keeping(options)
-
-        async def publish_all() -> None:
-            done(await self._publish_each(requests))
-
-        self._begin_task(publish_all())
+        self._publish_all_in_task(requests, done)
         return None
 
     async def publish_all(self, requests: Sequence[PublishRequest]) -> list[PublishOutcome]:
@@ -262,6 +258,14 @@ class BroadcastBroker:
 
         outcomes = self.begin_publish_all(requests, done)
         return await published if outcomes is None else outcomes
+
+    def _publish_all_in_task(
+        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
+    ) -> None:
+        async def publish_all() -> None:
+            done(await self._publish_each(requests))
+
+        self._begin_task(publish_all())
 
     async def _publish_each(self, requests: Sequence[PublishRequest]) -> list[PublishOutcome]:
         outcomes = await asyncio.gather(*(self.publish(*request) for request in requests), return_exceptions=True)

@@ -97,21 +97,23 @@ class BatchPublishing:
                 self._engine.metrics.answered("publish", code, seconds, times)
 
 
-class _Stored(Struct):
+class _StoredReply(Struct):
     """The reply to a publication that is kept."""
 
     publish: StreamPosition
 
 
-class _Sent(Struct):
+class _SentReply(Struct):
     """The reply to a publication that is not kept."""
 
     publish: PublishResponse
 
 
-_SENT = _Sent(PublishResponse())
+_SENT = _SentReply(PublishResponse())
 
 
 def published_replies(found: Published) -> list[Struct | Mapping[str, Error]]:
     """The replies to publications, as they are encoded."""
-    return [{"error": each} if isinstance(each, Error) else _Stored(each) if each.epoch else _SENT for each in found]
+    return [
+        {"error": each} if isinstance(each, Error) else _StoredReply(each) if each.epoch else _SENT for each in found
+    ]

@@ -133,16 +133,16 @@ class BroadcastResponse(Struct):
     responses: list[PublishAnswer]
 
 
-class _Stored(Struct):
+class _StoredAnswer(Struct):
     """A PublishAnswer as the broker gives it: a struct less for each channel."""
 
     result: StreamPosition
 
 
-class _Broadcast(Struct):
+class _BroadcastAnswer(Struct):
     """A BroadcastResponse as it is made for many channels."""
 
-    responses: Sequence[PublishAnswer | _Stored]
+    responses: Sequence[PublishAnswer | _StoredAnswer]
 
 
 # What became of a publication that was sent and not kept.
@@ -202,7 +202,7 @@ class PublishMethods:
                 answer = error_of("broadcast", away)
             elif not refused and set(map(type, outcomes)) == {StreamPosition}:
                 positions = cast("Sequence[StreamPosition]", outcomes)
-                answer = _Broadcast([_Stored(each) if each.epoch else _SENT for each in positions])
+                answer = _BroadcastAnswer([_StoredAnswer(each) if each.epoch else _SENT for each in positions])
             else:
                 answer = _broadcast_response(refused, outcomes)
             self._count("broadcast", answer, started)

@@ -150,6 +150,7 @@ class MemoryHistory:
 
     def repeated(self, channel: str, idempotency_key: str) -> StreamPosition | None:
         """The position of the publication that came with this key within 5 minutes."""
+        self.sweep()
         return self._repeated.get((channel, idempotency_key))
 
     def remember(self, channel: str, idempotency_key: str, position: StreamPosition) -> None:

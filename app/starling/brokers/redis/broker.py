@@ -99,6 +99,13 @@ class RedisBroker(BroadcastBroker):
             return unavailable
         return None
 
+    def begin_publish_all(
+        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
+    ) -> list[PublishOutcome] | None:
+        """Publish many with a round trip for hundreds of them."""
+        self._publish_all_in_task(requests, done)
+        return None
+
     async def _publish_each(self, requests: Sequence[PublishRequest]) -> list[PublishOutcome]:
         outcomes: list[PublishOutcome] = []
         portion: list[PublishRequest] = []
