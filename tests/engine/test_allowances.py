@@ -60,3 +60,15 @@ def test_connections_are_counted_by_user_and_by_address_without_one() -> None:
     assert not limit.full("10.0.0.1", "")
     limit.remove(first)
     assert not limit.full("alice", "10.0.0.3")
+
+
+def test_a_user_with_the_name_of_an_address_is_not_counted_as_that_address() -> None:
+    limit = ConnectionLimit(1, 1)
+    anonymous = limit.add("", "10.0.0.1")
+    assert not limit.full("10.0.0.1", "10.0.0.1")
+    named = limit.add("10.0.0.1", "10.0.0.2")
+    limit.remove(anonymous)
+    assert limit.full("10.0.0.1", "10.0.0.2")
+    assert not limit.full("", "10.0.0.1")
+    limit.remove(named)
+    assert not limit.full("10.0.0.1", "10.0.0.2")

@@ -1,9 +1,10 @@
 """The contract of authentication and permission for clients of the client protocol."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
-from msgspec import Raw, Struct, field
+from msgspec import Raw, Struct
 
 from starling.engine.channels import ChannelOptions
 from starling.engine.hooks import ConnectDecision
@@ -39,6 +40,12 @@ class Grant(ServerTerms, frozen=True):
     token_filter: TagsFilter | None = None
 
 
+# Shared by all that have none: an empty set alone takes 216 bytes of each client.
+NO_GRANTS: Mapping[str, Grant] = MappingProxyType({})
+NO_FILTERS: Mapping[str, TagsFilter] = MappingProxyType({})
+NO_CHANNELS: frozenset[str] = frozenset()
+
+
 class Identity(Struct, frozen=True):
     """Who a client is; `user` is empty for an anonymous one.
 
@@ -55,12 +62,12 @@ class Identity(Struct, frozen=True):
     meta: bytes = b""
     expires_at: float | None = None
     token: TokenFacts | None = None
-    subscriptions: Mapping[str, Grant] = field(default_factory=dict)
+    subscriptions: Mapping[str, Grant] = NO_GRANTS
     client: str = ""
-    token_channels: frozenset[str] = frozenset()
+    token_channels: frozenset[str] = NO_CHANNELS
     renewable: bool = True
     resume: str = ""
-    token_filters: Mapping[str, TagsFilter] = field(default_factory=dict)
+    token_filters: Mapping[str, TagsFilter] = NO_FILTERS
     renewed_by_hook: bool = False
 
     def forced_filter(self, channel: str) -> TagsFilter | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from starling.engine.allowances import Holder
 from starling.engine.engine import Engine
 from starling.engine.receiver import PushEncoder, TokenFacts
 from starling.engine.transport import Frame, Transport
@@ -47,7 +48,7 @@ class Connection(ABC):
         self.id = f"{engine.node.names.getrandbits(64):016x}"
         self.user = user
         self.address = ""
-        self._counted_as = ""
+        self._counted_as: Holder | None = None
         self.received = 0
         self.sent = 0
         self.slot = -1
@@ -77,7 +78,7 @@ class Connection(ABC):
     def count(self) -> bool:
         """Count this connection for its user, or its address without one; False where these have as many as may be."""
         limit = self.engine.admission.clients.connections
-        if self._counted_as or self.close_code is not None:
+        if self._counted_as is not None or self.close_code is not None:
             return True
         if limit.full(self.user, self.address):
             return False
@@ -156,7 +157,7 @@ class Connection(ABC):
     def on_close(self, code: int, reason: str) -> None:
         """Note the end of the connection and log it."""
         self.close_code = code
-        if self._counted_as:
+        if self._counted_as is not None:
             self.engine.admission.clients.connections.remove(self._counted_as)
         self.stats.now -= 1
         self.stats.close(code)

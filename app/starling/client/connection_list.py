@@ -76,7 +76,7 @@ class ConnectionList:
 
     def _here(self, command: ConnectionsCommand) -> ConnectionSummaries:
         hub = self._engine.hub
-        candidates = hub.connections if command.user is UNSET else hub.users.get(command.user, ())
+        candidates = hub.connections if command.user is UNSET else hub.users.of(command.user)
         chosen = heapq.nsmallest(
             command.limit,
             (

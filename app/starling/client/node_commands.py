@@ -126,7 +126,7 @@ class NodeCommands:
     def _chosen(self, command: ConnectionCommand) -> list[ClientConnection]:
         return [
             connection
-            for connection in self._engine.hub.users.get(command.user, ())
+            for connection in self._engine.hub.users.of(command.user)
             if isinstance(connection, ClientConnection)
             and (not command.client or connection.id == command.client)
             and (not command.session or connection.session_id == command.session)

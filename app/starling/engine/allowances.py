@@ -56,31 +56,35 @@ class Budgets:
         budget.spend(now)
 
 
+# A user by its name, which takes no memory of its own, or an address in a tuple, so that no name is taken for one.
+Holder = str | tuple[str]
+
+
 class ConnectionLimit:
     """Connections of one user, and of one address without a user, in this worker; 0 is no limit."""
 
     def __init__(self, per_user: int, per_address: int) -> None:
         self._per_user = per_user
         self._per_address = per_address
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[Holder] = Counter()
 
     def full(self, user: str, address: str) -> bool:
         """Whether one more is too many."""
         most = self._per_user if user else self._per_address
         return bool(most) and self._counts.get(_holder(user, address), 0) >= most
 
-    def add(self, user: str, address: str) -> str:
-        """Count a connection; returns the name to `remove` it by."""
+    def add(self, user: str, address: str) -> Holder:
+        """Count a connection; returns what to `remove` it by."""
         holder = _holder(user, address)
         self._counts[holder] += 1
         return holder
 
-    def remove(self, holder: str) -> None:
+    def remove(self, holder: Holder) -> None:
         """Count a connection no more."""
         self._counts[holder] -= 1
         if self._counts[holder] <= 0:
             del self._counts[holder]
 
 
-def _holder(user: str, address: str) -> str:
-    return f"user {user}" if user else f"address {address}"
+def _holder(user: str, address: str) -> Holder:
+    return user or (address,)

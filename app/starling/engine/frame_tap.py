@@ -103,7 +103,7 @@ class FrameTap:
                 if clients := subscribers.count(push.channel):
                     self._note(capture, "out", reply, clients=clients)
             elif capture.user:
-                for receiver in self._hub.users.get(capture.user, ()):
+                for receiver in self._hub.users.of(capture.user):
                     if subscribers.group_of(push.channel, receiver) is not None:
                         self._note(capture, "out", reply, receiver)
 

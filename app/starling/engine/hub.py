@@ -10,6 +10,7 @@ from starling.engine.fanout import DeliveryTiming, Fanout, Group
 from starling.engine.receiver import PushEncoder, Receiver
 from starling.engine.transport import Frame
 from starling.engine.unreadable_messages import UnreadableMessages
+from starling.engine.user_index import UserIndex
 from starling.engine.view import Base, ChannelIds, View
 from starling.engine.viewed_channel import Groups, ViewedChannel
 from starling.protocol.codes import CommandRefused
@@ -143,7 +144,7 @@ class Hub:
         self.unreadable = UnreadableMessages()
         self.subscribers = SubscriberIndex(self.unreadable)
         self.watchers = SubscriberIndex(self.unreadable)
-        self.users: dict[str, set[Receiver]] = {}
+        self.users = UserIndex()
         self.traffic = ChannelMeter()
         self.frame_tap: FrameObserver | None = None
         self._fanout = Fanout()
@@ -155,15 +156,12 @@ class Hub:
 
     def identify(self, receiver: Receiver) -> None:
         """Index a connection by its user, once that is known."""
-        self.users.setdefault(receiver.user, set()).add(receiver)
+        self.users.add(receiver)
 
     def forget(self, receiver: Receiver) -> None:
         """Remove a connection that has ended."""
         self.connections.discard(receiver)
-        if (of_user := self.users.get(receiver.user)) is not None:
-            of_user.discard(receiver)
-            if not of_user:
-                del self.users[receiver.user]
+        self.users.remove(receiver)
 
     def broadcast(
         self, channel: str, publication: Publication, trace: TraceContext | None = None, *, delta: bool = False

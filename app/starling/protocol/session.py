@@ -111,7 +111,7 @@ class Session(SessionCore):
             # Without an id the client cannot get an error reply.
             return self._refuse(command.id, excess if command.id else codes.DISCONNECT_TOO_MANY_REQUESTS, now)
         if self.state is SessionState.CONNECTING:
-            self._held.append((command.id, request))
+            self._hold(command.id, request)
             return []
         return self._dispatch(command.id, request, now)
 
@@ -221,8 +221,8 @@ class Session(SessionCore):
         result.expires, result.ttl = (True, _whole_seconds(ttl)) if refreshable and ttl is not None else (False, 0)
         result.ping, result.pong = ceil(self._limits.ping_seconds), self._answers_pings
         decisions = [Write(Reply(action.id, connect=result)), *self._finish(action, now)]
-        held, self._held = self._held, []
-        for command_id, request in held:
+        held, self._held = self._held, None
+        for command_id, request in held or ():
             if self.state is SessionState.CONNECTED:
                 decisions += self._dispatch(command_id, request, now)
         return decisions

@@ -90,9 +90,9 @@ class SessionCore:
         self._publish_in_turn = publish_in_turn
         self._answers_pings = answers_pings
         self._turns: Turns[Callable[[float], list[Decision]]] = Turns()
-        self._held: list[tuple[int, Request]] = []
+        self._held: list[tuple[int, Request]] | None = None
         self._subscribing = 0
-        self._errors = Budget(limits.errors_per_minute / 60)
+        self._errors: Budget | None = None
         self._requests = Budget(limits.messages_per_second) if limits.messages_per_second else None
         self._stale_at = now + limits.connect_seconds
         self._ping_at = self._pong_at = inf
@@ -106,7 +106,7 @@ class SessionCore:
     @property
     def busy(self) -> bool:
         """Whether so much is pending that the client should not be read from for now."""
-        return self._turns.pending + len(self._held) >= self._limits.pending
+        return self._turns.pending + len(self._held or ()) >= self._limits.pending
 
     @property
     def deadline(self) -> float:
@@ -199,9 +199,14 @@ class SessionCore:
         self._turns.wait(channel, step, concurrent=concurrent)
         return []
 
+    def _hold(self, command_id: int, request: Request) -> None:
+        if self._held is None:
+            self._held = []
+        self._held.append((command_id, request))
+
     def _forget_pending(self) -> None:
         self._turns.clear()
-        self._held = []
+        self._held = None
 
     # Endings and refusals
 
@@ -242,7 +247,7 @@ class SessionCore:
         if not command_id:
             return []
         decisions: list[Decision] = [Write(Reply(command_id, error=reason))]
-        if not reason.temporary and self._errors.spend(now) > self._limits.errors_per_minute:
+        if not reason.temporary and self._spend_error(now) > self._limits.errors_per_minute:
             decisions += self.close(codes.DISCONNECT_TOO_MANY_ERRORS)
         return decisions
 
@@ -252,6 +257,11 @@ class SessionCore:
         """Spend of the message budget for an answer of about `size` bytes, as for that many commands."""
         if self._requests is not None and (count := size // ANSWER_UNIT):
             self._requests.spend(now, count)
+
+    def _spend_error(self, now: float) -> float:
+        if self._errors is None:
+            self._errors = Budget(self._limits.errors_per_minute / 60)
+        return self._errors.spend(now)
 
     def _spend_request(self, now: float) -> Error | Disconnect | None:
         if self._requests is None:

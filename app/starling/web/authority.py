@@ -1,7 +1,7 @@
 """Authentication of a client of the client protocol, and its rights in channels: by tokens, tickets and namespaces."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import structlog
@@ -18,7 +18,15 @@ from starling.auth.tokens import (
     TokenRefused,
     TokenVerifier,
 )
-from starling.client.authority import Grant, Handshake, Identity, PendingToken
+from starling.client.authority import (
+    NO_CHANNELS,
+    NO_FILTERS,
+    NO_GRANTS,
+    Grant,
+    Handshake,
+    Identity,
+    PendingToken,
+)
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.hooks import ConnectDecision
 from starling.engine.receiver import TokenFacts
@@ -27,10 +35,14 @@ from starling.engine.rights import Rule, Subject, Verb, may
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
 from starling.protocol.commands import ConnectRequest, SubscribeRequest
+from starling.protocol.messages import NO_PAYLOAD
 from starling.protocol.tags_filter import TagsFilter
 from starling.telemetry.refusals import RefusalLog
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.authority")
+
+# The namespaces of a channels file are few; more are the options that tokens change.
+MOST_PLAIN_GRANTS = 256
 
 EXPIRED_AT_REFRESH = Error(codes.ERROR_TOKEN_EXPIRED.code, codes.ERROR_TOKEN_EXPIRED.message, temporary=True)
 
@@ -107,6 +119,7 @@ class TokenAuthority:
         self._channels = channels
         self._refusal_log = refusal_log
         self._allow_anonymous = allow_anonymous
+        self._plain_grants: dict[int, Grant] = {}
 
     def identify_now(self, request: ConnectRequest, handshake: Handshake) -> Identity | None:
         """By the token of the command, else by the handshake, else anonymous where allowed, else 3500.
@@ -170,14 +183,15 @@ class TokenAuthority:
             if (known := self._options_of_token(credentials.user, channel)) is not None
         }
         self._add_personal_channel(credentials.user, subscriptions)
+        named = frozenset(credentials.subs) if credentials.subs else NO_CHANNELS
         return Identity(
             user=credentials.user,
-            info=Raw(credentials.info),
+            info=Raw(credentials.info) if credentials.info else NO_PAYLOAD,
             meta=credentials.meta,
             expires_at=credentials.expires_at,
             token=credentials.token,
-            subscriptions=subscriptions,
-            token_channels=frozenset(credentials.subs),
+            subscriptions=subscriptions or NO_GRANTS,
+            token_channels=named,
             token_filters=_filters(credentials),
             resume=credentials.resume,
         )
@@ -223,7 +237,7 @@ class TokenAuthority:
             expires_at=decision.expires_at,
             # As if it had been given a token now: what is revoked from now on ends it.
             token=TokenFacts(user, issued_at=time.time()),
-            subscriptions=subscriptions,
+            subscriptions=subscriptions or NO_GRANTS,
             renewable=False,
             renewed_by_hook=decision.renewable,
         )
@@ -248,7 +262,19 @@ class TokenAuthority:
             raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
         # A filter that the connection's token forces stays, also where the client leaves the channel and enters again.
         forced = identity.forced_filter(request.channel)
+        if forced is None and decision.allowed:
+            return self._plain_grant(facts.options)
         return Grant(facts.options, filter=forced, needs_hook=not decision.allowed)
+
+    def _plain_grant(self, options: ChannelOptions) -> Grant:
+        """The grant by the rights alone: one object for all clients, because it is never changed."""
+        # A grant keeps its options alive, so no other options have their id.
+        grant = self._plain_grants.get(id(options))
+        if grant is None:
+            if len(self._plain_grants) >= MOST_PLAIN_GRANTS:
+                self._plain_grants.clear()
+            grant = self._plain_grants[id(options)] = Grant(options)
+        return grant
 
     async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
         """As `grant_now`, with keys that must be fetched."""
@@ -271,7 +297,7 @@ class TokenAuthority:
             raise CommandRefused(codes.DISCONNECT_INSUFFICIENT_STATE)
         return replace(
             identity,
-            info=Raw(credentials.info),
+            info=Raw(credentials.info) if credentials.info else NO_PAYLOAD,
             meta=credentials.meta,
             expires_at=credentials.expires_at,
             token=credentials.token,
@@ -341,8 +367,10 @@ def _refusal(refused: TokenRefused, final: codes.Error | codes.Disconnect) -> Co
     return CommandRefused(codes.ERROR_TOKEN_EXPIRED if over else final)
 
 
-def _filters(credentials: Credentials) -> dict[str, TagsFilter]:
+def _filters(credentials: Credentials) -> Mapping[str, TagsFilter]:
     """The filters that a connection token forces, by channel."""
+    if not credentials.subs:
+        return NO_FILTERS
     return {channel: options.filter for channel, options in credentials.subs.items() if options.filter is not None}
 
 
