@@ -18,6 +18,7 @@ import starling
 from tests.support.nginx import nginx_before
 from tests.support.running import Starling, two_workers
 from tests.support.services import RedisServer
+from tests.support.waiting import until
 
 CHANNEL = "answers:42"
 OPTIONS = "stream: text, stream_max_bytes: 4194304, append_window: 100ms, allow_subscribe_for_client: true"
@@ -136,6 +137,7 @@ async def answer_over_kills(
             for _ in range(count):
                 report.readers.append(reader := AnswerReader(f"ws://127.0.0.1:{port}", random.Random(dice.random())))
                 tasks.create_task(_join(reader, dice.uniform(0, pause * (kills + 3))))
+            await until(lambda: bool(report.written), "the writer writes")
             redis_dies_at = {kills * each // (redis_kills + 1) for each in range(1, redis_kills + 1)}
             for number in range(kills):
                 await asyncio.sleep(pause)

@@ -183,6 +183,22 @@ def test_a_batch_writes_a_whole_stream(api: TestClient) -> None:
     assert contents(api, channel) == [{"text": "a"}, {"text": "b"}, {"text": ""}]
 
 
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_batch_of_appends_keeps_the_order_of_each_stream(api: TestClient, parallel: bool) -> None:
+    channels = [f"answers:batch-{number}-{parallel}" for number in range(3)]
+    for channel in channels:
+        done(api, "stream_open", channel=channel)
+    appends: list[dict[str, Any]] = [{"channel": channel, "text": text} for text in "abcd" for channel in channels]
+    appends[6]["window"] = not parallel
+    appends.append({"channel": "answers:nowhere", "text": "x"})
+    commands = [{"stream_append": append} for append in appends]
+    replies = api.post("/api/batch", json={"commands": commands, "parallel": parallel}).json()["replies"]
+    assert [reply["stream_append"]["length"] for reply in replies[:-1]] == [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3
+    assert replies[-1]["error"]["code"] == 108
+    for channel in channels:
+        assert contents(api, channel) == [{"text": text} for text in "abcd"]
+
+
 def test_small_appends_of_a_producer_in_one_window_become_one_publication(api: TestClient) -> None:
     channel = "answers:9"
     done(api, "stream_open", channel=channel)
