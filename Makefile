@@ -16,12 +16,12 @@ IMAGE ?= starling:$(VERSION)
 IMAGE_OPTIONS ?=
 
 # Processes that run tests side by side, most of which wait for something; and the seconds after which a run ends.
-TEST_WORKERS ?= 3
+TEST_WORKERS ?= 4
 TEST_FAST_WORKERS ?= 2
 TEST_BOUND ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-in-process test-portable test-interpreters check bench soak conformance durable-streams fuzz fmt docs docs-site asyncapi-check typescript-check diagrams protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
+.PHONY: help run test test-under-load test-fast test-in-process test-portable test-interpreters check bench soak conformance durable-streams fuzz fmt docs docs-site asyncapi-check typescript-check diagrams protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(VENV)/.dev  ## Run all checks and every test
 	@$(MAKE) --no-print-directory node-packages check
 	$(BIN)/pytest --numprocesses=$(TEST_WORKERS) --bound=$(TEST_BOUND) -m "not long"
 	@$(MAKE) --no-print-directory test-interpreters
+
+test-under-load:  ## Run all checks and every test while a busy loop takes each core (ROUNDS=3)
+	@tools/setup/test-under-load.sh $(ROUNDS)
 
 test-fast: check test-in-process  ## Run all checks and every test that starts no process (PYTHON=python3.12)
 

@@ -480,7 +480,7 @@ def test_subscribe_begins_at_the_given_position(starling: Starling) -> None:
     with Listening(starling, "kept:e", "--json", "--count", "2", "--since", f"1:{epoch}") as listening:
         assert [json.loads(listening.line())["data"] for _ in range(2)] == [1, 2]
     with Listening(starling, "kept:e", "--since", "1:gone") as lost:
-        assert lost.process.wait(30) == 1
+        assert lost.process.wait(DEADLINE) == 1
         lost.until("not kept any more")
 
 
@@ -496,7 +496,7 @@ def test_subscribe_ends_with_the_reason_when_it_may_not_enter(starling: Starling
 def test_info_shows_nodes_and_channels(starling: Starling) -> None:
     with Listening(starling, "shown") as listening:
         listening.until("subscribed to")
-        end = time.monotonic() + 10
+        end = time.monotonic() + DEADLINE
         while time.monotonic() < end:
             found = json.loads(at(starling, "info", "--json").stdout)
             if len(found["nodes"]) == 2 and sum(node["num_clients"] for node in found["nodes"]) == 1:

@@ -29,7 +29,7 @@ from starling.auth.jwt import JwtVerifier
 from starling.auth.tokens import KeyNotLoaded, RefusalReason, TokenRefused
 from tests.auth.forge import SECRET, sign
 from tests.auth.issuer import Issuer, SigningKey, send
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 RULES = TokenRules(audience="starling")
 LONG = 3600.0
@@ -274,7 +274,7 @@ async def test_stopping_ends_a_fetch_under_way_and_answers_those_who_wait(issuer
     async with following(issuer, timeout_seconds=60) as (verifier, jwks):
         waiting = asyncio.create_task(refused(verifier, token_of(key)))
         await until(lambda: len(issuer.requests) == 1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             await jwks.stop()
             assert isinstance(await waiting, KeyNotLoaded)
         assert await asyncio.to_thread(cut.wait, 15)

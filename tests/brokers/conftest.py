@@ -10,7 +10,7 @@ from starling.brokers.open import open_broker
 from tests.brokers.party import Party
 from tests.support.redis_cluster import RedisCluster
 from tests.support.services import Server
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 Opener = Callable[..., Awaitable[Party]]
 
@@ -87,9 +87,12 @@ def store_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def pair(url: str, opener: Opener) -> tuple[Party, Party]:
-    """Two brokers on one server, each with its own view; on memory, where nobody else is, the same one twice."""
-    here = await opener(url)
-    return here, here if url == "memory://" else await opener(url)
+    """Two brokers on one server, each with its own view; on memory, where nobody else is, the same one twice.
+
+    A busy machine makes no call to the server fail.
+    """
+    here = await opener(url, timeout=DEADLINE)
+    return here, here if url == "memory://" else await opener(url, timeout=DEADLINE)
 
 
 def _limited(url: str) -> str:

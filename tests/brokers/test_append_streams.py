@@ -23,7 +23,7 @@ from starling.engine.append_store import (
 from starling.engine.history import HistoryStore
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 TEXT = StreamKind.TEXT
 
@@ -283,7 +283,7 @@ async def test_a_stream_ends_after_its_time_without_use_and_its_use_renews_it(
     async def gone() -> bool:
         return await store.info(channel) is None
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         while not await gone():
             await asyncio.sleep(0.05)
     assert (await history.read(channel, meta_ttl=60)).entries == []

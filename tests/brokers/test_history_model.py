@@ -35,6 +35,7 @@ from starling.engine.stream_contract import StreamOptions, StreamStats
 from starling.protocol.messages import Publication
 from tests.support.services import RedisServer
 from tests.support.virtual_time import run_in_virtual_time
+from tests.support.waiting import DEADLINE
 
 SEED = int(os.environ.get("STARLING_MODEL_SEED", "7"))
 CHANNELS = ("news:a", "news:b", "news:c")
@@ -182,7 +183,7 @@ class RedisStore:
         return await self._redis.hget(f"starling:meta:{{{channel}}}", "o")
 
     async def settle(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             while self._reported.count < self._published:
                 await asyncio.sleep(0.001)
 

@@ -36,7 +36,7 @@ from starling.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
 from tests.support.services import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 KEPT = PublishOptions(history_size=100, history_ttl=60, history_meta_ttl=3600)
 CHANNEL = "news:a"
@@ -120,7 +120,7 @@ async def test_zero_is_for_ever(redis_server: RedisServer, opener: Opener, redis
 async def test_entries_end_and_the_position_stays(redis_server: RedisServer, opener: Opener) -> None:
     here = await opener(redis_server.url)
     top = (await publish(here, b"1", b"2", options=PublishOptions(10, 0.05, 60)))[-1]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while (found := await read(here)).entries:
             await asyncio.sleep(0.02)
     assert found.top == top
@@ -470,12 +470,12 @@ async def test_a_promoted_replica_uses_no_offset_again(redis_server: RedisServer
         client = Redis.from_url(replica.url, protocol=2)
         try:
             await client.replicaof("127.0.0.1", str(redis_server.port))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(DEADLINE):
                 while (await client.info("replication"))["master_link_status"] != "up":
                     await asyncio.sleep(0.05)
             first = await opener(redis_server.url)
             kept = (await publish(first, b"1", b"2"))[-1]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(DEADLINE):
                 while await client.hget(META, "o") != b"2":
                     await asyncio.sleep(0.02)
             await client.replicaof("NO", "ONE")

@@ -14,7 +14,7 @@ from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
 from tests.support.proxy import Proxy
 from tests.support.services import PostgresServer, RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 
 def unsubscribe(channel: str) -> bytes:
@@ -121,7 +121,7 @@ async def test_while_the_server_is_away_no_link_counts_as_unresponsive(
 
 
 async def nobody_is_connected(server: RedisServer) -> None:
-    async with redis.asyncio.from_url(server.url, client_name="test") as plain, asyncio.timeout(10):
+    async with redis.asyncio.from_url(server.url, client_name="test") as plain, asyncio.timeout(DEADLINE):
         while {entry["name"] for entry in await plain.client_list()} != {"test"}:
             await asyncio.sleep(0.05)
 

@@ -1,7 +1,5 @@
 """The same publication into many channels: every one its own outcome, one round trip for all."""
 
-import time
-
 import pytest
 import redis as redis_client
 from msgspec import Raw
@@ -13,7 +11,7 @@ from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party
 from tests.support.proxy import Proxy
 from tests.support.services import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import StepClock, until
 
 KEPT = PublishOptions(history_size=10, history_ttl=60, history_meta_ttl=60)
 NEWS = Publication(Raw(b'{"text":"news"}'))
@@ -83,11 +81,11 @@ async def test_a_broker_that_is_away_fails_every_channel_in_bounded_time(
     party = await opener(redis_server.url, timeout=0.5)
     redis_server.freeze()
 
-    began = time.monotonic()
-    outcomes = await party.broker.publish_all([(f"room:{number}", NEWS, KEPT) for number in range(10)])
+    with StepClock() as clock:
+        outcomes = await party.broker.publish_all([(f"room:{number}", NEWS, KEPT) for number in range(10)])
 
     assert all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
-    assert time.monotonic() - began < 5
+    assert clock.seconds < 4
 
 
 @pytest.mark.processes
@@ -107,19 +105,17 @@ async def test_one_that_is_too_large_does_not_keep_the_others_from_theirs(
 
 @pytest.mark.parametrize("options", [LIVE, KEPT])
 async def test_a_hundred_channels_take_one_round_trip(options: PublishOptions, redis_server: RedisServer) -> None:
-    """Over a road of 0.2 s a trip, a hundred trips would take 20 s."""
     async with Proxy(redis_server.port) as road:
-        road.delay = 0.2
         party = Party(open_broker(road.url, timeout=10))
         await party.broker.start(party)
         await until(lambda: party.up, "the link comes up")
         await party.broker.publish_all([("warm:up", NEWS, options)])
 
-        began = time.monotonic()
+        before = road.questions
         outcomes = await party.broker.publish_all([(f"room:{number}", NEWS, options) for number in range(100)])
-        took = time.monotonic() - began
+        trips = road.questions - before
         await party.broker.stop()
 
     assert all(isinstance(outcome, StreamPosition) for outcome in outcomes)
-    # One trip, one more for a canary that was under way, and a great allowance.
-    assert took < 3
+    # Redis may answer the first before the last are written, and canaries go the same way.
+    assert 1 <= trips < 20

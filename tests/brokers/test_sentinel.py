@@ -1,7 +1,6 @@
 """Redis behind Sentinel: the master is found, left when it is deposed, and anyone who lost something is notified."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -13,7 +12,7 @@ from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
 from tests.support.configured_redis import ConfiguredServer
 from tests.support.redis_sentinels import SERVICE, SentinelGroup
-from tests.support.waiting import until
+from tests.support.waiting import StepClock, until
 
 pytestmark = pytest.mark.processes
 
@@ -26,14 +25,15 @@ def group() -> Iterator[SentinelGroup]:
         yield made
 
 
-async def receive_again(here: Party, there: Party, since: float) -> None:
+async def receive_again(here: Party, there: Party) -> None:
     """Publish until `here` receives it; the promise is 5 s from the promotion."""
     before = len(here.received("room"))
-    while len(here.received("room")) == before:
-        assert time.monotonic() - since < BACK_WITHIN, f"nothing is heard {BACK_WITHIN:g} s after the promotion"
-        with suppress(BrokerUnavailable):
-            await there.publish("room", b'"again"')
-        await asyncio.sleep(0.05)
+    with StepClock() as clock:
+        while len(here.received("room")) == before:
+            assert clock.seconds < BACK_WITHIN, f"nothing is received {BACK_WITHIN:g} s after the promotion"
+            with suppress(BrokerUnavailable):
+                await there.publish("room", b'"again"')
+            await asyncio.sleep(0.05)
 
 
 def connected(server: ConfiguredServer) -> list[str]:
@@ -52,8 +52,8 @@ async def test_the_master_is_found_and_its_death_survived(group: SentinelGroup, 
 
     former.kill()
     refused = await asyncio.gather(*(there.publish("room", b"2") for _ in range(20)), return_exceptions=True)
-    promoted = await asyncio.to_thread(group.until_promoted, former)
-    await receive_again(here, there, promoted)
+    await asyncio.to_thread(group.until_promoted, former)
+    await receive_again(here, there)
     await until(lambda: here.up and there.up, "the links are up")
 
     assert {type(outcome) for outcome in refused} == {BrokerUnavailable}
@@ -67,10 +67,10 @@ async def test_a_frozen_master_that_returns_is_left_alone(group: SentinelGroup, 
     await here.broker.subscribe("room")
     former = group.master
     await asyncio.to_thread(former.freeze)
-    promoted = await asyncio.to_thread(group.until_promoted, former)
-    await receive_again(here, there, promoted)
+    await asyncio.to_thread(group.until_promoted, former)
+    await receive_again(here, there)
     await asyncio.to_thread(former.thaw)
-    await receive_again(here, there, time.monotonic())
+    await receive_again(here, there)
     await until(lambda: connected(former) == [], "nobody is connected to the former master")
     await until(lambda: len(connected(group.master)) == 4, "both are connected twice, and no probe runs")
 
@@ -88,7 +88,7 @@ async def test_a_master_that_was_deposed_but_goes_on_serving_is_left(group: Sent
 
     await until(lambda: connected(former) == [], "the former master is left")
 
-    await receive_again(here, there, time.monotonic())
+    await receive_again(here, there)
     with former.client() as client:
         assert client.execute_command("ROLE")[0] == "master"
 
@@ -98,10 +98,10 @@ async def test_the_word_of_the_latest_election_counts(group: SentinelGroup, open
     behind, former = group.sentinels[0], group.master
     await asyncio.to_thread(behind.freeze)
     await asyncio.to_thread(former.kill)
-    promoted = await asyncio.to_thread(group.until_promoted, former)
+    await asyncio.to_thread(group.until_promoted, former)
     here = await opener(group.url)
     await here.broker.subscribe("room")
-    await receive_again(here, here, promoted + BACK_WITHIN)
+    await receive_again(here, here)
     await asyncio.to_thread(behind.thaw)
 
 

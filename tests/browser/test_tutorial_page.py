@@ -19,6 +19,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.services import free_port
+from tests.support.waiting import DEADLINE
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
@@ -101,7 +102,7 @@ class Reader:
         return text
 
     def until_answered(self, url: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE
         while True:
             assert self.running[-1].poll() is None, "it ended"
             try:

@@ -8,6 +8,7 @@ import pytest
 from tests.browser.tab import Tab
 from tests.support.running import Starling
 from tests.support.services import RedisServer
+from tests.support.waiting import DEADLINE
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def service(redis_server: RedisServer) -> Iterator[Starling]:
 def worker_of(service: Starling, tab: Tab) -> int:
     """Process id of the worker that holds the tab's chat connection, from the service's log, which comes a bit late."""
     client_id = int(tab.client_id)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
         for line in service.lines:
             if line["event"] == "client_connected" and line.get("client_id") == client_id:

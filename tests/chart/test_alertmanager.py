@@ -15,6 +15,7 @@ import yaml
 
 from tests.chart.rendering import CHART
 from tests.support.services import free_port
+from tests.support.waiting import DEADLINE
 
 CONFIGURATION = CHART.parents[1] / "deploy" / "prometheus" / "alertmanager.yml"
 RULES = [
@@ -61,7 +62,7 @@ class Alertmanager:
 
 def until(found: Any) -> Any:
     """What `found()` returns as soon as it is something; fails after 20 seconds."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     while True:
         try:
             if (result := found()) is not None:

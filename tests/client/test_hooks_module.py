@@ -22,6 +22,7 @@ from starling.client.hooks_module import ModuleHooks, load_hooks
 from starling.engine.hook_request import CookiesNotChecked, Request
 from starling.engine.hooks import Client, Refuse
 from starling.protocol.codes import CommandRefused, Disconnect, Error
+from tests.support.waiting import DEADLINE
 
 ALICE = Client(user="alice", client="c1")
 
@@ -125,9 +126,9 @@ async def test_a_hook_whose_answer_cannot_be_reported_is_100(method: str) -> Non
 
 async def test_a_slow_hook_is_bounded() -> None:
     async def on_connect(client: Client) -> None:
-        await asyncio.sleep(30)
+        await asyncio.Event().wait()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         reason = await refusal(hooks(on_connect=on_connect).connect(ALICE, Request(), Raw()))
 
     assert reason.code == 100

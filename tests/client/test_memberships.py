@@ -22,7 +22,7 @@ from starling.main import Application, build_application
 from starling.protocol.messages import ClientInfo, Publication
 from starling.settings import load_settings
 from tests.support.json_transport import JsonTransport
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 SHOWN = parse_channels({"default": {"presence": True}}, developer=False)
 KEPT = parse_channels({"default": {"history_size": 10, "history_ttl": "1m"}}, developer=False)
@@ -70,7 +70,7 @@ async def shown(engine: Engine, channel: str = "news") -> list[str]:
 
 
 async def nobody_is_shown(engine: Engine, channel: str = "news") -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while await shown(engine, channel):
             await asyncio.sleep(0.01)
 

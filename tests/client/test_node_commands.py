@@ -28,7 +28,7 @@ from starling.protocol.codes import Disconnect, Unsubscribe
 from starling.protocol.messages import Publication
 from starling.settings import load_settings
 from tests.support.json_transport import JsonTransport
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 CHANNELS = {
     "default": {"allow_subscribe_for_client": True},
@@ -185,7 +185,7 @@ async def test_info_and_overrides_of_an_order_count(cluster: Cluster) -> None:
         members = await cluster.engine.presence.members(channel, options)
         return {client: bytes(info.chan_info) for client, info in members.items()}
 
-    end = time.monotonic() + 10
+    end = time.monotonic() + DEADLINE
     while time.monotonic() < end and not (await here("shown:a") and await here("plain")):
         await asyncio.sleep(0.01)
     assert await here("shown:a") == {alice.id: b'{"role":"host"}'}

@@ -25,7 +25,7 @@ from starling.engine.stream_reader import StreamLost
 from starling.protocol.codes import CommandRefused
 from starling.protocol.messages import Publication
 from tests.support.engines import memory_engine, started
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 CHANNELS = {
     "namespaces": {
@@ -150,7 +150,7 @@ async def test_a_stream_that_is_deleted_is_lost_to_its_readers(engine: Engine) -
 
 async def until_status(engine: Engine, channel: str, wanted: StreamStatus) -> None:
     """Wait until the stream is so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while True:
             info = await engine.append_streams.info(channel, engine.channels.options(channel))
             if info is not None and info.status is wanted:

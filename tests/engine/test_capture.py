@@ -8,6 +8,7 @@ from typing import Any
 from starling.engine.capture import CaptureCommand, Captures
 from starling.engine.hub import Hub
 from starling.protocol.messages import Publication, Push
+from tests.support.waiting import DEADLINE
 
 
 class FakeEngine:
@@ -33,7 +34,7 @@ class FakeEngine:
         self.hub.frame_tap.pushed(Push(channel), SimpleNamespace(count=lambda _: 1))  # type: ignore[arg-type]
 
     async def until_reported(self, channel: str) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             while channel not in self.published:
                 await asyncio.sleep(0.01)
 

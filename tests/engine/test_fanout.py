@@ -11,6 +11,7 @@ from starling.engine.fanout import Fanout, Group
 from starling.engine.transport import Batch, Frame
 from starling.telemetry.metrics import TransportStats
 from tests.support.receivers import FakeReceiver, RecordingTransport
+from tests.support.waiting import DEADLINE
 
 
 class Transport(RecordingTransport):
@@ -106,7 +107,7 @@ def test_everyone_gets_what_was_broadcast_while_it_was_in(
 
 
 async def until_written(fanout: Fanout) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
         if not fanout.busy:
             return
@@ -115,7 +116,7 @@ async def until_written(fanout: Fanout) -> None:
 
 
 async def test_frames_on_each_others_heels_leave_in_one_write() -> None:
-    fanout, listeners = Fanout(longest_wait=60.0), [Listener() for _ in range(10_000)]
+    fanout, listeners = Fanout(longest_wait=3600.0), [Listener() for _ in range(10_000)]
     group = group_of(listeners)
     for number in range(5):
         fanout.add(group, frame(number))
@@ -129,7 +130,7 @@ async def test_frames_on_each_others_heels_leave_in_one_write() -> None:
 async def test_frames_without_a_pause_between_them_wait_no_longer_than_they_may() -> None:
     fanout, listener = Fanout(longest_wait=0.01), Listener()
     group = group_of([listener])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + DEADLINE
     number = 0
     while not listener.socket.written and time.monotonic() < deadline:
         fanout.add(group, frame(number))
@@ -178,13 +179,11 @@ async def test_a_listener_that_goes_while_its_group_rests_has_all_it_is_owed() -
 
 
 async def test_a_frame_that_comes_alone_waits_for_no_other() -> None:
-    fanout, listeners = Fanout(longest_wait=60.0), [Listener() for _ in range(100)]
+    fanout, listeners = Fanout(longest_wait=3600.0), [Listener() for _ in range(100)]
     group = group_of(listeners)
     for number in range(3):
         fanout.add(group, frame(number))
-        begun = time.monotonic()
         await until_written(fanout)
-        assert time.monotonic() - begun < 10
         await asyncio.sleep(0.05)
 
     assert [listener.socket.writes for listener in listeners] == [3] * 100

@@ -33,7 +33,7 @@ from starling.engine.presence_tracker import PresenceTracker
 from starling.protocol.messages import ClientInfo, Publication
 from tests.brokers.party import Party
 from tests.support.services import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 CHANNEL = "room:ü"
 BOTH = ChannelOptions(presence=True, join_leave=True)
@@ -184,7 +184,7 @@ class Tasks:
 
     async def finish(self) -> None:
         """Wait until nothing is under way."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             while self.running:
                 await asyncio.wait(tuple(self.running))
 
@@ -705,7 +705,7 @@ async def test_closing_does_not_wait_for_a_redis_that_stands_still(
     await asyncio.gather(*(enter(presence_tracker, someone(f"c{number}", "u"), SHOWN) for number in range(2000)))
     redis_server.freeze()
     with structlog.testing.capture_logs() as logs:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             await presence_tracker.close()
     redis_server.thaw()
     (line,) = [line for line in logs if line["event"] == "presence_left_behind"]
@@ -719,7 +719,7 @@ async def test_closing_takes_only_so_long_whatever_the_store_does(
     presence_tracker = worker(SlowPresence("remove"))
     await enter(presence_tracker, someone("c1", "ann"))
     with structlog.testing.capture_logs() as logs:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             await presence_tracker.close()
     assert [line["event"] for line in logs] == ["presence_close_cut_short", "presence_left_behind"]
 
@@ -736,7 +736,7 @@ async def test_an_outage_fails_nobody_and_is_made_good(
     await enter(presence_tracker, someone("c1", "ann"))
     await enter(presence_tracker, someone("c2", "bob"))
     redis_server.stop()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE):
         await enter(presence_tracker, someone("c3", "cid"))
     presence_tracker.depart(CHANNEL, "c2")
     await tasks.finish()

@@ -6,6 +6,7 @@ import pytest
 
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.shared_read import SharedRead
+from tests.support.waiting import DEADLINE
 
 
 class Reads:
@@ -57,7 +58,7 @@ async def test_closing_refuses_all_who_wait_and_all_who_come(turns: int) -> None
     for _ in range(turns):
         await asyncio.sleep(0)
     shared.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         with pytest.raises(BrokerUnavailable):
             await waiting
         with pytest.raises(BrokerUnavailable):

@@ -18,6 +18,7 @@ from starling.protocol import client_pb2
 from starling.protocol.messages import Publication
 from starling.protocol.tags_filter import FilterNode, TagsFilter, compile_filter
 from tests.support.receivers import FakeReceiver
+from tests.support.waiting import DEADLINE
 
 JSON = JsonPushes()
 PROTOBUF = ProtobufPushes()
@@ -44,7 +45,7 @@ def numbered(publication: Publication, offset: int, **tags: str) -> Publication:
 
 
 async def written(hub: Hub) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while hub.busy:
             await asyncio.sleep(0)
 

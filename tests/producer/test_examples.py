@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.fake_model import FakeModel
 from tests.support.running import Starling
+from tests.support.waiting import DEADLINE
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 KEY = "the-key-of-a-test-long-enough"
@@ -86,7 +87,7 @@ def test_an_error_of_the_model_is_the_reason_of_the_end(service: Starling) -> No
 def test_a_stop_button_ends_the_program(service: Starling) -> None:
     with FakeModel(TOKENS, hangs=True) as model:
         process = begin("answer_openai.py", service, model, "answers:stop")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + DEADLINE
         while "length" not in (info := call(service, "stream_info", channel="answers:stop")) or not info["length"]:
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -23,6 +23,7 @@ from starling.producer.writer import StreamWriter, WriterOptions
 from tests.support.running import SECRET
 from tests.support.running import Starling as Served
 from tests.support.services import RedisServer
+from tests.support.waiting import DEADLINE
 
 KEY = "the-key-of-a-test-long-enough"
 CHANNELS = """
@@ -365,7 +366,7 @@ async def test_a_writer_that_is_killed_leaves_its_stream_interrupted(pods: tuple
     async def interrupted() -> bool:
         return bool((await call(pods[1], "stream_info", channel="short:killed"))["status"] == "interrupted")
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE):
         while not await interrupted():
             await asyncio.sleep(0.1)
 

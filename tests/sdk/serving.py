@@ -12,6 +12,7 @@ from starling.engine.lifecycle import Lifecycle
 from starling.main import build_application
 from starling.settings import load_settings
 from tests.support.running import SECRET, Starling
+from tests.support.waiting import DEADLINE
 
 
 @asynccontextmanager
@@ -51,7 +52,7 @@ async def serving_here(channels_file: str, lifecycle: Lifecycle | None = None) -
     application = build_application(settings, CollectorRegistry(), lifecycle=lifecycle).asgi
     server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=0, log_config=None))
     serving = asyncio.create_task(server.serve())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while not server.started:
             await asyncio.sleep(0.01)
     try:

@@ -8,6 +8,7 @@ from tests.sdk.client import ClientOptions, Refused
 from tests.sdk.conftest import OpenClient
 from tests.sdk.tokens import connection_token, user
 from tests.support.running import Starling
+from tests.support.waiting import DEADLINE
 
 CLOSED = "starling_connections_closed_total{"
 
@@ -87,7 +88,7 @@ async def test_an_application_turns_a_client_away_with_a_code_that_brings_it_bac
     before = await asyncio.to_thread(closes)
     client = await open_client(user("moved"), of=narrow)
     await client.connect()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(DEADLINE):
         while await asyncio.to_thread(closes) < before + 2:
             await asyncio.sleep(0.1)
     assert await client.state() == "connecting"

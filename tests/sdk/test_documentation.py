@@ -62,7 +62,7 @@ def running(*command: str, folder: Path, log: Path) -> Iterator[None]:
 
 def wait_for(log: Path, line: str) -> re.Match[str]:
     """Wait until a program has written a line like this pattern."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + DEADLINE
     while not (match := re.search(f"^{line}$", log.read_text(), re.MULTILINE)):
         if time.monotonic() > deadline:
             logs = {one.name: one.read_text() for one in log.parent.glob("*.log")}
@@ -105,7 +105,7 @@ def test_the_page_of_the_readme_shows_what_its_command_publishes(folder: Path, d
     (folder / "page.mjs").write_text(README_JAVASCRIPT.replace("ws://localhost:8000", developer.url))
     publish = [f"{Path(sys.executable).parent}/starling", *shlex.split(command)[1:], "--url", developer.http]
     with running("node", "--import", "./browser.mjs", "page.mjs", folder=folder, log=log):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE
         while "hello" not in log.read_text():
             assert time.monotonic() < deadline, log.read_text()
             subprocess.run(publish, check=True, capture_output=True, timeout=60)

@@ -151,7 +151,7 @@ async def test_a_message_that_nobody_takes_is_3508(open_javascript: OpenJavaScri
     received = await open_javascript(user(), of=narrow)
     await received.connected()
     await received.send({"number": 1})
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while await received.rpc("received", None) != [{"number": 1}]:
             await asyncio.sleep(0.02)
 
@@ -331,7 +331,7 @@ async def test_a_client_that_vanishes_is_3000_in_the_numbers_and_in_the_log(serv
         await asyncio.wait_for(socket.recv(), DEADLINE)
         socket.transport.abort()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while (await asyncio.to_thread(service.metrics)).get(name, 0) < before + 1:
             await asyncio.sleep(0.1)
     (line,) = await asyncio.to_thread(service.reported, "client_disconnected", user="vanishing")

@@ -8,6 +8,7 @@ from tests.sdk.serving import serving
 from tests.sdk.tokens import user
 from tests.support.running import Starling
 from tests.support.services import RedisServer
+from tests.support.waiting import DEADLINE
 
 
 async def test_commands_over_the_rate_are_111_and_far_over_it_3013(
@@ -74,7 +75,7 @@ async def test_one_connection_of_a_user_more_than_allowed_is_3504_and_the_others
 
 async def until_connected(open_sdk: OpenSdk, sdk: str, pod: Starling, name: str) -> None:
     """Connect once there is room: the other pod's leave is on its way."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while True:
             client = await open_sdk(sdk, pod, user(name))
             await client.connect()

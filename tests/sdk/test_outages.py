@@ -12,6 +12,7 @@ from tests.sdk.serving import serving
 from tests.sdk.tokens import user
 from tests.support.running import Starling
 from tests.support.services import RedisServer
+from tests.support.waiting import DEADLINE
 
 
 async def everywhere(open_sdk: OpenSdk, service: Starling, channel: str, *, server_side: bool = False) -> list[Client]:
@@ -122,7 +123,7 @@ async def test_without_the_broker_a_publication_is_100_and_later_goes_through(
             assert isinstance(refusal, Refused)
             assert (refusal.code, refusal.message) == (100, "internal server error")
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             while True:
                 try:
                     await clients[0].publish(channel, "found")

@@ -56,7 +56,7 @@ async def test_subscribing_and_leaving_ten_times_at_once_ends_in_the_last_state(
         await client.unsubscribe("open:fickle")
         await client.resubscribe("open:fickle")
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while await client.subscription_state("open:fickle") != "subscribed":
             await asyncio.sleep(0.02)
     await client.publish("open:fickle", "in")

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -252,10 +252,27 @@ class Application:
         log.info("closed", code=message["code"])
 
 
+def service_of(
+    application: Application,
+    count_refusal: Callable[[str], None],
+    reload: Callable[[], bytes] = lambda: b"",
+) -> Service:
+    """What the server layer needs to serve `application`."""
+    return Service(
+        application,
+        application.readiness,
+        requests=DirectEndpoint(),
+        on_refused=lambda reason, **seen: count_refusal(reason),
+        reload=reload,
+        apply=lambda found: log.info("applied", configuration=found.decode()),
+    )
+
+
 def main() -> None:
     given = json.loads(sys.argv[1])
-    readiness = Readiness()
-    application = Application(readiness, starts=given.pop("starts", True), start_seconds=given.pop("start_seconds", 0))
+    application = Application(
+        Readiness(), starts=given.pop("starts", True), start_seconds=given.pop("start_seconds", 0)
+    )
     configure_logging(given.pop("log_level", "debug"), given.pop("log_format", "json"))
     given["trusted_proxies"] = tuple(given.pop("trusted_proxies", ()))
     options = ServerOptions(**given | {"runtime_dir": Path(given["runtime_dir"])})
@@ -272,16 +289,8 @@ def main() -> None:
             raise ReloadError(["the first mistake", "the second"])
         return text
 
-    service = Service(
-        application,
-        readiness,
-        requests=DirectEndpoint(),
-        on_refused=lambda reason, **seen: refused.labels(reason).inc(),
-        reload=reload,
-        apply=lambda found: log.info("applied", configuration=found.decode()),
-    )
     try:
-        serve(options, service)
+        serve(options, service_of(application, lambda reason: refused.labels(reason).inc(), reload))
     finally:
         # As a command does that made its directory: it must not run in workers.
         log.info("command_ended", own=os.getpid() == os.getpgid(0))

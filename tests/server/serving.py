@@ -1,4 +1,4 @@
-"""A server process of tests/server/application.py, its clients over raw sockets, and what it wrote."""
+"""A server of tests/server/application.py in this process or another, its clients over raw sockets, and its log."""
 
 import base64
 import contextlib
@@ -15,11 +15,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+import structlog
+
+from starling.engine.readiness import Readiness
+from starling.server.options import ServerOptions
+from tests.server.application import Application, service_of
+from tests.support.in_process import InProcessServer
 from tests.support.services import free_port
 from tests.support.waiting import DEADLINE
 
@@ -34,6 +41,54 @@ def until(find: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any
             raise AssertionError(f"not within {deadline} s: {what}")
         time.sleep(0.02)
     return found
+
+
+class InProcess:
+    """A worker's server in this process: its listener's port, and what it logged and refused."""
+
+    def __init__(self, directory: Path, *, host: str = "127.0.0.1", **options: Any) -> None:
+        self.refusals: Counter[str] = Counter()
+        self._options = ServerOptions(
+            host=host, runtime_dir=directory, drain_delay_seconds=0, drain_seconds=0, **options
+        )
+        self._stack = contextlib.ExitStack()
+        self._logged: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        # Not capture_logs: several servers may run at a time, and each gets all lines.
+        processors = structlog.get_config()["processors"]
+        processors.insert(0, self._record)
+        self._stack.callback(processors.remove, self._record)
+        application = Application(Readiness(), starts=True, start_seconds=0)
+        service = service_of(application, lambda reason: self.refusals.update([reason]))
+        self.port = self._stack.enter_context(InProcessServer(self._options, service)).port
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def _record(self, _logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        self._logged.append({**event, "level": method})
+        return event
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log lines of this event."""
+        return [line for line in tuple(self._logged) if line["event"] == name]
+
+    @property
+    def problems(self) -> list[dict[str, Any]]:
+        """The log lines of errors."""
+        return [line for line in tuple(self._logged) if line["level"] in {"error", "critical"}]
+
+    def refused(self, reason: str) -> float:
+        """How many clients were refused for this reason."""
+        return float(self.refusals[reason])
+
+    def connect(self, path: str = "/ws", *headers: str, receive_buffer: int | None = None) -> "Client":
+        """A client whose upgrade was accepted."""
+        return connected(self.port, path, *headers, receive_buffer=receive_buffer)
 
 
 class Server:
@@ -164,10 +219,7 @@ class Server:
         return float(found[1]) if found else 0.0
 
     def connect(self, path: str = "/ws", *headers: str, receive_buffer: int | None = None) -> "Client":
-        client = Client(self.port, receive_buffer)
-        client.upgrade(path, *headers)
-        assert client.status == 101, client.head
-        return client
+        return connected(self.port, path, *headers, receive_buffer=receive_buffer)
 
     def stop(self, sig: signal.Signals = signal.SIGTERM) -> float:
         """Send the master a signal, wait for its end with code 0, and give the seconds that took."""
@@ -175,6 +227,14 @@ class Server:
         self.process.send_signal(sig)
         assert self.process.wait(DEADLINE * 2) == 0, self.output
         return time.monotonic() - started
+
+
+def connected(port: int, path: str, *headers: str, receive_buffer: int | None) -> "Client":
+    """A client whose upgrade was accepted."""
+    client = Client(port, receive_buffer)
+    client.upgrade(path, *headers)
+    assert client.status == 101, client.head
+    return client
 
 
 class Client:

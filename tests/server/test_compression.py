@@ -15,9 +15,7 @@ from starling.engine.transport import Batch, Frame
 from starling.server.compression import LEAST_BYTES, Compression, Deflater, Inflater
 from starling.server.frames import COMPRESSED, PeerError
 from starling.server.handshake import BadHandshake
-from tests.server.serving import Client, Server, frame, until
-
-pytestmark = pytest.mark.processes
+from tests.server.serving import Client, InProcess, frame, until
 
 LIMIT = 65536
 TAIL = b"\x00\x00\xff\xff"
@@ -26,8 +24,8 @@ LONG = "the same again and " * 100
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("compression"), compression=True, max_message_bytes=LIMIT) as server:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    with InProcess(tmp_path_factory.mktemp("compression"), compression=True, max_message_bytes=LIMIT) as server:
         yield server
 
 
@@ -79,20 +77,20 @@ def raw(client: Client) -> tuple[int, bytes]:
         ("permessage-bzip2", ""),
     ],
 )
-def test_the_first_offer_that_can_be_met_is_answered(server: Server, offer: str, answer: str) -> None:
+def test_the_first_offer_that_can_be_met_is_answered(server: InProcess, offer: str, answer: str) -> None:
     with server.connect("/ws", f"Sec-WebSocket-Extensions: {offer}") as client:
         assert agreed(client) == answer
         client.send("hello")
         assert client.text() == "hello"
 
 
-def test_what_is_no_list_of_extensions_is_refused_with_400(server: Server) -> None:
+def test_what_is_no_list_of_extensions_is_refused_with_400(server: InProcess) -> None:
     with Client(server.port) as client:
         client.upgrade("/ws", "Sec-WebSocket-Extensions: permessage-deflate; =")
         assert client.status == 400
 
 
-def test_a_client_of_a_library_gets_what_it_sent_whatever_windows_it_wants(server: Server) -> None:
+def test_a_client_of_a_library_gets_what_it_sent_whatever_windows_it_wants(server: InProcess) -> None:
     for bits in (None, 9, 12):
         extension = ClientPerMessageDeflateFactory(server_max_window_bits=bits, client_max_window_bits=True)
         with connect(f"ws://127.0.0.1:{server.port}/ws", extensions=[extension], compression=None) as client:
@@ -101,7 +99,7 @@ def test_a_client_of_a_library_gets_what_it_sent_whatever_windows_it_wants(serve
                 assert client.recv() == message
 
 
-def test_long_messages_are_compressed_and_short_ones_are_not(server: Server) -> None:
+def test_long_messages_are_compressed_and_short_ones_are_not(server: InProcess) -> None:
     with server.connect("/ws", OFFER) as client:
         for _ in range(2):
             client.send(LONG)
@@ -113,14 +111,14 @@ def test_long_messages_are_compressed_and_short_ones_are_not(server: Server) -> 
         assert raw(client) == (0x81, LONG[: LEAST_BYTES - 1].encode())
 
 
-def test_what_would_not_get_smaller_is_sent_as_it_is(server: Server) -> None:
+def test_what_would_not_get_smaller_is_sent_as_it_is(server: InProcess) -> None:
     noise = os.urandom(1000)
     with server.connect("/ws", OFFER) as client:
         client.socket.sendall(frame(2, noise))
         assert raw(client) == (0x82, noise)
 
 
-def test_a_client_that_did_not_ask_is_served_next_to_one_that_did(server: Server) -> None:
+def test_a_client_that_did_not_ask_is_served_next_to_one_that_did(server: InProcess) -> None:
     with server.connect("/ws", OFFER) as asked, server.connect("/ws") as plain:
         for client, first in ((asked, 0xC1), (plain, 0x81)):
             client.send(LONG)
@@ -131,7 +129,7 @@ def test_a_client_that_did_not_ask_is_served_next_to_one_that_did(server: Server
     until(lambda: server.refused("protocol_error") == before + 1, "counted")
 
 
-def test_a_compressed_message_in_fragments_is_one_message(server: Server) -> None:
+def test_a_compressed_message_in_fragments_is_one_message(server: InProcess) -> None:
     data = deflate(LONG.encode())
     with server.connect("/ws", OFFER) as client:
         client.socket.sendall(
@@ -153,20 +151,20 @@ def test_a_compressed_message_in_fragments_is_one_message(server: Server) -> Non
     ],
     ids=["ping", "close", "continuation", "continuation of a compressed one", "rsv2", "no deflated data"],
 )
-def test_what_may_not_be_compressed_is_closed_with_1002(server: Server, bad: bytes) -> None:
+def test_what_may_not_be_compressed_is_closed_with_1002(server: InProcess, bad: bytes) -> None:
     with server.connect("/ws", OFFER) as client:
         client.socket.sendall(bad)
         assert client.close_code()[0] == 1002
         assert client.ended()
 
 
-def test_compressed_text_that_is_not_utf8_is_closed_with_1007(server: Server) -> None:
+def test_compressed_text_that_is_not_utf8_is_closed_with_1007(server: InProcess) -> None:
     with server.connect("/ws", OFFER) as client:
         client.socket.sendall(compressed(1, deflate(b"\xc3\x28")))
         assert client.close_code()[0] == 1007
 
 
-def test_the_largest_message_passes_and_one_byte_more_is_closed_with_1009(server: Server) -> None:
+def test_the_largest_message_passes_and_one_byte_more_is_closed_with_1009(server: InProcess) -> None:
     for message in (bytes(LIMIT), os.urandom(LIMIT)):
         with server.connect("/ws", OFFER) as client:
             client.socket.sendall(compressed(2, deflate(message)))
@@ -176,7 +174,7 @@ def test_the_largest_message_passes_and_one_byte_more_is_closed_with_1009(server
             assert client.close_code()[0] == 1009
 
 
-def test_a_bomb_is_closed_with_1009_whole_and_in_fragments(server: Server) -> None:
+def test_a_bomb_is_closed_with_1009_whole_and_in_fragments(server: InProcess) -> None:
     bomb = deflate(bytes(32 * 2**20))
     assert len(bomb) < LIMIT
     for frames in (

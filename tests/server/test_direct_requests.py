@@ -7,18 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.serving import Client, Server, until
+from tests.server.serving import Client, InProcess, until
 from tests.server.test_requests import exchange
-
-pytestmark = pytest.mark.processes
 
 DEADLINE = 1.0
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
     directory = tmp_path_factory.mktemp("direct")
-    with Server(directory, handshake_seconds=DEADLINE, body_seconds=DEADLINE) as server:
+    with InProcess(directory, handshake_seconds=DEADLINE, body_seconds=DEADLINE) as server:
         yield server
 
 
@@ -28,7 +26,7 @@ def post(path: str, body: bytes = b"", *headers: bytes, version: bytes = b"1.1")
 
 
 @pytest.mark.parametrize("how", ["now", "later", "in-a-task"])
-def test_a_connection_is_kept_and_answers_one_request_after_the_other(server: Server, how: str) -> None:
+def test_a_connection_is_kept_and_answers_one_request_after_the_other(server: InProcess, how: str) -> None:
     connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
     connection.connect()
     kept = connection.sock
@@ -45,7 +43,7 @@ def test_a_connection_is_kept_and_answers_one_request_after_the_other(server: Se
 
 @pytest.mark.parametrize("how", ["now", "in-a-task"])
 def test_a_connection_waits_for_its_next_request_beyond_the_deadlines_of_head_and_body(
-    server: Server, how: str
+    server: InProcess, how: str
 ) -> None:
     connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
     connection.connect()
@@ -59,7 +57,7 @@ def test_a_connection_waits_for_its_next_request_beyond_the_deadlines_of_head_an
 
 
 def test_a_connection_that_repeats_a_request_is_idle_for_the_whole_keep_alive_before_it_ends(tmp_path: Path) -> None:
-    with Server(tmp_path, keep_alive_seconds=1) as server, Client(server.port) as client:
+    with InProcess(tmp_path, keep_alive_seconds=1) as server, Client(server.port) as client:
         for _ in range(2):
             # Together longer than the time to be idle, which begins with each answer.
             time.sleep(0.6)
@@ -70,7 +68,7 @@ def test_a_connection_that_repeats_a_request_is_idle_for_the_whole_keep_alive_be
         assert time.monotonic() - answered > 0.9
 
 
-def test_a_request_that_repeats_a_head_may_come_in_pieces_or_with_others(server: Server) -> None:
+def test_a_request_that_repeats_a_head_may_come_in_pieces_or_with_others(server: InProcess) -> None:
     with Client(server.port) as client:
         for pieces in ([4], [4], [2, 2], [4], [0, 4], [4]):
             request = post("direct/now", b"said")
@@ -87,7 +85,7 @@ def test_a_request_that_repeats_a_head_may_come_in_pieces_or_with_others(server:
         assert b"direct 3" in answer
 
 
-def test_a_pipeline_is_answered_in_its_order_whatever_answers(server: Server) -> None:
+def test_a_pipeline_is_answered_in_its_order_whatever_answers(server: InProcess) -> None:
     paths = ["direct/now", "direct/later", "", "direct/in-a-task", "direct/now", "later", "direct/now"]
     request = b"".join(post(path, b"x" * number) for number, path in enumerate(paths))
     answer = exchange(server, request, half_close=True)
@@ -103,7 +101,7 @@ def test_a_pipeline_is_answered_in_its_order_whatever_answers(server: Server) ->
     ids=["close", "HTTP/1.0", "half-closed"],
 )
 def test_a_connection_that_is_to_end_ends_behind_its_answer(
-    server: Server, how: str, request_: tuple[bytes, bytes], half_close: bool
+    server: InProcess, how: str, request_: tuple[bytes, bytes], half_close: bool
 ) -> None:
     header, version = request_
     answer = exchange(server, post(f"direct/{how}", b"body", header, version=version), half_close=half_close)
@@ -112,26 +110,26 @@ def test_a_connection_that_is_to_end_ends_behind_its_answer(
 
 
 @pytest.mark.parametrize("how", ["fail", "fail-in-a-task"])
-def test_a_fault_of_the_endpoint_is_500_and_the_end_of_the_connection(server: Server, how: str) -> None:
+def test_a_fault_of_the_endpoint_is_500_and_the_end_of_the_connection(server: InProcess, how: str) -> None:
     before = len(server.events("endpoint_failed"))
     answer = exchange(server, post(f"direct/{how}"))
     assert answer.startswith("HTTP/1.1 500 Internal Server Error\r\n")
     until(lambda: len(server.events("endpoint_failed")) == before + 1, "the log has the traceback")
 
 
-def test_a_body_that_does_not_come_in_time_is_answered_408(server: Server) -> None:
+def test_a_body_that_does_not_come_in_time_is_answered_408(server: InProcess) -> None:
     answer = exchange(server, post("direct/now", b"x" * 100)[:-50])
     assert answer.startswith("HTTP/1.1 408 ")
     assert "direct" not in answer
 
 
-def test_a_body_that_must_be_asked_for_is_left_to_asgi(server: Server) -> None:
+def test_a_body_that_must_be_asked_for_is_left_to_asgi(server: InProcess) -> None:
     answer = exchange(server, post("direct/now", b"body", b"Expect: 100-continue", b"Connection: close"))
     assert answer.startswith("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK")
     assert answer.endswith("ok")
 
 
-def test_a_client_that_leaves_before_its_answer_harms_nobody(server: Server) -> None:
+def test_a_client_that_leaves_before_its_answer_harms_nobody(server: InProcess) -> None:
     with Client(server.port) as client:
         client.socket.sendall(post("direct/later") + post("direct/in-a-task"))
     connection = HTTPConnection("127.0.0.1", server.port, timeout=10)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.serving import Server, until
+from tests.support.waiting import DEADLINE
 
 pytestmark = pytest.mark.processes
 
@@ -90,7 +91,7 @@ def test_slow_clients_do_not_keep_others_out(server: Server) -> None:
     for client in dripping:
         client.sendall(b"GET /livez HTTP/1.1\r\nX: ")
     assert server.get("/livez")[0] == 200, "though so many are open"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     open_still = list(dripping)
     while open_still and time.monotonic() < deadline:
         for client in list(open_still):

@@ -18,6 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from starling.server.application import RestartBackoff
 from tests.server.serving import ROOT, Client, Server, until
+from tests.support.waiting import DEADLINE
 
 pytestmark = pytest.mark.processes
 
@@ -49,7 +50,7 @@ async def test_sigterm_disconnects_every_client_evenly_and_a_stuck_one_is_cut(tm
 
             server.process.send_signal(signal.SIGTERM)
             times = sorted(await asyncio.gather(*map(leave, clients)))
-            assert await asyncio.to_thread(server.process.wait, 20) == 0
+            assert await asyncio.to_thread(server.process.wait, DEADLINE) == 0
         # However late a busy machine makes it, nobody leaves before half of the time of an even drain is over for him.
         # That nobody waits for the end of it: test_drain_rate.py, on a clock that the test turns.
         for place, moment in enumerate(times):
@@ -96,7 +97,7 @@ async def test_a_terminals_ctrl_c_reaches_all_processes_and_drains_once(tmp_path
             await client.wait_closed()
             assert client.close_code == 1012
             assert time.monotonic() - started > 1.4
-            assert await asyncio.to_thread(server.process.wait, 20) == 0
+            assert await asyncio.to_thread(server.process.wait, DEADLINE) == 0
 
 
 async def test_a_second_sigterm_shortens_the_drain(tmp_path: Path) -> None:

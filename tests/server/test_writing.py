@@ -17,6 +17,7 @@ from starling.server.client_socket import Flusher
 from starling.server.options import ServerOptions
 from starling.server.transport import WebSocketTransport
 from starling.settings import load_settings
+from tests.support.waiting import DEADLINE
 
 WRITE_LIMIT = 64 * 2**20
 
@@ -48,7 +49,7 @@ class Client:
         self.peer.close()
 
     async def ended(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             while self.connection.close_code is None:
                 await asyncio.sleep(0.01)
 
@@ -110,7 +111,7 @@ async def test_what_comes_lines_up_behind_what_waits_though_the_kernel_has_room_
     assert transport.waiting_bytes, "the loop has run"
 
     say(b"behind what waits")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE):
         while transport.waiting_bytes:
             await asyncio.sleep(0.01)
             received += client.read()

@@ -12,13 +12,15 @@ CHUNK = 65536
 class Passage:
     """One connection through the proxy.
 
-    `said` is the beginning of what its client sent, `undelivered` what came for the client when it had gone.
+    `said` is the beginning of what its client sent, `answered` whether the server sent something after the client did,
+    `undelivered` what came for the client when it had gone.
     """
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client = client
         self.server = server
         self.said = b""
+        self.answered = True
         self.undelivered = b""
 
     def cut(self) -> None:
@@ -32,6 +34,7 @@ class Proxy:
 
     `refuse` is asked with the beginning of what a client said, each time it says more, and cuts it when true; `swallow`
     is asked with each piece that the server sends, and keeps it when true. Each piece takes `delay` seconds longer.
+    `questions` counts how often a client sent something after its server had answered: the round trips.
     """
 
     def __init__(self, port: int) -> None:
@@ -40,6 +43,7 @@ class Proxy:
         self.refuse: Callable[[bytes], bool] = lambda said: False
         self.swallow: Callable[[bytes], bool] = lambda piece: False
         self.delay = 0.0
+        self.questions = 0
         self.port = 0
         self.upstream = port
         self._server: asyncio.Server
@@ -94,6 +98,8 @@ class Proxy:
     async def _forth(self, passage: Passage, reader: asyncio.StreamReader) -> None:
         while piece := await reader.read(CHUNK):
             passage.said = (passage.said + piece)[:CHUNK]
+            self.questions += passage.answered
+            passage.answered = False
             if self.refuse(passage.said):
                 break
             passage.server.write(piece)
@@ -102,6 +108,7 @@ class Proxy:
 
     async def _back(self, passage: Passage, reader: asyncio.StreamReader) -> None:
         while piece := await reader.read(CHUNK):
+            passage.answered = True
             if not self.swallow(piece):
                 await self._hold_back()
                 if passage.client.is_closing():

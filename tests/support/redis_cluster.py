@@ -85,8 +85,8 @@ class RedisCluster(RedisGroup):
                 with node.client() as client:
                     client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
-    def until_promoted(self, former: ConfiguredServer) -> float:
-        """Wait until every slot has a master that runs; returns when that was, on the clock of `time.monotonic`."""
+    def until_promoted(self, former: ConfiguredServer) -> None:
+        """Wait until every slot has a master that runs."""
         others = [node for node in self.nodes if node is not former and node.running]
 
         def healed() -> bool:
@@ -95,7 +95,6 @@ class RedisCluster(RedisGroup):
             return isinstance(ranges, list) and former.port not in {entry[2][1] for entry in ranges}
 
         self.until(healed, "a replica is promoted")
-        return time.monotonic()
 
     def until(self, holds: Callable[[], object], what: str) -> None:
         """Wait until `holds()`."""

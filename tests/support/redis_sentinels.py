@@ -54,15 +54,15 @@ class SentinelGroup(RedisGroup):
             time.sleep(0.05)
         raise AssertionError("the sentinels name no master that runs")
 
-    def until_promoted(self, former: ConfiguredServer) -> float:
-        """Wait until another server is master; returns when that was, on the clock of `time.monotonic`."""
+    def until_promoted(self, former: ConfiguredServer) -> None:
+        """Wait until another server is master."""
         others = [server for server in self.servers if server is not former and server.running]
         end = time.monotonic() + DEADLINE
         while time.monotonic() < end:
             for server in others:
                 with server.client() as client:
                     if client.execute_command("ROLE")[0] == "master":
-                        return time.monotonic()
+                        return
             time.sleep(0.02)
         raise AssertionError("no replica was promoted")
 

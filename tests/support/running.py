@@ -92,11 +92,11 @@ class Starling:
 
     def reported(self, event: str, count: int = 1, **fields: object) -> list[dict[str, Any]]:
         """Log lines of an event with these fields, once there are this many: they are written a moment after it."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + DEADLINE
         wanted = {"event": event, **fields}
         while len(lines := [line for line in self.lines if wanted.items() <= line.items()]) < count:
             if time.monotonic() > deadline:
-                raise AssertionError(f"{len(lines)} lines tell of {wanted}, not {count}")
+                raise AssertionError(f"{len(lines)} lines report {wanted}, not {count}")
             time.sleep(0.02)
         return lines
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.support.history_clients import HistoryClient, Refused
 from tests.support.running import Starling, two_workers
+from tests.support.waiting import DEADLINE, StepClock
 
 CHANNELS = [f"history:{number}" for number in range(4)]
 CLIENTS = 10
@@ -42,15 +43,18 @@ class Flow:
                 self.refused.append(refusal.code)
             await asyncio.sleep(0.01)
 
-    async def until_live(self, began: float) -> float:
-        """Seconds since `began` until every client has got a publication acknowledged after it."""
+    async def until_live(self) -> float:
+        """Seconds from now until every client has got a publication that is acknowledged from now on."""
         marks = {channel: numbers[-1] if numbers else 0 for channel, numbers in self.acknowledged.items()}
-        while not all(
-            client.ledgers[channel].numbers[-1:] > [marks[channel]] for client in self.clients for channel in CHANNELS
-        ):
-            assert time.monotonic() - began < 30, "it does not flow again"
-            await asyncio.sleep(0.02)
-        return time.monotonic() - began
+        with StepClock() as clock:
+            while not all(
+                client.ledgers[channel].numbers[-1:] > [marks[channel]]
+                for client in self.clients
+                for channel in CHANNELS
+            ):
+                assert clock.seconds < DEADLINE, "it does not flow again"
+                await asyncio.sleep(0.02)
+        return clock.seconds
 
     def problems(self) -> list[str]:
         """What is wrong in any ledger; of one that began anew, from its second publication on."""
@@ -74,11 +78,11 @@ class Flow:
         self._publishing = [asyncio.create_task(self._publish(channel, after)) for channel in CHANNELS]
 
     async def stop(self) -> None:
-        """Publish no more, and wait for all that was acknowledged, 10 s at most; the ledgers report what is missing."""
+        """Publish no more, and wait for all that was acknowledged; the ledgers report what is missing."""
         for task in self._publishing:
             task.cancel()
         await asyncio.gather(*self._publishing, return_exceptions=True)
-        end = time.monotonic() + 10
+        end = time.monotonic() + DEADLINE
         while time.monotonic() < end and self.problems():
             await asyncio.sleep(0.05)
 
@@ -101,6 +105,6 @@ async def flowing(starling: Starling) -> AsyncIterator[Flow]:
 async def publishes(flow: Flow, count: int) -> None:
     """Wait until this many more were acknowledged in each channel."""
     wanted = {channel: len(numbers) + count for channel, numbers in flow.acknowledged.items()}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE):
         while any(len(flow.acknowledged[channel]) < wanted[channel] for channel in CHANNELS):
             await asyncio.sleep(0.02)

@@ -18,6 +18,7 @@ from tests.support.cgroup import MemoryGroup
 from tests.support.history_clients import HistoryClient
 from tests.support.running import SECRET, Starling, serving
 from tests.support.services import RedisServer
+from tests.support.waiting import DEADLINE
 from tests.system.bystander import bystander
 
 HOOKS = """
@@ -50,7 +51,7 @@ def refused(starling: Starling, reason: str) -> float:
     return starling.metrics()[f'starling_connections_refused_total{{reason="{reason}"}}']
 
 
-async def until(starling: Starling, *, ready: bool, reasons: list[str], seconds: float = 20) -> None:
+async def until(starling: Starling, *, ready: bool, reasons: list[str], seconds: float = DEADLINE) -> None:
     """Wait until the worker reports this."""
     end = time.monotonic() + seconds
     while True:
@@ -225,7 +226,7 @@ async def test_of_a_users_connections_at_once_exactly_as_many_stay_as_may(
 
         # One place more than before, and no more.
         await inside.pop().close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             while await enter(starling, "ann", inside) == 3504:
                 await asyncio.sleep(0.05)
         assert await enter(starling, "ann", inside) == 3504

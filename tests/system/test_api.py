@@ -21,7 +21,7 @@ from starling.auth.issue import issue_connection_token, issue_subscription_token
 from tests.support.proxy import Proxy
 from tests.support.running import SECRET, Starling, serving
 from tests.support.services import RedisServer
-from tests.support.waiting import DEADLINE, until
+from tests.support.waiting import DEADLINE, StepClock, until
 
 KEY = "the first of two keys"
 CHANNELS = """
@@ -362,7 +362,6 @@ def test_a_sequential_batch_keeps_its_order(starling: Starling) -> None:
 
 
 async def test_a_batch_and_a_broadcast_take_one_round_trip_to_redis(redis: RedisServer, tmp_path: Path) -> None:
-    """Over a road of 0.2 s a trip, a hundred trips would take 20 s."""
     channels = tmp_path / "channels.yaml"
     channels.write_text(CHANNELS)
     publications = [{"publish": {"channel": f"kept:{n}" if n % 2 else f"live{n}", "data": n}} for n in range(100)]
@@ -378,14 +377,12 @@ async def test_a_batch_and_a_broadcast_take_one_round_trip_to_redis(redis: Redis
         async with serving(environment) as far, httpx2.AsyncClient(base_url=f"{far.http}/api", timeout=30) as api:
             api.headers["X-API-Key"] = "dev"
             await api.post("/publish", json={"channel": "kept:warm", "data": 0})
-            road.delay = 0.2
             for method, body in (("batch", {"commands": publications}), ("broadcast", {"channels": names, "data": 1})):
-                began = time.monotonic()
+                before = road.questions
                 answer = (await api.post(f"/{method}", json=body)).json()
-                took = time.monotonic() - began
 
-                # One trip, one more for a canary that was under way, and a great allowance.
-                assert took < 3
+                # Redis may answer the first before the last are written, and canaries go the same way.
+                assert 1 <= road.questions - before < 20
                 outcomes = answer["replies"] if method == "batch" else answer["result"]["responses"]
                 assert len(outcomes) == 100
                 assert not any("error" in outcome for outcome in outcomes)
@@ -413,15 +410,12 @@ async def test_a_revoked_token_ends_its_connections_on_both_workers_and_opens_no
         on_both_workers(starling, "kim", jti="another") as others,
     ):
         assert await refused_with(starling, token) == 0
-        began = time.monotonic()
         api.revoke_token(cent.RevokeTokenRequest(uid="kims-token", expire_at=int(time.time()) + 600))
 
         await until(lambda: all(listener.closed_with for listener in listeners))
-        took = time.monotonic() - began
         assert {listener.closed_with for listener in listeners} == {(3500, "invalid token")}
         assert all(other.closed_with is None for other in others)
         assert {await refused_with(starling, token) for _ in range(8)} == {3500}
-    assert took < 5
 
 
 async def test_a_users_older_tokens_are_refused_and_the_next_one_passes(starling: Starling, api: cent.Client) -> None:
@@ -557,15 +551,15 @@ async def test_without_the_broker_a_call_is_503_in_bounded_time(starling: Starli
             ("revoke_token", {"uid": "x"}),
             ("batch", {"commands": [{"publish": {"channel": "a", "data": 1}}]}),
         ):
-            began = time.monotonic()
-            answer = plain(starling, method, body)
+            with StepClock() as clock:
+                answer = plain(starling, method, body)
 
             assert answer.status_code == 503, method
             reported = answer.json()["replies"][0] if method == "batch" else answer.json()
             assert reported["error"]["code"] == 100
             read = method in {"history", "presence", "channels"}
             assert ("nothing was read" in reported["error"]["message"]) == read, method
-            assert time.monotonic() - began < 5
+            assert clock.seconds < 5, method
     finally:
         redis.thaw()
 
@@ -581,10 +575,9 @@ def test_a_worker_that_is_gone_stalls_nothing(starling: Starling) -> None:
     answered = 0
     while answered < 3:
         assert time.monotonic() < end
-        began = time.monotonic()
-        with contextlib.suppress(httpx2.TransportError):
+        with contextlib.suppress(httpx2.TransportError), StepClock() as clock:
             assert plain(starling, "channels", {}).status_code == 200
-            assert time.monotonic() - began < 5
+            assert clock.seconds < 5
             answered += 1
 
 

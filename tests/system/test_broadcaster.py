@@ -24,7 +24,7 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 async def received_by_everybody(*rooms: Broadcast) -> None:
     """Publish on the first until every subscriber has the message, and nothing of other channels."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE):
         for room in rooms:
             async with room.subscribe("news") as news, rooms[0].subscribe("other"):
                 await rooms[0].publish("other", "not for this subscriber")
@@ -62,7 +62,7 @@ async def test_prefixes_divide_the_channels_of_one_server(redis_server: RedisSer
     ):
         await second.publish("news", "for the other prefix")
         await first.publish("news", "for this one")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE):
             assert (await news.get()).message == "for this one"
 
 
@@ -77,7 +77,7 @@ async def test_a_subscriber_gets_messages_again_after_redis_was_away_without_doi
         with pytest.raises(BrokerUnavailable):
             await room.publish("news", "nobody can carry this")
         redis_server.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE):
             while True:
                 with suppress(BrokerUnavailable):
                     await room.publish("news", "back")

@@ -105,7 +105,7 @@ async def test_redis_killed_and_restarted_is_survived_by_every_socket(
     redis_server.kill()
     await asyncio.to_thread(starling.reported, "broker_link_down", 2)
     await clients[0].send("into the void")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while not str(await clients[0].recv()).startswith("Your message was not delivered"):
             pass
     redis_server.start()
@@ -132,7 +132,7 @@ async def test_a_message_too_large_for_postgresql_is_answered_in_words(postgres_
     with Starling(environment) as starling:
         (client,) = await enter(starling, 1, 1)
         await client.send("x" * 9000)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             answers = [await client.recv(), await client.recv()]
 
         assert str(answers[1]).startswith("Your message was not delivered: ")
@@ -149,7 +149,7 @@ async def test_without_redis_at_the_start_it_serves_says_so_and_gets_ready_when_
     environment = {"STARLING_DEV": "true", "STARLING_BROKER_URL": redis_server.url, "STARLING_WORKERS": "2"}
     starling = Starling(environment, wait_ready=False)
     with starling:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + DEADLINE
         status, body = starling.get(f"{starling.internal}/readyz")
         while not (body.get("workers") and all(worker["broker"] == "down" for worker in body["workers"])):
             assert time.monotonic() < deadline, starling.output

@@ -13,6 +13,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.support.running import Starling
+from tests.support.waiting import DEADLINE
 from tests.system.bystander import bystander
 from tests.system.test_hostile_clients import figure, frame, handshake, until_at_least
 
@@ -52,7 +53,7 @@ async def subscribe(client: ClientConnection) -> None:
 
 async def received(client: ClientConnection, count: int) -> list[Any]:
     data: list[Any] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE):
         while len(data) < count:
             replies = [json.loads(line) for line in str(await client.recv()).splitlines()]
             data += [reply["push"]["pub"]["data"] for reply in replies if "push" in reply]

@@ -14,6 +14,7 @@ from tests.support.configured_redis import ConfiguredServer
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_sentinels import SERVICE, SentinelGroup
 from tests.support.running import Starling
+from tests.support.waiting import DEADLINE
 from tests.system.flow import CHANNELS, Flow, environment, flowing, publishes
 
 API_KEY = "a key of these tests alone"
@@ -53,8 +54,8 @@ async def test_the_master_that_sentinel_names_is_followed(tmp_path: Path, fault:
 
                 await asyncio.to_thread(getattr(former, fault))
                 in_the_gap = await asyncio.to_thread(status_of_publish, starling)
-                promoted = await asyncio.to_thread(group.until_promoted, former)
-                back_after = await flow.until_live(promoted)
+                await asyncio.to_thread(group.until_promoted, former)
+                back_after = await flow.until_live()
 
                 assert back_after < BACK_WITHIN
                 await publishes(flow, 50)
@@ -71,7 +72,7 @@ async def test_the_master_that_sentinel_names_is_followed(tmp_path: Path, fault:
 
 def until_replica(group: SentinelGroup) -> None:
     """Wait until every server but the master follows it."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + DEADLINE
     for server in group.servers:
         if server is not group.master:
             with server.client() as client:
@@ -136,9 +137,9 @@ async def test_a_master_of_a_cluster_is_replaced_by_its_replica(tmp_path: Path, 
 
             await asyncio.to_thread(getattr(former, fault))
             began = {name: len(flow.acknowledged[name]) for name in elsewhere}
-            promoted = await asyncio.to_thread(cluster.until_promoted, former)
+            await asyncio.to_thread(cluster.until_promoted, former)
             served = {name: len(flow.acknowledged[name]) - began[name] for name in elsewhere}
-            back_after = await flow.until_live(promoted)
+            back_after = await flow.until_live()
 
             # The other shards served on while this one had no master.
             assert elsewhere
@@ -153,7 +154,7 @@ async def test_a_master_of_a_cluster_is_replaced_by_its_replica(tmp_path: Path, 
 
 def until_left(server: ConfiguredServer) -> None:
     """Wait until no worker is connected to `server`."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + DEADLINE
     with server.client() as client:
         while any(entry["name"].startswith("starling-") for entry in client.client_list()):
             assert time.monotonic() < end, "the deposed master is not left"

@@ -30,6 +30,7 @@ from tests.support.cgroup import MemoryGroup
 from tests.support.prometheus import PrometheusServer
 from tests.support.running import Starling
 from tests.support.services import RedisServer, free_port
+from tests.support.waiting import DEADLINE
 from tests.system.runbooks import RUNBOOKS, commands, install
 from tools.dashboards.internals import internals
 from tools.dashboards.overview import overview
@@ -64,6 +65,8 @@ THRESHOLDS = {
 CROWD = 120
 CAPACITY = 70
 STANDSTILL_SECONDS = 4
+# Seconds after which it stands still once more.
+ONE_STANDSTILL_FIRES_WITHIN = 20.0
 GENEROUS = 2**30
 SLOW_CLIENTS = 3
 
@@ -161,7 +164,7 @@ def find(running: Pods, alert: str, pod: str, *, shown: float, said: str | None 
 
 def firing_for(running: Pods, alert: str, pod: str) -> dict[str, str]:
     """Wait until the alert fires for `pod`, or for all pods together, and return its annotations."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
         for reported in running.prometheus.alerts():
             if reported["labels"]["alertname"] == alert and reported["labels"].get("pod", pod) == pod:
@@ -215,7 +218,7 @@ def test_clients_that_do_not_read_are_found(running: Pods) -> None:
         for _ in range(60):
             await asyncio.to_thread(call, pod, "publish", {"channel": "film", "data": "x" * 32_000})
         closed = 'starling_connections_closed_total{code="3008",transport="json"}'
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + DEADLINE
         while (await asyncio.to_thread(pod.metrics)).get(closed, 0) < SLOW_CLIENTS:
             assert time.monotonic() < deadline, "they were not cut"
             await asyncio.sleep(0.1)
@@ -262,7 +265,7 @@ async def test_a_worker_that_stands_still_is_found(running: Pods) -> None:
             await asyncio.to_thread(find, running, "StarlingWorkerSilent", "starling-0", shown=2)
         finally:
             os.kill(worker, signal.SIGCONT)
-        end = time.monotonic() + 20
+        end = time.monotonic() + ONE_STANDSTILL_FIRES_WITHIN
         while not fired.issuperset(lagging) and time.monotonic() < end:
             fired = await asyncio.to_thread(running.prometheus.firing)
             await asyncio.sleep(0.2)

@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.support.services import free_port
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 HOOK = "async def on_connect(client):\n    return {'version': VERSION}\n"
 
@@ -67,7 +67,7 @@ def developer(tmp_path: Path) -> Iterator[Developer]:
     yield developer
     if developer.process.poll() is None:
         developer.process.send_signal(signal.SIGTERM)
-    developer.process.wait(30)
+    developer.process.wait(DEADLINE)
 
 
 async def test_a_changed_hook_is_loaded_and_a_mistake_in_it_waits_for_the_next_change(developer: Developer) -> None:
@@ -81,7 +81,7 @@ async def test_a_changed_hook_is_loaded_and_a_mistake_in_it_waits_for_the_next_c
     await developer.until_gets(4)
 
     developer.process.send_signal(signal.SIGTERM)
-    assert developer.process.wait(30) == 0
+    assert developer.process.wait(DEADLINE) == 0
 
 
 def test_outside_developer_mode_it_is_refused_with_the_remedy(tmp_path: Path) -> None:

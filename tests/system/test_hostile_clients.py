@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.support.history_clients import HistoryClient
 from tests.support.running import Starling
+from tests.support.waiting import DEADLINE, StepClock
 from tests.system.bystander import bystander
 
 OTHERS = 50
@@ -82,10 +83,10 @@ def figure(starling: Starling, name: str) -> float:
 
 
 async def until_at_least(starling: Starling, name: str, wanted: float, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while (value := await asyncio.to_thread(figure, starling, name)) < wanted:
-        assert time.monotonic() < end, f"{name} is {value}, not {wanted}"
-        await asyncio.sleep(0.1)
+    with StepClock() as clock:
+        while (value := await asyncio.to_thread(figure, starling, name)) < wanted:
+            assert clock.seconds < seconds, f"{name} is {value}, not {wanted}"
+            await asyncio.sleep(0.1)
 
 
 async def test_a_reader_that_stops_in_the_chat_is_cut_and_fifty_others_receive_everything(starling: Starling) -> None:
@@ -134,7 +135,7 @@ async def test_a_reader_that_stops_on_the_protocol_endpoint_is_cut_with_3008_and
             await client.subscribe("room")
         for number in range(MESSAGES):
             await others[0].call("publish", {"channel": "room", "data": [number, PAYLOAD]})
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE):
             while any(len(client.ledgers["room"].data) < MESSAGES for client in others):
                 await asyncio.sleep(0.05)
         logs = [[number for number, _ in client.ledgers["room"].data] for client in others]
@@ -267,7 +268,7 @@ async def test_five_hundred_upgrades_and_resets_leave_nothing_behind(starling: S
     async with bystander(starling) as waits:
         for _ in range(500):
             reset(await asyncio.to_thread(handshake, starling, "/ws/7"))
-        end = time.monotonic() + 10
+        end = time.monotonic() + DEADLINE
         while figure(starling, 'starling_connections{transport="chat"}') or (
             figure(starling, "starling_worker_open_files") > files + 5
         ):

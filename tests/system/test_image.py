@@ -187,7 +187,7 @@ def test_the_health_check_asks_the_address_that_the_internal_port_is_on() -> Non
     starling = Starling({"STARLING_DEV": "true", "STARLING_INTERNAL_HOST": "127.0.0.2"}, wait_ready=False)
     command = [sys.executable, *json.loads(line)[1:]]
     with starling:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + DEADLINE
         while subprocess.run(command, env=starling.environment, capture_output=True, check=False).returncode != 0:
             assert time.monotonic() < deadline, starling.output
             time.sleep(0.2)

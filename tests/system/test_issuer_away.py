@@ -11,6 +11,7 @@ from websockets.exceptions import InvalidStatus
 from tests.auth.issuer import Issuer, SigningKey
 from tests.support.history_clients import HistoryClient, Refused
 from tests.support.running import Starling
+from tests.support.waiting import DEADLINE
 
 ENDPOINTS = ("/ws", "/items/plumbus/ws", "/ws/7")
 
@@ -51,7 +52,7 @@ async def test_until_the_keys_are_here_clients_get_a_temporary_error_and_then_th
             assert refused.value.code == 100
 
         issuer.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE):
             while True:
                 try:
                     async with connect(f"{starling.url}/ws", additional_headers=headers) as client:

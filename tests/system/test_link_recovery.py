@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -13,48 +12,46 @@ import redis.asyncio
 from tests.support.proxy import Proxy
 from tests.support.running import Starling, serving
 from tests.support.services import RedisServer
+from tests.support.waiting import DEADLINE
 from tests.system.flow import CHANNELS, CLIENTS, environment, flowing, publishes
 
 BACK_WITHIN = 5.0
 
-Fault = Callable[[RedisServer, Starling], Awaitable[float]]
+Fault = Callable[[RedisServer, Starling], Awaitable[None]]
 
 
-async def frozen(redis_server: RedisServer, starling: Starling) -> float:
+async def frozen(redis_server: RedisServer, starling: Starling) -> None:
     """Redis stands still for 5 s, longer than a canary may take, while its kernel keeps every connection."""
     await asyncio.to_thread(redis_server.freeze)
     await asyncio.sleep(5)
     await asyncio.to_thread(redis_server.thaw)
-    return time.monotonic()
 
 
-async def restarted_empty(redis_server: RedisServer, starling: Starling) -> float:
+async def restarted_empty(redis_server: RedisServer, starling: Starling) -> None:
     """Redis dies without saving anything, and returns with nothing after a second."""
     await asyncio.to_thread(redis_server.kill)
     await asyncio.sleep(1)
     await asyncio.to_thread(redis_server.start)
-    return time.monotonic()
 
 
-async def listeners_killed(redis_server: RedisServer, starling: Starling) -> float:
+async def listeners_killed(redis_server: RedisServer, starling: Starling) -> None:
     """Redis ends every Pub/Sub connection as soon as there is one, ten times."""
     async with redis.asyncio.from_url(redis_server.url) as admin:
         killed = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             while killed < 10:
                 killed += int(await admin.client_kill_filter(_type="pubsub"))
                 await asyncio.sleep(0.2)
-    return time.monotonic()
 
 
-async def overrun(redis_server: RedisServer, starling: Starling) -> float:
+async def overrun(redis_server: RedisServer, starling: Starling) -> None:
     """A worker stands still until Redis has given up on its listener, for more waits there than it keeps."""
     frozen = starling.workers[0]
     os.kill(frozen, signal.SIGSTOP)
     try:
         async with redis.asyncio.from_url(redis_server.url) as admin:
             name = "starling-subscriber-"
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(DEADLINE):
                 while any(
                     client["name"].startswith(name) and client["name"].endswith(f"-{frozen}")
                     for client in await admin.client_list()
@@ -63,7 +60,6 @@ async def overrun(redis_server: RedisServer, starling: Starling) -> float:
                     await asyncio.sleep(0.002)
     finally:
         os.kill(frozen, signal.SIGCONT)
-    return time.monotonic()
 
 
 @pytest.mark.parametrize(
@@ -84,9 +80,9 @@ async def test_after_a_fault_everything_flows_and_no_history_has_a_hole(
         async with flowing(starling) as flow:
             await publishes(flow, 50)
 
-            returned = await fault(redis_server, starling)
+            await fault(redis_server, starling)
 
-            seconds = await flow.until_live(returned)
+            seconds = await flow.until_live()
             await publishes(flow, 50)
             await flow.stop()
 

@@ -145,7 +145,7 @@ def front_proxy(
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes], output: Path) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + DEADLINE
     while True:
         assert process.poll() is None, output.read_text()
         assert time.monotonic() < deadline, output.read_text()
@@ -163,7 +163,7 @@ def trust(certificates: Path) -> ssl.SSLContext:
 
 async def until_open(front_proxy: str, trust: ssl.SSLContext) -> None:
     """Until the proxy has found its server healthy."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + DEADLINE
     while True:
         try:
             async with connect(f"{front_proxy}/ws", ssl=trust):

@@ -26,7 +26,7 @@ from starling.auth.jwt import JwtVerifier
 from tests.sdk.python_sdk import disconnect
 from tests.support.running import Starling
 from tests.support.services import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "publish.md").read_text()
@@ -85,7 +85,7 @@ def published(starling: Starling, channel: str) -> list[Any]:
 def test_the_shell_publishes(starling: Starling) -> None:
     command = example("From a shell", "bash").replace("http://localhost:8000", starling.http)
 
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=DEADLINE)
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["result"]["offset"] >= 1
@@ -171,7 +171,7 @@ async def test_state_and_what_is_published_meanwhile_have_no_gap(
     finally:
         stop.set()
         await asyncio.to_thread(backend.join, 20)
-    end = time.monotonic() + 10
+    end = time.monotonic() + DEADLINE
     while len(names["orders"]) < count:
         assert time.monotonic() < end, sorted(set(range(1, count + 1)) - names["orders"])
         await asyncio.sleep(0.02)
@@ -222,7 +222,7 @@ async def test_straight_into_redis_reaches_clients(starling: Starling, redis: Re
         headers={"X-API-Key": "dev"},
     ).json()["result"]
 
-    end = time.monotonic() + 10
+    end = time.monotonic() + DEADLINE
     while len(live.data) < 1 or len(kept.data) < 4:
         assert time.monotonic() < end, (live.data, kept.data)
         await asyncio.sleep(0.02)

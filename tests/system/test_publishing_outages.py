@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from tests.support.history_clients import HistoryClient, Refused
 from tests.support.running import Starling, serving
 from tests.support.services import RedisServer
+from tests.support.waiting import DEADLINE, StepClock
 from tests.system.flow import environment
 
 API_KEY = "a key of these tests alone"
@@ -49,18 +50,17 @@ async def test_while_redis_is_away_both_endpoints_refuse_in_time(
             await client.subscribe(CHANNEL)
             await client.publish(CHANNEL, 1)
             await asyncio.to_thread(getattr(redis_server, fault))
-            began = time.monotonic()
 
-            with pytest.raises(Refused) as refused:
+            with StepClock() as by_protocol, pytest.raises(Refused) as refused:
                 await client.publish(CHANNEL, 2)
-            by_protocol = time.monotonic() - began
-            status, body = await asyncio.to_thread(publish, starling, 3)
+            with StepClock() as by_api:
+                status, body = await asyncio.to_thread(publish, starling, 3)
 
             assert refused.value.code == 100
-            assert by_protocol < ANSWER_WITHIN
+            assert by_protocol.seconds < ANSWER_WITHIN
             assert status == 503, body
             assert body["error"]["code"] == 100
-            assert time.monotonic() - began - by_protocol < ANSWER_WITHIN
+            assert by_api.seconds < ANSWER_WITHIN
             await asyncio.to_thread(redis_server.thaw)
 
 
@@ -116,7 +116,7 @@ async def test_retries_with_an_idempotency_key_over_outages_publish_once(tmp_pat
                 done = True
                 await asyncio.gather(*publishing)
                 ledger = client.ledgers[CHANNEL]
-                end = time.monotonic() + 10
+                end = time.monotonic() + DEADLINE
                 while set(ledger.numbers) < set(acknowledged) and time.monotonic() < end:
                     await asyncio.sleep(0.05)
 
@@ -152,7 +152,7 @@ async def test_publications_that_may_wait_are_stored_once_when_redis_is_back(tmp
 
                 assert (status, status_of_both) == (200, 200)
                 assert published["result"]["epoch"] == broadcast["result"]["responses"][0]["result"]["epoch"]
-                end = time.monotonic() + 10
+                end = time.monotonic() + DEADLINE
                 while time.monotonic() < end and len(client.ledgers[CHANNEL].numbers) < 2:
                     await asyncio.sleep(0.05)
                 await asyncio.sleep(1)

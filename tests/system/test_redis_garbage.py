@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from tests.support.history_clients import HistoryClient
 from tests.support.running import Starling, serving
 from tests.support.services import RedisServer
+from tests.support.waiting import DEADLINE
 from tests.system.flow import environment
 
 LIVE = "live"
@@ -48,7 +49,7 @@ async def redis(redis_server: RedisServer) -> AsyncIterator["Redis"]:
 
 async def received(client: HistoryClient, channel: str, number: int) -> list[int]:
     """The numbers of a client's ledger, once `number` is the last of them."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE):
         while client.ledgers[channel].numbers[-1:] != [number]:
             await asyncio.sleep(0.02)
     return client.ledgers[channel].numbers
@@ -96,7 +97,7 @@ async def test_unreadable_entries_of_a_history_cost_its_readers_those_entries(
         await writer.publish(KEPT, 3)
         assert await received(late, KEPT, 3) == [1, 2, 3]
         assert late.ledgers[KEPT].closed == []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while not starling.metrics()["starling_unreadable_messages_total"]:
             await asyncio.sleep(0.1)
     await asyncio.to_thread(starling.reported, "unreadable_for_json_clients")

@@ -16,6 +16,7 @@ from websockets.typing import Subprotocol
 from starling.auth.issue import issue_connection_token
 from tests.support.running import SECRET, Starling
 from tests.support.services import free_port
+from tests.support.waiting import DEADLINE
 
 STARLING = str(Path(sys.executable).with_name("starling"))
 
@@ -39,7 +40,11 @@ def bearer(token: str) -> dict[str, str]:
 
 def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [STARLING, *arguments], env={"PATH": "/usr/bin:/bin", **environment}, capture_output=True, text=True, timeout=30
+        [STARLING, *arguments],
+        env={"PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
     )
 
 
@@ -179,7 +184,7 @@ async def test_ten_thousand_half_open_connects_are_cut_and_counted_while_others_
         if number % 1000 == 0:
             await serves_on(starling, token)
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     while refusals(starling, "handshake_timeout") < before + 10_000:
         assert time.monotonic() < deadline, refusals(starling, "handshake_timeout")
         await asyncio.sleep(0.2)

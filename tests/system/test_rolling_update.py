@@ -139,7 +139,7 @@ def proxy(hosts: list[Host], tmp_path: Path) -> Iterator[str]:
     command = ["nginx", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "error.log")]
     process = subprocess.Popen(command, start_new_session=True)
     try:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + DEADLINE
         with socket.socket() as probe:
             while probe.connect_ex(("127.0.0.1", port)):
                 assert process.poll() is None, (tmp_path / "error.log").read_text()

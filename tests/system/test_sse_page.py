@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.event_stream import EventReader
 from tests.support.running import Starling
+from tests.support.waiting import DEADLINE
 
 pytestmark = pytest.mark.processes
 
@@ -46,7 +47,7 @@ def test_curl_prints_what_the_page_says(starling: Starling) -> None:
         assert process.stdout is not None
         text = b"".join(process.stdout.readline() for _ in range(3))
         with running(publish, starling) as publishing:
-            answer, _ = publishing.communicate(timeout=20)
+            answer, _ = publishing.communicate(timeout=DEADLINE)
         assert json.loads(answer)["result"]["offset"] == 1
         text += b"".join(process.stdout.readline() for _ in range(2))
 
@@ -65,6 +66,6 @@ def test_curl_reads_bare_pushes(starling: Starling) -> None:
         assert process.stdout is not None
         assert list(json.loads(process.stdout.readline())["connect"]["subs"]) == ["demo:news"]
         with running(publish, starling) as publishing:
-            publishing.communicate(timeout=20)
+            publishing.communicate(timeout=DEADLINE)
         assert "join" in json.loads(process.stdout.readline()), "the namespace demo shows who comes"
         assert json.loads(process.stdout.readline())["pub"]["data"] == {"text": "hello"}

@@ -46,9 +46,9 @@ async def test_sigterm_says_goodbye_with_each_endpoints_own_code_and_exits_with_
         await client.recv()
 
     starling.process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE):
         codes = {path: [await close_code(client) for client in of_path] for path, of_path in clients.items()}
-        code = await asyncio.to_thread(starling.process.wait, 20)
+        code = await asyncio.to_thread(starling.process.wait, DEADLINE)
 
     assert codes == {path: [expected] * 8 for path, expected in paths.items()}
     assert code == 0
@@ -59,14 +59,14 @@ async def test_while_it_stops_it_is_alive_but_not_ready_and_refuses_new_clients(
     clients = [await connect(f"{starling.url}/ws") for _ in range(6)]
 
     starling.process.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + DEADLINE
     while starling.get(f"{starling.internal}/readyz")[0] != 503:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
 
     assert starling.get(f"{starling.internal}/livez")[0] == 200
     assert [await close_code(client) for client in clients] == [1012] * 6
-    assert await asyncio.to_thread(starling.process.wait, 20) == 0
+    assert await asyncio.to_thread(starling.process.wait, DEADLINE) == 0
 
 
 async def test_when_the_master_is_killed_no_orphan_keeps_the_port(starling: Starling) -> None:
@@ -88,7 +88,7 @@ async def test_a_worker_that_is_killed_is_replaced_without_losing_readiness(star
     victim, other = starling.workers
 
     os.kill(victim, signal.SIGKILL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     while victim in starling.workers:
         assert starling.get(f"{starling.internal}/readyz")[0] == 200
         assert time.monotonic() < deadline
@@ -107,7 +107,7 @@ async def test_a_worker_that_hangs_is_replaced_while_the_other_serves(redis_serv
         hung, other = starling.workers
         os.kill(hung, signal.SIGSTOP)
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + DEADLINE
             while sum(worker["ready"] for worker in starling.get(f"{starling.internal}/readyz")[1]["workers"]) != 1:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.2)

@@ -12,6 +12,7 @@ from websockets.asyncio.client import connect
 from tests.support.load import environment
 from tests.support.running import Starling
 from tests.support.services import RedisServer
+from tests.support.waiting import DEADLINE
 
 NAMED = 3
 
@@ -54,7 +55,7 @@ def test_the_busiest_channels_are_reported_over_workers_and_no_more_than_wanted_
     series: dict[str, float] = {}
 
     async def follow(seen: asyncio.Event) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
             _, body = await asyncio.to_thread(starling.get, f"{starling.internal}/channels/top")
             if len(body.get("channels", ())) >= 9 and body["channels"][0]["subscribers"] == 12:

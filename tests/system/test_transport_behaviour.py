@@ -15,6 +15,7 @@ from starling.auth.issue import issue_connection_token, issue_subscription_token
 from tests.support.conversation import EMULATED, TRANSPORTS, Conversation
 from tests.support.running import SECRET, Starling, two_workers
 from tests.support.services import RedisServer
+from tests.support.waiting import DEADLINE
 
 CHANNELS = """
 namespaces:
@@ -255,7 +256,7 @@ def test_metrics_and_log_lines_name_the_transport(pods: Pods, transport: str) ->
         client.call("ping")
         line = pods[0].reported("client_connected", transport=label)[-1]
         assert line["address"] == "127.0.0.1"
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + DEADLINE
         while not pods[0].metrics().get(f'starling_connections{{transport="{label}"}}', 0.0):
             assert time.monotonic() < deadline
 

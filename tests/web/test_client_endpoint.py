@@ -22,6 +22,7 @@ from starling.main import build_application
 from starling.settings import load_settings
 from tests.support.running import SECRET, Starling
 from tests.support.services import free_port
+from tests.support.waiting import DEADLINE
 
 PATH = "/connection/websocket"
 SETTINGS = {"STARLING_TOKEN_HMAC_SECRET": SECRET, "STARLING_TOKEN_IN_QUERY": "true", "STARLING_MAX_CONNECTIONS": "10"}
@@ -76,7 +77,7 @@ def uvicorn_server() -> Iterator[Served]:
     server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=port, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     while not server.started:
         assert time.monotonic() < deadline, "uvicorn did not start"
         time.sleep(0.02)
@@ -181,7 +182,7 @@ def test_a_full_worker_rejects_with_503_and_a_time_to_try_again(served: Served, 
         assert refused.value.response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
         assert 5 <= int(refused.value.response.headers["Retry-After"]) <= 30
     # There is room as soon as the server has seen a close.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + DEADLINE
     while True:
         try:
             with served.connect(Authorization=f"Bearer {token}"):

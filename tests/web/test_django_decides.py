@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from starling.main import create_app
 from starling.settings import load_settings
 from tests.support.services import free_port
+from tests.support.waiting import DEADLINE
 from tests.web.test_proxies import ORIGIN, talking
 
 pytestmark = pytest.mark.processes
@@ -57,7 +58,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
             except OSError:
                 return False
 
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE
         while not serves():
             assert time.monotonic() < deadline, "the project does not serve"
             time.sleep(0.1)

@@ -15,6 +15,7 @@ from starling.auth.issue import issue_connection_token, issue_subscription_token
 from starling.main import create_app
 from starling.settings import SettingsError, load_settings
 from tests.support.proxy_backend_server import Answer, DecidingBackend
+from tests.support.waiting import DEADLINE
 from tests.web.test_refresh import Talk
 
 SECRET = "a test's own secret, longer than thirty-two bytes"
@@ -474,7 +475,7 @@ def test_a_connection_whose_refresh_gets_no_answer_goes_on_for_its_grace_and_no_
     deciding(backend, connect={"result": {"user": "56", "expire_at": time.time() + 0.5}}, refresh=500)
     with talking(opener(proxy_grace_seconds="4")) as talk:
         talk.ask(connect={})
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + DEADLINE
         while not backend.about("refresh") and time.monotonic() < deadline:
             time.sleep(0.02)
         assert "rpc" in talk.ask(rpc={"method": "x", "data": {}})

@@ -22,6 +22,7 @@ from starling.settings import load_settings
 from tests.support.decisions import hooks
 from tests.support.decisions.cases import CASES, Case
 from tests.support.services import free_port
+from tests.support.waiting import DEADLINE
 from tests.web.test_proxies import KEY, ORIGIN, SECRET, talking
 
 pytestmark = pytest.mark.processes
@@ -50,7 +51,7 @@ def project() -> Iterator[str]:
     address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-W", "error", str(DIRECTORY / "django_project.py"), "runserver", "--noreload", address]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE
         while not _serves(address):
             assert time.monotonic() < deadline, "the project does not serve"
             assert process.poll() is None, "the project has ended"

@@ -20,6 +20,7 @@ from starling.settings import load_settings
 from tests.support.running import SECRET, Starling
 from tests.support.services import free_port
 from tests.support.streams import EventStream, Stream, get
+from tests.support.waiting import DEADLINE
 
 KEY = "a key of the test's own"
 PAGE = "https://app.example.com"
@@ -93,7 +94,7 @@ def uvicorn_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]
     server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=port, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     while not server.started:
         assert time.monotonic() < deadline, "uvicorn did not start"
         time.sleep(0.02)
