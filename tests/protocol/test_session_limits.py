@@ -6,6 +6,7 @@ from starling.protocol import codes
 from starling.protocol.decisions import Authenticate, Call
 from starling.protocol.messages import ConnectResult, RPCResult
 from starling.protocol.options import SessionLimits
+from starling.protocol.session_core import ANSWER_UNIT
 from tests.protocol.talk import Talk
 
 
@@ -68,6 +69,20 @@ def test_more_commands_than_the_rate_are_answered_111_and_many_more_close_with_3
     assert talk.send(ping, ping) == [pong, pong]
     assert talk.send(ping, ping, ping) == [too_many] * 3
     assert talk.send(ping) == [3013]
+
+
+def test_large_answers_spend_the_budget_and_do_not_end_the_connection() -> None:
+    talk = Talk(SessionLimits(messages_per_second=1, message_burst=4)).connect()
+    ping = {"id": 2, "ping": {}}
+    talk.session.charge(1000 * ANSWER_UNIT, talk.now)
+    talk.session.charge(1000 * ANSWER_UNIT, talk.now)
+    [reply] = talk.send(ping)
+    assert reply["error"]["code"] == 111
+    talk.pass_time(4)
+    assert talk.send(ping) == [ping]
+    talk.session.charge(ANSWER_UNIT - 1, talk.now)
+    talk.pass_time(1)
+    assert talk.send(ping) == [ping], "a small answer costs nothing more"
 
 
 def test_a_client_that_waits_is_served_again() -> None:

@@ -25,6 +25,7 @@ CHANNELS = {
         "presence": True,
         "history_size": 100,
         "history_ttl": "60s",
+        "force_recovery": True,
     }
 }
 
@@ -72,6 +73,35 @@ def test_publications_that_a_filter_leaves_out_are_paid_for(service: TestClient)
         assert talk.ask(history=history)["history"]["publications"] == []
         # 100 KB are read for each.
         assert asked_until_refused(talk, history=history) == [0, 0, 0, 0, 111]
+
+
+def test_what_is_recovered_again_and_again_is_paid_for(service: TestClient) -> None:
+    call(service, "publish", channel="recovered", data=1)
+    with service.websocket_connect("/connection/websocket") as session:
+        talk = Talk(session)
+        talk.ask(connect={"token": issue_connection_token(SECRET, "alice", 600)})
+        position = talk.ask(history={"channel": "recovered", "limit": 0})["history"]
+        for number in range(90):
+            call(service, "publish", channel="recovered", data=str(number).ljust(1000, "x"))
+        since = {"recover": True, "offset": 1, "epoch": position["epoch"]}
+        codes: list[int] = []
+        while 111 not in codes and len(codes) < 20:
+            answer = talk.ask(subscribe={"channel": "recovered", **since})
+            codes.append(answer.get("error", {"code": 0})["code"])
+            if codes[-1] == 0:
+                assert len(answer["subscribe"]["publications"]) == 90
+                talk.ask(unsubscribe={"channel": "recovered"})
+        # 95 KB are sent for each.
+        assert codes == [0] * 6 + [111]
+
+
+def test_history_is_paid_for(service: TestClient) -> None:
+    for number in range(50):
+        call(service, "publish", channel="kept", data=str(number).ljust(2000, "x"))
+    with service.websocket_connect("/connection/websocket") as session:
+        talk = Talk(session)
+        talk.ask(connect={"token": issue_connection_token(SECRET, "alice", 600)})
+        assert asked_until_refused(talk, history={"channel": "kept", "limit": 50}) == [0, 0, 0, 0, 0, 111]
 
 
 def test_presence_of_too_many_is_paid_for(service: TestClient) -> None:

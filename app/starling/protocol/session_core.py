@@ -34,6 +34,8 @@ from starling.protocol.turns import Turns
 RENEWAL_PAUSE = 5.0
 # Bytes of an answer that cost as much of the message budget as one command.
 ANSWER_UNIT = 256
+# Answers spend up to this many bursts; beyond two of them refused commands end the connection.
+ANSWERS_SHARE = 1.5
 
 # What ends the connection where a server-side subscription would end with this code, which the SDK does not repeat.
 _DISCONNECT_FOR = {
@@ -254,9 +256,13 @@ class SessionCore:
     # Budgets
 
     def charge(self, size: int, now: float) -> None:
-        """Spend of the message budget for an answer of about `size` bytes, as for that many commands."""
+        """Spend of the message budget for an answer of about `size` bytes, as for that many commands.
+
+        Answers leave room for as many refused commands as half the burst, so that they alone never end a connection.
+        """
         if self._requests is not None and (count := size // ANSWER_UNIT):
-            self._requests.spend(now, count)
+            room = round(ANSWERS_SHARE * self._limits.message_burst - self._requests.unforgiven(now))
+            self._requests.spend(now, max(0, min(count, room)))
 
     def _spend_error(self, now: float) -> float:
         if self._errors is None:

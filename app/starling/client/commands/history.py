@@ -7,6 +7,7 @@ import structlog
 
 from starling.client.client_connection import ClientConnection
 from starling.client.commands.base import CommandHandler
+from starling.client.commands.charges import charge_publications
 from starling.client.commands.rights import channel_options, require
 from starling.client.shared_recoveries import SharedRecoveries
 from starling.engine.allowances import Budgets, payer
@@ -24,8 +25,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
 # Data of the publications in one answer, beyond the first: it must fit into what may wait for a client.
 ANSWER_BYTES = 768 * 1024
-# What a publication adds to its data in an answer, about.
-ENTRY_BYTES = 64
 
 
 class HistoryHandler(CommandHandler[History, ChannelOptions]):
@@ -57,8 +56,7 @@ class HistoryHandler(CommandHandler[History, ChannelOptions]):
         """Spend of the client's budgets for what was read, whether or not the answer has it."""
         if read.created:
             self._first_uses.spend(payer(client))
-        size = sum([len(entry.publication.data) + ENTRY_BYTES for entry in read.entries])
-        client.session.charge(size, time.monotonic())
+        charge_publications(client, [entry.publication for entry in read.entries])
 
     async def run(self, client: ClientConnection, action: History, prepared: ChannelOptions) -> list[Decision]:
         """Read it."""

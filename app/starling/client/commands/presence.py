@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from starling.client.client_connection import ClientConnection
 from starling.client.commands.base import CommandHandler
+from starling.client.commands.charges import charge_members
 from starling.client.commands.rights import channel_options, require
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.presence_tracker import PresenceTracker
@@ -17,8 +18,6 @@ from starling.protocol.messages import PresenceResult, PresenceStatsResult
 # Members in one answer, and their bytes: it must fit into what may wait for a client. Beyond, presence_stats is left.
 MEMBERS = 5_000
 ANSWER_BYTES = 768 * 1024
-# What a member adds to its ids and infos in an answer, about.
-MEMBER_BYTES = 64
 
 PresenceQuery = TypeVar("PresenceQuery", Presence, PresenceStats)
 
@@ -54,7 +53,7 @@ class PresenceHandler(_PresenceQueryHandler[Presence]):
                 # Too many to be sent are looked at all the same.
                 client.session.charge(ANSWER_BYTES, time.monotonic())
                 raise
-            client.session.charge(members.size + MEMBER_BYTES * len(members), time.monotonic())
+            charge_members(client, members)
             client.carry_out(client.session.answered(action, PresenceResult(members), time.monotonic()))
             return []
 

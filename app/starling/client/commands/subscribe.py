@@ -6,6 +6,7 @@ from functools import partial
 from starling.client.authority import Grant
 from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import CommandHandler, Later, Work
+from starling.client.commands.charges import charge_publications
 from starling.client.commands.grants import ChannelGrants, enters_at_once
 from starling.client.hook_calls import report_unsubscribed
 from starling.client.memberships import Membership
@@ -102,6 +103,8 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
         if rejects_unrecovered(request, grant, result):
             client.carry_out(session.refused(action, codes.ERROR_UNRECOVERABLE_POSITION, now))
             return False
+        if result.publications and not action.server_side:
+            charge_publications(client, result.publications)
         set_view(subscriber, client.encoder, request, grant, result, self._engine.hub.subscribers.ids)
         set_stream_view(subscriber, client, grant, result)
         if subscriber.view is None and grant.options.stream is None:
