@@ -109,7 +109,7 @@ def test_members_and_parameters_are_counted_as_a_reader_counts_them(body: str, m
 ARCHITECTURE = PACKAGE.parents[1] / "docs" / "architecture.md"
 
 
-@pytest.mark.parametrize(("section", "most"), [("A publication", 21), ("A token", 12), ("A setting", 4)])
+@pytest.mark.parametrize(("section", "most"), [("A publication", 20), ("A token", 12), ("A setting", 4)])
 def test_the_files_that_a_publication_a_token_and_a_setting_pass_are_there_and_no_more(section: str, most: int) -> None:
     rows = re.findall(
         r"^\| (\d+) \| (.*?) \|", ARCHITECTURE.read_text().split(f"\n## {section}\n")[1].split("\n## ")[0], re.M

@@ -23,10 +23,9 @@ from msgspec import Raw
 from prometheus_client import CollectorRegistry
 
 from starling.client.client_connection import JsonConnection
-from starling.engine.transport import Frame
 from starling.main import Application, build_application
 from starling.protocol.codes import UNSUBSCRIBE_SERVER
-from starling.protocol.messages import Publication
+from starling.protocol.messages import Frame, Publication
 from starling.settings import load_settings
 from tests.support.json_transport import JsonTransport
 from tests.support.virtual_time import VirtualTimeLoop

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from starling.engine.transport import Frame
+from starling.protocol.messages import Frame
 from starling.server.compression import Deflater, Inflater
 
 SIZES = (256, 512, 1024, 4096, 16384, 65536)

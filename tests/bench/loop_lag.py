@@ -13,8 +13,7 @@ from rich.console import Console
 
 from starling.client.client_connection import JsonConnection
 from starling.engine.hub import Hub
-from starling.engine.transport import Batch
-from starling.protocol.messages import Publication
+from starling.protocol.messages import Batch, Publication
 from starling.telemetry.metrics import TransportStats
 from tests.support.receivers import FakeReceiver
 

@@ -15,8 +15,7 @@ from starling.brokers import envelope
 from starling.client.client_connection import JsonConnection
 from starling.engine.broker import StreamEntry
 from starling.engine.hub import Hub
-from starling.engine.transport import Batch
-from starling.protocol.messages import Publication
+from starling.protocol.messages import Batch, Publication
 from starling.telemetry.metrics import TransportStats
 from starling.telemetry.top_channels import ChannelMeter
 from tests.bench.process import raise_file_limit

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from msgspec import Raw
 
-from starling.client.client_connection import JsonPushes
 from starling.engine.hub import Hub
 from starling.engine.view import View
+from starling.protocol.codec_json import JsonPushes
 from starling.protocol.delta import create_patch
 from starling.protocol.messages import Publication
 from starling.protocol.tags_filter import FilterNode, compile_filter

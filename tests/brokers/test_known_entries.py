@@ -7,7 +7,8 @@ from msgspec import Raw
 from starling.brokers.redis.known_entries import KnownEntries, KnownEntry, Row
 from starling.engine.broker import StreamEntry
 from starling.protocol.codec_json import JsonCodec
-from starling.protocol.messages import HistoryResult, Publication, Reply, SharedPublications
+from starling.protocol.messages import HistoryResult, Publication, Reply
+from starling.protocol.shared_values import SharedPublications
 
 
 def row(offset: int, data: bytes = b"1") -> Row:

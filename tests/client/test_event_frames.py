@@ -6,9 +6,8 @@ from msgspec import Raw
 
 from starling.client.event_frames import EventIds, EventStreams, IdentifyingTransport
 from starling.engine.hub import SubscriberIndex
-from starling.engine.transport import Batch, Frame
 from starling.engine.unreadable_messages import UnreadableMessages
-from starling.protocol.messages import Publication, Push
+from starling.protocol.messages import Batch, Frame, Publication, Push
 from starling.protocol.resume_id import parse_resume_id
 from tests.support.event_stream import EventReader
 from tests.support.json_transport import JsonTransport

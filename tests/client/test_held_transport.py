@@ -1,7 +1,7 @@
 """What is held back for a client that is not connected yet, and its bound."""
 
 from starling.client.held_transport import HELD_BYTES, HeldTransport
-from starling.engine.transport import Batch, Frame
+from starling.protocol.messages import Batch, Frame
 from tests.support.receivers import RecordingTransport
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starling.engine.fanout import Fanout, Group
-from starling.engine.transport import Batch, Frame
+from starling.protocol.messages import Batch, Frame
 from starling.telemetry.metrics import TransportStats
 from tests.support.receivers import FakeReceiver, RecordingTransport
 from tests.support.waiting import DEADLINE

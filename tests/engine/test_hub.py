@@ -8,9 +8,8 @@ from functools import partial
 from msgspec import Raw
 
 from starling.engine.hub import Hub
-from starling.engine.transport import Batch, Frame
 from starling.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL, CommandRefused
-from starling.protocol.messages import ClientInfo, Leave, Publication, Push
+from starling.protocol.messages import Batch, ClientInfo, Frame, Leave, Publication, Push
 from starling.telemetry.metric_list import DELIVERY_BUCKETS
 from starling.telemetry.metrics import Distribution, TransportStats
 from tests.support.receivers import FakeReceiver, RecordingTransport

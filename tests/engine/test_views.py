@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import Raw
 
-from starling.client.client_connection import JsonPushes, ProtobufPushes
 from starling.engine.hub import Hub
 from starling.engine.view import Base, View
 from starling.protocol import client_pb2
+from starling.protocol.codec_json import JsonPushes
+from starling.protocol.codec_protobuf import ProtobufPushes
 from starling.protocol.messages import Publication
 from starling.protocol.tags_filter import FilterNode, TagsFilter, compile_filter
 from tests.support.receivers import FakeReceiver

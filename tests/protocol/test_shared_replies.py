@@ -14,15 +14,8 @@ from starling.protocol.codec import Codec
 from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codec_protobuf import ProtobufCodec
 from starling.protocol.codes import CommandRefused
-from starling.protocol.messages import (
-    ClientInfo,
-    HistoryResult,
-    PresenceResult,
-    Publication,
-    Reply,
-    SharedMembers,
-    SharedPublications,
-)
+from starling.protocol.messages import ClientInfo, HistoryResult, PresenceResult, Publication, Reply
+from starling.protocol.shared_values import SharedMembers, SharedPublications
 
 MEMBERS = {
     "c1": ClientInfo("ann", "c1", Raw(b'{"name": "Ann"}'), Raw(b"[\n1]")),

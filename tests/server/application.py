@@ -23,7 +23,7 @@ from prometheus_client import Counter
 
 from starling.engine.direct_request import DirectRequest, DirectResponse, Respond, Work
 from starling.engine.readiness import Readiness, Unready
-from starling.engine.transport import Frame
+from starling.protocol.messages import Frame
 from starling.server.options import ServerOptions
 from starling.server.service import ReloadError, Service
 from starling.telemetry.logging import configure_logging

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.sync.client import connect
 
-from starling.engine.transport import Batch, Frame
+from starling.protocol.messages import Batch, Frame
 from starling.server.compression import LEAST_BYTES, Compression, Deflater, Inflater
 from starling.server.frames import COMPRESSED, PeerError
 from starling.server.handshake import BadHandshake

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from starling.client.client_connection import JsonConnection
-from starling.engine.transport import Batch, Frame
 from starling.main import build_application
+from starling.protocol.messages import Batch, Frame
 from starling.server.client_socket import Flusher
 from starling.server.options import ServerOptions
 from starling.server.transport import WebSocketTransport

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from starling.engine.transport import Batch, Frame
+from starling.protocol.messages import Batch, Frame
 from tests.support.receivers import RecordingTransport
 
 

@@ -5,9 +5,8 @@ from itertools import count
 from typing import Any
 
 from starling.engine.receiver import PushEncoder, TokenFacts
-from starling.engine.transport import Batch, Frame
 from starling.protocol.codes import Disconnect, Error
-from starling.protocol.messages import Push
+from starling.protocol.messages import Batch, Frame, Push
 from starling.telemetry.metrics import TransportStats
 
 _ids = count(1)

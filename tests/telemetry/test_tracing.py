@@ -17,9 +17,8 @@ from prometheus_client import CollectorRegistry
 from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
 from starling.engine.fanout import Fanout
 from starling.engine.publisher import Publisher
-from starling.engine.transport import Frame
 from starling.main import create_app
-from starling.protocol.messages import Publication
+from starling.protocol.messages import Frame, Publication
 from starling.settings import SettingsError, load_settings
 from starling.telemetry import open_telemetry
 from starling.telemetry.metrics import Metrics

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi import WebSocket
 
-from starling.engine.transport import Frame
+from starling.protocol.messages import Frame
 from starling.web.asgi_stream import AsgiStreamTransport
 from starling.web.asgi_transport import AsgiTransport
 from starling.web.handoff import LoopTransport

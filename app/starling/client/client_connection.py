@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
-import msgspec
 import structlog
 from msgspec import Raw
 from msgspec.structs import replace
@@ -18,16 +17,16 @@ from starling.engine.engine import Engine
 from starling.engine.hook_request import Request
 from starling.engine.receiver import TokenFacts
 from starling.engine.stream_chunks import bytes_of
-from starling.engine.transport import WRITE_ERROR, Frame
+from starling.engine.transport import WRITE_ERROR
 from starling.engine.view import ViewEncoder
 from starling.protocol import codes
 from starling.protocol.codec import Codec
-from starling.protocol.codec_json import JsonCodec
-from starling.protocol.codec_protobuf import ProtobufCodec
+from starling.protocol.codec_json import JSON, JsonPushes
+from starling.protocol.codec_protobuf import PROTOBUF, ProtobufPushes
 from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
 from starling.protocol.commands import Command, SubscribeRequest
 from starling.protocol.decisions import Decision
-from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Publication, Push, Reply
+from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Frame, Publication, Push, Reply
 from starling.protocol.options import SessionLimits
 from starling.protocol.session import Session
 
@@ -35,8 +34,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
 # RFC 6455 section 7.1.5: the code of a connection that ended without one.
 VANISHED = 1006
-JSON = JsonCodec()
-PROTOBUF = ProtobufCodec()
 
 
 class ClientEncoder(ViewEncoder, Protocol):
@@ -299,48 +296,6 @@ class ClientConnection(Connection):
     def send_disconnect(self, reason: Disconnect) -> None:
         """Disconnect the client."""
         self.carry_out(self.session.close(reason))
-
-
-class JsonPushes:
-    """Encodes pushes as text frames of JSON."""
-
-    carries_channel_ids = True
-
-    def encode_push(self, push: Push) -> Frame:
-        """One push as a text frame."""
-        return Frame(JSON.encode(Reply(push=push)), text=True)
-
-    def encode_replies(self, replies: list[bytes]) -> Frame:
-        """Encoded replies to one client as one text frame."""
-        return Frame(JSON.join(replies), text=True)
-
-    def delta_payload(self, payload: bytes) -> Raw:
-        """A JSON string of the payload's text."""
-        try:
-            return Raw(msgspec.json.encode(payload.decode()))
-        except UnicodeDecodeError:
-            raise CommandRefused(codes.DISCONNECT_INAPPROPRIATE_PROTOCOL) from None
-
-
-class ProtobufPushes:
-    """Encodes pushes as binary frames of Protobuf.
-
-    The JavaScript SDK (5.8) compares the 64-bit numbers of Protobuf by identity, so it never finds a channel by its id.
-    """
-
-    carries_channel_ids = False
-
-    def encode_push(self, push: Push) -> Frame:
-        """One push as a binary frame."""
-        return Frame(PROTOBUF.encode(Reply(push=push)), text=False)
-
-    def encode_replies(self, replies: list[bytes]) -> Frame:
-        """Encoded replies to one client as one binary frame."""
-        return Frame(PROTOBUF.join(replies), text=False)
-
-    def delta_payload(self, payload: bytes) -> Raw:
-        """The bytes as they are."""
-        return Raw(payload)
 
 
 class ProtobufStreamPushes(ProtobufPushes):

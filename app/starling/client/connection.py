@@ -10,7 +10,8 @@ import structlog
 from starling.engine.allowances import Holder
 from starling.engine.engine import Engine
 from starling.engine.receiver import PushEncoder, TokenFacts
-from starling.engine.transport import Frame, Transport
+from starling.engine.transport import Transport
+from starling.protocol.messages import Frame
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.connection")
 

@@ -6,11 +6,11 @@ import msgspec
 
 from starling.client.commands.history import ANSWER_BYTES
 from starling.client.one_way import StreamedPushes
-from starling.engine.transport import Batch, Frame, StreamFrame, Transport
+from starling.engine.transport import Transport
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.event_stream import KEEP_ALIVE, data_fields, event, id_field, name_field
-from starling.protocol.messages import Publication, Push
+from starling.protocol.messages import Batch, Frame, Publication, Push, StreamFrame
 from starling.protocol.portable_json import is_json
 from starling.protocol.resume_id import id_of_one, id_of_several, part_of_several, with_right
 

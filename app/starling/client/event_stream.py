@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from starling.client.authority import Grant, Handshake, Identity
-from starling.client.client_connection import JSON, Executor
+from starling.client.client_connection import Executor
 from starling.client.event_frames import (
     RESET,
     EventEncoder,
@@ -22,13 +22,14 @@ from starling.client.pending_transport import Answer
 from starling.client.recovery import recoverable
 from starling.client.views import tags_filter
 from starling.engine.broker import StreamPosition
-from starling.engine.transport import StreamFrame, Transport
+from starling.engine.transport import Transport
 from starling.protocol import codes
+from starling.protocol.codec_json import JSON
 from starling.protocol.codes import CommandRefused, Error
 from starling.protocol.commands import ConnectRequest, HistoryRequest, SubscribeRequest
 from starling.protocol.decisions import Decision
 from starling.protocol.event_stream import KEEP_ALIVE, event, identify, opening
-from starling.protocol.messages import ConnectResult, HistoryResult, Push, Reply, SubscribeResult
+from starling.protocol.messages import ConnectResult, HistoryResult, Push, Reply, StreamFrame, SubscribeResult
 from starling.protocol.messages import StreamPosition as RequestedPosition
 from starling.protocol.resume_id import CHANNEL_BYTES, ID_BYTES, ResumeId
 from starling.protocol.session_core import SessionState

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from starling.engine.transport import Batch, Frame, Transport
+from starling.engine.transport import Transport
+from starling.protocol.messages import Batch, Frame
 
 # Payload bytes that may be held for one client: as many as may wait for a slow reader, by default.
 HELD_BYTES = 2**20

@@ -7,15 +7,15 @@ import structlog
 from msgspec import MsgspecError, Raw
 
 from starling.client.authority import Handshake
-from starling.client.client_connection import JSON, ClientConnection, Executor, JsonPushes, fail
+from starling.client.client_connection import ClientConnection, Executor, fail
 from starling.client.pending_transport import Answer, PendingTransport
-from starling.engine.transport import NO_CLOSE_FRAME, Frame, StreamFrame, Transport
+from starling.engine.transport import NO_CLOSE_FRAME, Transport
 from starling.protocol import codes
-from starling.protocol.codec_json import read_connect_request
+from starling.protocol.codec_json import JSON, JsonPushes, read_connect_request
 from starling.protocol.codes import CommandRefused, Disconnect, Error
 from starling.protocol.commands import Command, ConnectRequest
 from starling.protocol.event_stream import event
-from starling.protocol.messages import ConnectResult, DisconnectPush, Push, Reply
+from starling.protocol.messages import ConnectResult, DisconnectPush, Frame, Push, Reply, StreamFrame
 from starling.protocol.session_core import SessionState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")

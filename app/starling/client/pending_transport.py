@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from starling.engine.transport import Batch, Frame, Transport
+from starling.engine.transport import Transport
 from starling.protocol.codes import DISCONNECT_CODES, DISCONNECT_CONNECTION_CLOSED, Disconnect, Error
+from starling.protocol.messages import Batch, Frame
 
 # An accepted client whose socket is not there after so long has left. Seconds.
 OPEN_SECONDS = 10.0

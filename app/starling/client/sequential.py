@@ -12,8 +12,9 @@ import structlog
 from starling.client.connection import Connection
 from starling.engine.engine import Engine
 from starling.engine.receiver import TokenFacts
-from starling.engine.transport import Frame, Transport
+from starling.engine.transport import Transport
 from starling.protocol.budget import Budget
+from starling.protocol.messages import Frame
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.connection")
 

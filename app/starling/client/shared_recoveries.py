@@ -2,7 +2,8 @@
 
 from collections import OrderedDict
 
-from starling.protocol.messages import Publication, SharedPublications
+from starling.protocol.messages import Publication
+from starling.protocol.shared_values import SharedPublications
 
 # Thousands of clients return to few channels; each entry has what one reply may hold at most, less than a megabyte.
 MOST_SHARED = 8

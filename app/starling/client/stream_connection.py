@@ -9,21 +9,15 @@ from math import inf
 import structlog
 
 from starling.client.authority import Handshake
-from starling.client.client_connection import (
-    JSON,
-    PROTOBUF,
-    ClientConnection,
-    Executor,
-    JsonPushes,
-    ProtobufPushes,
-    fail,
-)
+from starling.client.client_connection import ClientConnection, Executor, fail
 from starling.client.emulation import EmulatedSessions, Forwarding
-from starling.engine.transport import NO_CLOSE_FRAME, Frame, StreamFrame, Transport
+from starling.engine.transport import NO_CLOSE_FRAME, Transport
+from starling.protocol.codec_json import JSON, JsonPushes
+from starling.protocol.codec_protobuf import PROTOBUF, ProtobufPushes
 from starling.protocol.command_sequence import CommandSequence
 from starling.protocol.commands import Command
 from starling.protocol.event_stream import event
-from starling.protocol.messages import DisconnectPush, Push, Reply
+from starling.protocol.messages import DisconnectPush, Frame, Push, Reply, StreamFrame
 from starling.protocol.session_core import SessionState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")

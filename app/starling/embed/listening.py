@@ -15,9 +15,8 @@ from starling.engine.broker import BrokerUnavailable
 from starling.engine.engine import Engine
 from starling.engine.receiver import TokenFacts
 from starling.engine.subscriptions import Subscriber
-from starling.engine.transport import Batch, Frame
 from starling.protocol.codes import ERROR_INTERNAL, CommandRefused, Error
-from starling.protocol.messages import Push
+from starling.protocol.messages import Batch, Frame, Push
 from starling.telemetry.metrics import TransportStats
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.embed")

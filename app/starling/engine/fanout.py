@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 from starling.engine.receiver import Receiver
-from starling.engine.transport import Batch, Frame
+from starling.protocol.messages import Batch, Frame
 from starling.telemetry.metrics import Distribution, TransportStats
 from starling.telemetry.tracing import Delivery, SocketWrite
 

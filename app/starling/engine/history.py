@@ -14,7 +14,8 @@ from starling.protocol.codes import (
     CommandRefused,
 )
 from starling.protocol.commands import HistoryRequest
-from starling.protocol.messages import HistoryResult, Publication, SharedPublications
+from starling.protocol.messages import HistoryResult, Publication
+from starling.protocol.shared_values import SharedPublications
 from starling.protocol.tags_filter import Matches
 
 # How long a position without a publication is kept after it was read. Seconds.

@@ -8,14 +8,13 @@ from typing import Protocol, cast
 from starling.engine.channels import namespace_of
 from starling.engine.fanout import DeliveryTiming, Fanout, Group
 from starling.engine.receiver import PushEncoder, Receiver
-from starling.engine.transport import Frame
 from starling.engine.unreadable_messages import UnreadableMessages
 from starling.engine.user_index import UserIndex
 from starling.engine.view import Base, ChannelIds, View
 from starling.engine.viewed_channel import Groups, ViewedChannel
 from starling.protocol.codes import CommandRefused
 from starling.protocol.commands import Command
-from starling.protocol.messages import Publication, Push, Reply
+from starling.protocol.messages import Frame, Publication, Push, Reply
 from starling.telemetry.metric_list import DELIVERY_BUCKETS
 from starling.telemetry.metrics import Distribution, Metrics
 from starling.telemetry.top_channels import ChannelMeter

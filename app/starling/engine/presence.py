@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from starling.engine.options import PresenceOptions
-from starling.protocol.messages import ClientInfo, SharedMembers
+from starling.protocol.messages import ClientInfo
+from starling.protocol.shared_values import SharedMembers
 
 DEFAULT_TTL = PresenceOptions().presence_ttl_seconds
 

@@ -13,7 +13,8 @@ from starling.engine.broker import Broker, BrokerUnavailable, PublicationTooLarg
 from starling.engine.channels import ChannelOptions
 from starling.engine.presence import PresenceCounts, PresenceStore, TooManyPresent
 from starling.protocol.codes import ERROR_LIMIT_EXCEEDED, ERROR_NOT_AVAILABLE, CommandRefused
-from starling.protocol.messages import ClientInfo, SharedMembers
+from starling.protocol.messages import ClientInfo
+from starling.protocol.shared_values import SharedMembers
 from starling.telemetry.metrics import Metrics
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.presence")

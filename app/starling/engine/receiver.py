@@ -5,8 +5,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from starling.engine.transport import Frame, Transport
-from starling.protocol.messages import Push
+from starling.engine.transport import Transport
+from starling.protocol.messages import Frame, Push
 from starling.telemetry.metrics import TransportStats
 
 

@@ -11,8 +11,8 @@ from starling.engine.channels import ChannelOptions
 from starling.engine.follower import Joined
 from starling.engine.receiver import TokenFacts
 from starling.engine.subscriptions import Subscriber, Subscriptions
-from starling.engine.transport import Batch, Frame, Transport
-from starling.protocol.messages import Publication, Push
+from starling.engine.transport import Transport
+from starling.protocol.messages import Batch, Frame, Publication, Push
 from starling.telemetry.metrics import TransportStats
 
 # Of publications that wait for a reader; beyond it the reader is cut off, and reads again from where it is.

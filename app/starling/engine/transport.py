@@ -1,69 +1,14 @@
 """The seam between a client's socket and the engine: what may be written, and what the socket reports."""
 
-from collections.abc import Sequence
 from typing import Protocol
+
+from starling.protocol.messages import Batch, Frame
 
 # Where an ASGI scope offers the Transport of a server that hands its sockets over.
 EXTENSION = "starling.websocket"
 WRITE_ERROR = "write error"
 # RFC 6455 section 7.4.1: this code is never sent, so to close with it is to end without a close frame.
 NO_CLOSE_FRAME = 1006
-
-
-class Frame:
-    """One WebSocket message, encoded once and written to any number of sockets (RFC 6455 section 5.2).
-
-    `payload` is UTF-8 when `text` is true. `wire` is the whole unmasked frame, ready for a socket; `compressed` is kept
-    by transports whose clients read it so: the same by window bits.
-    """
-
-    __slots__ = ("compressed", "payload", "text", "wire")
-
-    def __init__(self, payload: bytes, *, text: bool) -> None:
-        self.payload = payload
-        self.text = text
-        self.wire = wire_of(0x81 if text else 0x82, payload)
-        self.compressed: dict[int, bytes] | None = None
-
-
-class StreamFrame(Frame):
-    """A piece of a streamed response, made once and written to any number of clients.
-
-    `wire` is the chunk that carries `payload` in HTTP/1.1 (RFC 9112 section 7.1); a payload is never empty, because an
-    empty chunk ends the response.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, payload: bytes) -> None:
-        self.payload = payload
-        self.text = False
-        self.wire = b"%x\r\n%b\r\n" % (len(payload), payload)
-        self.compressed = None
-
-
-def wire_of(first: int, payload: bytes) -> bytes:
-    """Return an unmasked frame whose first byte is `first`."""
-    length = len(payload)
-    if length < 126:
-        return bytes((first, length)) + payload
-    if length < 65536:
-        return bytes((first, 126)) + length.to_bytes(2, "big") + payload
-    return bytes((first, 127)) + length.to_bytes(8, "big") + payload
-
-
-class Batch:
-    """Frames of one loop tick for the same clients: `wire` is all of them in one piece, joined once.
-
-    `compressed` is the same as a Frame's.
-    """
-
-    __slots__ = ("compressed", "frames", "wire")
-
-    def __init__(self, frames: Sequence[Frame]) -> None:
-        self.frames = frames
-        self.compressed: dict[int, bytes] | None = None
-        self.wire = frames[0].wire if len(frames) == 1 else b"".join([frame.wire for frame in frames])
 
 
 class Transport(Protocol):

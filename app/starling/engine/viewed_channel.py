@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 from starling.engine.fanout import Group
 from starling.engine.receiver import PushEncoder, Receiver
-from starling.engine.transport import Frame
 from starling.engine.view import Base, DeltaMaker, View
 from starling.protocol.codes import CommandRefused
-from starling.protocol.messages import Publication, Push
+from starling.protocol.messages import Frame, Publication, Push
 from starling.protocol.tags_filter import TagsFilter
 
 Groups = dict[PushEncoder | View, Group]

@@ -19,16 +19,9 @@ from starling.protocol.codes import (
 )
 from starling.protocol.commands import Command, ConnectRequest, unset_nulls
 from starling.protocol.json_nulls import NULL, without_nulls
-from starling.protocol.messages import (
-    NO_PAYLOAD,
-    ClientInfo,
-    Publication,
-    Reply,
-    SharedMembers,
-    SharedPublications,
-    SubscribeResult,
-)
+from starling.protocol.messages import NO_PAYLOAD, ClientInfo, Frame, Publication, Push, Reply, SubscribeResult
 from starling.protocol.portable_json import NESTING_LIMIT, is_json, nests_too_deep, replace_half_pairs, utf8
+from starling.protocol.shared_values import SharedMembers, SharedPublications
 
 Message = TypeVar("Message")
 
@@ -84,6 +77,30 @@ class JsonCodec:
     def join(self, replies: Iterable[bytes]) -> bytes:
         """See Codec."""
         return b"\n".join(replies)
+
+
+JSON = JsonCodec()
+
+
+class JsonPushes:
+    """Encodes pushes as text frames of JSON."""
+
+    carries_channel_ids = True
+
+    def encode_push(self, push: Push) -> Frame:
+        """One push as a text frame."""
+        return Frame(JSON.encode(Reply(push=push)), text=True)
+
+    def encode_replies(self, replies: list[bytes]) -> Frame:
+        """Encoded replies to one client as one text frame."""
+        return Frame(JSON.join(replies), text=True)
+
+    def delta_payload(self, payload: bytes) -> Raw:
+        """A JSON string of the payload's text."""
+        try:
+            return Raw(_encode(payload.decode()))
+        except UnicodeDecodeError:
+            raise CommandRefused(DISCONNECT_INAPPROPRIATE_PROTOCOL) from None
 
 
 def _subscriptions(reply: Reply) -> Collection[SubscribeResult]:

@@ -16,7 +16,8 @@ from starling.protocol import client_pb2, commands, messages
 from starling.protocol.codec import COMMANDS_PER_FRAME
 from starling.protocol.codes import DISCONNECT_BAD_REQUEST, Disconnect
 from starling.protocol.commands import Command, unset_nulls
-from starling.protocol.messages import ClientInfo, Publication, Reply, SharedMembers, SharedPublications
+from starling.protocol.messages import ClientInfo, Frame, Publication, Push, Reply
+from starling.protocol.shared_values import SharedMembers, SharedPublications
 
 S = TypeVar("S", bound=Struct)
 
@@ -69,6 +70,30 @@ class ProtobufCodec:
     def join(self, replies: Iterable[bytes]) -> bytes:
         """See Codec."""
         return b"".join(replies)
+
+
+PROTOBUF = ProtobufCodec()
+
+
+class ProtobufPushes:
+    """Encodes pushes as binary frames of Protobuf.
+
+    The JavaScript SDK (5.8) compares the 64-bit numbers of Protobuf by identity, so it never finds a channel by its id.
+    """
+
+    carries_channel_ids = False
+
+    def encode_push(self, push: Push) -> Frame:
+        """One push as a binary frame."""
+        return Frame(PROTOBUF.encode(Reply(push=push)), text=False)
+
+    def encode_replies(self, replies: list[bytes]) -> Frame:
+        """Encoded replies to one client as one binary frame."""
+        return Frame(PROTOBUF.join(replies), text=False)
+
+    def delta_payload(self, payload: bytes) -> Raw:
+        """The bytes as they are."""
+        return Raw(payload)
 
 
 def _struct(cls: type[S], message: ProtobufMessage) -> S:

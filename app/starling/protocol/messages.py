@@ -1,11 +1,11 @@
-"""The values that travel between clients and Starling, named as the Centrifuge client protocol names them.
+"""The values that travel between clients and Starling, named as the Centrifuge protocol has them, and their frames.
 
 Fields that are bytes in the protocol's schema are `Raw`: JSON as it came for JSON clients, any bytes for Protobuf
 clients, never parsed here. A `Raw` read from a frame is a view that keeps the frame alive; `.copy()` what is kept.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import Annotated
 
 from msgspec import Meta, Raw, Struct
 
@@ -15,8 +15,6 @@ Uint32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 # uint64 in the schema; msgspec bounds end at int64, and no stream comes near it.
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-
-Encoded = TypeVar("Encoded")
 
 NO_PAYLOAD = Raw()
 NULL_PAYLOAD = Raw(b"null")
@@ -59,80 +57,6 @@ class Publication(Struct, omit_defaults=True):
     tags: dict[str, str] | None = None
     time: int = 0
     delta: bool = False
-
-
-class SharedPublications(list[Publication]):
-    """Publications that many clients get in their replies; they are encoded once for each format.
-
-    Nothing changes it once it is made. `encoded` and `pieces` are the codecs' own, by the codec's name: what each made
-    of it, and of each publication; None where the publications are of this object alone.
-    """
-
-    __slots__ = ("encoded", "pieces")
-
-    def __init__(self, publications: Iterable[Publication], pieces: list[dict[str, Any]] | None = None) -> None:
-        super().__init__(publications)
-        self.encoded: dict[str, Any] = {}
-        self.pieces = pieces
-
-    def pieces_of(
-        self, codec: str, encode: Callable[[Collection[Publication]], Iterable[Encoded]]
-    ) -> list[Encoded] | None:
-        """What `encode` made of each publication, which it does only for those that are new; None without pieces."""
-        if self.pieces is None:
-            return None
-        new = [index for index, piece in enumerate(self.pieces) if codec not in piece]
-        if new:
-            for index, encoded in zip(new, encode([self[index] for index in new]), strict=True):
-                self.pieces[index][codec] = encoded
-        return [piece[codec] for piece in self.pieces]
-
-
-class SharedMembers(dict[str, ClientInfo]):
-    """The members of a channel, by client id, that many replies hold; encoded once, as SharedPublications are.
-
-    `size` is the bytes of their ids and infos.
-    """
-
-    __slots__ = ("_pieces", "encoded", "size")
-
-    def __init__(self, members: Iterable[tuple[str, ClientInfo]]) -> None:
-        super().__init__(members)
-        self.encoded: dict[str, Any] = {}
-        self.size = _size(self.values())
-        # None until members change, because a whole is encoded faster at once.
-        self._pieces: dict[str, dict[str, Any]] | None = None
-
-    def changed(self, gone: Collection[str], now: Mapping[str, ClientInfo]) -> "SharedMembers":
-        """These members without those that are `gone` and with those of `now`; what was made of the others is kept.
-
-        A member that changed is in both.
-        """
-        after = SharedMembers(())
-        after.update(self)
-        after.size = self.size - _size([after.pop(client) for client in gone]) + _size(now.values())
-        after.update(now)
-        after._pieces = {}
-        for codec, pieces in (self._pieces or {}).items():
-            after._pieces[codec] = kept = pieces.copy()
-            for client in gone:
-                kept.pop(client, None)
-        return after
-
-    def pieces_of(
-        self, codec: str, encode: Callable[[Mapping[str, ClientInfo]], Iterable[Encoded]]
-    ) -> Collection[Encoded] | None:
-        """What `encode` made of each member, which it does only for those that are new; None where none has changed."""
-        if self._pieces is None:
-            return None
-        pieces: dict[str, Encoded] = self._pieces.setdefault(codec, {})
-        if new := {client: info for client, info in self.items() if client not in pieces}:
-            pieces.update(zip(new, encode(new), strict=True))
-        return pieces.values()
-
-
-def _size(members: Iterable[ClientInfo]) -> int:
-    return sum([len(info.user) + len(info.client) + len(info.conn_info) + len(info.chan_info) for info in members])
 
 
 class StreamPosition(Struct, omit_defaults=True):
@@ -341,3 +265,62 @@ class Reply(Struct, omit_defaults=True):
     rpc: RPCResult | None = None
     refresh: RefreshResult | None = None
     sub_refresh: SubRefreshResult | None = None
+
+
+# --- what the server writes ---
+
+
+class Frame:
+    """One WebSocket message, encoded once and written to any number of sockets (RFC 6455 section 5.2).
+
+    `payload` is UTF-8 when `text` is true. `wire` is the whole unmasked frame, ready for a socket; `compressed` is kept
+    by transports whose clients read it so: the same by window bits.
+    """
+
+    __slots__ = ("compressed", "payload", "text", "wire")
+
+    def __init__(self, payload: bytes, *, text: bool) -> None:
+        self.payload = payload
+        self.text = text
+        self.wire = wire_of(0x81 if text else 0x82, payload)
+        self.compressed: dict[int, bytes] | None = None
+
+
+class StreamFrame(Frame):
+    """A piece of a streamed response, made once and written to any number of clients.
+
+    `wire` is the chunk that carries `payload` in HTTP/1.1 (RFC 9112 section 7.1); a payload is never empty, because an
+    empty chunk ends the response.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self.text = False
+        self.wire = b"%x\r\n%b\r\n" % (len(payload), payload)
+        self.compressed = None
+
+
+def wire_of(first: int, payload: bytes) -> bytes:
+    """Return an unmasked frame whose first byte is `first`."""
+    length = len(payload)
+    if length < 126:
+        return bytes((first, length)) + payload
+    if length < 65536:
+        return bytes((first, 126)) + length.to_bytes(2, "big") + payload
+    return bytes((first, 127)) + length.to_bytes(8, "big") + payload
+
+
+class Batch:
+    """Frames of one loop tick for the same clients: `wire` is all of them in one piece, joined once.
+
+    `compressed` is the same as a Frame's.
+    """
+
+    __slots__ = ("compressed", "frames", "wire")
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self.frames = frames
+        self.compressed: dict[int, bytes] | None = None
+        self.wire = frames[0].wire if len(frames) == 1 else b"".join([frame.wire for frame in frames])

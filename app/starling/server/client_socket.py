@@ -10,7 +10,8 @@ from typing import Protocol
 
 import structlog
 
-from starling.engine.transport import WRITE_ERROR, Batch, Frame, Handler
+from starling.engine.transport import WRITE_ERROR, Handler
+from starling.protocol.messages import Batch, Frame
 from starling.server.options import ServerOptions
 from starling.server.waiting import WaitingBudget
 

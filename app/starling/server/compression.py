@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidHeader, NegotiationError
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.headers import build_extension, parse_extension
 
-from starling.engine.transport import Batch, Frame, wire_of
+from starling.protocol.messages import Batch, Frame, wire_of
 from starling.server.frames import COMPRESSED, PeerError
 from starling.server.handshake import BadHandshake, Header
 

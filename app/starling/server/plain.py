@@ -6,7 +6,8 @@ from typing import Any
 
 from uvicorn.protocols.utils import ClientDisconnected
 
-from starling.engine.transport import Frame, Transport
+from starling.engine.transport import Transport
+from starling.protocol.messages import Frame
 
 WRITE_LIMIT = 2**20
 TOO_SLOW = 1013

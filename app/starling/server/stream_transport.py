@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from starling.engine.direct_request import StreamResponse
-from starling.engine.transport import Batch, Frame
+from starling.protocol.messages import Batch, Frame
 from starling.server.client_socket import BY_REPLIES, DISCARD_BYTES, ClientSocket, Flusher, linger
 from starling.server.options import ServerOptions
 from starling.server.service import RejectReason

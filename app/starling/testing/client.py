@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from starling.engine.transport import NO_CLOSE_FRAME, Batch, Frame
+from starling.engine.transport import NO_CLOSE_FRAME
 from starling.engine.upgrade import EndpointConnection
+from starling.protocol.messages import Batch, Frame
 
 _SHOWN_EVENTS = 20
 

@@ -4,7 +4,8 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 
-from starling.engine.transport import Batch, Frame, Handler
+from starling.engine.transport import Handler
+from starling.protocol.messages import Batch, Frame
 
 _VANISHED = 1006
 

@@ -13,8 +13,7 @@ from starling.engine.broker import BrokerUnavailable, PublicationTooLarge, Publi
 from starling.engine.channels import ChannelOptions
 from starling.engine.engine import Engine
 from starling.engine.receiver import TokenFacts
-from starling.engine.transport import Frame
-from starling.protocol.messages import ClientInfo, Publication, Push
+from starling.protocol.messages import ClientInfo, Frame, Publication, Push
 from starling.web.dependencies import WebContext, token_of
 from starling.web.handoff import hand_off
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, WebSocket
 
 from starling.auth.tokens import Credentials
 from starling.client.sequential import SequentialConnection
-from starling.engine.transport import Frame
+from starling.protocol.messages import Frame
 from starling.web.dependencies import WebContext, token_of
 from starling.web.handoff import hand_off
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from starling.clocks import steady_clock
 from starling.engine.presence import DEFAULT_TTL, PresenceCounts, TooManyPresent
-from starling.protocol.messages import ClientInfo, SharedMembers
+from starling.protocol.messages import ClientInfo
+from starling.protocol.shared_values import SharedMembers
 
 
 @dataclass(slots=True)

@@ -14,7 +14,8 @@ from starling.brokers.redis.calls import Execute, RedisNames, Script
 from starling.brokers.redis.known_replies import KnownReplies
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.presence import DEFAULT_TTL, PresenceCounts, TooManyPresent
-from starling.protocol.messages import ClientInfo, SharedMembers
+from starling.protocol.messages import ClientInfo
+from starling.protocol.shared_values import SharedMembers
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 

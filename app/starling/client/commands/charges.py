@@ -4,7 +4,8 @@ import time
 from collections.abc import Collection
 
 from starling.client.client_connection import ClientConnection
-from starling.protocol.messages import Publication, SharedMembers
+from starling.protocol.messages import Publication
+from starling.protocol.shared_values import SharedMembers
 
 # What a publication adds to its data in an answer, about.
 _PUBLICATION_BYTES = 64

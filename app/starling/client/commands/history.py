@@ -19,7 +19,8 @@ from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.commands import HistoryRequest
 from starling.protocol.decisions import Decision, History
-from starling.protocol.messages import HistoryResult, SharedPublications
+from starling.protocol.messages import HistoryResult
+from starling.protocol.shared_values import SharedPublications
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
