@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +47,7 @@ from starling.web.build import Web, WebOptions, build_asgi, build_web
 from starling.web.connection import ClientEndpoint
 from starling.web.console import HIDDEN, Console, ShownSetting, shown_value
 from starling.web.dependencies import WebContext
+from starling.web.durable_streams import DurableStreams
 from starling.web.guide import ARCHIVE as GUIDE
 from starling.web.http_endpoint import HttpEndpoint, RequestPaths
 from starling.web.options import ProxyOptions
@@ -128,6 +129,8 @@ class Application:
     requests: RequestPaths
     streams: Mapping[str, HttpEndpoint]
     """The endpoints of streams, and of the commands for them, by path."""
+    durable_streams: Sequence[DurableStreams]
+    """The endpoints of append-only streams over HTTP."""
     methods: ApiMethods
     registered_hooks: RegisteredHooks
     running: Callable[[], AbstractAsyncContextManager[None]]
@@ -213,6 +216,7 @@ def build_application(
         web.api,
         web.requests,
         {stream.path: stream for stream in web.streams},
+        web.durable_streams,
         web.methods,
         registered,
         running,

@@ -25,8 +25,14 @@ from tests.support.services import RedisServer
 
 SUITE = Path("build/durable-streams")
 CLIENT = Path(__file__).with_name("durable_client.mjs")
+USE_CHAT = Path(__file__).with_name("use_chat.mjs")
 PYTHON_CLIENT = "durable-streams==0.1.0"
-PACKAGES = ("@durable-streams/server-conformance-tests@0.3.6", "@durable-streams/client@0.2.7")
+PACKAGES = (
+    "@durable-streams/server-conformance-tests@0.3.6",
+    "@durable-streams/client@0.2.7",
+    "@durable-streams/aisdk-transport@0.0.7",
+    "ai@6.0.326",
+)
 # Forks are refused with 501, and there are no subscriptions under `__ds` (docs/durable-streams.md).
 LEFT_OUT = ("Fork - ", "Reserved subscription APIs")
 CHANNELS = "namespaces: {open: {stream: any}}\n"
@@ -86,6 +92,7 @@ def install(suite: Path) -> Path:
         "package.json": '{"private": true, "type": "module"}\n',
         "suite.test.js": RUNNER,
         CLIENT.name: CLIENT.read_text(),
+        USE_CHAT.name: USE_CHAT.read_text(),
     }
     wanted = json.dumps([*PACKAGES, PYTHON_CLIENT, files])
     installed = suite / "installed.json"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.durable_suite import CLIENT, SERVICES, SUITE, install, judge, read_results
+from tests.conformance.durable_suite import CLIENT, SERVICES, SUITE, USE_CHAT, install, judge, read_results
 from tests.support.running import Starling
 
 KEY = "the-key-of-a-test-long-enough"
@@ -119,3 +119,26 @@ def test_what_the_javascript_producer_writes_once_the_python_client_reads(
     assert api(served, "stream_info", channel=channel)["status"] == "complete"
     read = ended(python(suite, "read", url, KEY, live), len(items))
     assert [json.loads(line) for line in read.splitlines()] == items
+
+
+@pytest.mark.long
+@pytest.mark.processes
+def test_the_vercel_ai_sdk_resumes_an_answer_in_its_middle(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "channels.yaml").write_text(
+        "namespaces: {messages: {stream: json, stream_over_http: read, allow_subscribe_for_client: true}}"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(HERE.parents[1] / "docs" / "examples"))
+    environment = {
+        "STARLING_DEV": "true",
+        "STARLING_APP": "answer_use_chat:app",
+        "STARLING_CHANNELS_FILE": str(tmp_path / "channels.yaml"),
+    }
+    with Starling(environment) as service:
+        seen = json.loads(ended(["node", str(suite / USE_CHAT.name), service.http]))
+    whole = "".join(f"{number} " for number in range(100))
+    assert seen["none"] is None
+    assert whole.startswith(seen["before"])
+    assert 20 < len(seen["before"]) < len(whole)
+    assert seen["resumed"] == whole

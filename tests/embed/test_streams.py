@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.support.conversation import EMULATED, Conversation
@@ -36,7 +37,9 @@ class Server:
 
     def __init__(self, directory: Path, kind: str) -> None:
         (directory / "own_app.py").write_text(APPLICATION)
+        (directory / "channels.yaml").write_text("namespaces: {answers: {stream: text}}")
         self.port, internal = free_port(), free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
         commands = {
             "starling serve": ["starling", "serve", "own_app:app"],
             "uvicorn": ["uvicorn", "own_app:app", "--port", str(self.port), "--log-level", "warning"],
@@ -50,6 +53,7 @@ class Server:
                 env={
                     **os.environ,
                     "STARLING_DEV": "true",
+                    "STARLING_CHANNELS_FILE": str(directory / "channels.yaml"),
                     "STARLING_PORT": str(self.port),
                     "STARLING_INTERNAL_PORT": str(internal),
                     "STARLING_DRAIN_DELAY_SECONDS": "0",
@@ -111,6 +115,20 @@ def test_a_reader_of_events_and_a_one_way_client_are_served_too(server: Server) 
         while "pub" not in (push := one_way.reply()):
             pass
         assert push["pub"]["data"] == "to all"
+
+
+def test_append_only_streams_are_served_over_http_too(server: Server) -> None:
+    path = f"{server.address}/streams/answers:own"
+    key, origin = {"X-API-Key": "dev"}, {"Origin": server.address}
+    assert httpx2.put(path, content=b"a", headers={**key, "Content-Type": "text/plain"}).status_code == 201
+    assert httpx2.post(path, content=b"b", headers={**key, "Content-Type": "text/plain"}).status_code == 204
+    read = httpx2.get(path, params={"offset": "-1"}, headers=origin)
+    assert (read.text, read.headers["access-control-allow-origin"]) == ("ab", server.address)
+    assert httpx2.head(path, headers=key).headers["content-type"].startswith("text/plain")
+    preflight = httpx2.options(path, headers={**origin, "Access-Control-Request-Method": "PUT"})
+    assert "PUT" in preflight.headers["access-control-allow-methods"]
+    assert httpx2.delete(path, headers=key).status_code == 204
+    assert httpx2.get(path, headers=key).status_code == 404
 
 
 def test_a_request_that_does_not_fit_is_refused(server: Server) -> None:

@@ -1,15 +1,17 @@
 """The programs of the page about language models, as printed, against a fake model and a running service."""
 
+import importlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from fastapi.testclient import TestClient
 
 from tests.support.fake_model import FakeModel
 from tests.support.running import Starling
@@ -82,6 +84,37 @@ def test_an_error_of_the_model_is_the_reason_of_the_end(service: Starling) -> No
     info = call(service, "stream_info", channel="answers:error")
     assert process.returncode != 0
     assert (info["status"], info["reason"]) == ("failed", "RuntimeError: Overloaded")
+
+
+def test_the_backend_of_use_chat_returns_where_an_answer_is_read_and_a_reload_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "channels.yaml").write_text(
+        "namespaces: {messages: {stream: json, stream_over_http: read, allow_subscribe_for_client: true}}"
+    )
+    monkeypatch.setenv("STARLING_DEV", "true")
+    monkeypatch.setenv("STARLING_CHANNELS_FILE", str(tmp_path / "channels.yaml"))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = importlib.import_module("answer_use_chat")
+
+    async def tokens(_: object) -> AsyncIterator[str]:
+        for token in TOKENS:
+            yield token
+
+    monkeypatch.setattr(example, "tokens", tokens)
+    with TestClient(example.app) as page:
+        assert page.get("/chat/1/stream").status_code == 204
+        asked = page.post("/chat", json={"id": "1", "messages": [{"role": "user"}]})
+        assert asked.status_code == 201
+        assert page.get("/chat/1/stream").headers["location"] == asked.headers["location"]
+        deadline = time.monotonic() + 20
+        while "stream-closed" not in (read := page.get(asked.headers["location"], params={"offset": "-1"})).headers:
+            assert time.monotonic() < deadline
+    parts = read.json()
+    assert [part["type"] for part in parts] == [
+        "start", "text-start", *["text-delta"] * len(TOKENS), "text-end", "finish"
+    ]  # fmt: skip
+    assert "".join(part.get("delta", "") for part in parts) == "".join(TOKENS)
 
 
 def test_a_stop_button_ends_the_program(service: Starling) -> None:

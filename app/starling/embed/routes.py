@@ -18,6 +18,7 @@ from starling.web import api_docs, chat, connection, echo, health, items, pages,
 from starling.web.build import NO_FASTAPI_TELEMETRY
 from starling.web.cross_origin import CrossOrigin
 from starling.web.dependencies import WebContext
+from starling.web.durable_streams import DurableStreams
 from starling.web.http_endpoint import HttpEndpoint
 
 # Where the reference of the server API is, behind the prefix; `/docs` is the application's own.
@@ -53,6 +54,10 @@ class OwnRoutes:
             Route(prefix + stream.route.path, _StreamRoute(stream, built.context, prefix), include_in_schema=False)
             for stream in built.streams.values()
         ]
+        self._durable = [
+            Route(prefix + each.route.path, _DurableRoute(each, built.context, prefix), include_in_schema=False)
+            for each in built.durable_streams
+        ]
         self.client_paths = frozenset(
             [*(route.path for route in self._sockets), *(route.path for route in self._streams)]
         )
@@ -62,7 +67,13 @@ class OwnRoutes:
             for route in health.build_router(built.engine.readiness).routes
             if isinstance(route, Route)
         ]
-        self.routes: list[Route | WebSocketRoute] = [*self._methods, *self._sockets, *self._streams, *self._health]
+        self.routes: list[Route | WebSocketRoute] = [
+            *self._methods,
+            *self._sockets,
+            *self._streams,
+            *self._durable,
+            *self._health,
+        ]
         self.parts = APIRouter()
         for part in (echo, items, chat) if settings.tutorial else ():
             self.parts.include_router(part.build_router(built.context), prefix=prefix)
@@ -137,7 +148,7 @@ class OwnRoutes:
 
     @property
     def _taken(self) -> Iterator[Taken]:
-        for route in (*self._methods, *self._streams, *self._health):
+        for route in (*self._methods, *self._streams, *self._durable, *self._health):
             for method in getattr(route.endpoint, "methods", ("GET",)):
                 yield Taken(route.path, _scope(route.path, method))
         for socket in self._sockets:
@@ -194,6 +205,18 @@ class _StreamRoute:
     def __init__(self, endpoint: HttpEndpoint, context: WebContext, prefix: str) -> None:
         self.methods = endpoint.methods
         self._application = CrossOrigin(endpoint, context, prefix)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._application(scope, receive, send)
+
+
+class _DurableRoute:
+    """An endpoint of append-only streams, which answers pages of other origins too."""
+
+    methods = ("GET", "PUT", "POST", "DELETE")
+
+    def __init__(self, endpoint: DurableStreams, context: WebContext, prefix: str) -> None:
+        self._application = CrossOrigin(endpoint, context, prefix, endpoint.path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._application(scope, receive, send)
