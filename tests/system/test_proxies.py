@@ -3,14 +3,10 @@
 import asyncio
 import json
 import random
-import shutil
-import socket
 import ssl
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,27 +14,26 @@ import yaml
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.support.front_proxies import (
+    DEPLOY,
+    LOWERED,
+    PROXIES,
+    PROXY_TIMEOUT,
+    Front,
+    make_certificates,
+    running_proxy,
+)
 from tests.support.running import Starling
 from tests.support.services import free_port
 from tests.support.waiting import DEADLINE
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-# Starling pings every 2 s here, and the proxies cut what is silent for 4 s.
+# Starling pings every 2 s here.
 PING = {"STARLING_DEV": "true", "STARLING_PING_SECONDS": "2", "STARLING_PONG_SECONDS": "1"}
-PROXY_TIMEOUT = 4
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the script for trying out makes, made in a directory of the test's own."""
-    directory = tmp_path_factory.mktemp("project")
-    (directory / "deploy").mkdir()
-    (directory / "tools" / "setup").mkdir(parents=True)
-    script = shutil.copy(DEPLOY.parent / "tools" / "setup" / "compose-secrets.sh", directory / "tools" / "setup")
-    subprocess.run([script], check=True, capture_output=True)
-    secrets = directory / "deploy" / "secrets"
-    (secrets / "tls.pem").write_text((secrets / "tls.crt").read_text() + (secrets / "tls.key").read_text())
-    return secrets
+    return make_certificates(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="module")
@@ -48,76 +43,7 @@ def starling() -> Iterator[Starling]:
         yield running
 
 
-def changed(text: str, changes: dict[str, str]) -> str:
-    """The example with this machine's addresses, each of which must stand in it."""
-    for old, new in changes.items():
-        assert old in text, f"{old!r} is not in the example"
-        text = text.replace(old, new)
-    return text
-
-
-def start_nginx(starling: Starling, certificates: Path, directory: Path, port: int) -> list[str]:
-    server = changed(
-        (DEPLOY / "nginx" / "starling.conf").read_text(),
-        {
-            "listen 443 ssl http2;": f"listen 127.0.0.1:{port} ssl http2;",
-            "server starling-1:8000 ": f"server 127.0.0.1:{starling.port} ",
-            "server starling-2:8000 ": f"server 127.0.0.2:{starling.port} down ",
-            "/etc/nginx/certs": str(certificates),
-            "timeout 60s": f"timeout {PROXY_TIMEOUT}s",
-            "timeout 30s": f"timeout {PROXY_TIMEOUT}s",
-        },
-    )
-    temporary = "".join(
-        f"{kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (directory / "nginx.conf").write_text(
-        f"daemon off; worker_processes 1; pid {directory}/pid; error_log {directory}/error.log;\n"
-        f"events {{ worker_connections 1024; }}\nhttp {{ access_log off; {temporary} {server} }}\n"
-    )
-    return ["nginx", "-p", str(directory), "-c", str(directory / "nginx.conf"), "-e", str(directory / "error.log")]
-
-
-def start_haproxy(starling: Starling, certificates: Path, directory: Path, port: int) -> list[str]:
-    text = changed(
-        (DEPLOY / "haproxy" / "haproxy.cfg").read_text(),
-        {
-            "bind :443": f"bind 127.0.0.1:{port}",
-            "/etc/haproxy/certs": str(certificates),
-            "starling-1:8000 check port 9090": f"127.0.0.1:{starling.port} check port {starling.internal_port}",
-            "server starling-2 starling-2:8000 check port 9090 inter 2s fall 2 rise 1\n": "",
-            "60s": f"{PROXY_TIMEOUT}s",
-            "30s": f"{PROXY_TIMEOUT}s",
-            "inter 2s": "inter 200ms",
-            "maxconn 20000": "maxconn 1000",
-        },
-    )
-    (directory / "haproxy.cfg").write_text(text + "\n")
-    return ["haproxy", "-db", "-f", str(directory / "haproxy.cfg")]
-
-
-def start_envoy(starling: Starling, certificates: Path, directory: Path, port: int) -> list[str]:
-    text = changed(
-        (DEPLOY / "envoy" / "envoy.yaml").read_text(),
-        {
-            "{address: 0.0.0.0, port_value: 443}": f"{{address: 127.0.0.1, port_value: {port}}}",
-            "/etc/envoy/certs": str(certificates),
-            "{address: starling-1, port_value: 8000}": f"{{address: 127.0.0.1, port_value: {starling.port}}}",
-            "{address: starling-2, port_value: 8000}": f"{{address: 127.0.0.1, port_value: {starling.port}}}",
-            "port_value: 9090": f"port_value: {starling.internal_port}",
-            "30s": f"{PROXY_TIMEOUT}s",
-            "interval: 2s": "interval: 0.2s",
-        },
-    )
-    (directory / "envoy.yaml").write_text(text)
-    envoy = str(Path(sys.executable).with_name("envoy"))
-    return [envoy, "-c", str(directory / "envoy.yaml"), "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning"]
-
-
-Proxy = Callable[[Starling, Path, Path, int], list[str]]
-
-
-@pytest.fixture(scope="module", params=[start_nginx, start_haproxy, start_envoy], ids=["nginx", "haproxy", "envoy"])
+@pytest.fixture(scope="module", params=PROXIES)
 def front_proxy(
     request: pytest.FixtureRequest,
     starling: Starling,
@@ -125,34 +51,11 @@ def front_proxy(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
     """The wss address of a proxy with the example's configuration."""
-    proxy: Proxy = request.param
-    name = proxy.__name__.removeprefix("start_")
-    if name != "envoy" and shutil.which(name) is None:
-        pytest.skip(f"{name} is not installed")
+    name, port = request.param, free_port()
     directory = tmp_path_factory.mktemp(name)
-    port = free_port()
-    log = (directory / "output").open("wb")
-    process = subprocess.Popen(
-        proxy(starling, certificates, directory, port), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    try:
-        wait_for(port, process, directory / "output")
+    front = Front(starling=starling, certificates=certificates, directory=directory, port=port, changes=LOWERED[name])
+    with running_proxy(name, front):
         yield f"wss://localhost:{port}"
-    finally:
-        process.terminate()
-        process.wait(DEADLINE)
-        log.close()
-
-
-def wait_for(port: int, process: subprocess.Popen[bytes], output: Path) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        assert process.poll() is None, output.read_text()
-        assert time.monotonic() < deadline, output.read_text()
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +97,7 @@ async def test_an_unknown_ca_is_not_trusted(front_proxy: str) -> None:
 # Envoy and HAProxy too: `make soak`.
 @pytest.mark.parametrize(
     "front_proxy",
-    [start_nginx, *(pytest.param(start, marks=pytest.mark.long) for start in (start_haproxy, start_envoy))],
-    ids=["nginx", "haproxy", "envoy"],
+    ["nginx", *(pytest.param(name, marks=pytest.mark.long) for name in ("haproxy", "envoy"))],
     indirect=True,
 )
 async def test_idle_for_longer_than_the_proxys_timeout_stays_up_by_heartbeat(
@@ -239,19 +141,15 @@ async def test_an_event_comes_while_its_stream_is_open(
 async def test_without_heartbeat_the_proxy_would_have_cut_it(
     certificates: Path, trust: ssl.SSLContext, tmp_path: Path
 ) -> None:
-    if shutil.which("nginx") is None:
-        pytest.skip("nginx is not installed")
     with Starling({**PING, "STARLING_PING_SECONDS": "60"}) as silent:
         port = free_port()
-        process = subprocess.Popen(start_nginx(silent, certificates, tmp_path, port), start_new_session=True)
-        try:
-            wait_for(port, process, tmp_path / "error.log")
+        front = Front(
+            starling=silent, certificates=certificates, directory=tmp_path, port=port, changes=LOWERED["nginx"]
+        )
+        with running_proxy("nginx", front):
             async with connect(f"wss://localhost:{port}/ws", ssl=trust, ping_interval=None) as echo:
                 with pytest.raises(ConnectionClosed):
                     await asyncio.wait_for(echo.recv(), 3 * PROXY_TIMEOUT)
-        finally:
-            process.terminate()
-            process.wait(DEADLINE)
 
 
 @pytest.fixture

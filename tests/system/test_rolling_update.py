@@ -123,7 +123,7 @@ def proxy(hosts: list[Host], tmp_path: Path) -> Iterator[str]:
     lines = EXAMPLE.read_text().splitlines()
     server = "\n".join(line for line in lines if "ssl_certificate" not in line)
     changes = {
-        "listen 443 ssl http2;": f"listen 127.0.0.1:{port};",
+        "listen 443 ssl http2 so_keepalive=10s:2s:3;": f"listen 127.0.0.1:{port};",
         "server starling-1:8000 ": f"server 127.0.0.1:{hosts[0].port} ",
         "server starling-2:8000 ": f"server 127.0.0.1:{hosts[1].port} ",
     }

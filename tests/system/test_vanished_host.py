@@ -5,45 +5,49 @@ Twenty clients live in a network namespace of the test's own, whose cable is cut
 
 import asyncio
 import contextlib
-import ipaddress
-import json
 import os
-import secrets
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.support.cable import Cable, laid_cable
 from tests.support.history_clients import HistoryClient
 from tests.support.running import Starling
 from tests.support.waiting import DEADLINE, StepClock
 
 PING, PONG, CLOSE = 3, 1, 3
 GONE_WITHIN = PING + PONG + CLOSE + 3
-# As many over WebSocket as in streams over HTTP.
+# As many over WebSocket as by all other transports.
 VANISHING = 20
 OTHERS = 20
-# Set aside for tests between hosts (RFC 2544). Documentation's addresses are real ones on some virtual machines.
-NETWORKS = ipaddress.IPv4Network("198.18.0.0/15")
 PAYLOAD = "x" * 1024
 
 # What runs at the other end of the cable: clients that read and answer until they are cut off, every other one idle.
 PROGRAM = """
-import asyncio, sys
+import asyncio, sys, urllib.parse
 from tests.support.conversation import Conversation
 from tests.support.history_clients import HistoryClient
+from tests.support.streams import Stream, get, post
+from websockets.asyncio.client import connect
 
 async def main(url, count):
     host, port = url.removeprefix("ws://").split(":")
+    requests = [get("/sse/stream"), get("/sse/quiet")]
+    for body in (b"{}", b'{"subs":{"stream":{}}}'):
+        query = urllib.parse.quote(body)
+        requests += [get(f"/connection/uni_sse?cf_connect={query}"), post("/connection/uni_http_stream", body)]
+    readers = [Stream(int(port), request, host=host) for request in requests]
+    sockets = [await connect(f"{url}/connection/uni_websocket?cf_connect={query}") for _ in range(2)]
+    count -= len(readers) + len(sockets)
     streams = [Conversation(each, int(port), host=host) for each in ("http_stream", "sse") * (count // 2)]
     for stream in streams:
         stream.connected()
     for stream in streams[:4]:
         stream.call("subscribe", channel="stream")
-    clients = [await HistoryClient(url).__aenter__() for _ in range(count)]
+    clients = [await HistoryClient(url).__aenter__() for _ in range(int(sys.argv[2]))]
     for client in clients[::2]:
         await client.subscribe("stream")
     print("all are in", flush=True)
@@ -53,52 +57,10 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
 
 
-@dataclass(frozen=True)
-class Cable:
-    """A link between this machine and a namespace; `near` and `far` are the addresses of its ends."""
-
-    namespace: str
-    device: str
-    near: str
-    far: str
-
-    def cut(self) -> None:
-        """Let nothing through any more, in either direction."""
-        run("ip", "link", "set", self.device, "down")
-
-
-def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, timeout=20, text=True).stdout
-
-
-def unused_network() -> ipaddress.IPv4Network:
-    """A network of two hosts that this machine has no route into, but for its default one."""
-    reported = [route["dst"] for route in json.loads(run("ip", "-j", "-4", "route", "show", "table", "all"))]
-    routes = [ipaddress.IPv4Network(destination) for destination in reported if destination != "default"]
-    for network in NETWORKS.subnets(new_prefix=30):
-        if not any(network.overlaps(route) for route in routes):
-            return network
-    pytest.skip(f"every network of {NETWORKS} is in use here")
-
-
 @pytest.fixture
 def cable() -> Iterator[Cable]:
-    name = secrets.token_hex(3)
-    try:
-        near, far = map(str, unused_network().hosts())
-        cable = Cable(f"starling-{name}", f"st-{name}", near, far)
-        run("ip", "netns", "add", cable.namespace)
-        run("ip", "link", "add", cable.device, "type", "veth", "peer", "name", "far", "netns", cable.namespace)
-    except (FileNotFoundError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"network namespaces cannot be made here: {error}")
-    try:
-        run("ip", "address", "add", f"{cable.near}/30", "dev", cable.device)
-        run("ip", "link", "set", cable.device, "up")
-        run("ip", "-n", cable.namespace, "address", "add", f"{cable.far}/30", "dev", "far")
-        run("ip", "-n", cable.namespace, "link", "set", "far", "up")
+    with laid_cable() as cable:
         yield cable
-    finally:
-        run("ip", "netns", "delete", cable.namespace)
 
 
 @pytest.fixture
@@ -138,7 +100,7 @@ async def test_a_vanished_host_is_gone_in_bounded_time_and_holds_nobody_up(cable
 
     def open_now() -> float:
         metrics = starling.metrics()
-        return sum(metrics[f'starling_connections{{transport="{each}"}}'] for each in ("json", "http_stream", "sse"))
+        return sum(value for name, value in metrics.items() if name.startswith("starling_connections{"))
 
     async with contextlib.AsyncExitStack() as stack:
         others = [await stack.enter_async_context(HistoryClient(starling.url)) for _ in range(OTHERS)]
