@@ -70,8 +70,22 @@ def run(settings: Settings, host: "Callable[[Application], HostedApplication] | 
         log.warning("settings_may_surprise", warning=warning)
     allocate_metric_files()
     built = build_application(settings, tracer=tracer)
+    serve(
+        server_options(settings), build_service(settings, os.environ, built, host(built) if host is not None else None)
+    )
+
+
+def build_service(
+    settings: Settings,
+    environ: Mapping[str, str],
+    built: "Application",
+    hosted: "HostedApplication | None" = None,
+) -> Service:
+    """Build what the server layer serves: the service, within a user's application where there is one.
+
+    A reload reads the variables of `environ` and their files again.
+    """
     engine = built.engine
-    hosted = host(built) if host is not None else None
     service = Service(
         asgi=built.asgi if hosted is None else hosted.asgi,
         readiness=engine.readiness,
@@ -83,11 +97,11 @@ def run(settings: Settings, host: "Callable[[Application], HostedApplication] | 
         on_waiting=engine.metrics.waiting,
         top_channels=built.top_channels.here,
         drain_rate_store=built.broker.drain_rate,
-        reload=ConfigurationFiles(settings, os.environ).read,
+        reload=ConfigurationFiles(settings, environ).read,
         apply=Reload(settings, engine, built.verifier, built.api).apply,
     )
     engine.metrics.sources.append(service.drain.report)
-    serve(server_options(settings), service)
+    return service
 
 
 def server_options(settings: Settings) -> ServerOptions:

@@ -16,12 +16,10 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
-
-import structlog
 
 from starling.engine.readiness import Readiness
 from starling.server.options import ServerOptions
@@ -52,16 +50,12 @@ class InProcess:
             host=host, runtime_dir=directory, drain_delay_seconds=0, drain_seconds=0, **options
         )
         self._stack = contextlib.ExitStack()
-        self._logged: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
-        # Not capture_logs: several servers may run at a time, and each gets all lines.
-        processors = structlog.get_config()["processors"]
-        processors.insert(0, self._record)
-        self._stack.callback(processors.remove, self._record)
         application = Application(Readiness(), starts=True, start_seconds=0)
         service = service_of(application, lambda reason: self.refusals.update([reason]))
-        self.port = self._stack.enter_context(InProcessServer(self._options, service)).port
+        self._server = self._stack.enter_context(InProcessServer(self._options, service))
+        self.port = self._server.port
         return self
 
     def __exit__(
@@ -69,18 +63,14 @@ class InProcess:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def _record(self, _logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        self._logged.append({**event, "level": method})
-        return event
-
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log lines of this event."""
-        return [line for line in tuple(self._logged) if line["event"] == name]
+        return [line for line in tuple(self._server.lines) if line["event"] == name]
 
     @property
     def problems(self) -> list[dict[str, Any]]:
         """The log lines of errors."""
-        return [line for line in tuple(self._logged) if line["level"] in {"error", "critical"}]
+        return [line for line in tuple(self._server.lines) if line["level"] in {"error", "critical"}]
 
     def refused(self, reason: str) -> float:
         """How many clients were refused for this reason."""

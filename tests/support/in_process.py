@@ -1,28 +1,44 @@
-"""A worker's server in a thread of this process, for tests that start no process: its protocols, limits and drain."""
+"""The server of a worker and of the internal port in threads of this process, for tests that start no process."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
 import threading
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import structlog
 import uvicorn
 import uvloop
+from prometheus_client import CollectorRegistry
 
+from starling.main import build_application, build_service, server_options
+from starling.server.application import prepare_runtime_dir
+from starling.server.board import Board, Slot
 from starling.server.client_socket import Flusher
 from starling.server.drain import DrainServer
+from starling.server.internal import InternalServer
 from starling.server.options import ServerOptions
+from starling.server.pod import Pod
 from starling.server.service import Service
-from starling.server.worker import set_socket_options, uvicorn_settings
+from starling.server.worker import publish_status, set_socket_options, uvicorn_settings
+from starling.settings import load_settings
+from tests.support.services import free_port
 from tests.support.waiting import DEADLINE
 
 
 class InProcessServer:
-    """A context manager that serves on a free port of `options.host` (127.0.0.1), and drains at its end."""
+    """A context manager that serves on a free port of `options.host` (127.0.0.1), and drains at its end.
+
+    Everything that this process logs meanwhile is in `lines`, each with its `level`, and goes nowhere else.
+    """
 
     def __init__(self, options: ServerOptions, service: Service) -> None:
+        self.lines: list[dict[str, Any]] = []
         self._options = options
         self._service = service
         host = options.host or "127.0.0.1"
@@ -37,6 +53,11 @@ class InProcessServer:
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:
+        processors = structlog.get_config()["processors"]
+        # Several servers may run at a time: each gets all lines.
+        processors.insert(0, self._record)
+        if _drop not in processors:
+            processors.insert(1, _drop)
         self._thresholds = gc.get_threshold()
         self._service.begin()
         self._thread.start()
@@ -53,6 +74,14 @@ class InProcessServer:
         # The server has set these for a process of its own.
         gc.unfreeze()
         gc.set_threshold(*self._thresholds)
+        processors = structlog.get_config()["processors"]
+        processors.remove(self._record)
+        if processors[0] is _drop:
+            processors.remove(_drop)
+
+    def _record(self, _logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        self.lines.append({**event, "level": method})
+        return event
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -67,3 +96,71 @@ class InProcessServer:
             await asyncio.sleep(0.01)
         self._serving.set()
         await serving
+
+
+def _drop(_logger: object, _method: str, _event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The end of a log line."""
+    raise structlog.DropEvent
+
+
+class _InternalServer(InternalServer):
+    """Reports the event loop of the worker in `slot` as turning, as the worker's own heartbeat would."""
+
+    def __init__(self, options: ServerOptions, pod: Pod, slot: Slot) -> None:
+        super().__init__(options, pod)
+        self._slot = slot
+
+    def service_actions(self) -> None:
+        self._slot.heartbeat()
+        super().service_actions()
+
+
+class InProcessStarling:
+    """A pod of one worker with its internal port, as `starling serve` would build it from these settings.
+
+    Metrics of the worker are in `built`: only processes of their own have the files that the internal port reads.
+    """
+
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+        internal_port = free_port()
+        self.environment = {
+            "STARLING_RUNTIME_DIR": str(directory),
+            "STARLING_INTERNAL_HOST": "127.0.0.1",
+            "STARLING_INTERNAL_PORT": str(internal_port),
+            "STARLING_DRAIN_DELAY_SECONDS": "0",
+            "STARLING_DRAIN_SECONDS": "0",
+            "STARLING_MAX_LAG_SECONDS": "0",
+            "STARLING_MAX_MEMORY_SHARE": "0",
+            **environment,
+        }
+        self.settings = load_settings(self.environment)
+        self.internal = f"http://127.0.0.1:{internal_port}"
+        self.built = build_application(self.settings, CollectorRegistry())
+        self.board = Board()
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        options = server_options(self.settings)
+        service = build_service(self.settings, self.environment, self.built)
+        prepare_runtime_dir(options)
+        slot = self.board.claim()
+        slot.enter()
+        slot.heartbeat()
+        publish_status(service.readiness, slot)
+        internal = _InternalServer(options, Pod(self.board, options.status_dir, DEADLINE, top_channels=10), slot)
+        # This process is its own master, and no worker has ended.
+        internal.master = os.getppid()
+        answering = threading.Thread(target=internal.serve_forever, kwargs={"poll_interval": 0.05})
+        answering.start()
+        self._stack.callback(internal.server_close)
+        self._stack.callback(answering.join)
+        self._stack.callback(internal.shutdown)
+        self.server = self._stack.enter_context(InProcessServer(options, service))
+        self.port = self.server.port
+        self.http = f"http://127.0.0.1:{self.port}"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)

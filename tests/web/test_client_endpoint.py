@@ -20,7 +20,8 @@ from websockets.typing import Subprotocol
 from starling.auth.issue import issue_connection_token
 from starling.main import build_application
 from starling.settings import load_settings
-from tests.support.running import SECRET, Starling
+from tests.support.in_process import InProcessStarling
+from tests.support.running import SECRET
 from tests.support.services import free_port
 from tests.support.waiting import DEADLINE
 
@@ -65,8 +66,8 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def own_server() -> Iterator[Served]:
-    with Starling(SETTINGS) as starling:
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with InProcessStarling(tmp_path_factory.mktemp("run"), SETTINGS) as starling:
         yield Served(starling.port)
 
 
@@ -86,7 +87,7 @@ def uvicorn_server() -> Iterator[Served]:
     thread.join(20)
 
 
-@pytest.fixture(params=[pytest.param("own_server", marks=pytest.mark.processes), "uvicorn_server"])
+@pytest.fixture(params=["own_server", "uvicorn_server"])
 def served(request: pytest.FixtureRequest) -> Served:
     served: Served = request.getfixturevalue(request.param)
     return served

@@ -13,11 +13,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from starling.auth.issue import issue_connection_token
-from tests.support.running import SECRET, Starling
+from tests.support.in_process import InProcessStarling
+from tests.support.running import SECRET
 from tests.support.streams import EventStream, JsonStream, Stream, get, post
 from tests.web.test_sse import PAGE, Served, settings
-
-pytestmark = pytest.mark.processes
 
 Push = dict[str, Any]
 
@@ -82,8 +81,8 @@ each_transport = pytest.mark.parametrize("transport", TRANSPORTS)
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    environment = settings(tmp_path_factory.mktemp("one-way"))
-    with Starling({**environment, "STARLING_WORKER_CONNECTIONS_PER_USER": "5"}) as starling:
+    environment = settings(tmp_path_factory.mktemp("one-way")) | {"STARLING_WORKER_CONNECTIONS_PER_USER": "5"}
+    with InProcessStarling(tmp_path_factory.mktemp("run"), environment) as starling:
         yield Served(starling.port)
 
 

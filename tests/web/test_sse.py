@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry
 from starling.auth.issue import issue_connection_token
 from starling.main import build_application
 from starling.settings import load_settings
-from tests.support.running import SECRET, Starling
+from tests.support.in_process import InProcessStarling
+from tests.support.running import SECRET
 from tests.support.services import free_port
 from tests.support.streams import EventStream, Stream, get
 from tests.support.waiting import DEADLINE
@@ -82,7 +83,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with Starling(settings(tmp_path_factory.mktemp("own"))) as starling:
+    with InProcessStarling(tmp_path_factory.mktemp("run"), settings(tmp_path_factory.mktemp("own"))) as starling:
         yield Served(starling.port)
 
 
@@ -103,7 +104,7 @@ def uvicorn_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]
     thread.join(20)
 
 
-@pytest.fixture(params=[pytest.param("own_server", marks=pytest.mark.processes), "uvicorn_server"])
+@pytest.fixture(params=["own_server", "uvicorn_server"])
 def served(request: pytest.FixtureRequest) -> Served:
     served: Served = request.getfixturevalue(request.param)
     return served
