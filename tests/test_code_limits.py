@@ -1,7 +1,6 @@
 """Limits of the package's code: how long a module, how wide a class and how long a constructor may be."""
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,19 +103,3 @@ def test_members_and_parameters_are_counted_as_a_reader_counts_them(body: str, m
     assert isinstance(node, ast.ClassDef)
 
     assert (len(public_members(node)), constructor_parameters(node)) == (members, parameters)
-
-
-ARCHITECTURE = PACKAGE.parents[1] / "docs" / "architecture.md"
-
-
-@pytest.mark.parametrize(("section", "most"), [("A publication", 20), ("A token", 12), ("A setting", 4)])
-def test_the_files_that_a_publication_a_token_and_a_setting_pass_are_there_and_no_more(section: str, most: int) -> None:
-    rows = re.findall(
-        r"^\| (\d+) \| (.*?) \|", ARCHITECTURE.read_text().split(f"\n## {section}\n")[1].split("\n## ")[0], re.M
-    )
-    links = [re.findall(r"\]\(([^)]+)\)", cell) for _, cell in rows]
-
-    assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))
-    assert len(rows) <= most
-    assert all(links)
-    assert [path for found in links for path in found if not (ARCHITECTURE.parent / path).is_file()] == []

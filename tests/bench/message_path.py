@@ -101,7 +101,7 @@ async def measure() -> dict[str, float]:
 
 def _in(tree: Path) -> dict[str, float]:
     command = [sys.executable, __file__, "--measure"]
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tree / "app"), str(tree)))}
     found: dict[str, float] = json.loads(subprocess.check_output(command, env=environment, cwd=tree))
     return found
 
