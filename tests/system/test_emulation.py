@@ -157,6 +157,13 @@ def test_a_request_that_cannot_be_read_is_refused_in_words(pods: list[Starling],
         assert field in json.loads(response.rest())["error"]["message"]
 
 
+def test_protobuf_that_cannot_be_read_is_refused_in_words_of_its_own(pods: list[Starling]) -> None:
+    request = post("/emulation", b"\xff\xff", "Content-Type: application/octet-stream")
+    with Stream(pods[0].port, request) as response:
+        assert response.status == 400
+        assert json.loads(response.rest())["error"]["message"] == "bad request: the body is no EmulationRequest"
+
+
 def test_commands_beyond_the_message_size_are_refused_and_the_session_goes_on(pods: list[Starling]) -> None:
     with Conversation("http_stream", pods[0].port) as client:
         client.connected()

@@ -80,7 +80,7 @@ class EmulationEndpoint(HttpEndpoint):
         try:
             node, session, data = _read(request, body)
         except (msgspec.MsgspecError, UnicodeError, RecursionError, DecodeError) as error:
-            words = describe(error)
+            words = "the body is no EmulationRequest" if isinstance(error, DecodeError) else describe(error)
             self._count(request, Forwarding.MALFORMED, detail=words)
             respond(refusal(HTTPStatus.BAD_REQUEST, codes.ERROR_BAD_REQUEST, words))
             return None

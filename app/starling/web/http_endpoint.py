@@ -16,6 +16,7 @@ from starling.engine.direct_request import DirectRequest, DirectResponse, Reques
 from starling.engine.upgrade import Header, Upgrade
 from starling.protocol import codes
 from starling.protocol.codes import Disconnect, Error
+from starling.web.accepted_types import accepts
 from starling.web.cross_origin import request_of, response_headers
 from starling.web.dependencies import FAILED_TOO_OFTEN, FOREIGN_ORIGIN, WebContext
 from starling.web.head_requests import IS_HEAD
@@ -89,6 +90,14 @@ class HttpEndpoint(ABC):
         if context.is_foreign(request):
             return refusal(HTTPStatus.FORBIDDEN, codes.ERROR_PERMISSION_DENIED, FOREIGN_ORIGIN)
         return None
+
+    def not_acceptable(self, request: Upgrade, content_type: str) -> DirectResponse | None:
+        """The response to a client that does not take `content_type`; it is counted and logged."""
+        if accepts(request.header(b"accept"), content_type):
+            return None
+        words = f"the response is {content_type}, which the field Accept leaves out"
+        self._context.engine.metrics.refuse("parameters", path=request.path, address=request.address, remedy=words)
+        return refusal(HTTPStatus.NOT_ACCEPTABLE, codes.ERROR_BAD_REQUEST, words)
 
     # On our own server
 

@@ -12,7 +12,6 @@ from starling.engine.direct_request import DirectResponse, Respond, StreamRespon
 from starling.engine.upgrade import Header, Upgrade
 from starling.protocol import codes
 from starling.protocol.codes import Disconnect
-from starling.web.accepted_types import accepts
 from starling.web.dependencies import WebContext, keeps_requests
 from starling.web.http_endpoint import HttpEndpoint, refusal
 
@@ -49,10 +48,10 @@ class EmulatedEndpoint(HttpEndpoint):
         beginning: bytes = b"",
     ) -> DirectResponse | StreamResponse:
         """The stream of a client that begins with `commands`, unless it is rejected."""
-        if not accepts(request.header(b"accept"), content_type):
-            words = f"the response is {content_type}, which the field Accept leaves out"
-            return self.refused(request, HTTPStatus.NOT_ACCEPTABLE, words)
-        if isinstance(kind.codec.decode(commands), Disconnect):
+        if (refused := self.not_acceptable(request, content_type)) is not None:
+            return refused
+        first = kind.codec.decode(commands)
+        if isinstance(first, Disconnect) or not first[0].id or first[0].connect is None:
             words = "begin with a connect command in the format of the stream"
             return self.refused(request, HTTPStatus.BAD_REQUEST, words)
         if (rejected := self.rejection(request)) is not None:

@@ -116,6 +116,9 @@ class OneWayEndpoint(HttpEndpoint):
         if (rejected := self.rejection(request)) is not None:
             respond(rejected)
             return
+        if (refused := self.not_acceptable(request, self.content[1].decode())) is not None:
+            respond(refused)
+            return
         content = body
         if method == "GET":
             content = (request.parameter(REQUEST) or "").encode()

@@ -10,13 +10,11 @@ from starling.client.event_frames import EventStreams
 from starling.client.event_stream import NO_EPOCH, EventStreamConnection
 from starling.engine.direct_request import DirectResponse, Respond
 from starling.engine.upgrade import Upgrade
-from starling.protocol import codes
 from starling.protocol.event_stream import CONTENT_TYPE
 from starling.protocol.messages import StreamPosition
 from starling.protocol.resume_id import ResumeId, ResumeIdInvalid, parse_resume_id
-from starling.web.accepted_types import accepts
 from starling.web.dependencies import WebContext
-from starling.web.http_endpoint import HttpEndpoint, refusal
+from starling.web.http_endpoint import HttpEndpoint
 from starling.web.http_stream import STREAM_HEADERS
 from starling.web.one_way import EVENTS, StreamAnswer, bad_request, begin, handshake_of
 
@@ -46,10 +44,8 @@ class EventsEndpoint(HttpEndpoint):
         if (rejected := self.rejection(request)) is not None:
             respond(rejected)
             return
-        if not accepts(request.header(b"accept"), CONTENT_TYPE):
-            words = f"this endpoint answers with {CONTENT_TYPE}, which the Accept header excludes"
-            context.engine.metrics.refuse("parameters", path=request.path, address=request.address, detail=words)
-            respond(refusal(HTTPStatus.NOT_ACCEPTABLE, codes.ERROR_BAD_REQUEST, words))
+        if (refused := self.not_acceptable(request, CONTENT_TYPE)) is not None:
+            respond(refused)
             return
         query = QueryParams(request.query)
         try:
