@@ -34,9 +34,9 @@ class RedisNames:
         self._publish = b"SPUBLISH" if cluster else b"PUBLISH"
         self._channel = f"{prefix}:{{%s}}" if cluster else f"{prefix}:%s"
 
-    def channel(self, channel: str) -> str:
-        """The Pub/Sub channel."""
-        return self._channel % stored_name(channel)
+    def channel(self, channel: str) -> bytes:
+        """The Pub/Sub channel. Raises UnicodeError for a name that is not UTF-8, before anything is sent with it."""
+        return (self._channel % stored_name(channel)).encode()
 
     def keys(self, channel: str, *kinds: str) -> list[bytes]:
         """The key of each kind."""

@@ -37,7 +37,7 @@ class RedisLink(Link, asyncio.Protocol):
 
     def name_of(self, channel: str) -> bytes:
         """What `channel` is called in Redis."""
-        return self._names.channel(channel).encode()
+        return self._names.channel(channel)
 
     async def open(self) -> None:
         """Connect and log in."""
