@@ -1,8 +1,12 @@
 """The console on the internal port: two pods over Redis, roles, log-in, and the audit log."""
 
+import asyncio
 import json
+import os
 import secrets
+import signal
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +239,69 @@ async def test_frames_are_watched_while_they_pass(pods: tuple[Starling, Starling
                 if line and json.loads(line).get("user") == "eve":
                     break
     await client.close()
+
+
+async def test_each_view_of_all_nodes_names_one_that_does_not_answer(pods: tuple[Starling, Starling]) -> None:
+    (worker,) = pods[1].workers
+    browser = Browser(pods[0]).log_in()
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        overview, channels, connections = await asyncio.gather(
+            *(asyncio.to_thread(browser.call, method) for method in ("overview", "channels", "connections"))
+        )
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert len(overview["nodes"]["nodes"]) == 1
+    for answer in (overview["nodes"], channels, connections):
+        assert [name.rpartition("_")[2] for name in answer["missing"]] == [str(worker)]
+    await until(lambda: browser.call("overview")["nodes"]["missing"] == [])
+
+
+@pytest.mark.long
+async def test_100_000_channels_of_two_pods_are_searched_page_by_page() -> None:
+    half = 50_000
+    environment = {
+        "STARLING_DEV": "true",
+        "STARLING_WORKERS": "1",
+        "STARLING_MAX_CHANNELS": str(half),
+        "STARLING_MESSAGE_BURST": str(10 * half),
+        "STARLING_MAX_MESSAGE_BYTES": "1048576",
+        # The clients of this test do not answer pings.
+        "STARLING_PING_SECONDS": "3600",
+    }
+    async with AsyncExitStack() as stack:
+        redis = stack.enter_context(RedisServer())
+        shared = {**environment, "STARLING_BROKER_URL": redis.url}
+        pods = [stack.enter_context(Starling(shared)) for _ in range(2)]
+        for pod, first in zip(pods, (0, half), strict=True):
+            client = await stack.enter_async_context(
+                connect(f"{pod.url}/connection/websocket", max_size=None, ping_interval=None)
+            )
+            await client.send('{"id":1,"connect":{}}')
+            for begin in range(first, first + half, 1000):
+                commands = [
+                    {"id": number + 2, "subscribe": {"channel": f"many:{number:06}"}}
+                    for number in range(begin, begin + 1000)
+                ]
+                await client.send("\n".join(map(json.dumps, commands)))
+                while f'"id":{begin + 1001}' not in str(await client.recv()):
+                    pass
+        browser = Browser(pods[0])
+        assert pages(browser, "many:*", 10_000) == [f"many:{number:06}" for number in range(2 * half)]
+        assert pages(browser, "many:0499*", 30) == [f"many:{number:06}" for number in range(49_900, 50_000)]
+        assert pages(browser, "many:x*", 30) == []
+
+
+def pages(browser: Browser, pattern: str, limit: int) -> list[str]:
+    """The channels of all pages of a search, as the console's button asks for them."""
+    found: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = browser.call("channels", pattern=pattern, limit=limit, cursor=cursor)
+        assert len(page["channels"]) <= limit
+        found += page["channels"]
+        cursor = page.get("cursor")
+    return found
 
 
 def test_guessing_is_slowed_down(pods: tuple[Starling, Starling]) -> None:

@@ -106,22 +106,26 @@ class NodeCommands:
         """Have every node carry it out. Raises BrokerUnavailable and PublicationTooLarge."""
         await self._control.send(command)
 
-    async def channels(self, pattern: str, limit: int = 0, after: str = "") -> tuple[dict[str, int], bool]:
+    async def channels(self, pattern: str, limit: int = 0, after: str = "") -> tuple[dict[str, int], bool, list[str]]:
         """How many clients are in each channel that matches `pattern`, over all nodes that answer in time, by name.
 
-        Of the channels whose names follow `after` these are the first `limit` (0: all), and whether there are more.
+        Of the channels whose names follow `after` these are the first `limit` (0: all), whether there are more, and the
+        names of nodes that did not answer.
         Raises BrokerUnavailable, and NodeCommandRefused when there are too many channels to return.
         """
         counts: dict[str, int] = {}
         # One more than wanted shows whether there are more.
         asked = ChannelsCommand(pattern, limit + 1 if limit else 0, after)
-        for answer in (await self._control.ask(asked)).values():
+        known = {info.uid: info.name for info in self._control.nodes()}
+        answers = await self._control.ask(asked)
+        for answer in answers.values():
             for channel, clients in msgspec.json.decode(answer, type=ChannelCounts).channels.items():
                 # A node of an earlier version returns all channels.
                 if channel > after:
                     counts[channel] = counts.get(channel, 0) + clients
         ordered = sorted(counts.items())
-        return dict(ordered[: limit or None]), bool(limit) and len(ordered) > limit
+        missing = sorted(name for uid, name in known.items() if uid not in answers)
+        return dict(ordered[: limit or None]), bool(limit) and len(ordered) > limit, missing
 
     def _chosen(self, command: ConnectionCommand) -> list[ClientConnection]:
         return [

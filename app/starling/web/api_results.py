@@ -77,10 +77,12 @@ class ChannelCount(Struct):
 class ChannelsResponse(Struct, omit_defaults=True):
     """The channels with subscribers, by name; without `limit` over 100,000 on one node are refused with 106.
 
-    `cursor` is there where more channels follow: send it to get the next page.
+    `missing` has the names of nodes that did not answer in time, whose channels are not listed. `cursor` is there where
+    more channels follow: send it to get the next page.
     """
 
     channels: dict[str, ChannelCount]
+    missing: list[str] = []
     cursor: str = ""
 
 

@@ -94,11 +94,11 @@ class QueryMethods:
     async def channels(self, request: models.ChannelsBody) -> results.ChannelsResponse:
         """List the channels with subscribers."""
         try:
-            counts, more = await self._commands.channels(request.pattern or "*", request.limit, request.cursor)
+            counts, more, missing = await self._commands.channels(request.pattern or "*", request.limit, request.cursor)
         except NodeCommandRefused as refused:
             raise CommandRefused(Error(codes.ERROR_LIMIT_EXCEEDED.code, f"limit exceeded: {refused}")) from refused
         channels = {channel: results.ChannelCount(count) for channel, count in counts.items()}
-        return results.ChannelsResponse(channels, next(reversed(counts)) if more else "")
+        return results.ChannelsResponse(channels, missing, next(reversed(counts)) if more else "")
 
     async def connections(self, request: models.ConnectionsBody) -> results.ConnectionsResponse:
         """List connections."""

@@ -32,6 +32,7 @@ function ChannelList() {
       <button>Search</button>
     </form>
     <${Problem} text=${problem} />
+    ${result?.missing?.map((node) => html`<${Problem} text=${`The node ${node} does not answer.`} />`)}
     ${result &&
     html`<${Table} label="Channels" heads=${["Channel", right("Clients")]} empty="No channel with subscribers has such a name."
         rows=${Object.entries(result.channels).map(([channel, { num_clients }]) => [

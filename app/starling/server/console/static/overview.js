@@ -8,6 +8,8 @@ const RATES = [
   ["connects", "Connects"],
 ];
 
+const MINUTES = 10;
+
 function Chart({ rates }) {
   const holder = useRef(null);
   useEffect(() => {
@@ -18,6 +20,8 @@ function Chart({ rates }) {
       {
         width: holder.current.clientWidth,
         height: 220,
+        // Always ten minutes: with one step alone the library would show years.
+        scales: { x: { range: (_plot, _first, last) => [last - MINUTES * 60, last] } },
         axes: [{ stroke: colour }, { stroke: colour, size: 60 }],
         series: [{}, ...RATES.map(([, label], index) => ({ label: `${label} a second`, stroke: colours[index], width: 2 }))],
       },
