@@ -56,8 +56,9 @@ class Cluster:
 
     async def channels(self, pattern: str) -> dict[str, int]:
         """All channels that match, with the number of their clients."""
-        counts, more = await self.commands.channels(pattern)
+        counts, more, missing = await self.commands.channels(pattern)
         assert not more
+        assert missing == []
         return counts
 
     async def publish(self, channel: str, data: bytes) -> StreamPosition:
@@ -261,13 +262,13 @@ async def test_channels_are_returned_page_by_page_in_the_order_of_their_names(cl
         await cluster.commands.send(SubscribeCommand(user=channel, channel=channel))
         await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
 
-    assert await cluster.commands.channels("room-*", 2) == ({"room-0": 1, "room-1": 1}, True)
-    assert await cluster.commands.channels("room-*", 2, "room-1") == ({"room-2": 1, "room-3": 1}, True)
-    assert await cluster.commands.channels("room-*", 2, "room-3") == ({"room-4": 1}, False)
-    assert await cluster.commands.channels("room-*", 5) == (dict.fromkeys(names, 1), False)
-    assert await cluster.commands.channels("room-*", 2, "room-4") == ({}, False)
+    assert await cluster.commands.channels("room-*", 2) == ({"room-0": 1, "room-1": 1}, True, [])
+    assert await cluster.commands.channels("room-*", 2, "room-1") == ({"room-2": 1, "room-3": 1}, True, [])
+    assert await cluster.commands.channels("room-*", 2, "room-3") == ({"room-4": 1}, False, [])
+    assert await cluster.commands.channels("room-*", 5) == (dict.fromkeys(names, 1), False, [])
+    assert await cluster.commands.channels("room-*", 2, "room-4") == ({}, False, [])
     # A channel that is gone since the page before is a place in the order all the same.
-    assert await cluster.commands.channels("room-*", 1, "room-2-gone") == ({"room-3": 1}, True)
+    assert await cluster.commands.channels("room-*", 1, "room-2-gone") == ({"room-3": 1}, True, [])
 
 
 async def test_a_page_is_returned_where_all_channels_are_too_many(
@@ -279,8 +280,8 @@ async def test_a_page_is_returned_where_all_channels_are_too_many(
         await cluster.commands.send(SubscribeCommand(user=channel, channel=channel))
         await until(lambda transport=transport: transport.pushes)  # type: ignore[misc]
 
-    assert await cluster.commands.channels("*", 1) == ({"a": 1}, True)
-    assert await cluster.commands.channels("*", 1, "a") == ({"b": 1}, False)
+    assert await cluster.commands.channels("*", 1) == ({"a": 1}, True, [])
+    assert await cluster.commands.channels("*", 1, "a") == ({"b": 1}, False, [])
 
 
 async def test_too_many_channels_are_refused_instead_of_reported_in_part(
