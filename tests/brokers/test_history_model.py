@@ -217,6 +217,8 @@ class RedisStore:
 class Flaky:
     """The way to a store: answers come late, and some do not come."""
 
+    in_process = False
+
     def __init__(self, history: HistoryStore, chance: random.Random, failures: float) -> None:
         self._history = history
         self._chance = chance

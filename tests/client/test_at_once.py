@@ -11,6 +11,7 @@ import pytest
 from msgspec import Raw
 from prometheus_client import CollectorRegistry
 
+from starling.brokers.memory.history import MemoryHistory
 from starling.client.authority import Identity
 from starling.client.client_connection import JsonConnection
 from starling.client.one_way import OneWayWebSocket
@@ -267,8 +268,32 @@ async def test_a_channel_with_history_that_is_followed_is_entered_at_its_positio
     assert received(first) == [1, 2]
 
 
-@pytest.mark.parametrize("more", [{"recover": True, "epoch": "x", "offset": 0}, {"delta": "fossil"}])
-async def test_what_must_be_read_waits_for_the_read(service: Application, more: dict[str, Any]) -> None:
+READ = ({"recover": True, "epoch": "x", "offset": 0}, {"recover": True}, {"delta": "fossil"})
+
+
+@pytest.mark.parametrize("more", READ)
+async def test_what_is_read_in_this_process_is_answered_before_anything_else_runs(
+    service: Application, more: dict[str, Any]
+) -> None:
+    client, transport = opened(service, "alice")
+    kept = service.engine.channels.options("kept:a").publish_options()
+    await service.engine.publisher.publish("kept:a", Publication(data=Raw(b"1")), kept)
+    client.on_message(
+        commands({"connect": {}}, {"subscribe": {"channel": "kept:a", **more}}, {"subscribe": {"channel": "kept:a"}})
+    )
+    assert [line["id"] for line in transport.lines] == [1, 2, 3]
+    assert "subscribe" in transport.lines[1]
+    assert transport.lines[2]["error"]["code"] == 105
+    await service.engine.publisher.publish("kept:a", Publication(data=Raw(b"2")), kept)
+    await until(lambda: transport.pushes, "the next publication comes")
+    assert received(transport) == [2]
+
+
+@pytest.mark.parametrize("more", READ)
+async def test_what_must_be_read_elsewhere_waits_for_the_read(
+    service: Application, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryHistory, "in_process", False)
     await first_in(service, "kept:a")
     client, transport = opened(service, "alice")
     client.on_message(commands({"connect": {}}, {"subscribe": {"channel": "kept:a", **more}}))

@@ -23,6 +23,8 @@ OPTIONS = PublishOptions(history_size=1000, history_ttl=600, history_meta_ttl=60
 class Store:
     """The memory history behind an endpoint: reads are counted, held back and refused as the test wants it."""
 
+    in_process = False
+
     def __init__(self) -> None:
         self.history = MemoryHistory()
         self.reads = 0

@@ -34,6 +34,10 @@ class HistoryStore(Protocol):
     `followed` renews it: so asking for names does not fill the store.
     """
 
+    @property
+    def in_process(self) -> bool:
+        """Whether the streams are in this process, so that no read waits and none is worth sharing."""
+
     async def read(
         self,
         channel: str,

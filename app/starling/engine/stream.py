@@ -200,7 +200,8 @@ class Stream(Generic[S]):
         follower = self._follower
         for attempt in range(JOIN_ATTEMPTS):
             # The position first, if memory has the rest; what memory lacks after all is read at the next attempt.
-            found = await self._reads.get(ReadRequest(since, latest, entries=attempt > 0))
+            request = ReadRequest(since, latest, entries=attempt > 0)
+            found = await (self._read_newest([request]) if self._history.in_process else self._reads.get(request))
             if found.mark.resets != follower.resets:
                 continue
             if follower.contradicted(found.read.top, found.mark):

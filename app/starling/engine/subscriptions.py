@@ -90,6 +90,11 @@ class Subscriptions:
         """Memory of the publications that are kept for clients that reconnect. Bytes."""
         return self._budget.used
 
+    @property
+    def in_process(self) -> bool:
+        """Whether entering a channel waits for no other process."""
+        return self._history is not None and self._history.in_process
+
     # Entering and leaving
 
     async def wait_in(self, receiver: Receiver, channel: str) -> None:

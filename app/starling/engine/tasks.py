@@ -1,7 +1,8 @@
 """The tasks of one worker: its callers need not keep them, and none outlives the worker."""
 
 import asyncio
-from collections.abc import Coroutine
+import types
+from collections.abc import Coroutine, Generator
 
 FINISH_SECONDS = 2.0
 
@@ -19,9 +20,39 @@ class Tasks:
         task.add_done_callback(self._running.discard)
         return task
 
+    def start_here(self, work: Coroutine[object, None, None]) -> None:
+        """Run `work` now up to its first wait, and what follows in a task: none is needed where nothing waits.
+
+        Up to there `work` must use nothing that needs a task of its own, as `asyncio.timeout` does.
+        """
+        try:
+            awaited = work.send(None)
+        except StopIteration:
+            return
+        self.start(_continue(work, awaited))
+
     async def stop(self) -> None:
         """Give running tasks two seconds to finish, then cancel them."""
         if self._running:
             await asyncio.wait(self._running, timeout=FINISH_SECONDS)
         for task in tuple(self._running):
             task.cancel()
+
+
+async def _continue(work: Coroutine[object, None, None], awaited: object) -> None:
+    await _rest_of(work, awaited)
+
+
+@types.coroutine
+def _rest_of(work: Coroutine[object, None, None], awaited: object) -> Generator[object, None, None]:
+    """Drive `work`, which waits for `awaited`, to its end, as `yield from` would have from its start."""
+    while True:
+        error: BaseException | None = None
+        try:
+            yield awaited
+        except BaseException as caught:  # noqa: BLE001 - a cancellation, too, is for the work
+            error = caught
+        try:
+            awaited = work.send(None) if error is None else work.throw(error)
+        except StopIteration:
+            return

@@ -36,7 +36,9 @@ class _Stream:
 
 
 class MemoryHistory:
-    """Implements starling.engine.history.History."""
+    """Implements starling.engine.history.HistoryStore."""
+
+    in_process = True
 
     def __init__(
         self,

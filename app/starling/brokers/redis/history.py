@@ -23,6 +23,8 @@ _POSITIONS = 250
 class RedisHistory:
     """Implements starling.engine.history.HistoryStore."""
 
+    in_process = False
+
     def __init__(
         self,
         reading: Execute,

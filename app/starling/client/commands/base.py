@@ -42,9 +42,13 @@ class CommandHandler(ABC, Generic[ActionType, Prepared]):
         """
         return None
 
+    def runs_through(self, client: ClientConnection, action: ActionType, prepared: Prepared) -> bool:
+        """Whether `run` is likely to wait for nothing, and uses nothing that needs a task before it waits after all."""
+        return False
+
     @abstractmethod
     async def run(self, client: ClientConnection, action: ActionType, prepared: Prepared) -> list[Decision]:
-        """Do it in a task; return what the session decides."""
+        """Do it in a task, or at once where it `runs_through`; return what the session decides."""
 
 
 AnyHandler = CommandHandler[Any, Any]

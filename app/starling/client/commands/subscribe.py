@@ -62,6 +62,13 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
         engine.lifecycle.subscribed(client.id, client.user, channel)
         return decisions
 
+    def runs_through(self, client: ClientConnection, action: Subscribe, prepared: Grant | None) -> bool:
+        """Where the history is in this process and no hook is asked: a hook may do what needs a task."""
+        engine = self._engine
+        if prepared is None or engine.hooks.sees_subscriptions or not engine.subscriptions.in_process:
+            return False
+        return not (prepared.needs_hook or prepared.options.subscribe_proxy or prepared.options.stream)
+
     async def run(self, client: ClientConnection, action: Subscribe, prepared: Grant | None) -> list[Decision]:
         """Ask the hook, enter the channel, and recover what the client missed."""
         request = action.request
