@@ -4,8 +4,7 @@ Counting, tracing, mapping errors to answers and reading on happen here, once fo
 """
 
 import time
-from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import structlog
@@ -37,7 +36,8 @@ from starling.protocol.session_core import SessionState
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
 
-Run = Coroutine[object, None, None]
+# An action that runs once the replies before it are queued.
+Begun = tuple[AnyHandler, Action, object]
 
 # Ends of a connect command that count as failed attempts of an address: bad and expired tokens, and none.
 UNAUTHENTICATED = frozenset({codes.DISCONNECT_INVALID_TOKEN.code, codes.ERROR_TOKEN_EXPIRED.code})
@@ -65,10 +65,10 @@ class Dispatcher:
     def carry_out(self, client: ClientConnection, decisions: Sequence[Work]) -> None:
         """Carry out `decisions` in their order; what an action leads to comes after all of them."""
         replies: list[bytes] = []
-        begun: list[Run] = []
-        work: deque[Work] = deque(decisions)
-        while work:
-            decision = work.popleft()
+        begun: list[Begun] = []
+        work: list[Work] = [*decisions]
+        # What is added while the list is worked off comes after all of it.
+        for at, decision in enumerate(work):
             if isinstance(decision, Write):
                 try:
                     replies.append(self._encode(client, decision.reply))
@@ -76,7 +76,7 @@ class Dispatcher:
                     self._write(client, replies)
                     client.refuse(refusal.reason)
                     # The session has forgotten these subscriptions already, so they must still be ended here.
-                    work = deque(ending for ending in work if isinstance(ending, EndSubscription))
+                    work[at + 1 :] = [ending for ending in work[at + 1 :] if isinstance(ending, EndSubscription)]
             elif isinstance(decision, Action):
                 work += self._begin(client, decision, begun)
             elif isinstance(decision, Ping):
@@ -89,8 +89,8 @@ class Dispatcher:
             else:
                 work += self._take(client, decision)
         self._write(client, replies)
-        for run in begun:
-            self.engine.tasks.start_here(run)
+        for command, action, prepared in begun:
+            self.engine.tasks.start_here(self._run(client, command, action, prepared))
         deadline = client.session.deadline
         if deadline < client.deadline and client.close_code is None:
             client.deadline = deadline
@@ -135,7 +135,7 @@ class Dispatcher:
 
     # Actions
 
-    def _begin(self, client: ClientConnection, action: Action, begun: list[Run]) -> Sequence[Work]:
+    def _begin(self, client: ClientConnection, action: Action, begun: list[Begun]) -> Sequence[Work]:
         """Carry an action out at once, or begin to: then what it leads to is carried out later.
 
         What runs through is added to `begun`.
@@ -151,12 +151,11 @@ class Dispatcher:
                     return decisions
         except Exception as error:  # noqa: BLE001 - mapped to the answer, and logged where it is a fault
             return self._answer(client, action, error)
-        run = self._run(client, command, action, prepared)
         if command.runs_through(client, action, prepared) and not self._tracer.on:
             # After the replies that are collected now, and the work that is left.
-            begun.append(run)
+            begun.append((command, action, prepared))
         else:
-            self.engine.tasks.start(run)
+            self.engine.tasks.start(self._run(client, command, action, prepared))
         return []
 
     async def _run(self, client: ClientConnection, command: AnyHandler, action: Action, prepared: object) -> None:

@@ -68,9 +68,9 @@ def recoverable(request: SubscribeRequest, grant: Grant, *, user: str) -> bool:
     options = grant.options
     if not options.keeps_history:
         return False
-    if options.stream is not None:
+    if options.stream is not None or options.force_recovery:
         return True
     asked = request.recoverable or request.recover
     channel = ChannelFacts(request.channel, options)
     may_read = asked and may(Subject(user, subscribed=True), Verb.HISTORY, channel).allowed
-    return options.force_recovery or may_read or (asked and grant.recover)
+    return may_read or (asked and grant.recover)

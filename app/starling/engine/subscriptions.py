@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -66,6 +65,38 @@ class Subscriber:
         self.receiver.lose_state(self.channel)
 
 
+class ChannelLock:
+    """A lock that stands in `locks` while somebody has it or waits for it: idle channels have none."""
+
+    __slots__ = ("_channel", "_lock", "_locks", "_users")
+
+    def __init__(self, channel: str, locks: "dict[str, ChannelLock]") -> None:
+        self._channel = channel
+        self._locks = locks
+        self._lock = asyncio.Lock()
+        self._users = 0
+
+    async def __aenter__(self) -> None:
+        """Wait for those before."""
+        self._users += 1
+        self._locks[self._channel] = self
+        try:
+            await self._lock.acquire()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        """Let the next one in."""
+        self._lock.release()
+        self._leave()
+
+    def _leave(self) -> None:
+        self._users -= 1
+        if not self._users:
+            del self._locks[self._channel]
+
+
 # Gets the subscriber, so that it need not hold it: a cycle would outlive the client until the next collection.
 Answer = Callable[[Subscriber, Joined], bool]
 
@@ -83,7 +114,7 @@ class Subscriptions:
         self._recovery_limit = recovery_limit
         self._budget = MemoryBudget(RECENT_BYTES)
         self._streams: dict[str, Stream[Subscriber]] = {}
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._locks: dict[str, ChannelLock] = {}
 
     @property
     def recent_bytes(self) -> int:
@@ -241,20 +272,9 @@ class Subscriptions:
         followed = StreamOptions(options.history_size, options.history_meta_ttl, self._recovery_limit)
         return Stream(channel, history, self, followed, budget, stats)
 
-    @asynccontextmanager
-    async def _lock(self, channel: str) -> AsyncIterator[None]:
-        """One change of a channel at a time; locks of idle channels do not stay."""
-        lock, users = self._locks.get(channel) or (asyncio.Lock(), 0)
-        self._locks[channel] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            users = self._locks[channel][1] - 1
-            if users:
-                self._locks[channel] = (lock, users)
-            else:
-                del self._locks[channel]
+    def _lock(self, channel: str) -> "ChannelLock":
+        """One change of a channel at a time."""
+        return self._locks.get(channel) or ChannelLock(channel, self._locks)
 
     # What streams do with the live subscribers
 

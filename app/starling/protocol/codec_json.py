@@ -279,6 +279,8 @@ def _check_payloads(message: Struct) -> None:
             _encode_publications(value)
         elif type(value) is SharedMembers:
             _encode_members(value)
+        elif not value:
+            continue
         elif isinstance(value, dict):
             _check_members(value.values())
         else:

@@ -113,14 +113,12 @@ class SessionCore:
     @property
     def deadline(self) -> float:
         """When `tick` has something to do next, unless something else happens before."""
-        match self.state:
-            case SessionState.OPENED | SessionState.REFUSED:
-                return self._stale_at
-            case SessionState.CONNECTED:
-                ends_at = min(self._connection_ends_at, self._subscription_ends_at, self._renew_at)
-                return min(self._ping_at, self._pong_at, ends_at)
-            case _:
-                return inf
+        state = self.state
+        if state is SessionState.CONNECTED:
+            return min(
+                self._ping_at, self._pong_at, self._connection_ends_at, self._subscription_ends_at, self._renew_at
+            )
+        return self._stale_at if state is SessionState.OPENED or state is SessionState.REFUSED else inf
 
     # Timers
 
@@ -184,9 +182,10 @@ class SessionCore:
     def _finish(self, action: Action, now: float) -> list[Decision]:
         if self.state is not SessionState.CONNECTED:
             return []
-        self._turns.finish(action.channel, concurrent=self._is_concurrent(action))
+        channel = action.channel
+        self._turns.finish(channel, concurrent=self._is_concurrent(action))
         decisions: list[Decision] = []
-        while action.channel is not None and (step := self._turns.next(action.channel)) is not None:
+        while channel is not None and (step := self._turns.next(channel)) is not None:
             decisions += step(now)
         return decisions
 

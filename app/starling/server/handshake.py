@@ -1,6 +1,5 @@
 """The opening handshake of a WebSocket, from headers that were parsed once (RFC 6455 section 4.2)."""
 
-import base64
 import binascii
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -48,7 +47,7 @@ def check_handshake(method: bytes, target: bytes, http_version: str, headers: Se
 
 def _is_key(value: bytes) -> bool:
     try:
-        return len(base64.b64decode(value, validate=True)) == 16
+        return len(value) == 24 and len(binascii.a2b_base64(value, strict_mode=True)) == 16
     except binascii.Error:
         return False
 
@@ -66,7 +65,7 @@ def subprotocols_of(headers: Iterable[Header]) -> list[str]:
 def accept_response(key: bytes, subprotocol: str | None, headers: Iterable[Header]) -> bytes:
     """Return the bytes that accept the handshake."""
     # SHA-1 as the protocol has it; it keeps nothing safe there.
-    accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+    accept = binascii.b2a_base64(hashlib.sha1(key + _GUID, usedforsecurity=False).digest(), newline=False)
     head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
     chosen = [(b"Sec-WebSocket-Protocol", subprotocol.encode("latin-1"))] if subprotocol else []
     return b"%b%b\r\n%b\r\n" % (head, accept, _lines([*chosen, *headers]))
