@@ -327,10 +327,14 @@ def test_a_leak_is_found(running: Pods) -> None:
 
     if running.memory is None:
         pytest.skip("no memory control group can be made here: it takes root on a machine of one's own")
-    asyncio.run(leak(8))
+    leaks = 8
+    before = pod.metrics()["starling_memory_used_ratio"] * GENEROUS
+    asyncio.run(leak(leaks))
     # What the pod reports is up to a second old.
-    time.sleep(1.5)
-    used = pod.metrics()["starling_memory_used_ratio"] * GENEROUS
+    deadline = time.monotonic() + DEADLINE
+    while (used := pod.metrics()["starling_memory_used_ratio"] * GENEROUS) < before + 0.9 * LEAK_BYTES * leaks:
+        assert time.monotonic() < deadline, (before, used)
+        time.sleep(0.2)
     running.memory.limit(int(used / 0.95))
     try:
         find(running, "StarlingMemoryNearLimit", "starling-1", shown=0.9, said=r"starling_memory_used_ratio 0\.9")

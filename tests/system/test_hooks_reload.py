@@ -54,7 +54,7 @@ class Developer:
             return False
 
     async def until_gets(self, version: int) -> None:
-        for _ in range(100):
+        for _ in range(300):
             if await self.gets(version):
                 return
             await asyncio.sleep(0.2)

@@ -50,11 +50,10 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
 
 async def refused(starling: Starling, reason: str, before: float, *, at_least: int = 1) -> None:
     """Wait until the metric for `reason` has grown; it is carried over once a second."""
-    for _ in range(50):
-        if refusals(starling, reason) >= before + at_least:
-            return
+    deadline = time.monotonic() + DEADLINE
+    while (counted := refusals(starling, reason)) < before + at_least:
+        assert time.monotonic() < deadline, f"{reason} was not counted: {counted} after {before}"
         await asyncio.sleep(0.1)
-    raise AssertionError(f"{reason} was not counted: {refusals(starling, reason)} after {before}")
 
 
 def refusals(starling: Starling, reason: str) -> float:
