@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from starling.clocks import wall_clock
 from starling.engine.broker import StreamEntry
 from starling.engine.channels import USERS_MARK
 from starling.protocol.messages import ClientInfo, Publication
@@ -94,6 +95,13 @@ def encode_body(
     traceparent, tracestate = trace or ("", "")
     meta = _encode(_Meta(publication.info, publication.tags or None, traceparent, tracestate, delta))
     return b"%d %d\n%b%b" % (time, len(meta), meta, publication.data)
+
+
+def encode_bodies(publication: Publication, trace: TraceContext | None, *, delta: bool) -> tuple[bytes, bytes]:
+    """What is kept of a publication of this moment, and what is sent in its place to those who are there."""
+    now = int(wall_clock() * 1000)
+    body = encode_body(publication, now)
+    return body, body if trace is None and not delta else encode_body(publication, now, trace, delta=delta)
 
 
 def encode_publication(body: bytes, *, epoch: str = "", offset: int = 0, previous: int = 0) -> bytes:

@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 from starling.brokers.broadcast import MAX_EVENTS
 from starling.brokers.link import LinkLost
 from starling.brokers.redis.address import RedisAddress
-from starling.brokers.redis.calls import PUBLISH, PUBLISH_ONCE, Command, RedisCalls, RedisNames
+from starling.brokers.redis.calls import PUBLISH, PUBLISH_MANY, PUBLISH_ONCE, Command, RedisCalls, RedisNames
 from starling.brokers.redis.connections import client_name, make_pool
 from starling.brokers.redis.inspection import inspect
 from starling.brokers.redis.link import RedisLink
@@ -33,7 +33,7 @@ class RedisBackend(SupervisedBackend):
         self._pool: ConnectionPool = make_pool(address, timeout=timeout)
         self._rights_remedy = f"ACL SETUSER {address.username or 'default'} {rule(prefix)}"
         # Known from the start, so that no publication is sent twice and falls behind the one after it.
-        scripts = [script.introduce() for script in (PUBLISH, PUBLISH_ONCE)]
+        scripts = [script.introduce() for script in (PUBLISH, PUBLISH_ONCE, PUBLISH_MANY)]
         self.calls = self._make_calls("publisher", first=scripts)
         # Answers of reads are great: they go their own way, few at once, so that no canary waits behind them.
         self.reads = self._make_calls("reader", max_batch=READS_AT_ONCE)

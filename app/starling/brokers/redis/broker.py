@@ -1,6 +1,5 @@
 """The broker over Redis."""
 
-import time
 from collections.abc import Callable, Sequence
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -16,6 +15,7 @@ from starling.brokers.redis.drain_rate import RedisDrainRate
 from starling.brokers.redis.history import RedisHistory
 from starling.brokers.redis.occupancy import RedisOccupancy
 from starling.brokers.redis.presence import RedisPresence
+from starling.brokers.redis.publish_many import PublishMany
 from starling.brokers.redis.refusal import refused
 from starling.brokers.redis.revocations import RedisRevocations
 from starling.brokers.redis.tickets import RedisTickets
@@ -23,7 +23,6 @@ from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOut
 from starling.engine.history import DEFAULT_READ_TTL
 from starling.engine.presence import DEFAULT_TTL
 from starling.protocol.messages import Publication
-from starling.telemetry.tracing import TraceContext
 
 # What one round trip carries of a publication in many channels.
 _AT_ONCE = 256
@@ -49,6 +48,10 @@ class RedisBroker(BroadcastBroker):
         execute, read, query = backend.calls.execute, backend.reads.execute, backend.queries.execute
         self._calls = backend.calls
         self._names = names
+        # In a cluster a script may have the keys of one slot only.
+        self._many: PublishMany | None = None
+        if isinstance(backend, RedisBackend):
+            self._many = PublishMany(backend.calls, names, self._publish_all_in_task)
         self.history: RedisHistory = RedisHistory(read, names, read_ttl=read_ttl, querying=query)
         self.append_streams: RedisAppendStreams = RedisAppendStreams(
             execute, backend.calls.post, query, names, read_ttl=read_ttl
@@ -61,7 +64,7 @@ class RedisBroker(BroadcastBroker):
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Keep and send in one atomic step, or only send; returns the position. Raises BrokerUnavailable."""
-        body, live = _bodies(publication, options.trace, delta=options.delta)
+        body, live = envelope.encode_bodies(publication, options.trace, delta=options.delta)
         execute, names = self._calls.execute, self._names
         if options.history_size > 0:
             keys, arguments = keeping(names, channel, body, options, new_epoch(), live)
@@ -80,7 +83,7 @@ class RedisBroker(BroadcastBroker):
         self, channel: str, publication: Publication, options: PublishOptions, done: Callable[[PublishOutcome], None]
     ) -> PublishOutcome | None:
         """As `publish`; `done` is called when Redis has answered."""
-        body, live = _bodies(publication, options.trace, delta=options.delta)
+        body, live = envelope.encode_bodies(publication, options.trace, delta=options.delta)
         message = b"" if options.history_size > 0 else envelope.encode_publication(live)
         command = self._command(body, live, message, channel, options, _epoch(options))
 
@@ -102,7 +105,9 @@ class RedisBroker(BroadcastBroker):
     def begin_publish_all(
         self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
     ) -> list[PublishOutcome] | None:
-        """Publish many with a round trip for hundreds of them."""
+        """Publish many with a call for dozens of them, in a cluster with a command for each."""
+        if self._many is not None:
+            return self._many.begin(requests, done)
         self._publish_all_in_task(requests, done)
         return None
 
@@ -125,7 +130,7 @@ class RedisBroker(BroadcastBroker):
         for number, (channel, publication, options) in enumerate(requests):
             if encoded is None or publication is not encoded[0] or options is not encoded[1]:
                 encoded = publication, options
-                body, live = _bodies(publication, options.trace, delta=options.delta)
+                body, live = envelope.encode_bodies(publication, options.trace, delta=options.delta)
                 message = b"" if options.history_size > 0 else envelope.encode_publication(live)
             commands.append(self._command(body, live, message, channel, options, f"{epoch}{number:x}"))
         try:
@@ -197,14 +202,6 @@ def read_position(found: object) -> StreamPosition:
 def _idempotency_key(names: RedisNames, channel: str, options: PublishOptions) -> bytes:
     (key,) = names.keys(channel, "idem")
     return b"%b:%b" % (key, options.idempotency_key.encode())
-
-
-def _bodies(publication: Publication, trace: TraceContext | None, *, delta: bool) -> tuple[bytes, bytes]:
-    """What is kept of a publication, and what those get who are there now."""
-    now = int(time.time() * 1000)
-    body = envelope.encode_body(publication, now)
-    plain = trace is None and not delta
-    return body, body if plain else envelope.encode_body(publication, now, trace, delta=delta)
 
 
 def _epoch(options: PublishOptions) -> str:

@@ -91,6 +91,7 @@ class Script:
 
 PUBLISH = Script("publish.lua")
 PUBLISH_ONCE = Script("publish_once.lua")
+PUBLISH_MANY = Script("publish.lua", "publish_once.lua", "publish_many.lua")
 
 
 def new_epoch() -> str:
@@ -230,6 +231,12 @@ class RedisCalls:
         Raises BrokerUnavailable.
         """
         self._outbox.post((command,), size, done)
+
+    def post_all(
+        self, commands: Sequence[Command], size: int, done: Callable[[list[Reply | ResponseError] | Exception], None]
+    ) -> None:
+        """As `post`, for commands that are sent together: `done` gets a reply to each."""
+        self._outbox.post(commands, size, done)
 
     async def execute_all(self, commands: Sequence[Command], size: int = 0) -> list[Reply | ResponseError]:
         """Run commands as one, each with a reply of its own; otherwise as `execute`."""

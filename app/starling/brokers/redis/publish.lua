@@ -9,11 +9,6 @@
 --       9 what is sent in place of the body, or left out
 -- Returns { offset, epoch }, both text: of the stream's top where a version that is not new was dropped.
 
--- Called without keys it does nothing, and Redis knows it from then on.
-if #KEYS == 0 then
-  return
-end
-
 -- Lua itself writes a number of sixteen digits as 1e15.
 local function text(number)
   return string.format('%.0f', number)
@@ -27,60 +22,73 @@ local function expire(key, milliseconds)
   end
 end
 
-local meta, stream, idempotency = KEYS[1], KEYS[2], KEYS[3]
-
-if idempotency then
-  local known = redis.call('GET', idempotency)
-  if known then
-    local offset, epoch = string.match(known, '^(%d+) (.*)$')
-    return { offset, epoch }
-  end
-end
-
--- Another replication id means a restart or a promotion: what this server holds may be older than what was delivered.
-local run = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
-if not run then
-  return redis.error_reply('ERR INFO replication has no master_replid, so history cannot be kept safely')
-end
-
 -- Numbers of Lua are exact up to 2^53 only, and so versions are compared as texts of digits.
 local function above(version, other)
   return #version > #other or (#version == #other and version > other)
 end
 
-local known = redis.call('HMGET', meta, 'e', 'o', 'r', 'v', 'w')
-local epoch, previous, offset = known[1], 0, 1
-local version, version_epoch = ARGV[7] or '0', ARGV[8]
-if version ~= '0' and known[4] and known[5] == version_epoch and not above(version, known[4]) then
-  return { known[2], epoch }
-end
-if epoch then
-  previous = tonumber(known[2])
-  offset = previous + 1
-  if known[3] ~= run then
-    -- Offsets given out and then lost must not be given out again. The clock in microseconds, spread so that no
-    -- channel outruns it, is past them all, also after two restarts in one second.
-    local now = redis.call('TIME')
-    offset = math.max(offset, tonumber(now[1]) * 1048576 + tonumber(now[2]))
+-- Another replication id means a restart or a promotion: what this server holds may be older than what was delivered.
+local run
+local function replication_id()
+  run = run or string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
+  if not run then
+    error(redis.error_reply('ERR INFO replication has no master_replid, so history cannot be kept safely'))
   end
-else
-  epoch = ARGV[6]
-  -- First the command that Redis denies when its memory is full: after another write it is never denied.
-  redis.call('HSET', meta, 'e', epoch, 'o', '0', 'r', run)
-  redis.call('DEL', stream)
+  return run
 end
 
-redis.call('XADD', stream, 'MAXLEN', ARGV[3], text(offset) .. '-0', 'p', text(previous), 'd', ARGV[2])
-expire(stream, ARGV[4])
-redis.call('HSET', meta, 'e', epoch, 'o', text(offset), 'r', run)
-if version ~= '0' then
-  redis.call('HSET', meta, 'v', version, 'w', version_epoch)
+local function keep(
+  keys, channel, body, size, milliseconds, meta_milliseconds, new_epoch, version, version_epoch, live
+)
+  local meta, stream, idempotency = keys[1], keys[2], keys[3]
+
+  if idempotency then
+    local known = redis.call('GET', idempotency)
+    if known then
+      return string.match(known, '^(%d+) (.*)$')
+    end
+  end
+
+  local present = replication_id()
+  local known = redis.call('HMGET', meta, 'e', 'o', 'r', 'v', 'w')
+  local epoch, previous, offset = known[1], 0, 1
+  version = version or '0'
+  if version ~= '0' and known[4] and known[5] == version_epoch and not above(version, known[4]) then
+    return known[2], epoch
+  end
+  if epoch then
+    previous = tonumber(known[2])
+    offset = previous + 1
+    if known[3] ~= present then
+      -- Offsets given out and then lost must not be given out again. The clock in microseconds, spread so that no
+      -- channel outruns it, is past them all, also after two restarts in one second.
+      local now = redis.call('TIME')
+      offset = math.max(offset, tonumber(now[1]) * 1048576 + tonumber(now[2]))
+    end
+  else
+    epoch = new_epoch
+    -- First the command that Redis denies when its memory is full: after another write it is never denied.
+    redis.call('HSET', meta, 'e', epoch, 'o', '0', 'r', present)
+    redis.call('DEL', stream)
+  end
+
+  redis.call('XADD', stream, 'MAXLEN', size, text(offset) .. '-0', 'p', text(previous), 'd', body)
+  expire(stream, milliseconds)
+  redis.call('HSET', meta, 'e', epoch, 'o', text(offset), 'r', present)
+  if version ~= '0' then
+    redis.call('HSET', meta, 'v', version, 'w', version_epoch)
+  end
+  expire(meta, meta_milliseconds)
+  if idempotency then
+    redis.call('SET', idempotency, text(offset) .. ' ' .. epoch, 'PX', 300000)
+  end
+  -- No channel has a brace in its name. In a cluster a message stays within the shard that has the channel's slot.
+  local publish = string.find(channel, '{', 1, true) and 'SPUBLISH' or 'PUBLISH'
+  redis.call(publish, channel, 'p ' .. epoch .. ' ' .. text(offset) .. ' ' .. text(previous) .. '\n' .. (live or body))
+  return text(offset), epoch
 end
-expire(meta, ARGV[5])
-if idempotency then
-  redis.call('SET', idempotency, text(offset) .. ' ' .. epoch, 'PX', 300000)
+
+-- Called without keys it does nothing, and Redis knows it from then on.
+if #KEYS > 0 then
+  return { keep(KEYS, unpack(ARGV)) }
 end
--- No channel has a brace in its name. In a cluster a message stays within the shard that has the channel's slot.
-local publish = string.find(ARGV[1], '{', 1, true) and 'SPUBLISH' or 'PUBLISH'
-redis.call(publish, ARGV[1], 'p ' .. epoch .. ' ' .. text(offset) .. ' ' .. text(previous) .. '\n' .. (ARGV[9] or ARGV[2]))
-return { text(offset), epoch }

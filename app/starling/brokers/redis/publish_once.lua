@@ -4,17 +4,18 @@
 -- ARGV  1 <prefix>:<channel>, in a cluster <prefix>:{<channel>}   2 message
 -- Returns { offset, epoch } of the message that was sent, both text: "0" and "", because it is not in a history.
 
--- Called without keys it does nothing, and Redis knows it from then on.
-if #KEYS == 0 then
-  return
+local function send_once(idempotency, channel, message)
+  local known = redis.call('SET', idempotency, '0 ', 'NX', 'GET', 'PX', 300000)
+  if known then
+    return string.match(known, '^(%d+) (.*)$')
+  end
+  -- No channel has a brace in its name. In a cluster a message stays within the shard that has the channel's slot.
+  local publish = string.find(channel, '{', 1, true) and 'SPUBLISH' or 'PUBLISH'
+  redis.call(publish, channel, message)
+  return '0', ''
 end
 
-local known = redis.call('SET', KEYS[1], '0 ', 'NX', 'GET', 'PX', 300000)
-if known then
-  local offset, epoch = string.match(known, '^(%d+) (.*)$')
-  return { offset, epoch }
+-- Called without keys it does nothing, and Redis knows it from then on.
+if #KEYS > 0 then
+  return { send_once(KEYS[1], unpack(ARGV)) }
 end
--- No channel has a brace in its name. In a cluster a message stays within the shard that has the channel's slot.
-local publish = string.find(ARGV[1], '{', 1, true) and 'SPUBLISH' or 'PUBLISH'
-redis.call(publish, ARGV[1], ARGV[2])
-return { '0', '' }

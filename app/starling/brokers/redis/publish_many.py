@@ -1,0 +1,198 @@
+"""Many publications with few calls of one script: what they have in common is sent once. Not for a cluster."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+
+from starling.brokers.envelope import encode_bodies, encode_publication, stored_name
+from starling.brokers.redis.calls import PUBLISH_MANY, Command, RedisCalls, RedisNames, Reply, milliseconds, new_epoch
+from starling.brokers.redis.refusal import refused
+from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, PublishRequest, StreamPosition
+from starling.protocol.messages import Publication
+
+# Redis serves nobody else while a script runs, so each call does little.
+MOST_PUBLICATIONS = 64
+MOST_BYTES = 256 * 1024
+CALLS_AT_ONCE = 4
+
+_NOT_KEPT = StreamPosition(0, "")
+# What a server says whose keys are in several places, so that a script cannot make their names.
+_OF_DIVIDED_SERVERS = ("non local key", "undeclared key", "same slot")
+
+Done = Callable[[list[PublishOutcome]], None]
+OneByOne = Callable[[Sequence[PublishRequest], Done], None]
+"""Publishes each by a command of its own, and reports the outcomes."""
+
+
+class PublishMany:
+    """Publishes many over one connection."""
+
+    def __init__(self, calls: RedisCalls, names: RedisNames, one_by_one: OneByOne) -> None:
+        """`one_by_one` publishes what the script cannot."""
+        self.calls = calls
+        self.one_by_one = one_by_one
+        self.divided = False
+        self._prefix = names.prefix
+
+    def begin(self, requests: Sequence[PublishRequest], done: Done) -> list[PublishOutcome] | None:
+        """As starling.engine.broker.Broker.begin_publish_all."""
+        if self.divided:
+            self.one_by_one(requests, done)
+            return None
+        under_way = _UnderWay(self, requests, done)
+        return under_way.outcomes if under_way.go_on() else None
+
+    def call(self, requests: Sequence[PublishRequest]) -> Command:
+        """The call of the script that publishes them."""
+        arguments: list[bytes | str | int] = [self._prefix, new_epoch()]
+        publication: Publication | None = None
+        options: PublishOptions | None = None
+        first, count_at = 0, -1
+        for number, request in enumerate(requests):
+            if request[1] is not publication or request[2] is not options:
+                arguments[count_at] = number - first if number else arguments[count_at]
+                _, publication, options = request
+                arguments += _in_common(publication, options)
+                first, count_at = number, len(arguments)
+                arguments.append(0)
+            arguments.append(stored_name(request[0]))
+        arguments[count_at] = len(requests) - first
+        return PUBLISH_MANY.call((), *arguments)
+
+
+class _UnderWay:
+    """Publications and their outcomes so far."""
+
+    def __init__(self, many: PublishMany, requests: Sequence[PublishRequest], done: Done) -> None:
+        self.outcomes: list[PublishOutcome] = [_NOT_KEPT] * len(requests)
+        self._many = many
+        self._requests = requests
+        self._done = done
+        self._begun = 0
+
+    def go_on(self) -> bool:
+        """Send the next calls; whether there are none, because all outcomes are known."""
+        portions = [*self._next_portions()]
+        if not portions:
+            return True
+        calls, size = [self._many.call(self._requests[each.start : each.stop]) for each in portions], 0
+        for number in range(portions[0].start, self._begun):
+            size += _size(self._requests[number])
+        try:
+            self._many.calls.post_all(calls, size, partial(self._on_replies, portions))
+        except BrokerUnavailable as unavailable:
+            self._give_up(portions[0].start, unavailable)
+            return True
+        return False
+
+    def _next_portions(self) -> Iterator[range]:
+        """The next publications that go to Redis together, by call."""
+        for _ in range(CALLS_AT_ONCE):
+            first, room = self._begun, MOST_BYTES
+            while self._begun < len(self._requests) and room > 0 and self._begun - first < MOST_PUBLICATIONS:
+                room -= _size(self._requests[self._begun])
+                self._begun += 1
+            if first == self._begun:
+                return
+            yield range(first, self._begun)
+
+    def _give_up(self, first: int, unavailable: BrokerUnavailable) -> None:
+        self._begun = len(self._requests)
+        self.outcomes[first:] = [unavailable] * (len(self._requests) - first)
+
+    def _on_replies(self, portions: Sequence[range], replies: list[Reply | ResponseError] | Exception) -> None:
+        again: list[int] = []
+        if isinstance(replies, Exception):
+            failure = replies if isinstance(replies, BrokerUnavailable) else BrokerUnavailable(str(replies))
+            self._give_up(portions[0].start, failure)
+        else:
+            for portion, reply in zip(portions, replies, strict=True):
+                again += self._read(portion, reply)
+        if again:
+            requests = [self._requests[number] for number in again]
+            self._many.one_by_one(requests, partial(self._on_repeated, again))
+        elif self.go_on():
+            self._done(self.outcomes)
+
+    def _on_repeated(self, numbers: Sequence[int], outcomes: Sequence[PublishOutcome]) -> None:
+        for number, outcome in zip(numbers, outcomes, strict=True):
+            self.outcomes[number] = outcome
+        if self.go_on():
+            self._done(self.outcomes)
+
+    def _read(self, portion: range, reply: Reply | ResponseError) -> Sequence[int]:
+        """Note the outcomes of one call; returns the numbers of those that must be published one by one."""
+        if isinstance(reply, NoScriptError):
+            # Redis forgets scripts when it restarts.
+            self._many.calls.renew()
+            return portion
+        if isinstance(reply, ResponseError) or not isinstance(reply, list):
+            failed = refused(reply) if isinstance(reply, ResponseError) else _MALFORMED
+            self.outcomes[portion.start : portion.stop] = [failed] * len(portion)
+            return ()
+        again: list[int] = []
+        number = portion.start
+        for part in reply:
+            if isinstance(part, int):
+                number -= part
+            elif isinstance(part, list):
+                again += self._read_part(number, part[::2], part[1::2])
+                number += len(part) // 2
+        return again
+
+    def _read_part(self, first: int, offsets: Sequence[object], epochs: Sequence[object]) -> list[int]:
+        again: list[int] = []
+        if set(map(type, offsets)) == _NUMBERS:
+            positions = map(StreamPosition, offsets, map(bytes.decode, epochs))  # type: ignore[arg-type]
+            self.outcomes[first : first + len(offsets)] = positions
+            return again
+        for number, (offset, epoch) in enumerate(zip(offsets, epochs, strict=True), first):
+            if isinstance(offset, int) and isinstance(epoch, bytes):
+                self.outcomes[number] = StreamPosition(offset, epoch.decode())
+            elif not isinstance(offset, ResponseError):
+                self.outcomes[number] = _MALFORMED
+            elif any(words in str(offset) for words in _OF_DIVIDED_SERVERS):
+                self._many.divided = True
+                again.append(number)
+            else:
+                if isinstance(offset, ReadOnlyError):
+                    # A replica now: the address may lead to the master when it is asked again.
+                    self._many.calls.renew()
+                self.outcomes[number] = refused(offset)
+        return again
+
+
+_NUMBERS = {int}
+_MALFORMED = BrokerUnavailable("a publish script answered in another form than it should")
+
+
+def _size(request: PublishRequest) -> int:
+    """About the bytes of a publication in one channel."""
+    return len(request[1].data) + 100
+
+
+def _in_common(publication: Publication, options: PublishOptions) -> list[bytes | str | int]:
+    """The arguments of the script that all channels of a publication share."""
+    body, live = encode_bodies(publication, options.trace, delta=options.delta)
+    if not options.history_size:
+        once = [options.idempotency_key] if options.idempotency_key else []
+        return ["0 0 0 i" if once else "0 0 0 ", encode_publication(live), *once]
+    key, version, apart = options.idempotency_key, options.version, live is not body
+    letters = f"{'i' if key else ''}{'v' if version else ''}{'l' if apart else ''}"
+    arguments: list[bytes | str | int] = [
+        f"{_limits(options.history_size, options.history_ttl, options.history_meta_ttl)} {letters}",
+        body,
+    ]
+    if key:
+        arguments.append(key)
+    if version:
+        arguments += [version, options.version_epoch]
+    if apart:
+        arguments.append(live)
+    return arguments
+
+
+@lru_cache(maxsize=256)
+def _limits(history_size: int, history_ttl: float, history_meta_ttl: float) -> str:
+    return f"{history_size} {milliseconds(history_ttl)} {milliseconds(history_meta_ttl)}"
