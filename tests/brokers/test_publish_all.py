@@ -1,19 +1,36 @@
 """The same publication into many channels: every one its own outcome, one round trip for all."""
 
+import asyncio
+from dataclasses import replace
+from typing import cast
+
 import pytest
 import redis as redis_client
 from msgspec import Raw
 
 from starling.brokers.open import open_broker
-from starling.engine.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions, StreamPosition
+from starling.brokers.redis.broker import RedisBroker
+from starling.brokers.redis.calls import RedisCalls, RedisNames
+from starling.brokers.redis.publish_many import PublishMany
+from starling.engine.broker import (
+    BrokerRefused,
+    BrokerUnavailable,
+    PublicationTooLarge,
+    PublishOptions,
+    PublishOutcome,
+    StreamPosition,
+)
 from starling.protocol.messages import Publication
+from starling.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party
 from tests.support.proxy import Proxy
+from tests.support.redis_cluster import RedisCluster
 from tests.support.services import RedisServer
 from tests.support.waiting import StepClock, until
 
 KEPT = PublishOptions(history_size=10, history_ttl=60, history_meta_ttl=60)
+TRACE = TraceContext("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "")
 NEWS = Publication(Raw(b'{"text":"news"}'))
 
 
@@ -119,3 +136,140 @@ async def test_a_hundred_channels_take_one_round_trip(options: PublishOptions, r
     assert all(isinstance(outcome, StreamPosition) for outcome in outcomes)
     # Redis may answer the first before the last are written, and canaries go the same way.
     assert 1 <= trips < 20
+
+
+async def test_a_channel_that_is_named_twice_gets_both_in_order(opener: Opener, store_url: str) -> None:
+    party = await opener(store_url)
+    await party.broker.subscribe("a")
+    requests = [("a", Publication(Raw(b"%d" % number)), KEPT) for number in range(300)]
+
+    outcomes = await party.broker.publish_all([*requests[:2], ("b", NEWS, KEPT), *requests[2:]])
+
+    offsets = [outcome.offset for outcome in outcomes if isinstance(outcome, StreamPosition)]
+    assert offsets == [1, 2, 1, *range(3, 301)]
+    await until(lambda: len(party.received("a")) == 300, "all arrive")
+    assert party.received("a") == [b"%d" % number for number in range(300)]
+
+
+async def test_many_of_every_kind_are_published_as_each_is_alone(opener: Opener, store_url: str) -> None:
+    party = await opener(store_url)
+    kinds = [
+        LIVE,
+        KEPT,
+        replace(KEPT, history_size=1),
+        replace(LIVE, idempotency_key="live"),
+        replace(KEPT, idempotency_key="kept"),
+        replace(KEPT, version=7, version_epoch="of the test"),
+        replace(KEPT, version=8, version_epoch="of the test", idempotency_key="both"),
+        replace(KEPT, trace=TRACE),
+        replace(KEPT, delta=True, version=9, version_epoch="of the test", idempotency_key="all"),
+        replace(LIVE, delta=True),
+    ]
+    # Twice, so that keys are seen again and versions are old. The name of a personal channel is stored encoded.
+    wanted = [(channel, how) for _ in range(2) for channel in ("news", "#a{b}") for how in kinds]
+    publications = [Publication(Raw(b"%d" % number), tags={"n": str(number)}) for number in range(len(wanted))]
+    for channel in ("news", "#a{b}", "news:alone", "#a{b}:alone"):
+        await party.broker.subscribe(channel)
+
+    outcomes = await party.broker.publish_all(
+        [(channel, each, how) for (channel, how), each in zip(wanted, publications, strict=True)]
+    )
+    alone = [
+        await party.broker.publish(f"{channel}:alone", each, how)
+        for (channel, how), each in zip(wanted, publications, strict=True)
+    ]
+
+    assert [_offset(outcome) for outcome in outcomes] == [_offset(outcome) for outcome in alone]
+    assert party.broker.history is not None
+    for channel in ("news", "#a{b}"):
+        for each in (channel, f"{channel}:alone"):
+            await _until_all_arrive(party, each)
+        assert _seen(party, channel) == _seen(party, f"{channel}:alone")
+        together = await party.broker.history.read(channel, meta_ttl=60)
+        apart = await party.broker.history.read(f"{channel}:alone", meta_ttl=60)
+        assert [bytes(each.publication.data) for each in together.entries] == [
+            bytes(each.publication.data) for each in apart.entries
+        ]
+
+
+async def _until_all_arrive(party: Party, channel: str) -> None:
+    # The order of publishing is kept within a channel.
+    await party.publish(channel, b"last")
+    await until(lambda: b"last" in party.received(channel), f"all of {channel} arrives")
+
+
+def _offset(outcome: PublishOutcome) -> tuple[int, bool]:
+    assert isinstance(outcome, StreamPosition)
+    return outcome.offset, bool(outcome.epoch)
+
+
+def _seen(party: Party, channel: str) -> list[tuple[object, ...]]:
+    return [
+        (entry.publication.data, entry.offset, entry.previous, entry.publication.tags, entry.trace, entry.delta)
+        for name, entry in party.entries
+        if name == channel
+    ]
+
+
+@pytest.mark.parametrize("url_fixture", ["redis_server", "redis_cluster"])
+@pytest.mark.processes
+async def test_a_channel_that_redis_refuses_is_refused_alone(
+    opener: Opener, url_fixture: str, request: pytest.FixtureRequest
+) -> None:
+    party = await opener(request.getfixturevalue(url_fixture).url)
+    await party.broker.publish("b", NEWS, replace(KEPT, idempotency_key="k"))
+    # What the stream of channel a should be is the list of what is no stream.
+    await _execute(party, b"SET", b"starling:meta:{a}", b"no hash")
+
+    outcomes = await party.broker.publish_all(
+        [("b", NEWS, KEPT), ("a", NEWS, KEPT), ("a", NEWS, LIVE), ("c", NEWS, KEPT)]
+    )
+
+    assert [type(outcome) for outcome in outcomes] == [StreamPosition, BrokerRefused, StreamPosition, StreamPosition]
+    assert "WRONGTYPE" in str(outcomes[1])
+
+
+async def _execute(party: Party, *command: bytes) -> None:
+    assert isinstance(party.broker, RedisBroker)
+    await party.broker._calls.execute(*command)
+
+
+@pytest.mark.processes
+async def test_a_server_with_its_keys_in_several_places_publishes_one_by_one(
+    opener: Opener, redis_cluster: RedisCluster
+) -> None:
+    """A node of a cluster, addressed as one server, lets no script use the keys of another."""
+    node = redis_cluster.url.split("+cluster://")[1].split(",")[0]
+    party = await opener(f"redis://{node}")
+    channels = [f"room:{number}" for number in range(20)]
+    alone = await asyncio.gather(
+        *(party.broker.publish(channel, NEWS, KEPT) for channel in channels), return_exceptions=True
+    )
+
+    outcomes = await party.broker.publish_all([(channel, NEWS, KEPT) for channel in channels])
+    again = await party.broker.publish_all([(channel, NEWS, KEPT) for channel in channels])
+
+    assert {StreamPosition, BrokerRefused} == {type(outcome) for outcome in outcomes}
+    assert [type(outcome) for outcome in outcomes] == [type(outcome) for outcome in alone]
+    assert [type(outcome) for outcome in again] == [type(outcome) for outcome in alone]
+
+
+@pytest.mark.parametrize(
+    ("how", "size", "most"),
+    [(LIVE, 100, 64), (KEPT, 100, 50), (KEPT, 10_000, 10), (LIVE, 100_000, 5), (KEPT, 1_000_000, 1)],
+)
+def test_a_call_of_redis_never_carries_more_than_it_does_in_half_a_millisecond(
+    how: PublishOptions, size: int, most: int
+) -> None:
+    large = Publication(Raw(b'"' + b"x" * size + b'"'))
+    requests = [(f"room:{number}", large, how) for number in range(200)]
+    many = PublishMany(cast("RedisCalls", None), RedisNames("starling"), lambda requests, done: None)
+
+    begun, portions = 0, []
+    while begun < len(requests):
+        call = many.next_call(requests, begun)
+        portions.append(call.portion)
+        begun = call.portion.stop
+
+    assert [number for portion in portions for number in portion] == [*range(200)]
+    assert max(map(len, portions)) <= most

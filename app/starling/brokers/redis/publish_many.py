@@ -1,7 +1,8 @@
 """Many publications with few calls of one script: what they have in common is sent once. Not for a cluster."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
@@ -11,18 +12,28 @@ from starling.brokers.redis.refusal import refused
 from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, PublishRequest, StreamPosition
 from starling.protocol.messages import Publication
 
-# Redis serves nobody else while a script runs, so each call does little.
-MOST_PUBLICATIONS = 64
-MOST_BYTES = 256 * 1024
+# Redis serves nobody else while a script runs, so each call does little: about 40 small publications that are kept.
+MOST_MICROSECONDS = 500
 CALLS_AT_ONCE = 4
+# About the bytes of a name, and of what goes with a body.
+_OVERHEAD = 50
 
 _NOT_KEPT = StreamPosition(0, "")
+_NOTHING, _LIVE = Publication(), PublishOptions()
 # What a server says whose keys are in several places, so that a script cannot make their names.
 _OF_DIVIDED_SERVERS = ("non local key", "undeclared key", "same slot")
 
 Done = Callable[[list[PublishOutcome]], None]
 OneByOne = Callable[[Sequence[PublishRequest], Done], None]
 """Publishes each by a command of its own, and reports the outcomes."""
+
+
+class ManyCall(NamedTuple):
+    """A call of the script, the numbers of its publications, and about its size in bytes."""
+
+    command: Command
+    portion: range
+    size: int
 
 
 class PublishMany:
@@ -43,22 +54,32 @@ class PublishMany:
         under_way = _UnderWay(self, requests, done)
         return under_way.outcomes if under_way.go_on() else None
 
-    def call(self, requests: Sequence[PublishRequest]) -> Command:
-        """The call of the script that publishes them."""
+    def next_call(self, requests: Sequence[PublishRequest], begun: int) -> "ManyCall":
+        """The call of the script for those after the first `begun`, for as many as take MOST_MICROSECONDS."""
         arguments: list[bytes | str | int] = [self._prefix, new_epoch()]
-        publication: Publication | None = None
-        options: PublishOptions | None = None
-        first, count_at = 0, -1
-        for number, request in enumerate(requests):
-            if request[1] is not publication or request[2] is not options:
-                arguments[count_at] = number - first if number else arguments[count_at]
-                _, publication, options = request
+        publication, options = _NOTHING, _LIVE
+        first = count_at = size = each_takes = taken = 0
+        number = begun
+        while number < len(requests):
+            channel, next_publication, next_options = requests[number]
+            is_new = next_publication is not publication or next_options is not options
+            if is_new:
+                publication, options = next_publication, next_options
+                each_takes = _microseconds(publication, options)
+            taken += each_takes
+            if taken > MOST_MICROSECONDS and number > begun:
+                break
+            if is_new:
+                if count_at:
+                    arguments[count_at] = number - first
                 arguments += _in_common(publication, options)
                 first, count_at = number, len(arguments)
                 arguments.append(0)
-            arguments.append(stored_name(request[0]))
-        arguments[count_at] = len(requests) - first
-        return PUBLISH_MANY.call((), *arguments)
+                size += len(publication.data) + _OVERHEAD
+            arguments.append(stored_name(channel))
+            number += 1
+        arguments[count_at] = number - first
+        return ManyCall(PUBLISH_MANY.call((), *arguments), range(begun, number), size + _OVERHEAD * (number - begun))
 
 
 class _UnderWay:
@@ -73,29 +94,20 @@ class _UnderWay:
 
     def go_on(self) -> bool:
         """Send the next calls; whether there are none, because all outcomes are known."""
-        portions = [*self._next_portions()]
-        if not portions:
+        calls: list[ManyCall] = []
+        while self._begun < len(self._requests) and len(calls) < CALLS_AT_ONCE:
+            calls.append(self._many.next_call(self._requests, self._begun))
+            self._begun = calls[-1].portion.stop
+        if not calls:
             return True
-        calls, size = [self._many.call(self._requests[each.start : each.stop]) for each in portions], 0
-        for number in range(portions[0].start, self._begun):
-            size += _size(self._requests[number])
+        portions = [call.portion for call in calls]
+        size = sum(call.size for call in calls)
         try:
-            self._many.calls.post_all(calls, size, partial(self._on_replies, portions))
+            self._many.calls.post_all([call.command for call in calls], size, partial(self._on_replies, portions))
         except BrokerUnavailable as unavailable:
             self._give_up(portions[0].start, unavailable)
             return True
         return False
-
-    def _next_portions(self) -> Iterator[range]:
-        """The next publications that go to Redis together, by call."""
-        for _ in range(CALLS_AT_ONCE):
-            first, room = self._begun, MOST_BYTES
-            while self._begun < len(self._requests) and room > 0 and self._begun - first < MOST_PUBLICATIONS:
-                room -= _size(self._requests[self._begun])
-                self._begun += 1
-            if first == self._begun:
-                return
-            yield range(first, self._begun)
 
     def _give_up(self, first: int, unavailable: BrokerUnavailable) -> None:
         self._begun = len(self._requests)
@@ -167,9 +179,12 @@ _NUMBERS = {int}
 _MALFORMED = BrokerUnavailable("a publish script answered in another form than it should")
 
 
-def _size(request: PublishRequest) -> int:
-    """About the bytes of a publication in one channel."""
-    return len(request[1].data) + 100
+def _microseconds(publication: Publication, options: PublishOptions) -> int:
+    """About what Redis takes for it in one channel."""
+    size = len(publication.data)
+    if not options.history_size:
+        return 8 + size // 1000
+    return (16 if options.idempotency_key else 12) + size // 200
 
 
 def _in_common(publication: Publication, options: PublishOptions) -> list[bytes | str | int]:
