@@ -39,6 +39,17 @@ def test_each_worker_s_silence_is_reported_under_a_number_that_does_not_grow(pod
     assert 0.25 <= silent["1"] < 12.5 <= silent["2"]
 
 
+def test_the_worker_that_showed_a_heartbeat_last_is_asked_first() -> None:
+    board = Board()
+    for pid, silent in ((7, 9.0), (5, 0.1), (6, 0.5)):
+        with (
+            patch("starling.server.board.os.getpid", return_value=pid),
+            patch("starling.server.board.time.monotonic", return_value=time.monotonic() - silent),
+        ):
+            board.claim().enter()
+    assert Pod(board, Path(), 30).pids() == [5, 6, 7]
+
+
 def test_busy_channels_are_joined_over_workers_and_only_a_limited_number_become_series(
     pod: Pod, tmp_path: Path
 ) -> None:

@@ -304,6 +304,21 @@ def pages(browser: Browser, pattern: str, limit: int) -> list[str]:
     return found
 
 
+@pytest.mark.long
+def test_a_pod_whose_only_worker_is_stuck_names_the_process(pods: tuple[Starling, Starling]) -> None:
+    browser = Browser(pods[1]).log_in()
+    (worker,) = pods[1].workers
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        refused = browser.post("api/overview")
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert refused.status_code == 503
+    assert refused.json()["error"]["message"] == (
+        f"no worker of this pod answers (process {worker}): it starts, stops or is stuck"
+    )
+
+
 def test_guessing_is_slowed_down(pods: tuple[Starling, Starling]) -> None:
     """The last of this module: afterwards nobody can log in for a minute."""
     browser = Browser(pods[1])

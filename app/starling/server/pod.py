@@ -44,8 +44,8 @@ class Pod(Collector):
         return self._board.stopping
 
     def pids(self) -> list[int]:
-        """The process ids of the workers that run."""
-        return [slot.pid for slot in self._board.workers()]
+        """The process ids of the workers that run, those that showed a heartbeat last first: they answer."""
+        return [slot.pid for slot in sorted(self._board.workers(), key=lambda slot: slot.beat, reverse=True)]
 
     @property
     def alive(self) -> bool:

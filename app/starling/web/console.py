@@ -137,10 +137,12 @@ class Console:
         return await self._methods.call(name, method.decode(body))
 
     async def _overview(self, _: bytes) -> Mapping[str, Any]:
-        nodes = await self._methods.call("top", self._methods.by_name["top"].decode(b'{"limit":10}'))
+        # Together, since each waits for a node that does not answer.
+        nodes, (steps, refusals) = await asyncio.gather(
+            self._methods.call("top", self._methods.by_name["top"].decode(b'{"limit":10}')), self.rates.everywhere()
+        )
         if isinstance(nodes, Error):
             raise CommandRefused(nodes)
-        steps, refusals = await self.rates.everywhere()
         broker = self._engine.readiness.report()
         return {
             "now": time.time(),

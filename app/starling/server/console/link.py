@@ -15,7 +15,7 @@ SUFFIX = ".console"
 
 
 class NoWorker(Exception):
-    """No worker of this pod answers."""
+    """No worker of this pod answers; the message names those that were asked."""
 
 
 class WorkerLink:
@@ -31,7 +31,9 @@ class WorkerLink:
 
     def stream(self, pids: Iterable[int], request: dict[str, Any]) -> Generator[bytes]:
         """The answers of a worker, a line each, until it or the caller ends. Raises NoWorker, at the first line."""
+        asked: list[int] = []
         for pid in pids:
+            asked.append(pid)
             with suppress(OSError), socket.socket(socket.AF_UNIX) as link:
                 link.settimeout(ANSWER_SECONDS)
                 link.connect(str(self._directory / f"{pid}{SUFFIX}"))
@@ -42,4 +44,5 @@ class WorkerLink:
                         yield first
                         yield from answers
                         return
-        raise NoWorker
+        named = f" (process {', '.join(map(str, asked))})" if asked else ""
+        raise NoWorker(f"no worker of this pod answers{named}: it starts, stops or is stuck")

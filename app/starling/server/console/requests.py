@@ -148,10 +148,8 @@ class ConsoleRequests:
                 _stream(request, self._link.stream(self._pod.pids(), asked))
             else:
                 _answer(request, HTTPStatus.OK, self._link.ask(self._pod.pids(), asked), "application/json")
-        except NoWorker:
-            _fail(
-                request, HTTPStatus.SERVICE_UNAVAILABLE, "no worker of this pod answers: it starts, stops or is stuck"
-            )
+        except NoWorker as problem:
+            _fail(request, HTTPStatus.SERVICE_UNAVAILABLE, str(problem))
 
     def _user(self, request: BaseHTTPRequestHandler) -> ConsoleUser | None:
         header = self._options.console_user_header
