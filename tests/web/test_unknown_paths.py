@@ -64,8 +64,12 @@ def test_head_is_no_second_operation_in_the_api_description(client: TestClient) 
         ("/connection//websocket", "/connection/websocket"),
         ("/ws/", "/ws"),
         ("/items/7/ws/", "/items/7/ws"),
+        ("/conection/websocket", "/connection/websocket"),
+        ("/connection/web-socket", "/connection/websocket"),
         ("/nothing", ""),
         ("/connection/sockjs", ""),
+        ("/connection/ssee", ""),
+        ("/connection/websocket" + "t" * 60, ""),
     ],
 )
 def test_a_websocket_to_a_path_that_no_endpoint_has_is_404_logged_and_counted(
@@ -88,6 +92,30 @@ def test_a_websocket_to_a_path_that_no_endpoint_has_is_404_logged_and_counted(
     assert f"did you mean {meant}?" in detail if meant else "/connection/websocket" in detail
     assert [(line["path"], line["reason"]) for line in logs] == [(path, "unknown_path")]
     assert metrics.refused["unknown_path"] == before + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/conection/websocket", "/connection/websocket"),
+        ("/connection/http-stream", "/connection/http_stream"),
+        ("/emulations", "/emulation"),
+        ("/orders", ""),
+        ("/" + "x" * 5000, ""),
+    ],
+)
+def test_an_address_that_is_spelt_wrong_names_the_right_one_in_developer_mode(
+    client: TestClient, path: str, meant: str
+) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert answer.json()["detail"].partition(": did you mean ")[2] == (f"{meant}?" if meant else "")
+
+
+def test_outside_developer_mode_nothing_is_compared() -> None:
+    options = {"STARLING_TOKEN_HMAC_SECRET": "s" * 32}
+    with TestClient(build_application(load_settings(options), CollectorRegistry()).asgi) as production:
+        assert production.get("/emulations").json() == {"detail": "there is no endpoint at /emulations"}
 
 
 @pytest.mark.parametrize("path", ["/docs/", "/static", "/livez/", "//docs", "/api/info/"])

@@ -182,7 +182,7 @@ def build_asgi(
     application.add_middleware(HeadRequests)
     application.add_middleware(RequestId)
     refusals.install(application, engine.metrics)
-    unknown_path.install(application, engine.metrics)
+    unknown_path.install(application, engine.metrics, developer=options.dev)
     # First, because routes are tried in their order and this one is asked most.
     application.router.routes[:0] = web.api.routes
     if options.pages:
