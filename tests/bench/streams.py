@@ -1,9 +1,11 @@
 """How many append-only streams one Redis and its workers take: streams that append once a window, all at once.
 
 Each stream has a connection of its own, as a producer has, and appends again when its window is over and the append
-before is answered. `python -m tests.bench.streams [STREAMS:MILLISECONDS …]`, such as 500:40 2000:200.
+before is answered. Nobody reads them. `python -m tests.bench.streams [STREAMS:MILLISECONDS …]`, such as 500:40.
+Before, it measures what an answer takes in Redis, and how soon a cancellation at one pod interrupts a writer elsewhere.
 """
 
+import asyncio
 import heapq
 import json
 import os
@@ -20,9 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx2
 from redis import Redis
 from rich.console import Console
 
+import starling
 from tests.bench.api import Place
 from tests.support.running import Starling
 from tests.support.services import RedisServer
@@ -35,13 +39,15 @@ RUNS = ("200:40", "400:40", "800:40", "2000:40", "2000:100", "2000:200", "2000:4
 TOKENS_A_WINDOW = 5
 TOKEN = " token"
 ANSWER_TOKENS = 4_000
+CANCELLATIONS = 100
 CHANNELS_FILE = "namespaces: {answers: {stream: text, stream_ttl: 600s}}\n"
 
 
 class Served(NamedTuple):
-    """A pod with a worker for each CPU, and its Redis."""
+    """A pod with a worker for each CPU, and its Redis; `other` is the address of another pod, with one worker."""
 
     port: int
+    other: str
     workers: list[Place]
     redis: Place
 
@@ -80,6 +86,7 @@ def main() -> None:
         load_average = os.getloadavg()[0]
         console.print(f"{len(served.workers)} workers, one Redis, load average {load_average:.1f} before")
         console.print(f"answer of {ANSWER_TOKENS} tokens: {_answer_bytes(served)}")
+        console.print(f"{CANCELLATIONS} cancellations at another pod: {asyncio.run(_cancellations(served))}")
         for number, run in enumerate(sys.argv[1:] or RUNS):
             streams, _, window = run.partition(":")
             console.print(_run(served, number, int(streams), int(window) / 1000))
@@ -124,9 +131,9 @@ def _served() -> Iterator[Served]:
             "STARLING_BROKER_URL": redis.url,
             "STARLING_WORKER_CONNECTIONS_PER_ADDRESS": "0",
         }
-        with Starling(environment) as starling:
-            places = [Place(starling.port, worker) for worker in starling.workers]
-            yield Served(starling.port, places, Place(redis.port, _pid(redis.port)))
+        with Starling(environment) as pod, Starling(environment | {"STARLING_WORKERS": "1"}) as other:
+            places = [Place(pod.port, worker) for worker in pod.workers]
+            yield Served(pod.port, other.http, places, Place(redis.port, _pid(redis.port)))
 
 
 def _pid(port: int) -> int:
@@ -196,6 +203,30 @@ def _request(method: str, body: dict[str, object]) -> bytes:
 def _check(answer: bytes) -> None:
     if not answer.startswith(b"HTTP/1.1 200") or b'"error"' in answer:
         raise RuntimeError(f"the service answered {answer[:300]!r}")
+
+
+async def _cancellations(served: Served) -> str:
+    """The time from the request that cancels, to one pod, until a writer at another one is interrupted."""
+    times: list[float] = []
+    async with httpx2.AsyncClient(base_url=served.other, headers={"X-API-Key": KEY}) as backend:
+        for number in range(CANCELLATIONS):
+            channel = f"answers:cancel-{number}"
+            cancelling, sent_at = None, 0.0
+            try:
+                async with starling.open_stream(channel, url=f"http://127.0.0.1:{served.port}", key=KEY) as answer:
+                    await answer.write("so far")
+                    await answer.flush()
+                    sent_at = time.perf_counter()
+                    cancelling = asyncio.create_task(backend.post("/api/stream_cancel", json={"channel": channel}))
+                    await asyncio.Event().wait()
+            except starling.Cancelled:
+                times.append(time.perf_counter() - sent_at)
+            if cancelling is not None:
+                (await cancelling).raise_for_status()
+    times.sort()
+    return (
+        f"{statistics.median(times) * 1000:.0f} ms at the median, {times[int(len(times) * 0.99)] * 1000:.0f} ms at p99"
+    )
 
 
 def _answer_bytes(served: Served) -> str:

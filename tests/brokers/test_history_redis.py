@@ -17,7 +17,7 @@ from redis.crc import key_slot
 
 import starling.brokers.redis
 from starling.brokers.open import open_broker
-from starling.engine.append_store import Append, AppendOutcome, AppendResult, Change, Opening, StreamKind
+from starling.engine.append_store import Append, AppendOutcome, AppendResult, Change, Opening, StreamInfo, StreamKind
 from starling.engine.broker import (
     BrokerUnavailable,
     LinkState,
@@ -423,6 +423,35 @@ async def test_two_restarts_from_one_snapshot_in_a_row_use_no_offset_twice(
         seen += await publish(here, b"y", b"z")
     assert len({position.offset for position in seen}) == len(seen)
     assert len({position.epoch for position in seen}) == 1
+
+
+async def test_after_a_restart_from_a_snapshot_an_append_uses_no_offset_twice(
+    redis_server: RedisServer, opener: Opener, redis: "Redis"
+) -> None:
+    streams = (await opener(redis_server.url)).broker.append_streams
+    assert streams is not None
+
+    async def append(text: str) -> StreamInfo:
+        change = await streams.append(CHANNEL, Append(StreamKind.TEXT, text_chunk(text)))
+        assert change.info is not None
+        return change.info
+
+    await streams.open(CHANNEL, Opening(StreamKind.TEXT, 60))
+    await append("kept")
+    await redis.save()
+    assert (await append("lost")).offset == 2
+    redis_server.kill()
+    redis_server.start()
+    for attempt in itertools.count():
+        try:
+            after = await append("after")
+            break
+        except BrokerUnavailable:
+            assert attempt < 100
+            await asyncio.sleep(0.02)
+    assert after.offset > AFTER_RESTART
+    assert after.length == len("keptafter")
+    assert (await append("next")).offset == after.offset + 1
 
 
 @pytest.fixture
