@@ -1,6 +1,7 @@
 """Append-only streams over HTTP: who may read and write them, and that HTTP and the server API see one stream."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ namespaces:
   open: {stream: any}
 """
 TEXT = {"Content-Type": "text/plain"}
+# Streams that a user may create at once.
+NEW = 5
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         "STARLING_TOKEN_HMAC_SECRET": SECRET,
         "STARLING_STREAMS_OPEN_NAMESPACE": "open",
         "STARLING_LOG_LEVEL": "error",
+        "STARLING_NEW_CHANNELS_PER_SECOND": "0.001",
+        "STARLING_NEW_CHANNEL_BURST": str(NEW),
     }
     with TestClient(create_app(load_settings(environment), CollectorRegistry())) as client:
         yield client
@@ -106,6 +111,33 @@ def test_rights_are_those_of_every_transport(
     body = b"x" if method in ("POST", "PUT") else None
     answer = service.request(method, f"/streams/{channel}", content=body, headers={**headers, **TEXT})
     assert answer.status_code == status, answer.text
+    if (status, method) == (403, "POST"):
+        assert answer.json()["error"] == {"code": 103, "message": "permission denied"}
+
+
+def test_streams_that_a_user_creates_spend_its_budget_of_new_channels(service: TestClient) -> None:
+    def create(name: str, headers: dict[str, str]) -> int:
+        return service.put(f"/streams/notes:{name}", content=b"x", headers={**headers, **TEXT}).status_code
+
+    first = [create(f"paid-{number}", bearer("carol")) for number in range(NEW + 1)]
+    assert first == [201] * NEW + [429]
+    # What is there costs nothing, and neither others nor a key pay for it.
+    assert create("paid-0", bearer("carol")) == 200
+    assert create("paid-by-dave", bearer("dave")) == 201
+    assert [create(f"key-{number}", key()) for number in range(NEW + 1)] == [201] * (NEW + 1)
+
+
+def test_invalid_tokens_of_requests_for_streams_count_as_failed_connects(tmp_path: Path) -> None:
+    (tmp_path / "channels.yaml").write_text(CHANNELS)
+    environment = {
+        "STARLING_CHANNELS_FILE": str(tmp_path / "channels.yaml"),
+        "STARLING_TOKEN_HMAC_SECRET": SECRET,
+        "STARLING_FAILED_CONNECTS_PER_MINUTE": "2",
+        "STARLING_LOG_LEVEL": "error",
+    }
+    with TestClient(create_app(load_settings(environment), CollectorRegistry())) as client:
+        bad = {"Authorization": "Bearer nonsense"}
+        assert [client.get("/streams/answers:1", headers=bad).status_code for _ in range(3)] == [401, 401, 429]
 
 
 def test_the_namespace_without_credentials_is_open_and_no_other(service: TestClient) -> None:

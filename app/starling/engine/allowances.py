@@ -21,9 +21,14 @@ class Spender(Protocol):
 
 def payer(client: Spender) -> str:
     """Who pays for a client: its user, without one its address, without both the client itself."""
-    if client.user:
-        return f"user {client.user}"
-    return f"address {client.address}" if client.address else f"client {client.id}"
+    if client.user or client.address:
+        return payer_of(client.user, client.address)
+    return f"client {client.id}"
+
+
+def payer_of(user: str, address: str) -> str:
+    """Who pays for a client of a user, or without one at an address."""
+    return f"user {user}" if user else f"address {address}"
 
 
 class Budgets:

@@ -6,7 +6,9 @@ from http import HTTPStatus
 from starlette.types import Scope
 
 from starling.client.authority import Identity
+from starling.client.dispatcher import UNAUTHENTICATED
 from starling.client.hook_calls import granted
+from starling.engine.allowances import payer_of
 from starling.engine.channels import ChannelOptions
 from starling.engine.hooks import Client
 from starling.engine.rights import Subject, Verb, may
@@ -28,23 +30,33 @@ class StreamAccess:
         self._context = context
         self._has_key = has_key
 
-    async def check(self, scope: Scope, channel: str, options: ChannelOptions, method: str) -> None:
-        """Raise RequestRefused or CommandRefused where the request is not permitted."""
+    async def check(self, scope: Scope, channel: str, options: ChannelOptions, method: str) -> str | None:
+        """Raise RequestRefused or CommandRefused where the request is not permitted; return who pays for a new stream.
+
+        That is None for a key, which pays nothing.
+        """
         if self._has_key(scope):
-            return
+            return None
         context, request = self._context, request_of(scope)
         if context.is_foreign(request):
             raise RequestRefused(HTTPStatus.FORBIDDEN, "this origin may not connect: see STARLING_ALLOWED_ORIGINS")
         if context.failed_too_often(request):
             raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, "this address has failed too often")
         handshake = context.handshake(request, cookie=context.takes_cookie(request))
-        identity = await context.authority.identify(ConnectRequest(), handshake)
+        clients = context.engine.admission.clients
+        try:
+            identity = await context.authority.identify(ConnectRequest(), handshake)
+        except CommandRefused as refused:
+            if refused.reason.code in UNAUTHENTICATED:
+                clients.failed_connects.spend(request.address)
+            raise
         if method in ("GET", "HEAD"):
             await self._check_read(identity, channel)
-            return
+            return None
         facts = context.engine.channels.facts(channel, options)
         if method == "DELETE" or not may(Subject(identity.user), Verb.APPEND, facts).allowed:
             raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
+        return payer_of(identity.user, request.address)
 
     async def _check_read(self, identity: Identity, channel: str) -> None:
         """As a subscription: by the token's channels, the rights, and the hooks that may refuse what these allow."""

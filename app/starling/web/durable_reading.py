@@ -41,9 +41,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class StreamRequest:
-    """One request for one stream."""
+    """One request for one stream. `payer` pays for a stream that it creates; None: nobody does."""
 
     def __init__(self, scope: Scope, channel: str, options: ChannelOptions) -> None:
+        self.payer: str | None = None
         self.channel = channel
         self.options = options
         self.headers = Headers(scope=scope)

@@ -86,9 +86,9 @@ def closed_response(info: StreamInfo) -> Response:
     return Response(HTTPStatus.CONFLICT, [("Stream-Closed", "true"), *position_headers(info)])
 
 
-def refusal(status: HTTPStatus, message: str) -> Response:
-    """An answer with an error in words."""
-    body = _encode({"error": {"code": codes.ERROR_BAD_REQUEST.code, "message": message}})
+def refusal(status: HTTPStatus, message: str, code: int = codes.ERROR_BAD_REQUEST.code) -> Response:
+    """An answer with an error in words, and its code of the client protocol."""
+    body = _encode({"error": {"code": code, "message": message}})
     headers: list[Head] = [("Content-Type", "application/json"), NO_STORE]
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         headers.append(("Allow", "GET, HEAD"))
@@ -103,6 +103,7 @@ _STATUSES = {
     codes.ERROR_UNAUTHORIZED.code: HTTPStatus.UNAUTHORIZED,
     codes.ERROR_TOKEN_EXPIRED.code: HTTPStatus.UNAUTHORIZED,
     codes.DISCONNECT_INVALID_TOKEN.code: HTTPStatus.UNAUTHORIZED,
+    codes.ERROR_TOO_MANY_REQUESTS.code: HTTPStatus.TOO_MANY_REQUESTS,
     codes.ERROR_LIMIT_EXCEEDED.code: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     codes.ERROR_UNRECOVERABLE_POSITION.code: HTTPStatus.GONE,
     codes.ERROR_NOT_AVAILABLE.code: HTTPStatus.NOT_FOUND,
@@ -114,7 +115,7 @@ def refused_response(refused: CommandRefused) -> Response:
     """The answer to a command that was refused."""
     reason = refused.reason
     words = reason.message if isinstance(reason, Error) else reason.reason
-    return refusal(_STATUSES.get(reason.code, HTTPStatus.BAD_REQUEST), words)
+    return refusal(_STATUSES.get(reason.code, HTTPStatus.BAD_REQUEST), words, reason.code)
 
 
 def refused_append(refused: CommandRefused, producer: Producer | None, info: StreamInfo) -> Response:

@@ -18,6 +18,7 @@ from starling.engine.append_store import (
 )
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.stream_chunks import ChunkInvalid, content_chunk
+from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.web.dependencies import WebContext
 from starling.web.durable_access import StreamAccess
@@ -98,7 +99,7 @@ class DurableStreams:
         if method not in ("GET", "HEAD") and request.options.stream_over_http == "read":
             raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, _READ_ONLY)
         if not self._namespace:
-            await self._access.check(scope, request.channel, request.options, method)
+            request.payer = await self._access.check(scope, request.channel, request.options, method)
 
     def _request(self, scope: Scope) -> StreamRequest:
         name: str = scope["path_params"]["channel"]
@@ -137,6 +138,7 @@ class DurableStreams:
         ttl = options.stream_ttl if life.ttl is None else life.ttl
         known = await streams.info(request.channel, options)
         if known is None:
+            self._pay(request.payer)
             opened = await streams.open(
                 request.channel,
                 options,
@@ -157,6 +159,14 @@ class DurableStreams:
         if known is None or not _same(known, media_type, ttl, life.expires_at or 0.0, closing=closing):
             raise RequestRefused(HTTPStatus.CONFLICT, "the stream is there already, with another type, life or end")
         return Response(HTTPStatus.OK, description_headers(known, options))
+
+    def _pay(self, payer: str | None) -> None:
+        """Spend for a new stream, as for the first use of a channel. Raises CommandRefused where nothing is left."""
+        first_uses = self._engine.admission.clients.first_uses
+        if payer is not None:
+            if first_uses.exhausted(payer):
+                raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
+            first_uses.spend(payer)
 
     async def _append(self, request: StreamRequest, body: bytes) -> Response:
         headers, closing = request.headers, closes(request.headers)
