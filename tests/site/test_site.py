@@ -10,10 +10,14 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from playwright.sync_api import Browser, expect
 
+from starling.web.guide import build_router
 from tests.browser.axe import violations
 from tests.browser.conftest import chromium
+from tests.support.services import free_port
 from tools.site.__main__ import ROOT, build, navigation, problems, with_links
 from tools.site.diagrams import is_current, pictures
 from tools.site.guide import write_guide
@@ -122,6 +126,34 @@ def test_the_guide_of_developer_mode_is_small_and_every_link_in_it_leads_somewhe
     assert [*problems(tmp_path / "guide")] == []
     index = json.loads((tmp_path / "guide" / "search.json").read_text())
     assert all((tmp_path / "guide" / item["location"].split("#")[0]).is_file() for item in index["items"])
+
+
+@pytest.mark.long
+def test_the_guide_works_in_a_browser_under_its_strict_policy(site: Path, tmp_path: Path, chromium: Browser) -> None:
+    write_guide(site, tmp_path / "guide.zip")
+    application = FastAPI()
+    application.include_router(build_router(tmp_path / "guide.zip"))
+    server = uvicorn.Server(uvicorn.Config(application, port=free_port(), log_level="warning"))
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    page = chromium.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda line: complaints.append(line.text) if line.type in {"error", "warning"} else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    while not server.started:
+        page.wait_for_timeout(20)
+    page.goto(f"http://127.0.0.1:{server.config.port}/docs/guide")
+    page.get_by_role("button", name="Search").first.click()
+    page.get_by_placeholder("Search").press_sequentially("ConnectionManager")
+    page.get_by_text(re.compile(r"^[1-9]\d* results?$")).wait_for()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("From the tutorial's ConnectionManager")
+    page.get_by_title("Switch to dark mode").click()
+    assert page.evaluate("document.body.dataset.mdColorScheme") == "slate"
+    page.close()
+    server.should_exit = True
+    thread.join(20)
+    assert complaints == []
 
 
 @pytest.mark.parametrize("scheme", ["default", pytest.param("slate", marks=pytest.mark.long)])
