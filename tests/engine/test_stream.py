@@ -183,6 +183,43 @@ async def channel(store: Store) -> AsyncIterator[Channel]:
 # Joining
 
 
+async def test_the_join_that_follows_the_start_needs_no_read_of_its_own_where_nothing_was_missed(store: Store) -> None:
+    store.publish(1, 2)
+    since = await store.top()
+    made = make_channel(store)
+    await made.stream.start(join_follows=True)
+    first = await made.join(since)
+    assert (store.reads, first.recovered, first.got) == (1, True, [])
+    made.publish(3)
+    second = await made.join(since)
+    assert (store.reads, second.got) == (2, [3])
+    assert first.got == [3]
+
+
+async def test_the_join_that_follows_the_start_reads_what_was_missed(store: Store) -> None:
+    since = await store.top()
+    store.publish(1, 2)
+    made = make_channel(store)
+    await made.stream.start(join_follows=True)
+    first = await made.join(since)
+    assert (first.recovered, first.got) == (True, [1, 2])
+
+
+async def test_what_came_while_the_start_was_read_is_not_missed_by_the_join_that_follows(store: Store) -> None:
+    since = await store.top()
+    made = make_channel(store)
+    store.hold()
+    starting = asyncio.ensure_future(made.stream.start(join_follows=True))
+    await store.held()
+    made.publish(1)
+    store.release()
+    await starting
+    first = await made.join(since)
+    assert (first.recovered, first.got) == (True, [1])
+    made.publish(2)
+    assert first.got == [1, 2]
+
+
 async def test_a_new_subscriber_gets_everything_after_its_answer(channel: Channel) -> None:
     channel.publish(1)
     subscriber = await channel.join()

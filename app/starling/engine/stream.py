@@ -61,6 +61,8 @@ class Stream(Generic[S]):
         limit = min(options.history_size, options.recovery_limit)
         self._follower = Follower(Recent(limit, options.recovery_bytes, budget))
         self._started = False
+        # What `start` read, for the join that follows it.
+        self._start_read: Found | None = None
         self.created = False
         """Whether the channel had no position before this process asked."""
         self._joining: dict[S, int] = {}
@@ -73,9 +75,10 @@ class Stream(Generic[S]):
 
     # Life
 
-    async def start(self) -> None:
+    async def start(self, *, join_follows: bool = False) -> None:
         """Read the position to follow from; the broker must have acknowledged the subscription before.
 
+        `join_follows`: the caller begins a `join` before anything else runs, which then needs no read of its own.
         Raises BrokerUnavailable, and then this stream must not be used.
         """
         self._follower.reading()
@@ -84,6 +87,8 @@ class Stream(Generic[S]):
         self.created = read.created
         if not self._follower.healed(read).done:
             self._start_healing()
+        elif join_follows and read.top == self._follower.position:
+            self._start_read = Found(read, self._follower.mark(), after=None, latest=False)
 
     def close(self) -> None:
         """End what is under way; nothing is delivered any more. Joins under way raise BrokerUnavailable."""
@@ -157,7 +162,6 @@ class Stream(Generic[S]):
         matches: Matches | None = None,
     ) -> None:
         """Answer `subscriber` through its `reply` and make it live, with nothing lost or doubled between the two.
-
         `since` is where a returning client left off, None for a new one. `latest` is cache mode: the newest publication
         or, with `matches`, the newest whose tags match. Raises BrokerUnavailable; then there was no answer. Cancelling
         is safe.
@@ -198,10 +202,13 @@ class Stream(Generic[S]):
 
     async def _answer(self, since: StreamPosition | None, *, latest: bool) -> Joined:
         follower = self._follower
+        found: Found | None
         for attempt in range(JOIN_ATTEMPTS):
             # The position first, if memory has the rest; what memory lacks after all is read at the next attempt.
-            request = ReadRequest(since, latest, entries=attempt > 0)
-            found = await (self._read_newest([request]) if self._history.in_process else self._reads.get(request))
+            found, self._start_read = self._start_read, None
+            if found is None:
+                request = ReadRequest(since, latest, entries=attempt > 0)
+                found = await (self._read_newest([request]) if self._history.in_process else self._reads.get(request))
             if found.mark.resets != follower.resets:
                 continue
             if follower.contradicted(found.read.top, found.mark):

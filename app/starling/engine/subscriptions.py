@@ -257,7 +257,7 @@ class Subscriptions:
         stream = self._make_stream(channel, options, history)
         self._streams[channel] = stream
         try:
-            await stream.start()
+            await stream.start(join_follows=options.stream is None)
         except BaseException:
             stream.close()
             del self._streams[channel]
