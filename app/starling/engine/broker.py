@@ -12,7 +12,7 @@ from starling.telemetry.tracing import TraceContext
 
 
 # A struct, since one is made for each publication: a frozen dataclass takes half a microsecond longer.
-class StreamPosition(Struct, frozen=True):
+class StreamPosition(Struct, frozen=True, gc=False):
     """A position in a channel's stream: the `offset` of the last entry seen, and the `epoch` of the stream."""
 
     offset: int
@@ -20,7 +20,7 @@ class StreamPosition(Struct, frozen=True):
 
 
 # A struct for the same reason.
-class StreamEntry(Struct, frozen=True):
+class StreamEntry(Struct, frozen=True, gc=False):
     """One publication as a stream holds it; `previous` is the offset of the entry before it (0 for the first).
 
     `trace` is set where the broker carries it and the publication belongs to a sampled trace. `delta`:

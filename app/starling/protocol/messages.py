@@ -43,7 +43,7 @@ class ClientInfo(Struct, omit_defaults=True):
             self.chan_info = NO_PAYLOAD
 
 
-class Publication(Struct, omit_defaults=True):
+class Publication(Struct, omit_defaults=True, gc=False):
     """One message of a channel.
 
     `data` is the original payload and is never parsed. `offset` is its number in the channel's stream, 0 where the

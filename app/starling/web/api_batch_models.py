@@ -84,20 +84,20 @@ class BatchFrame(Struct):
     parallel: bool = False
 
 
-class PlainPublish(Struct, forbid_unknown_fields=True):
+class PlainPublish(Struct, forbid_unknown_fields=True, gc=False):
     """A PublishBody that is nothing but data for a channel."""
 
     channel: Name
     data: Raw
 
 
-class PlainCommand(Struct, forbid_unknown_fields=True):
+class PlainCommand(Struct, forbid_unknown_fields=True, gc=False):
     """A BatchCommand of one of these."""
 
     publish: PlainPublish
 
 
-class PlainBatch(Struct, forbid_unknown_fields=True):
+class PlainBatch(Struct, forbid_unknown_fields=True, gc=False):
     """A BatchBody of such commands, as most are: decoded as a whole."""
 
     commands: Annotated[list[PlainCommand], Meta(max_length=BATCH_COMMANDS)]

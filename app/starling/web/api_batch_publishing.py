@@ -97,7 +97,7 @@ class BatchPublishing:
                 self._engine.metrics.answered("publish", code, seconds, times)
 
 
-class _StoredReply(Struct):
+class _StoredReply(Struct, gc=False):
     """The reply to a publication that is kept."""
 
     publish: StreamPosition

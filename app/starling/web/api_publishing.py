@@ -113,14 +113,14 @@ class BroadcastBody(Struct):
     tracestate: TraceState = ""
 
 
-class PublishResponse(Struct, omit_defaults=True):
+class PublishResponse(Struct, omit_defaults=True, gc=False):
     """The publication's position in the channel's history; empty where it has none."""
 
     offset: int = 0
     epoch: str = ""
 
 
-class PublishAnswer(Struct, omit_defaults=True):
+class PublishAnswer(Struct, omit_defaults=True, gc=False):
     """What became of one channel of a broadcast."""
 
     error: ApiError | None = None
@@ -133,7 +133,7 @@ class BroadcastResponse(Struct):
     responses: list[PublishAnswer]
 
 
-class _StoredAnswer(Struct):
+class _StoredAnswer(Struct, gc=False):
     """A PublishAnswer as the broker gives it: a struct less for each channel."""
 
     result: StreamPosition

@@ -149,7 +149,7 @@ class MemoryBroker(BroadcastBroker):
                 outcomes.append(self._publish_encoded(channel, encoded))
             elif encoded.kept:
                 entry = append(channel, encoded.stamped, options, now)
-                outcomes.append(StreamPosition(entry.offset, entry.epoch))
+                outcomes.append(StreamPosition(entry.publication.offset, entry.epoch))
             else:
                 outcomes.append(_NOT_KEPT)
         return outcomes
