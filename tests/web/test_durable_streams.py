@@ -27,6 +27,8 @@ namespaces:
 TEXT = {"Content-Type": "text/plain"}
 # Streams that a user may create at once.
 NEW = 5
+# Tokens of parameters are made before the first test of a run, which may be long.
+A_DAY = 86400.0
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def key(**more: str) -> dict[str, str]:
 
 
 def bearer(user: str = "alice", **claims: Any) -> dict[str, str]:
-    return {"Authorization": f"Bearer {issue_connection_token(SECRET, user, 600, **claims)}"}
+    return {"Authorization": f"Bearer {issue_connection_token(SECRET, user, A_DAY, **claims)}"}
 
 
 def created(service: TestClient, channel: str, body: bytes = b"", **headers: str) -> Any:

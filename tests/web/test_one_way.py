@@ -20,6 +20,9 @@ from tests.web.test_sse import PAGE, Served, settings
 
 Push = dict[str, Any]
 
+# Tokens of parameters are made before the first test of a run, which may be long.
+A_DAY = 86400.0
+
 
 class Reader:
     """A client that has connected, by one of the transports."""
@@ -92,7 +95,7 @@ def channel(request: pytest.FixtureRequest) -> Callable[[str], str]:
 
 
 def token(user: str = "alice", **claims: Any) -> str:
-    return jwt.encode({"sub": user, "exp": time.time() + 600, **claims}, SECRET)
+    return jwt.encode({"sub": user, "exp": time.time() + A_DAY, **claims}, SECRET)
 
 
 @each_transport

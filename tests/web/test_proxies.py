@@ -443,6 +443,18 @@ def test_a_namespace_may_name_a_backend_of_its_own(opener: Opener, backend: Deci
         assert [asked.path for asked in backend.asked] == ["/connect"]
 
 
+def expiring(backend: DecidingBackend, event: str, seconds: float, **result: Any) -> None:
+    """Answer an event with an expiry this many seconds after it is asked, whenever that is."""
+    others = backend.decide
+
+    def decide(path: str, body: dict[str, Any]) -> Answer:
+        if path == event:
+            return {"result": {**result, "expire_at": time.time() + seconds}}
+        return others(path, body)
+
+    backend.decide = decide
+
+
 def wait_for_end(talk: Talk) -> int:
     """The code that the connection ends with."""
     while True:
@@ -472,7 +484,8 @@ def test_a_connection_at_its_end_goes_on_where_the_backend_says_so_and_ends_wher
 def test_a_connection_whose_refresh_gets_no_answer_goes_on_for_its_grace_and_no_longer(
     opener: Opener, backend: DecidingBackend
 ) -> None:
-    deciding(backend, connect={"result": {"user": "56", "expire_at": time.time() + 0.5}}, refresh=500)
+    deciding(backend, refresh=500)
+    expiring(backend, "connect", 0.5, user="56")
     with talking(opener(proxy_grace_seconds="4")) as talk:
         talk.ask(connect={})
         deadline = time.monotonic() + DEADLINE
@@ -485,11 +498,8 @@ def test_a_connection_whose_refresh_gets_no_answer_goes_on_for_its_grace_and_no_
 def test_a_subscription_at_its_end_is_asked_about_and_ends_where_it_is_expired(
     opener: Opener, backend: DecidingBackend
 ) -> None:
-    deciding(
-        backend,
-        subscribe={"result": {"expire_at": time.time() + 1}},
-        sub_refresh={"result": {"expired": True}},
-    )
+    deciding(backend, sub_refresh={"result": {"expired": True}})
+    expiring(backend, "subscribe", 1)
     with connected(opener()) as talk:
         result = talk.ask(subscribe={"channel": "asked:1"})["subscribe"]
         push = json.loads(talk.session.receive()["text"])["push"]
