@@ -7,12 +7,12 @@ from tests.sdk.client import ClientOptions
 from tests.support.running import SECRET
 
 
-def connection_token(user: str = "alice", ttl: float | None = 600, **claims: Any) -> str:
+def connection_token(user: str = "alice", ttl: float | None = 3600, **claims: Any) -> str:
     """A connection token that ends in `ttl` seconds, which may be past."""
     return issue_connection_token(SECRET, user, ttl, **claims)
 
 
-def subscription_token(channel: str, user: str = "alice", ttl: float | None = 600, **claims: Any) -> str:
+def subscription_token(channel: str, user: str = "alice", ttl: float | None = 3600, **claims: Any) -> str:
     """A subscription token that ends in `ttl` seconds."""
     return issue_subscription_token(SECRET, user, channel, ttl, **claims)
 
