@@ -149,6 +149,8 @@ def main() -> None:
             "STARLING_CONNECTS_PER_SECOND": "0",
             "STARLING_WORKER_CONNECTIONS_PER_ADDRESS": "0",
             "STARLING_LOG_LEVEL": "warning",
+            # The readers answer none.
+            "STARLING_PING_SECONDS": "3600",
         }
         for number in range(ROUNDS):
             # A worker of its own for each kind: memory that one kind has freed would be used again by the next.
