@@ -1,7 +1,6 @@
 """Append-only streams over HTTP: who may read and write them, and that HTTP and the server API see one stream."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,17 +128,44 @@ def test_streams_that_a_user_creates_spend_its_budget_of_new_channels(service: T
     assert [create(f"key-{number}", key()) for number in range(NEW + 1)] == [201] * (NEW + 1)
 
 
-def test_invalid_tokens_of_requests_for_streams_count_as_failed_connects(tmp_path: Path) -> None:
-    (tmp_path / "channels.yaml").write_text(CHANNELS)
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A service whose users have one connection, and whose addresses fail twice a minute."""
+    path = tmp_path_factory.mktemp("strict") / "channels.yaml"
+    path.write_text(CHANNELS)
     environment = {
-        "STARLING_CHANNELS_FILE": str(tmp_path / "channels.yaml"),
+        "STARLING_CHANNELS_FILE": str(path),
+        "STARLING_API_KEYS": KEY,
         "STARLING_TOKEN_HMAC_SECRET": SECRET,
+        "STARLING_WORKER_CONNECTIONS_PER_USER": "1",
         "STARLING_FAILED_CONNECTS_PER_MINUTE": "2",
         "STARLING_LOG_LEVEL": "error",
     }
     with TestClient(create_app(load_settings(environment), CollectorRegistry())) as client:
-        bad = {"Authorization": "Bearer nonsense"}
-        assert [client.get("/streams/answers:1", headers=bad).status_code for _ in range(3)] == [401, 401, 429]
+        yield client
+
+
+def test_requests_that_wait_count_as_connections_of_their_user(strict: TestClient) -> None:
+    created(strict, "answers:waited", b"all", **{"Stream-Closed": "true"})
+
+    def read(user: str, **query: str) -> int:
+        return strict.get("/streams/answers:waited", params=query, headers=bearer(user)).status_code
+
+    with strict.websocket_connect("/connection/websocket", headers=bearer("erin")) as session:
+        session.send_json({"id": 1, "connect": {}})
+        assert "connect" in session.receive_json()
+        for live in ("long-poll", "sse"):
+            assert read("erin", offset="-1", live=live) == 429
+            assert read("frank", offset="-1", live=live) == 200
+        assert read("erin", offset="-1") == 200
+    # Each gives its place back.
+    for live in ("long-poll", "sse", "sse"):
+        assert read("erin", offset="-1", live=live) == 200
+
+
+def test_invalid_tokens_of_requests_for_streams_count_as_failed_connects(strict: TestClient) -> None:
+    invalid = {"Authorization": "Bearer nonsense"}
+    assert [strict.get("/streams/answers:1", headers=invalid).status_code for _ in range(3)] == [401, 401, 429]
 
 
 def test_the_namespace_without_credentials_is_open_and_no_other(service: TestClient) -> None:

@@ -8,7 +8,6 @@ from starlette.types import Scope
 from starling.client.authority import Identity
 from starling.client.dispatcher import UNAUTHENTICATED
 from starling.client.hook_calls import granted
-from starling.engine.allowances import payer_of
 from starling.engine.channels import ChannelOptions
 from starling.engine.hooks import Client
 from starling.engine.rights import Subject, Verb, may
@@ -18,7 +17,7 @@ from starling.protocol.commands import ConnectRequest, SubscribeRequest
 from starling.protocol.messages import NO_PAYLOAD
 from starling.web.cross_origin import request_of
 from starling.web.dependencies import WebContext
-from starling.web.durable_request import RequestRefused
+from starling.web.durable_request import Reader, RequestRefused
 
 KeyCheck = Callable[[Scope], bool]
 
@@ -30,10 +29,10 @@ class StreamAccess:
         self._context = context
         self._has_key = has_key
 
-    async def check(self, scope: Scope, channel: str, options: ChannelOptions, method: str) -> str | None:
-        """Raise RequestRefused or CommandRefused where the request is not permitted; return who pays for a new stream.
+    async def check(self, scope: Scope, channel: str, options: ChannelOptions, method: str) -> Reader | None:
+        """Raise RequestRefused or CommandRefused where the request is not permitted; return whose it is.
 
-        That is None for a key, which pays nothing.
+        That is None for a key, which has no limits.
         """
         if self._has_key(scope):
             return None
@@ -52,11 +51,11 @@ class StreamAccess:
             raise
         if method in ("GET", "HEAD"):
             await self._check_read(identity, channel)
-            return None
+            return Reader(identity.user, request.address)
         facts = context.engine.channels.facts(channel, options)
         if method == "DELETE" or not may(Subject(identity.user), Verb.APPEND, facts).allowed:
             raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
-        return payer_of(identity.user, request.address)
+        return Reader(identity.user, request.address)
 
     async def _check_read(self, identity: Identity, channel: str) -> None:
         """As a subscription: by the token's channels, the rights, and the hooks that may refuse what these allow."""

@@ -24,6 +24,7 @@ from starling.protocol.messages import StreamPosition as Since
 from starling.web.durable_request import (
     NOW,
     START,
+    Reader,
     RequestRefused,
     bad,
     default_type,
@@ -41,10 +42,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class StreamRequest:
-    """One request for one stream. `payer` pays for a stream that it creates; None: nobody does."""
+    """One request for one stream. `reader` has limits on what it may create and wait for; None: there are none."""
 
     def __init__(self, scope: Scope, channel: str, options: ChannelOptions) -> None:
-        self.payer: str | None = None
+        self.reader: Reader | None = None
         self.channel = channel
         self.options = options
         self.headers = Headers(scope=scope)

@@ -5,6 +5,7 @@ import re
 import time
 from datetime import datetime
 from http import HTTPStatus
+from typing import NamedTuple
 
 from msgspec import Struct
 from starlette.datastructures import Headers, QueryParams
@@ -25,6 +26,13 @@ _LARGEST = 2**53 - 1
 _CURSOR_BEGIN = 1728432000
 _CURSOR_SECONDS = 20
 _CURSOR_JITTER = 3600
+
+
+class Reader(NamedTuple):
+    """Whose request it is: a user, or without one an address."""
+
+    user: str
+    address: str
 
 
 class RequestRefused(Refused):

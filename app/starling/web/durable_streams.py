@@ -1,11 +1,14 @@
 """Append-only streams over HTTP, by the open protocol Durable Streams: PUT, POST, GET, HEAD and DELETE of one path."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 
 from starlette.datastructures import Headers
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from starling.engine.allowances import payer_of
 from starling.engine.append_store import (
     AppendOutcome,
     Change,
@@ -25,6 +28,7 @@ from starling.web.durable_access import StreamAccess
 from starling.web.durable_reading import LONG_POLL_SECONDS, StreamReading, StreamRequest
 from starling.web.durable_request import (
     OCTETS,
+    Reader,
     RequestRefused,
     bad,
     closes,
@@ -82,10 +86,11 @@ class DurableStreams:
         try:
             request = self._request(scope)
             await self._check(scope, request, method)
-            if method == "GET" and request.query.get("live") == "sse":
-                await self._reading.stream(request, receive, send)
-                return
-            response = await self._answer(method, request, receive)
+            with self._counted(request):
+                if method == "GET" and request.query.get("live") == "sse":
+                    await self._reading.stream(request, receive, send)
+                    return
+                response = await self._answer(method, request, receive)
         except RequestRefused as refused:
             response = refusal(refused.status, str(refused))
         except CommandRefused as refused:
@@ -99,7 +104,7 @@ class DurableStreams:
         if method not in ("GET", "HEAD") and request.options.stream_over_http == "read":
             raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, _READ_ONLY)
         if not self._namespace:
-            request.payer = await self._access.check(scope, request.channel, request.options, method)
+            request.reader = await self._access.check(scope, request.channel, request.options, method)
 
     def _request(self, scope: Scope) -> StreamRequest:
         name: str = scope["path_params"]["channel"]
@@ -138,7 +143,7 @@ class DurableStreams:
         ttl = options.stream_ttl if life.ttl is None else life.ttl
         known = await streams.info(request.channel, options)
         if known is None:
-            self._pay(request.payer)
+            self._pay(request.reader)
             opened = await streams.open(
                 request.channel,
                 options,
@@ -160,13 +165,30 @@ class DurableStreams:
             raise RequestRefused(HTTPStatus.CONFLICT, "the stream is there already, with another type, life or end")
         return Response(HTTPStatus.OK, description_headers(known, options))
 
-    def _pay(self, payer: str | None) -> None:
+    def _pay(self, reader: Reader | None) -> None:
         """Spend for a new stream, as for the first use of a channel. Raises CommandRefused where nothing is left."""
-        first_uses = self._engine.admission.clients.first_uses
-        if payer is not None:
-            if first_uses.exhausted(payer):
-                raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
-            first_uses.spend(payer)
+        if reader is None:
+            return
+        first_uses, payer = self._engine.admission.clients.first_uses, payer_of(*reader)
+        if first_uses.exhausted(payer):
+            raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
+        first_uses.spend(payer)
+
+    @contextmanager
+    def _counted(self, request: StreamRequest) -> Iterator[None]:
+        """Count a request that waits as a connection. Raises RequestRefused where its user has as many as may be."""
+        limit, reader = self._engine.admission.clients.connections, request.reader
+        if reader is None or "live" not in request.query:
+            yield
+            return
+        if limit.full(*reader):
+            self._engine.metrics.refuse("user_connections")
+            raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, "this user has too many connections")
+        holder = limit.add(*reader)
+        try:
+            yield
+        finally:
+            limit.remove(holder)
 
     async def _append(self, request: StreamRequest, body: bytes) -> Response:
         headers, closing = request.headers, closes(request.headers)
