@@ -88,7 +88,9 @@ def publish(service: Starling, channel: str, texts: list[str]) -> None:
     answer.raise_for_status()
 
 
-@pytest.mark.parametrize("name", ["react", "vue", pytest.param("svelte", marks=SLOW), "react-native"])
+@pytest.mark.parametrize(
+    "name", ["react", "vue", pytest.param("svelte", marks=SLOW), pytest.param("react-native", marks=SLOW)]
+)
 def test_a_chat_shows_the_newest_50_in_their_order_and_what_both_tabs_send(
     context: BrowserContext, developer: Starling, tmp_path: Path, name: str
 ) -> None:
