@@ -83,7 +83,7 @@ def test_a_batch_and_a_broadcast_answer_as_they_do_through_asgi(
     ("body", "plain"),
     [
         (_BATCHES[0], 2),
-        (_BATCHES[1], 2),
+        (_BATCHES[1].strip(), 2),
         (_BATCHES[5], 3),
         *((each, None) for each in (*_BATCHES[2:5], *_BATCHES[8:13])),
     ],
