@@ -4,10 +4,15 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.services import PostgresServer, RedisServer
 
 pytest_plugins = ["tests.support.run.plugin"]
+
+# A busy machine makes examples slow, which says nothing of what they test.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 
 @pytest.fixture
