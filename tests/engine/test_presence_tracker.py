@@ -660,8 +660,14 @@ async def test_after_any_coming_and_going_presence_and_what_was_reported_are_tru
 
 @pytest.mark.parametrize("leave_delay", [0.0, NEVER])
 async def test_closing_takes_everyone_out_at_once_and_reports_it(
-    presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks, leave_delay: float
+    presence: PresenceStore,
+    worker: Worker,
+    broker: RecordingBroker,
+    tasks: Tasks,
+    leave_delay: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(module, "_CLOSE_SECONDS", DEADLINE)
     ending, staying = worker(presence, leave_delay=leave_delay), worker(presence, leave_delay=leave_delay)
     for number in range(2500):
         await enter(ending, someone(f"c{number}", f"u{number}"))
