@@ -51,11 +51,11 @@ class StreamAccess:
             raise
         if method in ("GET", "HEAD"):
             await self._check_read(identity, channel)
-            return Reader(identity.user, request.address)
+            return Reader(identity.user, request.address, identity.token)
         facts = context.engine.channels.facts(channel, options)
         if method == "DELETE" or not may(Subject(identity.user), Verb.APPEND, facts).allowed:
             raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
-        return Reader(identity.user, request.address)
+        return Reader(identity.user, request.address, identity.token)
 
     async def _check_read(self, identity: Identity, channel: str) -> None:
         """As a subscription: by the token's channels, the rights, and the hooks that may refuse what these allow."""

@@ -18,6 +18,8 @@ from starling.engine.channels import ChannelOptions
 from starling.engine.engine import Engine
 from starling.engine.stream_chunks import content_of
 from starling.engine.stream_reader import StreamLost, StreamReader
+from starling.protocol import codes
+from starling.protocol.codes import CommandRefused
 from starling.protocol.commands import HistoryRequest
 from starling.protocol.messages import Publication
 from starling.protocol.messages import StreamPosition as Since
@@ -61,6 +63,11 @@ class StreamReading:
         self._long_poll_seconds = long_poll_seconds
         self._readers: set[StreamReader] = set()
         engine.readiness.observe(self._note_readiness)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for what is appended next."""
+        return len(self._readers)
 
     async def info(self, request: StreamRequest) -> StreamInfo:
         """The stream. Raises RequestRefused where there is none."""
@@ -147,6 +154,8 @@ class StreamReading:
             try:
                 while (left := end - time.monotonic()) > 0:
                     found = await reader.next(left)
+                    if not self._permitted(request):
+                        raise CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
                     if any(map(_counts, found)):
                         return found
             except StreamLost:
@@ -196,6 +205,8 @@ class StreamReading:
                         closed = any(_closes(each) for each in found)
                     elif not first:
                         break
+                    if not self._permitted(request):
+                        break
                     first = first and not found and behind
                     cursor = next_cursor(cursor)
                     body = _event(info.kind, found) + _control(StreamPosition(at, info.epoch), cursor, closed=closed)
@@ -204,6 +215,10 @@ class StreamReading:
                     if closed:
                         break
             self._readers.discard(reader)
+
+    def _permitted(self, request: StreamRequest) -> bool:
+        """Whether the token that permitted the request is still valid when something can be sent."""
+        return request.reader is None or self._engine.revocations.still_valid(request.reader.token)
 
     def _note_readiness(self) -> None:
         if self._engine.readiness.draining:

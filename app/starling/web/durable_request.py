@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, QueryParams
 
 from starling.engine.append_store import Producer, StreamKind
 from starling.engine.broker import StreamPosition
+from starling.engine.receiver import TokenFacts
 from starling.protocol.codes import Refused
 
 OCTETS = "application/octet-stream"
@@ -29,10 +30,11 @@ _CURSOR_JITTER = 3600
 
 
 class Reader(NamedTuple):
-    """Whose request it is: a user, or without one an address."""
+    """Whose request it is: a user, or without one an address; and the token that permits it."""
 
     user: str
     address: str
+    token: TokenFacts | None
 
 
 class RequestRefused(Refused):

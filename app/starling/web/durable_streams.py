@@ -169,7 +169,7 @@ class DurableStreams:
         """Spend for a new stream, as for the first use of a channel. Raises CommandRefused where nothing is left."""
         if reader is None:
             return
-        first_uses, payer = self._engine.admission.clients.first_uses, payer_of(*reader)
+        first_uses, payer = self._engine.admission.clients.first_uses, payer_of(reader.user, reader.address)
         if first_uses.exhausted(payer):
             raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
         first_uses.spend(payer)
@@ -181,10 +181,10 @@ class DurableStreams:
         if reader is None or "live" not in request.query:
             yield
             return
-        if limit.full(*reader):
+        if limit.full(reader.user, reader.address):
             self._engine.metrics.refuse("user_connections")
             raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, "this user has too many connections")
-        holder = limit.add(*reader)
+        holder = limit.add(reader.user, reader.address)
         try:
             yield
         finally:
