@@ -47,7 +47,9 @@ def can(
     if output is Output.json:
         print(json.dumps(answer))
     else:
-        print(f"{'yes' if answer['allowed'] else 'no'}: {answer['rule']}: {answer['sentence']}")
+        rule, sentence = answer["rule"], answer["sentence"]
+        reason = sentence if sentence.startswith(rule) else f"{rule}: {sentence}"
+        print(f"{'yes' if answer['allowed'] else 'no'}: {reason}")
     if not answer["allowed"]:
         raise typer.Exit(EXIT_REFUSED)
 
