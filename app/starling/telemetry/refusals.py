@@ -26,7 +26,7 @@ REMEDIES = {
     "emulation_malformed": "send session, node and data as docs/transports.md has them",
     "emulation_unavailable": "check the broker: it carries commands to the node that has the session",
     "draining": "the client retries, and reaches another worker",
-    "handshake_timeout": "send the request's head sooner; see STARLING_HANDSHAKE_SECONDS",
+    "handshake_timeout": "send the head within STARLING_HANDSHAKE_SECONDS; browsers may open a connection in advance",
     "head_too_large": "send fewer or shorter headers, cookies among them",
     "invalid_token": "`starling verify TOKEN` explains a token",
     "invalid_utf8": "send bytes as a binary message",
