@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starling.brokers.envelope import original_name, stored_name
+from starling.brokers.envelope import original_name, stored_name, stored_names
 
 
 @pytest.mark.parametrize("channel", ["room", "news:today", "sale:50%", "#alice", "news:#alice,bob", ":canary:1"])
@@ -31,3 +31,10 @@ def test_every_personal_channel_is_stored_under_a_name_of_its_own(user: str) -> 
 
         assert not re.search(r"[{}\x00-\x1f\x7f]", stored)
         assert original_name(stored) == channel
+
+
+@pytest.mark.parametrize(
+    "channels", [["news", "room:1"], ["news", "news#42"], ["news", ":room"], [":room", "news"], []]
+)
+def test_many_names_are_stored_as_each_is_alone(channels: list[str]) -> None:
+    assert [*stored_names(channels)] == [stored_name(channel) for channel in channels]

@@ -64,6 +64,40 @@ async def test_each_channel_with_history_gives_its_own_position(opener: Opener, 
     ]
 
 
+async def test_channels_that_share_a_publication_have_entries_of_their_own(opener: Opener, store_url: str) -> None:
+    party = await opener(store_url)
+    small = PublishOptions(history_size=3, history_ttl=60, history_meta_ttl=60)
+    other = Publication(Raw(b'{"text":"other"}'), tags={"kind": "alert"})
+    await party.broker.publish("b", NEWS, small)
+    await party.broker.publish_all([("a", other, small), ("b", other, small), ("b", NEWS, small)])
+    await party.broker.publish("b", NEWS, small)
+    await party.broker.publish_all([("a", NEWS, small), ("b", other, small)])
+
+    history = party.broker.history
+    assert history is not None
+    for _ in range(2):
+        page = await history.read("b", meta_ttl=60, before=5)
+        assert [(entry.previous, entry.offset, entry.publication.tags) for entry in page.entries] == [
+            (2, 3, None),
+            (3, 4, None),
+        ]
+        whole = await history.read("b", meta_ttl=60)
+        assert (whole.bottom, whole.top.offset) == (2, 5)
+        assert [(entry.previous, entry.offset, entry.publication.tags) for entry in whole.entries] == [
+            (2, 3, None),
+            (3, 4, None),
+            (4, 5, {"kind": "alert"}),
+        ]
+        assert {entry.epoch for entry in whole.entries} == {whole.top.epoch}
+        first = await history.read("a", meta_ttl=60)
+        assert [(entry.offset, entry.publication.tags) for entry in first.entries] == [
+            (1, {"kind": "alert"}),
+            (2, None),
+        ]
+        assert first.bottom == 0
+        assert [entry.offset for entry in (await history.read("a", meta_ttl=60, after=1)).entries] == [2]
+
+
 @pytest.mark.parametrize("options", [LIVE, KEPT])
 async def test_a_key_seen_before_publishes_nothing_and_answers_the_first_position(
     options: PublishOptions, opener: Opener, store_url: str

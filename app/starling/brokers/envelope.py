@@ -17,6 +17,7 @@ other names are stored as they are.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -74,6 +75,14 @@ def stored_name(channel: str) -> str:
     if USERS_MARK not in channel and not channel.startswith(":"):
         return channel
     return _ENCODED.sub(lambda found: f"%{ord(found[0]):02X}", channel)
+
+
+def stored_names(channels: Sequence[str]) -> Sequence[str]:
+    """The `stored_name` of each."""
+    joined = "\n".join(channels)
+    if USERS_MARK not in joined and not joined.startswith(":") and "\n:" not in joined:
+        return channels
+    return [*map(stored_name, channels)]
 
 
 def original_name(stored: str) -> str:

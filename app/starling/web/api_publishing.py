@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
+from operator import is_
 from typing import Annotated, cast
 
 import msgspec
@@ -274,7 +276,7 @@ class PublishMethods:
         publication = Publication(data=payload(request.data, request.b64data), tags=request.tags)
         alike = self._options_of_all(request.channels)
         if alike is not None and isinstance(kept := _broadcast_options(alike, request, publication), PublishOptions):
-            return [(channel, publication, kept) for channel in request.channels], {}
+            return list(zip(request.channels, repeat(publication), repeat(kept), strict=False)), {}
         requests: list[PublishRequest] = []
         refused: dict[int, PublishAnswer] = {}
         of_namespace: dict[int, PublishOptions | PublishAnswer] = {}
@@ -299,7 +301,7 @@ class PublishMethods:
             found = self._engine.channels.options_of_all(channels)
         except CommandRefused:
             return None
-        return found[0] if len(set(map(id, found))) == 1 else None
+        return found[0] if all(map(is_, found, repeat(found[0]))) else None
 
 
 def _all_away(outcomes: Sequence[PublishOutcome]) -> BrokerUnavailable | None:

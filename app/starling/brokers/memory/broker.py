@@ -139,7 +139,7 @@ class MemoryBroker(BroadcastBroker):
             self._memory.check()
         except BrokerUnavailable as unavailable:
             return [unavailable] * len(requests)
-        append, listened, now = self.history.append_next, self._memory.channels, self.history.sweep()
+        append, listened, now = self.history.append_unheard, self._memory.channels, self.history.sweep()
         encoded = _Encoded(Publication(), PublishOptions(), _now())
         outcomes: list[PublishOutcome] = []
         for channel, publication, options in requests:
@@ -148,8 +148,7 @@ class MemoryBroker(BroadcastBroker):
             if encoded.guarded or channel in listened:
                 outcomes.append(self._publish_encoded(channel, encoded))
             elif encoded.kept:
-                entry = append(channel, encoded.stamped, options, now)
-                outcomes.append(StreamPosition(entry.publication.offset, entry.epoch))
+                outcomes.append(append(channel, encoded.stamped, options, now))
             else:
                 outcomes.append(_NOT_KEPT)
         return outcomes

@@ -19,11 +19,15 @@ IDEMPOTENCY_SECONDS = 300.0
 
 @dataclass(slots=True)
 class _Stream:
-    """`until` and `entries_until` are when the position and the entries end, `due` when to look at them next."""
+    """`until` and `entries_until` are when the position and the entries end, `due` when to look at them next.
+
+    The newest of `entries` has the offset `top`. A publication that many channels share is kept as it is, without an
+    offset, one above the entry before it, and becomes an entry when it is first read.
+    """
 
     epoch: str
     top: int = 0
-    entries: deque[StreamEntry] = field(default_factory=deque)
+    entries: deque[StreamEntry | Publication] = field(default_factory=deque)
     entries_until: float = math.inf
     until: float = math.inf
     due: float = math.inf
@@ -74,16 +78,36 @@ class MemoryHistory:
         stream = self._streams.get(channel)
         if stream is None:
             stream = self._stream(channel, options.history_meta_ttl, now)
-        previous, offset = stream.top, stream.top + 1
-        numbered = Publication(publication.data, publication.info, offset, publication.tags, publication.time)
-        entry = StreamEntry(numbered, previous, stream.epoch)
+        offset = stream.top + 1
+        entry = _numbered(publication, offset, stream.epoch)
         if send is not None:
             send(entry)
         stream.top = offset
         if options.version:
             stream.version, stream.version_epoch = options.version, options.version_epoch
+        self._append(channel, stream, entry, options, now)
+        return entry
+
+    def append_unheard(
+        self, channel: str, publication: Publication, options: PublishOptions, now: float
+    ) -> StreamPosition:
+        """As `append_next`, of a publication without a version that nobody in this process waits for.
+
+        Channels may share `publication`, so it must not be changed any more. Returns its position.
+        """
+        stream = self._streams.get(channel)
+        if stream is None:
+            stream = self._stream(channel, options.history_meta_ttl, now)
+        stream.top = offset = stream.top + 1
+        self._append(channel, stream, publication, options, now)
+        return StreamPosition(offset, stream.epoch)
+
+    def _append(
+        self, channel: str, stream: _Stream, kept: StreamEntry | Publication, options: PublishOptions, now: float
+    ) -> None:
+        """Keep what is at the top of a stream now, and plan its end."""
         entries = stream.entries
-        entries.append(entry)
+        entries.append(kept)
         while len(entries) > options.history_size:
             entries.popleft()
         stream.until = due = now + (options.history_meta_ttl or math.inf)
@@ -93,7 +117,6 @@ class MemoryHistory:
         if due < stream.due:
             stream.due = due
             heapq.heappush(self._due, (due, channel))
-        return entry
 
     def outdated(self, channel: str, options: PublishOptions) -> StreamPosition | None:
         """The top of a stream that keeps the version of `options`, or one above it; None where it is new."""
@@ -178,15 +201,10 @@ class MemoryHistory:
         created = channel not in self._streams
         stream = self._stream(channel, meta_ttl, now, followed=followed)
         top = StreamPosition(stream.top, stream.epoch)
-        bottom = stream.entries[0].previous if stream.entries else stream.top
+        bottom = _bottom(stream)
         if limit == 0:
             return StreamRead(top, bottom, [], created=created)
-        entries = []
-        for entry in reversed(stream.entries):
-            if entry.offset <= after:
-                break
-            if before is None or entry.offset < before:
-                entries.append(entry)
+        entries = _newest_first(stream, after, before)
         if not newest:
             entries.reverse()
         count = _fitting(entries, limit, max_bytes)
@@ -252,6 +270,41 @@ class MemoryHistory:
         while self._repeated_until and self._repeated_until[0][0] <= now:
             del self._repeated[self._repeated_until.popleft()[1]]
         return now
+
+
+def _bottom(stream: _Stream) -> int:
+    """The offset before the oldest entry, or the top where there is none."""
+    oldest = stream.entries[0] if stream.entries else None
+    return oldest.previous if isinstance(oldest, StreamEntry) else stream.top - len(stream.entries)
+
+
+def _newest_first(stream: _Stream, after: int, before: int | None) -> list[StreamEntry]:
+    """The entries with `after` < offset < `before`; publications among them become entries of the stream."""
+    entries: list[StreamEntry] = []
+    made: dict[int, StreamEntry] = {}
+    offset = stream.top
+    for number, kept in enumerate(reversed(stream.entries), 1):
+        if offset <= after:
+            break
+        wanted = before is None or offset < before
+        if isinstance(kept, StreamEntry):
+            if wanted:
+                entries.append(kept)
+            offset = kept.previous
+            continue
+        if wanted:
+            made[-number] = entry = _numbered(kept, offset, stream.epoch)
+            entries.append(entry)
+        offset -= 1
+    for index, entry in made.items():
+        stream.entries[index] = entry
+    return entries
+
+
+def _numbered(publication: Publication, offset: int, epoch: str) -> StreamEntry:
+    """The entry of a stream with `publication` at `offset`."""
+    numbered = Publication(publication.data, publication.info, offset, publication.tags, publication.time)
+    return StreamEntry(numbered, offset - 1, epoch)
 
 
 def _fitting(entries: list[StreamEntry], limit: int | None, max_bytes: int | None) -> int:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
-from starling.brokers.envelope import encode_bodies, encode_publication, stored_name
+from starling.brokers.envelope import encode_bodies, encode_publication, stored_name, stored_names
 from starling.brokers.redis.calls import PUBLISH_MANY, Command, RedisCalls, RedisNames, Reply, milliseconds, new_epoch
 from starling.brokers.redis.refusal import refused
 from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, PublishRequest, StreamPosition
@@ -19,7 +19,6 @@ CALLS_AT_ONCE = 4
 _OVERHEAD = 50
 
 _NOT_KEPT = StreamPosition(0, "")
-_NOTHING, _LIVE = Publication(), PublishOptions()
 # What a server says whose keys are in several places, so that a script cannot make their names.
 _OF_DIVIDED_SERVERS = ("non local key", "undeclared key", "same slot")
 
@@ -57,28 +56,25 @@ class PublishMany:
     def next_call(self, requests: Sequence[PublishRequest], begun: int) -> "ManyCall":
         """The call of the script for those after the first `begun`, for as many as take MOST_MICROSECONDS."""
         arguments: list[bytes | str | int] = [self._prefix, new_epoch()]
-        publication, options = _NOTHING, _LIVE
-        first = count_at = size = each_takes = taken = 0
-        number = begun
-        while number < len(requests):
-            channel, next_publication, next_options = requests[number]
-            is_new = next_publication is not publication or next_options is not options
-            if is_new:
-                publication, options = next_publication, next_options
-                each_takes = _microseconds(publication, options)
-            taken += each_takes
-            if taken > MOST_MICROSECONDS and number > begun:
+        count, size, number, left = len(requests), 0, begun, MOST_MICROSECONDS
+        while number < count:
+            channel, publication, options = requests[number]
+            each_takes = _microseconds(publication, options)
+            if left < each_takes and number > begun:
                 break
-            if is_new:
-                if count_at:
-                    arguments[count_at] = number - first
-                arguments += _in_common(publication, options)
-                first, count_at = number, len(arguments)
-                arguments.append(0)
-                size += len(publication.data) + _OVERHEAD
-            arguments.append(stored_name(channel))
-            number += 1
-        arguments[count_at] = number - first
+            end, last = number + 1, number + left // each_takes
+            while end < last and end < count and requests[end][1] is publication and requests[end][2] is options:
+                end += 1
+            arguments += _in_common(publication, options)
+            arguments.append(end - number)
+            # Most publications of a batch go to one channel each.
+            if end == number + 1:
+                arguments.append(stored_name(channel))
+            else:
+                arguments += stored_names([name for name, _, _ in requests[number:end]])
+            size += len(publication.data) + _OVERHEAD
+            left -= (end - number) * each_takes
+            number = end
         return ManyCall(PUBLISH_MANY.call((), *arguments), range(begun, number), size + _OVERHEAD * (number - begun))
 
 
