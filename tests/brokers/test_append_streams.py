@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,26 @@ async def test_a_stream_is_opened_once_and_opening_it_again_leaves_it_as_it_is(
     assert (second.info.length, second.info.status, second.info.offset) == (3, StreamStatus.OPEN, 1)
     other = await store.open(channel, Opening(StreamKind.JSON, ttl=60))
     assert other.outcome is AppendOutcome.OTHER_KIND
+
+
+async def test_an_opening_that_is_repeated_by_its_key_replaces_nobody(store: AppendStore, channel: str) -> None:
+    def opening(key: str, epoch: int | None = None) -> Opening:
+        return Opening(TEXT, ttl=60, producer="writer", producer_epoch=epoch, key=key)
+
+    async def epoch_of(*given: Any) -> int:
+        return (await store.open(channel, opening(*given))).producer_epoch
+
+    assert [await epoch_of("first"), await epoch_of("first")] == [0, 0]
+    await store.append(channel, add("one", Producer("writer", 0, 0)))
+    # It was delayed, and comes behind what the same process has appended meanwhile.
+    assert await epoch_of("first") == 0
+    assert (await store.append(channel, add("two", Producer("writer", 0, 1)))).outcome is AppendOutcome.DONE
+    assert (await info_of(store, channel)).length == len("onetwo")
+
+    assert [await epoch_of("second"), await epoch_of("second")] == [1, 1]
+    assert [await epoch_of(""), await epoch_of("")] == [2, 3]
+    assert await epoch_of("second") == 4, "another process has the stream since"
+    assert [await epoch_of("second", 9), await epoch_of("second")] == [9, 9]
 
 
 async def test_chunks_are_published_with_what_lies_before_them_and_none_is_trimmed(

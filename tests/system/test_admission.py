@@ -246,6 +246,9 @@ async def test_while_redis_is_away_each_worker_counts_the_connections_of_a_user_
     }
     async with serving(settings) as starling:
         inside: list[ClientConnection] = []
+        # Without the list of revocations, which the worker reads over this link, nobody would be let in.
+        await asyncio.to_thread(starling.reported, "broker_link_up")
+        assert await enter(starling, "ben", inside) == 0
         redis_server.freeze()
         found = [await enter(starling, "ann", inside) for _ in range(4)]
         redis_server.thaw()

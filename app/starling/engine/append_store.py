@@ -130,7 +130,8 @@ class Opening(Struct, frozen=True):
 
     `producer_epoch` None takes the next epoch, so that earlier ones are over. `watched`: the stream is interrupted when
     its producer is silent. `media_type` is the media type that HTTP readers get, `expires_at` the end of its life in
-    seconds since 1970 in place of `ttl`; both are optional.
+    seconds since 1970 in place of `ttl`; both are optional. An opening that is repeated with the same `key` takes no
+    further epoch, so that one that was delayed does not replace the process that sent it.
     """
 
     kind: StreamKind
@@ -140,6 +141,7 @@ class Opening(Struct, frozen=True):
     watched: bool = True
     media_type: str = ""
     expires_at: float = 0.0
+    key: str = ""
 
 
 class Append(Struct, frozen=True):

@@ -98,11 +98,17 @@ class AppendStreams:
         watched: bool = True,
         media_type: str = "",
         expires_at: float = 0.0,
+        key: str = "",
     ) -> Opened:
-        """Open a stream, or find it as it is. `ttl` None: the namespace's, which is also the longest."""
+        """Open a stream, or find it as it is. `ttl` None: the namespace's, which is also the longest.
+
+        The same `key` again takes no further producer epoch.
+        """
         store = self._keeping(options)
         life = options.stream_ttl if ttl is None else ttl
-        opening = Opening(self.kind_of(options, kind), life, producer, producer_epoch, watched, media_type, expires_at)
+        opening = Opening(
+            self.kind_of(options, kind), life, producer, producer_epoch, watched, media_type, expires_at, key
+        )
         opened = await store.open(channel, opening)
         if opened.outcome is not AppendOutcome.DONE:
             raise append_refused(Change(opened.outcome, opened.info, opened.producer_epoch))

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -174,7 +175,8 @@ class StreamWriter:
     async def _open(self) -> None:
         if self._replace:
             await self._ask("stream_delete", {})
-        body: dict[str, Any] = {"producer": self._producer}
+        # One that was delayed and sent again would replace this very process.
+        body: dict[str, Any] = {"producer": self._producer, "idempotency_key": secrets.token_urlsafe(12)}
         if self._kind is not None:
             body["type"] = self._kind
         opened = await self._ask("stream_open", body)

@@ -54,6 +54,14 @@ class StreamOpenBody(Struct):
         ProducerEpoch | None,
         Meta(description="Left out: the next one, so that all processes of this producer before are replaced."),
     ] = None
+    idempotency_key: Annotated[
+        str,
+        Meta(
+            max_length=255,
+            description="Random text of this process: its request again, also one that was delayed, takes no further "
+            "epoch.",
+        ),
+    ] = ""
 
 
 class StreamAppendBody(Struct):

@@ -56,6 +56,7 @@ class StreamMethods:
             ttl=request.ttl,
             producer=request.producer,
             producer_epoch=request.producer_epoch,
+            key=request.idempotency_key,
         )
         found = _response(opened.info)
         found.created = opened.created

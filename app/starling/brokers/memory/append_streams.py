@@ -34,7 +34,8 @@ _EMPTY = {StreamKind.TEXT: b'{"text":""}', StreamKind.JSON: b'{"json":[]}', Stre
 class _State:
     """What is known of a stream apart from its entries; `epoch` is that of the history which it belongs to.
 
-    `producers` has the epoch and the last sequence of each, `seen` when one of them wrote last.
+    `producers` has the epoch and the last sequence of each, `opening_keys` the key of the opening that gave each its
+    epoch, `seen` is when one of them wrote last.
     """
 
     kind: StreamKind
@@ -50,6 +51,7 @@ class _State:
     mark: str = ""
     seen: float | None = None
     producers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    opening_keys: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryAppendStreams:
@@ -82,13 +84,16 @@ class MemoryAppendStreams:
         if opening.producer:
             known = state.producers.get(opening.producer)
             given = opening.producer_epoch
-            producer_epoch = (0 if known is None else known[0] + 1) if given is None else given
+            again = known is not None and opening.key != "" and state.opening_keys.get(opening.producer) == opening.key
+            following = 0 if known is None else known[0] + (not again)
+            producer_epoch = following if given is None else given
             if known is not None and producer_epoch < known[0]:
                 return Opened(AppendOutcome.ZOMBIE, self._info(channel, state), producer_epoch=known[0])
             if not state.status.closed and (known is None or producer_epoch > known[0]):
                 if known is None and len(state.producers) >= PRODUCERS_LIMIT:
                     return Opened(AppendOutcome.MANY_PRODUCERS, self._info(channel, state))
                 state.producers[opening.producer] = (producer_epoch, -1)
+                state.opening_keys[opening.producer] = opening.key
         if opening.watched:
             state.seen = self._clock()
         self._history.renew(channel)

@@ -68,6 +68,7 @@ class RedisAppendStreams:
             int(opening.watched),
             opening.media_type,
             milliseconds(opening.expires_at) if opening.expires_at else "",
+            opening.key,
         )
         outcome, epoch, created, info = _read(answer)
         return Opened(outcome, info, created=created, producer_epoch=epoch)

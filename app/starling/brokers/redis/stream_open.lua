@@ -5,6 +5,7 @@
 --       4 producer (empty: none)   5 its epoch (empty: the next one)
 --       6 1 if the stream is interrupted when its producer is silent
 --       7 media type (empty: none)   8 end of its life in ms since 1970 (empty: none)
+--       9 key of this opening (empty: none): the same key again takes no further epoch
 -- Returns { outcome, epoch of the producer, 1 if this made it, fields of the stream … } as stream_append.lua does.
 
 local function text(number)
@@ -53,7 +54,9 @@ if ARGV[4] ~= '' then
   local field = 'p:' .. ARGV[4]
   local stands = redis.call('HGET', meta, field)
   local known_epoch = stands and tonumber(string.match(stands, '^(%d+)'))
-  producer_epoch = tonumber(ARGV[5]) or (known_epoch and known_epoch + 1 or 0)
+  local key_field = 'q:' .. ARGV[4]
+  local again = known_epoch and ARGV[9] ~= '' and redis.call('HGET', meta, key_field) == ARGV[9]
+  producer_epoch = tonumber(ARGV[5]) or (known_epoch and known_epoch + (again and 0 or 1) or 0)
   if known_epoch and producer_epoch < known_epoch then
     return describe('zombie', known_epoch)
   end
@@ -64,6 +67,11 @@ if ARGV[4] ~= '' then
     end
     if redis.call('HSET', meta, field, text(producer_epoch) .. ' -1') == 1 then
       redis.call('HINCRBY', meta, 'pc', 1)
+    end
+    if ARGV[9] ~= '' then
+      redis.call('HSET', meta, key_field, ARGV[9])
+    else
+      redis.call('HDEL', meta, key_field)
     end
   end
 end
