@@ -22,9 +22,10 @@ from tests.support.services import RedisServer, free_port
 
 ROUNDS = 5
 REQUESTS = 800
-MANY_REQUESTS = 48
+MANY_REQUESTS = 160
 CONNECTIONS = 16
 CHANNELS = 100
+ALONE = ", one connection"
 KEY = "a key of the benchmark's own"
 DATA = {
     "text": "A starling is never alone: thousands turn as one.",
@@ -79,11 +80,13 @@ def main() -> None:
         console.print(f"{name}: {costs[name] * 1e6:.0f} µs of CPU ({least:.0f} to {most:.0f})")
     for broker in ("memory", "Redis"):
         for kind, wanted in PUBLISH_WANTED.items():
-            publish = f"{broker}, publish, {kind}"
-            _compare(console, publish, costs, "bare handler", wanted)
-            _compare(console, f"{publish}, one connection", costs, "bare handler, one connection", wanted)
-            _compare(console, f"{broker}, broadcast to {CHANNELS}, {kind}", costs, publish, BROADCAST_WANTED)
-            _compare(console, f"{broker}, batch of {CHANNELS}, {kind}", costs, publish, BATCH_WANTED)
+            for suffix in ("", ALONE):
+                publish = f"{broker}, publish, {kind}{suffix}"
+                broadcast = f"{broker}, broadcast to {CHANNELS}, {kind}{suffix}"
+                batch = f"{broker}, batch of {CHANNELS}, {kind}{suffix}"
+                _compare(console, publish, costs, f"bare handler{suffix}", wanted)
+                _compare(console, broadcast, costs, publish, BROADCAST_WANTED)
+                _compare(console, batch, costs, publish, BATCH_WANTED)
 
 
 def _works(places: Mapping[str, Place]) -> dict[str, Work]:
@@ -91,7 +94,7 @@ def _works(places: Mapping[str, Place]) -> dict[str, Work]:
     publish = {kind: {"channel": f"{kind}:news", "data": DATA} for kind in PUBLISH_WANTED}
     works = {
         "bare handler": Work(bare, "/handler", publish["live"], REQUESTS),
-        "bare handler, one connection": Work(bare, "/handler", publish["live"], REQUESTS, 1),
+        f"bare handler{ALONE}": Work(bare, "/handler", publish["live"], REQUESTS, 1),
         "bare FastAPI route": Work(bare, "/bare", publish["live"], REQUESTS),
     }
     for broker in ("memory", "Redis"):
@@ -99,12 +102,14 @@ def _works(places: Mapping[str, Place]) -> dict[str, Work]:
         for kind, body in publish.items():
             broadcast = {"channels": [f"{kind}:{number}" for number in range(CHANNELS)], "data": DATA}
             batch = {"commands": [{"publish": body}] * CHANNELS}
-            works[f"{broker}, publish, {kind}"] = Work(place, "/api/publish", body, REQUESTS)
-            works[f"{broker}, publish, {kind}, one connection"] = Work(place, "/api/publish", body, REQUESTS, 1)
-            works[f"{broker}, broadcast to {CHANNELS}, {kind}"] = Work(
-                place, "/api/broadcast", broadcast, MANY_REQUESTS
-            )
-            works[f"{broker}, batch of {CHANNELS}, {kind}"] = Work(place, "/api/batch", batch, MANY_REQUESTS)
+            for suffix, connections in (("", CONNECTIONS), (ALONE, 1)):
+                works[f"{broker}, publish, {kind}{suffix}"] = Work(place, "/api/publish", body, REQUESTS, connections)
+                works[f"{broker}, broadcast to {CHANNELS}, {kind}{suffix}"] = Work(
+                    place, "/api/broadcast", broadcast, MANY_REQUESTS, connections
+                )
+                works[f"{broker}, batch of {CHANNELS}, {kind}{suffix}"] = Work(
+                    place, "/api/batch", batch, MANY_REQUESTS, connections
+                )
     return works
 
 

@@ -44,10 +44,11 @@ async def console_socket(path: Path, handler: ConsoleHandler) -> AsyncIterator[N
             request = decode(await reader.readuntil(b"\n"))
             async with aclosing(handler.answer(request)) as lines:
                 async for line in lines:
-                    writer.write(line + b"\n")
-                    await writer.drain()
+                    # uvloop raises RuntimeError where something is written to a closed socket.
                     if reader.at_eof() or writer.is_closing():
                         break
+                    writer.write(line + b"\n")
+                    await writer.drain()
         except (msgspec.MsgspecError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError) as error:
             log.debug("console_request_failed", error=str(error))
         finally:
