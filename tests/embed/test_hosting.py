@@ -180,6 +180,7 @@ ASKED = {
     "STARLING_TUTORIAL": "true",
     "STARLING_API_DOCS": "true",
     "STARLING_DEV": "true",
+    "STARLING_MAX_LAG_SECONDS": "0",
 }
 PARTS = {
     "/": "text/html; charset=utf-8",

@@ -121,9 +121,12 @@ def test_a_client_that_lost_its_workers_recovers_from_the_other_pod_what_it_miss
     assert client.push()["data"] == 1
     # Only the worker that holds the client: the pod goes on with the other.
     (line,) = pods[0].reported("client_authenticated", user=user)
+    linked = len(pods[0].reported("broker_link_up"))
     os.kill(line["pid"], signal.SIGKILL)
     assert client.end()[0] == 1006
     client.close()
+    # Until it is gone, its listening socket still gets connections.
+    pods[0].reported("worker_ended", worker=line["pid"])
     for number in (2, 3):
         pods.api("publish", channel=channel, data=number)
     with pods.client(transport, pod=1) as again:
@@ -135,6 +138,8 @@ def test_a_client_that_lost_its_workers_recovers_from_the_other_pod_what_it_miss
         pods.api("publish", channel=channel, data=4)
         assert again.push()["data"] == 4
     pods[0].until_ready()
+    # Without it the new worker cannot judge the tokens of those who come next.
+    pods[0].reported("broker_link_up", linked + 1)
 
 
 def test_a_token_is_refreshed_and_one_that_is_not_ends_the_connection(pods: Pods) -> None:
