@@ -146,8 +146,9 @@ def start_starling(
     compression: bool = False,
     hook: bool = False,
 ) -> ServerProcess:
-    """`starling serve` with tokens required and its settings left as they are, but for the rate of one client: here
-    one publishes for many. With `hook` a hook authenticates clients without a token.
+    """`starling serve` with tokens required and its settings left as they are, but for the rate of one client, since
+    here one publishes for many, and for admission by lag: the generator does not reconnect after a 503, as clients do.
+    With `hook` a hook authenticates clients without a token.
     """
     internal_port = free_port()
     environment = {
@@ -161,6 +162,7 @@ def start_starling(
         "STARLING_TOKEN_HMAC_SECRET": room.secret,
         "STARLING_CHANNELS_FILE": str(room.directory / "channels.yaml"),
         "STARLING_RUNTIME_DIR": tempfile.mkdtemp(prefix="runtime-", dir=room.directory),
+        "STARLING_MAX_LAG_SECONDS": "0",
     }
     if hook:
         environment |= {"STARLING_HOOKS": "tests.bench.authenticating_hook", "STARLING_HOOKS_PATH": str(ROOT)}
