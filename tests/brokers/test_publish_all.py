@@ -64,6 +64,19 @@ async def test_each_channel_with_history_gives_its_own_position(opener: Opener, 
     ]
 
 
+async def test_outcomes_stand_in_the_order_of_channels_with_and_without_history(opener: Opener, store_url: str) -> None:
+    party = await opener(store_url)
+    for _ in range(2):
+        await party.broker.publish("kept:2", NEWS, KEPT)
+    channels = ["live:1", "live:2", "live:3", "kept:1", "kept:2", "live:4", "live:5", "kept:3"]
+
+    outcomes = await party.broker.publish_all(
+        [(channel, NEWS, KEPT if channel.startswith("kept") else LIVE) for channel in channels]
+    )
+
+    assert [outcome.offset for outcome in outcomes if isinstance(outcome, StreamPosition)] == [0, 0, 0, 1, 3, 0, 0, 1]
+
+
 async def test_channels_that_share_a_publication_have_entries_of_their_own(opener: Opener, store_url: str) -> None:
     party = await opener(store_url)
     small = PublishOptions(history_size=3, history_ttl=60, history_meta_ttl=60)
