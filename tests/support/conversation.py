@@ -148,6 +148,31 @@ class Conversation:
             pass
         return {"channel": push.get("channel", ""), **push[kind]}
 
+    def await_replies(self, number: int) -> int:
+        """Wait for that many replies over WebSocket, which are only counted; returns how many have errors."""
+        assert self._websocket is not None
+        errors = 0
+        while number > 0:
+            frame = self._websocket.recv(SECONDS)
+            content = frame if isinstance(frame, bytes) else frame.encode()
+            for has_error in self._replies_in(content):
+                number -= 1
+                errors += has_error
+        return errors
+
+    def _replies_in(self, content: bytes) -> Iterator[bool]:
+        """For each reply in a frame whether it has an error; pushes are left out."""
+        if not self.protobuf:
+            yield from (b'"error":{' in line[:40] for line in content.splitlines() if line.startswith(b'{"id":'))
+            return
+        at = 0
+        while at < len(content):
+            size, at = _read_varint(content, at)
+            message = client_pb2.Reply.FromString(content[at : at + size])
+            at += size
+            if message.id:
+                yield message.HasField("error")
+
     def end(self) -> tuple[int, str]:
         """The code and reason that end the conversation, after all else that is read."""
         try:
