@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 from structlog.testing import capture_logs
 
 from starling.client.hook_answers import Accept
@@ -122,6 +122,78 @@ async def test_a_hook_whose_answer_cannot_be_reported_is_100(method: str) -> Non
 
     assert reason.code == 100
     assert [line["event"] for line in lines] == ["hook_failed"]
+
+
+def raise_(error: BaseException) -> None:
+    raise error
+
+
+EXITS: list[BaseException] = [
+    SystemExit(3),
+    asyncio.CancelledError(),
+    BaseException("a panic of a library"),
+    BaseExceptionGroup("of a task group", [SystemExit(3)]),
+]
+
+
+@pytest.mark.parametrize("error", EXITS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("method", ["connect", "subscribe", "publish", "cancel", "message", "call", "validated"])
+async def test_a_hook_that_ends_by_what_is_no_exception_is_100(method: str, error: BaseException) -> None:
+    class Model(BaseModel):
+        id: int
+
+        @field_validator("id")
+        @classmethod
+        def check(cls, value: int) -> int:
+            raise_(error)
+            return value
+
+    async def hook(client: Client, *_: str) -> None:
+        raise_(error)
+
+    async def validated(client: Client, data: Model) -> None:
+        pass
+
+    events = {f"on_{event}": hook for event in ("connect", "subscribe", "publish", "cancel", "message")}
+    known = hooks(**events, rpc={"get": hook, "check": validated})
+    asked: tuple[Any, ...] = {
+        "connect": (Request(), Raw()),
+        "message": (Raw(),),
+        "call": ("get", Raw()),
+        "validated": ("check", Raw(b'{"id":1}')),
+        "cancel": ("room", "why"),
+    }.get(method, ("room", Raw()))
+    with capture_logs() as lines:
+        reason = await refusal(getattr(known, method.replace("validated", "call"))(ALICE, *asked))
+
+    assert reason.code == 100
+    assert [line["event"] for line in lines] == ["hook_failed"]
+
+
+async def test_a_hook_is_cancelled_with_its_client() -> None:
+    begun = asyncio.Event()
+
+    async def on_publish(client: Client, channel: str) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(hooks(on_publish=on_publish).publish(ALICE, "room", Raw()))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("info", [b"\xff", b"[" * 257 + b"]" * 257, b"1" * 1001, b'"\\ud800"', 10**1000])
+async def test_what_others_could_not_read_of_a_client_is_a_fault_of_the_hook(info: object) -> None:
+    async def hook(client: Client, *_: str) -> Accept:
+        return Accept(info=info)
+
+    known = hooks(on_connect=hook, on_subscribe=hook)
+    with capture_logs() as lines:
+        assert (await refusal(known.connect(ALICE, Request(), Raw()))).code == 100
+        assert (await refusal(known.subscribe(ALICE, "room", Raw()))).code == 100
+    assert [line["event"] for line in lines] == ["hook_failed"] * 2
 
 
 async def test_a_slow_hook_is_bounded() -> None:

@@ -25,7 +25,20 @@ default:
   history_size: 300
   history_ttl: 600s
 """
-HOOKS = "async def leave(client):\n    raise SystemExit(3)\n\n\nrpc = {'leave': leave}\n"
+HOOKS = """
+import asyncio
+
+
+async def leave(client):
+    raise SystemExit(3)
+
+
+async def leave_later(client):
+    asyncio.get_running_loop().call_soon(exit, 3)
+
+
+rpc = {"leave": leave, "later": leave_later}
+"""
 NAMES = 20
 
 
@@ -126,6 +139,21 @@ async def test_a_hook_that_exits_is_an_error_of_its_caller_alone(starling: Starl
     assert (await client.ask(rpc={"method": "leave"}))["error"]["code"] == 100
     assert "result" not in await client.ask(ping={})
     assert starling.workers == workers
+
+
+async def test_an_exit_outside_of_a_hook_ends_its_worker_and_not_the_pod(
+    starling: Starling, opened: AsyncExitStack
+) -> None:
+    client = await client_of(starling, "late leaver", opened)
+    (worker,) = starling.workers
+    with pytest.raises(ConnectionClosed):
+        while True:
+            await client.ask(rpc={"method": "later"})
+    starling.reported("worker_exited", code=3)
+    starling.reported("worker_started", count=2)
+    starling.until_ready()
+    assert worker not in starling.workers
+    await client_of(starling, "next", opened)
 
 
 @pytest.mark.parametrize("way", ["history", "subscribe", "publish"])

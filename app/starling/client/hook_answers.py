@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from starling.engine.hooks import ConnectDecision, SubscribeDecision
 from starling.protocol.messages import NO_PAYLOAD
+from starling.protocol.portable_json import PORTABLE_JSON, is_json
 from starling.protocol.tags_filter import FilterInvalid, FilterNode, TagsFilter, compile_filter
 
 _ANYTHING = TypeAdapter(Any)
@@ -60,7 +61,7 @@ class Accept:
         return ConnectDecision(
             data=as_json(self.data),
             user=self.user,
-            info=as_json(self.info),
+            info=_shown(self.info),
             meta=bytes(as_json(self.meta)),
             expires_at=_seconds(self.expire_at),
             channels={name: terms.subscribe_decision() for name, terms in channels.items()},
@@ -72,7 +73,7 @@ class Accept:
             if given:
                 raise ValueError(f"{field}: only on_connect sets it, for the whole connection")
         return SubscribeDecision(
-            info=as_json(self.info),
+            info=_shown(self.info),
             data=as_json(self.data),
             expires_at=_seconds(self.expire_at),
             filter=_filter(self.tags_filter),
@@ -101,6 +102,14 @@ def as_json(value: Any) -> Raw:
     if value is None:
         return NO_PAYLOAD
     return Raw(value if isinstance(value, bytes) else _ANYTHING.dump_json(value))
+
+
+def _shown(info: Any) -> Raw:
+    """As `as_json`, of what other clients see. Raises ValueError for what some of them could not read."""
+    shown = as_json(info)
+    if shown and not is_json(bytes(shown)):
+        raise ValueError(f"info: it is not {PORTABLE_JSON}")
+    return shown
 
 
 def _seconds(moment: float | datetime | None) -> float | None:

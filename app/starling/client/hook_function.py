@@ -70,10 +70,8 @@ class HookFunction:
         result = await self(*taken, data=data, **offered)
         try:
             return meaning(result)
-        # An exit, such as of a library that the hook calls, would end this worker, and with code 3 the whole pod.
-        except (Exception, SystemExit) as error:
-            log.exception("hook_failed", hook=self.name)
-            raise CommandRefused(ERROR_INTERNAL) from error
+        except BaseException as error:
+            raise self._failed(error) from error
 
     async def answer(self, *taken: Any, data: Raw | None = None, **offered: Any) -> Raw | None:
         """Call it; returns its result as JSON, or its bytes as they are, and None for None. Raises CommandRefused."""
@@ -91,10 +89,21 @@ class HookFunction:
         except TimeoutError as late:
             log.warning("hook_too_slow", hook=self.name, seconds=self._seconds)
             raise CommandRefused(ERROR_INTERNAL) from late
-        # An exit, such as of a library that the hook calls, would end this worker, and with code 3 the whole pod.
-        except (Exception, SystemExit) as error:
-            log.exception("hook_failed", hook=self.name)
-            raise CommandRefused(ERROR_INTERNAL) from error
+        except BaseException as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> CommandRefused:
+        """Log a fault of the function; returns what its client gets. What ends this task is raised again.
+
+        An exit, such as of a library that the hook calls, would end this worker. Cancellation of something that the
+        hook waits for, and groups with an exit in them, are no `Exception` either.
+        """
+        task = asyncio.current_task()
+        cancelled = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling()
+        if cancelled or isinstance(error, GeneratorExit | KeyboardInterrupt):
+            raise error
+        log.error("hook_failed", hook=self.name, exc_info=error)
+        return CommandRefused(ERROR_INTERNAL)
 
     def _read(self, data: Raw) -> Any:
         if self._takes_bytes:
@@ -105,6 +114,9 @@ class HookFunction:
             problem = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(["data", *(str(part) for part in problem["loc"])])
             raise CommandRefused(Error(ERROR_BAD_REQUEST.code, f"bad request: {where}: {problem['msg']}")) from error
+        # A validator is the user's code too.
+        except BaseException as error:
+            raise self._failed(error) from error
 
 
 def _check_signature(

@@ -17,14 +17,10 @@ from starling.engine.broker_refusals import BrokerRefusals
 from starling.engine.channels import ChannelOptions, count_namespaces, namespace_of
 from starling.protocol.codes import ERROR_BAD_REQUEST, CommandRefused, Error
 from starling.protocol.messages import Publication
-from starling.protocol.portable_json import NESTING_LIMIT, NUMBER_LIMIT, is_json
+from starling.protocol.portable_json import PORTABLE_JSON, is_json
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
 
-_JSON = (
-    f"JSON in UTF-8 without lone surrogates, nested at most {NESTING_LIMIT} deep, with numbers of at most "
-    f"{NUMBER_LIMIT} characters"
-)
 _BRACE = b"{"
 _STORED = {StreamPosition}
 
@@ -140,7 +136,7 @@ def check_publication(data: bytes, options: ChannelOptions) -> None:
     if wanted in ("any", "binary"):
         return
     if not is_json(data):
-        raise CommandRefused(_refusal(wanted, _JSON))
+        raise CommandRefused(_refusal(wanted, PORTABLE_JSON))
     if wanted == "json_object" and not data.lstrip().startswith(_BRACE):
         raise CommandRefused(_refusal(wanted, "a JSON object"))
 

@@ -9,6 +9,11 @@ from msgspec import MsgspecError, Raw, json
 NESTING_LIMIT = 256
 # In characters. Python refuses integers from 4,301 digits on, and the time to read one grows with its square.
 NUMBER_LIMIT = 1_000
+PORTABLE_JSON = (
+    f"JSON in UTF-8 without lone surrogates, nested at most {NESTING_LIMIT} deep, with numbers of at most "
+    f"{NUMBER_LIMIT} characters"
+)
+"""What `is_json` asks for, in words."""
 
 _skip_value = json.Decoder(Raw).decode
 

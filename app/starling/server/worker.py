@@ -2,7 +2,7 @@
 
 Members of uvicorn-worker and gunicorn that this module uses, each held by a test in
 tests/server/test_uvicorn_members.py: `CONFIG_KWARGS`, `config`, `init_process`, `init_signals`, `notify`, `ppid`,
-`sockets`, `wsgi`, `_serve`.
+`run`, `sockets`, `wsgi`, `_serve`.
 """
 
 import asyncio
@@ -65,6 +65,7 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.forked_at = time.monotonic()
         self.flusher = Flusher(self.options.waiting_budget_bytes)
         self._freed = FreedMemory()
+        self._served = False
         self.CONFIG_KWARGS = uvicorn_settings(self.options, self.service, self.flusher)
         super().__init__(age, ppid, sockets, app, timeout, cfg, log)
         # uvicorn-worker has just given uvicorn's loggers gunicorn's handlers.
@@ -104,6 +105,16 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
         log.critical("worker_stuck", stack=traceback.format_stack(frame))
         leave_by(signal.SIGABRT)
 
+    def run(self) -> None:
+        """Serve until the end. A worker that served never ends with a code that stops the whole pod."""
+        try:
+            super().run()
+        except SystemExit as end:
+            if not self._served or end.code not in {Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR}:
+                raise
+            log.critical("worker_exited", code=end.code, remedy="find what calls sys.exit() in your application")
+            raise SystemExit(1) from end
+
     async def _serve(self) -> None:
         self.config.app = self.wsgi
         server = DrainServer(self.config, options=self.options, service=self.service, master=self.ppid)
@@ -114,6 +125,7 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
         try:
             await server.serve(sockets=self.sockets)
         finally:
+            self._served = server.started
             heartbeat.cancel()
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
