@@ -8,6 +8,7 @@ import pytest
 
 from starling.brokers.open import open_broker
 from tests.brokers.party import Party
+from tests.support.local_server import LOCAL_URL, LocalServer
 from tests.support.redis_cluster import RedisCluster
 from tests.support.services import Server
 from tests.support.waiting import DEADLINE, until
@@ -19,15 +20,24 @@ Opener = Callable[..., Awaitable[Party]]
 async def opener() -> AsyncIterator[Opener]:
     """`await opener(url)` starts a broker; with `up=False` it does not wait for the link.
 
-    On Redis it is the user who may do what docs/redis.md says and nothing else, unless the URL names another.
+    Those at `local://` meet at one server of the test's own. On Redis it is the user who may do what docs/redis.md says
+    and nothing else, unless the URL names another.
     """
     tasks_before = asyncio.all_tasks()
     parties: list[Party] = []
+    urls: set[str] = set()
 
-    async def open_party(url: str, *, up: bool = True, timeout: float = 2.0, prefix: str = "starling") -> Party:
+    local = LocalServer()
+
+    async def open_party(
+        url: str, *, up: bool = True, timeout: float = 2.0, prefix: str = "starling", kind: type[Party] = Party
+    ) -> Party:
+        urls.add(url)
         if prefix == "starling":
             url = _limited(url)
-        party = Party(open_broker(url, timeout=timeout, prefix=prefix))
+        party = kind(
+            local.broker(timeout=timeout) if url == LOCAL_URL else open_broker(url, timeout=timeout, prefix=prefix)
+        )
         await party.broker.start(party)
         parties.append(party)
         if up:
@@ -36,8 +46,9 @@ async def opener() -> AsyncIterator[Opener]:
 
     yield open_party
     await asyncio.gather(*(party.broker.stop() for party in parties))
-    # Connections that were cut report their transports in the next turns of the loop.
-    await asyncio.sleep(0.05)
+    if urls - {"memory://", LOCAL_URL}:
+        # Connections that were cut report their transports in the next turns of the loop.
+        await asyncio.sleep(0.05)
     assert asyncio.all_tasks() - tasks_before - {asyncio.current_task()} == set()
 
 
@@ -63,12 +74,18 @@ def redis_cluster(cluster_installation: RedisCluster) -> RedisCluster:
 
 
 @pytest.fixture(
-    params=["memory", *(pytest.param(name, marks=pytest.mark.processes) for name in ("redis", "cluster", "postgres"))]
+    params=[
+        "memory",
+        "local",
+        *(pytest.param(name, marks=pytest.mark.processes) for name in ("redis", "cluster", "postgres")),
+    ]
 )
 def url(request: pytest.FixtureRequest) -> str:
-    """Where a broker of each kind connects to."""
+    """Where a broker of each kind connects to; that of `local` has what all links share, and no server."""
     if request.param == "memory":
         return "memory://"
+    if request.param == "local":
+        return LOCAL_URL
     if request.param == "cluster":
         cluster: RedisCluster = request.getfixturevalue("redis_cluster")
         return cluster.url

@@ -133,7 +133,7 @@ async def test_after_unsubscribe_nothing_is_reported_and_others_still_receive(pa
     assert here.received("left") == []
 
 
-async def test_what_has_come_but_is_not_reported_yet_is_silenced_too(url: str) -> None:
+async def test_what_has_come_but_is_not_reported_yet_is_silenced_too(url: str, opener: Opener) -> None:
     class Leaver(Party):
         leaving: asyncio.Future[None]
 
@@ -144,9 +144,8 @@ async def test_what_has_come_but_is_not_reported_yet_is_silenced_too(url: str) -
                 # Longer than a burst is reported without a pause, so that the leaving comes before the next message.
                 time.sleep(0.02)
 
-    here = Leaver(open_broker(url))
-    await here.broker.start(here)
-    await until(lambda: here.up, "the link comes up")
+    here = await opener(url, kind=Leaver)
+    assert isinstance(here, Leaver)
     await here.broker.subscribe("room")
     await here.broker.subscribe("other")
     sends = [here.publish("room", b"%d" % number) for number in range(5)]

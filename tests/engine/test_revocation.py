@@ -19,10 +19,13 @@ from starling.engine.hub import Hub
 from starling.engine.receiver import TokenFacts
 from starling.engine.revocation import Revocation, Revocations, RevocationSet
 from starling.protocol.messages import ClientInfo
+from tests.support.local_server import LocalServer
 from tests.support.services import RedisServer
 from tests.support.waiting import until
 
 LATER = time.time() + 3600
+
+MeetingServer = LocalServer | RedisServer
 
 
 @pytest.mark.parametrize(
@@ -111,10 +114,20 @@ class Member:
         await self.broker.stop()
 
 
+@pytest.fixture(params=["local", pytest.param("redis", marks=pytest.mark.processes)])
+def server(request: pytest.FixtureRequest) -> MeetingServer:
+    """A server at which nodes meet: in this process, and a Redis."""
+    redis: RedisServer | None = request.getfixturevalue("redis_server") if request.param == "redis" else None
+    return redis or LocalServer()
+
+
 @asynccontextmanager
-async def members(redis: RedisServer, count: int, *, up: bool = True) -> AsyncIterator[list[Member]]:
+async def members(server: MeetingServer, count: int, *, up: bool = True) -> AsyncIterator[list[Member]]:
+    def broker() -> BroadcastBroker:
+        return server.broker() if isinstance(server, LocalServer) else open_broker(server.url, timeout=1.0)
+
     async with AsyncExitStack() as stack:
-        started = [Member(open_broker(redis.url, timeout=1.0), f"node-{number}") for number in range(count)]
+        started = [Member(broker(), f"node-{number}") for number in range(count)]
         for member in started:
             stack.push_async_callback(member.stop)
             await member.start()
@@ -124,11 +137,11 @@ async def members(redis: RedisServer, count: int, *, up: bool = True) -> AsyncIt
 
 
 async def test_one_nodes_revocation_is_every_nodes_at_once(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    server: MeetingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that nobody learns of it by reading the store.
     monkeypatch.setattr(revocation, "CHECK_SECONDS", 3600.0)
-    async with members(redis_server, 3) as (one, *others):
+    async with members(server, 3) as (one, *others):
         token = TokenFacts("alice", "t1")
         await one.revocations.revoke(Revocation("token", "t1", LATER))
 
@@ -136,26 +149,29 @@ async def test_one_nodes_revocation_is_every_nodes_at_once(
         await until(lambda: all(member.revocations.stats.delays for member in (one, *others)))
 
 
-async def test_a_node_that_starts_later_knows_what_was_revoked_before(redis_server: RedisServer) -> None:
-    async with members(redis_server, 1) as (one,):
+async def test_a_node_that_starts_later_knows_what_was_revoked_before(server: MeetingServer) -> None:
+    async with members(server, 1) as (one,):
         await one.revocations.revoke(Revocation("user", "alice", LATER, 100.0))
 
-        async with members(redis_server, 1) as (late,):
+        async with members(server, 1) as (late,):
             assert late.revocations.refuses(TokenFacts("alice", issued_at=1.0))
 
 
-async def test_before_the_store_was_read_nothing_is_judged(redis_server: RedisServer) -> None:
-    redis_server.stop()
-    async with members(redis_server, 1, up=False) as (one,):
+async def test_before_the_store_was_read_nothing_is_judged(
+    server: MeetingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocation, "RETRY_SECONDS", 0.1)
+    server.stop()
+    async with members(server, 1, up=False) as (one,):
         await until(lambda: one.broker.stats.failed_swaps > 1, "it tried again")
         assert not one.revocations.loaded
 
-        redis_server.start()
+        server.start()
         await until(lambda: one.revocations.loaded)
 
 
-async def test_what_was_ordered_while_the_link_was_lost_is_learnt_when_it_returns(redis_server: RedisServer) -> None:
-    async with members(redis_server, 3) as (one, other, third):
+async def test_what_was_ordered_while_the_link_was_lost_is_learnt_when_it_returns(server: MeetingServer) -> None:
+    async with members(server, 3) as (one, other, third):
         client = Client(faulty=False)
         one.hub.connections.add(client)
         await one.broker.unsubscribe(":control")
@@ -163,15 +179,14 @@ async def test_what_was_ordered_while_the_link_was_lost_is_learnt_when_it_return
         await until(lambda: third.revocations.refuses(TokenFacts("alice", "t1")), "who listens has got it")
         assert not one.revocations.refuses(TokenFacts("alice", "t1"))
 
-        with redis_client.Redis.from_url(redis_server.url) as plain:
-            plain.client_kill_filter(_type="pubsub")
+        cut_links(server)
 
         await until(lambda: one.revocations.refuses(TokenFacts("alice", "t1")))
         await until(lambda: client.ended)
 
 
-async def test_a_gap_in_the_orders_is_filled_from_the_store(redis_server: RedisServer) -> None:
-    async with members(redis_server, 2) as (one, other):
+async def test_a_gap_in_the_orders_is_filled_from_the_store(server: MeetingServer) -> None:
+    async with members(server, 2) as (one, other):
         await one.broker.unsubscribe(":control")
         await other.revocations.revoke(Revocation("token", "missed", LATER))
         await one.broker.subscribe(":control")
@@ -180,33 +195,44 @@ async def test_a_gap_in_the_orders_is_filled_from_the_store(redis_server: RedisS
         await until(lambda: one.revocations.refuses(TokenFacts("alice", "missed")))
 
 
-async def test_a_store_that_lost_its_memory_is_reported_again(redis_server: RedisServer) -> None:
-    async with members(redis_server, 2) as (one, other):
+async def test_a_store_that_lost_its_memory_is_reported_again(server: MeetingServer) -> None:
+    async with members(server, 2) as (one, other):
         await one.revocations.revoke(Revocation("token", "t1", LATER))
         await until(lambda: other.revocations.refuses(TokenFacts("alice", "t1")))
 
-        redis_server.kill()
-        redis_server.start()
+        server.kill()
+        server.start()
         await until(lambda: one.broker.stats.reconnects and other.broker.stats.reconnects)
 
-        async with members(redis_server, 1) as (late,):
+        async with members(server, 1) as (late,):
             await until(lambda: late.revocations.refuses(TokenFacts("alice", "t1")))
         assert one.revocations.refuses(TokenFacts("alice", "t1"))
 
 
-async def full(redis: RedisServer, *, is_full: bool) -> None:
-    with redis_client.Redis.from_url(redis.url) as plain:
+def cut_links(server: MeetingServer) -> None:
+    if isinstance(server, LocalServer):
+        server.cut()
+        return
+    with redis_client.Redis.from_url(server.url) as plain:
+        plain.client_kill_filter(_type="pubsub")
+
+
+async def full(server: MeetingServer, *, is_full: bool) -> None:
+    if isinstance(server, LocalServer):
+        server.full = is_full
+        return
+    with redis_client.Redis.from_url(server.url) as plain:
         plain.config_set("maxmemory-policy", "noeviction")
         plain.config_set("maxmemory", "1" if is_full else "0")
 
 
 async def test_what_a_full_store_refuses_holds_everywhere_and_reaches_who_starts_and_is_stored_at_last(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    server: MeetingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(revocation, "OFFER_SECONDS", 0.2)
     token = TokenFacts("alice", "t1")
-    async with members(redis_server, 2) as (one, other):
-        await full(redis_server, is_full=True)
+    async with members(server, 2) as (one, other):
+        await full(server, is_full=True)
         client = Client(faulty=False)
         other.hub.connections.add(client)
 
@@ -214,22 +240,22 @@ async def test_what_a_full_store_refuses_holds_everywhere_and_reaches_who_starts
 
         await until(lambda: one.revocations.refuses(token) and other.revocations.refuses(token))
         await until(lambda: client.ended == 1)
-        async with members(redis_server, 1) as (late,):
+        async with members(server, 1) as (late,):
             # It judges nothing before it knows: so it is right from the first token on.
             assert late.revocations.refuses(token)
             assert [member.revocations.unstored for member in (one, other, late)] == [1, 1, 1]
-            await full(redis_server, is_full=False)
+            await full(server, is_full=False)
             await until(lambda: not any(member.revocations.unstored for member in (one, other, late)))
-    async with members(redis_server, 1) as (alone,):
+    async with members(server, 1) as (alone,):
         assert alone.revocations.refuses(token)
 
 
-async def test_what_is_stored_moves_on_though_the_store_was_full_before(redis_server: RedisServer) -> None:
-    async with members(redis_server, 1) as (one,):
+async def test_what_is_stored_moves_on_though_the_store_was_full_before(server: MeetingServer) -> None:
+    async with members(server, 1) as (one,):
         assert await one.revocations.revoke(Revocation("token", "t1", LATER))
-        await full(redis_server, is_full=True)
+        await full(server, is_full=True)
         assert not await one.revocations.revoke(Revocation("session", "s1", LATER))
-        await full(redis_server, is_full=False)
+        await full(server, is_full=False)
         assert await one.revocations.revoke(Revocation("user", "alice", LATER, 100.0))
         await until(lambda: not one.revocations.unstored, deadline=20)
         assert one.broker.revocations is not None
@@ -246,19 +272,29 @@ async def test_where_nothing_is_kept_nothing_is_revoked_and_everything_judged() 
         await member.revocations.revoke(Revocation("token", "t", LATER))
 
 
+def talk_nonsense(server: MeetingServer, *, nonsense: bool) -> None:
+    if isinstance(server, LocalServer):
+        server.revocations.fault = ValueError("no number") if nonsense else None
+        return
+    with redis_client.Redis.from_url(server.url) as plain:
+        if nonsense:
+            plain.hset("starling:{revoked}:entries", "", "no number")
+        else:
+            plain.delete("starling:{revoked}:entries")
+
+
 async def test_a_store_that_talks_nonsense_is_asked_again(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    server: MeetingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(revocation, "RETRY_SECONDS", 0.1)
-    with redis_client.Redis.from_url(redis_server.url) as plain:
-        plain.hset("starling:{revoked}:entries", "", "no number")
-        async with members(redis_server, 1, up=False) as (one,):
-            with structlog.testing.capture_logs() as logs:
-                await until(lambda: len([line for line in logs if line["event"] == "revocations_failed"]) > 1)
-            assert not one.revocations.loaded
+    talk_nonsense(server, nonsense=True)
+    async with members(server, 1, up=False) as (one,):
+        with structlog.testing.capture_logs() as logs:
+            await until(lambda: len([line for line in logs if line["event"] == "revocations_failed"]) > 1)
+        assert not one.revocations.loaded
 
-            plain.delete("starling:{revoked}:entries")
-            await until(lambda: one.revocations.loaded)
+        talk_nonsense(server, nonsense=False)
+        await until(lambda: one.revocations.loaded)
 
 
 class Client:
@@ -297,7 +333,7 @@ async def test_a_connection_that_cannot_be_ended_saves_no_other_and_stops_no_lat
 
 
 async def test_the_very_token_of_a_revoked_session_is_refused_though_the_store_is_away(
-    redis_server: RedisServer,
+    server: MeetingServer,
 ) -> None:
     class InSession(Client):
         def drop_revoked(self, refuses: Callable[[TokenFacts], bool]) -> TokenFacts | None:
@@ -305,11 +341,11 @@ async def test_the_very_token_of_a_revoked_session_is_refused_though_the_store_i
             if not refuses(token):
                 return None
             # Away from just now on, so that nobody but this node can know of the token.
-            redis_server.stop()
+            server.stop()
             self.ended += 1
             return token
 
-    async with members(redis_server, 1) as (one,):
+    async with members(server, 1) as (one,):
         client = InSession(faulty=False)
         one.hub.connections.add(client)
         # Its order may be received, and the store be away, before the publishing of it was acknowledged.

@@ -31,6 +31,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now
 
+    def stand_still(self, seconds: float) -> None:
+        """Let time pass in which nothing of this process runs, as when it is stopped."""
+        self._jumping.now += seconds
+
 
 def run_in_virtual_time(work: Coroutine[Any, Any, Result]) -> Result:
     """Run `work` to its end in a loop of its own."""
