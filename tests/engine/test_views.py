@@ -12,11 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import Raw
 
 from starling.engine.hub import Hub
-from starling.engine.view import Base, View
+from starling.engine.view import Base, View, recovered_as_delta
 from starling.protocol import client_pb2
 from starling.protocol.codec_json import JsonPushes
 from starling.protocol.codec_protobuf import ProtobufPushes
-from starling.protocol.messages import Publication
+from starling.protocol.messages import ClientInfo, Publication, Push
 from starling.protocol.tags_filter import FilterNode, TagsFilter, compile_filter
 from tests.support.receivers import FakeReceiver
 from tests.support.waiting import DEADLINE
@@ -132,11 +132,22 @@ async def test_protobuf_readers_get_patches_as_bytes() -> None:
     assert bytes(fossil.apply_delta(replies[0].data, replies[1].data)) == bytes(document(n=2).data)
 
 
-async def test_what_is_no_text_is_spared_a_json_reader_whose_next_publication_is_whole() -> None:
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        pytest.param(Publication(Raw(b"\xff" * 50), offset=2), id="no text"),
+        pytest.param(Publication(Raw(b"a text that is no JSON " * 5), offset=2), id="no JSON"),
+        pytest.param(Publication(Raw(b""), offset=2), id="empty"),
+        pytest.param(Publication(document(n=2).data, ClientInfo("ann", conn_info=Raw(b"\xff")), 2), id="info"),
+    ],
+)
+async def test_what_no_sdk_reads_is_spared_a_json_reader_whose_next_publication_is_whole(
+    unreadable: Publication,
+) -> None:
     hub, reader = Hub(), JsonReceiver()
     hub.subscribers.add("room", reader, View(JSON, delta=True))
     hub.broadcast("room", numbered(document(n=1), 1), delta=True)
-    hub.broadcast("room", Publication(Raw(b"\xff" * 50), offset=2), delta=True)
+    hub.broadcast("room", unreadable, delta=True)
     for number in (3, 4):
         hub.broadcast("room", numbered(document(n=number), number), delta=True)
     await written(hub)
@@ -144,6 +155,14 @@ async def test_what_is_no_text_is_spared_a_json_reader_whose_next_publication_is
     assert [push["pub"]["offset"] for push in reader.pushes] == [1, 3, 4]
     assert [push["pub"].get("delta", False) for push in reader.pushes] == [False, False, True]
     assert hub.unreadable.count == 1
+    assert read_deltas(reader.pushes) == [{**LONG, "n": n} for n in (1, 3, 4)]
+
+    recovered, _ = recovered_as_delta(
+        [numbered(document(n=1), 1), unreadable, numbered(document(n=3), 3), numbered(document(n=4), 4)], JSON
+    )
+    pushes = [json.loads(JSON.encode_push(Push("room", pub=each)).payload)["push"] for each in recovered]
+    assert [push["pub"].get("delta", False) for push in pushes] == [False, True, True]
+    assert read_deltas(pushes) == [{**LONG, "n": n} for n in (1, 3, 4)]
 
 
 async def test_a_filter_lets_only_matching_publications_through_and_is_asked_once_per_publication() -> None:
@@ -201,6 +220,13 @@ def test_a_channel_that_everybody_left_gets_another_id() -> None:
     hub.subscribers.add("room", reader, View(JSON, channel_id=first))
     hub.subscribers.remove("room", reader)
     assert len({first, other, hub.subscribers.ids.of("room")}) == 3
+
+
+def test_a_channel_that_nobody_entered_in_the_end_keeps_no_id() -> None:
+    hub, reader = Hub(), JsonReceiver()
+    first = hub.subscribers.ids.of("room")
+    hub.subscribers.remove("room", reader)
+    assert hub.subscribers.ids.of("room") != first
 
 
 @pytest.mark.parametrize("view", [View(JSON, RED), View(JSON, delta=True), View(JSON, channel_id=3)])

@@ -121,6 +121,13 @@ def test_a_filter_is_refused_beyond_32_levels_and_taken_within() -> None:
         compile_filter(group("not", node))
 
 
+def test_a_filter_has_at_most_1000_values_in_all_its_nodes() -> None:
+    half = [FilterNode(key="id", cmp="in", vals=tuple(map(str, range(start, start + 500)))) for start in (0, 500)]
+    assert compile_filter(group("or", *half)).matches({"id": "999"})
+    with pytest.raises(FilterInvalid, match="tf: a filter has at most 1000 vals in all its nodes"):
+        compile_filter(group("or", *half, FilterNode(key="id", cmp="nin", vals=("x",))))
+
+
 def test_equal_filters_share_a_key_and_others_do_not() -> None:
     first, second = compile_filter(group("or", RED, BLUE)), compile_filter(group("or", RED, BLUE))
     assert first == second

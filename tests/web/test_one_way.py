@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import jwt
 import pytest
+from centrifuge import fossil
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -142,6 +143,22 @@ def test_a_client_recovers_what_it_missed(served: Served, transport: str, channe
         result = reader.push()["connect"]["subs"][name]
         assert result["recovered"]
         assert [each["data"] for each in result["publications"]] == [2, 3]
+
+
+@each_transport
+def test_a_client_gets_patches_of_the_documents_that_match_its_filter(
+    served: Served, transport: str, channel: Callable[[str], str]
+) -> None:
+    name, text = channel("patched"), "a document that is long enough to be worth a patch " * 5
+    asked = {"delta": "fossil", "tf": {"key": "color", "cmp": "eq", "val": "red"}}
+    with Reader(served, transport, {"token": token(), "subs": {name: asked}}) as reader:
+        assert reader.push()["connect"]["subs"][name]["delta"]
+        for number, color in enumerate(("red", "blue", "red")):
+            served.call("publish", {"channel": name, "data": [number, text], "tags": {"color": color}})
+        whole, patch = reader.push()["pub"], reader.push()["pub"]
+    assert (whole.get("delta", False), patch["delta"]) == (False, True)
+    assert json.loads(whole["data"]) == [0, text]
+    assert json.loads(fossil.apply_delta(whole["data"].encode(), patch["data"].encode())) == [2, text]
 
 
 @each_transport

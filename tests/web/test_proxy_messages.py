@@ -128,6 +128,15 @@ def test_a_result_with_a_field_that_cannot_be_read_names_it(result: bytes, named
     assert named in str(bad.value)
 
 
+def test_a_filter_with_a_field_that_nobody_knows_is_refused_where_it_could_be_wider_than_was_meant() -> None:
+    reply = b'{"result":{"tags_filter":{"key":"team","cmp":"ex","vall":"red"}}}'
+
+    with pytest.raises(BadReply) as bad:
+        SUBSCRIBE.decode(reply)
+
+    assert "vall" in str(bad.value)
+
+
 def test_a_request_carries_json_as_it_is_and_anything_else_in_base64() -> None:
     json, binary, empty = (ProxyRequest("c1", "websocket", "json", "json", user="") for _ in range(3))
     put_data(json, Raw(b'{"a": 1}'))

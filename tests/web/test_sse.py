@@ -31,6 +31,14 @@ default: {allow_subscribe_for_client: true}
 namespaces:
   kept: {history_size: 100, history_ttl: 10m, force_recovery: true, allow_subscribe_for_client: true}
   mine: {history_size: 100, history_ttl: 10m, allow_subscribe_for_client: true}
+  patched:
+    history_size: 100
+    history_ttl: 10m
+    force_recovery: true
+    allow_subscribe_for_client: true
+    allow_tags_filter: true
+    allowed_delta_types: [fossil]
+    delta_publish: true
   closed: {}
   bytes: {allow_subscribe_for_client: true, publication_data_format: binary}
 """

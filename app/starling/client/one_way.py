@@ -4,7 +4,7 @@ import time
 from abc import abstractmethod
 
 import structlog
-from msgspec import MsgspecError, Raw
+from msgspec import MsgspecError
 
 from starling.client.authority import Handshake
 from starling.client.client_connection import ClientConnection, Executor, fail
@@ -12,7 +12,7 @@ from starling.client.pending_transport import Answer, PendingTransport
 from starling.engine.transport import NO_CLOSE_FRAME, Transport
 from starling.protocol import codes
 from starling.protocol.codec_json import JSON, JsonPushes, read_connect_request
-from starling.protocol.codes import CommandRefused, Disconnect, Error
+from starling.protocol.codes import Disconnect, Error
 from starling.protocol.commands import Command, ConnectRequest
 from starling.protocol.event_stream import event
 from starling.protocol.messages import ConnectResult, DisconnectPush, Frame, Push, Reply, StreamFrame
@@ -157,14 +157,10 @@ class StreamedConnection(OneWayConnection):
         self.transport.close(code, reason)
 
 
-class StreamedPushes:
+class StreamedPushes(JsonPushes):
     """What the encoders of responses without an end have in common."""
 
     carries_channel_ids = False
-
-    def delta_payload(self, payload: bytes) -> Raw:
-        """Clients that only read get no patches."""
-        raise CommandRefused(codes.DISCONNECT_INAPPROPRIATE_PROTOCOL)
 
     def encode_replies(self, replies: list[bytes]) -> Frame:
         """Encoded replies to one client as a piece of the response; an empty frame where there is nothing in them."""

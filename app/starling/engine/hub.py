@@ -58,6 +58,8 @@ class SubscriberIndex:
         """Remove a receiver after writing what is pending for it; True when it was the last. Unknown is no error."""
         groups = self.channels.get(channel)
         if groups is None:
+            # A receiver that was about to enter may have been given its number.
+            self.ids.forget(channel)
             return False
         key: PushEncoder | View = receiver.encoder
         if (viewed := self._viewed.get(channel)) is not None:

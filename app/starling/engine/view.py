@@ -17,8 +17,11 @@ class ViewEncoder(PushEncoder, Protocol):
     carries_channel_ids: bool
     """Whether pushes may name their channel by a number."""
 
-    def delta_payload(self, payload: bytes) -> Raw:
-        """A payload, or a patch of one, as readers of patches get it. Raises CommandRefused as `encode_push` does."""
+    def delta_payload(self, publication: Publication, patch: bytes | None) -> Raw:
+        """The payload of a publication, or the patch that makes it, as readers of patches get it.
+
+        Raises CommandRefused where `encode_push` does, and for a payload that no reader could make a value of.
+        """
 
 
 class View(Struct, frozen=True):
@@ -64,9 +67,9 @@ class DeltaMaker:
         """
         made = self._made.get((encoder, base))
         if made is None:
-            patch = None if base is None else self._patch(base)
             whole = self._publication
-            data = encoder.delta_payload(self.payload if patch is None else patch)
+            patch = None if base is None else self._patch(base)
+            data = encoder.delta_payload(whole, patch)
             made = Publication(data, whole.info, whole.offset, whole.tags, whole.time, delta=patch is not None)
             self._made[encoder, base] = made
         return made

@@ -95,12 +95,12 @@ class JsonPushes:
         """Encoded replies to one client as one text frame."""
         return Frame(JSON.join(replies), text=True)
 
-    def delta_payload(self, payload: bytes) -> Raw:
-        """A JSON string of the payload's text."""
-        try:
-            return Raw(_encode(payload.decode()))
-        except UnicodeDecodeError:
-            raise CommandRefused(DISCONNECT_INAPPROPRIATE_PROTOCOL) from None
+    def delta_payload(self, publication: Publication, patch: bytes | None) -> Raw:
+        """A JSON string of the payload's text or its patch; an SDK reads JSON out of that text, and ends without."""
+        if not publication.data:
+            raise CommandRefused(DISCONNECT_INAPPROPRIATE_PROTOCOL)
+        _check_payloads(publication)
+        return Raw(_encode((bytes(publication.data) if patch is None else patch).decode()))
 
 
 def _subscriptions(reply: Reply) -> Collection[SubscribeResult]:

@@ -91,9 +91,9 @@ class ProtobufPushes:
         """Encoded replies to one client as one binary frame."""
         return Frame(PROTOBUF.join(replies), text=False)
 
-    def delta_payload(self, payload: bytes) -> Raw:
+    def delta_payload(self, publication: Publication, patch: bytes | None) -> Raw:
         """The bytes as they are."""
-        return Raw(payload)
+        return publication.data if patch is None else Raw(patch)
 
 
 def _struct(cls: type[S], message: ProtobufMessage) -> S:

@@ -18,6 +18,8 @@ FilterKey = tuple[object, ...]
 
 _MOST_NODES = 256
 _MOST_DEPTH = 32
+# Of all its nodes. A subscription keeps its filter, so these bound what a client takes of memory.
+_MOST_VALUES = 1_000
 _ONE_VALUE = frozenset({"eq", "neq", "sw", "ew", "ct", "gt", "gte", "lt", "lte"})
 _NUMERIC = frozenset({"gt", "gte", "lt", "lte"})
 _MANY_VALUES = frozenset({"in", "nin"})
@@ -51,17 +53,19 @@ class FilterInvalid(ValueError):
 class TagsFilter:
     """A valid filter, ready to be asked. Two filters with equal `key` are equal, and share what is encoded for them."""
 
-    __slots__ = ("key", "matches")
+    __slots__ = ("_hash", "key", "matches")
 
     def __init__(self, key: FilterKey, matches: Matches) -> None:
         self.key = key
         self.matches = matches
+        # It is asked for with each publication.
+        self._hash = hash(key)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TagsFilter) and self.key == other.key
 
     def __hash__(self) -> int:
-        return hash(self.key)
+        return self._hash
 
     def narrowed(self, other: "TagsFilter | None") -> "TagsFilter":
         """What matches this filter and `other`, so that neither can widen the other."""
@@ -71,14 +75,19 @@ class TagsFilter:
         return TagsFilter(("and", self.key, other.key), lambda tags: mine(tags) and theirs(tags))
 
 
-@lru_cache(maxsize=1024)
+# Few, because they stay in memory after the subscriptions that they were made for.
+@lru_cache(maxsize=128)
 def compile_filter(node: FilterNode, name: str = "tf") -> TagsFilter:
     """Check a filter and make it ready. Raises FilterInvalid, whose message begins with `name`, the filter's field."""
-    for count, (depth, _) in enumerate(_walk(node), start=1):
+    values = 0
+    for count, (depth, each) in enumerate(_walk(node), start=1):
+        values += len(each.vals)
         if count > _MOST_NODES:
             raise FilterInvalid(f"{name}: a filter has at most {_MOST_NODES} nodes")
         if depth > _MOST_DEPTH:
             raise FilterInvalid(f"{name}: a filter is at most {_MOST_DEPTH} nodes deep")
+        if values > _MOST_VALUES:
+            raise FilterInvalid(f"{name}: a filter has at most {_MOST_VALUES} vals in all its nodes")
     return TagsFilter(_key(node), _compile(node, name))
 
 

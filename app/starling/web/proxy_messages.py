@@ -14,7 +14,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from starling.engine.override import ChannelOverride, Override, Switch, plain
 from starling.protocol.codes import REASON_BYTES, CommandRefused, Disconnect, Error
 from starling.protocol.messages import NO_PAYLOAD
-from starling.protocol.tags_filter import FilterInvalid, FilterNode, TagsFilter, compile_filter
+from starling.protocol.tags_filter import FilterInvalid, ForcedFilterNode, TagsFilter, compile_filter
 
 Result = TypeVar("Result")
 NULL = b"null"
@@ -121,7 +121,7 @@ class SubscribeVerdict(Terms, kw_only=True):
     """The client enters the channel on these terms."""
 
     override: Override[Switch | bool] | None = None
-    tags_filter: FilterNode | None = None
+    tags_filter: ForcedFilterNode | None = None
 
     def overridden(self) -> ChannelOverride:
         """What it sets of the channel's options."""
