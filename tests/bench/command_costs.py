@@ -244,6 +244,8 @@ def serving(directory: Path, redis: str, **more: str) -> Iterator[Starling]:
         "STARLING_MESSAGE_BURST": "10000000",
         "STARLING_NEW_CHANNEL_BURST": "1000000",
         "STARLING_MAX_CHANNELS": "1000",
+        # Its clients answer none.
+        "STARLING_PING_SECONDS": "3600",
         **more,
     }
     with Starling(settings) as service:

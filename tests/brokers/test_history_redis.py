@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import random
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -524,7 +524,7 @@ async def test_reads_that_overlap_are_what_each_would_be_alone(
     here, randomness = await opener(redis_server.url), random.Random(15)
     first = await publish(here, *[b"%d" % number for number in range(30)])
     before = (await read(here)).entries
-    for _ in range(30):
+    for number in range(30):
         await publish(here, b"x" * randomness.randrange(2000))
         query = {
             "after": randomness.choice([0, 0, 20, 40]),
@@ -532,8 +532,8 @@ async def test_reads_that_overlap_are_what_each_would_be_alone(
             "newest": randomness.random() < 0.5,
             "max_bytes": randomness.choice([None, 3000]),
         }
-        # Those that follow a channel are not given what was read before.
-        alone, again = await read(here, followed=True, **query), await read(here, **query)
+        # What is before an offset that nothing has is another read of the same.
+        alone, again = await read(here, before=10**12 + number, **query), await read(here, **query)
         assert again == alone
         assert again.pieces is not None
         assert len(again.pieces) == len(again.entries)
@@ -543,6 +543,41 @@ async def test_reads_that_overlap_are_what_each_would_be_alone(
     (second,) = await publish(here, b"another")
     assert second.epoch != first[0].epoch
     assert data(await read(here)) == [b"another"]
+
+
+async def test_what_did_not_change_is_read_once_and_each_change_is_seen_at_once(
+    redis_server: RedisServer, opener: Opener, redis: "Redis"
+) -> None:
+    here, there = await opener(redis_server.url), await opener(redis_server.url)
+    assert there.broker.history is not None
+    many = [b'"%d %b"' % (number, b"x" * 500) for number in range(20)]
+    await publish(there, *many)
+    changes: list[Callable[[], Awaitable[object]]] = [
+        lambda: publish(there, b'"one more"'),
+        lambda: publish(there, b'"one more"', options=PublishOptions(history_size=15, history_ttl=60)),
+        lambda: redis.xtrim(STREAM, maxlen=12, approximate=False),
+        lambda: redis.delete(STREAM),
+        lambda: publish(there, *many),
+        lambda: there.broker.history.remove(CHANNEL),  # type: ignore[union-attr]
+        lambda: publish(there, *many),
+        lambda: redis.delete(META),
+        lambda: publish(there, *many),
+        lambda: redis.delete(META, STREAM),
+        lambda: publish(there, *many),
+    ]
+    queries: list[dict[str, Any]] = [{}, {"limit": 7}, {"limit": 7, "newest": True}, {"after": 15, "max_bytes": 1500}]
+    number = 10**12
+    for change in changes:
+        for query in queries:
+            for followed in (False, True):
+                found = await read(here, followed=followed, **query)
+                assert (await read(here, followed=followed, **query) is found) == (len(found.entries) > 1)
+        await change()
+        # A channel without a position gets one by the first read.
+        await read(there, limit=0)
+        for query in queries:
+            number += 1
+            assert await read(here, **query) == await read(here, before=number, **query)
 
 
 async def test_a_stranger_between_known_entries_changes_no_order_and_is_reported_each_time(

@@ -5,7 +5,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import pytest
@@ -658,6 +658,52 @@ async def test_members_that_come_go_and_change_are_read_as_they_are(open_presenc
     assert len(everyone) > 50
 
 
+async def test_what_a_process_without_versions_adds_and_takes_out_is_seen_at_once(
+    open_presence: Opener, client: "redis.asyncio.Redis"
+) -> None:
+    presence = await open_presence()
+    everyone = [someone(f"c{number}", "u", b'"' + b"x" * 100 + b'"') for number in range(30)]
+    await presence.refresh({"room": everyone})
+    assert len(await presence.get("room")) == 30
+    entry: Any = await client.hget("starling:presence:{room}", "c7")
+    for name in ("c30", "c31"):
+        await client.hset("starling:presence:{room}", name, entry)
+    assert len(await presence.get("room")) == 32
+    await client.hdel("starling:presence:{room}", "c30")
+    assert set(await presence.get("room")) == {info.client for info in everyone} | {"c31"}
+
+
+async def test_a_version_of_members_ends_with_each_change_and_never_returns(
+    open_presence: Opener, client: "redis.asyncio.Redis"
+) -> None:
+    here, there = await open_presence(), await open_presence()
+    everyone = [someone(f"c{number}", "u", b'"' + b"x" * 100 + b'"') for number in range(30)]
+    await here.refresh({"room": everyone})
+    seen: set[object] = set()
+    other = someone("c7", "u", b'"other"')
+    changes: list[Callable[[], Awaitable[object]]] = [
+        lambda: there.add("room", other),
+        lambda: there.remove({"room": [other]}),
+        lambda: there.refresh({"room": [other]}),
+        lambda: there.put("room", someone("c8", "u", b'"put"'), 60),
+        lambda: there.end("room", everyone[8], None),
+        lambda: there.enter("room", everyone[8], 100),
+        lambda: client.zadd("starling:presence-deadlines:{room}", {"c9": 1}),
+        lambda: client.delete("starling:presence:{room}"),
+        lambda: there.refresh({"room": everyone}),
+    ]
+    for change in changes:
+        members = await here.get("room")
+        seen.add(await client.get("starling:presence-version:{room}"))
+        await there.refresh({"room": members.values()})
+        assert await here.get("room") is members or not members
+        await change()
+        # Other limits, so that nothing is known of it.
+        assert await here.get("room") == await here.get("room", most=1000 + len(seen))
+    # What deletes the key does not end the version, which is of no use without members.
+    assert len(seen) == len(changes) - 1
+
+
 async def test_an_entry_that_becomes_malformed_is_shown_no_more(
     open_presence: Opener, client: "redis.asyncio.Redis"
 ) -> None:
@@ -666,6 +712,9 @@ async def test_an_entry_that_becomes_malformed_is_shown_no_more(
     await presence.refresh({"room": everyone})
     assert len(await presence.get("room")) == 30
     await client.hset("starling:presence:{room}", "c7", b"a stranger's")
+    # It ends by itself after five seconds.
+    assert 0 < await client.pttl("starling:presence-version:{room}") <= 5000
+    await client.delete("starling:presence-version:{room}")
     for _ in range(2):
         with structlog.testing.capture_logs() as logs:
             assert set(await presence.get("room")) == {info.client for info in everyone} - {"c7"}

@@ -168,7 +168,11 @@ async def test_a_full_redis_is_not_written_to_and_says_so(party: Party, redis: "
 
 async def test_a_full_redis_lets_existing_channels_be_read(party: Party, redis: "Redis") -> None:
     await _publish(party, "news:a", KEPT)
+    presence = party.broker.presence
+    assert presence is not None
+    await presence.add("news:a", ClientInfo("u", "c1"))
     await fill(redis)
+    assert await presence.get("news:a") == {"c1": ClientInfo("u", "c1")}
     assert [bytes(entry.publication.data) for entry in (await read(party)).entries] == [b"1"]
     assert party.broker.history is not None
     assert (await party.broker.history.positions({"news:a": 7200.0}))["news:a"].offset == 1

@@ -275,8 +275,12 @@ def _from_bytes(value: Any, name: str = "") -> Any:
     if name in _PAYLOADS and isinstance(value, str):
         return json.loads(base64.b64decode(value))
     if isinstance(value, dict):
-        # 64-bit numbers are text in the JSON form of Protobuf.
-        return {key: int(item) if key == "offset" else _from_bytes(item, key) for key, item in value.items()}
+        # 64-bit numbers are text in the JSON form of Protobuf. A patch is no JSON.
+        kept = "data" if value.get("delta") else ""
+        return {
+            key: int(item) if key == "offset" else item if key == kept else _from_bytes(item, key)
+            for key, item in value.items()
+        }
     return [_from_bytes(item) for item in value] if isinstance(value, list) else value
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from starling.protocol.messages import ClientInfo, Publication
+from starling.protocol.shared_values import SharedPublications
 from starling.telemetry.tracing import TraceContext
 
 
@@ -47,7 +48,7 @@ class StreamRead:
     there.
     `more` is true when the read stopped at its limits, so that there may be further entries. `created`: the channel had
     no position before this read. `pieces`: where the store remembers entries, what codecs made of the publication of
-    each, see SharedPublications.
+    each, see SharedPublications. A store may return one object for equal reads, so nothing changes it.
     """
 
     top: StreamPosition
@@ -56,6 +57,22 @@ class StreamRead:
     more: bool = False
     created: bool = False
     pieces: list[dict[str, Any]] | None = field(default=None, compare=False)
+    _shared: dict[bool, SharedPublications] = field(default_factory=dict, compare=False, repr=False)
+
+    def publications(self, *, reverse: bool = False) -> list[Publication]:
+        """The publications, with `reverse` the newest first.
+
+        Where the store remembers entries, all that get this read get one object with what codecs made of the whole.
+        """
+        if self.pieces is None:
+            found = [entry.publication for entry in self.entries]
+            return found[::-1] if reverse else found
+        shared = self._shared.get(reverse)
+        if shared is None:
+            step = -1 if reverse else 1
+            found = [entry.publication for entry in self.entries[::step]]
+            shared = self._shared[reverse] = SharedPublications(found, self.pieces[::step])
+        return shared
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ class _Scan:
     def __init__(self, request: HistoryRequest, limit: int | None, max_bytes: int, matches: Matches | None) -> None:
         since = request.since
         self.found: list[Publication] = []
+        """What was found, with what codecs made of it before where the store remembers that."""
         self._pieces: list[dict[str, Any]] | None = None
         self.after = since.offset if since is not None and not request.reverse else 0
         self.before = since.offset if since is not None and request.reverse else None
@@ -117,12 +118,12 @@ class _Scan:
             raise CommandRefused(ERROR_UNRECOVERABLE_POSITION)
         if self.before is not None and self.before > read.top.offset + 1:
             return True
+        if self._matches is None:
+            self.found = read.publications(reverse=self._reverse)
+            return True
         entries, pieces = read.entries, read.pieces
         if self._reverse:
             entries, pieces = entries[::-1], None if pieces is None else pieces[::-1]
-        if self._matches is None:
-            self.found, self._pieces = [entry.publication for entry in entries], pieces
-            return True
         if self._collect(entries, pieces, self._matches) or not read.more or not entries:
             return True
         self._scanned += len(entries)

@@ -29,6 +29,15 @@ STRUCTS: dict[str, type[Struct]] = {
 }
 """The struct of each message of the schema, by its name there."""
 
+# The results with a field whose value other replies may have too, by their names in a reply; and their numbers there.
+_SHARING = {"subscribe": "publications", "history": "publications", "presence": "presence"}
+_NUMBERS = {name: client_pb2.Reply.DESCRIPTOR.fields_by_name[name].number for name in _SHARING}
+_FIELDS = {
+    kind.DESCRIPTOR.name: {name: field.number for name, field in kind.DESCRIPTOR.fields_by_name.items()}
+    for kind in (client_pb2.SubscribeResult, client_pb2.HistoryResult, client_pb2.PresenceResult)
+}
+"""The numbers of their fields, by the names of these results."""
+
 
 class ProtobufCodec:
     """Binary frames of messages, each with its length as a varint before it."""
@@ -57,6 +66,8 @@ class ProtobufCodec:
 
     def encode(self, reply: Reply) -> bytes:
         """See Codec. Every payload is fine here."""
+        if (encoded := _encode_shared(reply)) is not None:
+            return encoded
         message = client_pb2.Reply()
         _fill(message, reply)
         output = io.BytesIO()
@@ -114,28 +125,80 @@ def _value(value: Any) -> Any:
 
 def _fill(message: Any, struct: Struct) -> None:
     for name in struct.__struct_fields__:
-        value = getattr(struct, name)
-        if value is None:
-            continue
-        if isinstance(value, Struct):
-            child = getattr(message, name)
-            child.SetInParent()
-            _fill(child, value)
-        elif not value:
-            continue
-        elif isinstance(value, Raw):
-            setattr(message, name, bytes(value))
-        elif type(value) is SharedPublications:
-            getattr(message, name).extend(_encoded_publications(value))
-        elif type(value) is SharedMembers:
-            message.MergeFrom(_encoded_members(value))
-        elif isinstance(value, list):
-            for item in value:
-                _fill(getattr(message, name).add(), item)
-        elif isinstance(value, dict):
-            _fill_map(getattr(message, name), value)
+        _fill_field(message, name, getattr(struct, name))
+
+
+def _fill_field(message: Any, name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, Struct):
+        child = getattr(message, name)
+        child.SetInParent()
+        _fill(child, value)
+    elif not value:
+        return
+    elif isinstance(value, Raw):
+        setattr(message, name, bytes(value))
+    elif type(value) is SharedPublications:
+        getattr(message, name).extend(_encoded_publications(value))
+    elif type(value) is SharedMembers:
+        message.MergeFrom(_encoded_members(value))
+    elif isinstance(value, list):
+        for item in value:
+            _fill(getattr(message, name).add(), item)
+    elif isinstance(value, dict):
+        _fill_map(getattr(message, name), value)
+    else:
+        setattr(message, name, value)
+
+
+def _encode_shared(reply: Reply) -> bytes | None:
+    """A reply whose result shares a value with others, which is copied as bytes; None for any other reply."""
+    for name, field in _SHARING.items():
+        result = getattr(reply, name)
+        if result is not None:
+            value = getattr(result, field)
+            if not isinstance(value, SharedPublications | SharedMembers):
+                return None
+            content = _around(result, field, value)
+            start = client_pb2.Reply(id=reply.id).SerializeToString()
+            body = b"%b%b%b" % (start, _varint(_NUMBERS[name] << 3 | 2), _varint(len(content)))
+            return b"%b%b%b" % (_varint(len(body) + len(content)), body, content)
+    return None
+
+
+def _around(result: Struct, field: str, value: SharedPublications | SharedMembers) -> bytes:
+    """A result: its fields in the order of their numbers, as the library writes them; the shared value as it is."""
+    kind: type[ProtobufMessage] = getattr(client_pb2, type(result).__name__)
+    numbers = _FIELDS[kind.__name__]
+    before, after = kind(), kind()
+    for name in result.__struct_fields__:
+        if name != field:
+            _fill_field(before if numbers[name] < numbers[field] else after, name, getattr(result, name))
+    return b"".join((before.SerializeToString(), _shared_bytes(value, kind, field), after.SerializeToString()))
+
+
+def _shared_bytes(value: SharedPublications | SharedMembers, kind: type[ProtobufMessage], field: str) -> bytes:
+    """The field of a message of a `kind` with a value that others share."""
+    name = f"{ProtobufCodec.name} {kind.DESCRIPTOR.name}"
+    known: bytes | None = value.encoded.get(name)
+    if known is None:
+        holder: Any = kind()
+        if isinstance(value, SharedMembers):
+            holder = _encoded_members(value)
         else:
-            setattr(message, name, value)
+            getattr(holder, field).extend(_encoded_publications(value))
+        known = value.encoded[name] = holder.SerializeToString()
+    return known
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def _encoded_publications(publications: SharedPublications) -> Collection[ProtobufMessage]:

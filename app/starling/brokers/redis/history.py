@@ -10,12 +10,15 @@ from redis.exceptions import ResponseError
 from starling.brokers.envelope import MalformedEnvelope, decode_body
 from starling.brokers.redis.calls import Execute, RedisNames, Script, milliseconds, new_epoch
 from starling.brokers.redis.known_entries import KnownEntries, KnownEntry, Row
+from starling.brokers.redis.known_replies import KnownReplies
 from starling.brokers.redis.refusal import refused
 from starling.engine.broker import BrokerUnavailable, StreamEntry, StreamPosition, StreamRead
 from starling.engine.history import DEFAULT_READ_TTL
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
+# From this many entries on, a read is remembered for the next one also where the channel is followed.
+_MANY = 16
 # Positions asked for at once; the next portion goes when these are answered.
 _POSITIONS = 250
 
@@ -44,6 +47,7 @@ class RedisHistory:
         self._read_ttl = read_ttl
         self._read = Script("read.lua")
         self._known = KnownEntries()
+        self._reads: KnownReplies[StreamRead] = KnownReplies()
 
     async def read(
         self,
@@ -59,6 +63,9 @@ class RedisHistory:
     ) -> StreamRead:
         """Read the position and the entries with `after` < offset < `before` in one step. Raises BrokerUnavailable."""
         epoch = new_epoch()
+        key = (channel, after, before, limit, max_bytes, newest)
+        last = self._reads.last(key)
+        known, state = (None, "") if last is None else (last[1], str(last[0]))
         found = await self._read.run(
             self._reading if followed else self._querying,
             self._names.keys(channel, "meta", "stream"),
@@ -71,19 +78,28 @@ class RedisHistory:
             "newest" if newest else "oldest",
             max(1, milliseconds(min(meta_ttl or self._read_ttl, self._read_ttl))),
             int(followed),
+            state,
         )
         match found:
+            case [_, _, _, -1, _] if known is not None:
+                self._reads.find(key, state)
+                return known
             case [bytes(stored_epoch), bytes(offset), bytes(bottom), int(cut), list(rows)]:
                 top = StreamPosition(int(offset), stored_epoch.decode())
                 if newest:
                     rows.reverse()
-                # Who follows a channel reads each entry once.
-                if followed:
+                # A few entries of a channel that is followed are not read again.
+                if followed and len(rows) < _MANY:
                     entries = [entry for row in rows if (entry := _entry(channel, top.epoch, row)) is not None]
                     return StreamRead(top, int(bottom), entries, bool(cut), top.epoch == epoch)
-                known = self._known_entries(channel, top.epoch, int(bottom), rows)
-                entries, pieces = [entry.entry for entry in known], [entry.pieces for entry in known]
-                return StreamRead(top, int(bottom), entries, bool(cut), top.epoch == epoch, pieces)
+                made = self._known_entries(channel, top.epoch, int(bottom), rows)
+                entries, pieces = [entry.entry for entry in made], [entry.pieces for entry in made]
+                read = StreamRead(top, int(bottom), entries, bool(cut), top.epoch == epoch, pieces)
+                # What is malformed is reported each time.
+                if len(made) == len(rows):
+                    state = f"{top.epoch} {top.offset} {read.bottom}"
+                    self._reads.keep(key, state, read, sum([entry.size for entry in made]))
+                return read
         raise BrokerUnavailable("the read script answered in another form than it should")
 
     def _known_entries(self, channel: str, epoch: str, bottom: int, rows: list[Row]) -> list[KnownEntry]:

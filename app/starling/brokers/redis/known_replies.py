@@ -1,4 +1,4 @@
-"""Replies of Redis to the last reads, with what was made of them: most of what is read again has not changed."""
+"""What was read last, with what Redis answered and what was made of that: most of what is read again is the same."""
 
 from collections import OrderedDict
 from collections.abc import Hashable

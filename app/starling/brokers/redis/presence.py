@@ -1,7 +1,7 @@
 """Presence in Redis: the clients, deadlines and users of each channel, changed and read by scripts that are atomic."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import compress, count, islice
 from operator import ne
@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 import structlog
 from msgspec import Raw
 
-from starling.brokers.redis.calls import Execute, RedisNames, Script
+from starling.brokers.redis.calls import Execute, RedisNames, Script, new_epoch
 from starling.brokers.redis.known_replies import KnownReplies
 from starling.engine.broker import BrokerUnavailable
 from starling.engine.presence import DEFAULT_TTL, PresenceCounts, TooManyPresent
@@ -53,6 +53,14 @@ class _PresenceCall:
         self.new = [flag >= 2 for flag in answer]
 
 
+@dataclass(slots=True)
+class _KnownMembers:
+    """The members in a reply. As long as Redis has them under this version they have not changed."""
+
+    version: bytes
+    members: SharedMembers
+
+
 class RedisPresence:
     """Implements starling.engine.presence.Presence."""
 
@@ -63,7 +71,7 @@ class RedisPresence:
         self._writing = writing
         self._reading = reading
         self._names = names
-        self._known: KnownReplies[SharedMembers] = KnownReplies()
+        self._known: KnownReplies[_KnownMembers] = KnownReplies()
         self._keep = Script("presence_room.lua", "presence_sweep.lua", "presence_keep.lua")
         self._enter = Script("presence_room.lua", "presence_sweep.lua", "presence_enter.lua", "presence_keep.lua")
         self._remove = Script("presence_sweep.lua", "presence_remove.lua")
@@ -116,27 +124,40 @@ class RedisPresence:
 
         Raises BrokerUnavailable.
         """
+        key = (channel, most, max_bytes)
+        last = self._known.last(key)
+        version, count = (b"", 0) if last is None else (last[1].version, len(last[1].members))
         limits = (-1 if limit is None else limit for limit in (most, max_bytes))
-        found = await self._get.run(self._reading, self._keys(channel), *limits)
-        if found is None:
-            raise TooManyPresent
-        if not isinstance(found, list):
-            raise BrokerUnavailable(_STRANGE)
-        known = self._known.find(channel, found)
+        answer = await self._get.run(self._reading, self._keys(channel), *limits, version, count, new_epoch())
+        match answer:
+            case None:
+                raise TooManyPresent
+            case bytes() if last is not None:
+                self._known.find(key, last[0])
+                return last[1].members
+            case [bytes(version), list(found)]:
+                return self._members(key, channel, version, found)
+        raise BrokerUnavailable(_STRANGE)
+
+    def _members(self, key: Hashable, channel: str, version: bytes, found: list[object]) -> SharedMembers:
+        """The members in a reply, which are remembered with their version."""
+        known = self._known.find(key, found)
         if known is not None:
-            return known
-        members = self._members(channel, found)
+            known.version = version
+            return known.members
+        members = self._decoded(key, channel, found)
         # What is malformed is reported each time.
         if 2 * len(members) == len(found):
-            self._known.keep(channel, found, members, members.size + _MEMBER_BYTES * len(members))
+            size = members.size + _MEMBER_BYTES * len(members)
+            self._known.keep(key, found, _KnownMembers(version, members), size)
         return members
 
-    def _members(self, channel: str, found: list[object]) -> SharedMembers:
+    def _decoded(self, key: Hashable, channel: str, found: list[object]) -> SharedMembers:
         """The members in a reply, of which only those are decoded that the last reply did not have."""
-        last = self._known.last(channel)
+        last = self._known.last(key)
         if last is None:
             return SharedMembers(_decode_all(channel, _pairs(found)))
-        reply, members = cast("tuple[list[bytes], SharedMembers]", last)
+        reply, members = cast("list[bytes]", last[0]), last[1].members
         old, now = _differing(cast("list[object]", reply), found)
         before, entries = dict(_pairs(cast("list[bytes]", old))), dict(_pairs(now))
         new = [entry for entry in entries.items() if before.get(cast("bytes", entry[0])) != entry[1]]
@@ -174,7 +195,7 @@ class RedisPresence:
         return done
 
     def _keys(self, channel: str) -> list[bytes]:
-        return self._names.keys(channel, "presence", "presence-deadlines", "presence-users")
+        return self._names.keys(channel, "presence", "presence-deadlines", "presence-users", "presence-version")
 
 
 def _calls(

@@ -11,6 +11,7 @@ for at = 2, #ARGV, 2 do
   local count = 0
   if known ~= entry then
     redis.call('HSET', clients, client, entry)
+    redis.call('DEL', version)
     count = redis.call('HINCRBY', users, user_of(entry), 1)
     -- After the increment, so that a user who stays does not look new.
     if known then
@@ -21,9 +22,9 @@ for at = 2, #ARGV, 2 do
   redis.call('ZADD', deadlines, now + lives, client)
 end
 
--- All three keys end together, at the latest deadline.
+-- These three keys end together, at the latest deadline.
 local ends = math.max(lives, redis.call('PTTL', deadlines))
-for _, key in ipairs(KEYS) do
+for _, key in ipairs({ clients, deadlines, users }) do
   redis.call('PEXPIRE', key, ends)
 end
 return came

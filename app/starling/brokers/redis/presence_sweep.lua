@@ -3,9 +3,10 @@
 -- KEYS  1 <prefix>:presence:{<channel>}             hash: client -> entry
 --       2 <prefix>:presence-deadlines:{<channel>}   sorted set: client -> ms since 1970 by the clock of Redis
 --       3 <prefix>:presence-users:{<channel>}       hash: user -> number of clients
+--       4 <prefix>:presence-version:{<channel>}     a text of its own for the clients as they are, see presence_get.lua
 -- An entry is "<bytes of user> <bytes of conn_info>\n<user><conn_info><chan_info>", any bytes.
 
-local clients, deadlines, users = KEYS[1], KEYS[2], KEYS[3]
+local clients, deadlines, users, version = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
@@ -27,6 +28,7 @@ local function take_out(names)
   local entries = redis.call('HMGET', clients, unpack(names))
   redis.call('HDEL', clients, unpack(names))
   redis.call('ZREM', deadlines, unpack(names))
+  redis.call('DEL', version)
   for at = 1, #names do
     if entries[at] then
       uncount(entries[at])

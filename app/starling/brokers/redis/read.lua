@@ -6,7 +6,9 @@
 --       5 entries at most (-1: all)   6 bytes of data at most beyond the first entry (-1: all)
 --       7 which end to keep where 5 and 6 cut: oldest or newest
 --       8 ms to keep a position without a publication   9 1 if the caller follows the channel, and so renews those ms
+--       10 "<epoch> <offset> <bottom>" of the last answer to these arguments, or left out
 -- Returns { epoch, offset, bottom, 1 if cut, { { id, { 'p', previous, 'd', body } }, ... } }, the end that is kept first.
+-- Where the answer is the last one again, -1 stands for "cut", and the entries are left out.
 -- Bottom is the offset before the oldest entry, or the position's own without entries.
 
 local meta, stream = KEYS[1], KEYS[2]
@@ -46,6 +48,11 @@ local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
 local bottom = top
 if oldest then
   bottom = oldest[2][1] == 'p' and string.match(oldest[2][2], '^%d+$') or string.match(oldest[1], '%d+')
+end
+
+-- Entries do not change; they are added behind the offset and removed up to bottom.
+if ARGV[10] == epoch .. ' ' .. top .. ' ' .. bottom then
+  return { epoch, top, bottom, -1, {} }
 end
 
 local entries = {}
