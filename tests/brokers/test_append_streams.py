@@ -141,7 +141,8 @@ async def test_what_is_closed_stays_closed_until_it_is_deleted(
     assert (await store.append(channel, add("more"))).outcome is AppendOutcome.CLOSED
     assert (await store.open(channel, Opening(TEXT, ttl=60))).info == closed.info
 
-    assert await store.delete(channel)
+    assert not await store.delete(channel, "another")
+    assert await store.delete(channel, closed.info.epoch)
     assert not await store.delete(channel)
     assert await store.info(channel) is None
     assert (await store.append(channel, add("more"))).outcome is AppendOutcome.NO_STREAM
@@ -150,6 +151,7 @@ async def test_what_is_closed_stays_closed_until_it_is_deleted(
     assert again.info is not None
     assert opened.info is not None
     assert again.info.epoch != opened.info.epoch
+    assert not await store.delete(channel, opened.info.epoch), "a request that was delayed"
     assert (await history.read(channel, meta_ttl=60)).entries == []
 
 

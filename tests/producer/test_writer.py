@@ -190,6 +190,31 @@ async def test_a_closed_stream_is_refused_unless_it_is_replaced(realtime: Starli
     assert await contents(realtime, "answers:7") == ['{"text":"second"}']
 
 
+async def test_a_deletion_that_was_delayed_and_sent_again_leaves_the_stream_that_replaced(realtime: Starling) -> None:
+    async with realtime.open_stream("answers:10") as answer:
+        await answer.write("first")
+    deletions: list[dict[str, Any]] = []
+
+    async def call(method: str, body: dict[str, Any]) -> dict[str, Any]:
+        if method == "stream_delete":
+            deletions.append(body)
+        return await realtime._stream_call(method, body)
+
+    async with StreamWriter(call, "answers:10", WriterOptions(replace=True)) as answer:
+        await answer.write("second")
+        await answer.flush()
+        (deletion,) = deletions
+        assert await call("stream_delete", deletion) == {"result": {"deleted": False}}
+        await answer.write(" and more")
+    assert "".join(json.loads(each)["text"] for each in await contents(realtime, "answers:10")) == "second and more"
+
+
+async def test_the_first_stream_of_a_channel_replaces_none(realtime: Starling) -> None:
+    async with realtime.open_stream("answers:11", replace=True) as answer:
+        await answer.write("first")
+    assert await contents(realtime, "answers:11") == ['{"text":"first"}']
+
+
 async def test_a_full_stream_raises_and_is_closed_as_failed(realtime: Starling) -> None:
     with pytest.raises(StreamFull):
         async with realtime.open_stream("answers:8") as answer:

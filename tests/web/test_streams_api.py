@@ -79,9 +79,12 @@ def test_a_stream_is_opened_written_closed_and_deleted(api: TestClient) -> None:
     error = refused(api, "stream_append", channel="answers:1", text="more")
     assert (error["code"], error["stream"]) == (108, {"reason": "closed", "status": "complete"})
     assert done(api, "stream_close", channel="answers:1", status="failed")["repeated"] is True
-    assert done(api, "stream_delete", channel="answers:1") == {"deleted": True}
+    assert done(api, "stream_delete", channel="answers:1", epoch="another") == {"deleted": False}
+    assert done(api, "stream_delete", channel="answers:1", epoch=opened["epoch"]) == {"deleted": True}
     assert done(api, "stream_delete", channel="answers:1") == {"deleted": False}
     assert done(api, "stream_open", channel="answers:1")["epoch"] != opened["epoch"]
+    assert done(api, "stream_delete", channel="answers:1", epoch=opened["epoch"]) == {"deleted": False}
+    assert [stream["channel"] for stream in done(api, "stream_list")["streams"]] == ["answers:1"]
 
 
 def test_json_and_bytes_are_kept_as_they_are(api: TestClient) -> None:

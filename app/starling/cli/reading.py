@@ -27,9 +27,9 @@ def info(
     """Show the nodes, their connections, and the channels with the most clients."""
     service = ServiceAddress(url, key)
     nodes = service.call("info", {})["nodes"]
-    found = _all_channels(service, pattern)
+    found, missing = _all_channels(service, pattern)
     if output is Output.json:
-        print(json.dumps({"nodes": nodes, "channels": found}))
+        print(json.dumps({"nodes": nodes, "channels": found, "missing": missing}))
         return
     columns = [
         Column("NODE"),
@@ -51,6 +51,7 @@ def info(
     print()
     print_heading(f"Channels: {len(found)}")
     _print_channels(found, limit)
+    _note_missing(missing)
 
 
 def channels(
@@ -61,24 +62,38 @@ def channels(
     output: OutputOption = Output.table,
 ) -> None:
     """List the channels that have subscribers, over all nodes."""
-    found = _all_channels(ServiceAddress(url, key), pattern)
+    found, missing = _all_channels(ServiceAddress(url, key), pattern)
     if output is Output.json:
         for name, count in _busiest(found)[: limit or None]:
             print(json.dumps({"channel": name, **count}))
-        return
-    _print_channels(found, limit or len(found))
+    else:
+        _print_channels(found, limit or len(found))
+    _note_missing(missing)
 
 
-def _all_channels(service: ServiceAddress, pattern: str) -> dict[str, Any]:
-    """Every channel that matches, read page by page, so that no number of channels is refused."""
+def _all_channels(service: ServiceAddress, pattern: str) -> tuple[dict[str, Any], list[str]]:
+    """Every channel that matches, read page by page, so that no number of channels is refused.
+
+    Returns the names of nodes that did not answer for some page, too.
+    """
     found: dict[str, Any] = {}
+    missing: set[str] = set()
     cursor = ""
     while True:
         page = service.call("channels", {"pattern": pattern, "limit": CHANNELS_PAGE, "cursor": cursor})
         found.update(page["channels"])
+        # A service of an earlier version does not report them.
+        missing.update(page.get("missing", []))
         cursor = page.get("cursor", "")
         if not cursor:
-            return found
+            return found, sorted(missing)
+
+
+def _note_missing(nodes: list[str]) -> None:
+    if nodes:
+        _note(
+            f"no answer from {', '.join(nodes)}: clients there are not counted, and channels of theirs may be missing"
+        )
 
 
 def _busiest(found: dict[str, Any]) -> list[tuple[str, Any]]:

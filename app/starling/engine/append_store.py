@@ -188,8 +188,11 @@ class AppendStore(Protocol):
     async def info(self, channel: str) -> StreamInfo | None:
         """The stream, None where there is none."""
 
-    async def delete(self, channel: str) -> bool:
-        """Remove a stream; the channel gets a new epoch, of which its subscribers are notified. False without one."""
+    async def delete(self, channel: str, epoch: str = "") -> bool:
+        """Remove a stream; the channel gets a new epoch, of which its subscribers are notified.
+
+        False without a stream, and where `epoch` is given and is not its own.
+        """
 
     async def due(self, limit: int) -> Sequence[str]:
         """Channels of open streams whose producer may have been silent, for `interrupt`; at most `limit`."""

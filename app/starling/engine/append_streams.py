@@ -220,11 +220,12 @@ class AppendStreams:
         """The stream, None where there is none."""
         return await self._keeping(options).info(channel)
 
-    async def delete(self, channel: str, options: ChannelOptions) -> bool:
-        """Remove a stream; False where there was none. Its subscribers subscribe again."""
+    async def delete(self, channel: str, options: ChannelOptions, epoch: str = "") -> bool:
+        """Remove a stream, with `epoch` only that one; False where there was none. Its subscribers subscribe again."""
         store = self._keeping(options)
-        deleted = await store.delete(channel)
-        await store.plan(channel, None)
+        deleted = await store.delete(channel, epoch)
+        if deleted or not epoch:
+            await store.plan(channel, None)
         return deleted
 
     async def open_channels(self, limit: int) -> Sequence[str]:

@@ -174,7 +174,7 @@ class StreamWriter:
 
     async def _open(self) -> None:
         if self._replace:
-            await self._ask("stream_delete", {})
+            await self._delete()
         # One that was delayed and sent again would replace this very process.
         body: dict[str, Any] = {"producer": self._producer, "idempotency_key": secrets.token_urlsafe(12)}
         if self._kind is not None:
@@ -188,6 +188,17 @@ class StreamWriter:
             self._window = opened.get("append_window", 0.0)
         timeout = opened.get("producer_timeout", 0.0)
         self._keep_alive = min(WATCH_SECONDS, timeout / 3) if timeout else WATCH_SECONDS
+
+    async def _delete(self) -> None:
+        """Delete the stream that is there now: a request that was delayed and sent again must not delete the next."""
+        try:
+            found = await self._ask("stream_info", {})
+        except StreamUnavailable:
+            raise
+        except StreamError:
+            # There is none, or it cannot be opened either, which says why.
+            return
+        await self._ask("stream_delete", {"epoch": found["epoch"]})
 
     async def _close(self, status: str, reason: str, final: Any) -> None:
         body = {**self._content.take(2 * REQUEST_SIZE), "status": status, "reason": reason[:REASON_LENGTH]}

@@ -119,6 +119,14 @@ class StreamDeleteBody(Struct):
     """Delete a stream; another one may then be opened in its channel."""
 
     channel: Name
+    epoch: Annotated[
+        str,
+        Meta(
+            max_length=255,
+            description="Of the stream that is meant, by stream_info: this request again, also one that was delayed, "
+            "deletes no later one. Left out: whichever there is.",
+        ),
+    ] = ""
 
 
 class StreamListBody(Struct):

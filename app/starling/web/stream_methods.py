@@ -141,7 +141,7 @@ class StreamMethods:
     async def delete(self, request: stream_models.StreamDeleteBody) -> stream_models.StreamDeleteResponse:
         """Delete a stream."""
         return stream_models.StreamDeleteResponse(
-            await self._streams.delete(request.channel, self._options(request.channel))
+            await self._streams.delete(request.channel, self._options(request.channel), request.epoch)
         )
 
     async def list(self, request: stream_models.StreamListBody) -> stream_models.StreamListResponse:

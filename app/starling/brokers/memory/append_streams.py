@@ -151,9 +151,10 @@ class MemoryAppendStreams:
         state = self._state(channel)
         return None if state is None else self._info(channel, state)
 
-    async def delete(self, channel: str) -> bool:
+    async def delete(self, channel: str, epoch: str = "") -> bool:
         """Remove a stream."""
-        if self._state(channel) is None:
+        state = self._state(channel)
+        if state is None or epoch not in ("", state.epoch):
             return False
         del self._states[channel]
         epoch = self._history.restart(channel)

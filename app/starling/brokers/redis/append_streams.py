@@ -137,7 +137,7 @@ class RedisAppendStreams:
             raise _malformed()
         return _info([field or b"" for field in found])
 
-    async def delete(self, channel: str) -> bool:
+    async def delete(self, channel: str, epoch: str = "") -> bool:
         """Remove a stream. Raises BrokerUnavailable."""
         deleted = await self._delete.run(
             self._publishing,
@@ -145,6 +145,7 @@ class RedisAppendStreams:
             self._names.channel(channel),
             secrets.token_urlsafe(6),
             milliseconds(self._read_ttl),
+            epoch,
         )
         return deleted == 1
 

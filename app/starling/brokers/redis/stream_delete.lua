@@ -2,11 +2,14 @@
 --
 -- KEYS  1 <prefix>:meta:{<channel>}   2 <prefix>:stream:{<channel>}
 -- ARGV  1 <prefix>:<channel>, in a cluster <prefix>:{<channel>}   2 random text without spaces, for the new epoch
---       3 ms to keep a position without a publication
--- Returns 1, or 0 where there was no stream.
+--       3 ms to keep a position without a publication   4 the epoch that the stream must have, empty for any
+-- Returns 1, or 0 where there was no stream, or none of that epoch.
 
 local meta, stream = KEYS[1], KEYS[2]
 if not redis.call('HGET', meta, 'k') then
+  return 0
+end
+if ARGV[4] ~= '' and redis.call('HGET', meta, 'e') ~= ARGV[4] then
   return 0
 end
 local run = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
