@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import Raw
 
 from starling.engine.hub import Hub
-from starling.engine.view import Base, View, recovered_as_delta
+from starling.engine.recovered_patches import RecoveredPatches
+from starling.engine.view import Base, View
 from starling.protocol import client_pb2
 from starling.protocol.codec_json import JsonPushes
 from starling.protocol.codec_protobuf import ProtobufPushes
@@ -157,8 +158,8 @@ async def test_what_no_sdk_reads_is_spared_a_json_reader_whose_next_publication_
     assert hub.unreadable.count == 1
     assert read_deltas(reader.pushes) == [{**LONG, "n": n} for n in (1, 3, 4)]
 
-    recovered, _ = recovered_as_delta(
-        [numbered(document(n=1), 1), unreadable, numbered(document(n=3), 3), numbered(document(n=4), 4)], JSON
+    recovered, _ = RecoveredPatches().of(
+        "room", [numbered(document(n=1), 1), unreadable, numbered(document(n=3), 3), numbered(document(n=4), 4)], JSON
     )
     pushes = [json.loads(JSON.encode_push(Push("room", pub=each)).payload)["push"] for each in recovered]
     assert [push["pub"].get("delta", False) for push in pushes] == [False, True, True]

@@ -1,7 +1,9 @@
 """What clients recovered or read last: those that get the same publications share one encoding of them."""
 
 from collections import OrderedDict
+from operator import is_
 
+from starling.engine.recovered_patches import RecoveredPatches
 from starling.protocol.messages import Publication
 from starling.protocol.shared_values import SharedPublications
 
@@ -13,6 +15,8 @@ class SharedRecoveries:
     """The publications of the last replies, by their channel and offsets."""
 
     def __init__(self) -> None:
+        self.patches = RecoveredPatches()
+        """What readers of patches get in place of publications."""
         self._last: OrderedDict[tuple[str, int, int], SharedPublications] = OrderedDict()
 
     def __len__(self) -> int:
@@ -25,8 +29,8 @@ class SharedRecoveries:
         first, last = publications[0], publications[-1]
         key = (channel, first.offset, last.offset)
         known = self._last.get(key)
-        # Of one object in memory at both ends of an unbroken run, all between them is the same too.
-        if known is not None and known[0] is first and known[-1] is last and len(known) == len(publications):
+        # A filter may leave out any of them.
+        if known is not None and len(known) == len(publications) and all(map(is_, known, publications)):
             self._last.move_to_end(key)
             return known
         shared = self._last[key] = SharedPublications(publications)

@@ -4,8 +4,9 @@ from msgspec.structs import replace
 
 from starling.client.authority import Grant
 from starling.client.client_connection import ClientConnection
+from starling.engine.recovered_patches import RecoveredPatches
 from starling.engine.subscriptions import Subscriber
-from starling.engine.view import ChannelIds, View, ViewEncoder, recovered_as_delta
+from starling.engine.view import ChannelIds, View, ViewEncoder
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.commands import SubscribeRequest
@@ -68,10 +69,11 @@ def set_view(
     grant: Grant,
     result: SubscribeResult,
     channel_ids: ChannelIds,
+    patches: RecoveredPatches,
 ) -> None:
     """Give a subscriber that is answered with `result` the view that the client asked for or its grant forces.
 
-    Of what was recovered the filter leaves out what does not match; the rest becomes patches of each other where the
+    Of what was recovered the filter leaves out what does not match; the rest becomes `patches` of each other where the
     client agreed on these. Raises CommandRefused as `tags_filter` does.
     """
     view = subscriber.view = make_view(encoder, request, grant, result, channel_ids)
@@ -81,4 +83,4 @@ def set_view(
     if wanted is not None:
         result.publications = [each for each in result.publications if wanted.matches(each.tags or {})]
     if view.delta:
-        result.publications, subscriber.base = recovered_as_delta(result.publications, encoder)
+        result.publications, subscriber.base = patches.of(request.channel, result.publications, encoder)

@@ -5,7 +5,6 @@ from typing import Protocol
 from msgspec import Raw, Struct
 
 from starling.engine.receiver import PushEncoder
-from starling.protocol.codes import CommandRefused
 from starling.protocol.delta import create_patch
 from starling.protocol.messages import Publication
 from starling.protocol.tags_filter import TagsFilter
@@ -90,23 +89,6 @@ def is_text(payload: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def recovered_as_delta(publications: list[Publication], encoder: ViewEncoder) -> tuple[list[Publication], Base | None]:
-    """Recovered publications for a reader of patches: the first whole, each other a patch of the one before it.
-
-    What `encoder` cannot carry is left out. Returns the newest that the reader gets, too.
-    """
-    base: Base | None = None
-    made = []
-    for publication in publications:
-        maker = DeltaMaker(publication)
-        try:
-            made.append(maker.publication(encoder, base))
-        except CommandRefused:
-            continue
-        base = Base(publication.offset, maker.payload)
-    return made, base
 
 
 class ChannelIds:

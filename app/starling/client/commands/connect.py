@@ -243,9 +243,10 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
             if client.session.state is not SessionState.CONNECTING:
                 return False
             result = results[request.channel] = subscribe_result(request, grant, joined, user=client.user)
-            set_view(subscriber, client.encoder, request, grant, result, self._engine.hub.subscribers.ids)
+            ids, patches = self._engine.hub.subscribers.ids, self._recoveries.patches
+            set_view(subscriber, client.encoder, request, grant, result, ids, patches)
             set_stream_view(subscriber, client, grant, result)
-            if subscriber.view is None and grant.options.stream is None:
+            if grant.options.stream is None:
                 result.publications = self._recoveries.share(request.channel, result.publications)
             if not client.own_channels_only:
                 client.memberships.watch(client, request, grant.options)

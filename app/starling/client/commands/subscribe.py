@@ -112,9 +112,10 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
             return False
         if result.publications and not action.server_side:
             charge_publications(client, result.publications)
-        set_view(subscriber, client.encoder, request, grant, result, self._engine.hub.subscribers.ids)
+        ids, patches = self._engine.hub.subscribers.ids, self._recoveries.patches
+        set_view(subscriber, client.encoder, request, grant, result, ids, patches)
         set_stream_view(subscriber, client, grant, result)
-        if subscriber.view is None and grant.options.stream is None:
+        if grant.options.stream is None:
             result.publications = self._recoveries.share(action.channel, result.publications)
         client.memberships.watch(client, request, grant.options)
         ttl = ttl_until(grant.expires_at)
