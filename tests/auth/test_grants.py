@@ -31,7 +31,7 @@ async def connection(
     return await verifier(rules, now=now).connection(sign(claims))
 
 
-async def subscription(claims: dict[str, Any]) -> SubscriptionGrant:
+async def subscription(claims: dict[str, Any] | bytes) -> SubscriptionGrant:
     return await verifier().subscription(sign(claims))
 
 
@@ -309,6 +309,17 @@ async def test_base64_of_what_readers_cannot_take_refuses_the_token(encoded: Any
         with pytest.raises(TokenRefused) as refused:
             await connection({"sub": "alice", **claims})
         assert refused.value.reason is RefusalReason.MALFORMED_CLAIM
+
+
+@pytest.mark.parametrize("info", ["[" * 257 + "]" * 257, "1" * 1001, "[-1." + "0" * 1000 + "]"])
+async def test_what_readers_cannot_take_refuses_the_token_as_its_base64_does(info: str) -> None:
+    raw = f'{{"sub":"alice","info":{info}}}', f'{{"sub":"alice","subs":{{"news":{{"data":{info}}}}}}}'
+    for claims in raw:
+        with pytest.raises(TokenRefused) as refused:
+            await connection(claims.encode())
+        assert refused.value.reason is RefusalReason.MALFORMED_CLAIM
+    with pytest.raises(TokenRefused):
+        await subscription(f'{{"sub":"alice","channel":"news","info":{info}}}'.encode())
 
 
 async def test_a_subscription_token_may_name_the_connection_it_is_for() -> None:

@@ -166,12 +166,19 @@ async def test_a_full_redis_is_not_written_to_and_says_so(party: Party, redis: "
     assert {key: await redis.dump(key) for key in await redis.keys()} == before
 
 
-async def test_a_full_redis_lets_existing_channels_be_read(party: Party, redis: "Redis") -> None:
+async def lose_replicas(redis: "Redis") -> None:
+    await redis.config_set("min-replicas-to-write", "1")
+
+
+@pytest.mark.parametrize("refuse", [fill, lose_replicas])
+async def test_a_redis_that_refuses_writes_lets_existing_channels_be_read(
+    party: Party, redis: "Redis", refuse: Callable[["Redis"], Awaitable[None]]
+) -> None:
     await _publish(party, "news:a", KEPT)
     presence = party.broker.presence
     assert presence is not None
     await presence.add("news:a", ClientInfo("u", "c1"))
-    await fill(redis)
+    await refuse(redis)
     assert await presence.get("news:a") == {"c1": ClientInfo("u", "c1")}
     assert [bytes(entry.publication.data) for entry in (await read(party)).entries] == [b"1"]
     assert party.broker.history is not None

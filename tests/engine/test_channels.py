@@ -20,7 +20,22 @@ def code_for(known: Channels, channel: str) -> int:
 
 @pytest.mark.parametrize(
     "name",
-    ["{a}", "a}", "a\x00b", "a\nb", "\x7f", "a\x85b", "a\x9fb", "a\u2028b", "a\u202eb", "a\u2066b", "", "a" * 256],
+    [
+        "{a}",
+        "a}",
+        "a\x00b",
+        "a\nb",
+        "\x7f",
+        "a\x85b",
+        "a\x9fb",
+        "a\u2028b",
+        "a\u202eb",
+        "a\u2066b",
+        "a\u200fb",
+        "a\u061cb",
+        "",
+        "a" * 256,
+    ],
 )
 def test_a_name_that_cannot_be_is_a_bad_request(name: str) -> None:
     assert code_for(channels(), name) == 107

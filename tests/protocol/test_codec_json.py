@@ -218,14 +218,21 @@ def nested(depth: int) -> str:
 
 
 def test_nesting_has_a_bound_that_brackets_in_strings_and_siblings_do_not_reach() -> None:
-    def frame(data: str) -> str:
-        return f'{{"id":4,"publish":{{"channel":"c","data":{data}}}}}'
+    def frame(data: str, command: str = "publish") -> str:
+        return f'{{"id":4,"{command}":{{"channel":"c","data":{data}}}}}'
 
     assert publish_of(frame(nested(NESTING_LIMIT - 2)))
     assert publish_of(frame('"' + r"\"[" * 1000 + '"'))
     assert publish_of(frame("[" + ",".join([nested(10)] * 200) + "]"))
     assert publish_of(frame(r'["\\","' + "[" * 300 + '"]'))
-    assert codec.decode(frame(nested(NESTING_LIMIT - 1))) == DISCONNECT_BAD_REQUEST
+    for command in ("rpc", "send", "subscribe"):
+        assert isinstance(codec.decode(frame(nested(NESTING_LIMIT - 2), command)), list)
+        deep = frame(nested(NESTING_LIMIT - 1), command)
+        assert codec.decode(deep) == DISCONNECT_BAD_REQUEST
+        assert codec.decode("\n".join([frame("1"), deep])) == DISCONNECT_BAD_REQUEST
+    # The data of publications is checked for its channel, which answers with an error.
+    assert publish_of(frame(nested(NESTING_LIMIT * 2)))
+    assert codec.decode(frame(nested(100_000))) == DISCONNECT_BAD_REQUEST
 
 
 def test_replies_of_one_tick_are_one_frame_of_lines() -> None:

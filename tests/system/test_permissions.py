@@ -127,7 +127,10 @@ def test_the_command_answers_by_its_exit_code_with_and_without_a_service(service
         assert json.loads(no.stdout)["rule"] == "personal_channel"
         assert (token.returncode, token.stdout[:23]) == (0, "yes: subscription_token")
     unknown = run(service, "can", "alice", "subscribe", "nowhere:1")
-    assert (unknown.returncode, "unknown channel (code 102)" in unknown.stderr) == (2, True)
+    assert (
+        unknown.returncode,
+        "nowhere:1': its namespace is not in the channels file (code 102)" in unknown.stderr,
+    ) == (2, True)
 
 
 def test_the_command_knows_every_verb() -> None:

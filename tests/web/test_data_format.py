@@ -41,7 +41,9 @@ OBJECTS = [b"{}", b' \n{"a":"b"}', b'{"n":1e5}']
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     folder: Path = tmp_path_factory.mktemp("formats")
-    namespaces: dict[str, Any] = {name: {"publication_data_format": value} for name, value in FORMATS.items()}
+    namespaces: dict[str, Any] = {
+        name: {"publication_data_format": value, "presence": True} for name, value in FORMATS.items()
+    }
     kept = {"history_size": 100, "history_ttl": "60s"}
     namespaces |= {f"kept-{name}": {**options, **kept} for name, options in namespaces.items()}
     (folder / "channels.json").write_text(json.dumps({"namespaces": namespaces}))
@@ -146,6 +148,50 @@ def test_json_of_the_api_is_held_to_the_format_as_its_bytes_are(service: TestCli
     assert "publication_data_format: json" in answer["error"]["message"]
     assert over_the_api(service, "publish", {"channel": "object:a", "data": [1]})["error"]["code"] == 107
     assert "result" in over_the_api(service, "publish", {"channel": "object:a", "data": {"a": 1}})
+
+
+@pytest.mark.parametrize("data", ["[" * 257 + "]" * 257, '{"a":' * 900 + "1" + "}" * 900, "-" + "1" * 1000])
+def test_json_that_is_refused_is_so_in_the_words_of_its_option_and_alone(service: TestClient, data: str) -> None:
+    fits = "[" * 256 + "]" * 256
+    with service.websocket_connect("/connection/websocket") as session:
+        session.send_text(json.dumps({"id": 1, "connect": {}}))
+        session.receive_text()
+        errors = []
+        for number, each in ((2, fits), (3, data), (4, "1")):
+            session.send_text(f'{{"id":{number},"publish":{{"channel":"json:a","data":{each}}}}}')
+            reply = json.loads(session.receive_text())
+            errors += [reply["error"]] if "error" in reply else []
+
+    def call(method: str, body: str) -> Any:
+        return service.post(f"/api{method}", content=body).json()
+
+    publish = f'{{"channel":"json:a","data":{data}}}'
+    assert "result" in call("/publish", publish.replace(data, fits))
+    replies = call("/batch", f'{{"commands":[{{"publish":{publish}}},{{"info":{{}}}}]}}')["replies"]
+    assert "info" in replies[1]
+    errors += [
+        call("/publish", publish)["error"],
+        call("", f'{{"method":"publish","params":{publish}}}')["error"],
+        call("/broadcast", f'{{"channels":["json:a"],"data":{data}}}')["result"]["responses"][0]["error"],
+        replies[0]["error"],
+    ]
+    assert [error["code"] for error in errors] == [107] * 5
+    assert all("publication_data_format: json" in error["message"] for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("method", "body"),
+    [
+        ("presence_set", '"channel":"json:a","user":"bot"'),
+        ("subscribe", '"channel":"json:a","user":"alice"'),
+        ("ticket", '"user":"alice"'),
+    ],
+)
+def test_what_others_see_of_a_user_is_json_that_all_can_read(service: TestClient, method: str, body: str) -> None:
+    for info in ("1" * 1001, "[" * 300 + "]" * 300):
+        error = service.post(f"/api/{method}", content=f'{{{body},"info":{info}}}').json()["error"]
+        assert error["code"] == 107
+    assert "info: it is not JSON" in service.post(f"/api/{method}", content=f'{{{body},"info":{"1" * 1001}}}').text
 
 
 def test_json_clients_are_refused_in_a_channel_of_binary_data_with_108(service: TestClient) -> None:

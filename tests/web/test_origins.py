@@ -19,6 +19,7 @@ from starling.web.origins import developer_origin_allowed, normal_pattern, origi
         ("https://app.example.com:", "https://app.example.com"),
         ("http://app.example.com:80/", "http://app.example.com"),
         ("https://app.example.com:80", "https://app.example.com:80"),
+        ("https://app.example.com:00443", "https://app.example.com"),
         ("https://app.example.com:08443", "https://app.example.com:8443"),
         ("https://*.example.com", "https://*.example.com"),
         ("https://*.example.com:*", "https://*.example.com:*"),
@@ -74,6 +75,15 @@ def test_a_pattern_is_taken_as_browsers_write_origins(written: str, normal: str)
         "https://[::1",
         "https://[nothing]:3000",
         "https://[*]",
+        "http://[fe80::1%25eth0]:3000",
+        "http://127.1",
+        "http://2130706433",
+        "http://0x7f.0.0.1",
+        "http://127.0.0.01:3000",
+        "http://256.0.0.1",
+        "http://*.0.0.1",
+        f"https://{'a' * 64}.example.com",
+        f"https://{'a.' * 130}com",
     ],
 )
 def test_what_no_origin_or_more_than_it_seems_fits_is_refused_with_the_remedy(pattern: str) -> None:
@@ -86,8 +96,24 @@ def test_what_no_origin_or_more_than_it_seems_fits_is_refused_with_the_remedy(pa
 
 
 @pytest.mark.parametrize(
+    ("pattern", "remedy"),
+    [
+        ("wss://app.example.com", "write https:// in place of wss://"),
+        ("WS://localhost:*", "write http:// in place of ws://"),
+        ("https://faß.example", "in ASCII"),
+        ("https://*.ες.example", "in ASCII"),
+        ("https://a\u200db.example", "in ASCII"),
+    ],
+)
+def test_what_browsers_write_in_another_way_is_refused_with_that_way(pattern: str, remedy: str) -> None:
+    with pytest.raises(ValueError, match=remedy):
+        normal_pattern(pattern)
+
+
+@pytest.mark.parametrize(
     ("patterns", "count"),
-    [("*", 1), ("https://*.com", 1), ("https://*.com,*", 2), ("https://*.example.com", 0), ("https://a.example", 0)],
+    [("https://*.co.uk,https://*.github.io,http://*.localhost", 3), ("https://*.company.uk,https://*.me.github.io", 0)]
+    + [("*", 1), ("https://*.com", 1), ("https://*.com,*", 2), ("https://*.example.com", 0), ("https://a.example", 0)],
 )
 def test_what_pages_of_strangers_fit_is_warned_of(patterns: str, count: int) -> None:
     settings = load_settings({"STARLING_DEV": "true", "STARLING_ALLOWED_ORIGINS": patterns})

@@ -116,6 +116,8 @@ def test_a_reply_that_decides_nothing_names_what_is_wrong(reply: bytes, named: s
     [
         (b'{"b64data":"%"}', "b64data"),
         (b'{"b64info":"%"}', "b64info"),
+        (b'{"b64info":"/w=="}', "b64info"),
+        (b'{"info":' + b"1" * 1001 + b"}", "info"),
         (b'{"tags_filter":{"cmp":"eq"}}', "tags_filter"),
     ],
 )

@@ -22,7 +22,7 @@ from starling.auth.tokens import (
 from starling.engine.override import Override, Switch, plain
 from starling.engine.receiver import TokenFacts
 from starling.protocol.json_nulls import NULL, without_nulls
-from starling.protocol.portable_json import is_json
+from starling.protocol.portable_json import PORTABLE_JSON, is_json
 from starling.protocol.tags_filter import FilterInvalid, ForcedFilterNode, TagsFilter, compile_filter
 
 MAX_LEEWAY_SECONDS = 30.0
@@ -265,6 +265,14 @@ def _subscription_end(expire_at: float | UnsetType, now: float) -> float | None:
     return expire_at
 
 
+def _shown(raw: Raw, claim: str) -> bytes:
+    """As `_one_line`, of what clients see."""
+    text = _one_line(raw)
+    if text and not is_json(text):
+        raise _wrong(claim, f"it is not {PORTABLE_JSON}")
+    return text
+
+
 def _one_line(raw: Raw) -> bytes:
     """Return JSON without line ends, which would split a frame of the protocol in two; `null` is as good as absent."""
     text = bytes(raw)
@@ -276,13 +284,13 @@ def _one_line(raw: Raw) -> bytes:
 def _payload(raw: Raw, encoded: str, claim: str) -> bytes:
     """Return what a claim says as JSON, or its twin as base64 of JSON, which goes before it."""
     if not encoded:
-        return _one_line(raw)
+        return _shown(raw, claim)
     try:
         data = base64.b64decode(encoded, validate=True)
     except ValueError:
         raise _wrong(f"b64{claim}", "it is no base64") from None
     if not is_json(data):
-        raise _wrong(f"b64{claim}", "it is base64 of something else than JSON that every client can read")
+        raise _wrong(f"b64{claim}", f"it is base64 of something else than {PORTABLE_JSON}")
     return _one_line(Raw(data))
 
 

@@ -63,6 +63,7 @@ def _decide(asked: dict[str, Any]) -> dict[str, Any]:
     from starling.cli.configuration import refuse
     from starling.protocol.codes import CommandRefused
     from starling.settings import SettingsError, load_settings
+    from starling.web.api_request import why_no_channel
     from starling.web.permission_check import PermissionCheck
 
     try:
@@ -74,8 +75,8 @@ def _decide(asked: dict[str, Any]) -> dict[str, Any]:
     try:
         permission = asyncio.run(_ask(check, jwks if asked["token"] else None, asked))
     except CommandRefused as refusal:
-        code, problem = refusal.args
-        fail(f"{asked['channel']!r} cannot be a channel: {problem} (code {code})", EXIT_USAGE)
+        reason = why_no_channel(asked["channel"], refusal)
+        fail(f"{reason.message} (code {reason.code})", EXIT_USAGE)
     answer: dict[str, Any] = msgspec.structs.asdict(permission)
     return answer
 

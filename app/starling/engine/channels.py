@@ -21,8 +21,8 @@ from starling.problems import describe_value
 from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_UNKNOWN_CHANNEL, CommandRefused
 
 _NAMESPACE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
-# Control characters (C0, DEL, C1), line separators, and those that change the direction of the text around them.
-_FORBIDDEN = re.compile(r"[{}\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# Control characters (C0, DEL, C1), line separators, and those of the direction of text (Unicode: Bidi_Control).
+_FORBIDDEN = re.compile(r"[{}\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 TOKEN_MARK = "$"  # noqa: S105 - the first character of a channel that needs a subscription token
 USERS_MARK = "#"

@@ -41,9 +41,12 @@ class JsonCodec:
         """See Codec. Blank lines are skipped; half a UTF-16 pair in an escape becomes U+FFFD."""
         try:
             content = frame.encode() if isinstance(frame, str) else utf8(frame)
-            if content.count(b"\n") > limit or nests_too_deep(content):
+            if content.count(b"\n") > limit:
                 return DISCONNECT_BAD_REQUEST
-            commands = [_command(line) for line in content.split(b"\n") if line and not line.isspace()]
+            lines = [line for line in content.split(b"\n") if line and not line.isspace()]
+            commands = [*map(_command, lines)]
+            if nests_too_deep(content) and _is_any_too_deep(commands, lines):
+                return DISCONNECT_BAD_REQUEST
         except (MsgspecError, UnicodeError, RecursionError):
             return DISCONNECT_BAD_REQUEST
         if not 0 < len(commands) <= limit:
@@ -173,14 +176,38 @@ def _encode_shared(reply: Reply, shared: list[tuple[Struct, str, SharedPublicati
             setattr(result, name, value)
 
 
-def read_json(content: bytes, decode: Callable[[bytes], Message], kind: type[Struct]) -> Message:
+def _is_any_too_deep(commands: Iterable[Command], lines: Iterable[bytes]) -> bool:
+    """Whether a command is nested too deep, apart from publications, whose data is checked for its channel."""
+    return any(command.publish is None and nests_too_deep(line) for command, line in zip(commands, lines, strict=True))
+
+
+def _never(message: object) -> bool:
+    return False
+
+
+def read_json(
+    content: bytes,
+    decode: Callable[[bytes], Message],
+    kind: type[Struct],
+    may_be_deep: Callable[[Message], bool] = _never,
+) -> Message:
     """Decode JSON whose payloads stay raw, in UTF-8 and nested at most NESTING_LIMIT deep.
 
     `decode` makes a `kind` of it. A field that is `null` is not set; half a UTF-16 pair in an escape becomes U+FFFD.
+    A message that `may_be_deep` has payloads whose own depth is checked later, with an error of its own.
     Raises MsgspecError or UnicodeError.
     """
-    if nests_too_deep(utf8(content)):
-        raise DecodeError(f"JSON is nested over {NESTING_LIMIT} levels deep")
+    deep = nests_too_deep(utf8(content))
+    try:
+        message = _decode_json(content, decode, kind)
+    except RecursionError:
+        raise _too_deep() from None
+    if deep and not may_be_deep(message):
+        raise _too_deep()
+    return message
+
+
+def _decode_json(content: bytes, decode: Callable[[bytes], Message], kind: type[Struct]) -> Message:
     try:
         return decode(content)
     except DecodeError:
@@ -188,6 +215,10 @@ def read_json(content: bytes, decode: Callable[[bytes], Message], kind: type[Str
         if readable == content:
             raise
         return decode(readable)
+
+
+def _too_deep() -> DecodeError:
+    return DecodeError(f"JSON is nested over {NESTING_LIMIT} levels deep")
 
 
 def read_connect_request(content: bytes) -> ConnectRequest:

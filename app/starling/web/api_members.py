@@ -8,15 +8,16 @@ members are ignored, as the API that this one is compatible with does.
 import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from enum import Enum
 from functools import lru_cache
 from json import JSONDecoder
-from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from msgspec import MsgspecError, Raw, Struct, ValidationError
 from msgspec.json import Decoder
 
 from starling.protocol.codec_json import read_json
-from starling.web.api_batch_models import BatchCommand, EnvelopeCommand, PlainBatch
+from starling.web.api_batch_models import BatchCommand, BatchFrame, EnvelopeCommand, PlainBatch
 from starling.web.api_publishing import BroadcastBody, PublishBody
 
 Request = TypeVar("Request", bound=Struct)
@@ -30,9 +31,13 @@ _PLAIN_BROADCAST = re.compile(rb'\{\s*+"channels"\s*+:\s*+\[[^\]\\]*+\]\s*+,\s*+
 _PLAIN_COMMAND = re.compile(rb'\{\s*+"publish"\s*+:\s*+' + _PUBLISH_BEGINNING)
 _BATCH_BEGINNING = re.compile(rb'\{\s*+"commands"\s*+:\s*+\[\s*+')
 _COMMAND_END = re.compile(rb"\s*+\}\s*+\}\s*+[,\]]\s*+")
+# How msgspec reports a value that is none of an enumeration.
+_NOT_CHOSEN = re.compile(r"Invalid enum value (?P<given>.*) - at `\$\.(?P<path>[\w.]+)`", re.DOTALL)
 _WITH_MEMBERS = (b"{", b"[")
 # How alike a misspelled name and the right one are at least, from 0 to 1.
 _ALIKE = 0.8
+# Each of their payloads is checked when it is published, or read as a request of its own.
+_DEEP = (PublishBody, BroadcastBody, BatchFrame, EnvelopeCommand)
 # Where an unknown member is a method that there is not, which has an error of its own, or one of older clients.
 _OPEN = (BatchCommand, EnvelopeCommand)
 
@@ -51,7 +56,10 @@ def read_request(content: bytes, decode: Callable[[bytes], Request], kind: type[
 
     Raises MsgspecError, UnicodeError or RecursionError.
     """
-    request = read_json(content, decode, kind)
+    try:
+        request = read_json(content, decode, kind, _may_be_deep)
+    except ValidationError as error:
+        raise _with_choices(error, kind) from None
     if _is_plain(content, request):
         return request
     shape = _shape(kind)
@@ -88,6 +96,12 @@ def read_plain_batch(content: bytes) -> list[tuple[str, bytes]] | None:
         position = after.end()
         publications.append((publish.channel, data))
     return publications if content[position:].strip() == b"}" else None
+
+
+def _may_be_deep(request: Struct) -> bool:
+    if isinstance(request, BatchCommand):
+        return request.publish is not None or request.broadcast is not None
+    return isinstance(request, _DEEP)
 
 
 def _is_plain(content: bytes, request: object) -> bool:
@@ -190,6 +204,30 @@ def _check(found: Any, kind: type[Struct] | None, path: str) -> None:
                 raise ValidationError(f"not a member of this request: did you mean {near[0]}? - at `$.{where}`")
         elif Raw not in classes:
             _check(value, _struct_in(classes), where)
+
+
+def _with_choices(error: ValidationError, kind: type[Struct]) -> ValidationError:
+    """`error`, with the values that are allowed where it is about one that is not."""
+    found = _NOT_CHOSEN.fullmatch(str(error))
+    if found is None:
+        return error
+    hint: Any = kind
+    for name in found["path"].split("."):
+        inner = _struct_in(frozenset(_classes(hint)))
+        if inner is None or name not in inner.__struct_fields__:
+            return error
+        hint = get_type_hints(inner)[name]
+    return ValidationError(f"{found['given']} is not one of {', '.join(_choices(hint))} - at `$.{found['path']}`")
+
+
+def _choices(hint: Any) -> Iterator[str]:
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        yield from (str(each.value) for each in hint)
+    elif get_origin(hint) is Literal:
+        yield from map(str, get_args(hint))
+    else:
+        for argument in get_args(hint):
+            yield from _choices(argument)
 
 
 def _struct_in(classes: frozenset[type]) -> type[Struct] | None:

@@ -24,7 +24,6 @@ from starling.engine.override import plain
 from starling.engine.top_channels import TopChannels
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Disconnect, Error, Unsubscribe
-from starling.protocol.portable_json import is_json
 from starling.protocol.tags_filter import FilterInvalid, compile_filter
 from starling.web import api_models as models
 from starling.web import api_results as results
@@ -33,7 +32,7 @@ from starling.web import api_token_models as token_models
 from starling.web.api_batch_publishing import BatchPublishing
 from starling.web.api_errors import bad_request, error_of, not_available
 from starling.web.api_publishing import BroadcastBody, BroadcastResponse, PublishBody, PublishMethods, PublishResponse
-from starling.web.api_request import DONE, RequestChannels, payload
+from starling.web.api_request import DONE, RequestChannels, payload, shown
 from starling.web.api_results import Answer
 from starling.web.permission_check import PermissionCheck
 from starling.web.query_methods import QueryMethods
@@ -168,11 +167,9 @@ class ApiMethods:
             raise not_available(f"recover_since: {request.channel} keeps no history")
         if request.expire_at is not None and request.expire_at <= time.time():
             raise CommandRefused(bad_request("expire_at: it is past, so there is nothing to subscribe to"))
-        info = bytes(payload(request.info, request.b64info, "info", needed=False))
-        data = bytes(payload(request.data, request.b64data, needed=False))
-        for field, given in (("b64info", info), ("b64data", data)):
-            if given and options.publication_data_format in ("json", "json_object") and not is_json(given):
-                raise CommandRefused(bad_request(f"{field}: it is not JSON that every client can read"))
+        read = shown if options.publication_data_format in ("json", "json_object") else payload
+        info = bytes(read(request.info, request.b64info, "info", needed=False))
+        data = bytes(read(request.data, request.b64data, needed=False))
         if request.server_tags_filter is not None:
             try:
                 compile_filter(request.server_tags_filter, "server_tags_filter")

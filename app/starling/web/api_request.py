@@ -11,10 +11,21 @@ from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
 from starling.protocol.json_nulls import NULL
 from starling.protocol.messages import NO_PAYLOAD
+from starling.protocol.portable_json import PORTABLE_JSON, is_json
 from starling.web import api_results as results
 from starling.web.api_errors import bad_request, not_available
 
+_NO_NAME = "channel: too long, or with {, } or control characters, or against its namespace's channel_regex"
+
 DONE = results.EmptyResponse()
+
+
+def why_no_channel(channel: str, refusal: CommandRefused) -> Error:
+    """The error of a name that `refusal` is about, with its remedy."""
+    if refusal.reason == codes.ERROR_UNKNOWN_CHANNEL:
+        remedy = f"unknown channel: {channel!r}: its namespace is not in the channels file"
+        return Error(codes.ERROR_UNKNOWN_CHANNEL.code, remedy)
+    return bad_request(_NO_NAME)
 
 
 class RequestChannels:
@@ -28,11 +39,7 @@ class RequestChannels:
         try:
             return self._engine.channels.options(channel)
         except CommandRefused as refusal:
-            if refusal.reason == codes.ERROR_UNKNOWN_CHANNEL:
-                remedy = f"unknown channel: {channel!r}: its namespace is not in the channels file"
-                raise CommandRefused(Error(codes.ERROR_UNKNOWN_CHANNEL.code, remedy)) from refusal
-            remedy = "channel: too long, or with {, } or control characters, or against its namespace's channel_regex"
-            raise CommandRefused(bad_request(remedy)) from refusal
+            raise CommandRefused(why_no_channel(channel, refusal)) from refusal
 
     def with_history(self, channel: str) -> ChannelOptions:
         """As `options`; raises CommandRefused where the channel keeps no history."""
@@ -47,6 +54,14 @@ class RequestChannels:
         if not self._engine.presence.keeps(options):
             raise not_available(f"{channel} keeps no presence: set it in the channel's options")
         return options
+
+
+def shown(data: Raw, b64: str = "", field: str = "data", *, needed: bool = True) -> Raw:
+    """As `payload`, of what any client may get to see. Raises CommandRefused."""
+    found = payload(data, b64, field, needed=needed)
+    if found and not is_json(bytes(found)):
+        raise CommandRefused(bad_request(f"{'b64' if b64 else ''}{field}: it is not {PORTABLE_JSON}"))
+    return found
 
 
 def payload(data: Raw, b64: str, field: str = "data", *, needed: bool = True) -> Raw:

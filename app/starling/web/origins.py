@@ -11,6 +11,21 @@ GRAMMAR = "write it as SCHEME://HOST, SCHEME://*.HOST, with :PORT or :* at the e
 # RFC 6454 section 6.2: a browser leaves the port of the scheme out.
 _OWN_PORTS = {"http": "80", "https": "443"}
 _PARTS = re.compile(r"(?P<scheme>[^:/]*)://(?P<host>\[[^\]]*\]|[^/:]*)(?::(?P<port>[^/]*))?(?P<rest>/?.*)", re.DOTALL)
+# Schemes of WebSockets, and those of the pages that open them.
+_OF_SOCKETS = {"ws": "http", "wss": "https"}
+# IDNA 2003 maps these to other letters, and so to another name than browsers do (UTS #46 section 4.1.2).
+_DEVIATING = re.compile("[ßẞς\u200c\u200d]")
+# A name whose last label is a number is an address (WHATWG URL, "ends in a number").
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?:\.(?!$)|$)){4}")
+# RFC 1035 section 2.3.4.
+_NAME_LENGTH, _LABEL_LENGTH = 253, 63
+# Domains under which strangers have names: of one label, of a country, and of the best known hosts of pages.
+_SHARED = re.compile(
+    r"[^.]*|(?:ac|co|com|edu|gob|gov|gv|ne|net|or|org)\.[a-z]{2}"
+    r"|(?:github|gitlab|glitch)\.(?:io|me)|(?:pages|workers|deno)\.dev|(?:vercel|netlify|web|firebase|fly)\.(?:app|dev)"
+    r"|(?:herokuapp|azurewebsites|cloudfront|amazonaws|blogspot|appspot|onrender|ngrok|firebaseapp)\.(?:com|net|io)"
+)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.?")
 
@@ -44,18 +59,25 @@ def normal_pattern(pattern: str) -> str:
         raise ValueError(f"{pattern!r} has no scheme that browsers send: {GRAMMAR}")
     if port not in ("", "*") and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 2**16):
         raise ValueError(f"{pattern!r} has a port that is no number from 1 to 65535: {GRAMMAR}")
-    port = "" if port and port == _OWN_PORTS.get(scheme) else port
-    return str(_Origin(scheme, _normal_host(found["host"], pattern), port if port == "*" else port.lstrip("0")))
+    if scheme in _OF_SOCKETS:
+        raise ValueError(f"{pattern!r} is no page's: write {_OF_SOCKETS[scheme]}:// in place of {scheme}://")
+    port = port.lstrip("0")
+    port = "" if port == _OWN_PORTS.get(scheme) else port
+    return str(_Origin(scheme, _normal_host(found["host"], pattern), port))
 
 
 def _normal_host(host: str, pattern: str) -> str:
     if host.startswith("["):
         try:
+            if "%" in host:
+                raise ValueError  # noqa: TRY301 - a zone, which browsers take in no address
             return f"[{IPv6Address(host[1:-1]).compressed}]"
         except ValueError:
             raise ValueError(f"{pattern!r} has no IPv6 address in its brackets: {GRAMMAR}") from None
     wildcard, bare = ("*.", host[2:]) if host.startswith("*.") else ("", host)
     if not bare.isascii():
+        if _DEVIATING.search(bare):
+            raise ValueError(f"{pattern!r} is written by browsers in another way: write its host in ASCII, as xn--…")
         try:
             # Browsers send names in ASCII.
             bare = bare.encode("idna").decode()
@@ -65,6 +87,10 @@ def _normal_host(host: str, pattern: str) -> str:
     if not _HOST.fullmatch(bare):
         what = "a * that is not the whole first label" if "*" in bare else "no name of a host"
         raise ValueError(f"{pattern!r} has {what}: {GRAMMAR}")
+    if _NUMBER.fullmatch(bare.rstrip(".").rpartition(".")[2]) and (wildcard or not _IPV4.fullmatch(bare)):
+        raise ValueError(f"{pattern!r} has no IPv4 address as browsers write it, such as 127.0.0.1: {GRAMMAR}")
+    if len(bare) > _NAME_LENGTH or any(len(label) > _LABEL_LENGTH for label in bare.split(".")):
+        raise ValueError(f"{pattern!r} has a name that is longer than names of hosts are: {GRAMMAR}")
     return wildcard + bare
 
 
@@ -75,7 +101,7 @@ def surprises(patterns: Sequence[str]) -> list[str]:
         host = "" if pattern == ANY else _PARTS.fullmatch(pattern)["host"]  # type: ignore[index]  # a normal pattern fits
         if pattern == ANY:
             warnings.append(f"{pattern} lets pages of every origin connect, with the user's cookies: name the origins")
-        elif host.startswith("*.") and "." not in host[2:].rstrip("."):
+        elif host.startswith("*.") and _SHARED.fullmatch(host[2:].rstrip(".")):
             warnings.append(f"{pattern} lets pages of every host in {host[2:]} connect: name a domain of your own")
     return warnings
 

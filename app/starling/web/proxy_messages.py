@@ -14,6 +14,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from starling.engine.override import ChannelOverride, Override, Switch, plain
 from starling.protocol.codes import REASON_BYTES, CommandRefused, Disconnect, Error
 from starling.protocol.messages import NO_PAYLOAD
+from starling.protocol.portable_json import PORTABLE_JSON, is_json
 from starling.protocol.tags_filter import FilterInvalid, ForcedFilterNode, TagsFilter, compile_filter
 
 Result = TypeVar("Result")
@@ -97,8 +98,11 @@ class Ending(Struct, kw_only=True):
     expire_at: float | None = None
 
     def shown(self) -> Raw:
-        """The info, empty without any. Raises BadReply."""
-        return payload(self.info, self.b64info, "b64info")
+        """The info, empty without any. Raises BadReply, also for what some clients could not read."""
+        info = payload(self.info, self.b64info, "b64info")
+        if info and not is_json(bytes(info)):
+            raise BadReply(f"{'b64info' if self.b64info else 'info'}: it is not {PORTABLE_JSON}")
+        return info
 
     @property
     def end(self) -> float | None:

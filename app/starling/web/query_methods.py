@@ -22,7 +22,7 @@ from starling.protocol.portable_json import is_json
 from starling.web import api_models as models
 from starling.web import api_results as results
 from starling.web.api_errors import not_available
-from starling.web.api_request import DONE, RequestChannels, payload
+from starling.web.api_request import DONE, RequestChannels, shown
 from starling.web.permission_check import PermissionCheck
 
 HISTORY_BYTES = 8 * 2**20
@@ -64,7 +64,7 @@ class QueryMethods:
     async def presence_set(self, request: models.PresenceSetBody) -> results.EmptyResponse:
         """Show a member without a connection."""
         options = self._channels.with_presence(request.channel)
-        info = payload(request.info, "", "info", needed=False)
+        info = shown(request.info, field="info", needed=False)
         await self._engine.presence.agents.set(request.channel, request.user, info, request.ttl, options)
         return DONE
 

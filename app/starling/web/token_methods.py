@@ -8,7 +8,7 @@ from starling.protocol.codes import CommandRefused
 from starling.web import api_results as results
 from starling.web import api_token_models as token_models
 from starling.web.api_errors import bad_request, not_available
-from starling.web.api_request import RequestChannels, payload
+from starling.web.api_request import RequestChannels, shown
 
 
 class TokenMethods:
@@ -58,7 +58,7 @@ class TokenMethods:
             self._channels.options(channel)
         if request.expire_at is not None and request.expire_at <= time.time():
             raise CommandRefused(bad_request("expire_at: it is past, so there is no session to open"))
-        info = bytes(payload(request.info, "", "info", needed=False))
+        info = bytes(shown(request.info, field="info", needed=False))
         issued = await self._tickets.issue(
             request.user, request.channels, info, seconds=request.ttl, expires_at=request.expire_at
         )

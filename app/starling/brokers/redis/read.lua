@@ -7,6 +7,7 @@
 --       7 which end to keep where 5 and 6 cut: oldest or newest
 --       8 ms to keep a position without a publication   9 1 if the caller follows the channel, and so renews those ms
 --       10 "<epoch> <offset> <bottom>" of the last answer to these arguments, or left out
+-- What is there is read even where Redis refuses to renew its life, for example without enough replicas (pcall).
 -- Returns { epoch, offset, bottom, 1 if cut, { { id, { 'p', previous, 'd', body } }, ... } }, the end that is kept first.
 -- Where the answer is the last one again, -1 stands for "cut", and the entries are left out.
 -- Bottom is the offset before the oldest entry, or the position's own without entries.
@@ -31,17 +32,17 @@ elseif known[3] then
   -- An append-only stream has a life of its own, which reads renew unless its end was set.
   for _, key in ipairs(known[5] and {} or KEYS) do
     if tonumber(known[4]) > 0 then
-      redis.call('PEXPIRE', key, known[4])
+      redis.pcall('PEXPIRE', key, known[4])
     end
   end
 elseif top == '0' then
   if ARGV[9] == '1' then
-    redis.call('PEXPIRE', meta, ARGV[8])
+    redis.pcall('PEXPIRE', meta, ARGV[8])
   end
 elseif tonumber(ARGV[1]) > 0 then
-  redis.call('PEXPIRE', meta, ARGV[1])
+  redis.pcall('PEXPIRE', meta, ARGV[1])
 else
-  redis.call('PERSIST', meta)
+  redis.pcall('PERSIST', meta)
 end
 
 local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
