@@ -112,8 +112,15 @@ def test_what_browsers_write_in_another_way_is_refused_with_that_way(pattern: st
 
 @pytest.mark.parametrize(
     ("patterns", "count"),
-    [("https://*.co.uk,https://*.github.io,http://*.localhost", 3), ("https://*.company.uk,https://*.me.github.io", 0)]
-    + [("*", 1), ("https://*.com", 1), ("https://*.com,*", 2), ("https://*.example.com", 0), ("https://a.example", 0)],
+    [
+        ("https://*.co.uk,https://*.github.io,http://*.localhost", 3),
+        ("https://*.company.uk,https://*.me.github.io", 0),
+        ("*", 1),
+        ("https://*.com", 1),
+        ("https://*.com,*", 2),
+        ("https://*.example.com", 0),
+        ("https://a.example", 0),
+    ],
 )
 def test_what_pages_of_strangers_fit_is_warned_of(patterns: str, count: int) -> None:
     settings = load_settings({"STARLING_DEV": "true", "STARLING_ALLOWED_ORIGINS": patterns})
