@@ -21,7 +21,7 @@ from starling.engine.revocation import Revocation, Revocations, RevocationSet
 from starling.protocol.messages import ClientInfo
 from tests.support.local_server import LocalServer
 from tests.support.services import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 LATER = time.time() + 3600
 
@@ -165,9 +165,12 @@ async def test_before_the_store_was_read_nothing_is_judged(
     async with members(server, 1, up=False) as (one,):
         await until(lambda: one.broker.stats.failed_swaps > 1, "it tried again")
         assert not one.revocations.loaded
+        await one.revocations.until_loaded(0.01)
+        assert not one.revocations.loaded
 
         server.start()
-        await until(lambda: one.revocations.loaded)
+        await one.revocations.until_loaded(DEADLINE)
+        assert one.revocations.loaded
 
 
 async def test_what_was_ordered_while_the_link_was_lost_is_learnt_when_it_returns(server: MeetingServer) -> None:

@@ -171,6 +171,7 @@ class Revocations:
         """`store` None: this broker keeps none, and nothing can be revoked."""
         self.stats = RevocationStats()
         self.loaded = store is None
+        self._first_load = asyncio.Event()
         self._store = store
         self._control = control
         self._hub = hub
@@ -195,6 +196,13 @@ class Revocations:
     def available(self) -> bool:
         """Whether this broker keeps revocations."""
         return self._store is not None
+
+    async def until_loaded(self, seconds: float) -> None:
+        """Wait until tokens can be judged, at most `seconds`."""
+        if not self.loaded:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._first_load.wait()
 
     def report(self, metrics: Metrics) -> None:
         """Set the metrics of revocations."""
@@ -252,13 +260,17 @@ class Revocations:
                 # Whatever it was, what is revoked from now on must be known too.
                 log.exception("revocations_failed")
             else:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(OFFER_SECONDS if self.unstored else CHECK_SECONDS):
-                        await self._reload.wait()
+                await self._until_asked(OFFER_SECONDS if self.unstored else CHECK_SECONDS)
                 self._refused.forget_expired(time.time())
                 self._unstored.forget_expired(time.time())
                 continue
-            await asyncio.sleep(RETRY_SECONDS)
+            await self._until_asked(RETRY_SECONDS)
+
+    async def _until_asked(self, seconds: float) -> None:
+        """Wait until the store is to be read, at most `seconds`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._reload.wait()
 
     def catch_up(self) -> None:
         """Commands may have been missed: read the store again."""
@@ -278,6 +290,7 @@ class Revocations:
             if revocation.expires_at > now and self._refused.add(revocation):
                 new.add(revocation)
         self._version, self.loaded = stored.version, True
+        self._first_load.set()
         if len(new):
             await self._end_all(new)
 

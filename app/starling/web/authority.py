@@ -41,6 +41,8 @@ from starling.telemetry.refusals import RefusalLog
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.authority")
 
+# How long a client waits for a worker that has just started to know which tokens are revoked. Seconds; SDKs wait 5.
+LOAD_SECONDS = 3.0
 # The namespaces of a channels file are few; more are the options that tokens change.
 MOST_PLAIN_GRANTS = 256
 
@@ -74,6 +76,7 @@ class RevocableVerifier:
 
     async def connection(self, token: str) -> Credentials:
         """Verify a connection token, or spend a ticket. Raises TokenRefused."""
+        await self._revocations.until_loaded(LOAD_SECONDS)
         if is_ticket(token):
             # Before it is spent.
             self._check_loaded()
@@ -85,6 +88,7 @@ class RevocableVerifier:
 
     async def subscription(self, token: str) -> SubscriptionGrant:
         """Verify a subscription token. Raises TokenRefused."""
+        await self._revocations.until_loaded(LOAD_SECONDS)
         grant = await self._verifier.subscription(token)
         self._check(grant.token)
         return grant
