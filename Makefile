@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # Tests in Node.js and their packages.
 NODE_TESTS := tests/chart/crds tests/sdk
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' app/starling/__init__.py)
+# Where it is set, each of the hundreds of processes of a test run would compile all code again.
+export PYTHONDONTWRITEBYTECODE :=
 PIP_INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" --no-emit-index-url $(LOCK_OPTIONS)

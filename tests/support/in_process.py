@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 import socket
 import threading
@@ -48,7 +47,7 @@ class InProcessServer:
         self.port: int = self._listener.getsockname()[1]
         settings = uvicorn_settings(options, service, Flusher(options.waiting_budget_bytes))
         config = uvicorn.Config(service.asgi, log_config=None, **settings)
-        self._server = DrainServer(config, options=options, service=service, master=os.getppid())
+        self._server = _Server(config, options=options, service=service, master=os.getppid())
         self._serving = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -58,7 +57,6 @@ class InProcessServer:
         processors.insert(0, self._record)
         if _drop not in processors:
             processors.insert(1, _drop)
-        self._thresholds = gc.get_threshold()
         self._service.begin()
         self._thread.start()
         assert self._serving.wait(DEADLINE)
@@ -71,9 +69,6 @@ class InProcessServer:
         self._server.should_exit = True
         self._thread.join(DEADLINE)
         assert not self._thread.is_alive(), "the server did not stop"
-        # The server has set these for a process of its own.
-        gc.unfreeze()
-        gc.set_threshold(*self._thresholds)
         processors = structlog.get_config()["processors"]
         processors.remove(self._record)
         if processors[0] is _drop:
@@ -96,6 +91,13 @@ class InProcessServer:
             await asyncio.sleep(0.01)
         self._serving.set()
         await serving
+
+
+class _Server(DrainServer):
+    """Leaves garbage collection as it is, which a worker sets for a process of its own."""
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        await uvicorn.Server.startup(self, sockets)
 
 
 def _drop(_logger: object, _method: str, _event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

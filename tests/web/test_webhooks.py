@@ -295,7 +295,8 @@ def test_the_page_names_every_event() -> None:
 
 
 @pytest.mark.processes
-def test_without_an_address_the_http_client_is_not_even_loaded() -> None:
+def test_clients_of_what_no_setting_names_are_not_even_loaded() -> None:
     code = "import sys; from starling.main import create_app; from starling.settings import load_settings; "
-    code += "create_app(load_settings({'STARLING_DEV': 'true'})); print('httpx2' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+    code += "create_app(load_settings({'STARLING_DEV': 'true'})); "
+    code += "print(*{'asyncpg', 'httpx2', 'redis', 'structlog'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "structlog\n"

@@ -1,25 +1,34 @@
-"""Opening a broker, or its link alone, by URL."""
+"""Opening a broker, or its link alone, by URL.
+
+The clients of Redis and PostgreSQL are imported where a URL asks for them: they are a tenth of a start without them.
+"""
 
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starling.brokers.broadcast import BroadcastBroker, LinkBackend
 from starling.brokers.memory.broker import MemoryBackend, MemoryBroker
 from starling.brokers.options import WRONG_SCHEME, BrokerOptions
-from starling.brokers.postgres import PostgresBackend, PostgresBroker
 from starling.brokers.redis.address import SCHEMES, Topology, parse_address
-from starling.brokers.redis.backend import RedisBackend
-from starling.brokers.redis.broker import RedisBroker
-from starling.brokers.redis.cluster_backend import ClusterBackend
 from starling.options import OptionError, SettingsError
+
+if TYPE_CHECKING:
+    from starling.brokers.postgres import PostgresBackend
+    from starling.brokers.redis.backend import RedisBackend
+    from starling.brokers.redis.cluster_backend import ClusterBackend
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _DEFAULTS = BrokerOptions()
 _CERT, _KEY = "broker_cert_file", "broker_key_file"
 _POSTGRES = "postgresql://user:password@localhost:5432/database"
+# What the client of Redis calls the settings of files.
+_CLIENT_OPTIONS = {"broker_ca_file": "ssl_ca_certs", _CERT: "ssl_certfile", _KEY: "ssl_keyfile"}
+# The files of settings, by the setting's name.
+_Files = Mapping[str, str | Path | None]
 
 
 def build_broker(options: BrokerOptions) -> BroadcastBroker:
@@ -60,14 +69,17 @@ def open_broker(
         raise OptionError("presence_ttl_seconds", "it is a number of seconds above 0")
     if read_ttl <= 0:
         raise OptionError("position_read_ttl_seconds", "it is a number of seconds above 0")
-    backend = open_backend(url, prefix=prefix, timeout=timeout, ca_file=ca_file, cert_file=cert_file, key_file=key_file)
-    match backend:
-        case RedisBackend() | ClusterBackend():
-            return RedisBroker(backend, presence_ttl=presence_ttl, read_ttl=read_ttl)
-        case PostgresBackend():
-            return PostgresBroker(backend)
-        case _:
-            return MemoryBroker(presence_ttl=presence_ttl, read_ttl=read_ttl)
+    files = {"broker_ca_file": ca_file, _CERT: cert_file, _KEY: key_file}
+    scheme = _check(url, prefix, timeout, files)
+    if scheme == "memory":
+        return MemoryBroker(presence_ttl=presence_ttl, read_ttl=read_ttl)
+    if scheme in SCHEMES:
+        from starling.brokers.redis.broker import RedisBroker
+
+        return RedisBroker(_open_redis(url, prefix, timeout, files), presence_ttl=presence_ttl, read_ttl=read_ttl)
+    from starling.brokers.postgres import PostgresBroker
+
+    return PostgresBroker(_open_postgres(url, prefix, timeout))
 
 
 def open_backend(
@@ -86,24 +98,40 @@ def open_backend(
     servers are checked against, `cert_file` and `key_file` are this client's own. Raises OptionError,
     naming the remedy, never the password.
     """
+    files = {"broker_ca_file": ca_file, _CERT: cert_file, _KEY: key_file}
+    scheme = _check(url, prefix, timeout, files)
+    if scheme == "memory":
+        return MemoryBackend()
+    return _open_redis(url, prefix, timeout, files) if scheme in SCHEMES else _open_postgres(url, prefix, timeout)
+
+
+def _check(url: str, prefix: str, timeout: float, files: _Files) -> str:
+    """Return the scheme of `url`, one that there is a broker for. Raises OptionError."""
     if not _PREFIX.fullmatch(prefix):
         raise OptionError("broker_prefix", "1 to 40 letters, digits, '_', '.' or '-', such as starling")
     if timeout <= 0:
         raise OptionError("broker_timeout_seconds", "it is a number of seconds above 0")
     scheme = url.partition(":")[0] if ":" in url else ""
-    tls = {"broker_ca_file": ca_file, _CERT: cert_file, _KEY: key_file}
-    _check_files(tls, wanted=scheme.startswith("rediss"))
-    if scheme in SCHEMES:
-        address = parse_address(url)
-        files = {"ssl_ca_certs": ca_file, "ssl_certfile": cert_file, "ssl_keyfile": key_file}
-        given = {name: str(path) for name, path in files.items() if path is not None}
-        address = replace(address, options={**address.options, **given})
-        kind = ClusterBackend if address.topology is Topology.CLUSTER else RedisBackend
-        return kind(address, prefix=prefix, timeout=timeout)
-    if scheme == "memory":
-        return MemoryBackend()
-    if scheme != "postgresql":
+    _check_files(files, wanted=scheme.startswith("rediss"))
+    if scheme not in {"memory", "postgresql", *SCHEMES}:
         raise OptionError("broker_url", WRONG_SCHEME)
+    return scheme
+
+
+def _open_redis(url: str, prefix: str, timeout: float, files: _Files) -> "RedisBackend | ClusterBackend":
+    from starling.brokers.redis.backend import RedisBackend
+    from starling.brokers.redis.cluster_backend import ClusterBackend
+
+    address = parse_address(url)
+    options = {_CLIENT_OPTIONS[name]: str(path) for name, path in files.items() if path is not None}
+    address = replace(address, options={**address.options, **options})
+    kind = ClusterBackend if address.topology is Topology.CLUSTER else RedisBackend
+    return kind(address, prefix=prefix, timeout=timeout)
+
+
+def _open_postgres(url: str, prefix: str, timeout: float) -> "PostgresBackend":
+    from starling.brokers.postgres import PostgresBackend
+
     try:
         parts = urlsplit(url)
         location = f"postgresql://{parts.hostname}:{parts.port or 5432}"
@@ -114,7 +142,7 @@ def open_backend(
     return PostgresBackend(url, prefix=prefix, timeout=timeout, address=location)
 
 
-def _check_files(files: Mapping[str, str | Path | None], *, wanted: bool) -> None:
+def _check_files(files: _Files, *, wanted: bool) -> None:
     for name, path in files.items():
         if path is None:
             continue

@@ -1,12 +1,14 @@
 """`starling serve`: prepares what the processes need before they start, and says how to begin in developer mode."""
 
 import contextlib
+import gc
 import os
 import secrets
 import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,9 +60,28 @@ def serve(
         from starling.cli.trial import prepare_trial
 
         prepare_trial(os.environ)
-    settings = read_settings()
-    if reload:
-        raise typer.Exit(_reload(settings))
+    with _start_without_collector():
+        settings = read_settings()
+        if reload:
+            raise typer.Exit(_reload(settings))
+        _serve(settings)
+
+
+@contextlib.contextmanager
+def _start_without_collector() -> Iterator[None]:
+    """Disable garbage collection: imports and construction leave next to none, and the search is a fifth of the start.
+
+    The server enables it again before it forks workers.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _serve(settings: "Settings") -> None:
+    """Build the service and serve it until a signal."""
     runtime_dir, metrics_dir = _prepare_runtime_dir(settings.runtime_dir)
     temporary = None if settings.runtime_dir else runtime_dir
     settings = settings.model_copy(update={"runtime_dir": runtime_dir})

@@ -1,6 +1,7 @@
 """The gunicorn application: a master without threads, its workers, and the process of the internal port."""
 
 import errno
+import gc
 import logging
 import math
 import os
@@ -45,7 +46,11 @@ def serve(options: ServerOptions, service: Service) -> None:
     write_lines_directly()
     prepare_runtime_dir(options)
     check_port(options.listen_host, options.port, "STARLING_PORT")
-    StarlingApplication(options, service).run()
+    application = StarlingApplication(options, service)
+    # What stands by now stays. No process searches it for garbage, so workers share the memory of it with the master.
+    gc.freeze()
+    gc.enable()
+    application.run()
 
 
 def prepare_runtime_dir(options: ServerOptions) -> None:

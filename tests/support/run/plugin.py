@@ -6,6 +6,7 @@ SIGALRM (pytest-timeout); one that does not end then loses its process, which co
 """
 
 import contextlib
+import gc
 import json
 import os
 import shlex
@@ -40,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Set the signal dispositions that tests and what they start shall have, and go on below a supervisor."""
+    """Set what tests and the processes that they start shall inherit, and go on below a supervisor."""
     reports = os.environ.pop(supervisor.REPORTS_VARIABLE, None)
     descriptor = None
     options = config.option
@@ -56,6 +57,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # Hundreds of processes, and the next run, would compile the same code again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    # Until the tests are collected: a third of that would go into the search for garbage.
+    gc.disable()
     config.pluginmanager.register(ProcessGuard(), "process-guard")
     config.pluginmanager.register(Reporter(config, descriptor), "test-run-reporter")
 
@@ -107,6 +113,13 @@ def minutes_by_suite(seconds_by_file: Mapping[str, float]) -> str:
     return ", ".join(f"{suite} {seconds / 60:.1f}" for suite, seconds in longest_first)
 
 
+def _enable_collector() -> None:
+    """Search for garbage from here on, but not in what stands by now, which stays to the end."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+
+
 class Reporter:
     """Reports the progress of tests to the supervisor, and keeps how long the files take."""
 
@@ -126,12 +139,14 @@ class Reporter:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Report what will run; the controller of workers gets it from them."""
+        _enable_collector()
         if session.items:
             self._take_collection([item.nodeid for item in session.items])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
         """Report what will run, once."""
+        _enable_collector()
         if not self._collected:
             self._take_collection(ids)
 
