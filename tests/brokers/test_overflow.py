@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
@@ -189,3 +189,132 @@ async def test_a_failing_batch_fails_its_items_and_the_next_goes_on() -> None:
     assert outcomes[3] == "B"
     assert [line["event"] for line in logs] == ["broker_outbox_failed"]
     await outbox.stop()
+
+
+class _Line:
+    """A connection that answers when the test does; while it is not open, batches are handed over."""
+
+    def __init__(self) -> None:
+        self.open = True
+        self.begun: list[list[str]] = []
+        self.handed_over: list[list[str]] = []
+        self.abandoned = 0
+        self.done: Callable[[Sequence[str] | BrokerUnavailable], None] = lambda answers: None
+
+    def begin(self, batch: Sequence[str], done: Callable[[Sequence[str] | BrokerUnavailable], None]) -> bool:
+        if not self.open:
+            return False
+        if "poison" in batch:
+            raise RuntimeError("a mistake in here")
+        self.begun.append([*batch])
+        self.done = done
+        return True
+
+    def abandon(self) -> None:
+        self.abandoned += 1
+        self.open = False
+
+    async def transmit(self, batch: list[str]) -> list[str]:
+        self.handed_over.append(batch)
+        return [item.upper() for item in batch]
+
+    def answer(self) -> None:
+        """Answer the last batch that was begun."""
+        self.done([item.upper() for item in self.begun[-1]])
+
+
+async def test_a_lone_item_goes_out_as_it_comes_and_many_still_go_together() -> None:
+    line, answers = _Line(), list[str | Exception]()
+    outbox: Outbox[str, str] = Outbox(line.transmit, timeout=5, at_once=line)
+    outbox.start()
+
+    def go_on(answer: str | Exception) -> None:
+        outbox.post(f"after {answer}", 1, answers.append)
+
+    outbox.post("a", 1, answers.append)
+    assert line.begun == [["a"]], "before the next tick"
+    for item in "bcd":
+        outbox.post(item, 1, go_on)
+    line.answer()
+    assert line.begun[1:] == [["b", "c", "d"]], "what waited, as soon as the answer is there"
+    line.answer()
+    assert line.begun[2:] == [["after B", "after C", "after D"]], "what the ends of calls have posted"
+    line.answer()
+
+    for item in "ef":
+        outbox.post(item, 1, answers.append)
+    assert line.begun[3:] == [], "the last batch had company"
+    await asyncio.sleep(0)
+    assert line.begun[3:] == [["e", "f"]]
+    line.answer()
+    assert answers == ["A", "AFTER B", "AFTER C", "AFTER D", "E", "F"]
+    assert line.handed_over == []
+    await outbox.stop()
+
+
+async def test_a_batch_without_answer_is_given_up_with_its_connection_and_the_next_goes_on() -> None:
+    line = _Line()
+    outbox: Outbox[str, str] = Outbox(line.transmit, timeout=0.05, at_once=line)
+    outbox.start()
+
+    async with asyncio.timeout(5):
+        with pytest.raises(BrokerUnavailable, match=r"did not answer within 0\.05 s"):
+            await outbox.send("a", 1)
+        await until(lambda: line.abandoned, "the connection is given up")
+        assert await outbox.send("b", 1) == "B"
+    assert (line.begun, line.handed_over, line.abandoned) == ([["a"]], [["b"]], 1)
+    await outbox.stop()
+
+
+async def test_a_batch_whose_callers_are_gone_is_given_up_too() -> None:
+    line = _Line()
+    outbox: Outbox[str, str] = Outbox(line.transmit, timeout=0.05, at_once=line)
+    outbox.start()
+    gone = asyncio.ensure_future(outbox.send("a", 1))
+    await asyncio.sleep(0)
+    gone.cancel()
+
+    await until(lambda: line.abandoned, "the connection is given up")
+    assert await outbox.send("b", 1) == "B"
+    await outbox.stop()
+
+
+async def test_a_lost_connection_a_mistake_and_the_end_fail_what_is_under_way_and_what_waits() -> None:
+    line, answers = _Line(), list[str | Exception]()
+    outbox: Outbox[str, str] = Outbox(line.transmit, timeout=5, at_once=line)
+    outbox.start()
+
+    outbox.post("a", 1, answers.append)
+    outbox.post("b", 1, answers.append)
+    line.done(BrokerUnavailable("the line is cut"))
+    line.answer()
+    with structlog.testing.capture_logs() as logs:
+        outbox.post("poison", 1, answers.append)
+        assert answers[2:] == [], "reported later"
+        await until(lambda: len(answers) == 3, "the mistake is reported")
+    outbox.post("c", 1, answers.append)
+    outbox.post("d", 1, answers.append)
+    await outbox.stop()
+
+    assert [str(answer) for answer in answers] == [
+        "the line is cut",
+        "B",
+        "RuntimeError while sending",
+        "this process closes its broker connections",
+        "this process closes its broker connections",
+    ]
+    assert [line["event"] for line in logs] == ["broker_outbox_failed"]
+    assert line.abandoned == 1
+    with pytest.raises(BrokerUnavailable, match="not started"):
+        outbox.post("e", 1, answers.append)
+
+
+async def test_what_is_handed_over_as_sending_ends_fails_as_what_waits() -> None:
+    line, answers = _Line(), list[str | Exception]()
+    line.open = False
+    outbox: Outbox[str, str] = Outbox(line.transmit, timeout=5, at_once=line)
+    outbox.start()
+    outbox.post("a", 1, answers.append)
+    await outbox.stop()
+    assert [str(answer) for answer in answers] == ["this process closes its broker connections"]
+    assert line.handed_over == []

@@ -18,6 +18,7 @@ from starling.engine.broker import (
     PublicationTooLarge,
     PublishOptions,
     PublishOutcome,
+    SamePublication,
     StreamPosition,
 )
 from starling.protocol.messages import Publication
@@ -314,9 +315,40 @@ def test_a_call_of_redis_never_carries_more_than_it_does_in_half_a_millisecond(
 
     begun, portions = 0, []
     while begun < len(requests):
-        call = many.next_call(requests, begun)
+        call = many.next_call(requests, begun, "e")
         portions.append(call.portion)
         begun = call.portion.stop
 
     assert [number for portion in portions for number in portion] == [*range(200)]
     assert max(map(len, portions)) <= most
+
+
+async def test_a_name_with_a_line_feed_is_one_channel_here_too(opener: Opener, store_url: str) -> None:
+    """No rule for names lets it through; what checks them late must not publish in two channels."""
+    party = await opener(store_url)
+    for channel in ("a", "b", "a\nb"):
+        await party.broker.subscribe(channel)
+
+    outcomes = await party.broker.publish_all(SamePublication(["a\nb", "c"], NEWS, KEPT))
+    await party.publish("a", b'"last"')
+
+    assert [_offset(outcome) for outcome in outcomes] == [(1, True), (1, True)]
+    await until(lambda: party.received("a") == [b'"last"'], "the last arrives")
+    assert party.received("b") == []
+    assert party.received("a\nb") == [b'{"text":"news"}']
+
+
+async def test_many_channels_of_one_publication_have_positions_of_their_own(opener: Opener, store_url: str) -> None:
+    party = await opener(store_url)
+    channels = [f"room:{number}" for number in range(250)]
+    for channel in ("room:7", "room:7", "room:249"):
+        await party.broker.publish(channel, NEWS, KEPT)
+
+    outcomes = await party.broker.publish_all(SamePublication(channels, NEWS, KEPT))
+
+    assert party.broker.history is not None
+    for number in (0, 7, 41, 42, 248, 249):
+        top = (await party.broker.history.read(channels[number], meta_ttl=60)).top
+        assert (outcomes[number], top.offset) == (top, {7: 3, 249: 2}.get(number, 1))
+    epochs = {outcome.epoch for outcome in outcomes if isinstance(outcome, StreamPosition)}
+    assert len(epochs) == 250

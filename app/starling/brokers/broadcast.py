@@ -240,8 +240,8 @@ class BroadcastBroker:
         self._begin_task(publish())
 
     def begin_publish_all(
-        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
-    ) -> list[PublishOutcome] | None:
+        self, requests: Sequence[PublishRequest], done: Callable[[Sequence[PublishOutcome]], None]
+    ) -> Sequence[PublishOutcome] | None:
         """Publish many, each as `publish` does; `done` gets the outcomes later. Raises ValueError as `publish` does."""
         for _, _, options in requests:
             self.refuse_keeping(options)
@@ -252,15 +252,15 @@ class BroadcastBroker:
         """Publish many, each as `publish` does. Raises ValueError as it does."""
         published: asyncio.Future[list[PublishOutcome]] = asyncio.get_running_loop().create_future()
 
-        def done(outcomes: list[PublishOutcome]) -> None:
+        def done(outcomes: Sequence[PublishOutcome]) -> None:
             if not published.done():
-                published.set_result(outcomes)
+                published.set_result([*outcomes])
 
         outcomes = self.begin_publish_all(requests, done)
-        return await published if outcomes is None else outcomes
+        return await published if outcomes is None else [*outcomes]
 
     def _publish_all_in_task(
-        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
+        self, requests: Sequence[PublishRequest], done: Callable[[Sequence[PublishOutcome]], None]
     ) -> None:
         async def publish_all() -> None:
             done(await self._publish_each(requests))

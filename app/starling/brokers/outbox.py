@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 
@@ -15,6 +15,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+Item_contra = TypeVar("Item_contra", contravariant=True)
+Answer_co = TypeVar("Answer_co", covariant=True)
+
+_CLOSING = "this process closes its broker connections"
 
 
 class PendingCall(Generic[Item, Answer]):
@@ -41,11 +45,29 @@ class PendingCall(Generic[Item, Answer]):
             log.exception("broker_answer_failed")
 
 
+class SendsAtOnce(Protocol[Item_contra, Answer_co]):
+    """A connection whose batches need no task while it is open."""
+
+    def begin(
+        self, batch: Sequence[Item_contra], done: Callable[[Sequence[Answer_co] | BrokerUnavailable], None]
+    ) -> bool:
+        """Send `batch`; `done` gets an answer for each item, or why there is none, once and always later.
+
+        False, and nothing is sent, where `transmit` must do it: the connection is not open.
+        """
+
+    def abandon(self) -> None:
+        """Drop the batch that was begun: `done` is not called any more, and the connection is of no more use."""
+
+
 class Outbox(Generic[Item, Answer]):
     """Collects items of one loop tick and sends them as one batch; the next goes when the answers are in.
 
     `transmit` takes a batch and returns an answer or an exception for each item. It raises BrokerUnavailable when the
     outcome is unknown, and must leave a connection that cannot mix up answers, also when it is cancelled.
+
+    With `at_once`, an item goes out as it comes while the last batch had one item: a tick of the loop would bring it
+    no company. Where many come together, batches stay as large as they are without it.
     """
 
     def __init__(
@@ -57,9 +79,11 @@ class Outbox(Generic[Item, Answer]):
         max_waiting_bytes: int = 64 * 1024 * 1024,
         max_batch: int = 256,
         max_batch_bytes: int = 1024 * 1024,
+        at_once: SendsAtOnce[Item, Answer] | None = None,
     ) -> None:
         """`timeout` in seconds bounds each `send` and each batch; one item alone may be greater than a batch."""
         self._transmit = transmit
+        self._at_once = at_once
         self._timeout = timeout
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
@@ -67,7 +91,12 @@ class Outbox(Generic[Item, Answer]):
         self._max_batch_bytes = max_batch_bytes
         self._waiting: deque[PendingCall[Item, Answer]] = deque()
         self._waiting_bytes = 0
-        self._filled = asyncio.Event()
+        self._under_way: list[PendingCall[Item, Answer]] = []
+        # When the batch is given up that was begun at once, on the loop's clock; None where `transmit` sends it.
+        self._batch_due: float | None = None
+        self._alone = True
+        self._flushing = False
+        self._handed_over = asyncio.Event()
         # Every call waits equally long, so the oldest is the first to be given up: one timer is enough.
         self._given_up: deque[PendingCall[Item, Answer]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -88,8 +117,11 @@ class Outbox(Generic[Item, Answer]):
         await asyncio.wait((task,))
         if self._timer is not None:
             self._timer.cancel()
-        for call in self._waiting:
-            call.end(BrokerUnavailable("this process closes its broker connections"))
+        if self._batch_due is not None and self._at_once is not None:
+            self._at_once.abandon()
+        for call in (*self._under_way, *self._waiting):
+            call.end(BrokerUnavailable(_CLOSING))
+        self._under_way = []
         self._waiting.clear()
 
     async def send(self, item: Item, size: int) -> Answer:
@@ -113,30 +145,81 @@ class Outbox(Generic[Item, Answer]):
         call: PendingCall[Item, Answer] = PendingCall(item, size, self._loop.time() + self._timeout, done)
         self._waiting.append(call)
         self._waiting_bytes += size
-        self._filled.set()
         given_up = self._given_up
         while given_up and given_up[0].is_over:
             given_up.popleft()
         given_up.append(call)
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout, self._give_up)
+        if not self._under_way:
+            if self._alone and self._at_once is not None:
+                self._flush()
+            elif not self._flushing:
+                self._flushing = True
+                self._loop.call_soon(self._flush)
         return call
 
     def _give_up(self) -> None:
-        """Fail the calls whose time is over, and set the timer for the oldest of the others."""
+        """Fail the calls whose time is over, and a batch; set the timer for the oldest of the others."""
         self._timer = None
         loop, waiting = asyncio.get_running_loop(), self._given_up
         while waiting and (waiting[0].is_over or waiting[0].due <= loop.time()):
-            waiting.popleft().end(BrokerUnavailable(f"the broker did not answer within {self._timeout:g} s"))
-        if waiting:
-            self._timer = loop.call_at(waiting[0].due, self._give_up)
+            waiting.popleft().end(self._no_answer())
+        if self._at_once is not None and self._batch_due is not None and self._batch_due <= loop.time():
+            self._at_once.abandon()
+            self._on_answers(self._no_answer())
+        dues = [waiting[0].due] if waiting else []
+        if self._batch_due is not None:
+            dues.append(self._batch_due)
+        self._set_timer(min(dues, default=None))
+
+    def _set_timer(self, due: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if due is None or self._loop is None else self._loop.call_at(due, self._give_up)
+
+    def _no_answer(self) -> BrokerUnavailable:
+        return BrokerUnavailable(f"the broker did not answer within {self._timeout:g} s")
+
+    def _flush(self) -> None:
+        """Send the next batch, unless one is under way."""
+        self._flushing = False
+        if self._under_way or self._loop is None or self._task is None or not (batch := self._next_batch()):
+            return
+        self._under_way = batch
+        self._alone = len(batch) == 1
+        self._batch_due = self._loop.time() + self._timeout
+        try:
+            begun = self._at_once is not None and self._at_once.begin([call.item for call in batch], self._on_answers)
+        except Exception as error:
+            log.exception("broker_outbox_failed")
+            self._batch_due = None
+            self._loop.call_soon(self._on_answers, BrokerUnavailable(f"{type(error).__name__} while sending"))
+            return
+        if not begun:
+            self._batch_due = None
+            self._handed_over.set()
+
+    def _on_answers(self, answers: Sequence[Answer] | BrokerUnavailable) -> None:
+        """End the calls of the batch that was begun at once, and send the next one."""
+        self._batch_due = None
+        if isinstance(answers, BrokerUnavailable):
+            for call in self._under_way:
+                call.end(BrokerUnavailable(str(answers)))
+        else:
+            for call, answer in zip(self._under_way, answers, strict=True):
+                call.end(answer)
+        # Only now: what the calls' ends have posted goes out together.
+        self._under_way = []
+        self._flush()
 
     async def _run(self) -> None:
         while True:
-            await self._filled.wait()
-            self._filled.clear()
-            while batch := self._next_batch():
-                await self._send_batch(batch)
+            await self._handed_over.wait()
+            self._handed_over.clear()
+            await self._send_batch(self._under_way)
+            self._under_way = []
+            self._flush()
 
     def _next_batch(self) -> list[PendingCall[Item, Answer]]:
         batch: list[PendingCall[Item, Answer]] = []
@@ -151,13 +234,13 @@ class Outbox(Generic[Item, Answer]):
         return batch
 
     async def _send_batch(self, batch: list[PendingCall[Item, Answer]]) -> None:
-        problem = "this process closes its broker connections"
+        problem = _CLOSING
         outcomes: Sequence[Answer | Exception] = ()
         try:
             async with asyncio.timeout(self._timeout):
                 outcomes = await self._transmit([call.item for call in batch])
         except TimeoutError:
-            problem = f"the broker did not answer within {self._timeout:g} s"
+            problem = str(self._no_answer())
         except BrokerUnavailable as error:
             problem = str(error)
         except Exception as error:

@@ -1,11 +1,13 @@
 """The broker contract: what carries publications between processes, and what it guarantees."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from itertools import repeat
+from typing import Any, Protocol, overload
 
 from msgspec import Struct
+from msgspec.json import Decoder
 
 from starling.protocol.messages import ClientInfo, Publication
 from starling.protocol.shared_values import SharedPublications
@@ -113,6 +115,81 @@ PublishRequest = tuple[str, Publication, PublishOptions]
 """A channel, what is published in it, and how that is kept."""
 
 
+class SamePublication(Sequence[PublishRequest]):
+    """The requests to publish one publication in many channels, kept alike: no object is made for each."""
+
+    __slots__ = ("channels", "options", "publication")
+
+    def __init__(self, channels: Sequence[str], publication: Publication, options: PublishOptions) -> None:
+        self.channels = channels
+        self.publication = publication
+        self.options = options
+
+    def __len__(self) -> int:
+        return len(self.channels)
+
+    def __iter__(self) -> Iterator[PublishRequest]:
+        return zip(self.channels, repeat(self.publication), repeat(self.options), strict=False)
+
+    @overload
+    def __getitem__(self, number: int) -> PublishRequest: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> "SamePublication": ...
+
+    def __getitem__(self, number: int | slice) -> "PublishRequest | SamePublication":
+        if isinstance(number, slice):
+            return SamePublication(self.channels[number], self.publication, self.options)
+        return self.channels[number], self.publication, self.options
+
+
+def channels_of(requests: Sequence[PublishRequest]) -> Sequence[str]:
+    """The channel of each request."""
+    return requests.channels if isinstance(requests, SamePublication) else [channel for channel, _, _ in requests]
+
+
+class StoredPositions(Sequence[StreamPosition]):
+    """The positions of publications that are all kept, in JSON; it is read when one of them is looked at first."""
+
+    __slots__ = ("_count", "_found", "_json")
+
+    def __init__(self, json: bytes, count: int) -> None:
+        """`json` has `count` objects with a comma in between: `{"offset":1,"epoch":"a"},{"offset":7,"epoch":"b"}`.
+
+        No epoch has a brace in it.
+        """
+        self._json = json
+        self._count = count
+        self._found: list[StreamPosition] | None = None
+
+    def json_list(self, member: str) -> bytes:
+        """A JSON list of objects, each with a position as its `member`."""
+        if not self._count:
+            return b"[]"
+        before = b'{"%b":' % member.encode()
+        return b"[%b%b}]" % (before, self._json.replace(b"},{", b"}},%b{" % before))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[StreamPosition]:
+        return iter(self[:])
+
+    @overload
+    def __getitem__(self, number: int) -> StreamPosition: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[StreamPosition]: ...
+
+    def __getitem__(self, number: int | slice) -> StreamPosition | list[StreamPosition]:
+        if self._found is None:
+            self._found = _decode_positions(b"[%b]" % self._json)
+        return self._found[number]
+
+
+_decode_positions = Decoder(list[StreamPosition]).decode
+
+
 class LinkState(Enum):
     """The state of this process's own link to the broker.
 
@@ -185,8 +262,8 @@ class Broker(Protocol):
         """
 
     def begin_publish_all(
-        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
-    ) -> list[PublishOutcome] | None:
+        self, requests: Sequence[PublishRequest], done: Callable[[Sequence[PublishOutcome]], None]
+    ) -> Sequence[PublishOutcome] | None:
         """As `begin_publish` for each of `requests`, in their order, with one report of all outcomes in that order.
 
         What requests that follow each other have in common, the very same publication and options, is encoded once.

@@ -11,7 +11,9 @@ from starling.engine.broker import (
     PublishOptions,
     PublishOutcome,
     PublishRequest,
+    StoredPositions,
     StreamPosition,
+    channels_of,
 )
 from starling.engine.broker_refusals import BrokerRefusals
 from starling.engine.channels import ChannelOptions, count_namespaces, namespace_of
@@ -73,14 +75,14 @@ class Publisher:
         return outcome
 
     def begin_all(
-        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
-    ) -> list[PublishOutcome] | None:
+        self, requests: Sequence[PublishRequest], done: Callable[[Sequence[PublishOutcome]], None]
+    ) -> Sequence[PublishOutcome] | None:
         """As `begin` for each of `requests`: return the outcomes in order, or None, and `done` gets them later.
 
         Raises ValueError where the broker cannot do one of them, and then nothing is published.
         """
 
-        def finish(outcomes: list[PublishOutcome]) -> None:
+        def finish(outcomes: Sequence[PublishOutcome]) -> None:
             self._count_all(requests, outcomes)
             done(outcomes)
 
@@ -108,10 +110,10 @@ class Publisher:
         return outcomes
 
     def _count_all(self, requests: Sequence[PublishRequest], outcomes: Sequence[PublishOutcome]) -> None:
-        if set(map(type, outcomes)) <= _STORED:
-            stored = [channel for channel, _, _ in requests]
+        if isinstance(outcomes, StoredPositions) or set(map(type, outcomes)) <= _STORED:
+            stored: Sequence[str] = channels_of(requests)
         else:
-            stored = []
+            stored = list[str]()
             for (channel, _, _), outcome in zip(requests, outcomes, strict=True):
                 if isinstance(outcome, StreamPosition):
                     stored.append(channel)

@@ -47,8 +47,8 @@ class Recording:
         return outcome
 
     def _begin_all(
-        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
-    ) -> list[PublishOutcome] | None:
+        self, requests: Sequence[PublishRequest], done: Callable[[Sequence[PublishOutcome]], None]
+    ) -> Sequence[PublishOutcome] | None:
         outcomes = self._take_all(requests, done)
         for request, outcome in zip(requests, outcomes or (), strict=True):
             self._note(*request, outcome)

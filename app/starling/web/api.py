@@ -17,6 +17,7 @@ import structlog
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from starling.engine.broker import StoredPositions
 from starling.engine.direct_request import DirectRequest, DirectResponse, Respond, Work
 from starling.engine.peer_address import trusted_networks
 from starling.protocol import codes
@@ -211,7 +212,8 @@ class Api:
 
         def finish(found: Published) -> None:
             self._metrics.answered("batch", 0, time.perf_counter() - started)
-            away = bool(found) and all(isinstance(each, Unavailable) for each in found)
+            stored = isinstance(found, StoredPositions)
+            away = bool(found) and not stored and all(isinstance(each, Unavailable) for each in found)
             status = HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK
             send(status, _encode({"replies": published_replies(found)}))
 

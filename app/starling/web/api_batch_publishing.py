@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Raw, Struct
 
-from starling.engine.broker import PublishOptions, PublishOutcome, PublishRequest, StreamPosition
+from starling.engine.broker import PublishOptions, PublishOutcome, PublishRequest, StoredPositions, StreamPosition
 from starling.engine.engine import Engine
 from starling.engine.publisher import check_publication
 from starling.protocol.codes import CommandRefused, Error
@@ -15,7 +15,7 @@ from starling.web.api_errors import error_of
 from starling.web.api_publishing import PublishBody, PublishMethods, PublishResponse, check_no_stream
 from starling.web.api_request import RequestChannels
 
-Published = list[StreamPosition | Error]
+Published = Sequence[StreamPosition | Error]
 """What became of the publications of a batch, in their order."""
 
 
@@ -74,6 +74,10 @@ class BatchPublishing:
         started = time.perf_counter()
 
         def finish(outcomes: Sequence[PublishOutcome]) -> None:
+            if isinstance(outcomes, StoredPositions) and not refused:
+                self._engine.metrics.answered("publish", 0, time.perf_counter() - started, len(outcomes))
+                done(outcomes)
+                return
             found = [each if isinstance(each, StreamPosition) else error_of("publish", each) for each in outcomes]
             if refused:
                 rest = iter(found)
@@ -112,8 +116,10 @@ class _SentReply(Struct):
 _SENT = _SentReply(PublishResponse())
 
 
-def published_replies(found: Published) -> list[Struct | Mapping[str, Error]]:
+def published_replies(found: Published) -> Raw | list[Struct | Mapping[str, Error]]:
     """The replies to publications, as they are encoded."""
+    if isinstance(found, StoredPositions):
+        return Raw(found.json_list("publish"))
     return [
         {"error": each} if isinstance(each, Error) else _StoredReply(each) if each.epoch else _SENT for each in found
     ]

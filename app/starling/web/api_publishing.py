@@ -10,7 +10,15 @@ from typing import Annotated, cast
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, PublishRequest, StreamPosition
+from starling.engine.broker import (
+    BrokerUnavailable,
+    PublishOptions,
+    PublishOutcome,
+    PublishRequest,
+    SamePublication,
+    StoredPositions,
+    StreamPosition,
+)
 from starling.engine.channels import ChannelOptions
 from starling.engine.engine import Engine
 from starling.engine.publisher import check_publication
@@ -144,7 +152,7 @@ class _StoredAnswer(Struct, gc=False):
 class _BroadcastAnswer(Struct):
     """A BroadcastResponse as it is made for many channels."""
 
-    responses: Sequence[PublishAnswer | _StoredAnswer]
+    responses: Sequence[PublishAnswer | _StoredAnswer] | Raw
 
 
 # What became of a publication that was sent and not kept.
@@ -200,6 +208,8 @@ class PublishMethods:
         def finish(outcomes: Sequence[PublishOutcome] | Exception) -> None:
             if isinstance(outcomes, Exception):
                 answer: Answer | Error = error_of("broadcast", outcomes)
+            elif isinstance(outcomes, StoredPositions) and not refused:
+                answer = _BroadcastAnswer(Raw(outcomes.json_list("result")))
             elif (away := _all_away(outcomes)) is not None:
                 answer = error_of("broadcast", away)
             elif not refused and set(map(type, outcomes)) == {StreamPosition}:
@@ -271,12 +281,12 @@ class PublishMethods:
         _check_delta(channel_options, request)
         return publication, _publish_options(channel_options, request)
 
-    def _broadcast_requests(self, request: BroadcastBody) -> tuple[list[PublishRequest], dict[int, PublishAnswer]]:
+    def _broadcast_requests(self, request: BroadcastBody) -> tuple[Sequence[PublishRequest], dict[int, PublishAnswer]]:
         """What is published in the channels, and the answers to those that are refused, by number."""
         publication = Publication(data=payload(request.data, request.b64data), tags=request.tags)
         alike = self._options_of_all(request.channels)
         if alike is not None and isinstance(kept := _broadcast_options(alike, request, publication), PublishOptions):
-            return list(zip(request.channels, repeat(publication), repeat(kept), strict=False)), {}
+            return SamePublication(request.channels, publication, kept), {}
         requests: list[PublishRequest] = []
         refused: dict[int, PublishAnswer] = {}
         of_namespace: dict[int, PublishOptions | PublishAnswer] = {}

@@ -132,8 +132,8 @@ class MemoryBroker(BroadcastBroker):
         return self._publish(channel, _Encoded(publication, options, _now()))
 
     def begin_publish_all(
-        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
-    ) -> list[PublishOutcome] | None:
+        self, requests: Sequence[PublishRequest], done: Callable[[Sequence[PublishOutcome]], None]
+    ) -> Sequence[PublishOutcome] | None:
         """Publish many, and all is done when this returns."""
         try:
             self._memory.check()

@@ -103,8 +103,8 @@ class RedisBroker(BroadcastBroker):
         return None
 
     def begin_publish_all(
-        self, requests: Sequence[PublishRequest], done: Callable[[list[PublishOutcome]], None]
-    ) -> list[PublishOutcome] | None:
+        self, requests: Sequence[PublishRequest], done: Callable[[Sequence[PublishOutcome]], None]
+    ) -> Sequence[PublishOutcome] | None:
         """Publish many with a call for dozens of them, in a cluster with a command for each."""
         if self._many is not None:
             return self._many.begin(requests, done)

@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,8 @@ from starling.engine.broker import BrokerUnavailable
 
 Reply = bytes | int | str | list["Reply"] | None
 Command = tuple[bytes | str | int | float, ...]
+Replied = Callable[["list[Reply | ResponseError] | Exception"], None]
+"""Gets a reply to each command, or why there is none."""
 
 
 class RedisNames:
@@ -116,7 +118,7 @@ class RedisReplies(asyncio.Protocol):
         self._parser = hiredis.Reader(protocolError=InvalidResponse, replyError=DefaultParser.parse_error)
         self._due = 0
         self._replies: list[Reply | ResponseError] = []
-        self._answered: asyncio.Future[list[Reply | ResponseError]] | None = None
+        self._done: Replied | None = None
         self.lost: Exception | None = None
         self._socket = socket_of(connection)
         self._socket.set_protocol(self)
@@ -128,14 +130,30 @@ class RedisReplies(asyncio.Protocol):
         """
         if self.lost is not None:
             raise self.lost
-        self._due, self._replies = len(commands), []
-        self._answered = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[list[Reply | ResponseError]] = asyncio.get_running_loop().create_future()
+
+        def done(found: list[Reply | ResponseError] | Exception) -> None:
+            if answered.done():
+                return
+            if isinstance(found, Exception):
+                answered.set_exception(found)
+            else:
+                answered.set_result(found)
+
+        self.begin(commands, done)
+        return await answered
+
+    def begin(self, commands: Sequence[Command], done: "Replied") -> None:
+        """As `run`, without waiting: `done` gets the replies where they are read, or why there are none."""
         # In C, where redis-py's own packing costs more than all the rest of a publish.
-        self._socket.write(b"".join([hiredis.pack_command(command) for command in commands]))  # type: ignore[arg-type]
-        return await self._answered
+        packed = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
+        self._due, self._replies, self._done = len(commands), [], done
+        self._socket.write(packed)
 
     def abort(self) -> None:
-        """End the connection at once."""
+        """End the connection at once; nobody gets replies any more."""
+        self._done = None
+        self.lost = self.lost or RedisConnectionError("the connection was given up")
         self._socket.abort()
 
     # What the socket reports
@@ -149,6 +167,9 @@ class RedisReplies(asyncio.Protocol):
         except RedisError as problem:
             self._lose(problem)
             self._socket.abort()
+        else:
+            if self._due == 0:
+                self._report(self._replies)
 
     def _take(self, reply: object) -> None:
         if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
@@ -157,8 +178,6 @@ class RedisReplies(asyncio.Protocol):
             raise InvalidResponse("Redis answered what nobody asked")
         self._replies.append(reply)  # type: ignore[arg-type]  # hiredis makes nothing else
         self._due -= 1
-        if self._due == 0 and self._answered is not None and not self._answered.done():
-            self._answered.set_result(self._replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits for replies."""
@@ -167,8 +186,12 @@ class RedisReplies(asyncio.Protocol):
     def _lose(self, problem: Exception) -> None:
         if self.lost is None:
             self.lost = problem
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_exception(problem)
+        self._report(problem)
+
+    def _report(self, found: list[Reply | ResponseError] | Exception) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(found)
 
 
 class RedisCalls:
@@ -194,7 +217,7 @@ class RedisCalls:
         self._renew = False
         self._first = first
         self._outbox: Outbox[Sequence[Command], list[Reply | ResponseError]] = Outbox(
-            self._transmit, timeout=timeout, max_batch=max_batch
+            self._transmit, timeout=timeout, max_batch=max_batch, at_once=self
         )
 
     def start(self) -> None:
@@ -223,18 +246,14 @@ class RedisCalls:
             raise reply
         return reply
 
-    def post(
-        self, command: Command, size: int, done: Callable[[list[Reply | ResponseError] | Exception], None]
-    ) -> None:
+    def post(self, command: Command, size: int, done: Replied) -> None:
         """Run a command after all that wait; `done` gets its one reply, or why there is none, later.
 
         Raises BrokerUnavailable.
         """
         self._outbox.post((command,), size, done)
 
-    def post_all(
-        self, commands: Sequence[Command], size: int, done: Callable[[list[Reply | ResponseError] | Exception], None]
-    ) -> None:
+    def post_all(self, commands: Sequence[Command], size: int, done: Replied) -> None:
         """As `post`, for commands that are sent together: `done` gets a reply to each."""
         self._outbox.post(commands, size, done)
 
@@ -256,10 +275,44 @@ class RedisCalls:
             # A batch that was cut short leaves replies behind, and the next batch must not read them as its own.
             await self._discard()
             raise
-        if any(isinstance(reply, ReadOnlyError) for reply in found):
+        return self._divide(batch, found[first:])
+
+    def begin(
+        self,
+        batch: Sequence[Sequence[Command]],
+        done: Callable[[Sequence[list[Reply | ResponseError]] | BrokerUnavailable], None],
+    ) -> bool:
+        """As starling.brokers.outbox.SendsAtOnce."""
+        replies = self._replies
+        if replies is None or replies.lost is not None or self._renew:
+            return False
+        if self._is_outdated is not None and self._is_outdated(self._connection):
+            return False
+
+        def replied(found: list[Reply | ResponseError] | Exception) -> None:
+            if isinstance(found, Exception):
+                done(BrokerUnavailable(in_words(found)))
+            else:
+                done(self._divide(batch, found))
+
+        replies.begin(batch[0] if len(batch) == 1 else [*chain.from_iterable(batch)], replied)
+        return True
+
+    def abandon(self) -> None:
+        """As starling.brokers.outbox.SendsAtOnce; the next batch opens the connection anew."""
+        if self._replies is not None:
+            self._replies.abort()
+
+    def _divide(
+        self, batch: Sequence[Sequence[Command]], found: list[Reply | ResponseError]
+    ) -> list[list[Reply | ResponseError]]:
+        """The replies to each item of the batch."""
+        if ReadOnlyError in map(type, found):
             # A replica now: the address may lead to the master when it is asked again.
             self.renew()
-        rest = iter(found[first:])
+        if len(batch) == 1:
+            return [found]
+        rest = iter(found)
         return [list(islice(rest, len(part))) for part in batch]
 
     async def _open(self) -> RedisReplies:

@@ -9,7 +9,16 @@ from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 from starling.brokers.envelope import encode_bodies, encode_publication, stored_name, stored_names
 from starling.brokers.redis.calls import PUBLISH_MANY, Command, RedisCalls, RedisNames, Reply, milliseconds, new_epoch
 from starling.brokers.redis.refusal import refused
-from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, PublishRequest, StreamPosition
+from starling.engine.broker import (
+    BrokerUnavailable,
+    PublishOptions,
+    PublishOutcome,
+    PublishRequest,
+    SamePublication,
+    StoredPositions,
+    StreamPosition,
+    channels_of,
+)
 from starling.protocol.messages import Publication
 
 # Redis serves nobody else while a script runs, so each call does little: about 40 small publications that are kept.
@@ -22,7 +31,7 @@ _NOT_KEPT = StreamPosition(0, "")
 # What a server says whose keys are in several places, so that a script cannot make their names.
 _OF_DIVIDED_SERVERS = ("non local key", "undeclared key", "same slot")
 
-Done = Callable[[list[PublishOutcome]], None]
+Done = Callable[[Sequence[PublishOutcome]], None]
 OneByOne = Callable[[Sequence[PublishRequest], Done], None]
 """Publishes each by a command of its own, and reports the outcomes."""
 
@@ -45,17 +54,21 @@ class PublishMany:
         self.divided = False
         self._prefix = names.prefix
 
-    def begin(self, requests: Sequence[PublishRequest], done: Done) -> list[PublishOutcome] | None:
+    def begin(self, requests: Sequence[PublishRequest], done: Done) -> Sequence[PublishOutcome] | None:
         """As starling.engine.broker.Broker.begin_publish_all."""
-        if self.divided:
+        # The script takes a line for each name. No rule lets a name have two, and this is where it would be two names.
+        if self.divided or "\n" in "".join(channels_of(requests)):
             self.one_by_one(requests, done)
             return None
         under_way = _UnderWay(self, requests, done)
-        return under_way.outcomes if under_way.go_on() else None
+        return under_way.outcomes() if under_way.go_on() else None
 
-    def next_call(self, requests: Sequence[PublishRequest], begun: int) -> "ManyCall":
-        """The call of the script for those after the first `begun`, for as many as take MOST_MICROSECONDS."""
-        arguments: list[bytes | str | int] = [self._prefix, new_epoch()]
+    def next_call(self, requests: Sequence[PublishRequest], begun: int, epoch: str) -> ManyCall:
+        """The call of the script for those after the first `begun`, for as many as take MOST_MICROSECONDS.
+
+        `epoch` names new streams: a text for these requests, and no others.
+        """
+        arguments: list[bytes | str | int] = [self._prefix, epoch, begun]
         count, size, number, left = len(requests), 0, begun, MOST_MICROSECONDS
         while number < count:
             channel, publication, options = requests[number]
@@ -66,38 +79,52 @@ class PublishMany:
             while end < last and end < count and requests[end][1] is publication and requests[end][2] is options:
                 end += 1
             arguments += _in_common(publication, options)
-            arguments.append(end - number)
             # Most publications of a batch go to one channel each.
             if end == number + 1:
-                arguments.append(stored_name(channel))
+                arguments.append(f"{stored_name(channel)}\n")
             else:
-                arguments += stored_names([name for name, _, _ in requests[number:end]])
+                arguments.append("\n".join([*stored_names(channels_of(requests[number:end])), ""]))
             size += len(publication.data) + _OVERHEAD
             left -= (end - number) * each_takes
             number = end
         return ManyCall(PUBLISH_MANY.call((), *arguments), range(begun, number), size + _OVERHEAD * (number - begun))
 
+    def calls_of_same(self, requests: SamePublication, begun: int, epoch: str) -> list[ManyCall]:
+        """The next calls, CALLS_AT_ONCE at most, as `next_call` makes them one by one."""
+        publication, options = requests.publication, requests.options
+        in_common = _in_common(publication, options)
+        portion = max(1, MOST_MICROSECONDS // _microseconds(publication, options))
+        size, calls = len(publication.data) + _OVERHEAD * (portion + 1), list[ManyCall]()
+        for begin in range(begun, min(len(requests), begun + CALLS_AT_ONCE * portion), portion):
+            end = min(len(requests), begin + portion)
+            names = "\n".join([*stored_names(requests.channels[begin:end]), ""])
+            command = PUBLISH_MANY.call((), self._prefix, epoch, begin, *in_common, names)
+            calls.append(ManyCall(command, range(begin, end), size))
+        return calls
+
 
 class _UnderWay:
-    """Publications and their outcomes so far."""
+    """Publications and what is known of them so far."""
 
     def __init__(self, many: PublishMany, requests: Sequence[PublishRequest], done: Done) -> None:
-        self.outcomes: list[PublishOutcome] = [_NOT_KEPT] * len(requests)
         self._many = many
         self._requests = requests
         self._done = done
         self._begun = 0
+        self._epoch = new_epoch()
+        # Positions as the script writes them, for the first ones, as long as all are kept; then there are outcomes.
+        self._stored: list[bytes] = []
+        self._stored_count = 0
+        self._outcomes: list[PublishOutcome] = []
 
     def go_on(self) -> bool:
         """Send the next calls; whether there are none, because all outcomes are known."""
-        calls: list[ManyCall] = []
-        while self._begun < len(self._requests) and len(calls) < CALLS_AT_ONCE:
-            calls.append(self._many.next_call(self._requests, self._begun))
-            self._begun = calls[-1].portion.stop
+        calls = self._next_calls()
         if not calls:
             return True
+        self._begun = calls[-1].portion.stop
         portions = [call.portion for call in calls]
-        size = sum(call.size for call in calls)
+        size = sum([call.size for call in calls])
         try:
             self._many.calls.post_all([call.command for call in calls], size, partial(self._on_replies, portions))
         except BrokerUnavailable as unavailable:
@@ -105,9 +132,35 @@ class _UnderWay:
             return True
         return False
 
+    def _next_calls(self) -> list[ManyCall]:
+        requests, begun, calls = self._requests, self._begun, list[ManyCall]()
+        if isinstance(requests, SamePublication):
+            return self._many.calls_of_same(requests, begun, self._epoch)
+        while begun < len(requests) and len(calls) < CALLS_AT_ONCE:
+            calls.append(self._many.next_call(requests, begun, self._epoch))
+            begun = calls[-1].portion.stop
+        return calls
+
+    def outcomes(self) -> Sequence[PublishOutcome]:
+        """All outcomes, in the order of the requests."""
+        if self._stored_count == len(self._requests):
+            return self._positions()
+        return self._listed()
+
+    def _positions(self) -> StoredPositions:
+        return StoredPositions(b",".join(self._stored), self._stored_count)
+
+    def _listed(self) -> list[PublishOutcome]:
+        """The outcomes one by one, from now on."""
+        if not self._outcomes:
+            rest = len(self._requests) - self._stored_count
+            self._outcomes = [*self._positions(), *([_NOT_KEPT] * rest)]
+            self._stored_count = 0
+        return self._outcomes
+
     def _give_up(self, first: int, unavailable: BrokerUnavailable) -> None:
         self._begun = len(self._requests)
-        self.outcomes[first:] = [unavailable] * (len(self._requests) - first)
+        self._listed()[first:] = [unavailable] * (len(self._requests) - first)
 
     def _on_replies(self, portions: Sequence[range], replies: list[Reply | ResponseError] | Exception) -> None:
         again: list[int] = []
@@ -121,29 +174,38 @@ class _UnderWay:
             requests = [self._requests[number] for number in again]
             self._many.one_by_one(requests, partial(self._on_repeated, again))
         elif self.go_on():
-            self._done(self.outcomes)
+            self._done(self.outcomes())
 
     def _on_repeated(self, numbers: Sequence[int], outcomes: Sequence[PublishOutcome]) -> None:
         for number, outcome in zip(numbers, outcomes, strict=True):
-            self.outcomes[number] = outcome
+            self._listed()[number] = outcome
         if self.go_on():
-            self._done(self.outcomes)
+            self._done(self.outcomes())
 
     def _read(self, portion: range, reply: Reply | ResponseError) -> Sequence[int]:
         """Note the outcomes of one call; returns the numbers of those that must be published one by one."""
+        if not self._outcomes and (stored := _all_stored(reply, len(portion))):
+            self._stored.append(stored)
+            self._stored_count += len(portion)
+            return ()
+        outcomes = self._listed()
         if isinstance(reply, NoScriptError):
             # Redis forgets scripts when it restarts.
             self._many.calls.renew()
             return portion
         if isinstance(reply, ResponseError) or not isinstance(reply, list):
             failed = refused(reply) if isinstance(reply, ResponseError) else _MALFORMED
-            self.outcomes[portion.start : portion.stop] = [failed] * len(portion)
+            outcomes[portion.start : portion.stop] = [failed] * len(portion)
             return ()
         again: list[int] = []
         number = portion.start
         for part in reply:
             if isinstance(part, int):
                 number -= part
+            elif isinstance(part, bytes):
+                count = part.count(b"{")
+                outcomes[number : number + count] = StoredPositions(part, count)
+                number += count
             elif isinstance(part, list):
                 again += self._read_part(number, part[::2], part[1::2])
                 number += len(part) // 2
@@ -151,15 +213,11 @@ class _UnderWay:
 
     def _read_part(self, first: int, offsets: Sequence[object], epochs: Sequence[object]) -> list[int]:
         again: list[int] = []
-        if set(map(type, offsets)) == _NUMBERS:
-            positions = map(StreamPosition, offsets, map(bytes.decode, epochs))  # type: ignore[arg-type]
-            self.outcomes[first : first + len(offsets)] = positions
-            return again
         for number, (offset, epoch) in enumerate(zip(offsets, epochs, strict=True), first):
             if isinstance(offset, int) and isinstance(epoch, bytes):
-                self.outcomes[number] = StreamPosition(offset, epoch.decode())
+                self._outcomes[number] = StreamPosition(offset, epoch.decode())
             elif not isinstance(offset, ResponseError):
-                self.outcomes[number] = _MALFORMED
+                self._outcomes[number] = _MALFORMED
             elif any(words in str(offset) for words in _OF_DIVIDED_SERVERS):
                 self._many.divided = True
                 again.append(number)
@@ -167,11 +225,18 @@ class _UnderWay:
                 if isinstance(offset, ReadOnlyError):
                     # A replica now: the address may lead to the master when it is asked again.
                     self._many.calls.renew()
-                self.outcomes[number] = refused(offset)
+                self._outcomes[number] = refused(offset)
         return again
 
 
-_NUMBERS = {int}
+def _all_stored(reply: Reply | ResponseError, count: int) -> bytes:
+    """The positions in a reply where it has nothing else, and `count` of them; otherwise nothing."""
+    if not isinstance(reply, list) or len(reply) != 1:
+        return b""
+    (part,) = reply
+    return part if isinstance(part, bytes) and part.count(b"{") == count else b""
+
+
 _MALFORMED = BrokerUnavailable("a publish script answered in another form than it should")
 
 
