@@ -130,6 +130,7 @@ def raise_(error: BaseException) -> None:
 
 EXITS: list[BaseException] = [
     SystemExit(3),
+    KeyboardInterrupt(),
     asyncio.CancelledError(),
     BaseException("a panic of a library"),
     BaseExceptionGroup("of a task group", [SystemExit(3)]),

@@ -65,7 +65,7 @@ def test_metrics_come_compressed_and_as_openmetrics_where_wanted(server: Server)
 def test_the_busiest_channels_are_a_list_and_a_bad_limit_is_reported(server: Server) -> None:
     status, body, headers = server.get("/channels/top?limit=5")
     assert (status, json.loads(body), headers["content-type"]) == (200, {"channels": []}, "application/json")
-    for wrong in ("0", "101", "-1", "many"):
+    for wrong in ("0", "101", "-1", "many", "9" * 5000):
         status, body, _ = server.get(f"/channels/top?limit={wrong}")
         assert (status, body) == (400, b"limit: give a number from 1 to 100\n")
 
@@ -76,6 +76,15 @@ def test_unknown_paths_are_404_and_other_methods_405(server: Server) -> None:
     for method in ("POST", "PUT", "DELETE", "BREW"):
         status, _, headers = server.get("/metrics", method=method)
         assert (status, headers["allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize("fields", ["", "Host: a\r\nHost: a\r\n", "Host: a b\r\n", "Host: u@a\r\n", "Host: é\r\n"])
+def test_a_request_without_one_good_host_field_is_400(server: Server, fields: str) -> None:
+    with socket.create_connection(("127.0.0.1", server.internal_port), timeout=DEADLINE) as client:
+        client.sendall(f"GET /livez HTTP/1.1\r\n{fields}\r\n".encode("latin-1"))
+        answer = b"".join(iter(lambda: client.recv(1000), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Host field" in answer
 
 
 def test_head_is_the_same_without_a_body(server: Server) -> None:

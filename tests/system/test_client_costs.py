@@ -33,8 +33,12 @@ async def leave(client):
     raise SystemExit(3)
 
 
-async def leave_later(client):
-    asyncio.get_running_loop().call_soon(exit, 3)
+def interrupt():
+    raise KeyboardInterrupt
+
+
+async def leave_later(client, data):
+    asyncio.get_running_loop().call_soon(*((exit, 3) if data == "exit" else (interrupt,)))
 
 
 rpc = {"leave": leave, "later": leave_later}
@@ -141,18 +145,22 @@ async def test_a_hook_that_exits_is_an_error_of_its_caller_alone(starling: Starl
     assert starling.workers == workers
 
 
+@pytest.mark.parametrize(("data", "event"), [("exit", "worker_exited"), ("interrupt", "worker_failed")])
 async def test_an_exit_outside_of_a_hook_ends_its_worker_and_not_the_pod(
-    starling: Starling, opened: AsyncExitStack
+    starling: Starling, opened: AsyncExitStack, data: str, event: str
 ) -> None:
     client = await client_of(starling, "late leaver", opened)
     (worker,) = starling.workers
-    await client.socket.send('{"id":9,"rpc":{"method":"later"}}')
+    before = len(starling.reported("worker_started"))
+    await client.socket.send(json.dumps({"id": 9, "rpc": {"method": "later", "data": data}}))
     await client.socket.wait_closed()
-    starling.reported("worker_exited", code=3)
-    starling.reported("worker_started", count=2)
+    starling.reported(event)
+    starling.reported("worker_started", count=before + 1)
     starling.until_ready()
     assert worker not in starling.workers
     await client_of(starling, "next", opened)
+    starling.reported("broker_link_up", count=before + 1)
+    assert not [line for line in starling.lines if line["event"] == "metrics_not_kept"]
 
 
 @pytest.mark.parametrize("way", ["history", "subscribe", "publish"])

@@ -100,7 +100,7 @@ class HookFunction:
         """
         task = asyncio.current_task()
         cancelled = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling()
-        if cancelled or isinstance(error, GeneratorExit | KeyboardInterrupt):
+        if cancelled or isinstance(error, GeneratorExit):
             raise error
         log.error("hook_failed", hook=self.name, exc_info=error)
         return CommandRefused(ERROR_INTERNAL)

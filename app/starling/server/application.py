@@ -263,6 +263,12 @@ class StarlingArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             logging.shutdown()
             sys.stdout.flush()
             os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+        except BaseException:
+            if os.getpid() == self.pid:
+                raise
+            log.critical("worker_failed", exc_info=True)
+            logging.shutdown()
+            os._exit(1)
 
 
 class RestartBackoff:

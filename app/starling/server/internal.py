@@ -29,6 +29,7 @@ from starling.server.console.requests import ConsoleRequests
 from starling.server.console.sessions import Sessions
 from starling.server.options import ServerOptions
 from starling.server.pod import TOP_CHANNELS, Pod
+from starling.server.target import BadTarget, check_host
 from starling.telemetry.metric_files import merge_ended
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
@@ -198,6 +199,19 @@ class Probe(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = REQUEST_SECONDS
 
+    def parse_request(self) -> bool:
+        """Read the head of a request, and check its Host field as on the public port."""
+        if not super().parse_request():
+            return False
+        hosts = [(b"host", value.encode("latin-1")) for value in self.headers.get_all("Host", ())]
+        try:
+            check_host(self.request_version.removeprefix("HTTP/"), hosts)
+        except BadTarget as problem:
+            self.close_connection = True
+            self._answer(HTTPStatus.BAD_REQUEST, f"{problem}\n".encode())
+            return False
+        return True
+
     def do_GET(self) -> None:
         """Answer a probe or a scrape."""
         pod, path = self.server.pod, urlsplit(self.path).path
@@ -249,7 +263,7 @@ class Probe(BaseHTTPRequestHandler):
 
     def _answer_top_channels(self) -> None:
         limit = parse_qs(urlsplit(self.path).query).get("limit", [str(TOP_CHANNELS)])[-1]
-        if not limit.isdecimal() or not 1 <= int(limit) <= TOP_CHANNELS:
+        if not limit.isdecimal() or not 1 <= int(limit[:10]) <= TOP_CHANNELS:
             self._answer(HTTPStatus.BAD_REQUEST, f"limit: give a number from 1 to {TOP_CHANNELS}\n".encode())
             return
         body = msgspec.json.encode({"channels": self.server.pod.top_channels(int(limit))})
