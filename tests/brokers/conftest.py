@@ -30,7 +30,7 @@ async def opener() -> AsyncIterator[Opener]:
     local = LocalServer()
 
     async def open_party(
-        url: str, *, up: bool = True, timeout: float = 2.0, prefix: str = "starling", kind: type[Party] = Party
+        url: str, *, up: bool = True, timeout: float = DEADLINE, prefix: str = "starling", kind: type[Party] = Party
     ) -> Party:
         urls.add(url)
         if prefix == "starling":

@@ -319,7 +319,7 @@ class Process(Party):
     """A broker with the stream of one channel, wired as the node does it."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(open_broker(url))
+        super().__init__(open_broker(url, timeout=DEADLINE))
         assert self.broker.history is not None
         self.history = self.broker.history
         self.live: set[Subscriber] = set()

@@ -15,7 +15,7 @@ from starling.engine.occupancy import Occupancy, OccupancyChange, OccupiedChanne
 from tests.brokers.party import Party
 from tests.support.redis_cluster import RedisCluster
 from tests.support.services import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 TTL = 60.0
 MAKE_OLDER = (
@@ -56,7 +56,7 @@ class RedisPlace:
 @pytest.fixture
 async def redis_place(redis_server: RedisServer) -> AsyncIterator[RedisPlace]:
     """The store of a started broker over a Redis of this test's own."""
-    party = Party(open_broker(redis_server.limited_url, presence_ttl=TTL))
+    party = Party(open_broker(redis_server.limited_url, timeout=DEADLINE, presence_ttl=TTL))
     await party.broker.start(party)
     await until(lambda: party.up, "the link comes up")
     client = redis.asyncio.Redis.from_url(redis_server.url)
@@ -69,7 +69,7 @@ async def redis_place(redis_server: RedisServer) -> AsyncIterator[RedisPlace]:
 @pytest.fixture
 async def cluster_place(redis_cluster: RedisCluster) -> AsyncIterator[RedisPlace]:
     """The store of a started broker over a cluster."""
-    party = Party(open_broker(redis_cluster.url, presence_ttl=TTL))
+    party = Party(open_broker(redis_cluster.url, timeout=DEADLINE, presence_ttl=TTL))
     await party.broker.start(party)
     await until(lambda: party.up, "the links come up")
     client = redis.asyncio.Redis(port=redis_cluster.owner("starling:{occupancy}:leases").port)

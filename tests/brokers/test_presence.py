@@ -86,7 +86,7 @@ async def open_presence(redis_server: RedisServer) -> AsyncIterator[Opener]:
     """`await open_presence()` makes a store of this test's Redis, as another process would have."""
     async with AsyncExitStack() as stack:
 
-        async def opened(*, ttl: float = TTL, timeout: float = 2.0, prefix: str = "starling") -> PresenceStore:
+        async def opened(*, ttl: float = TTL, timeout: float = DEADLINE, prefix: str = "starling") -> PresenceStore:
             party = Party(
                 open_broker(
                     redis_server.limited_url if prefix == "starling" else redis_server.url,
@@ -132,7 +132,7 @@ class ClusterPlace:
 
 @pytest.fixture
 async def cluster_place(redis_cluster: RedisCluster) -> AsyncIterator[ClusterPlace]:
-    party = Party(open_broker(redis_cluster.url, presence_ttl=TTL))
+    party = Party(open_broker(redis_cluster.url, timeout=DEADLINE, presence_ttl=TTL))
     await party.broker.start(party)
     await until(lambda: party.up, "the links come up")
     assert party.broker.presence is not None

@@ -63,7 +63,7 @@ async def test_the_master_is_found_and_its_death_survived(group: SentinelGroup, 
 
 
 async def test_a_frozen_master_that_returns_is_left_alone(group: SentinelGroup, opener: Opener) -> None:
-    here, there = await opener(group.url), await opener(group.url)
+    here, there = await opener(group.url, timeout=2), await opener(group.url, timeout=2)
     await here.broker.subscribe("room")
     former = group.master
     await asyncio.to_thread(former.freeze)

@@ -10,6 +10,7 @@ from starling.engine.engine import Engine
 from tests.support.engines import memory_engine, started
 from tests.support.local_server import LocalServer
 from tests.support.services import RedisServer
+from tests.support.waiting import DEADLINE
 
 
 @pytest.fixture
@@ -24,4 +25,4 @@ def new_broker(request: pytest.FixtureRequest) -> Callable[[], BroadcastBroker]:
     if request.param == "local":
         return LocalServer().broker
     redis: RedisServer = request.getfixturevalue("redis_server")
-    return lambda: open_broker(redis.url)
+    return lambda: open_broker(redis.url, timeout=DEADLINE)

@@ -203,7 +203,7 @@ def broker() -> RecordingBroker:
 
 @pytest.fixture
 async def redis_party(redis_server: RedisServer) -> AsyncIterator[Party]:
-    party = Party(open_broker(redis_server.url, timeout=1.0))
+    party = Party(open_broker(redis_server.url, timeout=DEADLINE))
     await party.broker.start(party)
     await until(lambda: party.up, "the link comes up")
     yield party
@@ -850,7 +850,7 @@ async def test_over_redis_another_process_sees_and_receives_who_comes_and_goes(
     async with AsyncExitStack() as stack:
         parties = []
         for _ in range(2):
-            party = Party(open_broker(redis_server.url))
+            party = Party(open_broker(redis_server.url, timeout=DEADLINE))
             await party.broker.start(party)
             stack.push_async_callback(party.broker.stop)
             await party.broker.subscribe(CHANNEL)
