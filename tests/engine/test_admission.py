@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from starling.engine.admission import Admission, ClientLimits
-from starling.engine.allowances import Budgets, ConnectionLimit
+from starling.engine.allowances import AddressBudgets, Budgets, ConnectionLimit
 from starling.engine.hub import Hub
 from starling.engine.options import AdmissionOptions
 from starling.engine.readiness import Readiness, Unready
@@ -22,7 +22,7 @@ class Endpoint:
         self.readiness = Readiness()
         self.readiness.release(Unready.STARTING)
         self.memory: float | None = None
-        clients = ClientLimits(Budgets(0, 0), ConnectionLimit(0, 0), Budgets(0, 0))
+        clients = ClientLimits(Budgets(0, 0), ConnectionLimit(0, 0), AddressBudgets(0, 0))
         self.admission = Admission(self.hub, self.readiness, limits, lambda: self.memory, clients)
 
     def hold(self, count: int) -> None:

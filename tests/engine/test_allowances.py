@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from starling.engine.allowances import Budgets, ConnectionLimit, payer
+import pytest
+
+from starling.engine.allowances import AddressBudgets, Budgets, ConnectionLimit, payer
 
 
 @dataclass
@@ -72,3 +74,27 @@ def test_a_user_with_the_name_of_an_address_is_not_counted_as_that_address() -> 
     assert not limit.full("", "10.0.0.1")
     limit.remove(named)
     assert not limit.full("10.0.0.1", "10.0.0.2")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("2001:db8:1:1::1", "2001:DB8:1:1:ffff::2", True),
+        ("2001:db8:1:1::1", "2001:db8:1:2::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("64:ff9b::192.0.2.1", "64:ff9b::192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth0", False),
+        ("::1", "::2", False),
+        ("not:an:address", "not:an:address", True),
+    ],
+)
+def test_addresses_of_one_subscriber_count_together(one: str, other: str, alike: bool) -> None:
+    failures, connections = AddressBudgets(1, 1, lambda: 100.0), ConnectionLimit(0, 1)
+    failures.spend(one)
+    connections.add("", one)
+
+    assert failures.exhausted(other) is alike
+    assert connections.full("", other) is alike
+    assert (payer(Client("1", "", one)) == payer(Client("2", "", other))) is alike

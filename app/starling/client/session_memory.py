@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
 
-from starling.engine.allowances import Budgets
+from starling.engine.allowances import AddressBudgets
 
 # Sessions that are remembered, the latest; some 200 bytes each.
 MOST_REMEMBERED = 8192
@@ -25,7 +25,7 @@ class SessionMemory:
         """`clock` is in seconds and never goes back."""
         self._key = secrets.token_bytes(32)
         self._found: OrderedDict[bytes, bool] = OrderedDict()
-        self._budgets = Budgets(UNKNOWN_PER_SECOND, UNKNOWN_AT_ONCE, clock)
+        self._budgets = AddressBudgets(UNKNOWN_PER_SECOND, UNKNOWN_AT_ONCE, clock)
 
     def is_gone(self, node: str, secret: str) -> bool:
         """Whether `node` does not have the session any more."""

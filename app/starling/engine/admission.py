@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from starling.engine.allowances import Budgets, ConnectionLimit
+from starling.engine.allowances import AddressBudgets, Budgets, ConnectionLimit
 from starling.engine.hub import Hub
 from starling.engine.memory import FreedMemory
 from starling.engine.options import AdmissionOptions
@@ -35,7 +35,7 @@ class ClientLimits:
 
     first_uses: Budgets
     connections: ConnectionLimit
-    failed_connects: Budgets
+    failed_connects: AddressBudgets
 
 
 class Admission:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
+from starling.engine.peer_address import subscriber
 from starling.protocol.budget import Budget
 
 # Budgets are looked through for those that are not needed any more after this many new ones.
@@ -28,7 +29,7 @@ def payer(client: Spender) -> str:
 
 def payer_of(user: str, address: str) -> str:
     """Who pays for a client of a user, or without one at an address."""
-    return f"user {user}" if user else f"address {address}"
+    return f"user {user}" if user else f"address {subscriber(address)}"
 
 
 class Budgets:
@@ -59,6 +60,18 @@ class Budgets:
                 self._sweep_at = len(self._budgets) + _SWEEP
             budget = self._budgets[name] = Budget(self._rate)
         budget.spend(now)
+
+
+class AddressBudgets(Budgets):
+    """A budget for each address, which addresses of one subscriber share (starling.engine.peer_address)."""
+
+    def exhausted(self, name: str) -> bool:
+        """Whether nothing is left for the address `name` at the moment."""
+        return super().exhausted(subscriber(name))
+
+    def spend(self, name: str) -> None:
+        """Spend one."""
+        super().spend(subscriber(name))
 
 
 # A user by its name, which takes no memory of its own, or an address in a tuple, so that no name is taken for one.
@@ -92,4 +105,4 @@ class ConnectionLimit:
 
 
 def _holder(user: str, address: str) -> Holder:
-    return user or (address,)
+    return user or (subscriber(address),)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from starling.engine.admission import Admission, ClientLimits
-from starling.engine.allowances import Budgets, ConnectionLimit
+from starling.engine.allowances import AddressBudgets, Budgets, ConnectionLimit
 from starling.engine.append_store import AppendStore
 from starling.engine.append_streams import COUNT_SECONDS, SWEEP_SECONDS, AppendStreams
 from starling.engine.broker import Broker
@@ -177,7 +177,7 @@ def build_engine(
     clients = ClientLimits(
         first_uses=Budgets(options.first_use_rate, options.new_channel_burst),
         connections=ConnectionLimit(options.worker_connections_per_user, options.worker_connections_per_address),
-        failed_connects=Budgets(options.failed_connects_per_minute / 60, options.failed_connects_per_minute),
+        failed_connects=AddressBudgets(options.failed_connects_per_minute / 60, options.failed_connects_per_minute),
     )
     admission = Admission(hub, readiness, options, MemoryLimit().share, clients)
     link_watch = LinkWatch(

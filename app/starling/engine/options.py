@@ -36,8 +36,8 @@ class AdmissionOptions(Options):
         Field(
             ge=0,
             le=1_000_000,
-            description="Connections without a user from one address in one worker; needs STARLING_TRUSTED_PROXIES "
-            "behind a proxy, whose address all clients have otherwise. 0: any number.",
+            description="Connections without a user from one address (of IPv6: one /64) in one worker; needs "
+            "STARLING_TRUSTED_PROXIES behind a proxy, whose address all clients have otherwise. 0: any number.",
         ),
     ] = 0
     failed_connects_per_minute: Annotated[
@@ -45,8 +45,8 @@ class AdmissionOptions(Options):
         Field(
             ge=0,
             le=1_000_000,
-            description="Connects with a bad, an expired or no token that one address may try in a worker; then 429. "
-            "Needs STARLING_TRUSTED_PROXIES behind a proxy. 0: any number.",
+            description="Connects with a bad, an expired or no token that one address (of IPv6: one /64) may try "
+            "in a worker; then 429. Needs STARLING_TRUSTED_PROXIES behind a proxy. 0: any number.",
         ),
     ] = 0
     connects_per_second: Annotated[

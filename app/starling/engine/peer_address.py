@@ -3,11 +3,17 @@
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starling.engine.upgrade import Header
 
 _MAPPED_PREFIX_BITS = 96
+# What one subscriber of a network gets at least (RFC 6177): it has as many addresses there as it likes.
+_SUBSCRIBER_BITS = 64
+# IPv4 hosts as IPv6 hosts see them (RFC 6052).
+_TRANSLATED = IPv6Network("64:ff9b::/96")
+_REMEMBERED = 4096
 _MAPPED = ip_network("::ffff:0:0/96")
 # An address of X-Forwarded-For, which may be in brackets, with a port after them.
 _FORWARDED = re.compile(r"\[?([0-9A-Fa-f:.]+)(?:\](:[0-9]{1,5})?)?")
@@ -22,6 +28,23 @@ def unmapped(address: str) -> str:
     except ValueError:
         return address
     return str(mapped) if mapped is not None else address
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def subscriber(address: str) -> str:
+    """What limits of an address count: of IPv6 the first 64 bits, which one subscriber has; any other text as it is.
+
+    Addresses of this link and this machine have their first bits in common, and so have translated ones of IPv4.
+    """
+    if ":" not in address:
+        return address
+    try:
+        found = IPv6Address(unmapped(address))
+    except ValueError:
+        return unmapped(address)
+    if found.is_link_local or found.is_loopback or found in _TRANSLATED:
+        return str(found)
+    return str(IPv6Network((int(found), _SUBSCRIBER_BITS), strict=False))
 
 
 def unmapped_forwarded(value: bytes) -> bytes:
