@@ -1,6 +1,6 @@
 """The broker contract: what carries publications between processes, and what it guarantees."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import repeat
@@ -11,7 +11,11 @@ from msgspec.json import Decoder
 
 from starling.protocol.messages import ClientInfo, Publication
 from starling.protocol.shared_values import SharedPublications
+from starling.protocol.tags_filter import Matches
 from starling.telemetry.tracing import TraceContext
+
+# Filters of which a read that is remembered keeps what they match.
+_MOST_FILTERS = 8
 
 
 # A struct, since one is made for each publication: a frozen dataclass takes half a microsecond longer.
@@ -50,7 +54,8 @@ class StreamRead:
     there.
     `more` is true when the read stopped at its limits, so that there may be further entries. `created`: the channel had
     no position before this read. `pieces`: where the store remembers entries, what codecs made of the publication of
-    each, see SharedPublications. A store may return one object for equal reads, so nothing changes it.
+    each, see SharedPublications; `data_bytes` of all data. A store may return one object for equal reads, so nothing
+    changes it.
     """
 
     top: StreamPosition
@@ -59,7 +64,9 @@ class StreamRead:
     more: bool = False
     created: bool = False
     pieces: list[dict[str, Any]] | None = field(default=None, compare=False)
+    data_bytes: int | None = field(default=None, compare=False)
     _shared: dict[bool, SharedPublications] = field(default_factory=dict, compare=False, repr=False)
+    _matching: dict[Matches, list[int]] = field(default_factory=dict, compare=False, repr=False)
 
     def publications(self, *, reverse: bool = False) -> list[Publication]:
         """The publications, with `reverse` the newest first.
@@ -75,6 +82,20 @@ class StreamRead:
             found = [entry.publication for entry in self.entries[::step]]
             shared = self._shared[reverse] = SharedPublications(found, self.pieces[::step])
         return shared
+
+    def matching(self, matches: Matches, *, reverse: bool) -> Iterable[int]:
+        """Which entries match, with `reverse` the newest first; all that get this read share what was found."""
+        step = -1 if reverse else 1
+        known = self._matching.get(matches)
+        if known is not None:
+            return known[::step]
+        found = (at for at in range(len(self.entries))[::step] if matches(self.entries[at].publication.tags or {}))
+        if self.pieces is None:
+            return found
+        if len(self._matching) == _MOST_FILTERS:
+            self._matching.clear()
+        known = self._matching[matches] = sorted(found)
+        return known[::step]
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,10 +121,8 @@ class _Scan:
         if self._matches is None:
             self.found = read.publications(reverse=self._reverse)
             return True
-        entries, pieces = read.entries, read.pieces
-        if self._reverse:
-            entries, pieces = entries[::-1], None if pieces is None else pieces[::-1]
-        if self._collect(entries, pieces, self._matches) or not read.more or not entries:
+        entries = read.entries
+        if self._collect(read, self._matches) or not read.more or not entries:
             return True
         self._scanned += len(entries)
         if self._scanned >= SCAN_LIMIT:
@@ -134,7 +132,7 @@ class _Scan:
         # The pages are of one stream.
         self._epoch = read.top.epoch
         if self._reverse:
-            self.before = entries[-1].offset
+            self.before = entries[0].offset
         else:
             self.after = entries[-1].offset
         return False
@@ -144,20 +142,18 @@ class _Scan:
         """What was found, with what codecs made of it before where the store remembers that."""
         return self.found if self._pieces is None else SharedPublications(self.found, self._pieces)
 
-    def _collect(self, entries: list[StreamEntry], pieces: list[dict[str, Any]] | None, matches: Matches) -> bool:
+    def _collect(self, read: StreamRead, matches: Matches) -> bool:
         """Add the publications that match; True once the answer is full."""
-        if self._pieces is None and pieces is not None:
+        if self._pieces is None and read.pieces is not None:
             self._pieces = []
-        for index, entry in enumerate(entries):
-            publication = entry.publication
-            if not matches(publication.tags or {}):
-                continue
+        for index in read.matching(matches, reverse=self._reverse):
+            publication = read.entries[index].publication
             self._size += len(publication.data)
             if self.found and self._size > self._max_bytes:
                 return True
             self.found.append(publication)
-            if self._pieces is not None and pieces is not None:
-                self._pieces.append(pieces[index])
+            if self._pieces is not None and read.pieces is not None:
+                self._pieces.append(read.pieces[index])
             if len(self.found) == self._limit:
                 return True
         return False

@@ -94,7 +94,8 @@ class RedisHistory:
                     return StreamRead(top, int(bottom), entries, bool(cut), top.epoch == epoch)
                 made = self._known_entries(channel, top.epoch, int(bottom), rows)
                 entries, pieces = [entry.entry for entry in made], [entry.pieces for entry in made]
-                read = StreamRead(top, int(bottom), entries, bool(cut), top.epoch == epoch, pieces)
+                size = sum([len(entry.publication.data) for entry in entries])
+                read = StreamRead(top, int(bottom), entries, bool(cut), top.epoch == epoch, pieces, size)
                 # What is malformed is reported each time.
                 if len(made) == len(rows):
                     state = f"{top.epoch} {top.offset} {read.bottom}"

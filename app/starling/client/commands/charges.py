@@ -4,6 +4,7 @@ import time
 from collections.abc import Collection
 
 from starling.client.client_connection import ClientConnection
+from starling.engine.broker import StreamRead
 from starling.protocol.messages import Publication
 from starling.protocol.shared_values import SharedMembers
 
@@ -14,9 +15,17 @@ _MEMBER_BYTES = 64
 
 
 def charge_publications(client: ClientConnection, publications: Collection[Publication]) -> None:
+    """Spend for publications that a client gets."""
+    size = sum([len(publication.data) for publication in publications])
+    client.session.charge(size + _PUBLICATION_BYTES * len(publications), time.monotonic())
+
+
+def charge_read(client: ClientConnection, read: StreamRead) -> None:
     """Spend for publications that were read."""
-    size = sum([len(publication.data) for publication in publications]) + _PUBLICATION_BYTES * len(publications)
-    client.session.charge(size, time.monotonic())
+    if read.data_bytes is None:
+        charge_publications(client, [entry.publication for entry in read.entries])
+    else:
+        client.session.charge(read.data_bytes + _PUBLICATION_BYTES * len(read.entries), time.monotonic())
 
 
 def charge_members(client: ClientConnection, members: SharedMembers) -> None:

@@ -7,7 +7,7 @@ import structlog
 
 from starling.client.client_connection import ClientConnection
 from starling.client.commands.base import CommandHandler
-from starling.client.commands.charges import charge_publications
+from starling.client.commands.charges import charge_read
 from starling.client.commands.rights import channel_options, require
 from starling.client.shared_recoveries import SharedRecoveries
 from starling.engine.allowances import Budgets, payer
@@ -57,7 +57,7 @@ class HistoryHandler(CommandHandler[History, ChannelOptions]):
         """Spend of the client's budgets for what was read, whether or not the answer has it."""
         if read.created:
             self._first_uses.spend(payer(client))
-        charge_publications(client, [entry.publication for entry in read.entries])
+        charge_read(client, read)
 
     async def run(self, client: ClientConnection, action: History, prepared: ChannelOptions) -> list[Decision]:
         """Read it."""
