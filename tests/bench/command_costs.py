@@ -53,15 +53,10 @@ class Cost:
         return self.seconds * 1e6 / self.size
 
 
-def encoded(client: Conversation, *commands: Command) -> bytes:
-    """Commands as a client that saves bytes sends them."""
-    return client.encoded(*commands) if client.protobuf else b"\n".join(map(_compact, commands))
-
-
 def send_and_wait(client: Conversation, number: int, command: Command, case: Case) -> int:
     """Send a command and check its answer; returns the bytes that were sent."""
     (method,) = command
-    content = encoded(client, {"id": number, **command})
+    content = client.encoded({"id": number, **command})
     client.write(content)
     reply = client.reply(number)
     result: Any = reply.get(method)
@@ -107,7 +102,7 @@ def in_frames(bench: Bench, case: Case) -> Cost:
             frame: list[Command] = []
             for command in islice(commands, COMMANDS):
                 frame += [command] if case.undo is None else [case.undo, command]
-            content = encoded(client, *({"id": next(numbers), **command} for command in frame))
+            content = client.encoded(*({"id": next(numbers), **command} for command in frame))
             before = cpu_seconds(bench.worker)
             client.write(content)
             refused = client.await_replies(len(frame))
@@ -144,11 +139,11 @@ def connecting(bench: Bench, *lines: bytes) -> Cost:
     return Cost(statistics.mean(seconds), size)
 
 
-def masked(payload: bytes) -> bytes:
+def masked(payload: bytes, *, binary: bool = False) -> bytes:
     """One frame (RFC 6455 section 5.2), masked with zeros."""
     size = len(payload)
     length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
-    return b"\x81" + length + bytes(4) + payload
+    return (b"\x82" if binary else b"\x81") + length + bytes(4) + payload
 
 
 def frame_size(start: bytes) -> int:

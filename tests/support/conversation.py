@@ -221,10 +221,7 @@ class Conversation:
 
     def encoded(self, *commands: Mapping[str, Any]) -> bytes:
         """Commands in the format of the transport."""
-        if not self.protobuf:
-            return b"\n".join(json.dumps(command).encode() for command in commands)
-        messages = (json_format.ParseDict(_to_bytes(command), client_pb2.Command()) for command in commands)
-        return b"".join(_varint(message.ByteSize()) + message.SerializeToString() for message in messages)
+        return encoded_commands(commands, protobuf=self.protobuf)
 
     def _decoded(self, content: bytes) -> Iterator[dict[str, Any]]:
         if self.transport == "sse":
@@ -241,6 +238,14 @@ class Conversation:
                 message = client_pb2.Reply.FromString(content[at : at + size])
                 yield _from_bytes(json_format.MessageToDict(message, preserving_proto_field_name=True))
                 at += size
+
+
+def encoded_commands(commands: Sequence[Mapping[str, Any]], *, protobuf: bool) -> bytes:
+    """Commands as one message."""
+    if not protobuf:
+        return b"\n".join(json.dumps(command, separators=(",", ":")).encode() for command in commands)
+    messages = (json_format.ParseDict(_to_bytes(command), client_pb2.Command()) for command in commands)
+    return b"".join(_varint(message.ByteSize()) + message.SerializeToString() for message in messages)
 
 
 def emulate(
