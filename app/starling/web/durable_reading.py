@@ -4,8 +4,8 @@ import asyncio
 import base64
 import random
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 
 import msgspec
@@ -149,20 +149,25 @@ class StreamReading:
     async def _wait(self, request: StreamRequest, start: StreamPosition) -> list[Publication]:
         """What comes within the time of a long poll, or the end of the stream."""
         end = time.monotonic() + self._long_poll_seconds
-        async with self._engine.stream_readers.open(request.channel, request.options, start) as reader:
-            self._readers.add(reader)
-            try:
+        async with self._reader(request, start) as reader:
+            with suppress(StreamLost):
                 while (left := end - time.monotonic()) > 0:
                     found = await reader.next(left)
                     if not self._permitted(request):
                         raise CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
                     if any(map(_counts, found)):
                         return found
-            except StreamLost:
-                return []
+        return []
+
+    @asynccontextmanager
+    async def _reader(self, request: StreamRequest, start: StreamPosition) -> AsyncIterator[StreamReader]:
+        """A reader of what follows a position, which a drain ends."""
+        async with self._engine.stream_readers.open(request.channel, request.options, start) as reader:
+            self._readers.add(reader)
+            try:
+                yield reader
             finally:
                 self._readers.discard(reader)
-        return []
 
     # Server-sent events
 
@@ -193,8 +198,7 @@ class StreamReading:
         """Write events until the stream is closed, or the time of one response is over."""
         end = time.monotonic() + SSE_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - spreads reconnects
         at, first, cursor = start.offset, True, request.query.get("cursor", "")
-        async with self._engine.stream_readers.open(request.channel, request.options, start) as reader:
-            self._readers.add(reader)
+        async with self._reader(request, start) as reader:
             with suppress(StreamLost):
                 while (left := end - time.monotonic()) > 0:
                     behind = first and info.offset > at
@@ -214,7 +218,6 @@ class StreamReading:
                     first = False
                     if closed:
                         break
-            self._readers.discard(reader)
 
     def _permitted(self, request: StreamRequest) -> bool:
         """Whether the token that permitted the request is still valid when something can be sent."""
