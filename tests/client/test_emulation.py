@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from starling.brokers.broadcast import BroadcastBroker
+from starling.client import session_memory
 from starling.client.emulation import EmulatedCommands, EmulatedOutcome, EmulatedSessions, Forwarding
 from starling.client.session_memory import UNKNOWN_AT_ONCE
 from starling.engine import control
@@ -51,8 +52,9 @@ def server() -> LocalServer:
 
 
 @pytest.fixture
-async def nodes(server: LocalServer) -> AsyncIterator[list[Node]]:
-    """Two workers that know each other."""
+async def nodes(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Node]]:
+    """Two workers that know each other; on a busy machine, too, a budget does not grow while it is spent."""
+    monkeypatch.setattr(session_memory, "UNKNOWN_PER_SECOND", 1e-6)
     async with AsyncExitStack() as stack:
         made = [Node(server.broker()) for _ in range(2)]
         for node in made:

@@ -239,7 +239,6 @@ class SupervisedBackend(LinkBackend):
                 await self._in_time(link.unsubscribe(surplus), "unsubscribing")
             subscribed.set()
             try:
-                # Not wait_for: in Python 3.11 it swallows a cancellation that meets the end of its waiting.
                 async with asyncio.timeout(_COUNT_INTERVAL):
                     await subscriptions.changed.wait()
             except TimeoutError:

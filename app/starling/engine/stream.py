@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic
 
@@ -335,10 +336,9 @@ class Stream(Generic[S]):
 
     async def _pause(self, longest: float) -> None:
         """Wait a while before another try, shorter when the link is found meanwhile."""
-        try:
-            await asyncio.wait_for(self._urged.wait(), longest * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest * random.uniform(0.5, 1.0)):  # noqa: S311  # no secret
+                await self._urged.wait()
 
     def _lose(self) -> None:
         self._stats.resets += 1

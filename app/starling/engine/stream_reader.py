@@ -75,7 +75,8 @@ class StreamReader:
         """
         if not self._waiting and not self._lost:
             try:
-                await asyncio.wait_for(self._changed.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
             except TimeoutError:
                 return []
         found, self._waiting = self._waiting, []

@@ -139,7 +139,8 @@ class OpenTelemetry:
         # No thread of a pool: a process waits for those, and a collector that does not answer would keep it.
         threading.Thread(target=flush, name="last-spans", daemon=True).start()
         try:
-            await asyncio.wait_for(done.wait(), FLUSH_SECONDS)
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await done.wait()
         except TimeoutError:
             log.warning("spans_not_sent", reason="the collector did not take them before the stop")
         self._stats.give_up()

@@ -99,7 +99,8 @@ class ServiceClient:
                 raise ExpectationFailed(self._with_events(f"{wanted}: the connection is closed with {self.closed}"))
             self._arrived.clear()
             try:
-                await asyncio.wait_for(self._arrived.wait(), end - loop.time())
+                async with asyncio.timeout_at(end):
+                    await self._arrived.wait()
             except TimeoutError:
                 raise ExpectationFailed(self._with_events(f"{wanted} has not come within {within:g} s")) from None
 
