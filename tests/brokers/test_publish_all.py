@@ -315,7 +315,7 @@ def test_a_call_of_redis_never_carries_more_than_it_does_in_half_a_millisecond(
 
     begun, portions = 0, []
     while begun < len(requests):
-        call = many.next_call(requests, begun, "e")
+        call = many.next_call(requests, [name for name, _, _ in requests], begun, "e")
         portions.append(call.portion)
         begun = call.portion.stop
 

@@ -388,6 +388,22 @@ async def test_a_batch_and_a_broadcast_take_one_round_trip_to_redis(redis: Redis
                 assert not any("error" in outcome for outcome in outcomes)
 
 
+def test_broadcasts_and_batches_of_kept_publications_answer_the_position_in_each_channel(starling: Starling) -> None:
+    names = [f"kept:each{number}" for number in range(60)]
+    plain(starling, "publish", {"channel": names[7], "data": 0})
+
+    broadcast = plain(starling, "broadcast", {"channels": names, "data": 1}).json()["result"]["responses"]
+    commands = [{"publish": {"channel": name, "data": number}} for number, name in enumerate(names)]
+    batch = plain(starling, "batch", {"commands": commands}).json()["replies"]
+
+    assert [each["result"]["offset"] for each in broadcast] == [2 if number == 7 else 1 for number in range(60)]
+    assert [each["publish"]["offset"] for each in batch] == [3 if number == 7 else 2 for number in range(60)]
+    for number in (0, 7, 59):
+        page = plain(starling, "history", {"channel": names[number], "limit": 1}).json()["result"]
+        assert page["offset"] == batch[number]["publish"]["offset"]
+        assert page["epoch"] == batch[number]["publish"]["epoch"] == broadcast[number]["result"]["epoch"]
+
+
 # --- revocation ---
 
 

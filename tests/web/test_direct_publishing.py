@@ -37,6 +37,12 @@ _BATCHES = [
     b'{"commands":[{"publish":{"channel":"kept:a","data":%b}}]}' % (b"1" * 2000),
     b'{"commands":[{"publish":{"channel":"kept:a","data":"\xff"}}]}',
     b'{"commands":[%b]}' % b",".join([_COMMAND] * 1001),
+    b'{"commands":[%b, {"publish" :{"channel":"kept:b","data":2}},%b]}' % (_COMMAND, _COMMAND),
+    b'{"commands":[%b,{"publish":{"channel":"kept:b","data":2,"data":3}},%b]}' % (_COMMAND, _COMMAND),
+    b'{"commands":[%b,{"publish":{"channel":"kept:\\"b","data":2}},%b]}' % (_COMMAND, _COMMAND),
+    b'{"commands":[%b,{"publish":{"channel":"kept:b\\u0022","data":"}},{"}},%b]}' % (_COMMAND, _COMMAND),
+    b'{"commands":[%b,{"publish":{"channel":"kept:\xc3\xa9","data":2}},%b] }' % (_COMMAND, _COMMAND),
+    b'{"commands":[%b,%b],"commands":[%b,%b]}' % (_COMMAND, _COMMAND, _COMMAND, _COMMAND),
 ]
 _BROADCASTS = [
     b'{"channels":["kept:a","kept:b","kept:a"],"data":{"n":1}}',

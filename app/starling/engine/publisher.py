@@ -19,7 +19,7 @@ from starling.engine.broker_refusals import BrokerRefusals
 from starling.engine.channels import ChannelOptions, count_namespaces, namespace_of
 from starling.protocol.codes import ERROR_BAD_REQUEST, CommandRefused, Error
 from starling.protocol.messages import Publication
-from starling.protocol.portable_json import PORTABLE_JSON, is_json
+from starling.protocol.portable_json import PORTABLE_JSON, is_json, keeps_limits
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
 
@@ -132,12 +132,15 @@ class Publisher:
         self._metrics.published[namespace_of(channel), failed] += 1
 
 
-def check_publication(data: bytes, options: ChannelOptions) -> None:
-    """Raise CommandRefused with 107 for data that is not of the namespace's `publication_data_format`."""
+def check_publication(data: bytes, options: ChannelOptions, *, decoded: bool = False) -> None:
+    """Raise CommandRefused with 107 for data that is not of the namespace's `publication_data_format`.
+
+    `decoded`: the data was part of JSON in UTF-8 that msgspec has decoded as it is.
+    """
     wanted = options.publication_data_format
     if wanted in ("any", "binary"):
         return
-    if not is_json(data):
+    if not (keeps_limits(data) if decoded else is_json(data)):
         raise CommandRefused(_refusal(wanted, PORTABLE_JSON))
     if wanted == "json_object" and not data.lstrip().startswith(_BRACE):
         raise CommandRefused(_refusal(wanted, "a JSON object"))

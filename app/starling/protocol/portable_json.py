@@ -44,6 +44,11 @@ def is_json(data: bytes) -> bool:
         _skip_value(data)
     except (MsgspecError, UnicodeError, RecursionError):
         return False
+    return len(data) <= _FLAT or keeps_limits(data)
+
+
+def keeps_limits(data: bytes) -> bool:
+    """Whether valid JSON keeps NESTING_LIMIT and NUMBER_LIMIT."""
     # In this many bytes nothing is nested too deep, and no number is too long.
     if len(data) <= _FLAT:
         return True

@@ -45,7 +45,7 @@ class BatchPublishing:
         return self._begin(publications, refused, done)
 
     def begin_plain(self, requests: Sequence[tuple[str, bytes]], done: Callable[[Published], None]) -> bool:
-        """As `begin`, for JSON that goes to a channel without anything further."""
+        """As `begin`, for JSON that goes to a channel without anything further, and was decoded as part of a batch."""
         if self._engine.tracer.on:
             return False
         publications: list[PublishRequest] = []
@@ -58,7 +58,7 @@ class BatchPublishing:
                 if kept is None:
                     check_no_stream(options)
                     kept = of_namespace[id(options)] = options.publish_options()
-                check_publication(data, options)
+                check_publication(data, options, decoded=True)
             except CommandRefused as refusal:
                 refused[number] = error_of("publish", refusal)
             else:

@@ -4,7 +4,7 @@
 -- ARGV  1 prefix   2 random text of letters and digits, for new epochs   3 a number, so that calls may share that text:
 --       it and the next numbers, one for each channel, are used in one call only
 --       then parts, each with what its channels share:
---       "<entries to keep, 0: none> <ms to keep them> <ms to keep the position> <letters>"
+--       "<entries to keep, 0: none> <ms to keep them> <ms to keep the position> <letters>"; empty: as of the part before
 --       the body, or the whole message where nothing is kept
 --       with the letter i: the idempotency key   with v: the version and its epoch   with l: what is sent for the body
 --       the names of the channels, each with a line feed behind it; no name has a control character
@@ -42,8 +42,12 @@ local function reply(part)
 end
 
 local prefix, new_epoch, number = take(true), take(true), tonumber(take(true))
+local size, milliseconds, meta_milliseconds, letters
 while position < #ARGV do
-  local size, milliseconds, meta_milliseconds, letters = string.match(take(true), '^(%d+) (%d+) (%d+) (%l*)$')
+  local how = take(true)
+  if how ~= '' then
+    size, milliseconds, meta_milliseconds, letters = string.match(how, '^(%d+) (%d+) (%d+) (%l*)$')
+  end
   local body = take(true)
   local key = take(string.find(letters, 'i', 1, true))
   local version = take(string.find(letters, 'v', 1, true))

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
-from starling.brokers.envelope import encode_bodies, encode_publication, stored_name, stored_names
+from starling.brokers.envelope import encode_body, encode_publication, stored_names
 from starling.brokers.redis.calls import PUBLISH_MANY, Command, RedisCalls, RedisNames, Reply, milliseconds, new_epoch
 from starling.brokers.redis.refusal import refused
+from starling.clocks import wall_clock
 from starling.engine.broker import (
     BrokerUnavailable,
     PublishOptions,
@@ -56,59 +57,49 @@ class PublishMany:
 
     def begin(self, requests: Sequence[PublishRequest], done: Done) -> Sequence[PublishOutcome] | None:
         """As starling.engine.broker.Broker.begin_publish_all."""
+        names = stored_names(channels_of(requests))
         # The script takes a line for each name. No rule lets a name have two, and this is where it would be two names.
-        if self.divided or "\n" in "".join(channels_of(requests)):
+        if self.divided or "\n" in "".join(names):
             self.one_by_one(requests, done)
             return None
-        under_way = _UnderWay(self, requests, done)
+        under_way = _UnderWay(self, requests, names, done)
         return under_way.outcomes() if under_way.go_on() else None
 
-    def next_call(self, requests: Sequence[PublishRequest], begun: int, epoch: str) -> ManyCall:
+    def next_call(self, requests: Sequence[PublishRequest], names: Sequence[str], begun: int, epoch: str) -> ManyCall:
         """The call of the script for those after the first `begun`, for as many as take MOST_MICROSECONDS.
 
-        `epoch` names new streams: a text for these requests, and no others.
+        `names` are stored names of channels; `epoch` names new streams: a text for these requests, and no others.
         """
         arguments: list[bytes | str | int] = [self._prefix, epoch, begun]
         count, size, number, left = len(requests), 0, begun, MOST_MICROSECONDS
+        now, how = int(wall_clock() * 1000), _NO_WAY
         while number < count:
-            channel, publication, options = requests[number]
-            each_takes = _microseconds(publication, options)
+            _, publication, options = requests[number]
+            data_size = len(publication.data)
+            known = options is how.options
+            if not known:
+                how = _way(options)
+            each_takes = how.microseconds + data_size // how.bytes_a_microsecond
             if left < each_takes and number > begun:
                 break
-            end, last = number + 1, number + left // each_takes
-            while end < last and end < count and requests[end][1] is publication and requests[end][2] is options:
-                end += 1
-            arguments += _in_common(publication, options)
+            end = _end_of_run(requests, number, min(count, number + max(1, left // each_takes)))
+            arguments.append("" if known else how.text)
+            arguments += how.arguments(publication, now)
             # Most publications of a batch go to one channel each.
-            if end == number + 1:
-                arguments.append(f"{stored_name(channel)}\n")
-            else:
-                arguments.append("\n".join([*stored_names(channels_of(requests[number:end])), ""]))
-            size += len(publication.data) + _OVERHEAD
+            arguments.append(f"{names[number]}\n" if end == number + 1 else "\n".join([*names[number:end], ""]))
+            size += data_size + _OVERHEAD
             left -= (end - number) * each_takes
             number = end
         return ManyCall(PUBLISH_MANY.call((), *arguments), range(begun, number), size + _OVERHEAD * (number - begun))
-
-    def calls_of_same(self, requests: SamePublication, begun: int, epoch: str) -> list[ManyCall]:
-        """The next calls, CALLS_AT_ONCE at most, as `next_call` makes them one by one."""
-        publication, options = requests.publication, requests.options
-        in_common = _in_common(publication, options)
-        portion = max(1, MOST_MICROSECONDS // _microseconds(publication, options))
-        size, calls = len(publication.data) + _OVERHEAD * (portion + 1), list[ManyCall]()
-        for begin in range(begun, min(len(requests), begun + CALLS_AT_ONCE * portion), portion):
-            end = min(len(requests), begin + portion)
-            names = "\n".join([*stored_names(requests.channels[begin:end]), ""])
-            command = PUBLISH_MANY.call((), self._prefix, epoch, begin, *in_common, names)
-            calls.append(ManyCall(command, range(begin, end), size))
-        return calls
 
 
 class _UnderWay:
     """Publications and what is known of them so far."""
 
-    def __init__(self, many: PublishMany, requests: Sequence[PublishRequest], done: Done) -> None:
+    def __init__(self, many: PublishMany, requests: Sequence[PublishRequest], names: Sequence[str], done: Done) -> None:
         self._many = many
         self._requests = requests
+        self._names = names
         self._done = done
         self._begun = 0
         self._epoch = new_epoch()
@@ -119,10 +110,12 @@ class _UnderWay:
 
     def go_on(self) -> bool:
         """Send the next calls; whether there are none, because all outcomes are known."""
-        calls = self._next_calls()
+        calls: list[ManyCall] = []
+        while self._begun < len(self._requests) and len(calls) < CALLS_AT_ONCE:
+            calls.append(self._many.next_call(self._requests, self._names, self._begun, self._epoch))
+            self._begun = calls[-1].portion.stop
         if not calls:
             return True
-        self._begun = calls[-1].portion.stop
         portions = [call.portion for call in calls]
         size = sum([call.size for call in calls])
         try:
@@ -131,15 +124,6 @@ class _UnderWay:
             self._give_up(portions[0].start, unavailable)
             return True
         return False
-
-    def _next_calls(self) -> list[ManyCall]:
-        requests, begun, calls = self._requests, self._begun, list[ManyCall]()
-        if isinstance(requests, SamePublication):
-            return self._many.calls_of_same(requests, begun, self._epoch)
-        while begun < len(requests) and len(calls) < CALLS_AT_ONCE:
-            calls.append(self._many.next_call(requests, begun, self._epoch))
-            begun = calls[-1].portion.stop
-        return calls
 
     def outcomes(self) -> Sequence[PublishOutcome]:
         """All outcomes, in the order of the requests."""
@@ -240,33 +224,55 @@ def _all_stored(reply: Reply | ResponseError, count: int) -> bytes:
 _MALFORMED = BrokerUnavailable("a publish script answered in another form than it should")
 
 
-def _microseconds(publication: Publication, options: PublishOptions) -> int:
-    """About what Redis takes for it in one channel."""
-    size = len(publication.data)
-    if not options.history_size:
-        return 8 + size // 1000
-    return (16 if options.idempotency_key else 12) + size // 200
+class _Way(NamedTuple):
+    """How publications with the same options are kept, and about what Redis takes for one of them in one channel."""
+
+    options: PublishOptions | None
+    text: str
+    microseconds: int
+    bytes_a_microsecond: int
+    sends_body: bool
+
+    def arguments(self, publication: Publication, now: int) -> Sequence[bytes | str | int]:
+        """What the script needs of a publication and its options, `now` in milliseconds since 1970."""
+        if self.sends_body or self.options is None:
+            return (encode_body(publication, now),)
+        options = self.options
+        body = encode_body(publication, now)
+        changed = options.trace is not None or options.delta
+        live = encode_body(publication, now, options.trace, delta=options.delta) if changed else body
+        arguments: list[bytes | str | int] = [body if options.history_size else encode_publication(live)]
+        if options.idempotency_key:
+            arguments.append(options.idempotency_key)
+        if options.history_size and options.version:
+            arguments += [options.version, options.version_epoch]
+        if options.history_size and changed:
+            arguments.append(live)
+        return arguments
 
 
-def _in_common(publication: Publication, options: PublishOptions) -> list[bytes | str | int]:
-    """The arguments of the script that all channels of a publication share."""
-    body, live = encode_bodies(publication, options.trace, delta=options.delta)
+_NO_WAY = _Way(None, "", 0, 1, sends_body=False)
+
+
+def _way(options: PublishOptions) -> _Way:
+    key = "i" if options.idempotency_key else ""
     if not options.history_size:
-        once = [options.idempotency_key] if options.idempotency_key else []
-        return ["0 0 0 i" if once else "0 0 0 ", encode_publication(live), *once]
-    key, version, apart = options.idempotency_key, options.version, live is not body
-    letters = f"{'i' if key else ''}{'v' if version else ''}{'l' if apart else ''}"
-    arguments: list[bytes | str | int] = [
-        f"{_limits(options.history_size, options.history_ttl, options.history_meta_ttl)} {letters}",
-        body,
-    ]
-    if key:
-        arguments.append(key)
-    if version:
-        arguments += [version, options.version_epoch]
-    if apart:
-        arguments.append(live)
-    return arguments
+        return _Way(options, f"0 0 0 {key}", 8, 1000, sends_body=False)
+    changed = options.trace is not None or options.delta
+    letters = f"{key}{'v' if options.version else ''}{'l' if changed else ''}"
+    text = f"{_limits(options.history_size, options.history_ttl, options.history_meta_ttl)} {letters}"
+    return _Way(options, text, 16 if key else 12, 200, sends_body=not letters)
+
+
+def _end_of_run(requests: Sequence[PublishRequest], begin: int, last: int) -> int:
+    """The end of those from `begin` on, up to `last`, that have one publication and the same options."""
+    if isinstance(requests, SamePublication):
+        return last
+    _, publication, options = requests[begin]
+    end = begin + 1
+    while end < last and requests[end][1] is publication and requests[end][2] is options:
+        end += 1
+    return end
 
 
 @lru_cache(maxsize=256)
