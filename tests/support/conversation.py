@@ -232,12 +232,7 @@ class Conversation:
         elif not self.protobuf:
             yield from map(json.loads, content.splitlines())
         else:
-            at = 0
-            while at < len(content):
-                size, at = _read_varint(content, at)
-                message = client_pb2.Reply.FromString(content[at : at + size])
-                yield _from_bytes(json_format.MessageToDict(message, preserving_proto_field_name=True))
-                at += size
+            yield from protobuf_replies(content)
 
 
 def encoded_commands(commands: Sequence[Mapping[str, Any]], *, protobuf: bool) -> bytes:
@@ -246,6 +241,16 @@ def encoded_commands(commands: Sequence[Mapping[str, Any]], *, protobuf: bool) -
         return b"\n".join(json.dumps(command, separators=(",", ":")).encode() for command in commands)
     messages = (json_format.ParseDict(_to_bytes(command), client_pb2.Command()) for command in commands)
     return b"".join(_varint(message.ByteSize()) + message.SerializeToString() for message in messages)
+
+
+def protobuf_replies(content: bytes) -> Iterator[dict[str, Any]]:
+    """The replies and pushes in a message of Protobuf."""
+    at = 0
+    while at < len(content):
+        size, at = _read_varint(content, at)
+        message = client_pb2.Reply.FromString(content[at : at + size])
+        yield _from_bytes(json_format.MessageToDict(message, preserving_proto_field_name=True))
+        at += size
 
 
 def emulate(

@@ -1,10 +1,11 @@
-"""What reads cost of a client's message budget: by what was read for them, whether or not the answer has it."""
+"""What commands cost of a client's message budget: by what was done for them, whether or not the answer has it."""
 
 import time
 from collections.abc import Collection
 
 from starling.client.client_connection import ClientConnection
 from starling.engine.broker import StreamRead
+from starling.engine.channels import ChannelOptions
 from starling.protocol.messages import Publication
 from starling.protocol.shared_values import SharedMembers
 
@@ -12,6 +13,9 @@ from starling.protocol.shared_values import SharedMembers
 _PUBLICATION_BYTES = 64
 # What a member adds to its ids and infos in an answer, about.
 _MEMBER_BYTES = 64
+
+# History, and presence with joins and leaves, of a subscription that begins and ends, each as an answer of this size.
+_SUBSCRIPTION_BYTES = 2048
 
 
 def charge_publications(client: ClientConnection, publications: Collection[Publication]) -> None:
@@ -31,3 +35,9 @@ def charge_read(client: ClientConnection, read: StreamRead) -> None:
 def charge_members(client: ClientConnection, members: SharedMembers) -> None:
     """Spend for members of a channel that were read."""
     client.session.charge(members.size + _MEMBER_BYTES * len(members), time.monotonic())
+
+
+def charge_subscription(client: ClientConnection, options: ChannelOptions) -> None:
+    """Spend for a subscription that the client ends, which it may begin and end again and again."""
+    parts = options.keeps_history + (options.presence or options.join_leave)
+    client.session.charge(parts * _SUBSCRIPTION_BYTES, time.monotonic())

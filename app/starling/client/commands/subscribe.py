@@ -6,7 +6,7 @@ from functools import partial
 from starling.client.authority import Grant
 from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import CommandHandler, Later, Work
-from starling.client.commands.charges import charge_publications
+from starling.client.commands.charges import charge_publications, charge_subscription
 from starling.client.commands.grants import ChannelGrants, enters_at_once
 from starling.client.hook_calls import report_unsubscribed
 from starling.client.memberships import Membership
@@ -157,6 +157,8 @@ class UnsubscribeHandler(CommandHandler[EndSubscription, Membership | None]):
     def prepare(self, client: ClientConnection, action: EndSubscription) -> Membership | None:
         """Cut the channel off; None where the client was not in it."""
         membership = client.memberships.drop(action.channel)
+        if membership is not None and action.reason is None:
+            charge_subscription(client, membership.grant.options)
         if membership is not None and client.announced and membership.subscriber.answered:
             unused = membership.subscriber.frames == client.sent
             self._engine.lifecycle.unsubscribed(client.id, client.user, action.channel, unused=unused)
