@@ -25,6 +25,12 @@ from starling.engine.channels import ChannelsError, parse_channels
         r"^(ab|ba|a|b)*$",
         r"^([A-Za-z0-9]+-?)+$",
         r"^(\d+\.?)+$",
+        r"^([^/]+)+$",
+        r"^(?:[\u4e00-\u9fff]+)+$",
+        r"^x{3}-(?:[m-p]+)+$",
+        r"^user-([0-9]+,)*([0-9]+,)*([0-9]+,)*([0-9]+,)*$",
+        r"^(q.r)+(q.r)+(q.r)+(q.r)+z$",
+        r"(?i)^(room|[^@]+@)(?P<rest>(?:[K]|\x4b)+)+$",
     ],
 )
 def test_an_expression_with_a_name_that_takes_long_is_found_at_once_and_refused(expression: str) -> None:
@@ -47,6 +53,10 @@ def test_an_expression_with_a_name_that_takes_long_is_found_at_once_and_refused(
         r"^[A-Z]+(-[A-Z]+)*$",
         r".*",
         r"^\w+:\w+$",
+        r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$",
+        r"^([\w-]+\.)*[\w-]+$",
+        r"^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        r"^(?!admin)(?#no staff)(?P<q>[^]a]+)(?P=q)?$",
     ],
 )
 def test_ordinary_expressions_pass(expression: str) -> None:

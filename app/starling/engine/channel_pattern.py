@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from itertools import permutations
 
+from starling.engine.pattern_names import Pump, pumps
+
 # In seconds of CPU. Ordinary expressions take a few microseconds for the longest name.
 SLOW = 0.01
 _LONGEST = 255
@@ -24,14 +26,17 @@ def slow_name(pattern: re.Pattern[str]) -> str | None:
 
     Names grow little by little, so that a slow one is met long before one that takes seconds.
     """
+    ends = (*_ENDS, *dict.fromkeys(re.findall(r"[^\w\s{}]", pattern.pattern)))
     start = _literal_start(pattern.pattern)
-    for unit in _units(pattern.pattern):
-        for end in _ENDS:
+    for pump in (*pumps(pattern.pattern), *(Pump(start, unit) for unit in _units(pattern.pattern))):
+        for end in ends:
             for length in _LENGTHS:
-                name: str = (start + unit * length)[: _LONGEST - 1] + end
+                name: str = (pump.start + pump.unit * length)[: _LONGEST - 1] + end
                 # The second time is no accident.
                 if _seconds(pattern, name) > SLOW and _seconds(pattern, name) > SLOW:
                     return name
+                if len(name) >= _LONGEST:
+                    break
     return None
 
 
