@@ -580,6 +580,48 @@ async def test_what_did_not_change_is_read_once_and_each_change_is_seen_at_once(
             assert await read(here, **query) == await read(here, before=number, **query)
 
 
+async def test_what_follows_a_known_read_completes_it_as_a_whole_read_would(
+    redis_server: RedisServer, opener: Opener, redis: "Redis"
+) -> None:
+    here, randomness = await opener(redis_server.url), random.Random(15)
+    queries: list[dict[str, Any]] = [
+        {"limit": limit, "newest": newest, "max_bytes": max_bytes}
+        for limit in (None, 3, 10)
+        for newest in (False, True)
+        for max_bytes in (None, 6000)
+    ]
+    number = 10**12
+    for step in range(60):
+        for _ in range(randomness.choice([0, 1, 1, 2, 5, 20])):
+            size = randomness.choice([5, 10, 10, 12])
+            await publish(here, b"%d" % step * randomness.randrange(500), options=PublishOptions(size, 60, 60))
+        if randomness.random() < 0.05:
+            await redis.delete(STREAM)
+        for query in queries:
+            number += 1
+            assert await read(here, **query) == await read(here, before=number, **query)
+
+
+async def test_what_was_lost_behind_a_known_read_is_not_taken_for_the_next(
+    redis_server: RedisServer, opener: Opener, redis: "Redis"
+) -> None:
+    here = await opener(redis_server.url)
+    many = [b'"%d %b"' % (number, b"x" * 500) for number in range(8)]
+    await publish(here, *many)
+    await read(here)
+    # As a promoted replica has it that had not received the last three.
+    await redis.xtrim(STREAM, maxlen=0)
+    for number in range(1, 6):
+        body = b"1700000000000 0\n" + many[number - 1]
+        await redis.xadd("aside", {"p": str(number - 1), "d": body}, id=f"{number}-0")
+    await redis.rename("aside", STREAM)
+    await redis.hset(META, mapping={"o": "5", "r": "another"})
+    await publish(here, b'"after"')
+    found = await read(here)
+    assert data(found) == [*many[:5], b'"after"']
+    assert found.entries[-1].previous == 5
+
+
 async def test_a_stranger_between_known_entries_changes_no_order_and_is_reported_each_time(
     redis_server: RedisServer, opener: Opener, redis: "Redis"
 ) -> None:

@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 from starling.brokers.envelope import MalformedEnvelope, decode_body
 from starling.brokers.redis.calls import Execute, RedisNames, Script, milliseconds, new_epoch
 from starling.brokers.redis.known_entries import KnownEntries, KnownEntry, Row
+from starling.brokers.redis.known_reads import KnownRead, ReadKey
 from starling.brokers.redis.known_replies import KnownReplies
 from starling.brokers.redis.refusal import refused
 from starling.engine.broker import BrokerUnavailable, StreamEntry, StreamPosition, StreamRead
@@ -47,7 +48,7 @@ class RedisHistory:
         self._read_ttl = read_ttl
         self._read = Script("read.lua")
         self._known = KnownEntries()
-        self._reads: KnownReplies[StreamRead] = KnownReplies()
+        self._reads: KnownReplies[KnownRead] = KnownReplies()
 
     async def read(
         self,
@@ -63,12 +64,10 @@ class RedisHistory:
     ) -> StreamRead:
         """Read the position and the entries with `after` < offset < `before` in one step. Raises BrokerUnavailable."""
         epoch = new_epoch()
-        key = (channel, after, before, limit, max_bytes, newest)
-        last = self._reads.last(key)
-        known, state = (None, "") if last is None else (last[1], str(last[0]))
-        found = await self._read.run(
-            self._reading if followed else self._querying,
-            self._names.keys(channel, "meta", "stream"),
+        key = ReadKey(channel, after, before, limit, max_bytes, newest)
+        execute = self._reading if followed else self._querying
+        keys = self._names.keys(channel, "meta", "stream")
+        arguments = (
             milliseconds(meta_ttl),
             epoch,
             after,
@@ -78,30 +77,51 @@ class RedisHistory:
             "newest" if newest else "oldest",
             max(1, milliseconds(min(meta_ttl or self._read_ttl, self._read_ttl))),
             int(followed),
-            state,
         )
+        if (last := self._reads.last(key)) is not None:
+            state, known = last
+            edge = known.read.top.offset if known.reaches_top(key) else ""
+            found = await self._read.run(execute, keys, *arguments, str(state), edge)
+            if (read := self._known_read(key, known, found)) is not None:
+                return read
+            if not _is_whole(found):
+                found = await self._read.run(execute, keys, *arguments)
+        else:
+            found = await self._read.run(execute, keys, *arguments)
         match found:
-            case [_, _, _, -1, _] if known is not None:
-                self._reads.find(key, state)
-                return known
             case [bytes(stored_epoch), bytes(offset), bytes(bottom), int(cut), list(rows)]:
                 top = StreamPosition(int(offset), stored_epoch.decode())
                 if newest:
                     rows.reverse()
+                created = top.epoch == epoch
                 # A few entries of a channel that is followed are not read again.
                 if followed and len(rows) < _MANY:
                     entries = [entry for row in rows if (entry := _entry(channel, top.epoch, row)) is not None]
-                    return StreamRead(top, int(bottom), entries, bool(cut), top.epoch == epoch)
+                    return StreamRead(top, int(bottom), entries, bool(cut), created)
                 made = self._known_entries(channel, top.epoch, int(bottom), rows)
-                entries, pieces = [entry.entry for entry in made], [entry.pieces for entry in made]
-                size = sum([len(entry.publication.data) for entry in entries])
-                read = StreamRead(top, int(bottom), entries, bool(cut), top.epoch == epoch, pieces, size)
+                whole = KnownRead(top, int(bottom), made, more=bool(cut), created=created)
                 # What is malformed is reported each time.
                 if len(made) == len(rows):
-                    state = f"{top.epoch} {top.offset} {read.bottom}"
-                    self._reads.keep(key, state, read, sum([entry.size for entry in made]))
-                return read
+                    self._reads.keep(key, whole.state, whole, whole.size)
+                return whole.read
         raise BrokerUnavailable("the read script answered in another form than it should")
+
+    def _known_read(self, key: ReadKey, known: KnownRead, found: object) -> StreamRead | None:
+        """The answer to a read that was answered before, where the script leaves out what is known; else None."""
+        match found:
+            case [_, _, _, -1, _]:
+                self._reads.find(key, known.state)
+                return known.read
+            case [bytes(epoch), bytes(offset), bytes(bottom), -2, list(rows)] if known.leads_to(epoch.decode(), rows):
+                top = StreamPosition(int(offset), epoch.decode())
+                newer = self._known_entries(key.channel, top.epoch, int(bottom), rows)
+                if len(newer) < len(rows):
+                    return None
+                whole = known.followed_by(key, top, int(bottom), newer)
+                if whole is not None:
+                    self._reads.keep(key, whole.state, whole, whole.size)
+                    return whole.read
+        return None
 
     def _known_entries(self, channel: str, epoch: str, bottom: int, rows: list[Row]) -> list[KnownEntry]:
         """The entries in rows, of which only those are decoded that were not read lately."""
@@ -135,6 +155,11 @@ class RedisHistory:
             await self._reading(b"UNLINK", *self._names.keys(channel, "stream"))
         except ResponseError as error:
             raise refused(error) from None
+
+
+def _is_whole(found: object) -> bool:
+    """Whether an answer of the script leaves out nothing."""
+    return not isinstance(found, list) or found[3] >= 0
 
 
 def _entry(channel: str, epoch: str, row: Row) -> StreamEntry | None:

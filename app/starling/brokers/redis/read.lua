@@ -55,6 +55,12 @@ end
 if ARGV[10] == epoch .. ' ' .. top .. ' ' .. bottom then
   return { epoch, top, bottom, -1, {} }
 end
+if ARGV[11] and ARGV[11] ~= '' then
+  local newer = redis.call('XRANGE', stream, '(' .. ARGV[11] .. '-0', '+', 'COUNT', 17)
+  if #newer > 0 and #newer < 17 then
+    return { epoch, top, bottom, -2, newer }
+  end
+end
 
 local entries = {}
 if limit == 0 or before == '0' then
