@@ -1,6 +1,8 @@
 """Fossil deltas: small patches, cut at characters, that the format's definition accepts."""
 
 import json
+from random import Random
+from typing import Any
 
 import pytest
 from centrifuge import fossil
@@ -80,3 +82,54 @@ def test_any_text_returns_whole_from_its_patch(head: str, body: str, tail: str, 
         patch.decode()
         assert len(patch) < len(target)
         assert applied(base, patch) == target
+
+
+class CountedBytes(bytes):
+    """Bytes that count how many of them may have been looked at by searches."""
+
+    looked_at = 0
+
+    def find(self, part: Any, start: Any = 0, end: Any = None) -> int:
+        end = len(self) if end is None else end
+        self.looked_at += max(0, min(end, len(self)) - start)
+        return super().find(part, start, end)
+
+
+def rows(count: int, changed: set[int]) -> bytes:
+    """A table as JSON; the numbers of rows that changed are others."""
+    values = [hash((index, index in changed)) % 10**9 for index in range(count)]
+    return json.dumps(
+        [{"id": index, "name": f"row {index}", "v": value} for index, value in enumerate(values)]
+    ).encode()
+
+
+@pytest.mark.parametrize("count", [500, 2_000, 8_000])
+def test_a_table_of_which_each_row_changed_costs_what_its_size_allows(count: int) -> None:
+    base, target = CountedBytes(rows(count, set())), rows(count, set(range(count)))
+
+    patch = create_patch(base, target)
+
+    assert base.looked_at <= 200 * len(target) + 9 * 2**20
+    assert patch is None or applied(base, patch) == target
+
+
+@pytest.mark.parametrize("count", [500, 8_000])
+def test_a_table_of_which_one_row_in_ten_changed_is_a_small_patch_at_any_size(count: int) -> None:
+    base, target = rows(count, set()), rows(count, set(range(0, count, 10)))
+
+    patch = create_patch(base, target)
+
+    assert patch is not None
+    assert len(patch) <= 0.1 * len(target)
+    assert applied(base, patch) == target
+
+
+def test_what_moved_far_in_a_large_document_is_found() -> None:
+    random = Random(1)
+    head, tail = random.randbytes(40_000).hex().encode(), random.randbytes(40_000).hex().encode()
+
+    patch = create_patch(head + tail, tail + head)
+
+    assert patch is not None
+    assert len(patch) < 2000
+    assert applied(head + tail, patch) == tail + head

@@ -14,6 +14,14 @@ _SHORTEST_COPY = 8
 # What is searched in the base at once, and how many times in vain before the rest is inserted.
 _BLOCK = 12
 _MISSES = 64
+# The effort for a byte of the target, in bytes of the base that are looked at: some 60 microseconds per KiB. A search
+# costs as much as _SEARCH bytes. _SPARE is some 2 milliseconds, in which a small document is searched wholly.
+_EFFORT = 200
+_SEARCH = 16_384
+_SPARE = 512 * _SEARCH
+# Where a block most likely is, behind the copy before it; and at which misses in a row the whole base is searched.
+_NEAR = 4_096
+_FAR = frozenset({2, 6, 14, 30, 62})
 # A copy may not begin or end inside a character: JSON readers get the patch as a string.
 _CONTINUATION = frozenset(range(0x80, 0xC0))
 
@@ -62,18 +70,24 @@ def _copies(base: bytes, target: bytes) -> list[tuple[int, int, int]]:
 def _inner_copies(base: bytes, target: bytes, start: int, end: int) -> list[tuple[int, int, int]]:
     """The copies between the common head and the common tail: blocks of the target that stand in the base, extended.
 
-    A block is searched after the copy before it first, then in the whole base. After _MISSES blocks in a row that stand
-    nowhere, the rest is inserted: the two documents have little in common, and the time is better saved.
+    A block is searched after the copy before it first, then, if others before it stood nowhere, in the whole base.
+    After _MISSES blocks in a row that stand nowhere, or when the effort is spent, the rest is inserted: the documents
+    have little in common, and the time is better saved.
     """
     copies: list[tuple[int, int, int]] = []
     done = position = start
     expected = start
     misses = 0
-    while position + _BLOCK <= end and misses < _MISSES:
+    effort = _EFFORT * len(target) + _SPARE
+    while position + _BLOCK <= end and misses < _MISSES and effort > 0:
         block = target[position : position + _BLOCK]
-        offset = base.find(block, expected)
-        if offset < 0:
-            offset = base.find(block, 0, expected + _BLOCK - 1)
+        effort -= _SEARCH
+        offset = base.find(block, expected, expected + _NEAR)
+        if offset < 0 and (misses in _FAR or len(base) <= _NEAR):
+            effort -= len(base)
+            offset = base.find(block, expected)
+            if offset < 0:
+                offset = base.find(block, 0, expected + _BLOCK - 1)
         if offset < 0:
             misses += 1
             position += _BLOCK
