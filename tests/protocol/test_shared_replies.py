@@ -14,7 +14,15 @@ from starling.protocol.codec import Codec
 from starling.protocol.codec_json import JsonCodec
 from starling.protocol.codec_protobuf import ProtobufCodec
 from starling.protocol.codes import CommandRefused
-from starling.protocol.messages import ClientInfo, HistoryResult, PresenceResult, Publication, Reply
+from starling.protocol.messages import (
+    ClientInfo,
+    ConnectResult,
+    HistoryResult,
+    PresenceResult,
+    Publication,
+    Reply,
+    SubscribeResult,
+)
 from starling.protocol.shared_values import SharedMembers, SharedPublications
 
 MEMBERS = {
@@ -101,6 +109,29 @@ def test_publications_of_overlapping_answers_are_encoded_once(codec: Codec) -> N
         assert made is not None
         assert len(made) == len(shared)
         assert codec.encode(Reply(1, history=HistoryResult(shared, "e", 2))) == (newest if first else alone)
+
+
+@pytest.mark.parametrize(
+    "publication",
+    [
+        Publication(),
+        Publication(Raw(b"x" * 127), None, 127, {"a": ""}, 1_764_400_000_000),
+        Publication(Raw(b"x" * 128), MEMBERS["c1"], 128, {"": "b", "\u00fc" * 70: "c" * 200}),
+        Publication(Raw(b"\0\xff" * 20_000), MEMBERS["c2"], 2**53 - 1, None, 2**53 - 1, delta=True),
+    ],
+)
+def test_a_publication_of_any_size_is_the_same_message_alone_and_shared(publication: Publication) -> None:
+    codec = ProtobufCodec()
+    for shared in (SharedPublications([publication] * 2), SharedPublications([publication], [{}])):
+        for reply in (
+            Reply(2**32 - 1, history=HistoryResult(shared, "e", 300)),
+            Reply(300, subscribe=SubscribeResult(publications=shared, recoverable=True, offset=2**53 - 1)),
+            Reply(1, connect=ConnectResult("c", "1", subs={"news": SubscribeResult(publications=shared)})),
+        ):
+            found = proto.parse_length_prefixed(client_pb2.Reply, io.BytesIO(codec.encode(reply)))
+            result = reply.history or reply.subscribe or reply.connect.subs["news"]  # type: ignore[union-attr]
+            result.publications = [*shared]
+            assert found == proto.parse_length_prefixed(client_pb2.Reply, io.BytesIO(codec.encode(reply)))
 
 
 def unexpected(publications: Collection[Publication]) -> list[object]:

@@ -4,7 +4,7 @@ Payloads are any bytes. What clients of both formats share in one channel has to
 """
 
 import io
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf import proto
@@ -139,10 +139,8 @@ def _fill_field(message: Any, name: str, value: Any) -> None:
         return
     elif isinstance(value, Raw):
         setattr(message, name, bytes(value))
-    elif type(value) is SharedPublications:
-        getattr(message, name).extend(_encoded_publications(value))
-    elif type(value) is SharedMembers:
-        message.MergeFrom(_encoded_members(value))
+    elif type(value) in (SharedPublications, SharedMembers):
+        message.MergeFromString(_shared_bytes(value, type(message), name))
     elif isinstance(value, list):
         for item in value:
             _fill(getattr(message, name).add(), item)
@@ -183,16 +181,49 @@ def _shared_bytes(value: SharedPublications | SharedMembers, kind: type[Protobuf
     name = f"{ProtobufCodec.name} {kind.DESCRIPTOR.name}"
     known: bytes | None = value.encoded.get(name)
     if known is None:
-        holder: Any = kind()
-        if isinstance(value, SharedMembers):
-            holder = _encoded_members(value)
-        else:
-            getattr(holder, field).extend(_encoded_publications(value))
-        known = value.encoded[name] = holder.SerializeToString()
+        known = _encode_members(value) if isinstance(value, SharedMembers) else _encode_publications(value, kind, field)
+        value.encoded[name] = known
     return known
 
 
+def _encode_publications(publications: SharedPublications, kind: type[ProtobufMessage], field: str) -> bytes:
+    pieces = publications.pieces_of(ProtobufCodec.name, _publication_pieces)
+    tag = _varint(_FIELDS[kind.DESCRIPTOR.name][field] << 3 | 2)
+    return b"".join([part for piece in pieces or _publication_pieces(publications) for part in (tag, piece)])
+
+
+def _publication_pieces(publications: Iterable[Publication]) -> Iterable[bytes]:
+    return map(_publication_piece, publications)
+
+
+def _publication_piece(publication: Publication) -> bytes:
+    """A message with its length before it, as the library encodes it, in a third of the time."""
+    parts: list[bytes] = []
+    data = publication.data
+    if data:
+        parts += (_PUBLICATION["data"], _varint(len(data)), bytes(data))
+    if publication.info is not None:
+        info = client_pb2.ClientInfo()
+        _fill(info, publication.info)
+        parts += (_PUBLICATION["info"], _varint(info.ByteSize()), info.SerializeToString())
+    if publication.offset:
+        parts += (_PUBLICATION["offset"], _varint(publication.offset))
+    for key, text in (publication.tags or {}).items():
+        name, content = key.encode(), text.encode()
+        # A map is a field for each of its items, with the key as 1 and the value as 2.
+        item = b"\x0a%b%b\x12%b%b" % (_varint(len(name)), name, _varint(len(content)), content)
+        parts += (_PUBLICATION["tags"], _varint(len(item)), item)
+    if publication.delta:
+        parts += (_PUBLICATION["delta"], b"\1")
+    if publication.time:
+        parts += (_PUBLICATION["time"], _varint(publication.time))
+    message = b"".join(parts)
+    return _varint(len(message)) + message
+
+
 def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return _SHORT[number]
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
@@ -201,38 +232,22 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-def _encoded_publications(publications: SharedPublications) -> Collection[ProtobufMessage]:
-    """The messages of shared publications; a caller that changes them copies them first."""
-    known: Collection[ProtobufMessage] | None = publications.encoded.get(ProtobufCodec.name)
-    if known is None:
-        known = publications.pieces_of(ProtobufCodec.name, _publication_messages)
-        if known is None:
-            known = _publication_messages(publications)
-        publications.encoded[ProtobufCodec.name] = known
-    return known
+_SHORT = [bytes([number]) for number in range(0x80)]
+# How each field begins: its number, and whether a length or a number follows (Protobuf encoding, "Message Structure").
+_PUBLICATION = {
+    name: _varint(field.number << 3 | (0 if name in ("offset", "delta", "time") else 2))
+    for name, field in client_pb2.Publication.DESCRIPTOR.fields_by_name.items()
+}
 
 
-def _publication_messages(publications: Iterable[Publication]) -> list[ProtobufMessage]:
-    messages: list[ProtobufMessage] = []
-    for publication in publications:
-        messages.append(message := client_pb2.Publication())
-        _fill(message, publication)
-    return messages
-
-
-def _encoded_members(members: SharedMembers) -> ProtobufMessage:
-    """The result that holds shared members; a caller that changes it copies it first."""
-    known: ProtobufMessage | None = members.encoded.get(ProtobufCodec.name)
-    if known is None:
-        known = client_pb2.PresenceResult()
-        pieces = members.pieces_of(ProtobufCodec.name, _member_pieces)
-        if pieces is None:
-            _fill_map(known.presence, members)
-        else:
-            # Messages that follow each other are one, with the members of all.
-            known.ParseFromString(b"".join(pieces))
-        members.encoded[ProtobufCodec.name] = known
-    return known
+def _encode_members(members: SharedMembers) -> bytes:
+    pieces = members.pieces_of(ProtobufCodec.name, _member_pieces)
+    if pieces is not None:
+        # Messages that follow each other are one, with the members of all.
+        return b"".join(pieces)
+    whole = client_pb2.PresenceResult()
+    _fill_map(whole.presence, members)
+    return whole.SerializeToString()
 
 
 def _member_pieces(members: Mapping[str, ClientInfo]) -> Iterable[bytes]:
