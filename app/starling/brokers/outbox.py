@@ -143,20 +143,20 @@ class Outbox(Generic[Item, Answer]):
         if len(self._waiting) >= self._max_waiting or self._waiting_bytes + size > self._max_waiting_bytes:
             raise BrokerUnavailable(f"{len(self._waiting)} calls to the broker wait already")
         call: PendingCall[Item, Answer] = PendingCall(item, size, self._loop.time() + self._timeout, done)
-        self._waiting.append(call)
-        self._waiting_bytes += size
         given_up = self._given_up
         while given_up and given_up[0].is_over:
             given_up.popleft()
         given_up.append(call)
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout, self._give_up)
-        if not self._under_way:
-            if self._alone and self._at_once is not None:
-                self._flush()
-            elif not self._flushing:
-                self._flushing = True
-                self._loop.call_soon(self._flush)
+        if self._alone and not self._under_way and not self._waiting and self._at_once is not None:
+            self._send([call])
+            return call
+        self._waiting.append(call)
+        self._waiting_bytes += size
+        if not self._under_way and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
         return call
 
     def _give_up(self) -> None:
@@ -184,17 +184,20 @@ class Outbox(Generic[Item, Answer]):
     def _flush(self) -> None:
         """Send the next batch, unless one is under way."""
         self._flushing = False
-        if self._under_way or self._loop is None or self._task is None or not (batch := self._next_batch()):
-            return
+        if self._waiting and not self._under_way and self._task is not None and (batch := self._next_batch()):
+            self._send(batch)
+
+    def _send(self, batch: list[PendingCall[Item, Answer]]) -> None:
+        loop = asyncio.get_running_loop()
         self._under_way = batch
         self._alone = len(batch) == 1
-        self._batch_due = self._loop.time() + self._timeout
+        self._batch_due = loop.time() + self._timeout
         try:
             begun = self._at_once is not None and self._at_once.begin([call.item for call in batch], self._on_answers)
         except Exception as error:
             log.exception("broker_outbox_failed")
             self._batch_due = None
-            self._loop.call_soon(self._on_answers, BrokerUnavailable(f"{type(error).__name__} while sending"))
+            loop.call_soon(self._on_answers, BrokerUnavailable(f"{type(error).__name__} while sending"))
             return
         if not begun:
             self._batch_due = None

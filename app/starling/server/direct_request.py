@@ -100,7 +100,7 @@ class DirectCycle:
     def _head(self, status: int, headers: Sequence[Header]) -> bytes:
         """The status line and the header fields, but for those of the body's length."""
         close = b"" if self.keep_alive else b"connection: close\r\n"
-        return _status_line(status) + _lines(self._default_headers) + _lines(headers) + close
+        return _status_line(status) + _lines([*self._default_headers, *headers]) + close
 
 
 @lru_cache(maxsize=100)

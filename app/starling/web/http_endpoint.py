@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -28,6 +29,9 @@ JSON: Header = (b"content-type", b"application/json")
 NO_ENDPOINTS: Mapping[str, RequestEndpoint] = MappingProxyType({})
 
 
+_version = attrgetter("version")
+
+
 class RequestPaths:
     """What answers requests directly, by path; a path that ends with `/` stands for all paths that begin with it."""
 
@@ -46,7 +50,8 @@ class RequestPaths:
     @property
     def version(self) -> int:
         """The number of changes of all endpoints."""
-        return sum(endpoint.version for endpoint in self._exact.values())
+        # In C: it is asked for with every request.
+        return sum(map(_version, self._exact.values()))
 
     def accept(self, request: DirectRequest) -> Work | None:
         """What answers a request; None where the ASGI application must."""

@@ -90,7 +90,9 @@ class RedisBroker(BroadcastBroker):
         def answered(replies: Sequence[Answer] | Exception) -> None:
             if isinstance(replies, Exception):
                 done(replies if isinstance(replies, BrokerUnavailable) else BrokerUnavailable(str(replies)))
-            elif isinstance(reply := replies[0], NoScriptError):
+            elif isinstance(reply := replies[0], list) and len(reply) == 2:
+                done(read_position(reply))
+            elif isinstance(reply, NoScriptError):
                 # Redis forgets scripts when it restarts.
                 self._publish_in_task(channel, publication, options, done)
             else:
@@ -167,11 +169,11 @@ def keeping(
 
     `epoch` names the channel's stream if it is new: a text that was not used for it before.
     """
-    keys = names.keys(channel, "meta", "stream")
+    name, *keys = names.stream_keys(channel)
     if options.idempotency_key:
         keys.append(_idempotency_key(names, channel, options))
     return keys, (
-        names.channel(channel),
+        name,
         body,
         options.history_size,
         milliseconds(options.history_ttl),

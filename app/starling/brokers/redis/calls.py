@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, DefaultParser
@@ -20,11 +20,20 @@ from starling.brokers.redis.refusal import refused
 from starling.brokers.redis.sockets import discard, socket_of
 from starling.brokers.supervised import in_words
 from starling.engine.broker import BrokerUnavailable
+from starling.engine.channels import NAME_LENGTH
 
 Reply = bytes | int | str | list["Reply"] | None
 Command = tuple[bytes | str | int | float, ...]
 Replied = Callable[["list[Reply | ResponseError] | Exception"], None]
 """Gets a reply to each command, or why there is none."""
+
+
+class StreamKeys(NamedTuple):
+    """What a channel and its history are called in Redis."""
+
+    channel: bytes
+    meta: bytes
+    stream: bytes
 
 
 class RedisNames:
@@ -35,6 +44,8 @@ class RedisNames:
         self.prefix = prefix
         self._publish = b"SPUBLISH" if cluster else b"PUBLISH"
         self._channel = f"{prefix}:{{%s}}" if cluster else f"{prefix}:%s"
+        # Most publications go to few channels. Names of users' own channels may be longer, and are made each time.
+        self._known_stream_keys = lru_cache(maxsize=4096)(self._stream_keys)
 
     def channel(self, channel: str) -> bytes:
         """The Pub/Sub channel. Raises UnicodeError for a name that is not UTF-8, before anything is sent with it."""
@@ -45,9 +56,16 @@ class RedisNames:
         name = stored_name(channel)
         return [f"{self.prefix}:{kind}:{{{name}}}".encode() for kind in kinds]
 
+    def stream_keys(self, channel: str) -> StreamKeys:
+        """The Pub/Sub channel, and the keys of its stream. Raises UnicodeError as `channel` does."""
+        return (self._known_stream_keys if len(channel) <= NAME_LENGTH else self._stream_keys)(channel)
+
+    def _stream_keys(self, channel: str) -> StreamKeys:
+        return StreamKeys(self.channel(channel), *self.keys(channel, "meta", "stream"))
+
     def publish(self, channel: str, message: bytes) -> Command:
         """The command that sends `message` to every process."""
-        return (self._publish, self.channel(channel), message)
+        return (self._publish, self.stream_keys(channel).channel, message)
 
 
 class Execute(Protocol):
@@ -163,21 +181,18 @@ class RedisReplies(asyncio.Protocol):
         try:
             self._parser.feed(data)
             while (reply := self._parser.gets()) is not False:
-                self._take(reply)
+                if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
+                    raise reply
+                if self._due == 0:
+                    raise InvalidResponse("Redis answered what nobody asked")
+                self._replies.append(reply)
+                self._due -= 1
         except RedisError as problem:
             self._lose(problem)
             self._socket.abort()
         else:
             if self._due == 0:
                 self._report(self._replies)
-
-    def _take(self, reply: object) -> None:
-        if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
-            raise reply
-        if self._due == 0:
-            raise InvalidResponse("Redis answered what nobody asked")
-        self._replies.append(reply)  # type: ignore[arg-type]  # hiredis makes nothing else
-        self._due -= 1
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits for replies."""
