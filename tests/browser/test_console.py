@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, expect
+from playwright.sync_api import BrowserContext, Dialog, Page, expect
 from websockets.sync.client import connect
 
 from starling.auth.issue import issue_connection_token
@@ -80,15 +80,16 @@ def publish(pod: Starling, channel: str, data: object) -> None:
 
 
 @pytest.fixture
-def console(chromium: Browser, pods: tuple[Starling, Starling]) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1100, "height": 800}, reduced_motion="reduce")
+def console(context: BrowserContext, pods: tuple[Starling, Starling]) -> Iterator[Page]:
     page = context.new_page()
+    page.set_viewport_size({"width": 1100, "height": 800})
+    page.emulate_media(reduced_motion="reduce")
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     log_in(page, pods[0], PASSWORD)
     yield page
-    context.close()
+    page.close()
     assert errors == []
 
 
@@ -210,9 +211,12 @@ def test_settings_are_shown_without_secrets(console: Page) -> None:
     check(console, "settings")
 
 
-def test_a_reader_sees_no_button_that_changes_something(chromium: Browser, pods: tuple[Starling, Starling]) -> None:
-    context = chromium.new_context(viewport={"width": 320, "height": 640}, reduced_motion="reduce")
+def test_a_reader_sees_no_button_that_changes_something(
+    context: BrowserContext, pods: tuple[Starling, Starling]
+) -> None:
     page = context.new_page()
+    page.set_viewport_size({"width": 320, "height": 640})
+    page.emulate_media(reduced_motion="reduce")
     page.goto(f"{pods[1].internal}/console")
     check(page)
     log_in(page, pods[1], READ_PASSWORD)
@@ -223,7 +227,6 @@ def test_a_reader_sees_no_button_that_changes_something(chromium: Browser, pods:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.get_by_role("link", name="Log out").click()
     expect(page.get_by_label("Password")).to_be_visible()
-    context.close()
 
 
 @pytest.mark.skipif("PICTURES" not in os.environ, reason="it only fills the chart for a picture")
@@ -237,12 +240,10 @@ def test_the_overview_after_two_minutes_of_publications(console: Page, pods: tup
     check(console, "overview")
 
 
-def test_a_pod_that_is_gone_is_named_and_the_view_stays(chromium: Browser) -> None:
-    context = chromium.new_context()
+def test_a_pod_that_is_gone_is_named_and_the_view_stays(context: BrowserContext) -> None:
     page = context.new_page()
     with Starling({"STARLING_DEV": "true"}) as pod:
         page.goto(f"{pod.internal}/console")
         expect(page.get_by_role("region", name="Nodes").locator("tbody tr")).to_have_count(1)
     expect(page.get_by_role("alert")).to_contain_text("does not answer")
     expect(page.get_by_role("region", name="Nodes").locator("tbody tr")).to_have_count(1)
-    context.close()

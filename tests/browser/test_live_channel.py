@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, expect
+from playwright.sync_api import BrowserContext, Locator, expect
 
 from starling.auth.issue import issue_connection_token
 from tests.browser.axe import violations
@@ -248,13 +248,13 @@ def test_the_keyboard_reaches_both_tabs_and_the_address_names_them(open_page: Op
 
 
 @pytest.mark.parametrize("look", ["light", pytest.param("dark", marks=pytest.mark.long), "forced colours"])
-def test_axe_finds_nothing_and_320_pixels_are_enough(chromium: Browser, service: Starling, look: str) -> None:
-    context = chromium.new_context(
-        viewport={"width": 320, "height": 640},
+def test_axe_finds_nothing_and_320_pixels_are_enough(context: BrowserContext, service: Starling, look: str) -> None:
+    live = LivePage(context, service.http)
+    live.page.set_viewport_size({"width": 320, "height": 640})
+    live.page.emulate_media(
         color_scheme="dark" if look == "dark" else "light",
         forced_colors="active" if look == "forced colours" else "none",
     )
-    live = LivePage(context, service.http)
     live.send("مرحبا " + "w" * 300)
     expect(live.state).to_have_text("Connected")
     live.press("Send")
@@ -266,13 +266,11 @@ def test_axe_finds_nothing_and_320_pixels_are_enough(chromium: Browser, service:
     live.page.get_by_role("tab", name="Tutorial").click()
     expect(live.page.get_by_role("region", name="Chat").locator(".state")).to_have_text("Open")
     assert violations(live.page) == []
-    context.close()
 
 
-def test_the_line_is_copied(chromium: Browser, service: Starling) -> None:
-    context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
+def test_the_line_is_copied(context: BrowserContext, service: Starling) -> None:
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
     live = LivePage(context, service.http)
     live.press("Copy")
     expect(live.page.locator(".copied")).to_have_text("Copied")
     assert live.page.evaluate("navigator.clipboard.readText()") == live.page.locator("#command").inner_text()
-    context.close()

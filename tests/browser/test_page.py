@@ -3,7 +3,7 @@
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser.tab import Tab
 from tests.support.running import Starling
@@ -112,9 +112,9 @@ def test_it_fits_every_screen_without_sideways_scrolling(tab: Tab) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_what_is_behind_it(chromium: Browser, service: Starling, scheme: str) -> None:
-    context = chromium.new_context(color_scheme="dark" if scheme == "dark" else "light")
+def test_every_text_stands_out_from_what_is_behind_it(context: BrowserContext, service: Starling, scheme: str) -> None:
     page = context.new_page()
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.goto(service.http)
     expect(page.get_by_role("region", name="Live channel").locator(".state")).to_have_text("Connected")
     assert page.evaluate(FAINT_TEXTS) == []
@@ -123,7 +123,6 @@ def test_every_text_stands_out_from_what_is_behind_it(chromium: Browser, service
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 20, 29)"
     assert dark == (scheme == "dark")
     assert page.evaluate(FAINT_TEXTS) == []
-    context.close()
 
 
 def test_the_icon_is_where_browsers_look_for_it(tab: Tab, service: Starling) -> None:
@@ -145,9 +144,11 @@ def test_text_of_right_to_left_scripts_is_laid_out_so_in_fields_and_messages(tab
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_high_contrast_still_shows_which_endpoint_is_open(chromium: Browser, service: Starling, scheme: str) -> None:
-    context = chromium.new_context(forced_colors="active", color_scheme="dark" if scheme == "dark" else "light")
+def test_high_contrast_still_shows_which_endpoint_is_open(
+    context: BrowserContext, service: Starling, scheme: str
+) -> None:
     page = context.new_page()
+    page.emulate_media(forced_colors="active", color_scheme="dark" if scheme == "dark" else "light")
     page.goto(f"{service.http}/#tutorial")
     look = """state => {
       const dot = getComputedStyle(state, "::before");
@@ -159,18 +160,16 @@ def test_high_contrast_still_shows_which_endpoint_is_open(chromium: Browser, ser
     assert page.evaluate("matchMedia('(forced-colors: active)').matches")
     assert opened.evaluate(look) == {"filled": True, "ring": "solid"}
     assert idle.evaluate(look) == {"filled": False, "ring": "solid"}
-    context.close()
 
 
 @pytest.mark.long
 def test_the_reference_of_the_api_begins_with_publish_and_is_dark_where_the_system_is(
-    chromium: Browser, service: Starling
+    context: BrowserContext, service: Starling
 ) -> None:
-    context = chromium.new_context(color_scheme="dark")
     page = context.new_page()
+    page.emulate_media(color_scheme="dark")
     page.goto(f"{service.http}/docs")
     expect(page.locator(".opblock-summary-path").first).to_have_text("/api/publish")
     assert [heading.inner_text() for heading in page.get_by_role("heading", level=2).all()] == ["Methods"]
     color = page.locator("h2.methods").evaluate("heading => getComputedStyle(heading).color")
     assert color == "rgb(228, 230, 230)"
-    context.close()

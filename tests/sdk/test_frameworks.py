@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.browser.conftest import chromium, context
+from tests.browser.conftest import chromium, context, shared_context
 from tests.sdk.javascript_sdk import FOLDER, require_sdk
 from tests.sdk.test_browser import open_alone, serving_files
 from tests.support.running import Starling
@@ -32,7 +32,7 @@ AppRegistry.registerComponent("chat", () => App);
 AppRegistry.runApplication("chat", { rootTag: document.querySelector("#app") });
 """
 
-__all__ = ["chromium", "context"]
+__all__ = ["chromium", "context", "shared_context"]
 
 
 @pytest.fixture(scope="module")
