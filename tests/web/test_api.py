@@ -109,7 +109,7 @@ def test_every_key_is_compared_in_constant_time_whichever_fits(
         compared.append((one, other))
         return one == other
 
-    monkeypatch.setattr("starling.web.api.hmac.compare_digest", compare)
+    monkeypatch.setattr("starling.web.api_guard.hmac.compare_digest", compare)
     with client_with(channels_file, API_KEYS=",".join(KEYS)) as client:
         client.post("/api/info", json={}, headers={"X-API-Key": given})
 
@@ -289,6 +289,7 @@ def test_commands_that_name_their_method_are_answered_line_by_line(api: TestClie
         {"id": 7, "method": "history", "params": {"channel": "kept:a", "limit": 1}},
         {"id": 8, "method": "nonsense", "params": {}},
         {"method": "publish", "params": {"channel": 5}},
+        {"method": "info", "params": None},
         {"method": "info"},
         {"params": {}},
     ]
@@ -300,8 +301,8 @@ def test_commands_that_name_their_method_are_answered_line_by_line(api: TestClie
     replies = [json.loads(line) for line in answer.text.split("\n")]
     assert replies[0]["result"]["offset"] == 1
     assert replies[1]["result"]["publications"][0]["data"] == {"n": 1}
-    assert [reply.get("id") for reply in replies] == [None, 7, 8, None, None, None, None]
-    assert [reply.get("error", {}).get("code") for reply in replies] == [None, None, 104, 107, None, 107, 107]
+    assert [reply.get("id") for reply in replies] == [None, 7, 8, None, None, None, None, None]
+    assert [reply.get("error", {}).get("code") for reply in replies] == [None, None, 104, 107, None, None, 107, 107]
     assert "publish" in replies[2]["error"]["message"], "the methods are named"
     assert replies[4]["result"]["nodes"]
 
@@ -498,6 +499,28 @@ def test_data_passes_as_it_came(api: TestClient, data: bytes) -> None:
     history = api.post("/api/history", json={"channel": "kept:a", "limit": 1}).content
 
     assert b'"data":' + data + b"," in history
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        (None, "evil.example", 200),
+        ("http://localhost:3000", "localhost:8000", 200),
+        ("https://evil.example", "localhost:8000", 403),
+        ("http://evil.example:8000", "evil.example:8000", 403),
+        ("null", "localhost:8000", 403),
+    ],
+)
+def test_foreign_pages_cannot_use_the_key_that_everybody_knows(
+    channels_file: Path, origin: str | None, host: str, status: int
+) -> None:
+    keys = {"API_KEYS": "a-key-that-no-page-can-guess"}
+    with client_with(channels_file, DEV="true", **keys) as client:
+        headers = {"Host": host} | ({"Origin": origin} if origin else {})
+        own = client.post("/api/info", headers={**headers, "X-API-Key": keys["API_KEYS"]}, json={})
+        assert own.status_code == 200
+        known = client.post("/api/info", headers={**headers, "X-API-Key": "dev"}, json={})
+        assert known.status_code == status
 
 
 def test_half_a_surrogate_pair_is_fixed(api: TestClient) -> None:

@@ -4,12 +4,10 @@ Plain ASGI below FastAPI's routing: requests are decoded straight into structs, 
 parsed. starling.web.api_docs describes the methods to OpenAPI.
 """
 
-import hmac
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
-from ipaddress import ip_address, ip_network
 from typing import Any
 
 import msgspec
@@ -19,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from starling.engine.broker import StoredPositions
 from starling.engine.direct_request import DirectRequest, DirectResponse, Respond, Work
-from starling.engine.peer_address import trusted_networks
 from starling.protocol import codes
 from starling.protocol.codes import Error
+from starling.protocol.json_nulls import NULL
 from starling.telemetry.metrics import Metrics
 from starling.telemetry.tracing import Tracer
 from starling.variables import variable
@@ -30,6 +28,7 @@ from starling.web.api_batch_models import BatchCommand, BatchFrame, EnvelopeComm
 from starling.web.api_batch_publishing import Published, published_replies
 from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_errors import Unavailable, invalid
+from starling.web.api_guard import ApiGuard, header_of
 from starling.web.api_members import read_plain_batch, read_request
 from starling.web.api_methods import ApiMethods
 from starling.web.api_models import BATCH_COMMANDS, CaptureBody
@@ -48,6 +47,7 @@ _HEADERS = {
 # More digits than any size of a body that could be allowed.
 _LENGTH_DIGITS = 18
 _BROKEN_OFF = Error(codes.ERROR_BAD_REQUEST.code, "bad request: the body breaks off")
+
 
 # Name in metrics of requests to `/api`, whose commands name their method.
 ENVELOPE = "(envelope)"
@@ -77,7 +77,13 @@ class Api:
     """The ASGI application of `/api/{method}`."""
 
     def __init__(
-        self, methods: ApiMethods, tracing: CaptureEndpoint, options: ApiOptions, metrics: Metrics, tracer: Tracer
+        self,
+        methods: ApiMethods,
+        tracing: CaptureEndpoint,
+        options: ApiOptions,
+        metrics: Metrics,
+        tracer: Tracer,
+        guard: ApiGuard,
     ) -> None:
         self._methods = methods
         # Methods that need no task where nothing waits; False where something does.
@@ -90,9 +96,7 @@ class Api:
         self._known = frozenset({*methods.by_name, "batch", "capture"})
         self._tracer = tracer
         self._tracing = tracing
-        self._keys = [key.encode() for key in options.accepted_keys]
-        self._networks = [ip_network(network) for network in options.api_allowed_networks]
-        self._proxies = trusted_networks(options.trusted_proxies)
+        self.guard = guard
         self.max_body_bytes = options.api_max_body_bytes
         self.version = 0
         limit, setting = options.api_max_body_bytes, variable("api_max_body_bytes")
@@ -103,7 +107,7 @@ class Api:
 
     def replace_keys(self, keys: Sequence[str]) -> None:
         """Let these keys open the API from now on."""
-        self._keys = [key.encode() for key in keys]
+        self.guard.replace_keys(keys)
         self.version += 1
 
     @property
@@ -143,7 +147,7 @@ class Api:
         if name == "capture":
             await self._answer_capture(body, scope, receive, send)
         elif self._tracer.on:
-            with self._tracer.received(_header(scope, b"traceparent"), _header(scope, b"tracestate")):
+            with self._tracer.received(header_of(scope, b"traceparent"), header_of(scope, b"tracestate")):
                 await _send(send, *await self._answer(name, body))
         else:
             await _send(send, *await self._answer(name, body))
@@ -247,7 +251,7 @@ class Api:
         started = time.perf_counter()
         lines = [line for line in body.split(b"\n") if line.strip()]
         if not 0 < len(lines) <= BATCH_COMMANDS:
-            problem = ValueError(f"send 1 to {BATCH_COMMANDS} commands, an object a line: method, params")
+            problem = msgspec.ValidationError(f"send 1 to {BATCH_COMMANDS} commands, an object a line: method, params")
             return self._bad_request(ENVELOPE, problem)
         commands = [self._read_envelope(line) for line in lines]
         replies = await run_batch(self._methods, [command for _, command in commands], parallel=False)
@@ -268,7 +272,8 @@ class Api:
         if method is None:
             return envelope.id, Error(codes.ERROR_METHOD_NOT_FOUND.code, f"method not found: {self._methods_in_words}")
         try:
-            request = read_request(bytes(envelope.params) or b"{}", method.decode, method.request)
+            params = bytes(envelope.params)
+            request = read_request(b"{}" if params in (b"", NULL) else params, method.decode, method.request)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             return envelope.id, invalid(error)
         command = BatchCommand()
@@ -286,7 +291,7 @@ class Api:
             await _send(send, *self._bad_request("capture", error))
             return
         address = scope["client"][0] if scope.get("client") else ""
-        refused = await self._tracing.answer(request, address, self._key_number(scope), receive, send)
+        refused = await self._tracing.answer(request, address, self.guard.key_number(scope), receive, send)
         self._metrics.answered("capture", refused.code if refused is not None else 0, 0.0)
         if refused is not None:
             away = isinstance(refused, Unavailable)
@@ -296,26 +301,11 @@ class Api:
         self._metrics.answered(name, codes.ERROR_BAD_REQUEST.code, 0.0)
         return HTTPStatus.OK, _encode({"error": invalid(problem)})
 
-    def has_key(self, scope: Mapping[str, Any]) -> bool:
-        """Whether a request to another endpoint brings a key of this API, from a network that may use it."""
-        return bool(self._key_number(scope)) and (not self._networks or self._in_networks(scope))
-
     # Before the body is read
 
     def _refusal(self, name: str, scope: Mapping[str, Any]) -> tuple[HTTPStatus, Error] | None:
-        if self._networks and not self._in_networks(scope):
-            return HTTPStatus.FORBIDDEN, Error(
-                codes.ERROR_PERMISSION_DENIED.code,
-                "permission denied: this address may not use the API, or is a trusted proxy that named no client: "
-                "see STARLING_API_ALLOWED_NETWORKS and STARLING_TRUSTED_PROXIES",
-            )
-        if not self._key_number(scope):
-            return HTTPStatus.UNAUTHORIZED, Error(
-                codes.ERROR_UNAUTHORIZED.code,
-                "unauthorized: send one of STARLING_API_KEYS in the header X-API-Key"
-                if self._keys
-                else "unauthorized: no key opens this API until STARLING_API_KEYS holds one",
-            )
+        if (refused := self.guard.refusal(scope)) is not None:
+            return refused
         if name not in self._known and "method" in scope["path_params"]:
             known = ", ".join(sorted(self._known))
             return HTTPStatus.NOT_FOUND, Error(
@@ -329,31 +319,6 @@ class Api:
         if digits.isdigit() and (len(digits) > _LENGTH_DIGITS or int(digits) > self.max_body_bytes):
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, self._too_large
         return None
-
-    def _in_networks(self, scope: Mapping[str, Any]) -> bool:
-        try:
-            address = ip_address(scope["client"][0])
-        except (TypeError, ValueError):
-            return False
-        address = getattr(address, "ipv4_mapped", None) or address
-        if not any(address in network for network in self._networks):
-            return False
-        # From a proxy without a client's name anybody may come, with an address that is allowed.
-        nameless = not address.is_loopback and not _header(scope, b"x-forwarded-for")
-        return not (nameless and any(address in proxy for proxy in self._proxies))
-
-    def _key_number(self, scope: Mapping[str, Any]) -> int:
-        """Which of the keys opens it, counted from 1; 0: none does."""
-        given = b""
-        for header, value in scope["headers"]:
-            if header == b"x-api-key":
-                given = value
-                break
-            if header == b"authorization" and value[:7].lower() == b"apikey ":
-                given = value[7:].strip()
-        # Every key is compared, so that the time reveals nothing.
-        fits = [hmac.compare_digest(given, key) for key in self._keys]
-        return fits.index(True) + 1 if any(fits) else 0
 
     async def _read_body(self, receive: Receive) -> bytes:
         """The whole body; the server bounds its time. Raises _BodyError."""
@@ -380,11 +345,6 @@ def _answer_of(outcome: Answer | Error) -> tuple[HTTPStatus, bytes]:
         away = isinstance(outcome, Unavailable)
         status = HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.INTERNAL_SERVER_ERROR
     return status, _encode({"error": outcome})
-
-
-def _header(scope: Mapping[str, Any], name: bytes) -> str:
-    """A header's values, joined as RFC 9110 section 5.3 has it."""
-    return ",".join(value.decode("latin-1") for header, value in scope["headers"] if header == name)
 
 
 async def _send(send: Send, status: HTTPStatus, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:

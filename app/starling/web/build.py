@@ -24,6 +24,7 @@ from starling.web import api_docs, chat, echo, guide, health, items, pages, refu
 from starling.web.api import PREFIX as API_PREFIX
 from starling.web.api import Api
 from starling.web.api_capture import CaptureEndpoint
+from starling.web.api_guard import ApiGuard
 from starling.web.api_methods import ApiMethods
 from starling.web.authority import RevocableVerifier, TokenAuthority
 from starling.web.connection import ClientEndpoint
@@ -103,7 +104,8 @@ def build_web(
         revocation_seconds=options.revocation_seconds,
     )
     captures = Captures(engine)
-    api = Api(methods, CaptureEndpoint(engine, captures), options, engine.metrics, engine.tracer)
+    guard = ApiGuard(options, context.allows_origin)
+    api = Api(methods, CaptureEndpoint(engine, captures), options, engine.metrics, engine.tracer, guard)
     streams = _build_streams(options, context, sessions) if options.http_transports else ()
     engine.readiness.observe(lambda: context.asgi_streams.shutdown() if engine.readiness.draining else None)
     requests = RequestPaths({API_PREFIX: api, **{stream.path: stream for stream in streams}})
@@ -115,7 +117,7 @@ def build_web(
 
 def _build_durable_streams(options: WebOptions, context: WebContext, api: Api) -> tuple[DurableStreams, ...]:
     """Build the endpoints of append-only streams over HTTP that the options ask for."""
-    access = StreamAccess(context, api.has_key)
+    access = StreamAccess(context, api.guard.has_key)
     endpoints = []
     if options.streams_path:
         endpoints.append(DurableStreams(context, access, options.streams_path))
