@@ -15,10 +15,12 @@ from starling.engine.append_store import PRODUCERS_LIMIT
 from starling.engine.capture import CAPTURE_SECONDS, CAPTURES_LIMIT, FRAMES_WAITING
 from starling.engine.channels import NAME_LENGTH, ChannelOptions
 from starling.engine.frame_tap import EVENTS_WAITING
+from starling.engine.history import SCAN_LIMIT
 from starling.protocol.codec import COMMANDS_PER_FRAME
 from starling.protocol.options import SessionLimits
 from starling.protocol.portable_json import NESTING_LIMIT, NUMBER_LIMIT
 from starling.protocol.shown import PAYLOAD_BYTES
+from starling.protocol.tags_filter import MOST_DEPTH, MOST_NODES, MOST_VALUES
 from starling.server.assembly import CONTROL_BURST
 from starling.server.options import BODY_SECONDS, ServerOptions
 from starling.settings import PREFIX, Settings
@@ -42,6 +44,10 @@ FIXED = {
     "commands in one frame": COMMANDS_PER_FRAME,
     "data in a history answer to a client, beyond the first publication": ANSWER_BYTES,
     "clients in a presence answer to a client": MEMBERS,
+    "publications that a history call with a filter looks at": SCAN_LIMIT,
+    "nodes of a filter by tags": MOST_NODES,
+    "levels of a filter by tags": MOST_DEPTH,
+    "`vals` of a filter by tags, in all its nodes": MOST_VALUES,
     "errors caused by a connection in a minute": SessionLimits().errors_per_minute,
     "content of an append-only stream": ChannelOptions().stream_max_bytes,
     "producers of an append-only stream": PRODUCERS_LIMIT,

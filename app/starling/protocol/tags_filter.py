@@ -16,10 +16,10 @@ Matches = Callable[[Tags], bool]
 # The form of a filter that two subscribers with the same one share: nested tuples of its fields.
 FilterKey = tuple[object, ...]
 
-_MOST_NODES = 256
-_MOST_DEPTH = 32
+MOST_NODES = 256
+MOST_DEPTH = 32
 # Of all its nodes. A subscription keeps its filter, so these bound what a client takes of memory.
-_MOST_VALUES = 1_000
+MOST_VALUES = 1_000
 _ONE_VALUE = frozenset({"eq", "neq", "sw", "ew", "ct", "gt", "gte", "lt", "lte"})
 _NUMERIC = frozenset({"gt", "gte", "lt", "lte"})
 _MANY_VALUES = frozenset({"in", "nin"})
@@ -82,12 +82,12 @@ def compile_filter(node: FilterNode, name: str = "tf") -> TagsFilter:
     values = 0
     for count, (depth, each) in enumerate(_walk(node), start=1):
         values += len(each.vals)
-        if count > _MOST_NODES:
-            raise FilterInvalid(f"{name}: a filter has at most {_MOST_NODES} nodes")
-        if depth > _MOST_DEPTH:
-            raise FilterInvalid(f"{name}: a filter is at most {_MOST_DEPTH} nodes deep")
-        if values > _MOST_VALUES:
-            raise FilterInvalid(f"{name}: a filter has at most {_MOST_VALUES} vals in all its nodes")
+        if count > MOST_NODES:
+            raise FilterInvalid(f"{name}: a filter has at most {MOST_NODES} nodes")
+        if depth > MOST_DEPTH:
+            raise FilterInvalid(f"{name}: a filter is at most {MOST_DEPTH} nodes deep")
+        if values > MOST_VALUES:
+            raise FilterInvalid(f"{name}: a filter has at most {MOST_VALUES} vals in all its nodes")
     return TagsFilter(_key(node), _compile(node, name))
 
 
