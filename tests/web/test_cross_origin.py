@@ -92,6 +92,14 @@ def test_a_cache_never_keeps_the_response_to_no_page_for_a_page(named: TestClien
     assert "Origin" in named.get(path).headers["vary"]
 
 
+@pytest.mark.parametrize("origins", [(PAGE, "https://evil.example"), ("https://evil.example", PAGE), (PAGE, PAGE)])
+def test_several_origins_are_those_of_no_page(origins: tuple[str, ...]) -> None:
+    _, context = context_with(ALLOWED_ORIGINS=PAGE)
+
+    assert context.allows_origin(Upgrade(b"", [(b"origin", PAGE.encode())], (), "", ""))
+    assert not context.allows_origin(Upgrade(b"", [(b"origin", each.encode()) for each in origins], (), "", ""))
+
+
 def test_options_without_a_preflight_names_the_methods(named: TestClient) -> None:
     answer = named.options("/emulation")
     assert (answer.status_code, answer.headers["allow"]) == (204, "POST, OPTIONS")

@@ -74,6 +74,9 @@ class WebContext:
         origin = request.header(b"origin")
         if origin is None:
             return True
+        # A browser sends one (RFC 6454 section 7.3). Of several, somebody else's may be the page's.
+        if len([name for name, _ in request.headers if name == b"origin"]) > 1:
+            return False
         host = request.header(b"host") or ""
         if self.options.dev and developer_origin_allowed(origin, host):
             return True
