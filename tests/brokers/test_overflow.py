@@ -21,6 +21,7 @@ from starling.protocol.messages import Publication
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party
 from tests.support.services import RedisServer
+from tests.support.virtual_time import run_in_virtual_time
 from tests.support.waiting import until
 
 MANY = 2000
@@ -318,3 +319,76 @@ async def test_what_is_handed_over_as_sending_ends_fails_as_what_waits() -> None
     await outbox.stop()
     assert [str(answer) for answer in answers] == ["this process closes its broker connections"]
     assert line.handed_over == []
+
+
+def test_what_a_server_does_not_answer_in_time_has_failed_and_what_waited_behind_it_is_not_sent_late() -> None:
+    sent: list[str] = []
+
+    async def transmit(batch: list[str]) -> list[str]:
+        sent.extend(batch)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def test() -> None:
+        outbox: Outbox[str, str] = Outbox(transmit, timeout=2, max_batch=1)
+        outbox.start()
+        outcomes = await asyncio.gather(*(outbox.send(item, 1) for item in ("a", "b")), return_exceptions=True)
+        assert [str(outcome) for outcome in outcomes] == ["the broker did not answer within 2 s"] * 2
+        assert asyncio.get_running_loop().time() == pytest.approx(2, abs=0.1)
+        await outbox.stop()
+
+    run_in_virtual_time(test())
+    assert sent == ["a"]
+
+
+def test_the_time_of_each_is_counted_from_its_own_begin() -> None:
+    async def transmit(batch: list[str]) -> list[str]:
+        await asyncio.sleep(1.5)
+        return batch
+
+    async def test() -> None:
+        outbox: Outbox[str, str] = Outbox(transmit, timeout=2, max_batch=1)
+        outbox.start()
+        first = asyncio.ensure_future(outbox.send("a", 1))
+        await asyncio.sleep(1.2)
+        late = [asyncio.ensure_future(outbox.send(item, 1)) for item in ("b", "c")]
+        assert await first == "a"
+        outcomes = await asyncio.gather(*late, return_exceptions=True)
+        # The first was answered after 1.5 s, the second 2 s after its begin; the third would have come at 4.5 s.
+        assert [str(outcome) for outcome in outcomes] == ["b", "the broker did not answer within 2 s"]
+        await outbox.stop()
+
+    run_in_virtual_time(test())
+
+
+async def test_an_answer_that_its_caller_cannot_take_harms_no_other() -> None:
+    async def transmit(batch: list[str]) -> list[str]:
+        return batch
+
+    def fail(_: object) -> None:
+        raise RuntimeError("a mistake of the caller's")
+
+    outbox: Outbox[str, str] = Outbox(transmit, timeout=5)
+    outbox.start()
+    with structlog.testing.capture_logs() as logs:
+        outbox.post("a", 1, fail)
+        assert await outbox.send("b", 1) == "b"
+    assert [line["event"] for line in logs] == ["broker_answer_failed"]
+    await outbox.stop()
+
+
+async def test_what_waits_when_the_outbox_stops_has_failed_and_later_it_takes_nothing() -> None:
+    async def transmit(batch: list[str]) -> list[str]:
+        await asyncio.Event().wait()
+        return batch
+
+    outbox: Outbox[str, str] = Outbox(transmit, timeout=60, max_batch=1)
+    outbox.start()
+    sending = [asyncio.ensure_future(outbox.send(item, 1)) for item in ("a", "b")]
+    await asyncio.sleep(0.01)
+    await outbox.stop()
+    outcomes = await asyncio.gather(*sending, return_exceptions=True)
+    assert [str(outcome) for outcome in outcomes] == ["this process closes its broker connections"] * 2
+    with pytest.raises(BrokerUnavailable, match="not started"):
+        await outbox.send("c", 1)
+    await outbox.stop()

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from broadcaster import Broadcast
@@ -16,26 +15,11 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from starling.broadcast import backend_for
 from starling.engine.broker import BrokerUnavailable
+from tests.brokers.test_broadcaster import received_by_everybody
 from tests.support.services import PostgresServer, RedisServer
 from tests.support.waiting import DEADLINE
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-
-
-async def received_by_everybody(*rooms: Broadcast) -> None:
-    """Publish on the first until every subscriber has the message, and nothing of other channels."""
-    async with asyncio.timeout(DEADLINE):
-        for room in rooms:
-            async with room.subscribe("news") as news, rooms[0].subscribe("other"):
-                await rooms[0].publish("other", "not for this subscriber")
-                await rooms[0].publish("news", "ünïcode ✓")
-                event = await news.get()
-                assert (event.channel, event.message) == ("news", "ünïcode ✓")
-
-
-async def test_broadcast_runs_over_memory() -> None:
-    async with Broadcast(backend=backend_for("memory://")) as room:
-        await received_by_everybody(room)
 
 
 async def test_broadcast_runs_over_redis(redis_server: RedisServer) -> None:
@@ -85,20 +69,6 @@ async def test_a_subscriber_gets_messages_again_after_redis_was_away_without_doi
                     async with asyncio.timeout(0.2):
                         assert (await news.get()).message == "back"
                         break
-
-
-@pytest.mark.parametrize("url", ["http://localhost", "redis://", ""])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"^url: .*redis://"):
-        backend_for(url)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("prefix", "{}"), ("timeout", 0), ("ca_file", "/none"), ("cert_file", "/none")]
-)
-def test_an_argument_that_cannot_be_right_is_named(field: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{field}: "):
-        backend_for("rediss://localhost", **{field: value})
 
 
 @contextmanager
