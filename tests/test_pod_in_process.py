@@ -16,12 +16,15 @@ import httpx2
 import pytest
 
 from starling.auth.issue import issue_connection_token
+from starling.producer.errors import StreamError, StreamUnavailable
+from starling.producer.http import open_stream
 from starling.reload import ConfigurationFiles, Reload
 from starling.server.service import ReloadError
 from tests.support.commands import run_command
 from tests.support.conversation import TRANSPORTS, Conversation
 from tests.support.in_process import InProcessStarling
 from tests.support.running import SECRET
+from tests.support.services import free_port
 from tests.support.waiting import DEADLINE
 
 KEY = "a key of these tests alone"
@@ -41,6 +44,7 @@ namespaces:
     allow_publish_for_client: true
     allow_history_for_subscriber: true
     allow_presence_for_subscriber: true
+  answers: {stream: text}
 """
 
 
@@ -113,6 +117,47 @@ def test_a_client_without_a_token_is_refused_on_every_transport(pod: InProcessSt
     client = Conversation(transport, pod.port, {})
     assert client.end()[0] == 3500
     client.close()
+
+
+# --- writers of streams ---
+
+
+async def test_a_program_writes_a_stream_over_http(pod: InProcessStarling) -> None:
+    for url in (pod.http, f"{pod.http}/", f"{pod.http}/api"):
+        async with open_stream("answers:1", url=url, key=KEY, replace=True) as answer:
+            await answer.write("Once upon ")
+            await answer.write("a time")
+        assert (answer.status, answer.length) == ("complete", len("Once upon a time"))
+    assert '"Once upon a time"' in printed(pod, "history", "answers:1", "--json")
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "words"),
+    [
+        ("", "another key", "unauthorized: send one of"),
+        ("/items/1", KEY, "answered 40[45]"),
+        ("/items", KEY, "answered 404"),
+    ],
+)
+async def test_a_writer_that_cannot_succeed_fails_at_once_with_the_reason(
+    pod: InProcessStarling, path: str, key: str, words: str
+) -> None:
+    with pytest.raises(StreamError, match=words):
+        async with open_stream("answers:2", url=pod.http + path, key=key):
+            pass
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://localhost", "nonsense"])
+async def test_an_address_of_a_service_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(StreamError, match="write it like http://localhost:8000"):
+        async with open_stream("answers:2", url=url, key=KEY):
+            pass
+
+
+async def test_a_service_that_is_away_is_waited_for_as_long_as_the_writer_says() -> None:
+    with pytest.raises(StreamUnavailable, match="stream_open: ConnectError"):
+        async with open_stream("answers:2", url=f"http://127.0.0.1:{free_port()}", key=KEY, retry_seconds=0):
+            pass
 
 
 # --- commands ---
