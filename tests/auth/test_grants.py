@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from starling.auth.claims import TokenRules
-from starling.auth.jws import VerificationKey
+from starling.auth.jws import CompactToken, VerificationKey
 from starling.auth.jwt import JwtVerifier
+from starling.auth.tickets import IssuedTicket
 from starling.auth.tokens import (
     Credentials,
     RefusalReason,
@@ -365,3 +366,17 @@ async def test_a_filter_that_is_invalid_refuses_the_token_and_names_the_field(tr
         assert refused.reason is RefusalReason.MALFORMED_CLAIM
         assert named in refused.sentence
     assert "subs" in among.value.sentence
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        IssuedTicket("canary", "session-1"),
+        CompactToken("HS256", "key-1", b"canary", b"canary", b"canary"),
+        SubscriptionGrant(TokenFacts("alice"), info=b"canary", data=b"canary"),
+        Credentials(TokenFacts("alice"), info=b"canary"),
+    ],
+)
+def test_what_holds_a_secret_does_not_show_it_in_its_repr(kept: object) -> None:
+    assert "canary" not in repr(kept)
+    assert type(kept).__name__ in repr(kept)

@@ -8,8 +8,9 @@ import pytest
 import redis as redis_client
 
 from starling.auth.tickets import RIGHT_MARK, Tickets
-from starling.auth.tokens import RefusalReason, TokenRefused
+from starling.auth.tokens import KeyNotLoaded, RefusalReason, TokenRefused
 from starling.brokers.memory.tickets import MemoryTickets
+from starling.engine.broker import BrokerUnavailable
 from starling.engine.small_stores import TicketStore
 from tests.brokers.conftest import Opener
 from tests.support.services import RedisServer
@@ -104,3 +105,33 @@ async def test_redis_forgets_a_ticket_that_nobody_spends_and_never_sees_it(
         (name,) = redis.keys("starling:{ticket:*")
         assert issued.ticket.encode() not in name + redis.get(name)
         assert 0 < redis.pttl(name) <= 30_000
+
+
+async def test_where_no_tickets_are_kept_none_is_made_and_none_is_good() -> None:
+    tickets = Tickets(None)
+    assert not tickets.available
+    with pytest.raises(ValueError, match="keeps no tickets"):
+        await tickets.issue("alice", [], b"", seconds=60, expires_at=None)
+    with pytest.raises(TokenRefused) as refused:
+        await tickets.take("st_anything")
+    assert refused.value.reason is RefusalReason.TICKET_SPENT
+
+
+async def test_while_the_store_is_away_a_ticket_is_neither_good_nor_spent() -> None:
+    away = True
+
+    def check() -> None:
+        if away:
+            raise BrokerUnavailable("away")
+
+    tickets = Tickets(MemoryTickets(check=check))
+    with pytest.raises(BrokerUnavailable):
+        await tickets.issue("alice", [], b"", seconds=60, expires_at=None)
+    away = False
+    issued = await tickets.issue("alice", [], b"", seconds=60, expires_at=None)
+    away = True
+    with pytest.raises(KeyNotLoaded) as refused:
+        await tickets.take(issued.ticket)
+    assert refused.value.reason is RefusalReason.TICKETS_UNAVAILABLE
+    away = False
+    assert (await tickets.take(issued.ticket)).user == "alice"

@@ -4,10 +4,11 @@ import asyncio
 import time
 
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 
 from starling.engine import clock as clock_module
-from starling.engine.clock import LAG_INTERVAL, LAG_TURNS_REPORTED, Clock, Turn
+from starling.engine.clock import LAG_INTERVAL, LAG_TURNS_REPORTED, Clock, Periodic, Turn
 from starling.engine.tasks import Tasks
 from starling.telemetry.metrics import Metrics
 from tests.support.waiting import until
@@ -57,3 +58,28 @@ async def test_the_metric_holds_a_delay_until_it_was_read_every_fifteen_seconds(
     await until(lambda: reported() < worst, "the delay is over")
     assert len(turns) >= at + LAG_TURNS_REPORTED
     clock.stop()
+
+
+async def test_work_that_fails_is_logged_and_neither_it_nor_other_work_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock_module, "TURN_SECONDS", LAG_INTERVAL)
+    done: list[str] = []
+
+    def fail_each_second(_: Turn) -> None:
+        done.append("second fails")
+        raise RuntimeError("a mistake in here")
+
+    async def fail() -> None:
+        done.append("periodic fails")
+        raise RuntimeError("a mistake in here")
+
+    tasks = Tasks()
+    clock = Clock(
+        tasks,
+        each_second=[fail_each_second, lambda _: done.append("second")],
+        periodic=[Periodic(0.01, fail)],
+    )
+    with structlog.testing.capture_logs() as logs:
+        clock.start()
+        await until(lambda: all(done.count(each) >= 2 for each in ("second fails", "second", "periodic fails")))
+    clock.stop()
+    assert {line["event"] for line in logs} == {"clock_failed", "periodic_work_failed"}

@@ -116,3 +116,10 @@ def test_a_process_in_a_real_group_finds_the_share_that_it_uses(group: MemoryGro
 
     assert 0 <= before < 0.3
     assert 0.5 <= after - before < 0.6
+
+
+def test_without_groups_or_with_a_limit_that_cannot_be_read_there_is_no_share(tmp_path: Path) -> None:
+    assert MemoryLimit(tmp_path / "mount", tmp_path / "no file").share() is None
+    write_group(tmp_path / "mount", v2("unreadable", 1))
+    assert limit_of(tmp_path, "0::/\n").share() is None
+    assert limit_of(tmp_path, "3:cpu:/\n").share() is None

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from starling.engine import tasks as tasks_module
 from starling.engine.tasks import Tasks
 from tests.support.waiting import until
 
@@ -99,3 +100,23 @@ async def test_a_lock_that_is_taken_is_waited_for_in_its_turn(tasks: Tasks) -> N
     lock.release()
     await until(lambda: len(order) == 3, "all have had the lock")
     assert order == [0, 1, 2]
+
+
+async def test_what_does_not_finish_in_time_is_cancelled_at_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks_module, "FINISH_SECONDS", 0.05)
+    ended: list[str] = []
+
+    async def work(name: str, seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            ended.append(f"{name} cancelled")
+            raise
+        ended.append(f"{name} finished")
+
+    tasks = Tasks()
+    tasks.start(work("short", 0.001))
+    tasks.start(work("long", 3600))
+    await tasks.stop()
+    await until(lambda: len(ended) == 2, "both have ended")
+    assert ended == ["short finished", "long cancelled"]

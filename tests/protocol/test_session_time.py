@@ -3,10 +3,19 @@
 from math import inf
 
 import pytest
+from msgspec import Raw
 
 from starling.protocol import codes
 from starling.protocol.commands import SubscribeRequest
-from starling.protocol.decisions import Authenticate, Call, Refresh, SubRefresh, Subscribe
+from starling.protocol.decisions import (
+    Authenticate,
+    Call,
+    Refresh,
+    RenewSubscription,
+    SubRefresh,
+    Subscribe,
+    Subscription,
+)
 from starling.protocol.messages import ConnectResult, RPCResult, SubscribeResult
 from starling.protocol.options import SessionLimits
 from tests.protocol.talk import Talk
@@ -179,3 +188,55 @@ def test_a_tick_before_its_time_does_nothing() -> None:
     talk = Talk().connect(ttl=60)
 
     assert talk.session.tick(talk.now + 24.9) == []
+
+
+def asked_about(talk: Talk) -> Subscription:
+    """The subscription that a backend is asked about when its minute is over."""
+    talk.send({"id": 2, "subscribe": {"channel": "news"}})
+    action = talk.action(Subscribe)
+    talk.then(
+        talk.session.subscribed(
+            action, SubscribeResult(), talk.now, ttl=60, chan_info=Raw(b"1"), refreshable=False, renewed=True
+        )
+    )
+    talk.pass_time(61)
+    return talk.action(RenewSubscription).subscription
+
+
+def test_a_subscription_that_its_backend_renews_lives_on_with_what_it_says() -> None:
+    talk = Talk(SessionLimits(ping_seconds=1000)).connect()
+    subscription = asked_about(talk)
+    assert (
+        talk.then(talk.session.renewed(talk.now, ttl=60, subscription=subscription, chan_info=Raw(b'{"role":"guest"}')))
+        == []
+    )
+    assert bytes(subscription.chan_info) == b'{"role":"guest"}'
+    assert talk.pass_time(59) == []
+    assert talk.pass_time(2) == ["RenewSubscription"]
+
+
+def test_a_subscription_that_nobody_answers_for_is_asked_about_again_until_its_grace_is_over() -> None:
+    talk = Talk(SessionLimits(ping_seconds=1000, proxy_grace_seconds=25)).connect()
+    subscription = asked_about(talk)
+    for _ in range(4):
+        assert talk.then(talk.session.renewed(talk.now, subscription=subscription, answered=False)) == []
+        assert talk.pass_time(5) == ["RenewSubscription"]
+    assert talk.then(talk.session.renewed(talk.now, subscription=subscription, answered=False)) == []
+    ended = {"push": {"channel": "news", "unsubscribe": {"code": 2501, "reason": "expired"}}}
+    assert talk.pass_time(10)[-2:] == ["end news", ended]
+
+
+def test_an_answer_for_a_subscription_that_is_over_or_gone_ends_it_or_nothing() -> None:
+    talk = Talk(SessionLimits(ping_seconds=1000)).connect()
+    subscription = asked_about(talk)
+    ended = {"push": {"channel": "news", "unsubscribe": {"code": 2501, "reason": "expired"}}}
+    assert talk.then(talk.session.renewed(talk.now, ttl=0, subscription=subscription)) == ["end news", ended]
+    assert talk.then(talk.session.renewed(talk.now, ttl=60, subscription=subscription)) == []
+    assert talk.session.subscriptions == {}
+    talk.session.lost()
+    assert talk.then(talk.session.renewed(talk.now, ttl=60)) == []
+
+
+def test_a_connection_that_its_backend_holds_for_over_is_closed_with_3005() -> None:
+    talk = Talk(SessionLimits(ping_seconds=1000)).connect()
+    assert talk.then(talk.session.renewed(talk.now, ttl=0)) == [3005]
