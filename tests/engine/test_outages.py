@@ -154,7 +154,7 @@ async def test_a_channel_whose_position_cannot_be_read_is_entered_by_nobody_and_
     async def fail(*_: object, **__: object) -> object:
         raise BrokerUnavailable("away")
 
-    options = ChannelOptions(history_size=10, history_ttl="60s", force_positioning=True)
+    options = ChannelOptions.model_validate({"history_size": 10, "history_ttl": "60s", "force_positioning": True})
     with monkeypatch.context() as patched:
         patched.setattr(broker.history, "read", fail)
         with pytest.raises(BrokerUnavailable):
