@@ -108,6 +108,14 @@ def test_publications_that_a_filter_leaves_out_are_paid_for(service: TestClient,
         assert asked_until_refused(talk, history=history) == [0, 0, 0, 0, 111]
 
 
+def test_filters_are_paid_for_by_their_size(service: TestClient, talking: Talking) -> None:
+    with talking() as talk:
+        many = {"key": "color", "cmp": "in", "vals": [str(number) for number in range(1000)]}
+        # Each costs 250 messages, one that is invalid too.
+        invalid = {"channel": "filtered", "tf": {**many, "key": ""}}
+        assert asked_until_refused(talk, subscribe=invalid) == [107] * 8 + [111]
+
+
 def test_what_is_recovered_again_and_again_is_paid_for(service: TestClient, talking: Talking) -> None:
     call(service, "publish", channel="recovered", data=1)
     with talking() as talk:

@@ -91,6 +91,11 @@ def compile_filter(node: FilterNode, name: str = "tf") -> TagsFilter:
     return TagsFilter(_key(node), _compile(node, name))
 
 
+def size_of(node: FilterNode) -> int:
+    """How many nodes and values a filter has, be it valid or not."""
+    return sum([1 + len(each.vals) for _, each in _walk(node)])
+
+
 def _walk(node: FilterNode) -> Iterator[tuple[int, FilterNode]]:
     waiting = [(1, node)]
     while waiting:

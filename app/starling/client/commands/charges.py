@@ -8,6 +8,7 @@ from starling.engine.broker import StreamRead
 from starling.engine.channels import ChannelOptions
 from starling.protocol.messages import Publication
 from starling.protocol.shared_values import SharedMembers
+from starling.protocol.tags_filter import FilterNode, size_of
 
 # What a publication adds to its data in an answer, about.
 _PUBLICATION_BYTES = 64
@@ -16,6 +17,14 @@ _MEMBER_BYTES = 64
 
 # History, and presence with joins and leaves, of a subscription that begins and ends, each as an answer of this size.
 _SUBSCRIPTION_BYTES = 2048
+
+# What a node or a value of a filter costs to check, in bytes that are read.
+_FILTER_PART_BYTES = 64
+
+
+def charge_filter(client: ClientConnection, node: FilterNode) -> None:
+    """Spend for a filter that is checked, whether or not the client subscribes with it."""
+    client.session.charge(_FILTER_PART_BYTES * size_of(node), time.monotonic())
 
 
 def charge_publications(client: ClientConnection, publications: Collection[Publication]) -> None:

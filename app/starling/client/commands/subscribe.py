@@ -6,7 +6,7 @@ from functools import partial
 from starling.client.authority import Grant
 from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import CommandHandler, Later, Work
-from starling.client.commands.charges import charge_publications, charge_subscription
+from starling.client.commands.charges import charge_filter, charge_publications, charge_subscription
 from starling.client.commands.grants import ChannelGrants, enters_at_once
 from starling.client.hook_calls import report_unsubscribed
 from starling.client.memberships import Membership
@@ -36,6 +36,8 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
     def prepare(self, client: ClientConnection, action: Subscribe) -> Grant | None:
         """What the client gets in the channel; None where keys must be fetched to find out."""
         check_delta(action.request)
+        if action.request.tf is not None:
+            charge_filter(client, action.request.tf)
         if isinstance(action.terms, Grant):
             return action.terms
         return self._grants.grant_now(client, action.request)
