@@ -23,7 +23,7 @@ TEST_FAST_WORKERS ?= 2
 TEST_BOUND ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-under-load test-fast test-in-process test-portable test-interpreters check bench soak conformance durable-streams fuzz fmt docs docs-site asyncapi-check typescript-check diagrams protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
+.PHONY: help run test test-under-load test-fast test-in-process test-portable test-interpreters check check-types check-style bench soak conformance durable-streams fuzz fmt docs docs-site asyncapi-check typescript-check diagrams protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,9 +55,14 @@ test-interpreters:  ## Run portable tests on each supported Python that is here,
 	@tools/setup/test-interpreters.sh $(BIN)/python
 
 check: $(VENV)/.dev  ## Check format, lint, types, import layering and words
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync check-types check-style
+
+check-types: $(VENV)/.dev
+	$(BIN)/mypy
+
+check-style: $(VENV)/.dev
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.words
 	$(BIN)/shellcheck .ci/run tools/setup/*.sh
