@@ -197,7 +197,7 @@ def _publication_pieces(publications: Iterable[Publication]) -> Iterable[bytes]:
 
 
 def _publication_piece(publication: Publication) -> bytes:
-    """A message with its length before it, as the library encodes it, in a third of the time."""
+    """A message with its length before it, as the library encodes it: bytes are all that is kept and copied of it."""
     parts: list[bytes] = []
     data = publication.data
     if data:
@@ -224,6 +224,8 @@ def _publication_piece(publication: Publication) -> bytes:
 def _varint(number: int) -> bytes:
     if number < 0x80:
         return _SHORT[number]
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
