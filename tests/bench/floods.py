@@ -129,6 +129,15 @@ def framed(protobuf: bool, commands: Sequence[Command], numbers: Iterator[int]) 
     ]
 
 
+def settle(worker: int) -> None:
+    """Wait until the worker has read what was flooded."""
+    for _ in range(60):
+        before = cpu_seconds(worker)
+        time.sleep(1)
+        if cpu_seconds(worker) - before < 0.1:
+            return
+
+
 def measure(service: Starling, name: str, connections: int, *, protobuf: bool) -> list[str]:
     """The cells of one row."""
     once, commands = FLOODS[name]
@@ -159,6 +168,7 @@ def measure(service: Starling, name: str, connections: int, *, protobuf: bool) -
         spent, seconds = cpu_seconds(worker) - before, time.monotonic() - began
         pings.over.set()
         pinging.join()
+    settle(worker)
     waited = sorted(pings.seconds)
     return [
         f"{flooded.sent / 1024 / seconds:.0f}",
