@@ -13,6 +13,7 @@ import structlog
 from starling.engine.transport import WRITE_ERROR, Handler
 from starling.protocol.messages import Batch, Frame
 from starling.server.options import ServerOptions
+from starling.server.read_turns import ReadTurns
 from starling.server.waiting import WaitingBudget
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
@@ -31,15 +32,16 @@ DISCARD_BYTES = 2**20
 class Flusher:
     """The sockets of one worker that have frames to write in this loop tick, or the next if there are very many.
 
-    `waiting` are those whose kernel takes no more at the moment.
+    `waiting` are those whose kernel takes no more at the moment. `turns` is the order of those that have much to read.
     """
 
-    __slots__ = ("_dirty", "_scheduled", "budget", "waiting")
+    __slots__ = ("_dirty", "_scheduled", "budget", "turns", "waiting")
 
     def __init__(self, waiting_budget_bytes: int = 0) -> None:
         """`waiting_budget_bytes` bounds what may wait for all clients; 0: no bound."""
         self.waiting: set[ClientSocket] = set()
         self.budget = WaitingBudget(self.waiting, waiting_budget_bytes)
+        self.turns = ReadTurns()
         self._dirty: deque[ClientSocket] = deque()
         self._scheduled = False
 

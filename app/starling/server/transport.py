@@ -33,6 +33,8 @@ from starling.server.service import RejectReason
 PING_FRAME = control_frame(PING)
 # A loop tick reads at most this much of one client, so that a flood of tiny frames shares the loop.
 READ_BYTES = 16384
+# Up to here input is dealt with at once, also while others wait for their turn.
+LIGHT_BYTES = 1024
 
 REFUSALS = {
     1002: RejectReason.PROTOCOL_ERROR,
@@ -180,7 +182,11 @@ class WebSocketTransport(ClientSocket):
             self._unread += data
             self._socket.pause_reading()
         elif self._unread is None:
-            self._take(data)
+            if len(data) > LIGHT_BYTES and self._flusher.turns.busy:
+                self._unread = bytearray(data)
+                self._await_turn()
+            else:
+                self._take(data)
         else:
             self._unread += data
             self._take(self._unread)
@@ -199,14 +205,18 @@ class WebSocketTransport(ClientSocket):
         if not (self._paused or self._held_back or self._finished):
             self._socket.resume_reading()
 
+    def _await_turn(self) -> None:
+        """Read on when others that have much input have had their turn."""
+        self._held_back = True
+        self._socket.pause_reading()
+        self._flusher.turns.add(self._read_on, self._loop)
+
     def _take(self, data: bytes | bytearray) -> None:
         """Deal with the whole frames that `data` begins with, READ_BYTES at most, and keep the rest."""
         at = 0
         while at < len(data) and not self._paused and not self._finished:
             if at >= READ_BYTES:
-                self._held_back = True
-                self._socket.pause_reading()
-                self._loop.call_soon(self._read_on)
+                self._await_turn()
                 break
             try:
                 end = self._take_frame(data, at)
