@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from starling.engine.hooks import ConnectDecision, SubscribeDecision
 from starling.protocol.messages import NO_PAYLOAD
 from starling.protocol.portable_json import PORTABLE_JSON, is_json
-from starling.protocol.tags_filter import FilterInvalid, ForcedFilterNode, TagsFilter, compile_filter
+from starling.protocol.tags_filter import ForcedFilterNode, TagsFilter, compile_filter
 
 _ANYTHING = TypeAdapter(Any)
 
@@ -126,6 +126,6 @@ def _filter(tree: Mapping[str, Any] | None) -> TagsFilter | None:
     if tree is None:
         return None
     try:
-        return compile_filter(msgspec.convert(tree, ForcedFilterNode))
-    except (msgspec.ValidationError, FilterInvalid) as error:
+        return compile_filter(msgspec.convert(tree, ForcedFilterNode), "tags_filter")
+    except msgspec.ValidationError as error:
         raise ValueError(f"tags_filter: {error}") from error

@@ -136,9 +136,9 @@ class SubscribeVerdict(Terms, kw_only=True):
         if self.tags_filter is None:
             return None
         try:
-            return compile_filter(self.tags_filter)
+            return compile_filter(self.tags_filter, "tags_filter")
         except FilterInvalid as error:
-            raise BadReply(f"tags_filter: {error}") from error
+            raise BadReply(str(error)) from error
 
 
 class ConnectVerdict(Terms, kw_only=True):
