@@ -23,7 +23,7 @@ TEST_FAST_WORKERS ?= 2
 TEST_BOUND ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-under-load test-fast test-in-process test-portable test-interpreters check check-types check-style bench soak conformance durable-streams fuzz fmt docs docs-site asyncapi-check typescript-check diagrams protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
+.PHONY: help run test test-under-load test-fast test-in-process coverage test-portable test-interpreters check check-types check-style bench soak conformance durable-streams fuzz fmt docs docs-site asyncapi-check typescript-check diagrams protobuf dashboard-preview lock image chart test-cluster release capacity clean node-packages
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,13 @@ test-fast: check test-in-process  ## Run all checks and every test that starts n
 test-in-process: $(VENV)/.dev  ## Run every test that starts no process, and print what they cover
 	$(BIN)/pytest --numprocesses=$(TEST_FAST_WORKERS) --bound=$(TEST_BOUND) -m "not processes" \
 		--cov --cov-report=term:skip-covered
+
+# Workers of `starling serve` are not measured: see docs/decisions/0037-a-supervisor-for-test-runs.md.
+COVERAGE_TESTS := tests/auth tests/brokers tests/client tests/engine tests/protocol tests/telemetry tests/web tests/test_pod_in_process.py
+coverage: $(VENV)/.dev  ## Print what no test in this process reaches in auth, brokers, engine and protocol, over Redis and PostgreSQL too
+	@tools/setup/system-packages.sh
+	$(BIN)/pytest --numprocesses=$(TEST_WORKERS) --bound=$(TEST_BOUND) -m "not long" $(COVERAGE_TESTS) --cov --cov-report= --cov-fail-under=0
+	$(BIN)/coverage report --show-missing --skip-covered --fail-under=0 --include='*/auth/*,*/brokers/*,*/engine/*,*/protocol/*'
 
 # What depends most on the interpreter and takes seconds: a whole second run would not fit into the minutes of `make test`.
 PORTABLE_TESTS := tests/auth tests/client tests/engine tests/protocol tests/test_package.py tests/test_settings.py
