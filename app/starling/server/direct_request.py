@@ -12,6 +12,9 @@ from starling.engine.direct_request import DirectResponse, Header, StreamRespons
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
+# Python 3.11 looks a member of an enumeration up with a function call.
+_NO_CONTENT = HTTPStatus.NO_CONTENT
+
 _FAULT = DirectResponse(500, ((b"content-type", b"text/plain; charset=utf-8"),), b"Internal Server Error")
 
 
@@ -90,7 +93,7 @@ class DirectCycle:
             self.body, self._open_stream, self._on_response = bytearray(), _do_nothing, _do_nothing
             return
         # RFC 9110 section 8.6: a 204 has no Content-Length.
-        length = b"" if response.status == HTTPStatus.NO_CONTENT else b"content-length: %d\r\n" % len(response.body)
+        length = b"" if response.status == _NO_CONTENT else b"content-length: %d\r\n" % len(response.body)
         self._transport.write(b"%b%b\r\n%b" % (self._head(response.status, response.headers), length, response.body))
         self.response_complete = True
         if not self.keep_alive:

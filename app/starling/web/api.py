@@ -337,9 +337,13 @@ class Api:
             parts.append(part)
 
 
+# Python 3.11 looks a member of an enumeration up with a function call.
+_OK = HTTPStatus.OK
+
+
 def _answer_of(outcome: Answer | Error) -> tuple[HTTPStatus, bytes]:
     if not isinstance(outcome, Error):
-        return HTTPStatus.OK, b'{"result":%b}' % _encode(outcome)
+        return _OK, b'{"result":%b}' % _encode(outcome)
     status = HTTPStatus.OK
     if outcome.code == codes.ERROR_INTERNAL.code:
         away = isinstance(outcome, Unavailable)

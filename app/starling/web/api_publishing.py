@@ -278,7 +278,8 @@ class PublishMethods:
         channel_options = self._options(request.channel)
         check_no_stream(channel_options)
         check_publication(bytes(publication.data), channel_options)
-        _check_delta(channel_options, request)
+        if request.delta:
+            _check_delta(channel_options)
         return publication, _publish_options(channel_options, request)
 
     def _broadcast_requests(self, request: BroadcastBody) -> tuple[Sequence[PublishRequest], dict[int, PublishAnswer]]:
@@ -347,9 +348,9 @@ def check_no_stream(options: ChannelOptions) -> None:
         raise not_available("channel: it is an append-only stream: use stream_append")
 
 
-def _check_delta(options: ChannelOptions, request: PublishBody | BroadcastBody) -> None:
+def _check_delta(options: ChannelOptions) -> None:
     """Raise CommandRefused with 108 for patches where nobody may have any."""
-    if request.delta and not options.allowed_delta_types:
+    if not options.allowed_delta_types:
         raise not_available("delta: the channel's options allow no patches: set allowed_delta_types: [fossil]")
 
 
@@ -360,7 +361,8 @@ def _broadcast_options(
     try:
         check_no_stream(options)
         check_publication(bytes(publication.data), options)
-        _check_delta(options, request)
+        if request.delta:
+            _check_delta(options)
     except CommandRefused as refusal:
         return PublishAnswer(error=_api_error(refusal.reason))
     return _publish_options(options, request)

@@ -164,7 +164,10 @@ class RedisReplies(asyncio.Protocol):
     def begin(self, commands: Sequence[Command], done: "Replied") -> None:
         """As `run`, without waiting: `done` gets the replies where they are read, or why there are none."""
         # In C, where redis-py's own packing costs more than all the rest of a publish.
-        packed = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
+        if len(commands) == 1:
+            packed = hiredis.pack_command(commands[0])  # type: ignore[arg-type]
+        else:
+            packed = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
         self._due, self._replies, self._done = len(commands), [], done
         self._socket.write(packed)
 
