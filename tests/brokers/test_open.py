@@ -40,6 +40,8 @@ def test_the_scheme_chooses_the_broker(url: str, kind: type) -> None:
         ("redis://", "the host is missing; write it like redis://user:password@redis.example:6379/0"),
         ("redis://user:sesame@:6379/0", "the host is missing"),
         ("rediss:///0", "the host is missing; write it like rediss://user:password@"),
+        ("redis+cluster://one:7000/1", "a cluster has one database only, so no path"),
+        ("postgresql://[::1", "host or port cannot be read; write it like postgresql://"),
         ("postgresql://", "the host is missing; write it like postgresql://user:password@localhost:5432/database"),
         ("redis://user:sesame@localhost:port", "host or port cannot be read"),
         ("redis://localhost:99999", "host or port cannot be read"),

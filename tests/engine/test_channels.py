@@ -137,3 +137,25 @@ def test_names_that_look_personal_and_are_not_are_warned_of(
     known = parse_channels({"default": options}, developer=False, personal=personal)
 
     assert len([surprise for surprise in known.surprises() if "such as #alice" in surprise]) == count
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"history_size": 10}, "history_size and history_ttl go together"),
+        ({"force_recovery": True}, "force_recovery needs history"),
+        ({"force_positioning": True}, "force_positioning needs history"),
+        ({"allowed_delta_types": ["fossil"]}, "allowed_delta_types needs history"),
+        ({"delta_publish": True}, "delta_publish needs readers that may have patches"),
+        ({"auto_cache_recover": True}, "auto_cache_recover is for cache channels"),
+        ({"subscribe_proxy_cache": "5s"}, "subscribe_proxy_cache keeps answers of a proxy"),
+        (
+            {"history_size": 1, "history_ttl": "60s", "history_meta_ttl": "59s"},
+            "history_meta_ttl must not be shorter than history_ttl",
+        ),
+        ({"channel_regex": "("}, "channel_regex"),
+    ],
+)
+def test_options_that_need_others_are_refused_with_the_remedy(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ChannelsError, match=words):
+        channels(**options)
