@@ -93,6 +93,19 @@ def test_a_subscribe_that_has_not_left_is_taken_back() -> None:
     assert not queue.cancel_subscribe("alice", "y")
 
 
+def test_one_user_that_connects_again_and_again_loses_its_own_events() -> None:
+    queue = WebhookQueue(100)
+    flood(queue, "reader", 20)
+    lost = sum(
+        queue.add(event(kind, "mallory", f"m{index}")) for index in range(200) for kind in ("connect", "disconnect")
+    )
+    assert lost == 320
+    for index in range(30):
+        assert queue.add(event("connect", f"user {index}")) == 1, "of mallory's"
+    found = users(queue)
+    assert found == {"reader": 20, "mallory": 50, **{f"user {index}": 1 for index in range(30)}}
+
+
 @pytest.mark.parametrize("number", [10, 5000])
 def test_what_was_taken_back_leaves_nothing_behind(number: int) -> None:
     queue = WebhookQueue(100)
@@ -101,5 +114,5 @@ def test_what_was_taken_back_leaves_nothing_behind(number: int) -> None:
         assert queue.cancel_subscribe("alice", str(index))
     assert len(queue) == 0
     assert len(queue._events) <= 101
-    assert not queue._owned
+    assert not queue._subscriptions._owned
     assert not queue._subscribes

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from msgspec import UNSET, Struct, UnsetType
 
+_OF_SUBSCRIPTIONS = frozenset({"subscribe", "unsubscribe"})
 # Of the queue, what is kept for events that are not about a client's channels.
 RESERVED_SHARE = 0.1
 # Looking for the user with most events takes time, so it is done this often at most. Seconds.
@@ -29,57 +30,101 @@ class WebhookEvent(Struct):
 class _Waiting:
     """An event in the queue; `event` is None once it has been taken out of its middle."""
 
-    __slots__ = ("event", "owner")
+    __slots__ = ("event", "owner", "shares")
 
-    def __init__(self, event: WebhookEvent, owner: str) -> None:
+    def __init__(self, event: WebhookEvent, owner: str, shares: "_Shares | None") -> None:
         self.event: WebhookEvent | None = event
         self.owner = owner
+        self.shares = shares
+
+
+class _Shares:
+    """Events of one kind by the user that they count for."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.count = 0
+        self._clock = clock
+        self._owned: dict[str, list[_Waiting]] = {}
+        self._counts: dict[str, int] = {}
+        self._heaviest = ""
+        self._searched_at = -_SEARCH_SECONDS
+
+    def add(self, waiting: _Waiting) -> None:
+        """Count an event for its owner."""
+        self._owned.setdefault(waiting.owner, []).append(waiting)
+        self._counts[waiting.owner] = self._counts.get(waiting.owner, 0) + 1
+        self.count += 1
+
+    def remove(self, owner: str) -> None:
+        """Count an event of `owner` no more, whose place is empty."""
+        self.count -= 1
+        self._counts[owner] -= 1
+        owned = self._owned[owner]
+        if not self._counts[owner]:
+            del self._counts[owner], self._owned[owner]
+        elif len(owned) > 2 * self._counts[owner] + 100:
+            self._owned[owner] = [each for each in owned if each.event is not None]
+
+    def newest_of_heaviest(self, owner: str, room: int) -> _Waiting | None:
+        """The newest event of who has most; None where that is `owner`, or has no more than its share of `room`."""
+        share = room // (len(self._counts) + (owner not in self._counts))
+        if self._counts.get(owner, 0) >= max(1, share):
+            return None
+        if self._counts.get(self._heaviest, 0) <= share:
+            now = self._clock()
+            if now - self._searched_at < _SEARCH_SECONDS:
+                return None
+            self._searched_at = now
+            self._heaviest = max(self._counts, key=self._counts.__getitem__, default="")
+        owned = self._owned.get(self._heaviest, [])
+        while owned and owned[-1].event is None:
+            owned.pop()
+        return None if self._heaviest == owner or len(owned) <= 1 else owned[-1]
 
 
 class WebhookQueue:
     """Holds at most `limit` events. Where it is full, the user with most events in it loses some, and not the others.
 
-    Subscribe and unsubscribe events count for their user, or for the client where it has none; a part of the queue is
-    kept for all others, such as connect and disconnect.
+    Events count for their user, or for the client where it has none: those of subscriptions among themselves, and those
+    of connections, for which a part of the queue is kept. Events of channels count for nobody.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._shared_limit = max(1, round(limit * (1 - RESERVED_SHARE)))
-        self._clock = clock
         self._events: deque[_Waiting] = deque()
         self._count = 0
-        self._owned: dict[str, list[_Waiting]] = {}
-        self._owned_count = 0
-        self._counts: dict[str, int] = {}
+        self._subscriptions = _Shares(clock)
+        self._connections = _Shares(clock)
         self._subscribes: dict[tuple[str, str], _Waiting] = {}
-        self._heaviest = ""
-        self._searched_at = -_SEARCH_SECONDS
 
     def __len__(self) -> int:
         return self._count
 
     def add(self, event: WebhookEvent) -> int:
         """Queue an event; returns how many were dropped, this one or others, for want of room."""
-        if event.event not in {"subscribe", "unsubscribe"}:
-            if self._count >= self._limit:
+        full = self._count >= self._limit
+        if not (event.user or event.client):
+            if full:
                 return 1
-            self._append(_Waiting(event, ""))
+            self._append(_Waiting(event, "", None))
             return 0
         owner = f"user {event.user}" if event.user else f"client {event.client}"
-        dropped = 0
-        if self._owned_count >= self._shared_limit or self._count >= self._limit:
-            if not self._make_room(owner):
+        shares, room = self._connections, self._limit - self._subscriptions.count
+        if event.event in _OF_SUBSCRIPTIONS:
+            shares, room = self._subscriptions, self._shared_limit
+            full = full or shares.count >= room
+        if full:
+            newest = shares.newest_of_heaviest(owner, room)
+            if newest is None:
                 return 1
-            dropped = 1
-        waiting = _Waiting(event, owner)
+            self._remove(newest)
+        waiting = _Waiting(event, owner, shares)
         self._append(waiting)
-        self._owned.setdefault(owner, []).append(waiting)
-        self._counts[owner] = self._counts.get(owner, 0) + 1
-        self._owned_count += 1
+        shares.add(waiting)
         if event.event == "subscribe":
             self._subscribes[_key(event)] = waiting
-        return dropped
+        return int(full)
 
     def cancel_subscribe(self, client: str, channel: str) -> bool:
         """Take out the subscribe event of a client that left again; False where it is not in the queue any more."""
@@ -104,25 +149,6 @@ class WebhookQueue:
         self._events.append(waiting)
         self._count += 1
 
-    def _make_room(self, owner: str) -> bool:
-        """Drop the newest event of the user with most; False where that is `owner`, or has no more than others."""
-        share = self._shared_limit // (len(self._counts) + (owner not in self._counts))
-        if self._counts.get(owner, 0) >= max(1, share):
-            return False
-        if self._counts.get(self._heaviest, 0) <= share:
-            now = self._clock()
-            if now - self._searched_at < _SEARCH_SECONDS:
-                return False
-            self._searched_at = now
-            self._heaviest = max(self._counts, key=self._counts.__getitem__, default="")
-        owned = self._owned.get(self._heaviest, [])
-        while owned and owned[-1].event is None:
-            owned.pop()
-        if self._heaviest == owner or len(owned) <= 1:
-            return False
-        self._remove(owned[-1])
-        return True
-
     def _remove(self, waiting: _Waiting) -> None:
         """Take an event out of the middle of the queue."""
         self._forget(waiting)
@@ -133,17 +159,11 @@ class WebhookQueue:
     def _forget(self, waiting: _Waiting) -> None:
         event, waiting.event = waiting.event, None
         self._count -= 1
-        if event is None or not waiting.owner:
+        if event is None or waiting.shares is None:
             return
         if self._subscribes.get(_key(event)) is waiting:
             del self._subscribes[_key(event)]
-        self._owned_count -= 1
-        self._counts[waiting.owner] -= 1
-        owned = self._owned[waiting.owner]
-        if not self._counts[waiting.owner]:
-            del self._counts[waiting.owner], self._owned[waiting.owner]
-        elif len(owned) > 2 * self._counts[waiting.owner] + 100:
-            self._owned[waiting.owner] = [each for each in owned if each.event is not None]
+        waiting.shares.remove(waiting.owner)
 
 
 def _key(event: WebhookEvent) -> tuple[str, str]:
