@@ -35,9 +35,11 @@ RUN groupadd --gid 10001 starling && \
     find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
-# The base comes without the standard library's bytecode: compile the part that the service imports.
-RUN /opt/venv/bin/python -c "import encodings.idna, gunicorn.arbiter, importlib, multiprocessing.connection, pkgutil, urllib.request, starling; \
-    [importlib.import_module(module.name) for module in pkgutil.walk_packages(starling.__path__, 'starling.')]" && \
+# The base comes without the standard library's bytecode: compile the part that the service imports. Its module
+# `__main__` runs the command, which would end here.
+RUN /opt/venv/bin/python -c "import encodings.idna, gunicorn.arbiter, importlib, multiprocessing.connection, pkgutil, urllib.request, uvloop, starling; \
+    names = [module.name for module in pkgutil.walk_packages(starling.__path__, 'starling.')]; \
+    [importlib.import_module(name) for name in names if name != 'starling.__main__']" && \
     STARLING_DEV=true starling check
 ENV PYTHONDONTWRITEBYTECODE=1
 # Clients, the kubelet and Prometheus connect from outside the container, in developer mode too.
