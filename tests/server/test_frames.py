@@ -5,6 +5,7 @@ socket and for the loop that holds what they got.
 """
 
 import asyncio
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from starling.server.client_socket import Flusher
 from starling.server.compression import Deflater
 from starling.server.frames import COMPRESSED, INCOMPLETE, PeerError, frame_end
 from starling.server.options import ServerOptions
-from starling.server.transport import WebSocketTransport
+from starling.server.transport import READ_SECONDS, WebSocketTransport
 from tests.server.serving import frame
 
 MAX_MESSAGE = 300
@@ -128,6 +129,46 @@ def read(pieces: list[bytes], *, compression: bool = False) -> tuple[list[Event]
         transport.data_received(piece)
         loop.turn()
     return events.seen, bytes(socket.written)
+
+
+class SlowEvents(Events):
+    """A handler that each message takes a while."""
+
+    def on_message(self, message: str | bytes) -> None:
+        super().on_message(message)
+        until = time.monotonic() + READ_SECONDS
+        while time.monotonic() < until:
+            pass
+
+
+def test_messages_that_take_long_wait_for_further_turns_in_their_order() -> None:
+    loop, flusher, clients = Loop(), Flusher(), [SlowEvents(), SlowEvents()]
+    transports = [
+        WebSocketTransport(
+            cast("asyncio.Transport", Socket()),
+            lambda: b"",
+            loop=cast("asyncio.AbstractEventLoop", loop),
+            connections=set(),
+            flusher=flusher,
+            options=ServerOptions(max_message_bytes=MAX_MESSAGE, max_fragments=MAX_FRAGMENTS),
+            on_refused=lambda reason, **seen: None,
+        )
+        for _ in clients
+    ]
+    for transport, client in zip(transports, clients, strict=True):
+        transport.detach(client, write_limit=1 << 20)
+    loop.turn()
+    numbers = [f"{number}".zfill(250) for number in range(8)]
+    flood = b"".join(frame(Opcode.TEXT, number.encode()) for number in numbers)
+    transports[0].data_received(flood)
+    assert 1 <= len(clients[0].seen) <= 2
+    # The other sends much too, and so waits for its turn from the start.
+    transports[1].data_received(flood)
+    assert clients[1].seen == []
+    loop.turn()
+    assert not flusher.turns.busy
+    for client in clients:
+        assert client.seen == [(MESSAGE, number) for number in numbers]
 
 
 def read_by_reference(data: bytes, *, compression: bool = False) -> tuple[list[Event], bytes]:

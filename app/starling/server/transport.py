@@ -1,6 +1,7 @@
 """One client's WebSocket after the hand-off: frames in, frames out, and no task, queue or scope in between."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from websockets.exceptions import ProtocolError
@@ -33,6 +34,8 @@ from starling.server.service import RejectReason
 PING_FRAME = control_frame(PING)
 # A loop tick reads at most this much of one client, so that a flood of tiny frames shares the loop.
 READ_BYTES = 16384
+# Or for this long, after the first frame: the shortest commands take the longest for a byte.
+READ_SECONDS = 0.002
 # Up to here input is dealt with at once, also while others wait for their turn.
 LIGHT_BYTES = 1024
 
@@ -212,12 +215,15 @@ class WebSocketTransport(ClientSocket):
         self._flusher.turns.add(self._read_on, self._loop)
 
     def _take(self, data: bytes | bytearray) -> None:
-        """Deal with the whole frames that `data` begins with, READ_BYTES at most, and keep the rest."""
-        at = 0
+        """Deal with the whole frames that `data` begins with, READ_BYTES or READ_SECONDS at most, and keep the rest."""
+        at, deadline = 0, 0.0
         while at < len(data) and not self._paused and not self._finished:
-            if at >= READ_BYTES:
-                self._await_turn()
-                break
+            if at:
+                now = time.monotonic()
+                deadline = deadline or now + READ_SECONDS
+                if at >= READ_BYTES or now >= deadline:
+                    self._await_turn()
+                    break
             try:
                 end = self._take_frame(data, at)
             except PeerError as error:
