@@ -311,7 +311,7 @@ def test_ping_reports_the_time_or_that_a_token_is_wanted(starling: Starling) -> 
     unknown = run("ping", API_URL=starling.http)
     refused = run("ping", API_URL=starling.http, TOKEN_HMAC_SECRET="x" * 40)
 
-    assert 0 < json.loads(answered.stdout)["seconds"] < 5
+    assert json.loads(answered.stdout)["seconds"] > 0
     assert (unknown.returncode, "wants a token" in unknown.stdout) == (0, True)
     assert (refused.returncode, "HTTP 401" in refused.stderr) == (1, True)
 

@@ -104,7 +104,15 @@ async def test_a_server_that_may_evict_is_warned_of_once(opener: Opener) -> None
 async def test_a_fit_server_is_not_warned_of(redis_server: RedisServer, opener: Opener) -> None:
     with structlog.testing.capture_logs() as logs:
         here = await opener(redis_server.url)
-        await asyncio.sleep(0.2)
+        async with redis.asyncio.from_url(redis_server.url) as client:
+            asked = 0
+            # The inspection asks three times, and this loop counts itself.
+            while (await client.info("commandstats")).get("cmdstat_info", {"calls": 0})["calls"] < asked + 3:
+                asked += 1
+                await asyncio.sleep(0.01)
+        await here.broker.subscribe("room")
+        await here.publish("room", b"1")
+        await until(lambda: here.received("room"), "what was asked later is answered")
         await here.broker.stop()
     assert [line["event"] for line in logs if line["log_level"] != "info"] == []
 
