@@ -125,6 +125,13 @@ async def test_a_call_made_again_counts_once_and_answers_the_same(place: Place) 
     assert (await one.call(leave=["b"])).vacated == ["b"]
 
 
+async def test_what_a_holder_enters_or_leaves_twice_counts_once(place: Place) -> None:
+    one = Holder(place, "one")
+
+    assert [(await one.call(enter=["a"])).occupied for _ in range(2)] == [["a"], []]
+    assert [(await one.call(leave=["a"])).vacated for _ in range(2)] == [["a"], []]
+
+
 async def test_revisions_grow_over_all_holders(place: Place) -> None:
     one, other = Holder(place, "one"), Holder(place, "other")
 

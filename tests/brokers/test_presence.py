@@ -16,7 +16,7 @@ from msgspec import Raw
 from starling.brokers.memory.presence import MemoryPresence
 from starling.brokers.open import open_broker
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.presence import PresenceCounts, PresenceStore
+from starling.engine.presence import PresenceCounts, PresenceStore, TooManyPresent
 from starling.protocol.codec_json import JsonCodec
 from starling.protocol.messages import ClientInfo, PresenceResult, Reply
 from tests.brokers.party import Party
@@ -177,6 +177,17 @@ async def test_users_are_counted_once_however_many_clients_they_have(presence: P
         await presence.add(CHANNEL, info)
     assert await presence.stats(CHANNEL) == PresenceCounts(5, 3)
     assert set(await presence.get(CHANNEL)) == {"c1", "c2", "c3", "c4", "c5"}
+
+
+async def test_more_than_is_wanted_in_number_or_bytes_is_refused_instead_of_given_in_part(
+    presence: PresenceStore,
+) -> None:
+    for number in range(3):
+        await presence.add(CHANNEL, someone(f"c{number}", "ann", b'"%s"' % (b"x" * 1000)))
+    for most, max_bytes in ((2, None), (None, 2000), (2, 100_000), (3, 2000)):
+        with pytest.raises(TooManyPresent):
+            await presence.get(CHANNEL, most, max_bytes)
+    assert set(await presence.get(CHANNEL, 3, 100_000)) == {"c0", "c1", "c2"}
 
 
 async def test_where_a_limited_number_may_enter_the_last_place_is_given_and_none_beyond_it(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import structlog
 from msgspec import Raw
 
 from starling.brokers.memory.broker import MemoryBroker
-from starling.engine import capture, link_watch, occupancy
+from starling.engine import capture, link_watch, occupancy, revocation
 from starling.engine.broker import BrokerUnavailable, LinkState, StreamPosition
 from starling.engine.capture import Captures
 from starling.engine.channels import ChannelOptions
@@ -19,9 +20,14 @@ from starling.engine.engine import Engine
 from starling.engine.link_watch import LinkWatch
 from starling.engine.occupancy import OccupancyChange, OccupiedChannels
 from starling.engine.readiness import Readiness
+from starling.engine.receiver import TokenFacts
+from starling.engine.revocation import Revocation
 from starling.engine.tasks import Tasks
-from starling.protocol.messages import ClientInfo
+from starling.protocol.codes import CommandRefused
+from starling.protocol.commands import HistoryRequest
+from starling.protocol.messages import ClientInfo, Publication
 from tests.support.engines import memory_engine, started
+from tests.support.local_server import LocalServer
 from tests.support.receivers import FakeReceiver
 from tests.support.waiting import until
 
@@ -163,3 +169,45 @@ async def test_a_channel_whose_position_cannot_be_read_is_entered_by_nobody_and_
     assert not engine.subscriptions.recalls("kept", StreamPosition(0, ""))
     async with engine.stream_readers.open("kept", options) as reader:
         assert reader.answered.is_set()
+
+
+async def test_a_broker_that_keeps_nothing_refuses_what_would_need_it() -> None:
+    kept = ChannelOptions.model_validate({"history_size": 10, "history_ttl": "60s", "presence": True})
+    async with started(memory_engine(broker=LocalServer().broker())) as engine:
+        for call in (
+            engine.history.read("room", kept, HistoryRequest("room", 10), None, 1000),
+            engine.history.remove("room", kept),
+            engine.presence.members("room", kept),
+            engine.presence.count("room", kept),
+            engine.presence.agents.set("room", "bot", Raw(b""), 60, kept),
+        ):
+            with pytest.raises(CommandRefused) as refused:
+                await call
+            assert refused.value.reason.code == 108
+        with pytest.raises(ValueError, match="keeps no history"):
+            await engine.publisher.publish("room", Publication(Raw(b"1")), kept.publish_options())
+
+
+async def test_a_revocation_that_cannot_be_sent_to_others_is_learnt_by_them_from_the_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(revocation, "OFFER_SECONDS", 0.05)
+    monkeypatch.setattr(revocation, "RETRY_SECONDS", 0.05)
+    server = LocalServer()
+    one, other = [memory_engine(broker=server.broker()) for _ in range(2)]
+    later = time.time() + 60
+    async with started(one), started(other):
+        await until(lambda: len(one.control.nodes()) == 2 and other.revocations.loaded, "they know each other")
+        server.full = True
+        assert not await one.revocations.revoke(Revocation("token", "t1", later))
+        await until(lambda: other.revocations.unstored == 1, "the other keeps it too")
+        with structlog.testing.capture_logs() as logs:
+            server.away = True
+            one.control.on_publication(
+                Publication(Raw(b'{"sender":"x","command":"unstored_revocations_command","content":{}}'))
+            )
+            await until(lambda: "revocations_not_sent" in {line["event"] for line in logs}, "it is not sent")
+            server.start()
+            server.full = False
+        await until(lambda: not one.revocations.unstored and not other.revocations.unstored, "the store has it")
+    assert other.revocations.refuses(TokenFacts("alice", "t1"))
