@@ -33,6 +33,8 @@ def code_for(known: Channels, channel: str) -> int:
         "a\u2066b",
         "a\u200fb",
         "a\u061cb",
+        "a\ud800",
+        "\udfffb",
         "",
         "a" * 256,
     ],
@@ -159,3 +161,10 @@ def test_names_that_look_personal_and_are_not_are_warned_of(
 def test_options_that_need_others_are_refused_with_the_remedy(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ChannelsError, match=words):
         channels(**options)
+
+
+@pytest.mark.parametrize("name", ["#\ud800", "#alice\udfff", "#" + "x" * 10_000])
+def test_a_personal_name_that_no_broker_can_carry_is_a_bad_request(name: str) -> None:
+    known = parse_channels({"default": {}}, developer=False, personal=True)
+    assert code_for(known, name) == 107
+    assert known.options("#alice") is not None
