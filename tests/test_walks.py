@@ -88,7 +88,7 @@ def test_what_runs_for_a_publication_over_redis_is_what_its_list_names(
             closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=DEADLINE)) as api,
         ):
             client.call("subscribe", channel="news")
-            for number in range(4):
+            for number in range(5):
                 body = json.dumps({"channel": "news", "data": number})
                 recorder.on = True
                 api.request("POST", "/api/publish", body, {"X-API-Key": "dev"})
@@ -99,8 +99,9 @@ def test_what_runs_for_a_publication_over_redis_is_what_its_list_names(
     finally:
         threading.setprofile(None)
 
-    # What runs in each: not the first time, and not what happens to run meanwhile.
-    ran = set.intersection(*runs[1:])
+    # The first differs. Other things run meanwhile in some; one may meet another call to Redis, and go another way.
+    later = runs[1:]
     named = {path.removeprefix("../app/starling/") for row in listed("A publication") for path in row}
-    assert {file for file in ran - named if not LEFT_OUT.match(file)} == set()
+    assert {file for file in set.intersection(*later) - named if not LEFT_OUT.match(file)} == set()
+    ran = {file for file in named if sum(file in run for run in later) >= len(later) - 1}
     assert {file for file in named - ran if file.endswith(".py")} == set()
