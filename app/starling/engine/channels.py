@@ -21,10 +21,8 @@ from starling.problems import describe_value
 from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_UNKNOWN_CHANNEL, CommandRefused
 
 _NAMESPACE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
-# Control characters (C0, DEL, C1), line separators, and those of the direction of text (Unicode: Bidi_Control).
+# Control characters (C0, DEL, C1), line separators, those of the direction of text (Unicode: Bidi_Control), surrogates.
 _FORBIDDEN = re.compile(r"[{}\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-# Half of a UTF-16 pair, as Python's json reads it: it has no UTF-8, so no broker can carry it.
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 TOKEN_MARK = "$"  # noqa: S105 - the first character of a channel that needs a subscription token
 USERS_MARK = "#"
@@ -304,7 +302,7 @@ class Channels:
         return [surprise]
 
     def _personal_options(self, channel: str) -> ChannelOptions:
-        if len(channel) > PERSONAL_NAME_LENGTH or _SURROGATE.search(channel):
+        if len(channel) > PERSONAL_NAME_LENGTH or channel.encode(errors="ignore").decode() != channel:
             raise CommandRefused(ERROR_BAD_REQUEST)
         if channel.startswith(USERS_MARK):
             return self.default
