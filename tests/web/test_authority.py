@@ -17,8 +17,8 @@ from tests.support.local_server import LocalServer
 from tests.support.running import SECRET
 from tests.support.waiting import DEADLINE
 
-ALICE = issue_connection_token(SECRET, "alice", 600, jti="t1")
-BOB = issue_connection_token(SECRET, "bob", 600, jti="t2")
+ALICE = issue_connection_token(SECRET, "alice", 86_400, jti="t1")
+BOB = issue_connection_token(SECRET, "bob", 86_400, jti="t2")
 
 
 def verifier(member: Member) -> RevocableVerifier:
