@@ -38,6 +38,7 @@ FRAMES = 3
 # Answers with an error have a budget of their own, 300 a minute.
 FRAMES_OF_ERRORS = 2
 COMMANDS = 100
+RECOVERIES = 8
 
 
 @dataclass
@@ -94,13 +95,15 @@ def in_frames(bench: Bench, case: Case) -> Cost:
     frames = FRAMES_OF_ERRORS if case.answer == "error" else FRAMES
     size, seconds = 0, 0.0
     numbers = count(1000)
+    # What is recovered does not wait until the client has read the answer before: more than 1 MiB is too slow a client.
+    number_of_commands = RECOVERIES if case.undo is not None and case.holds is not None else COMMANDS
     with bench.client() as client:
         commands = case.make(client)
         for number in range(frames):
             if case.change is not None:
                 case.change(bench.api, number)
             frame: list[Command] = []
-            for command in islice(commands, COMMANDS):
+            for command in islice(commands, number_of_commands):
                 frame += [command] if case.undo is None else [case.undo, command]
             content = client.encoded(*({"id": next(numbers), **command} for command in frame))
             before = cpu_seconds(bench.worker)
@@ -110,7 +113,8 @@ def in_frames(bench: Bench, case: Case) -> Cost:
             size += len(content)
             if refused and case.answer != "error":
                 raise RuntimeError(f"{case.name}: {refused} of {len(frame)} commands were refused")
-    return Cost(seconds / frames / COMMANDS, size / frames / COMMANDS)
+    number_of_all = frames * number_of_commands
+    return Cost(seconds / number_of_all, size / number_of_all)
 
 
 # What costs a connection each time.
