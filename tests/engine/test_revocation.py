@@ -124,7 +124,11 @@ def server(request: pytest.FixtureRequest) -> MeetingServer:
 @asynccontextmanager
 async def members(server: MeetingServer, count: int, *, up: bool = True) -> AsyncIterator[list[Member]]:
     def broker() -> BroadcastBroker:
-        return server.broker() if isinstance(server, LocalServer) else open_broker(server.url, timeout=DEADLINE)
+        return (
+            server.broker(timeout=DEADLINE)
+            if isinstance(server, LocalServer)
+            else open_broker(server.url, timeout=DEADLINE)
+        )
 
     async with AsyncExitStack() as stack:
         started = [Member(broker(), f"node-{number}") for number in range(count)]

@@ -1,12 +1,15 @@
 """Waiting in a test for what will come, and bounds on how long it takes."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
 # Seconds that a test waits for a condition before it fails; generous, because machines are busy.
 DEADLINE = 60.0
+LOAD = Path("/proc/loadavg")
 
 
 async def until(holds: Callable[[], object], what: str = "it holds", deadline: float = DEADLINE) -> None:
@@ -22,7 +25,8 @@ async def until(holds: Callable[[], object], what: str = "it holds", deadline: f
 class StepClock:
     """Seconds for an upper bound: counted in steps, and a step that a busy machine makes late counts as one step.
 
-    So a busy machine can only slow it down, where wall-clock time would run past the bound. A context manager.
+    While more threads want to run than there are cores, a step counts for the part of a core that each gets. So a busy
+    machine can only slow the clock down, where wall-clock time would run past the bound. A context manager.
     """
 
     STEP = 0.02
@@ -41,5 +45,14 @@ class StepClock:
         self._thread.join()
 
     def _count(self) -> None:
+        cores = os.cpu_count() or 1
         while not self._over.wait(self.STEP):
-            self.seconds += self.STEP
+            self.seconds += self.STEP * min(1.0, cores / runnable())
+
+
+def runnable() -> int:
+    """How many threads of this machine run or want to: the fourth field of proc_loadavg(5), 1 where there is none."""
+    try:
+        return max(1, int(LOAD.read_text().split()[3].partition("/")[0]))
+    except FileNotFoundError:
+        return 1
