@@ -1,14 +1,17 @@
 """The JavaScript SDK as it is over HTTP streaming and SSE, and its fallback where WebSocket does not get through."""
 
 import asyncio
+import json
 
 import pytest
+from websockets.asyncio.client import connect
 
 from tests.sdk.client import Refused
 from tests.sdk.conftest import STREAMED_SDKS, OpenSdk
 from tests.sdk.javascript_sdk import JavaScriptClient
-from tests.sdk.tokens import user
+from tests.sdk.tokens import connection_token, user
 from tests.support.running import Starling
+from tests.support.waiting import DEADLINE
 
 each_sdk = pytest.mark.parametrize("sdk", STREAMED_SDKS)
 
@@ -44,6 +47,16 @@ async def test_a_client_that_lost_its_stream_recovers_by_itself(
     assert await reader.publications(5, channel) == list(range(5))
 
 
+async def pings(starling: Starling, count: int) -> None:
+    """Wait until a client that connects now has got as many pings, and answered them."""
+    async with connect(f"{starling.url}/connection/websocket") as client:
+        await client.send(json.dumps({"id": 1, "connect": {"token": connection_token("beside")}}))
+        while count:
+            if await asyncio.wait_for(client.recv(), DEADLINE) == "{}":
+                await client.send("{}")
+                count -= 1
+
+
 async def test_idle_clients_send_nothing_and_stay(open_sdk: OpenSdk, narrow: Starling) -> None:
     async def be_idle(sdk: str) -> None:
         client = await open_sdk(sdk, narrow, user())
@@ -51,7 +64,7 @@ async def test_idle_clients_send_nothing_and_stay(open_sdk: OpenSdk, narrow: Sta
         await client.connected()
         before = await client.sent()
         # The service pings every 2 s here, and waits 1 s: two pings without an answer.
-        await asyncio.sleep(6)
+        await pings(narrow, 3)
         assert (await client.sent(), await client.state()) == (before, "connected")
 
     await asyncio.gather(*map(be_idle, STREAMED_SDKS))

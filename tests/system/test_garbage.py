@@ -9,6 +9,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.support.running import Starling
+from tests.support.waiting import DEADLINE
 
 CONNECTIONS = 1000
 AT_ONCE = 50
@@ -77,14 +78,25 @@ async def live(starling: Starling, number: int) -> None:
             client.transport.abort()
 
 
+async def until_closed(starling: Starling) -> None:
+    """Wait until the service has noticed that all are closed."""
+
+    def open_now() -> float:
+        return sum(value for name, value in starling.metrics().items() if name.startswith("starling_connections{"))
+
+    async with asyncio.timeout(DEADLINE):
+        while await asyncio.to_thread(open_now):
+            await asyncio.sleep(0.1)
+
+
 async def test_a_thousand_connections_leave_no_cycle_behind(starling: Starling) -> None:
     # What is made once, at the first connection of each kind, is not what this is about.
     await asyncio.gather(*(live(starling, number) for number in range(12)))
-    await asyncio.sleep(1)
+    await until_closed(starling)
     assert await call(starling, "collect") == {"enabled": True}, "only the start goes without the collector"
     for start in range(0, CONNECTIONS, AT_ONCE):
         await asyncio.gather(*(live(starling, number) for number in range(start, start + AT_ONCE)))
-    await asyncio.sleep(1)
+    await until_closed(starling)
 
     found = await call(starling, "garbage")
 
