@@ -12,8 +12,10 @@ _RUN = "axe.run().then(({ violations }) => violations.map((one) => [one.id, one.
 def violations(page: Page) -> list[Any]:
     """What axe finds on the page as it is: the rule, and the elements that break it.
 
-    The script runs as an extension's would, so the policy of the page stays as strict as it is.
+    The page is there with its first heading, which its own script may draw. Axe runs as an extension's script would, so
+    the policy of the page stays as strict as it is.
     """
+    page.get_by_role("heading", level=1).first.wait_for()
     page.evaluate(AXE.read_text() + "; undefined")
     found: list[Any] = page.evaluate(_RUN)
     return found
