@@ -12,6 +12,7 @@ from tests.sdk.client import Client, ClientOptions
 from tests.sdk.javascript_sdk import Bridge, BridgeConnection, JavaScriptClient
 from tests.sdk.python_sdk import PythonClient
 from tests.sdk.serving import Place
+from tests.sdk.tokens import user
 from tests.support.running import SECRET, Starling
 
 SDKS = ("javascript-json", "javascript-protobuf", "python-json", "python-protobuf")
@@ -237,6 +238,18 @@ def open_client(open_sdk: OpenSdk, sdk: str, service: Starling) -> OpenClient:
         return await open_sdk(sdk, of, options)
 
     return open_client
+
+
+async def until_others_return(open_client: OpenClient) -> None:
+    """Wait until another client has lost its connection and reconnected three times.
+
+    A client that was to reconnect, and not to stay disconnected, has done so by then, since its first wait is as short.
+    """
+    other = await open_client(user("another"))
+    await other.connected()
+    for _ in range(3):
+        await other.cut()
+        await other.event("connected")
 
 
 async def with_every_sdk(scenario: Callable[[str], Awaitable[None]]) -> None:

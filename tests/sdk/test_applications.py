@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.sdk.client import ClientOptions, Refused
-from tests.sdk.conftest import OpenClient
+from tests.sdk.conftest import OpenClient, until_others_return
 from tests.sdk.tokens import connection_token, user
 from tests.support.running import Starling
 from tests.support.waiting import DEADLINE
@@ -74,7 +74,7 @@ async def test_an_application_turns_a_client_away_with_3507_for_good(open_client
     await client.connect()
     disconnected = await client.event("disconnected")
     assert (disconnected["code"], disconnected["reason"]) == (3507, "permission denied")
-    await asyncio.sleep(0.7)
+    await until_others_return(open_client)
     assert await client.state() == "disconnected"
 
 

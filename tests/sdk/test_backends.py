@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 
 from tests.sdk.backend import order
 from tests.sdk.client import Client, SubscriptionOptions
-from tests.sdk.conftest import SDKS, OpenClient, OpenSdk, with_every_sdk
+from tests.sdk.conftest import SDKS, OpenClient, OpenSdk, until_others_return, with_every_sdk
 from tests.sdk.tokens import user
 from tests.support.running import Starling
 
@@ -186,8 +187,7 @@ async def test_these_codes_of_a_backend_stop_every_sdk(open_sdk: OpenSdk, servic
     for code, clients in stopped.items():
         for client in clients:
             assert (await client.event("disconnected"))["code"] == code
-    # Longer than the clients here wait before they connect again.
-    await asyncio.sleep(0.7)
+    await asyncio.gather(*(until_others_return(partial(open_sdk, sdk, service)) for sdk in SDKS))
     for clients in stopped.values():
         for client in clients:
             assert await client.state() == "disconnected"

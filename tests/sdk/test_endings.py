@@ -4,6 +4,7 @@ import asyncio
 import json
 import secrets
 import time
+from functools import partial
 
 import pytest
 from websockets.asyncio.client import connect
@@ -13,7 +14,7 @@ from starling.protocol.commands import Command
 from starling.protocol.decisions import Decision
 from starling.protocol.session import Session
 from tests.sdk.client import Client, ClientOptions, Refused, SubscriptionOptions
-from tests.sdk.conftest import SDKS, OpenClient, OpenJavaScript, OpenSdk, with_every_sdk
+from tests.sdk.conftest import SDKS, OpenClient, OpenJavaScript, OpenSdk, until_others_return, with_every_sdk
 from tests.sdk.javascript_sdk import JavaScriptClient
 from tests.sdk.serving import serving, serving_here
 from tests.sdk.tokens import connection_token, subscription_token, user
@@ -23,12 +24,11 @@ from tests.support.waiting import DEADLINE
 JAVASCRIPT = pytest.mark.parametrize("sdk", ["javascript-json", "javascript-protobuf"], indirect=True)
 
 
-async def stopped(client: Client) -> tuple[int, str]:
+async def stopped(client: Client, open_client: OpenClient) -> tuple[int, str]:
     """Code and reason of the end; afterwards the SDK does not return."""
     disconnected = await client.event("disconnected")
     connections = len(client.named("connected"))
-    # Longer than the clients here wait before they connect again.
-    await asyncio.sleep(0.7)
+    await until_others_return(open_client)
     assert await client.state() == "disconnected"
     assert len(client.named("connected")) == connections
     return disconnected["code"], disconnected["reason"]
@@ -49,7 +49,7 @@ async def test_a_frame_that_is_no_command_is_3501(open_client: OpenClient) -> No
     client = await open_client(user())
     await client.connected()
     await client.inject("nonsense")
-    assert await stopped(client) == (3501, "bad request")
+    assert await stopped(client, open_client) == (3501, "bad request")
 
 
 @pytest.mark.parametrize("sdk", ["javascript-json"], indirect=True)
@@ -67,20 +67,20 @@ async def test_a_command_out_of_place_is_3501(open_client: OpenClient, frame: st
     client = await open_client(user())
     await client.connected()
     await client.inject(frame)
-    assert await stopped(client) == (3501, "bad request")
+    assert await stopped(client, open_client) == (3501, "bad request")
 
 
 @pytest.mark.parametrize("sdk", ["javascript-json"], indirect=True)
 async def test_silence_instead_of_a_connect_command_is_3502(open_client: OpenClient, narrow: Starling) -> None:
     client = await open_client(ClientOptions(token=connection_token(), mute="all"), of=narrow)
     await client.connect()
-    assert await stopped(client) == (3502, "stale")
+    assert await stopped(client, open_client) == (3502, "stale")
 
 
 async def test_more_channels_in_the_token_than_allowed_are_3505(open_client: OpenClient, narrow: Starling) -> None:
     client = await open_client(user("alice", channels=[f"open:{number}" for number in range(4)]), of=narrow)
     await client.connect()
-    assert await stopped(client) == (3505, "channel limit")
+    assert await stopped(client, open_client) == (3505, "channel limit")
 
 
 async def test_one_channel_more_than_allowed_is_106_and_the_rest_stays(
@@ -105,7 +105,7 @@ async def test_an_answer_in_bytes_that_are_no_json_ends_a_json_client_with_3506(
     await client.connected()
     with pytest.raises(Refused):
         await client.rpc("binary", None)
-    assert await stopped(client) == (3506, "inappropriate protocol")
+    assert await stopped(client, open_javascript) == (3506, "inappropriate protocol")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ async def test_a_message_that_nobody_takes_is_3508(open_javascript: OpenJavaScri
     client = await open_javascript(user())
     await client.connected()
     await client.send({"number": 1})
-    assert await stopped(client) == (3508, "not available")
+    assert await stopped(client, open_javascript) == (3508, "not available")
 
     received = await open_javascript(user(), of=narrow)
     await received.connected()
@@ -163,7 +163,7 @@ async def test_errors_without_end_are_3509(open_client: OpenClient) -> None:
     refusals = await asyncio.gather(
         *(client.publish("token:forbidden", number) for number in range(310)), return_exceptions=True
     )
-    assert await stopped(client) == (3509, "too many errors")
+    assert await stopped(client, open_client) == (3509, "too many errors")
     assert sum(isinstance(refusal, Refused) and refusal.code == 103 for refusal in refusals) >= 300
 
 
@@ -267,7 +267,7 @@ async def test_a_subscription_of_the_token_whose_end_comes_ends_the_connection_w
         assert (await client.event("connecting", code=3006))["reason"] == "subscription expired"
         # With its former token it learns that this one is expired, and fetches the next.
         await client.event("subscribed", channel=f"open:{room}")
-        await asyncio.sleep(1.5)
+        await until_others_return(partial(open_sdk, sdk, service))
         assert await client.state() == "connected"
 
     await with_every_sdk(play)
