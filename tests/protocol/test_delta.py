@@ -113,6 +113,18 @@ def test_a_table_of_which_each_row_changed_costs_what_its_size_allows(count: int
     assert patch is None or applied(base, patch) == target
 
 
+def test_a_large_table_in_another_order_costs_what_its_size_allows() -> None:
+    lines = rows(8_000, set()).split(b"}, ")
+    base = CountedBytes(b"}, ".join(lines))
+    Random(1).shuffle(lines)
+    target = b"}, ".join(lines)
+
+    patch = create_patch(base, target)
+
+    assert base.looked_at <= 200 * len(target) + 9 * 2**20
+    assert patch is None or applied(base, patch) == target
+
+
 @pytest.mark.parametrize("count", [500, 8_000])
 def test_a_table_of_which_one_row_in_ten_changed_is_a_small_patch_at_any_size(count: int) -> None:
     base, target = rows(count, set()), rows(count, set(range(0, count, 10)))

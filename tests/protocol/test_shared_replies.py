@@ -111,10 +111,18 @@ def test_publications_of_overlapping_answers_are_encoded_once(codec: Codec) -> N
         assert codec.encode(Reply(1, history=HistoryResult(shared, "e", 2))) == (newest if first else alone)
 
 
+EVERY_FIELD = Publication(Raw(b"x"), MEMBERS["c1"], 7, {"kind": "x"}, 1_764_400_000_000, delta=True)
+
+
+def test_the_publication_with_every_field_has_every_field() -> None:
+    assert all(getattr(EVERY_FIELD, field) for field in Publication.__struct_fields__)
+
+
 @pytest.mark.parametrize(
     "publication",
     [
         Publication(),
+        EVERY_FIELD,
         Publication(Raw(b"x" * 127), None, 127, {"a": ""}, 1_764_400_000_000),
         Publication(Raw(b"x" * 128), MEMBERS["c1"], 128, {"": "b", "\u00fc" * 70: "c" * 200}),
         Publication(Raw(b"\0\xff" * 20_000), MEMBERS["c2"], 2**53 - 1, None, 2**53 - 1, delta=True),

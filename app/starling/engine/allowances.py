@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from starling.engine.peer_address import subscriber
+from starling.engine.peer_address import network_of
 from starling.protocol.budget import Budget
 
 # Budgets are looked through for those that are not needed any more after this many new ones.
@@ -29,7 +29,7 @@ def payer(client: Spender) -> str:
 
 def payer_of(user: str, address: str) -> str:
     """Who pays for a client of a user, or without one at an address."""
-    return f"user {user}" if user else f"address {subscriber(address)}"
+    return f"user {user}" if user else f"address {network_of(address)}"
 
 
 class Budgets:
@@ -63,15 +63,15 @@ class Budgets:
 
 
 class AddressBudgets(Budgets):
-    """A budget for each address, which addresses of one subscriber share (starling.engine.peer_address)."""
+    """A budget for each address, which IPv6 addresses of one network share (see `network_of`)."""
 
     def exhausted(self, name: str) -> bool:
         """Whether nothing is left for the address `name` at the moment."""
-        return super().exhausted(subscriber(name))
+        return super().exhausted(network_of(name))
 
     def spend(self, name: str) -> None:
         """Spend one."""
-        super().spend(subscriber(name))
+        super().spend(network_of(name))
 
 
 # A user by its name, which takes no memory of its own, or an address in a tuple, so that no name is taken for one.
@@ -105,4 +105,4 @@ class ConnectionLimit:
 
 
 def _holder(user: str, address: str) -> Holder:
-    return user or (subscriber(address),)
+    return user or (network_of(address),)

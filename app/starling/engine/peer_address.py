@@ -9,8 +9,8 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from starling.engine.upgrade import Header
 
 _MAPPED_PREFIX_BITS = 96
-# What one subscriber of a network gets at least (RFC 6177): it has as many addresses there as it likes.
-_SUBSCRIBER_BITS = 64
+# What a host or a household gets at least (RFC 6177): it has as many addresses there as it likes.
+_NETWORK_BITS = 64
 # IPv4 hosts as IPv6 hosts see them (RFC 6052).
 _TRANSLATED = IPv6Network("64:ff9b::/96")
 _REMEMBERED = 4096
@@ -31,8 +31,8 @@ def unmapped(address: str) -> str:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def subscriber(address: str) -> str:
-    """What limits of an address count: of IPv6 the first 64 bits, which one subscriber has; any other text as it is.
+def network_of(address: str) -> str:
+    """What limits of an address count: of IPv6 the network of its first 64 bits; any other text as it is.
 
     Addresses of this link and this machine have their first bits in common, and so have translated ones of IPv4.
     """
@@ -44,7 +44,7 @@ def subscriber(address: str) -> str:
         return unmapped(address)
     if found.is_link_local or found.is_loopback or found in _TRANSLATED:
         return str(found)
-    return str(IPv6Network((int(found), _SUBSCRIBER_BITS), strict=False))
+    return str(IPv6Network((int(found), _NETWORK_BITS), strict=False))
 
 
 def unmapped_forwarded(value: bytes) -> bytes:

@@ -44,7 +44,7 @@ def is_json(data: bytes) -> bool:
         _skip_value(data)
     except (MsgspecError, UnicodeError, RecursionError):
         return False
-    return len(data) <= _FLAT or keeps_limits(data)
+    return keeps_limits(data)
 
 
 def keeps_limits(data: bytes) -> bool:

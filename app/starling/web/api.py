@@ -47,7 +47,8 @@ _HEADERS = {
 # More digits than any size of a body that could be allowed.
 _LENGTH_DIGITS = 18
 _BROKEN_OFF = Error(codes.ERROR_BAD_REQUEST.code, "bad request: the body breaks off")
-
+# Python 3.11 looks a member of an enumeration up with a function call.
+_OK = HTTPStatus.OK
 
 # Name in metrics of requests to `/api`, whose commands name their method.
 ENVELOPE = "(envelope)"
@@ -335,10 +336,6 @@ class Api:
             if not message.get("more_body", False):
                 return b"".join([*parts, part]) if parts else part
             parts.append(part)
-
-
-# Python 3.11 looks a member of an enumeration up with a function call.
-_OK = HTTPStatus.OK
 
 
 def _answer_of(outcome: Answer | Error) -> tuple[HTTPStatus, bytes]:

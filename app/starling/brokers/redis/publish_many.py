@@ -72,19 +72,19 @@ class PublishMany:
         """
         arguments: list[bytes | str | int] = [self._prefix, epoch, begun]
         count, size, number, left = len(requests), 0, begun, MOST_MICROSECONDS
-        now, how = int(wall_clock() * 1000), _NO_WAY
+        now, script_options = int(wall_clock() * 1000), _NO_OPTIONS
         while number < count:
             _, publication, options = requests[number]
             data_size = len(publication.data)
-            known = options is how.options
+            known = options is script_options.options
             if not known:
-                how = _way(options)
-            each_takes = how.microseconds + data_size // how.bytes_a_microsecond
+                script_options = _script_options(options)
+            each_takes = script_options.microseconds + data_size // script_options.bytes_a_microsecond
             if left < each_takes and number > begun:
                 break
             end = _end_of_run(requests, number, min(count, number + max(1, left // each_takes)))
-            arguments.append("" if known else how.text)
-            arguments += how.arguments(publication, now)
+            arguments.append("" if known else script_options.text)
+            arguments += script_options.arguments(publication, now)
             # Most publications of a batch go to one channel each.
             arguments.append(f"{names[number]}\n" if end == number + 1 else "\n".join([*names[number:end], ""]))
             size += data_size + _OVERHEAD
@@ -224,7 +224,7 @@ def _all_stored(reply: Reply | ResponseError, count: int) -> bytes:
 _MALFORMED = BrokerUnavailable("a publish script answered in another form than it should")
 
 
-class _Way(NamedTuple):
+class _ScriptOptions(NamedTuple):
     """How publications with the same options are kept, and about what Redis takes for one of them in one channel."""
 
     options: PublishOptions | None
@@ -251,17 +251,17 @@ class _Way(NamedTuple):
         return arguments
 
 
-_NO_WAY = _Way(None, "", 0, 1, sends_body=False)
+_NO_OPTIONS = _ScriptOptions(None, "", 0, 1, sends_body=False)
 
 
-def _way(options: PublishOptions) -> _Way:
+def _script_options(options: PublishOptions) -> _ScriptOptions:
     key = "i" if options.idempotency_key else ""
     if not options.history_size:
-        return _Way(options, f"0 0 0 {key}", 8, 1000, sends_body=False)
+        return _ScriptOptions(options, f"0 0 0 {key}", 8, 1000, sends_body=False)
     changed = options.trace is not None or options.delta
     letters = f"{key}{'v' if options.version else ''}{'l' if changed else ''}"
     text = f"{_limits(options.history_size, options.history_ttl, options.history_meta_ttl)} {letters}"
-    return _Way(options, text, 16 if key else 12, 200, sends_body=not letters)
+    return _ScriptOptions(options, text, 16 if key else 12, 200, sends_body=not letters)
 
 
 def _end_of_run(requests: Sequence[PublishRequest], begin: int, last: int) -> int:
