@@ -201,8 +201,8 @@ async def test_a_store_that_forgot_everything_is_filled_again(redis_place: Redis
     reported: list[tuple[str, str]] = []
     here = OccupiedChannels(
         redis_place.store,
-        on_occupied=lambda channel, _: reported.append(("occupied", channel)),
-        on_vacated=lambda channel, _: reported.append(("vacated", channel)),
+        on_occupied=lambda channel, *_: reported.append(("occupied", channel)),
+        on_vacated=lambda channel, *_: reported.append(("vacated", channel)),
     )
     running = asyncio.create_task(here.run())
     here.enter("a")
@@ -241,8 +241,8 @@ async def test_an_answer_that_was_lost_loses_and_doubles_nothing() -> None:
     reported: list[str] = []
     here = OccupiedChannels(
         store,
-        on_occupied=lambda channel, _: reported.append(f"+{channel}"),
-        on_vacated=lambda channel, _: reported.append(f"-{channel}"),
+        on_occupied=lambda channel, *_: reported.append(f"+{channel}"),
+        on_vacated=lambda channel, *_: reported.append(f"-{channel}"),
     )
     running = asyncio.create_task(here.run())
     store.silent = 1
@@ -262,8 +262,8 @@ async def test_only_the_first_and_the_last_client_here_matter() -> None:
     reported: list[str] = []
     here = OccupiedChannels(
         MemoryOccupancy(TTL),
-        on_occupied=lambda channel, _: reported.append(f"+{channel}"),
-        on_vacated=lambda channel, _: reported.append(f"-{channel}"),
+        on_occupied=lambda channel, *_: reported.append(f"+{channel}"),
+        on_vacated=lambda channel, *_: reported.append(f"-{channel}"),
     )
     running = asyncio.create_task(here.run())
     here.enter("a")

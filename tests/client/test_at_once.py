@@ -47,13 +47,13 @@ class Reported(NoLifecycle):
     def __init__(self) -> None:
         self.events: list[tuple[str, ...]] = []
 
-    def connected(self, client: str, user: str) -> None:
+    def connected(self, client: str, user: str, address: str = "") -> None:
         self.events.append(("connected", user))
 
-    def subscribed(self, client: str, user: str, channel: str) -> None:
+    def subscribed(self, client: str, user: str, channel: str, address: str = "") -> None:
         self.events.append(("subscribed", user, channel))
 
-    def unsubscribed(self, client: str, user: str, channel: str, *, unused: bool = False) -> None:
+    def unsubscribed(self, client: str, user: str, channel: str, address: str = "", *, unused: bool = False) -> None:
         self.events.append(("unsubscribed", user, channel))
 
 

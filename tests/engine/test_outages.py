@@ -145,9 +145,7 @@ async def test_a_process_that_ends_leaves_its_channels_behind_where_the_store_do
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(occupancy, "_CLOSE_SECONDS", 0.01)
-    channels = OccupiedChannels(
-        StuckOccupancy(), on_occupied=lambda channel, revision: None, on_vacated=lambda channel, revision: None
-    )
+    channels = OccupiedChannels(StuckOccupancy(), on_occupied=lambda *_: None, on_vacated=lambda *_: None)
     channels.enter("room")
     with structlog.testing.capture_logs() as logs:
         await channels.close()

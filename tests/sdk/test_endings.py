@@ -280,7 +280,7 @@ async def test_a_fault_of_the_service_itself_is_3004_and_the_client_returns(
     faults = dict.fromkeys(SDKS, "lifecycle")
 
     class Faulty(NoLifecycle):
-        def connected(self, client: str, user: str) -> None:
+        def connected(self, client: str, user: str, address: str = "") -> None:
             if faults.pop(user, None):
                 raise RuntimeError("a fault of the service")
 

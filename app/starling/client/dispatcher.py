@@ -100,7 +100,7 @@ class Dispatcher:
         """Release what a client held that is gone now, and report its end."""
         self._user_limit.release(client)
         if client.announced:
-            self.engine.lifecycle.disconnected(client.id, client.user, code, reason)
+            self.engine.lifecycle.disconnected(client.id, client.user, code, reason, client.address)
             report_disconnected(self.engine, client, code, reason)
 
     def _take(self, client: ClientConnection, step: Step) -> list[Decision]:

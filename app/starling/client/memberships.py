@@ -12,7 +12,7 @@ from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.override import ChannelOverride
 from starling.engine.receiver import Receiver, TokenFacts
-from starling.engine.subscriptions import Subscriber
+from starling.engine.subscriptions import NOT_COUNTED, Subscriber
 from starling.engine.view import View
 from starling.protocol.codes import CommandRefused
 from starling.protocol.commands import SubscribeRequest
@@ -140,9 +140,14 @@ class Memberships:
         self._engine.subscriptions.join_live(subscriber)
 
     def note_answered(self, channel: str, frames: int) -> None:
-        """Note how many `frames` the client had got with its answer, which brought it no publications."""
+        """Note how many `frames` the client had got with its answer, which brought it no content."""
         if (membership := self._by_channel.get(channel)) is not None:
             membership.subscriber.frames = frames
+
+    def note_read(self, channel: str) -> None:
+        """Note that the client gets content of the channel in answer to a command; nothing, if it is not in it."""
+        if (membership := self._by_channel.get(channel)) is not None:
+            membership.subscriber.frames = NOT_COUNTED
 
     def watch(self, receiver: Receiver, request: SubscribeRequest, options: ChannelOptions) -> None:
         """Have the client get joins and leaves of the channel, where it asked for them or the options force them."""

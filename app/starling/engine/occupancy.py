@@ -68,45 +68,52 @@ class _Call:
     number: int
     enter: list[str]
     leave: list[str]
+    causes: dict[str, str]
 
 
 class OccupiedChannels:
     """The channels that this process's clients are in.
 
-    `on_occupied` and `on_vacated` get the channel and the revision when this process made it non-empty or empty for the
-    whole cluster, or found that a crashed one did. Changes undone within 0.1 s may stay unreported.
+    `on_occupied` and `on_vacated` get the channel, the revision and the cause when this process made it non-empty or
+    empty for the whole cluster, or found that a crashed one did, which has the cause "". Changes undone within 0.1 s
+    may stay unreported.
     """
 
     def __init__(
-        self, store: Occupancy, *, on_occupied: Callable[[str, int], None], on_vacated: Callable[[str, int], None]
+        self,
+        store: Occupancy,
+        *,
+        on_occupied: Callable[[str, int, str], None],
+        on_vacated: Callable[[str, int, str], None],
     ) -> None:
         self._store = store
         self._on_occupied = on_occupied
         self._on_vacated = on_vacated
         self._clients: Counter[str] = Counter()
         self._held: set[str] = set()
-        self._changed: dict[str, None] = {}
+        # Each with what caused its last change here.
+        self._changed: dict[str, str] = {}
         self._wake = asyncio.Event()
         self._holder = secrets.token_hex(8)
         self._number = 0
         self._unanswered: _Call | None = None
         self._away = False
 
-    def enter(self, channel: str) -> None:
-        """One client more is in a channel."""
+    def enter(self, channel: str, cause: str = "") -> None:
+        """One client more is in a channel; `cause` is whose."""
         self._clients[channel] += 1
         if self._clients[channel] == 1:
-            self._note(channel)
+            self._note(channel, cause)
 
-    def leave(self, channel: str) -> None:
-        """One client less is in a channel."""
+    def leave(self, channel: str, cause: str = "") -> None:
+        """One client less is in a channel; `cause` is whose."""
         self._clients[channel] -= 1
         if not self._clients[channel]:
             del self._clients[channel]
-            self._note(channel)
+            self._note(channel, cause)
 
-    def _note(self, channel: str) -> None:
-        self._changed[channel] = None
+    def _note(self, channel: str, cause: str) -> None:
+        self._changed[channel] = cause
         self._wake.set()
 
     async def run(self) -> None:
@@ -121,7 +128,7 @@ class OccupiedChannels:
 
     async def close(self) -> None:
         """Give every channel up, within seconds: for a process that ends. `run` must have ended."""
-        self._changed |= dict.fromkeys(self._clients)
+        self._changed |= dict.fromkeys(self._clients, "")
         self._clients.clear()
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
@@ -154,23 +161,24 @@ class OccupiedChannels:
                 return
 
     def _next_call(self) -> _Call:
-        channels = list(islice(self._changed, _PORTION))
-        for channel in channels:
+        causes = dict(islice(self._changed.items(), _PORTION))
+        for channel in causes:
             del self._changed[channel]
         self._number += 1
         return _Call(
             self._number,
-            enter=[channel for channel in channels if channel in self._clients and channel not in self._held],
-            leave=[channel for channel in channels if channel not in self._clients and channel in self._held],
+            enter=[channel for channel in causes if channel in self._clients and channel not in self._held],
+            leave=[channel for channel in causes if channel not in self._clients and channel in self._held],
+            causes=causes,
         )
 
     def _take(self, call: _Call, change: OccupancyChange) -> None:
         self._held.update(call.enter)
         self._held.difference_update(call.leave)
         for channel in change.occupied:
-            self._on_occupied(channel, change.revision)
+            self._on_occupied(channel, change.revision, call.causes.get(channel, ""))
         for channel in change.vacated:
-            self._on_vacated(channel, change.revision)
+            self._on_vacated(channel, change.revision, call.causes.get(channel, ""))
 
     def _begin_anew(self) -> None:
         """Hold everything under another name; what the store still has under the old one goes by itself."""
@@ -178,4 +186,4 @@ class OccupiedChannels:
         self._holder = secrets.token_hex(8)
         self._number = 0
         self._held.clear()
-        self._changed = dict.fromkeys(self._clients)
+        self._changed = dict.fromkeys(self._clients, "")

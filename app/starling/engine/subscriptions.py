@@ -21,6 +21,8 @@ from starling.protocol.tags_filter import Matches
 from starling.telemetry.metrics import Metrics
 
 RECENT_BYTES = 64 * 2**20
+# In place of the frames that a subscriber had got.
+NOT_COUNTED = -1
 
 
 class Subscriber:
@@ -37,8 +39,8 @@ class Subscriber:
         self.receiver = receiver
         self.channel = channel
         self.answered = False
-        self.frames = -1
-        """The frames that the client had got when it was answered; -1: unknown, or the answer held publications."""
+        self.frames = NOT_COUNTED
+        """The frames that the client had got when it was answered; NOT_COUNTED: unknown, or answers held content."""
         self.dropped = False
         """Whether it left."""
         self.created = False

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from msgspec import UNSET, Struct, UnsetType
 
 _OF_SUBSCRIPTIONS = frozenset({"subscribe", "unsubscribe"})
-# Of the queue, what is kept for events that are not about a client's channels.
+_OF_CONNECTIONS = frozenset({"connect", "disconnect"})
+# Of the queue, what is kept for events of connections.
 RESERVED_SHARE = 0.1
 # Looking for the user with most events takes time, so it is done this often at most. Seconds.
 _SEARCH_SECONDS = 0.05
@@ -32,7 +33,7 @@ class _Waiting:
 
     __slots__ = ("event", "owner", "shares")
 
-    def __init__(self, event: WebhookEvent, owner: str, shares: "_Shares | None") -> None:
+    def __init__(self, event: WebhookEvent, owner: str, shares: "_Shares") -> None:
         self.event: WebhookEvent | None = event
         self.owner = owner
         self.shares = shares
@@ -85,8 +86,8 @@ class _Shares:
 class WebhookQueue:
     """Holds at most `limit` events. Where it is full, the user with most events in it loses some, and not the others.
 
-    Events count for their user, or for the client where it has none: those of subscriptions among themselves, and those
-    of connections, for which a part of the queue is kept. Events of channels count for nobody.
+    Events count for the user that caused them: those of subscriptions and channels among themselves, and those of
+    connections, for which a part of the queue is kept.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -94,25 +95,26 @@ class WebhookQueue:
         self._shared_limit = max(1, round(limit * (1 - RESERVED_SHARE)))
         self._events: deque[_Waiting] = deque()
         self._count = 0
-        self._subscriptions = _Shares(clock)
+        self._channels = _Shares(clock)
         self._connections = _Shares(clock)
         self._subscribes: dict[tuple[str, str], _Waiting] = {}
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, event: WebhookEvent) -> int:
-        """Queue an event; returns how many were dropped, this one or others, for want of room."""
-        full = self._count >= self._limit
-        if not (event.user or event.client):
-            if full:
-                return 1
-            self._append(_Waiting(event, "", None))
-            return 0
-        owner = f"user {event.user}" if event.user else f"client {event.client}"
-        shares, room = self._connections, self._limit - self._subscriptions.count
+    def add(self, event: WebhookEvent, owner: str) -> int:
+        """Queue an event that counts for `owner`; returns how many were dropped, this one or others, for want of room.
+
+        Events that nobody known caused have the owner "".
+        """
         if event.event in _OF_SUBSCRIPTIONS:
-            shares, room = self._subscriptions, self._shared_limit
+            # An earlier subscription of the client cannot be taken back any more.
+            self._subscribes.pop(_key(event), None)
+        full = self._count >= self._limit
+        shares, room = self._channels, self._shared_limit
+        if event.event in _OF_CONNECTIONS:
+            shares, room = self._connections, self._limit - self._channels.count
+        else:
             full = full or shares.count >= room
         if full:
             newest = shares.newest_of_heaviest(owner, room)
@@ -159,7 +161,7 @@ class WebhookQueue:
     def _forget(self, waiting: _Waiting) -> None:
         event, waiting.event = waiting.event, None
         self._count -= 1
-        if event is None or waiting.shares is None:
+        if event is None:
             return
         if self._subscribes.get(_key(event)) is waiting:
             del self._subscribes[_key(event)]

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 from msgspec import UNSET, UnsetType
 
+from starling.engine.allowances import payer_of
 from starling.engine.occupancy import Occupancy, OccupiedChannels
 from starling.telemetry.metrics import Metrics
 from starling.web.options import WebhookOptions
@@ -79,8 +80,8 @@ class Webhooks:
         if self._occupancy is not None:
             self._channels = OccupiedChannels(
                 self._occupancy,
-                on_occupied=lambda channel, revision: self._add("occupied", channel=channel, revision=revision),
-                on_vacated=lambda channel, revision: self._add("vacated", channel=channel, revision=revision),
+                on_occupied=lambda *change: self._add_change("occupied", *change),
+                on_vacated=lambda *change: self._add_change("vacated", *change),
             )
             self._occupying = asyncio.create_task(self._channels.run(), name="occupancy")
 
@@ -106,26 +107,32 @@ class Webhooks:
 
     # What happens
 
-    def connected(self, client: str, user: str) -> None:
+    def connected(self, client: str, user: str, address: str = "") -> None:
         """Queue the event of a client that connected."""
-        self._add("connect", client, user)
+        self._add("connect", client, user, owner=_owner(client, user, address))
 
-    def disconnected(self, client: str, user: str, code: int, reason: str) -> None:
+    def disconnected(self, client: str, user: str, code: int, reason: str, address: str = "") -> None:
         """Queue the event of a client that has gone."""
-        self._add("disconnect", client, user, code=code, reason=reason)
+        self._add("disconnect", client, user, owner=_owner(client, user, address), code=code, reason=reason)
 
-    def subscribed(self, client: str, user: str, channel: str) -> None:
+    def subscribed(self, client: str, user: str, channel: str, address: str = "") -> None:
         """Queue the event of a client that is in a channel."""
-        self._add("subscribe", client, user, channel=channel)
+        owner = _owner(client, user, address)
+        self._add("subscribe", client, user, owner=owner, channel=channel)
         if self._channels is not None:
-            self._channels.enter(channel)
+            self._channels.enter(channel, owner)
 
-    def unsubscribed(self, client: str, user: str, channel: str, *, unused: bool = False) -> None:
+    def unsubscribed(self, client: str, user: str, channel: str, address: str = "", *, unused: bool = False) -> None:
         """Queue the event of a client that left a channel, or take back that it came where it left with nothing."""
+        owner = _owner(client, user, address)
         if not (unused and self._take_back(client, channel)):
-            self._add("unsubscribe", client, user, channel=channel)
+            self._add("unsubscribe", client, user, owner=owner, channel=channel)
         if self._channels is not None:
-            self._channels.leave(channel)
+            self._channels.leave(channel, owner)
+
+    def _add_change(self, kind: str, channel: str, revision: int, cause: str) -> None:
+        """Queue the event of a channel whose occupancy changed."""
+        self._add(kind, owner=cause, channel=channel, revision=revision)
 
     def _add(
         self,
@@ -133,6 +140,7 @@ class Webhooks:
         client: str | UnsetType = UNSET,
         user: str | UnsetType = UNSET,
         *,
+        owner: str,
         channel: str | UnsetType = UNSET,
         code: int | UnsetType = UNSET,
         reason: str | UnsetType = UNSET,
@@ -152,7 +160,7 @@ class Webhooks:
             reason=reason,
             revision=revision,
         )
-        dropped = self._queue.add(event)
+        dropped = self._queue.add(event, owner)
         self._note_dropped(dropped)
         self._metrics.webhook_queue = len(self._queue) + self._sending
         self._idle.clear()
@@ -196,3 +204,8 @@ class Webhooks:
             self._metrics.webhook_events["delivered" if taken else "failed"] += len(batch)
             if not self._metrics.webhook_queue:
                 self._idle.set()
+
+
+def _owner(client: str, user: str, address: str) -> str:
+    """Who an event counts for: its user, without one its address, without both the client itself."""
+    return payer_of(user, address) if user or address else f"client {client}"

@@ -187,9 +187,9 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
         if client.session.state is SessionState.CONNECTED:
             client.announced = True
             lifecycle = self._engine.lifecycle
-            lifecycle.connected(client.id, client.user)
+            lifecycle.connected(client.id, client.user, client.address)
             for channel in client.memberships:
-                lifecycle.subscribed(client.id, client.user, channel)
+                lifecycle.subscribed(client.id, client.user, channel, client.address)
         if client.user != known:
             log.info("client_authenticated", connection_id=client.id, user=client.user, channels=channels)
 

@@ -78,6 +78,7 @@ class HistoryHandler(CommandHandler[History, ChannelOptions]):
                 _log_hint(client, action, result)
             if wanted is None and not isinstance(result.publications, SharedPublications):
                 result.publications = self._shared.share(action.channel, result.publications)
+            client.memberships.note_read(action.channel)
             decisions = client.session.answered(action, result, time.monotonic())
             client.carry_out(decisions)
             return []

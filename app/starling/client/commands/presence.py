@@ -54,6 +54,7 @@ class PresenceHandler(_PresenceQueryHandler[Presence]):
                 client.session.charge(ANSWER_BYTES, time.monotonic())
                 raise
             charge_members(client, members)
+            client.memberships.note_read(action.channel)
             client.carry_out(client.session.answered(action, PresenceResult(members), time.monotonic()))
             return []
 
@@ -67,5 +68,6 @@ class PresenceStatsHandler(_PresenceQueryHandler[PresenceStats]):
     async def run(self, client: ClientConnection, action: PresenceStats, prepared: ChannelOptions) -> list[Decision]:
         """Count the members."""
         stats = await self.presence.count(action.channel, prepared)
+        client.memberships.note_read(action.channel)
         result = PresenceStatsResult(stats.num_clients, stats.num_users)
         return client.session.answered(action, result, time.monotonic())

@@ -61,7 +61,7 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
             return None
         decisions: list[Work] = [*client.session.subscribed(action, result, time.monotonic())]
         client.memberships.enter_live(client, channel, prepared, view)
-        engine.lifecycle.subscribed(client.id, client.user, channel)
+        engine.lifecycle.subscribed(client.id, client.user, channel, client.address)
         return decisions
 
     def runs_through(self, client: ClientConnection, action: Subscribe, prepared: Grant | None) -> bool:
@@ -137,13 +137,14 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
         client.carry_out(decisions[:1])
         # Before the commands that waited for it: one of them may end it, and what the client got must be known.
         lifecycle = self._engine.lifecycle
-        lifecycle.subscribed(client.id, client.user, action.channel)
-        if not result.publications:
+        lifecycle.subscribed(client.id, client.user, action.channel, client.address)
+        empty = not (result.publications or result.data)
+        if empty:
             client.memberships.note_answered(action.channel, client.sent)
         client.carry_out(decisions[1:])
         entered = action.channel in session.subscriptions
         if not entered:
-            lifecycle.unsubscribed(client.id, client.user, action.channel)
+            lifecycle.unsubscribed(client.id, client.user, action.channel, client.address, unused=empty)
             report_unsubscribed(self._engine, client, action.channel)
         return entered
 
@@ -162,8 +163,10 @@ class UnsubscribeHandler(CommandHandler[EndSubscription, Membership | None]):
         if membership is not None and action.reason is None:
             charge_subscription(client, membership.grant.options)
         if membership is not None and client.announced and membership.subscriber.answered:
-            unused = membership.subscriber.frames == client.sent
-            self._engine.lifecycle.unsubscribed(client.id, client.user, action.channel, unused=unused)
+            # Less where the answer itself is not written yet.
+            unused = client.sent <= membership.subscriber.frames
+            lifecycle = self._engine.lifecycle
+            lifecycle.unsubscribed(client.id, client.user, action.channel, client.address, unused=unused)
             report_unsubscribed(self._engine, client, action.channel)
         return membership
 
