@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from starling.auth.claims import TokenRules
-from starling.auth.jws import VerificationKey
 from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
 from starling.auth.tokens import RefusalReason
 from starling.engine.override import ChannelOverride
 from tests.auth.forge import SECRET

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from starling.auth.claims import TokenRules
-from starling.auth.jws import CompactToken, VerificationKey
+from starling.auth.jws import CompactToken
 from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
 from starling.auth.tickets import IssuedTicket
 from starling.auth.tokens import (
     Credentials,

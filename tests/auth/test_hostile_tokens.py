@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from starling.auth.claims import TokenRules
-from starling.auth.jws import VerificationKey
 from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
 from starling.auth.tokens import RefusalReason, TokenRefused
 from tests.auth.forge import AUDIENCE, CANARY, ISSUER, NOW, SECRET, base64url, good_claims, sign
 

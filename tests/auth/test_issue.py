@@ -6,8 +6,8 @@ import pytest
 from starling.auth.claims import TokenRules
 from starling.auth.explain import explain
 from starling.auth.issue import issue_connection_token, issue_subscription_token
-from starling.auth.jws import VerificationKey
 from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
 from starling.auth.tokens import RefusalReason
 from tests.auth.forge import NOW, SECRET, sign
 

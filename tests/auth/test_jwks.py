@@ -24,8 +24,8 @@ from structlog.testing import capture_logs
 from starling.auth.claims import TokenRules
 from starling.auth.jwks import Jwks, parse_jwks
 from starling.auth.jwks_download import JwksError
-from starling.auth.jws import VerificationKey
 from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
 from starling.auth.tokens import KeyNotLoaded, RefusalReason, TokenRefused
 from tests.auth.forge import SECRET, sign
 from tests.auth.issuer import Issuer, SigningKey, send

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from starling.auth.claims import TokenRules
-from starling.auth.jws import VerificationKey
 from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
 from starling.auth.tokens import RefusalReason, TokenRefused
 from tests.auth.forge import NOW, SECRET, sign
 

@@ -7,8 +7,8 @@ import pytest
 
 from starling.auth.claims import TokenRules
 from starling.auth.issue import issue_connection_token
-from starling.auth.jws import VerificationKey
 from starling.auth.jwt import MOST_TOKEN_CHARACTERS, MOST_TOKENS, REMEMBERED_SECONDS, JwtVerifier, RememberedTokens
+from starling.auth.keys import VerificationKey
 from starling.auth.tokens import RefusalReason, TokenRefused
 
 SECRET = "a secret of this test, longer than thirty-two bytes"

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starling.auth.claims import TokenRules
-from starling.auth.jws import VerificationKey
 from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
 from starling.auth.tokens import Credentials, SubscriptionGrant, TokenRefused
 from tests.auth.forge import NOW, SECRET, base64url, good_claims, sign
 

@@ -21,8 +21,8 @@ from django.test import RequestFactory
 from fastapi.testclient import TestClient
 
 from starling.auth.claims import TokenRules
-from starling.auth.jws import VerificationKey
 from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
 from tests.sdk.python_sdk import disconnect
 from tests.support.running import Starling
 from tests.support.services import RedisServer

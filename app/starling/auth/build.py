@@ -4,8 +4,8 @@ import secrets
 
 from starling.auth.claims import TokenRules
 from starling.auth.jwks import Jwks
-from starling.auth.jws import VerificationKey
 from starling.auth.jwt import JwtVerifier
+from starling.auth.keys import VerificationKey
 from starling.auth.options import TokenOptions
 from starling.options import OptionProblem, SettingsError, problem
 from starling.variables import variable

@@ -6,7 +6,7 @@ from typing import Any
 
 import jwt
 
-from starling.auth.jws import VerificationKey
+from starling.auth.keys import VerificationKey
 
 
 def issue_connection_token(

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import structlog
 
 from starling.auth.jwks_download import JwksError, download_jwks
-from starling.auth.jws import VerificationKey, parse_strict_object
+from starling.auth.jws import parse_strict_object
+from starling.auth.keys import VerificationKey
 from starling.auth.tokens import TokenRefused
 from starling.telemetry.metrics import Metrics
 

@@ -9,7 +9,8 @@ import structlog
 
 from starling.auth.claims import TokenRules, read_connection_claims, read_subscription_claims
 from starling.auth.jwks import Jwks
-from starling.auth.jws import PUBLIC_KEY_ALGORITHMS, CompactToken, VerificationKey, parse_compact
+from starling.auth.jws import CompactToken, parse_compact
+from starling.auth.keys import PUBLIC_KEY_ALGORITHMS, VerificationKey
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, SubscriptionGrant, TokenRefused
 from starling.clocks import wall_clock
 

@@ -8,7 +8,10 @@ from pydantic import Field, SecretStr
 from starling.options import DeveloperOptions, OptionProblem, Seconds
 from starling.variables import variable
 
-_SHORTEST_SECRET = 32
+SHORTEST_SECRET_BYTES = 32
+SECRET_TOO_SHORT = (
+    f"is shorter than {SHORTEST_SECRET_BYTES} bytes and could be guessed: make one with `openssl rand -base64 48`"
+)
 
 
 class TokenOptions(DeveloperOptions):
@@ -54,12 +57,8 @@ class TokenOptions(DeveloperOptions):
             "token_hmac_secret_previous": self.token_hmac_secret_previous,
         }
         for name, secret in secrets.items():
-            if secret and len(secret.get_secret_value().encode()) < _SHORTEST_SECRET:
-                yield OptionProblem(
-                    name,
-                    f"{variable(name)} is shorter than {_SHORTEST_SECRET} bytes and could be guessed: "
-                    "make one with `openssl rand -base64 48`",
-                )
+            if secret and len(secret.get_secret_value().encode()) < SHORTEST_SECRET_BYTES:
+                yield OptionProblem(name, f"{variable(name)} {SECRET_TOO_SHORT}")
         if not (self.token_hmac_secret or self.token_public_key or self.token_jwks_url):
             yield OptionProblem(
                 "token_hmac_secret",
