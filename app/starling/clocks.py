@@ -8,6 +8,11 @@ def wall_clock() -> float:
     return time.time()
 
 
+def wall_milliseconds() -> int:
+    """Whole milliseconds since 1970, as publications and events are stamped."""
+    return int(time.time() * 1000)
+
+
 def steady_clock() -> float:
     """Seconds of a clock that never goes back."""
     return time.monotonic()

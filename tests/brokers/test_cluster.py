@@ -11,7 +11,7 @@ from msgspec import Raw
 from redis.crc import key_slot
 
 import starling.brokers.redis
-from starling.brokers.redis.rights import rule
+from starling.brokers.redis.rights import acl_rule
 from starling.engine.broker import BrokerUnavailable, LinkState, PublishOptions, StreamPosition
 from starling.protocol.messages import Publication
 from tests.brokers.conftest import Opener
@@ -187,7 +187,7 @@ async def test_a_user_who_lacks_the_rights_for_a_cluster_gets_the_rule(
         party = await opener(url, up=False)
         await until(lambda: party.down, "the missing right is told")
     line = next(line for line in logs if line["event"] == "broker_link_down")
-    assert line["remedy"] == f"ACL SETUSER starling {rule('starling', cluster=True)}"
+    assert line["remedy"] == f"ACL SETUSER starling {acl_rule('starling', cluster=True)}"
 
 
 async def test_what_a_backend_publishes_straight_into_the_cluster_is_received(

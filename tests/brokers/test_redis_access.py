@@ -18,7 +18,7 @@ from structlog.typing import EventDict
 
 import starling.brokers.redis
 from starling.brokers.open import open_broker
-from starling.brokers.redis.rights import rule
+from starling.brokers.redis.rights import acl_rule
 from starling.engine.broker import BrokerUnavailable
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
@@ -42,9 +42,9 @@ async def acl(server: RedisServer, *rule: str) -> None:
 
 
 def test_the_documented_users_are_the_ones_that_are_asked_for() -> None:
-    assert " ".join(documented_user()) == f"starling on >PASSWORD {rule('starling')}"
+    assert " ".join(documented_user()) == f"starling on >PASSWORD {acl_rule('starling')}"
     page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
-    assert f"\nACL SETUSER starling on >PASSWORD {rule('starling', cluster=True)}\n" in page
+    assert f"\nACL SETUSER starling on >PASSWORD {acl_rule('starling', cluster=True)}\n" in page
 
 
 def test_no_right_is_asked_for_that_nothing_uses() -> None:
@@ -52,14 +52,14 @@ def test_no_right_is_asked_for_that_nothing_uses() -> None:
     scripts = "".join(path.read_text() for path in SOURCES.glob("*.lua"))
     code = "".join(path.read_text() for path in SOURCES.glob("*.py"))
     words = re.findall(r"redis\.call\('(\w+)'", scripts) + re.findall(r"['\"]([A-Z]{4,})['\"]", scripts + code)
-    asked = set(re.findall(r"\+(\S+)", rule("starling", cluster=True)))
+    asked = set(re.findall(r"\+(\S+)", acl_rule("starling", cluster=True)))
     # redis-py names its connections and chooses the database.
     used = {word.lower() for word in words} | {"client|setname", "select"}
     assert {name for name in asked if not set(name.split("|")) <= used and name not in used} == set()
 
 
 async def test_a_user_whose_password_needs_escaping_is_let_in(redis_server: RedisServer, opener: Opener) -> None:
-    await acl(redis_server, "app", "on", ">p@ss:w/rd", *rule("starling").split())
+    await acl(redis_server, "app", "on", ">p@ss:w/rd", *acl_rule("starling").split())
     await acl(redis_server, "default", "off")
     with structlog.testing.capture_logs() as logs:
         here = await opener(f"redis://app:p%40ss%3Aw%2Frd@127.0.0.1:{redis_server.port}/3")
@@ -84,7 +84,7 @@ async def test_a_user_whose_password_needs_escaping_is_let_in(redis_server: Redi
 async def test_a_right_that_is_missing_is_reported_at_the_start_with_the_remedy(
     redis_server: RedisServer, opener: Opener, change: str, missing: list[str] | None
 ) -> None:
-    await acl(redis_server, "app", "on", ">pw", *rule("starling").split(), *change.split())
+    await acl(redis_server, "app", "on", ">pw", *acl_rule("starling").split(), *change.split())
     with structlog.testing.capture_logs() as logs:
         await opener(f"redis://app:pw@127.0.0.1:{redis_server.port}/0")
         await until(lambda: events(logs, "redis_rights_missing"), "the missing right is told")
@@ -131,7 +131,7 @@ async def test_a_user_who_may_not_publish_is_never_up_and_the_reason_is_reported
     assert not here.broker.stats.up
     line = events(logs, "broker_link_down")[0]
     assert "no permissions to run the 'publish' command" in line["reason"]
-    assert line["remedy"] == f"ACL SETUSER reader {rule('starling')}"
+    assert line["remedy"] == f"ACL SETUSER reader {acl_rule('starling')}"
 
 
 class Authority:

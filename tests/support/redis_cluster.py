@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from redis.crc import key_slot
 
-from starling.brokers.redis.rights import rule
+from starling.brokers.redis.rights import acl_rule
 from tests.support.configured_redis import ConfiguredServer
 from tests.support.redis_group import RedisGroup
 from tests.support.services import free_port
@@ -27,7 +27,7 @@ class RedisCluster(RedisGroup):
             "cluster-replica-validity-factor 0",
             'save ""',
             "repl-diskless-sync-delay 0",
-            f"user starling on >PASSWORD {rule('starling', cluster=True)}",
+            f"user starling on >PASSWORD {acl_rule('starling', cluster=True)}",
         ]
         self._bus_ports: dict[int, int] = {}
         self.nodes = [self._node(settings) for _ in range(SHARDS * (2 if replicas else 1))]

@@ -11,6 +11,7 @@ from broadcaster import BroadcastBackend, Event
 from starling.brokers import envelope
 from starling.brokers.envelope import JoinEvent, MalformedEnvelope
 from starling.brokers.link import LinkStats
+from starling.clocks import wall_milliseconds
 from starling.engine.append_store import AppendStore
 from starling.engine.broker import (
     BrokerEvents,
@@ -183,14 +184,14 @@ class BroadcastBroker:
         self._pump_task = asyncio.create_task(self._pump(events), name="broker-pump")
 
     async def stop(self) -> None:
-        """Give the links back; nothing is delivered afterwards."""
+        """Close the links; nothing is delivered afterwards."""
         if self._pump_task is not None:
             self._pump_task.cancel()
             await asyncio.wait((self._pump_task,))
         await self._backend.disconnect()
 
     async def subscribe(self, channel: str) -> None:
-        """Return when the server has acknowledged. Raises BrokerUnavailable, and then the request stands."""
+        """Return when the server has acknowledged. Raises BrokerUnavailable; the request stands."""
         await self._backend.subscribe(channel)
 
     def subscribe_now(self, channel: str) -> bool:
@@ -204,7 +205,7 @@ class BroadcastBroker:
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Send to all processes. Raises BrokerUnavailable, PublicationTooLarge, and ValueError for kept history."""
         self.refuse_keeping(options)
-        now = int(time.time() * 1000)
+        now = wall_milliseconds()
         message = envelope.encode_publication(
             envelope.encode_body(publication, now, options.trace, delta=options.delta)
         )

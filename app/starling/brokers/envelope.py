@@ -23,7 +23,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from starling.clocks import wall_clock
+from starling.clocks import wall_milliseconds
 from starling.engine.broker import StreamEntry
 from starling.engine.channels import USERS_MARK
 from starling.protocol.messages import ClientInfo, Publication
@@ -108,7 +108,7 @@ def encode_body(
 
 def encode_bodies(publication: Publication, trace: TraceContext | None, *, delta: bool) -> tuple[bytes, bytes]:
     """What is kept of a publication of this moment, and what is sent in its place to those who are there."""
-    now = int(wall_clock() * 1000)
+    now = wall_milliseconds()
     body = encode_body(publication, now)
     return body, body if trace is None and not delta else encode_body(publication, now, trace, delta=delta)
 

@@ -45,7 +45,7 @@ class Link(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Give the connection back without waiting for a server that may be away; never raises."""
+        """Close the connection without waiting for a server that may be away; never raises."""
 
 
 @dataclass(slots=True)

@@ -94,11 +94,11 @@ class Outbox(Generic[Item, Answer]):
         self._under_way: list[PendingCall[Item, Answer]] = []
         # When the batch is given up that was begun at once, on the loop's clock; None where `transmit` sends it.
         self._batch_due: float | None = None
-        self._alone = True
+        self._last_was_single = True
         self._flushing = False
         self._handed_over = asyncio.Event()
         # Every call waits equally long, so the oldest is the first to be given up: one timer is enough.
-        self._given_up: deque[PendingCall[Item, Answer]] = deque()
+        self._by_due: deque[PendingCall[Item, Answer]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -143,13 +143,13 @@ class Outbox(Generic[Item, Answer]):
         if len(self._waiting) >= self._max_waiting or self._waiting_bytes + size > self._max_waiting_bytes:
             raise BrokerUnavailable(f"{len(self._waiting)} calls to the broker wait already")
         call: PendingCall[Item, Answer] = PendingCall(item, size, self._loop.time() + self._timeout, done)
-        given_up = self._given_up
-        while given_up and given_up[0].is_over:
-            given_up.popleft()
-        given_up.append(call)
+        by_due = self._by_due
+        while by_due and by_due[0].is_over:
+            by_due.popleft()
+        by_due.append(call)
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout, self._give_up)
-        if self._alone and not self._under_way and not self._waiting and self._at_once is not None:
+        if self._last_was_single and not self._under_way and not self._waiting and self._at_once is not None:
             self._send([call])
             return call
         self._waiting.append(call)
@@ -162,13 +162,13 @@ class Outbox(Generic[Item, Answer]):
     def _give_up(self) -> None:
         """Fail the calls whose time is over, and a batch; set the timer for the oldest of the others."""
         self._timer = None
-        loop, waiting = asyncio.get_running_loop(), self._given_up
-        while waiting and (waiting[0].is_over or waiting[0].due <= loop.time()):
-            waiting.popleft().end(self._no_answer())
+        loop, by_due = asyncio.get_running_loop(), self._by_due
+        while by_due and (by_due[0].is_over or by_due[0].due <= loop.time()):
+            by_due.popleft().end(self._no_answer())
         if self._at_once is not None and self._batch_due is not None and self._batch_due <= loop.time():
             self._at_once.abandon()
             self._on_answers(self._no_answer())
-        dues = [waiting[0].due] if waiting else []
+        dues = [by_due[0].due] if by_due else []
         if self._batch_due is not None:
             dues.append(self._batch_due)
         self._set_timer(min(dues, default=None))
@@ -190,7 +190,7 @@ class Outbox(Generic[Item, Answer]):
     def _send(self, batch: list[PendingCall[Item, Answer]]) -> None:
         loop = asyncio.get_running_loop()
         self._under_way = batch
-        self._alone = len(batch) == 1
+        self._last_was_single = len(batch) == 1
         self._batch_due = loop.time() + self._timeout
         try:
             begun = self._at_once is not None and self._at_once.begin([call.item for call in batch], self._on_answers)

@@ -1,12 +1,12 @@
 """The frame tap: what a node sees of captured frames. Without a capture the hub has no tap, and nothing is done."""
 
-import time
 from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
+from starling.clocks import wall_milliseconds
 from starling.engine.hub import Hub, SubscriberIndex
 from starling.engine.receiver import Receiver
 from starling.protocol.commands import Command
@@ -150,7 +150,7 @@ class FrameTap:
         if len(encoded) > _EVENT_BYTES:
             kinds = {name: value if name == "id" else "too large to show" for name, value in frame.items()}
             encoded = msgspec.json.encode({**kinds, "bytes": len(encoded)})
-        event = Event(int(time.time() * 1000), self._node, direction, clients=clients, frame=Raw(encoded))
+        event = Event(wall_milliseconds(), self._node, direction, clients=clients, frame=Raw(encoded))
         if receiver is not None:
             event.user, event.client = receiver.user, receiver.id
         capture.events.append(Raw(msgspec.json.encode(event)))

@@ -158,14 +158,14 @@ def _encode_shared(reply: Reply) -> bytes | None:
             value = getattr(result, field)
             if not isinstance(value, SharedPublications | SharedMembers):
                 return None
-            content = _around(result, field, value)
+            content = _encode_result(result, field, value)
             start = client_pb2.Reply(id=reply.id).SerializeToString()
             body = b"%b%b%b" % (start, _varint(_NUMBERS[name] << 3 | 2), _varint(len(content)))
             return b"%b%b%b" % (_varint(len(body) + len(content)), body, content)
     return None
 
 
-def _around(result: Struct, field: str, value: SharedPublications | SharedMembers) -> bytes:
+def _encode_result(result: Struct, field: str, value: SharedPublications | SharedMembers) -> bytes:
     """A result: its fields in the order of their numbers, as the library writes them; the shared value as it is."""
     kind: type[ProtobufMessage] = getattr(client_pb2, type(result).__name__)
     numbers = _FIELDS[kind.__name__]

@@ -67,9 +67,7 @@ class CommandSequence:
         ready: list[Command] = []
         if late:
             highest = max(late)
-            due = sorted(
-                (waiting for waiting in self._waiting if waiting.first <= highest), key=lambda each: each.first
-            )
+            due = [waiting for waiting in self._waiting if waiting.first <= highest]
             self._waiting = [waiting for waiting in self._waiting if waiting.first > highest]
             for waiting in sorted(due, key=lambda each: each.first):
                 self._mark([command.id for command in waiting.commands if command.id])

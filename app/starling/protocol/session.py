@@ -140,11 +140,11 @@ class Session(SessionCore):
             case RefreshRequest():
                 return self._begin(Refresh(command_id, request))
             case _:
-                step = partial(self._of_channel, command_id, request)
+                step = partial(self._dispatch_in_channel, command_id, request)
                 concurrent = isinstance(request, PublishRequest) and not self._publish_in_turn
                 return self._in_turn(request.channel, step, now, concurrent=concurrent)
 
-    def _of_channel(self, command_id: int, request: ChannelRequest, now: float) -> list[Decision]:
+    def _dispatch_in_channel(self, command_id: int, request: ChannelRequest, now: float) -> list[Decision]:
         subscription = self.subscriptions.get(request.channel)
         match request:
             case SubscribeRequest():
@@ -197,9 +197,8 @@ class Session(SessionCore):
 
         `ttl` None never ends; `sub_ttls` are the same of channels that end before the connection. A connection that
         the client cannot refresh is not notified of its end and gets no grace; `renewed`: a backend is asked at its end
-        whether it goes on. `first_ping` spreads the pings of
-        clients that came together: seconds from now, at most the interval. What others see of the client in those
-        channels is set on `subscriptions` afterwards.
+        whether it goes on. `first_ping` is in seconds from now, at most the interval: it spreads the pings of clients
+        that connect together. What others see of the client in those channels is set on `subscriptions` afterwards.
         """
         entered = {
             channel: _subscription(channel, sub, NO_PAYLOAD, server_side=True) for channel, sub in result.subs.items()

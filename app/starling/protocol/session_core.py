@@ -8,9 +8,7 @@ from starling.protocol import codes
 from starling.protocol.budget import Budget
 from starling.protocol.codec import commands_per_frame
 from starling.protocol.codes import Disconnect, Error, Unsubscribe
-from starling.protocol.commands import (
-    Request,
-)
+from starling.protocol.commands import Request
 from starling.protocol.decisions import (
     Action,
     Close,
@@ -23,10 +21,7 @@ from starling.protocol.decisions import (
     Subscription,
     Write,
 )
-from starling.protocol.messages import (
-    Push,
-    Reply,
-)
+from starling.protocol.messages import Push, Reply
 from starling.protocol.options import SessionLimits
 from starling.protocol.turns import Turns
 

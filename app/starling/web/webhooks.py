@@ -1,7 +1,6 @@
 """Webhooks: batches of events for a backend, of clients that connect and subscribe, and of channels' occupancy."""
 
 import asyncio
-import time
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
@@ -10,6 +9,7 @@ import msgspec
 import structlog
 from msgspec import UNSET, UnsetType
 
+from starling.clocks import wall_milliseconds
 from starling.engine.allowances import payer_of
 from starling.engine.occupancy import Occupancy, OccupiedChannels
 from starling.telemetry.metrics import Metrics
@@ -152,7 +152,7 @@ class Webhooks:
         event = WebhookEvent(
             id=f"{self._node}-{self._count}",
             event=kind,
-            time=int(time.time() * 1000),
+            time=wall_milliseconds(),
             channel=channel,
             user=user,
             client=client,

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from msgspec import Raw
 
 from starling.brokers import envelope
+from starling.brokers.append_tags import status_tags
 from starling.brokers.memory.history import MemoryHistory
-from starling.clocks import steady_clock
+from starling.clocks import steady_clock, wall_milliseconds
 from starling.engine.append_store import (
     PRODUCERS_LIMIT,
     Append,
@@ -158,7 +159,7 @@ class MemoryAppendStreams:
             return False
         del self._states[channel]
         epoch = self._history.restart(channel)
-        body = envelope.encode_body(Publication(Raw(b"null")), int(time.time() * 1000))
+        body = envelope.encode_body(Publication(Raw(b"null")), wall_milliseconds())
         self._offer(channel, envelope.encode_publication(body, epoch=epoch))
         return True
 
@@ -184,7 +185,7 @@ class MemoryAppendStreams:
         if chunk is not None or closing is not None:
             tags = {"at": str(state.length)}
             if closing is not None:
-                tags |= {"status": closing.status.value, **({"reason": closing.reason} if closing.reason else {})}
+                tags |= status_tags(closing.status, closing.reason)
             data = chunk.data if chunk is not None and chunk.data else _EMPTY[state.kind]
             self._publish(channel, Publication(Raw(data), tags=tags))
             if chunk is not None:
@@ -204,7 +205,7 @@ class MemoryAppendStreams:
         return Change(AppendOutcome.DONE, self._info(channel, state), resumed=resumed)
 
     def _publish(self, channel: str, publication: Publication) -> None:
-        now = int(time.time() * 1000)
+        now = wall_milliseconds()
         entry = self._history.next_of(channel, publication, now)
         body = envelope.encode_body(publication, now)
         self._offer(

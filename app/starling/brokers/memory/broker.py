@@ -1,6 +1,5 @@
 """The broker of a single process, which passes messages through the same bytes as the other brokers."""
 
-import time
 from collections.abc import Callable, Sequence
 
 from starling.brokers import envelope
@@ -13,6 +12,7 @@ from starling.brokers.memory.occupancy import MemoryOccupancy
 from starling.brokers.memory.presence import MemoryPresence
 from starling.brokers.memory.revocations import MemoryRevocations
 from starling.brokers.memory.tickets import MemoryTickets
+from starling.clocks import wall_milliseconds
 from starling.engine.broker import (
     BrokerUnavailable,
     LinkState,
@@ -49,23 +49,23 @@ class MemoryBackend(LinkBackend):
         self.channels.clear()
 
     def lose(self) -> None:
-        """Be away, as a server would be, until `restore`."""
+        """Be unreachable, as a server would be, until `restore`."""
         self.stats.up = False
         self._queue.put(LinkEvent(LinkState.DOWN))
 
     def restore(self) -> None:
-        """Be there again, with all subscriptions."""
+        """Be reachable again, with all subscriptions."""
         self.stats.up = True
         self.stats.reconnects += 1
         self._queue.put(LinkEvent(LinkState.UP))
 
     def check(self) -> None:
-        """Raise BrokerUnavailable while it is away or not started."""
+        """Raise BrokerUnavailable while it is unreachable or not started."""
         if not self.stats.up:
             raise BrokerUnavailable("the broker is away, or not started")
 
     async def subscribe(self, group: str) -> None:
-        """Receive channel `group` from now on. Raises BrokerUnavailable while it is away, and the request stands."""
+        """Receive channel `group` from now on. Raises BrokerUnavailable while it is unreachable; the request stands."""
         self.channels.add(group)
         self.check()
 
@@ -103,11 +103,11 @@ class MemoryBroker(BroadcastBroker):
         self.drain_rate: MemoryDrainRate = MemoryDrainRate()
 
     def lose(self) -> None:
-        """Be away until `restore`: publications, history, presence and tickets raise BrokerUnavailable."""
+        """Be unreachable until `restore`: publications, history, presence and tickets raise BrokerUnavailable."""
         self._memory.lose()
 
     def restore(self) -> None:
-        """Be there again, with all that was kept before."""
+        """Be reachable again, with all that was kept before."""
         self._memory.restore()
 
     def _check(self) -> None:
@@ -123,13 +123,13 @@ class MemoryBroker(BroadcastBroker):
     ) -> PublishOutcome | None:
         """As `publish`, and it is done when this returns."""
         try:
-            return self._publish(channel, _Encoded(publication, options, _now()))
+            return self._publish(channel, _Encoded(publication, options, wall_milliseconds()))
         except BrokerUnavailable as unavailable:
             return unavailable
 
     async def publish(self, channel: str, publication: Publication, options: PublishOptions) -> StreamPosition:
         """Keep and send, or only send; returns the position. Raises BrokerUnavailable, and then nothing is kept."""
-        return self._publish(channel, _Encoded(publication, options, _now()))
+        return self._publish(channel, _Encoded(publication, options, wall_milliseconds()))
 
     def begin_publish_all(
         self, requests: Sequence[PublishRequest], done: Callable[[Sequence[PublishOutcome]], None]
@@ -139,13 +139,13 @@ class MemoryBroker(BroadcastBroker):
             self._memory.check()
         except BrokerUnavailable as unavailable:
             return [unavailable] * len(requests)
-        append, listened, now = self.history.append_unheard, self._memory.channels, self.history.sweep()
-        encoded = _Encoded(Publication(), PublishOptions(), _now())
+        append, subscribed, now = self.history.append_without_subscribers, self._memory.channels, self.history.sweep()
+        encoded = _Encoded(Publication(), PublishOptions(), wall_milliseconds())
         outcomes: list[PublishOutcome] = []
         for channel, publication, options in requests:
             if publication is not encoded.publication or options is not encoded.options:
                 encoded = _Encoded(publication, options, encoded.time)
-            if encoded.guarded or channel in listened:
+            if encoded.guarded or channel in subscribed:
                 outcomes.append(self._publish_encoded(channel, encoded))
             elif encoded.kept:
                 outcomes.append(append(channel, encoded.stamped, options, now))
@@ -212,8 +212,3 @@ class _Encoded:
             options = self.options
             self._body = envelope.encode_body(self.publication, self.time, options.trace, delta=options.delta)
         return self._body
-
-
-def _now() -> int:
-    """The time in milliseconds since 1970."""
-    return int(time.time() * 1000)

@@ -88,10 +88,10 @@ class MemoryHistory:
         self._append(channel, stream, entry, options, now)
         return entry
 
-    def append_unheard(
+    def append_without_subscribers(
         self, channel: str, publication: Publication, options: PublishOptions, now: float
     ) -> StreamPosition:
-        """As `append_next`, of a publication without a version that nobody in this process waits for.
+        """As `append_next`, of a publication without a version in a channel without subscribers in this process.
 
         Channels may share `publication`, so it must not be changed any more. Returns its position.
         """

@@ -11,7 +11,7 @@ from starling.protocol.shared_values import SharedMembers
 
 
 @dataclass(slots=True)
-class _Attendees:
+class _Members:
     clients: dict[str, ClientInfo] = field(default_factory=dict)
     users: Counter[str] = field(default_factory=Counter)
 
@@ -32,7 +32,7 @@ class MemoryPresence:
         self._check = check
         self.ttl = ttl
         self._clock = clock
-        self._channels: dict[str, _Attendees] = {}
+        self._channels: dict[str, _Members] = {}
         # The soonest first, because every entry lives equally long and is put last when it is refreshed.
         self._deadlines: dict[tuple[str, str], float] = {}
         # Those with a time of their own, which are few.
@@ -45,8 +45,8 @@ class MemoryPresence:
     async def enter(self, channel: str, info: ClientInfo, most: int) -> bool:
         """Add a client where fewer than `most` others are; False, and nothing done, where there are as many."""
         now = self._sweep()
-        attendees = self._channels.get(channel)
-        others = attendees.clients.keys() - {info.client} if attendees else set()
+        members = self._channels.get(channel)
+        others = members.clients.keys() - {info.client} if members else set()
         if len(others) >= most:
             return False
         self._keep(channel, info, now)
@@ -66,8 +66,8 @@ class MemoryPresence:
         for channel, infos in entries.items():
             for info in infos:
                 self._take_out(channel, info.client)
-            attendees = self._channels.get(channel)
-            gone[channel] = {info.user for info in infos if attendees is None or info.user not in attendees.users}
+            members = self._channels.get(channel)
+            gone[channel] = {info.user for info in infos if members is None or info.user not in members.users}
         return gone
 
     async def put(self, channel: str, info: ClientInfo, seconds: float) -> bool:
@@ -93,28 +93,28 @@ class MemoryPresence:
     async def get(self, channel: str, most: int | None = None, max_bytes: int | None = None) -> SharedMembers:
         """The clients in a channel, by client id. Raises TooManyPresent beyond `most` clients or `max_bytes`."""
         self._sweep()
-        attendees = self._channels.get(channel)
-        if attendees is None:
+        members = self._channels.get(channel)
+        if members is None:
             return SharedMembers(())
-        if most is not None and len(attendees.clients) > most:
+        if most is not None and len(members.clients) > most:
             raise TooManyPresent
-        if max_bytes is not None and sum(map(_size, attendees.clients.values())) > max_bytes:
+        if max_bytes is not None and sum(map(_size, members.clients.values())) > max_bytes:
             raise TooManyPresent
-        return SharedMembers(attendees.clients.items())
+        return SharedMembers(members.clients.items())
 
     async def stats(self, channel: str) -> PresenceCounts:
         """How many are in a channel."""
         self._sweep()
-        attendees = self._channels.get(channel)
-        return PresenceCounts(len(attendees.clients), len(attendees.users)) if attendees else PresenceCounts(0, 0)
+        members = self._channels.get(channel)
+        return PresenceCounts(len(members.clients), len(members.users)) if members else PresenceCounts(0, 0)
 
     def _keep(self, channel: str, info: ClientInfo, now: float) -> bool:
-        attendees = self._channels.get(channel) or _Attendees()
-        came = info.user not in attendees.users
+        members = self._channels.get(channel) or _Members()
+        came = info.user not in members.users
         self._take_out(channel, info.client)
-        attendees = self._channels.setdefault(channel, attendees)
-        attendees.clients[info.client] = info
-        attendees.users[info.user] += 1
+        members = self._channels.setdefault(channel, members)
+        members.clients[info.client] = info
+        members.users[info.user] += 1
         self._deadlines[channel, info.client] = now + self.ttl
         return came
 
@@ -122,12 +122,12 @@ class MemoryPresence:
         key = (channel, client)
         if self._deadlines.pop(key, None) is None and self._own_deadlines.pop(key, None) is None:
             return
-        attendees = self._channels[channel]
-        user = attendees.clients.pop(client).user
-        attendees.users[user] -= 1
-        if not attendees.users[user]:
-            del attendees.users[user]
-        if not attendees.clients:
+        members = self._channels[channel]
+        user = members.clients.pop(client).user
+        members.users[user] -= 1
+        if not members.users[user]:
+            del members.users[user]
+        if not members.clients:
             del self._channels[channel]
 
     def _sweep(self) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from starling.brokers.append_tags import tags_of
+from starling.brokers.append_tags import further_members, status_tags
 from starling.brokers.redis.calls import Command, Execute, RedisNames, Script, milliseconds
 from starling.brokers.redis.cluster_calls import Answer, Done
 from starling.brokers.redis.refusal import refused
@@ -210,7 +210,8 @@ def _size(change: Append) -> int:
 def _closing_arguments(closing: Closing | None) -> tuple[bytes | str, ...]:
     if closing is None:
         return ("", "", "", "")
-    return (closing.status.value, closing.reason, closing.final, tags_of(closing.status, closing.reason))
+    tags = further_members(status_tags(closing.status, closing.reason))
+    return (closing.status.value, closing.reason, closing.final, tags)
 
 
 def _read(answer: object) -> tuple[AppendOutcome, int, bool, StreamInfo | None]:

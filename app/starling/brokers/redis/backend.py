@@ -10,10 +10,10 @@ from starling.brokers.link import LinkLost
 from starling.brokers.redis.address import RedisAddress
 from starling.brokers.redis.calls import PUBLISH, PUBLISH_MANY, PUBLISH_ONCE, Command, RedisCalls, RedisNames
 from starling.brokers.redis.connections import client_name, make_pool
-from starling.brokers.redis.inspection import inspect
+from starling.brokers.redis.inspection import inspect_server
 from starling.brokers.redis.link import RedisLink
 from starling.brokers.redis.refusal import refused
-from starling.brokers.redis.rights import rule
+from starling.brokers.redis.rights import acl_rule
 from starling.brokers.redis.sentinel import SentinelLink, SentinelPool
 from starling.brokers.supervised import SupervisedBackend
 from starling.engine.broker import BrokerUnavailable
@@ -31,7 +31,7 @@ class RedisBackend(SupervisedBackend):
         super().__init__(str(address), timeout=timeout, max_events=max_events)
         self.names = RedisNames(prefix)
         self._pool: ConnectionPool = make_pool(address, timeout=timeout)
-        self._rights_remedy = f"ACL SETUSER {address.username or 'default'} {rule(prefix)}"
+        self._rights_remedy = f"ACL SETUSER {address.username or 'default'} {acl_rule(prefix)}"
         # Known from the start, so that no publication is sent twice and falls behind the one after it.
         scripts = [script.introduce() for script in (PUBLISH, PUBLISH_ONCE, PUBLISH_MANY)]
         self.calls = self._make_calls("publisher", first=scripts)
@@ -81,8 +81,8 @@ class RedisBackend(SupervisedBackend):
             await self._pool.sentinels.aclose()
 
     async def first_up(self) -> None:
-        """Say what of the server or its user is not as it should be."""
-        await inspect(self.calls.execute, self.names.prefix, cluster=False, rights_remedy=self._rights_remedy)
+        """Log what is wrong with the server, or with the rights of its user."""
+        await inspect_server(self.calls.execute, self.names.prefix, cluster=False, rights_remedy=self._rights_remedy)
 
     async def check_server(self) -> None:
         """Leave a server that became a replica: it takes a PUBLISH all the same, but its master does not get it."""

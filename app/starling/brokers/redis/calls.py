@@ -243,7 +243,7 @@ class RedisCalls:
         self._outbox.start()
 
     async def stop(self) -> None:
-        """End sending, and give the connection back."""
+        """End sending, and close the connection."""
         try:
             await self._outbox.stop()
         finally:

@@ -20,15 +20,16 @@ from starling.brokers.redis.cluster_map import ClusterMap, Node
 from starling.brokers.redis.cluster_shard import ShardBackend
 from starling.brokers.redis.connections import make_connection
 from starling.brokers.redis.refusal import refused
-from starling.brokers.redis.rights import rule
+from starling.brokers.redis.rights import acl_rule
 from starling.engine.broker import BrokerUnavailable, LinkState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 
-# Seconds between two readings of the slots: while everything works, while something does not, and the minimum.
-_CALM = 10.0
-_WORRIED = 1.0
-_LEAST = 0.1
+# Seconds between two readings of the slots: while the link is up, while it is not, and the minimum.
+_REFRESH_WHILE_UP = 10.0
+_REFRESH_WHILE_DOWN = 1.0
+_REFRESH_LEAST = 0.1
+# Seconds between two looks whether a channel's slot has a node.
 _POLL = 0.05
 
 
@@ -59,7 +60,7 @@ class ClusterBackend(LinkBackend):
         self._state = LinkState.CONNECTING
         self._reason = ""
         self._ever_up = False
-        self._rights_remedy = f"ACL SETUSER {address.username or 'default'} {rule(prefix, cluster=True)}"
+        self._rights_remedy = f"ACL SETUSER {address.username or 'default'} {acl_rule(prefix, cluster=True)}"
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -88,7 +89,7 @@ class ClusterBackend(LinkBackend):
         self._task = asyncio.create_task(self._follow_slots(), name="broker-cluster")
 
     async def disconnect(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -147,9 +148,9 @@ class ClusterBackend(LinkBackend):
                 self._down(str(error))
             except Exception:
                 log.exception("cluster_not_followed", address=str(self._address))
-            await asyncio.sleep(_LEAST)
+            await asyncio.sleep(_REFRESH_LEAST)
             try:
-                async with asyncio.timeout(_CALM if self._state is LinkState.UP else _WORRIED):
+                async with asyncio.timeout(_REFRESH_WHILE_UP if self._state is LinkState.UP else _REFRESH_WHILE_DOWN):
                     await self._map.outdated.wait()
             except TimeoutError:
                 pass

@@ -37,7 +37,7 @@ class ClusterCalls:
         self._started = True
 
     async def stop(self) -> None:
-        """End sending, and give the connections back."""
+        """End sending, and close the connections."""
         self._started = False
         for task in self._redirecting:
             task.cancel()
@@ -45,7 +45,7 @@ class ClusterCalls:
         await asyncio.gather(*(call.stop() for call in calls.values()))
 
     async def keep(self, nodes: frozenset[Node]) -> None:
-        """Give back the connections to all other nodes."""
+        """Close the connections to all other nodes."""
         gone = [self._calls.pop(node) for node in self._calls.keys() - nodes]
         await asyncio.gather(*(calls.stop() for calls in gone))
 

@@ -12,7 +12,7 @@ from starling.brokers.link import LinkLost
 from starling.brokers.redis.calls import RedisCalls, RedisNames
 from starling.brokers.redis.cluster_link import ShardLink
 from starling.brokers.redis.cluster_map import ClusterMap, Node
-from starling.brokers.redis.inspection import inspect
+from starling.brokers.redis.inspection import inspect_server
 from starling.brokers.redis.refusal import refused
 from starling.brokers.supervised import SupervisedBackend
 from starling.engine.broker import LinkState
@@ -94,8 +94,8 @@ class ShardBackend(SupervisedBackend):
         """Nothing: the cluster has the connections."""
 
     async def first_up(self) -> None:
-        """Say what of the server or its user is not as it should be."""
-        await inspect(self._calls().execute, self._names.prefix, cluster=True, rights_remedy=self._rights_remedy)
+        """Log what is wrong with the server, or with the rights of its user."""
+        await inspect_server(self._calls().execute, self._names.prefix, cluster=True, rights_remedy=self._rights_remedy)
 
     def report_states(self, *states: LinkState) -> None:
         """Report to the cluster, which has one state for all."""

@@ -14,7 +14,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
 _OLDEST = (7, 0)
 
 
-async def inspect(execute: Execute, prefix: str, *, cluster: bool, rights_remedy: str) -> None:
+async def inspect_server(execute: Execute, prefix: str, *, cluster: bool, rights_remedy: str) -> None:
     """Warn of rights that are missing, of a server that is too old, or that evicts what it should keep.
 
     Raises BrokerUnavailable.

@@ -72,7 +72,7 @@ class RedisLink(Link, asyncio.Protocol):
         await self._request(b"SUBSCRIBE", [next(iter(self._channels))])
 
     async def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         await discard(self.connection)
         if self._socket is not None:
             self._socket.abort()

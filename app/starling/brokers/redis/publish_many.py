@@ -9,7 +9,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 from starling.brokers.envelope import encode_body, encode_publication, stored_names
 from starling.brokers.redis.calls import PUBLISH_MANY, Command, RedisCalls, RedisNames, Reply, milliseconds, new_epoch
 from starling.brokers.redis.refusal import refused
-from starling.clocks import wall_clock
+from starling.clocks import wall_milliseconds
 from starling.engine.broker import (
     BrokerUnavailable,
     PublishOptions,
@@ -72,7 +72,7 @@ class PublishMany:
         """
         arguments: list[bytes | str | int] = [self._prefix, epoch, begun]
         count, size, number, left = len(requests), 0, begun, MOST_MICROSECONDS
-        now, script_options = int(wall_clock() * 1000), _NO_OPTIONS
+        now, script_options = wall_milliseconds(), _NO_OPTIONS
         while number < count:
             _, publication, options = requests[number]
             data_size = len(publication.data)

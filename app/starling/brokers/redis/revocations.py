@@ -1,6 +1,5 @@
 """Revocations in Redis: one hash for all, each until its tokens have expired."""
 
-import time
 from collections.abc import Collection
 from itertools import islice
 
@@ -10,6 +9,7 @@ from redis.exceptions import ResponseError
 
 from starling.brokers.redis.calls import Execute, Script
 from starling.brokers.redis.refusal import refused
+from starling.clocks import wall_milliseconds
 from starling.engine.revocation import Revocation, StoredRevocations
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.broker")
@@ -34,7 +34,7 @@ class RedisRevocations:
         version = 0
         left = iter(revocations)
         while portion := list(islice(left, _PORTION)):
-            arguments: list[bytes | str | int] = [int(time.time() * 1000)]
+            arguments: list[bytes | str | int] = [wall_milliseconds()]
             for revocation in portion:
                 content = msgspec.json.encode(revocation)
                 arguments += [_name(revocation), content, int(revocation.expires_at * 1000)]

@@ -32,7 +32,7 @@ _CLUSTER = {
 }
 
 
-def rule(prefix: str, *, cluster: bool = False) -> str:
+def acl_rule(prefix: str, *, cluster: bool = False) -> str:
     """The rule that gives a user all that is needed, for `ACL SETUSER` behind the user's name and password."""
     commands = " ".join(f"+{name}" for name in _rights(cluster))
     return f"resetkeys ~{prefix}:* resetchannels &{prefix}:* -@all {commands}"
