@@ -8,7 +8,6 @@ from pydantic import SecretStr
 
 from starling.auth.jws import MAX_TOKEN_BYTES
 from starling.brokers.broadcast import MAX_EVENTS
-from starling.client.commands.history import ANSWER_BYTES
 from starling.client.commands.presence import MEMBERS
 from starling.client.node_commands import CHANNELS_LIMIT
 from starling.engine.append_store import PRODUCERS_LIMIT
@@ -16,6 +15,7 @@ from starling.engine.capture import CAPTURE_SECONDS, CAPTURES_LIMIT, FRAMES_WAIT
 from starling.engine.channels import NAME_LENGTH, ChannelOptions
 from starling.engine.frame_tap import EVENTS_WAITING
 from starling.engine.history import SCAN_LIMIT
+from starling.engine.stream_contract import ANSWER_BYTES
 from starling.protocol.codec import COMMANDS_PER_FRAME
 from starling.protocol.options import SessionLimits
 from starling.protocol.portable_json import NESTING_LIMIT, NUMBER_LIMIT

@@ -25,7 +25,7 @@ from starling.engine.channels import Channels
 from starling.engine.engine import Engine, build_engine
 from starling.engine.hooks import Hooks
 from starling.engine.lifecycle import Lifecycle
-from starling.engine.occupancy import Occupancy
+from starling.engine.occupancy import OccupancyStore
 from starling.engine.options import EngineOptions
 from starling.engine.top_channels import TopChannels
 from starling.engine.upgrade import UpgradeEndpoint
@@ -271,7 +271,7 @@ def build_hooks(settings: Settings, inner: Hooks, channels: Channels, metrics: M
     return ProxyHooks(ProxyOptions.of(settings), inner, channels, metrics)
 
 
-def build_lifecycle(settings: Settings, occupancy: Occupancy | None, metrics: Metrics) -> Lifecycle | None:
+def build_lifecycle(settings: Settings, occupancy: OccupancyStore | None, metrics: Metrics) -> Lifecycle | None:
     """Build the webhooks, if a backend is to get them. Raises SettingsError."""
     if settings.webhook_url is None:
         return None

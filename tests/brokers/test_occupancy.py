@@ -11,7 +11,7 @@ import redis.asyncio
 from starling.brokers.memory.occupancy import MemoryOccupancy
 from starling.brokers.open import open_broker
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.occupancy import Occupancy, OccupancyChange, OccupiedChannels
+from starling.engine.occupancy import OccupancyChange, OccupancyStore, OccupiedChannels
 from tests.brokers.party import Party
 from tests.support.redis_cluster import RedisCluster
 from tests.support.services import RedisServer
@@ -26,7 +26,7 @@ MAKE_OLDER = (
 class Place(Protocol):
     """A store, and a way to let time pass for what it holds."""
 
-    store: Occupancy
+    store: OccupancyStore
 
     async def make_older(self, seconds: float) -> None: ...
 
@@ -36,7 +36,7 @@ class MemoryPlace:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.store: Occupancy = MemoryOccupancy(TTL, lambda: self.now)
+        self.store: OccupancyStore = MemoryOccupancy(TTL, lambda: self.now)
 
     async def make_older(self, seconds: float) -> None:
         self.now += seconds
@@ -45,7 +45,7 @@ class MemoryPlace:
 class RedisPlace:
     """Moves the deadlines back, because the clock that counts is the server's."""
 
-    def __init__(self, store: Occupancy, client: "redis.asyncio.Redis") -> None:
+    def __init__(self, store: OccupancyStore, client: "redis.asyncio.Redis") -> None:
         self.store = store
         self.client = client
 

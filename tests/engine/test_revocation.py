@@ -335,7 +335,7 @@ async def test_a_connection_that_cannot_be_ended_saves_no_other_and_stops_no_lat
         member.revocations.stats.take_delays()
 
     assert [client.ended for client in sound] == [2] * 5
-    assert member.revocations.stats.ordered == {"token": 2, "session": 0, "user": 0}
+    assert member.revocations.stats.commands == {"token": 2, "session": 0, "user": 0}
     await member.stop()
 
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from starling.brokers.memory.broker import MemoryBroker
 from starling.engine.channels import parse_channels
-from starling.engine.engine import Backend, Engine, build_engine
+from starling.engine.engine import BrokerWithStores, Engine, build_engine
 from starling.engine.options import EngineOptions
 from starling.telemetry.metrics import Metrics
 from tests.support.waiting import until
@@ -18,7 +18,7 @@ def memory_engine(
     channels: Mapping[str, Any] | None = None,
     options: EngineOptions | None = None,
     *,
-    broker: Backend | None = None,
+    broker: BrokerWithStores | None = None,
     **parts: Any,
 ) -> Engine:
     """An engine that is not started yet; `channels` None allows everything, as developer mode does."""

@@ -25,7 +25,7 @@ from starling.engine.broker import (
     StreamPosition,
 )
 from starling.engine.history import HistoryStore
-from starling.engine.occupancy import Occupancy
+from starling.engine.occupancy import OccupancyStore
 from starling.engine.presence import PresenceStore
 from starling.engine.revocation import RevocationStore
 from starling.engine.small_stores import DrainRateStore, TicketStore
@@ -156,7 +156,7 @@ class BroadcastBroker:
     presence: PresenceStore | None = None
     revocations: RevocationStore | None = None
     tickets: TicketStore | None = None
-    occupancy: Occupancy | None = None
+    occupancy: OccupancyStore | None = None
     drain_rate: DrainRateStore | None = None
 
     def __init__(self, backend: LinkBackend) -> None:

@@ -17,7 +17,7 @@ from starling.engine.engine import Engine
 from starling.engine.hook_request import Request
 from starling.engine.receiver import TokenFacts
 from starling.engine.stream_chunks import bytes_of
-from starling.engine.transport import WRITE_ERROR
+from starling.engine.transport import VANISHED, WRITE_ERROR
 from starling.engine.view import ViewEncoder
 from starling.protocol import codes
 from starling.protocol.codec import Codec
@@ -31,9 +31,6 @@ from starling.protocol.options import SessionLimits
 from starling.protocol.session import Session
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
-
-# RFC 6455 section 7.1.5: the code of a connection that ended without one.
-VANISHED = 1006
 
 
 class ClientEncoder(ViewEncoder, Protocol):

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from starling.client.commands.history import ANSWER_BYTES
 from starling.client.one_way import StreamedPushes
+from starling.engine.stream_contract import ANSWER_BYTES
 from starling.engine.transport import Transport
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused

@@ -37,11 +37,10 @@ class HeldTransport:
         """Hold frames back."""
         self.send_batch(batch)
 
-    def release(self) -> Transport:
-        """Send what was held, and give the transport back."""
+    def release(self) -> None:
+        """Send what was held; from now on the transport is used without this one."""
         for frame in self._held:
             self._transport.send_frame(frame)
-        return self._transport
 
     def ping(self) -> None:
         """As the transport does."""

@@ -151,8 +151,7 @@ class StreamedConnection(OneWayConnection):
         """End the response; its last message says why."""
         self.engine.hub.flush(self)
         if code != NO_CLOSE_FRAME and self.close_code is None and self._pending.accepted:
-            reconnect = Disconnect(code, reason).reconnect if code in codes.DISCONNECT_CODES else True
-            goodbye = self.encode_push(Push(disconnect=DisconnectPush(code, reason, reconnect)))
+            goodbye = self.encode_push(Push(disconnect=DisconnectPush(code, reason, codes.reconnects(code))))
             self.transport.send_frame(StreamFrame(goodbye))
         self.transport.close(code, reason)
 

@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from starling.engine.transport import Transport
+from starling.engine.transport import VANISHED, Transport
 from starling.protocol.codes import DISCONNECT_CODES, DISCONNECT_CONNECTION_CLOSED, Disconnect, Error
 from starling.protocol.messages import Batch, Frame
 
-# An accepted client whose socket is not there after so long has left. Seconds.
+# An accepted client whose socket is not there after this time has left. Seconds.
 OPEN_SECONDS = 10.0
-_VANISHED = 1006
 
 
 class Answer(Protocol):
@@ -48,7 +47,7 @@ class PendingTransport:
         answer.accept()
         if self.socket is None:
             # A client that left meanwhile gets none.
-            self._timer = asyncio.get_running_loop().call_later(OPEN_SECONDS, self._on_close, _VANISHED, "")
+            self._timer = asyncio.get_running_loop().call_later(OPEN_SECONDS, self._on_close, VANISHED, "")
 
     def refuse(self, reason: Error | Disconnect) -> bool:
         """Answer with a status; False where the response has begun."""

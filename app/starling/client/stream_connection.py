@@ -14,6 +14,7 @@ from starling.client.emulation import EmulatedSessions, Forwarding
 from starling.engine.transport import NO_CLOSE_FRAME, Transport
 from starling.protocol.codec_json import JSON, JsonPushes
 from starling.protocol.codec_protobuf import PROTOBUF, ProtobufPushes
+from starling.protocol.codes import reconnects
 from starling.protocol.command_sequence import CommandSequence
 from starling.protocol.commands import Command
 from starling.protocol.event_stream import event
@@ -76,7 +77,7 @@ class EmulatedConnection(ClientConnection):
         """End the stream; a push says why, because there is no close frame."""
         self.engine.hub.flush(self)
         if code != NO_CLOSE_FRAME:
-            push = Push(disconnect=DisconnectPush(code, reason, _reconnects(code)))
+            push = Push(disconnect=DisconnectPush(code, reason, reconnects(code)))
             self.transport.send_frame(self.encoder.encode_push(push))
         self._reason = self._reason or reason
         self.transport.close(code, reason)
@@ -205,8 +206,3 @@ class SseConnection(EmulatedConnection):
     kind = "sse"
     codec = JSON
     encoder = JsonEvents()
-
-
-def _reconnects(code: int) -> bool:
-    """Whether the client connects again by itself."""
-    return code < 3000 or code % 1000 < 500

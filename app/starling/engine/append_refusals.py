@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from starling.engine.append_store import AppendOutcome, Change, StreamStatus
+from starling.engine.append_store import PRODUCERS_LIMIT, AppendOutcome, Change, StreamStatus
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
 
@@ -60,7 +60,7 @@ _WORDS: dict[AppendOutcome, Callable[[Change], tuple[int, str]]] = {
     ),
     AppendOutcome.MANY_PRODUCERS: lambda _: (
         codes.ERROR_LIMIT_EXCEEDED.code,
-        "limit exceeded: producer: the stream knows 100 producers, and no more are taken",
+        f"limit exceeded: producer: the stream knows {PRODUCERS_LIMIT} producers, and no more are taken",
     ),
     AppendOutcome.STALE_MARK: lambda _: (
         codes.ERROR_BAD_REQUEST.code,

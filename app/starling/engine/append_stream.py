@@ -1,4 +1,4 @@
-"""An append-only stream in this process: subscribers get all of it, joined, before they are live."""
+"""An append-only stream as this process follows it: subscribers get all of it, joined, before they are live."""
 
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar

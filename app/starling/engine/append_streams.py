@@ -1,4 +1,4 @@
-"""Append-only streams for who writes them: opening, appending, closing, and producers that fall silent."""
+"""Append-only streams as this worker changes them: opening, appending, closing, and producers that fall silent."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -40,7 +40,7 @@ SWEEP_AT_ONCE = 200
 # How often open streams are counted, in seconds, and how many of them at most.
 COUNT_SECONDS = 15.0
 COUNTED_LIMIT = 10_000
-# A stream without a producer that could be silent is looked at so rarely.
+# Seconds between two looks at a stream without a producer that could be silent.
 UNWATCHED_SECONDS = 600.0
 
 
@@ -74,7 +74,7 @@ class AppendStreams:
         """By namespace."""
 
     def kind_of(self, options: ChannelOptions, wanted: StreamKind | None) -> StreamKind:
-        """The kind of a stream to open. Raises CommandRefused for one that the namespace has not."""
+        """The kind of a stream to open. Raises CommandRefused for one that the namespace does not hold."""
         given = options.stream
         if given is None:
             raise _not_available("the channel is no append-only stream: set stream in its namespace's options")

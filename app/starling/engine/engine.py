@@ -38,7 +38,7 @@ from starling.telemetry.tracing import NoTracer, Tracer
 POSITION_CHECK_SECONDS = 25.0
 
 
-class Backend(Broker, Protocol):
+class BrokerWithStores(Broker, Protocol):
     """A broker with the stores that it keeps; None for a store that it does not have."""
 
     @property
@@ -69,7 +69,7 @@ class EngineLife:
 
     def __init__(
         self,
-        broker: Backend,
+        broker: BrokerWithStores,
         events: EventRouter,
         link_watch: LinkWatch,
         garbage: GarbageStats,
@@ -143,12 +143,12 @@ class Engine:
         await self._life.start(self)
 
     async def stop(self) -> None:
-        """Finish what connections have begun, give the broker back and flush the metrics a last time."""
+        """Finish what connections have begun, stop the broker and flush the metrics a last time."""
         await self._life.stop(self)
 
 
 def build_engine(
-    broker: Backend,
+    broker: BrokerWithStores,
     channels: Channels,
     metrics: Metrics,
     options: EngineOptions | None = None,
@@ -214,7 +214,7 @@ def build_engine(
         broker.report,
         lambda _: _count_overflow(broker, hub.traffic),
         hub.report,
-        readiness.report_metrics,
+        readiness.report,
         admission.report,
         presence.report,
         partial(subscriptions.report, namespaces),
@@ -249,7 +249,7 @@ def build_engine(
     )
 
 
-def _count_overflow(broker: Backend, traffic: ChannelMeter) -> None:
+def _count_overflow(broker: BrokerWithStores, traffic: ChannelMeter) -> None:
     for channel, messages in broker.take_overflowed().items():
         traffic.count_dropped(channel, messages)
 

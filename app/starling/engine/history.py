@@ -97,7 +97,6 @@ class _Scan:
     def __init__(self, request: HistoryRequest, limit: int | None, max_bytes: int, matches: Matches | None) -> None:
         since = request.since
         self.found: list[Publication] = []
-        """What was found, with what codecs made of it before where the store remembers that."""
         self._pieces: list[dict[str, Any]] | None = None
         self.after = since.offset if since is not None and not request.reverse else 0
         self.before = since.offset if since is not None and request.reverse else None

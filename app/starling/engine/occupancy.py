@@ -43,7 +43,7 @@ class OccupancyChange:
     more: bool = False
 
 
-class Occupancy(Protocol):
+class OccupancyStore(Protocol):
     """Keeps which holder has subscribers in which channels; a holder is one process, for as long as it is not lost.
 
     A holder that does not call for two thirds of `ttl` seconds is gone: what it held is given up, and the next call of
@@ -81,7 +81,7 @@ class OccupiedChannels:
 
     def __init__(
         self,
-        store: Occupancy,
+        store: OccupancyStore,
         *,
         on_occupied: Callable[[str, int, str], None],
         on_vacated: Callable[[str, int, str], None],

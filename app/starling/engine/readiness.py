@@ -67,11 +67,11 @@ class Readiness:
             self.broker = state
             self._changed()
 
-    def report_metrics(self, metrics: MetricSink) -> None:
+    def report(self, metrics: MetricSink) -> None:
         """Set the metrics of readiness and drain."""
         metrics.set("starling_worker_ready", int(self.ready))
         metrics.set("starling_worker_draining", int(self.draining))
 
-    def report(self) -> dict[str, object]:
-        """The probes' body: `ready`, the sorted `reasons`, and `broker`."""
+    def describe(self) -> dict[str, object]:
+        """The body of probes: `ready`, the sorted `reasons`, and `broker`."""
         return {"ready": self.ready, "reasons": sorted(reason.value for reason in self.reasons), "broker": self.broker}

@@ -82,12 +82,14 @@ class UnstoredRevocationsCommand(NodeCommand):
 
 
 class RevocationStats:
-    """What telemetry reads: the seconds from command to effect since they were last taken, and ended connections."""
+    """What telemetry reads: commands by kind, the seconds from command to effect since they were last taken, and ended
+    connections.
+    """
 
     def __init__(self) -> None:
         self.delays: list[float] = []
         self.ended = 0
-        self.ordered: Counter[str] = Counter(token=0, session=0, user=0)
+        self.commands: Counter[str] = Counter(token=0, session=0, user=0)
 
     def take_delays(self) -> list[float]:
         """The seconds since they were last taken."""
@@ -96,7 +98,7 @@ class RevocationStats:
 
 
 class RevocationSet:
-    """What is refused, looked up in no time."""
+    """What is refused, by the kind and the id of each revocation."""
 
     def __init__(self) -> None:
         self._by_key: dict[tuple[str, str, str], Revocation] = {}
@@ -208,7 +210,7 @@ class Revocations:
         """Set the metrics of revocations."""
         metrics.set("starling_revocations_in_force", len(self))
         metrics.set("starling_revocations_unstored", self.unstored)
-        for kind, total in self.stats.ordered.items():
+        for kind, total in self.stats.commands.items():
             metrics.count("starling_revocations_total", total, kind)
         metrics.count("starling_revoked_connections_total", self.stats.ended)
         for delay in self.stats.take_delays():
@@ -332,7 +334,7 @@ class Revocations:
         await self._send_all(offered, version)
 
     def _carry_out(self, command: RevokeCommand) -> None:
-        self.stats.ordered[command.revocation.kind] += 1
+        self.stats.commands[command.revocation.kind] += 1
         known = not self._refused.add(command.revocation)
         if not command.version:
             self._unstored.add(command.revocation)
@@ -380,7 +382,7 @@ class Revocations:
             await asyncio.sleep(0)
 
     def _follow_up(self, token: TokenFacts, refused: RevocationSet) -> None:
-        """Refuse the very token of a session that was revoked: it need not name the session, only we knew of it."""
+        """Refuse the very token of a session that was revoked: the token itself need not name that session."""
         session = refused.session(token.session)
         if session is not None and token.token_id and not self.refuses(TokenFacts("", token.token_id)):
             revocation = Revocation("token", token.token_id, session.expires_at)

@@ -7,6 +7,9 @@ from typing import Protocol, TypeVar
 from starling.engine.broker import StreamEntry
 from starling.engine.follower import Joined
 
+# Data in one answer to a client, beyond the first publication: it must fit into what may wait for a client.
+ANSWER_BYTES = 768 * 1024
+
 
 class Joining(Hashable, Protocol):
     """What a stream needs of a subscriber."""
@@ -71,4 +74,4 @@ class StreamOptions:
     history_size: int
     history_meta_ttl: float
     recovery_limit: int
-    recovery_bytes: int = 768 * 1024
+    recovery_bytes: int = ANSWER_BYTES

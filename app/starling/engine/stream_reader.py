@@ -1,4 +1,4 @@
-"""Readers of append-only streams in this process that are no clients: HTTP responses, and who waits for the end."""
+"""Readers of append-only streams in this process that are no clients: HTTP responses, and requests that wait."""
 
 import asyncio
 import time

@@ -9,6 +9,8 @@ EXTENSION = "starling.websocket"
 WRITE_ERROR = "write error"
 # RFC 6455 section 7.4.1: this code is never sent, so to close with it is to end without a close frame.
 NO_CLOSE_FRAME = 1006
+# RFC 6455 section 7.1.5: the code of a connection that ended without one.
+VANISHED = NO_CLOSE_FRAME
 
 
 class Transport(Protocol):
@@ -66,7 +68,7 @@ class Handler(Protocol):
         """This process stops: close with the code of the endpoint (1012, or 3001 on the client endpoint)."""
 
     def on_close(self, code: int, reason: str) -> None:
-        """The connection has ended; called exactly once. 1005: the peer gave no code, 1006: it vanished.
+        """The connection has ended; called exactly once. 1005: the peer gave no code, VANISHED: it sent no close frame.
 
-        With 1006 the reason is WRITE_ERROR where that showed when it was written to.
+        With VANISHED the reason is WRITE_ERROR where that showed when it was written to.
         """

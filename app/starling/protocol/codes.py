@@ -47,6 +47,11 @@ class Unsubscribe(Struct, frozen=True):
         return self.code >= 2500
 
 
+def reconnects(code: int) -> bool:
+    """Whether the SDK connects again by itself after this code of a disconnect, or of a WebSocket (under 3000)."""
+    return code not in DISCONNECT_CODES or code % 1000 < 500
+
+
 class Disconnect(Struct, frozen=True):
     """Why the connection ends; it travels in the WebSocket close frame.
 
@@ -65,7 +70,7 @@ class Disconnect(Struct, frozen=True):
     @property
     def reconnect(self) -> bool:
         """Whether the SDK connects again by itself."""
-        return self.code % 1000 < 500
+        return reconnects(self.code)
 
 
 class Refused(Exception):

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from starling.engine.transport import WRITE_ERROR, Handler
+from starling.engine.transport import VANISHED, WRITE_ERROR, Handler
 from starling.protocol.messages import Batch, Frame
 from starling.server.options import ServerOptions
 from starling.server.read_turns import ReadTurns
@@ -350,7 +350,7 @@ class ClientSocket(asyncio.Protocol, ABC):
         else:
             # The kernel reports bytes that it could not deliver in time as a timeout.
             failed = self._write_failed or isinstance(exc, BrokenPipeError | TimeoutError)
-            self._notify_close(1006, WRITE_ERROR if failed else "")
+            self._notify_close(VANISHED, WRITE_ERROR if failed else "")
 
     def _notify_close(self, code: int, reason: str) -> None:
         handler, self._handler = self._handler, None

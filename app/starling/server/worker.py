@@ -215,7 +215,7 @@ def publish_status(readiness: Readiness, slot: Slot) -> None:
     """Write what `readiness` reports to the worker's slot, now and at each change of it."""
 
     def publish() -> None:
-        report = {"pid": os.getpid(), "started": readiness.started, **readiness.report()}
+        report = {"pid": os.getpid(), "started": readiness.started, **readiness.describe()}
         slot.write_report(msgspec.json.encode(report))
 
     readiness.observe(publish)

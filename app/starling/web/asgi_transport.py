@@ -4,10 +4,8 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 
-from starling.engine.transport import Handler
+from starling.engine.transport import VANISHED, Handler
 from starling.protocol.messages import Batch, Frame
-
-_VANISHED = 1006
 
 
 class AsgiTransport(ABC):
@@ -97,7 +95,7 @@ class AsgiTransport(ABC):
         finally:
             for task in tasks:
                 task.cancel()
-            self._closing = self._closing or (_VANISHED, "")
+            self._closing = self._closing or (VANISHED, "")
             self._handler.on_close(*self._closing)
         await asyncio.wait(tasks)
 

@@ -143,7 +143,7 @@ class Console:
         )
         if isinstance(nodes, Error):
             raise CommandRefused(nodes)
-        broker = self._engine.readiness.report()
+        broker = self._engine.readiness.describe()
         return {
             "now": time.time(),
             "nodes": nodes,

@@ -30,4 +30,4 @@ def build_router(readiness: Readiness) -> APIRouter:
 
 def _answer(readiness: Readiness, *, good: bool) -> JSONResponse:
     code = status.HTTP_200_OK if good else status.HTTP_503_SERVICE_UNAVAILABLE
-    return JSONResponse(readiness.report(), code)
+    return JSONResponse(readiness.describe(), code)

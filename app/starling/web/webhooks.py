@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from starling.clocks import wall_milliseconds
 from starling.engine.allowances import payer_of
-from starling.engine.occupancy import Occupancy, OccupiedChannels
+from starling.engine.occupancy import OccupancyStore, OccupiedChannels
 from starling.telemetry.metrics import Metrics
 from starling.web.options import WebhookOptions
 from starling.web.webhook_queue import WebhookEvent, WebhookQueue
@@ -26,7 +26,7 @@ _GATHER_SECONDS = 0.1
 _STOP_SECONDS = 3.0
 
 
-def build_webhooks(options: WebhookOptions, occupancy: Occupancy | None, metrics: Metrics) -> "Webhooks":
+def build_webhooks(options: WebhookOptions, occupancy: OccupancyStore | None, metrics: Metrics) -> "Webhooks":
     """Build the webhooks that `webhook_url` gets. Raises SettingsError for a secret that cannot be read."""
     url = options.webhook_url.get_secret_value() if options.webhook_url is not None else ""
     receiver = WebhookTarget(url, options.webhook_key, options.webhook_timeout_seconds)
@@ -40,7 +40,7 @@ class Webhooks:
         self,
         receiver: WebhookTarget,
         events: Collection[str],
-        occupancy: Occupancy | None,
+        occupancy: OccupancyStore | None,
         metrics: Metrics,
         *,
         queue_events: int = QUEUE_EVENTS,

@@ -18,7 +18,10 @@ class _Holder:
 
 
 class MemoryOccupancy:
-    """Implements starling.engine.occupancy.Occupancy. `ttl` and `clock` are in seconds; the clock never goes back."""
+    """Implements starling.engine.occupancy.OccupancyStore.
+
+    `ttl` and `clock` are in seconds; the clock never goes back.
+    """
 
     def __init__(self, ttl: float = DEFAULT_TTL, clock: Callable[[], float] = steady_clock) -> None:
         self.ttl = ttl

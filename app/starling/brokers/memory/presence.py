@@ -17,7 +17,7 @@ class _Members:
 
 
 class MemoryPresence:
-    """Implements starling.engine.presence.Presence. `ttl` and `clock` are in seconds; the clock never goes back.
+    """Implements starling.engine.presence.PresenceStore. `ttl` and `clock` are in seconds; the clock never goes back.
 
     `check` raises BrokerUnavailable while nothing may be read or changed.
     """

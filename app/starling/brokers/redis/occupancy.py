@@ -12,7 +12,7 @@ _KEEP_MILLISECONDS = 24 * 3600 * 1000
 
 
 class RedisOccupancy:
-    """Implements starling.engine.occupancy.Occupancy."""
+    """Implements starling.engine.occupancy.OccupancyStore."""
 
     def __init__(self, execute: Execute, prefix: str, ttl: float = DEFAULT_TTL) -> None:
         """`ttl` in seconds."""

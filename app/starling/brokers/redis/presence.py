@@ -62,7 +62,7 @@ class _KnownMembers:
 
 
 class RedisPresence:
-    """Implements starling.engine.presence.Presence."""
+    """Implements starling.engine.presence.PresenceStore."""
 
     def __init__(self, writing: Execute, reading: Execute, names: RedisNames, ttl: float = DEFAULT_TTL) -> None:
         """`ttl` in seconds. Reads are great and go their own way, so that publications do not wait behind them."""

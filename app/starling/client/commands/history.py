@@ -15,6 +15,7 @@ from starling.engine.broker import StreamRead
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.history import HistoryReader
 from starling.engine.rights import Verb
+from starling.engine.stream_contract import ANSWER_BYTES
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.commands import HistoryRequest
@@ -23,9 +24,6 @@ from starling.protocol.messages import HistoryResult
 from starling.protocol.shared_values import SharedPublications
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
-
-# Data of the publications in one answer, beyond the first: it must fit into what may wait for a client.
-ANSWER_BYTES = 768 * 1024
 
 
 class HistoryHandler(CommandHandler[History, ChannelOptions]):

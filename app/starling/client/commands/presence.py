@@ -10,14 +10,14 @@ from starling.client.commands.rights import channel_options, require
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.presence_tracker import PresenceTracker
 from starling.engine.rights import Verb
+from starling.engine.stream_contract import ANSWER_BYTES
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
 from starling.protocol.decisions import Decision, Presence, PresenceStats
 from starling.protocol.messages import PresenceResult, PresenceStatsResult
 
-# Members in one answer, and their bytes: it must fit into what may wait for a client. Beyond, presence_stats is left.
+# Members in one answer, of ANSWER_BYTES at most. Beyond, presence_stats is left.
 MEMBERS = 5_000
-ANSWER_BYTES = 768 * 1024
 
 PresenceQuery = TypeVar("PresenceQuery", Presence, PresenceStats)
 
@@ -27,12 +27,12 @@ class _PresenceQueryHandler(CommandHandler[PresenceQuery, ChannelOptions]):
 
     def __init__(self, channels: Channels, presence: PresenceTracker) -> None:
         self._channels = channels
-        self.presence = presence
+        self._presence = presence
 
     def prepare(self, client: ClientConnection, action: PresenceQuery) -> ChannelOptions:
         """The right to see who is in the channel, where presence is kept."""
         options = channel_options(client, action, self._channels)
-        if not self.presence.keeps(options):
+        if not self._presence.keeps(options):
             raise CommandRefused(codes.ERROR_NOT_AVAILABLE)
         require(client, Verb.PRESENCE, action, options, self._channels)
         return options
@@ -48,7 +48,7 @@ class PresenceHandler(_PresenceQueryHandler[Presence]):
         """Read the members."""
         async with client.reading:
             try:
-                members = await self.presence.members(action.channel, prepared, MEMBERS, ANSWER_BYTES)
+                members = await self._presence.members(action.channel, prepared, MEMBERS, ANSWER_BYTES)
             except CommandRefused:
                 # Too many to be sent are looked at all the same.
                 client.session.charge(ANSWER_BYTES, time.monotonic())
@@ -67,7 +67,7 @@ class PresenceStatsHandler(_PresenceQueryHandler[PresenceStats]):
 
     async def run(self, client: ClientConnection, action: PresenceStats, prepared: ChannelOptions) -> list[Decision]:
         """Count the members."""
-        stats = await self.presence.count(action.channel, prepared)
+        stats = await self._presence.count(action.channel, prepared)
         client.memberships.note_read(action.channel)
         result = PresenceStatsResult(stats.num_clients, stats.num_users)
         return client.session.answered(action, result, time.monotonic())
