@@ -44,7 +44,7 @@ from starling.variables import variable
 from starling.web.api import Api
 from starling.web.api_methods import ApiMethods
 from starling.web.build import Web, WebOptions, build_asgi, build_web
-from starling.web.connection import ClientEndpoint
+from starling.web.client_endpoint import ClientEndpoint
 from starling.web.console import HIDDEN, Console, ShownSetting, shown_value
 from starling.web.dependencies import WebContext
 from starling.web.durable_streams import DurableStreams

@@ -4,6 +4,7 @@ import pytest
 from pydantic import SecretStr
 
 from starling.options import SettingsError
+from starling.server.console import requests
 from starling.server.console.options import ConsoleOptions
 from starling.server.console.sessions import (
     ATTEMPT_SECONDS,
@@ -13,6 +14,7 @@ from starling.server.console.sessions import (
     Sessions,
     TooManyAttempts,
 )
+from starling.web import api_errors
 
 PASSWORD = "a password of operators"
 READ_PASSWORD = "a password of readers"
@@ -110,3 +112,9 @@ def test_options_that_do_not_fit_are_named(options: dict[str, str], field: str) 
 )
 def test_the_console_is_off_until_somebody_may_use_it(options: dict[str, object], on: bool) -> None:
     assert ConsoleOptions.model_validate(options).serves_console is on
+
+
+def test_readers_of_the_console_may_call_each_method_of_the_server_api_that_changes_nothing() -> None:
+    own = {"overview", "settings", "channel_options", "verify_token"}
+
+    assert api_errors.READS | own == requests.READS

@@ -63,7 +63,7 @@ class Worker:
     seconds: float
     begin: float = 0.0
     gone: list[float] = field(default_factory=list)
-    grants: Counter[DrainReason] = field(default_factory=Counter)
+    reasons: Counter[DrainReason] = field(default_factory=Counter)
 
     async def drain(self, store: DrainRateStore | None, per_second: float) -> None:
         clock = asyncio.get_running_loop().time
@@ -73,7 +73,7 @@ class Worker:
             going = await drain_rate(self.clients - len(self.gone))
             assert 1 <= going <= self.clients - len(self.gone)
             self.gone += [clock()] * going
-            self.grants[drain_rate.grant] += going
+            self.reasons[drain_rate.reason] += going
         drain_rate.close()
 
 
@@ -107,7 +107,7 @@ def test_turns_that_come_too_late_are_not_waited_for_and_the_rest_is_spread_even
     assert plan_turns(10, 100, turn=14.6, per_second=20.0, start=5.0, end=105.0) == DrainBatch(
         10, 5.0, 15.0, DrainReason.DEADLINE
     )
-    assert plan_turns(10, 100, turn=14.5, per_second=20.0, start=5.0, end=105.0).grant is DrainReason.SHARED
+    assert plan_turns(10, 100, turn=14.5, per_second=20.0, start=5.0, end=105.0).reason is DrainReason.SHARED
 
 
 def test_turns_that_have_passed_are_used_from_now_on() -> None:
@@ -144,7 +144,7 @@ def test_without_a_shared_rate_clients_go_evenly_over_the_whole_time() -> None:
     worker = Worker(5000, 10.0)
     drain(0.0, worker)
 
-    assert worker.grants == {DrainReason.LOCAL: 5000}
+    assert worker.reasons == {DrainReason.LOCAL: 5000}
     assert 9.9 < worker.gone[-1] <= 10.0
     assert most_in_a_second(worker) <= 505
 
@@ -160,14 +160,14 @@ def test_no_time_disconnects_all_at_once() -> None:
     drain(0.0, alone)
     drain(10.0, sharing)
     assert alone.gone == sharing.gone == [0.0] * 1000
-    assert (alone.grants, sharing.grants) == ({DrainReason.LOCAL: 1000}, {DrainReason.DEADLINE: 1000})
+    assert (alone.reasons, sharing.reasons) == ({DrainReason.LOCAL: 1000}, {DrainReason.DEADLINE: 1000})
 
 
 def test_one_worker_keeps_to_the_rate_without_waiting_for_answers() -> None:
     worker = Worker(1000, 60.0)
     store = drain(100.0, worker)
 
-    assert worker.grants == {DrainReason.SHARED: 1000}
+    assert worker.reasons == {DrainReason.SHARED: 1000}
     assert len(store.asked) == 1000 / TURNS_AT_ONCE
     assert 9.8 < worker.gone[-1] < 10.1
 
@@ -187,7 +187,7 @@ def test_four_workers_share_one_rate() -> None:
     workers = [Worker(500, 40.0) for _ in range(4)]
     drain(100.0, *workers)
 
-    assert {grant for worker in workers for grant in worker.grants} == {DrainReason.SHARED}
+    assert {reason for worker in workers for reason in worker.reasons} == {DrainReason.SHARED}
     assert most_in_a_second(*workers) <= 120
     assert 19.0 < max(worker.gone[-1] for worker in workers) < 21.0
 
@@ -197,8 +197,8 @@ def test_who_has_more_to_do_goes_faster_and_the_others_give_way() -> None:
     drain(100.0, large, small)
 
     assert most_in_a_second(large, small) <= 120
-    assert large.grants[DrainReason.DEADLINE] > 600, "half of the rate is too little for it"
-    assert small.grants[DrainReason.SHARED] > 300
+    assert large.reasons[DrainReason.DEADLINE] > 600, "half of the rate is too little for it"
+    assert small.reasons[DrainReason.SHARED] > 300
     assert 19.0 < large.gone[-1] <= 20.0
     assert 19.0 < small.gone[-1] <= 20.0
 
@@ -209,7 +209,7 @@ def test_the_deadline_wins_and_the_excess_is_spread_evenly() -> None:
 
     assert max(worker.gone[-1] for worker in workers) <= 10.0
     assert most_in_a_second(*workers) <= 400 * 1.2
-    assert all(worker.grants[DrainReason.DEADLINE] > 900 for worker in workers)
+    assert all(worker.reasons[DrainReason.DEADLINE] > 900 for worker in workers)
 
 
 def test_who_comes_after_others_waits_for_the_turns_they_have_left() -> None:
@@ -252,8 +252,8 @@ def test_a_store_that_refuses_is_not_waited_for_and_asked_again_later() -> None:
     store = drain(100.0, worker, away=(0.0, 5.0))
 
     assert worker.gone[0] < 0.5
-    assert 240 < worker.grants[DrainReason.LOCAL] < 330, "50 a second for five to six seconds, and a batch under way"
-    assert worker.grants[DrainReason.LOCAL] + worker.grants[DrainReason.SHARED] == 1000
+    assert 240 < worker.reasons[DrainReason.LOCAL] < 330, "50 a second for five to six seconds, and a batch under way"
+    assert worker.reasons[DrainReason.LOCAL] + worker.reasons[DrainReason.SHARED] == 1000
     assert len([moment for moment in store.asked if moment < 5.0]) <= 5
     assert worker.gone[-1] < 14.0
 
@@ -263,7 +263,7 @@ def test_a_store_that_does_not_answer_is_waited_for_a_quarter_of_a_second_once()
     drain(100.0, worker, frozen=(0.0, 100.0))
 
     assert worker.gone[0] < 0.6
-    assert worker.grants == {DrainReason.LOCAL: 1000}
+    assert worker.reasons == {DrainReason.LOCAL: 1000}
     gaps = [after - before for before, after in pairwise(worker.gone)]
     assert max(gaps) < 0.1, "each later question is asked beside"
     assert worker.gone[-1] <= 20.0
@@ -275,4 +275,4 @@ def test_a_store_that_goes_away_in_the_middle_changes_the_rate_and_nothing_else(
 
     assert all(len(worker.gone) == 500 for worker in workers)
     assert max(worker.gone[-1] for worker in workers) <= 20.0
-    assert {grant for worker in workers for grant in worker.grants} >= {DrainReason.SHARED, DrainReason.LOCAL}
+    assert {reason for worker in workers for reason in worker.reasons} >= {DrainReason.SHARED, DrainReason.LOCAL}

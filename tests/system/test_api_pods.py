@@ -283,7 +283,7 @@ async def test_an_asker_who_goes_ends_the_trace(pods: tuple[Starling, Starling])
             assert "capture" in json.loads(await anext(answer.aiter_lines()))
 
     await until(lambda: pods[0].lines[-1]["event"] == "capture_ended")
-    assert pods[0].lines[-1]["reason"] == "the asker went"
+    assert pods[0].lines[-1]["reason"] == "the client disconnected"
     assert pods[0].lines[-1]["seconds"] < 10
 
 

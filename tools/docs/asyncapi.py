@@ -11,7 +11,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from starling import __version__
 from starling.protocol.commands import Command
 from starling.protocol.messages import Reply
-from starling.web import connection, emulation, http_stream, one_way, sse, two_way_sse
+from starling.web import client_endpoint, emulation, http_stream, one_way, sse, two_way_sse
 
 SCHEMAS = "#/components/schemas"
 Endpoint = tuple[str, str, str, str | None, str | None]
@@ -20,7 +20,7 @@ Endpoint = tuple[str, str, str, str | None, str | None]
 ENDPOINTS: tuple[Endpoint, ...] = (
     (
         "websocket",
-        connection.PATH,
+        client_endpoint.PATH,
         "The client protocol over WebSocket: frames of one or more lines, in JSON or Protobuf.",
         "command",
         "reply",

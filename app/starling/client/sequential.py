@@ -23,10 +23,12 @@ INBOX_LIMIT = 32
 # The rate of a client's messages is checked after each such part of its burst.
 MESSAGE_STEPS = 100
 
-SLOW = 1013
-SHUTDOWN = 1012
+# Close codes (RFC 6455 section 7.4.1, and the IANA registry for those above 1011).
+UNSUPPORTED_DATA = 1003
 POLICY = 1008
 INTERNAL = 1011
+SHUTDOWN = 1012
+SLOW = 1013
 
 
 class SequentialConnection(Connection):

@@ -40,7 +40,7 @@ class User(str):
         return str.__str__(self)
 
 
-class Asked(Protocol):
+class UserSource(Protocol):
     """What the dependencies need of a Starling."""
 
     settings: Settings
@@ -55,7 +55,7 @@ class Asked(Protocol):
         """Whether a user may do `verb` in a channel."""
 
 
-def find_starling(connection: HTTPConnection) -> Asked:
+def find_starling(connection: HTTPConnection) -> UserSource:
     """The Starling of the application that serves `connection`. Raises RuntimeError with the remedy."""
     application = connection.scope.get("app")
     installed = getattr(getattr(application, "state", None), "starlings", ())
@@ -72,11 +72,11 @@ def find_starling(connection: HTTPConnection) -> Asked:
             "this application has no Starling: call realtime.install(app), or give FastAPI(lifespan=realtime.lifespan)"
             " and app.include_router(realtime.router)"
         )
-    starling: Asked = found
+    starling: UserSource = found
     return starling
 
 
-def _included(application: Any) -> Asked | None:
+def _included(application: Any) -> UserSource | None:
     routers = (getattr(route, "original_router", None) for route in getattr(application, "routes", ()))
     return next((found for router in routers if (found := getattr(router, "starling", None)) is not None), None)
 
@@ -139,7 +139,7 @@ def require(verb: str, channel: str) -> Callable[[HTTPConnection], Awaitable[Use
 
 
 def requirement(
-    find: Callable[[HTTPConnection], Asked], verb: str, channel: str
+    find: Callable[[HTTPConnection], UserSource], verb: str, channel: str
 ) -> Callable[[HTTPConnection], Awaitable[User]]:
     """As `require`, of the Starling that `find` returns."""
     if verb not in set(Verb):
@@ -151,7 +151,7 @@ def requirement(
     return required
 
 
-async def allowed_user(starling: Asked, connection: HTTPConnection, verb: str, channel: str) -> User:
+async def allowed_user(starling: UserSource, connection: HTTPConnection, verb: str, channel: str) -> User:
     """The user of `connection`, who may do `verb` in `channel`. Raises as `require` says."""
     name = _PLACEHOLDER.sub(lambda found: _parameter(connection, found[1], channel), channel)
     user = await starling.user_of(connection) or User("")

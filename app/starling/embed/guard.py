@@ -7,13 +7,13 @@ from fastapi import HTTPException, WebSocket
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from starling.engine.transport import VANISHED
 from starling.telemetry.metric_list import APPLICATION_TRANSPORT
 from starling.telemetry.metrics import TransportStats
 from starling.web.dependencies import WebContext
 from starling.web.unknown_path import REASON as UNKNOWN_PATH
 
 _GUARDED = "starling.guarded"
-_ABNORMAL = 1006
 
 
 class WebSocketGuard:
@@ -67,7 +67,7 @@ class _Counter:
         self.answered = False
         """Whether the application has sent anything."""
         self._open = False
-        self._code = _ABNORMAL
+        self._code = VANISHED
 
     async def receive(self) -> MutableMapping[str, Any]:
         message = await self._receive()

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starling import __version__
 from starling.main import Application, page_facts
 from starling.settings import Settings, SettingsError
-from starling.web import api_docs, chat, connection, echo, health, items, pages, refusals
+from starling.web import api_docs, chat, client_endpoint, echo, health, items, pages, refusals
 from starling.web.build import NO_FASTAPI_TELEMETRY
 from starling.web.cross_origin import CrossOrigin
 from starling.web.dependencies import WebContext
@@ -41,7 +41,7 @@ class OwnRoutes:
     def __init__(self, built: Application, settings: Settings, prefix: str, api_prefix: str) -> None:
         """`prefix` begins all paths, `api_prefix` (with `prefix`) those of the server API."""
         self._built = built
-        self.client_path = prefix + connection.PATH
+        self.client_path = prefix + client_endpoint.PATH
         names = sorted({*built.methods.by_name, "batch", "capture"})
         self._methods = [
             Route(f"{api_prefix}/{name}", _NamedMethod(name, built.api), include_in_schema=False) for name in names
@@ -49,7 +49,7 @@ class OwnRoutes:
         self._sockets = [
             WebSocketRoute(prefix + path, endpoint.route.endpoint) for path, endpoint in built.upgrades.items()
         ]
-        self._client = self._sockets[list(built.upgrades).index(connection.PATH)]
+        self._client = self._sockets[list(built.upgrades).index(client_endpoint.PATH)]
         self._streams = [
             Route(prefix + stream.route.path, _StreamRoute(stream, built.context, prefix), include_in_schema=False)
             for stream in built.streams.values()

@@ -152,7 +152,7 @@ class DrainServer(uvicorn.Server):
                 reported_at = time.monotonic()
                 log.info("drain_progress", left=stats.left, **stats.gone)
             going = await rate(len(waiting))
-            stats.gone[rate.grant] += going
-            log.debug("clients_disconnected", clients=going, reason=rate.grant)
+            stats.gone[rate.reason] += going
+            log.debug("clients_disconnected", clients=going, reason=rate.reason)
             for _ in range(going):
                 waiting.pop().shutdown()

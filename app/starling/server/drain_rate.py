@@ -50,8 +50,8 @@ class DrainStats:
     def report(self, metrics: MetricSink) -> None:
         """Set the metrics of the drain."""
         metrics.set("starling_drain_left", self.left)
-        for grant, total in self.gone.items():
-            metrics.count("starling_drain_closes_total", total, grant)
+        for reason, total in self.gone.items():
+            metrics.count("starling_drain_closes_total", total, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class DrainBatch:
     count: int
     begin: float
     finish: float
-    grant: DrainReason
+    reason: DrainReason
 
 
 def batch_size(left: int, remaining: float, per_second: float) -> int:
@@ -112,13 +112,13 @@ class DrainRate:
         self._asked: asyncio.Task[tuple[int, float] | None] | None = None
         self._away = False
         self._retry_at = 0.0
-        self.grant = DrainReason.LOCAL
+        self.reason = DrainReason.LOCAL
         """The reason of the last batch."""
 
     async def __call__(self, left: int) -> int:
         """Wait until some of the `left` clients are due; returns their number."""
         if self._clock() >= self._end:
-            self.grant = DrainReason.LOCAL if self._store is None else DrainReason.DEADLINE
+            self.reason = DrainReason.LOCAL if self._store is None else DrainReason.DEADLINE
             return left
         if not self._due:
             await self._plan(left)
@@ -146,7 +146,7 @@ class DrainRate:
             count, turn = turns
             batch = plan_turns(count, max(left, count), turn=turn, per_second=self._per_second, start=start, end=end)
         self._planned_until = batch.finish
-        self.grant = batch.grant
+        self.reason = batch.reason
         apart = (batch.finish - batch.begin) / batch.count
         self._due.extend(batch.begin + (index + random.random()) * apart for index in range(batch.count))  # noqa: S311 - spreads load
         self._ask(left - batch.count)

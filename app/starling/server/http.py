@@ -293,7 +293,7 @@ class StarlingHttp(DirectHttp):
 
     def _await_head(self) -> None:
         self._head_bytes = 0
-        self._deadline = self.loop.call_later(self._options.handshake_seconds, self._give_up)
+        self._deadline = self.loop.call_later(self._options.handshake_seconds, self._give_up_head)
 
     def _await_body(self) -> None:
         self._deadline = self.loop.call_later(self._options.body_seconds, self._give_up_body)
@@ -303,7 +303,7 @@ class StarlingHttp(DirectHttp):
             self._deadline.cancel()
             self._deadline = None
 
-    def _give_up(self) -> None:
+    def _give_up_head(self) -> None:
         self._deadline = None
         self._on_refused(RejectReason.HANDSHAKE_TIMEOUT, address=self._address)
         self.transport.abort()

@@ -76,7 +76,7 @@ class InternalServer(ThreadingHTTPServer):
         self.address_family, _, _, _, address = socket.getaddrinfo(
             options.internal_host, options.internal_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        super().__init__(address[:2], Probe)  # type: ignore[arg-type]  # host and port in every family
+        super().__init__(address[:2], InternalRequest)  # type: ignore[arg-type]  # host and port in every family
 
     def server_bind(self) -> None:
         """Bind without looking up the host's name, as HTTPServer would."""
@@ -192,7 +192,7 @@ def _runs(pid: int) -> bool:
     return True
 
 
-class Probe(BaseHTTPRequestHandler):
+class InternalRequest(BaseHTTPRequestHandler):
     """One request on the internal port."""
 
     server: InternalServer

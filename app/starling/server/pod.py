@@ -124,8 +124,8 @@ class Pod(Collector):
             return []
 
 
-def _traffic(figure: str, meaning: str, busiest: list[ChannelTraffic]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"starling_top_channel_{figure}", meaning, labels=["channel"])
+def _traffic(field: str, meaning: str, busiest: list[ChannelTraffic]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"starling_top_channel_{field}", meaning, labels=["channel"])
     for traffic in busiest:
-        family.add_metric([traffic.channel], getattr(traffic, figure))
+        family.add_metric([traffic.channel], getattr(traffic, field))
     return family

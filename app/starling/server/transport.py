@@ -170,8 +170,6 @@ class WebSocketTransport(ClientSocket):
         self._socket.close()
         self.abort_later()
 
-    # What uvicorn's server asks
-
     # Events of the socket
 
     def data_received(self, data: bytes) -> None:

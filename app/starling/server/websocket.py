@@ -13,7 +13,7 @@ from typing import Any, cast
 import structlog
 from uvicorn.protocols.utils import ClientDisconnected
 
-from starling.engine.transport import EXTENSION
+from starling.engine.transport import EXTENSION, VANISHED
 from starling.server.client_socket import Flusher
 from starling.server.compression import Agreement
 from starling.server.handshake import Header, accept_response, refuse_response
@@ -163,7 +163,7 @@ class StarlingWebSocket(asyncio.Protocol):
         if self._phase is not Phase.OVER:
             self._lost = asyncio.Event()
             await self._lost.wait()
-        return {"type": "websocket.disconnect", "code": 1006}
+        return {"type": "websocket.disconnect", "code": VANISHED}
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
         kind = message["type"]

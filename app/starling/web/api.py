@@ -62,7 +62,7 @@ _JSON = (b"content-type", b"application/json")
 _encode = msgspec.json.Encoder().encode
 _decode_batch = msgspec.json.Decoder(BatchFrame).decode
 _decode_envelope = msgspec.json.Decoder(EnvelopeCommand).decode
-_decode_trace = msgspec.json.Decoder(CaptureBody).decode
+_decode_capture = msgspec.json.Decoder(CaptureBody).decode
 
 
 class _BodyError(Exception):
@@ -80,7 +80,7 @@ class Api:
     def __init__(
         self,
         methods: ApiMethods,
-        tracing: CaptureEndpoint,
+        capture: CaptureEndpoint,
         options: ApiOptions,
         metrics: Metrics,
         tracer: Tracer,
@@ -96,7 +96,7 @@ class Api:
         }
         self._known = frozenset({*methods.by_name, "batch", "capture"})
         self._tracer = tracer
-        self._tracing = tracing
+        self._capture = capture
         self.guard = guard
         self.max_body_bytes = options.api_max_body_bytes
         self.version = 0
@@ -287,12 +287,12 @@ class Api:
 
     async def _answer_capture(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            request = read_request(body or b"{}", _decode_trace, CaptureBody)
+            request = read_request(body or b"{}", _decode_capture, CaptureBody)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             await _send(send, *self._bad_request("capture", error))
             return
         address = scope["client"][0] if scope.get("client") else ""
-        refused = await self._tracing.answer(request, address, self.guard.key_number(scope), receive, send)
+        refused = await self._capture.answer(request, address, self.guard.key_number(scope), receive, send)
         self._metrics.answered("capture", refused.code if refused is not None else 0, 0.0)
         if refused is not None:
             away = isinstance(refused, Unavailable)

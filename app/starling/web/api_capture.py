@@ -83,12 +83,12 @@ class CaptureEndpoint:
 
 
 async def _stream(watching: Watching, seconds: float, receive: Receive, send: Send) -> None:
-    async def heed() -> None:
+    async def until_disconnect() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        watching.stop("the asker went")
+        watching.stop("the client disconnected")
 
-    heeding = asyncio.get_running_loop().create_task(heed())
+    waiting = asyncio.get_running_loop().create_task(until_disconnect())
     try:
         async with asyncio.timeout(seconds + _GRACE_SECONDS):
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
@@ -97,9 +97,9 @@ async def _stream(watching: Watching, seconds: float, receive: Receive, send: Se
                     await send({"type": "http.response.body", "body": line, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
     except TimeoutError:
-        watching.stop("the asker does not read")
+        watching.stop("the client does not read")
     finally:
-        heeding.cancel()
+        waiting.cancel()
 
 
 def _refused(error: Error, remedy: str) -> Error:

@@ -260,7 +260,7 @@ class TokenAuthority:
                 return None
             except TokenRefused as refused:
                 raise _refusal(refused, codes.ERROR_PERMISSION_DENIED) from refused
-            return _grant(facts.options, _of(granted, identity, request.channel))
+            return _grant(facts.options, _checked(granted, identity, request.channel))
         decision = may(Subject(identity.user), Verb.SUBSCRIBE, facts)
         if not decision.allowed and decision.rule != Rule.SUBSCRIBE_BY_HOOK:
             raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
@@ -293,7 +293,7 @@ class TokenAuthority:
         Its channels and their filters must be those of the token before: else the client connects again, by 3010, and
         gets the new ones.
         """
-        with _another_chance():
+        with _expired_is_temporary():
             credentials = await self._connection(token)
         if credentials.user != identity.user:
             raise CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
@@ -309,7 +309,7 @@ class TokenAuthority:
 
     async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
         """A new subscription token must be of the same user and channel, or it is refused with 103."""
-        with _another_chance():
+        with _expired_is_temporary():
             granted = await self._subscription(identity, channel, token)
         return _grant(self._channels.options(channel), granted)
 
@@ -324,7 +324,7 @@ class TokenAuthority:
             granted = await self._verifier.subscription(token)
         except TokenRefused as refused:
             raise _refusal(refused, codes.ERROR_PERMISSION_DENIED) from refused
-        return _of(granted, identity, channel)
+        return _checked(granted, identity, channel)
 
 
 def _presented(request: ConnectRequest, handshake: Handshake) -> str:
@@ -342,8 +342,8 @@ def _presented(request: ConnectRequest, handshake: Handshake) -> str:
     return handshake.token if isinstance(handshake, PendingToken) else ""
 
 
-def _of(granted: SubscriptionGrant, identity: Identity, channel: str) -> SubscriptionGrant:
-    """Raise CommandRefused for a valid token of another user, channel or connection."""
+def _checked(granted: SubscriptionGrant, identity: Identity, channel: str) -> SubscriptionGrant:
+    """Return `granted`. Raises CommandRefused for a valid token of another user, channel or connection."""
     other_client = bool(granted.client) and granted.client != identity.client
     if granted.user != identity.user or granted.channel != channel or other_client:
         log.info("token_refused", reason="for_another_client" if other_client else "for_another_user_or_channel")
@@ -352,7 +352,7 @@ def _of(granted: SubscriptionGrant, identity: Identity, channel: str) -> Subscri
 
 
 @contextmanager
-def _another_chance() -> Iterator[None]:
+def _expired_is_temporary() -> Iterator[None]:
     """Answer an expired token as temporary: an SDK then fetches the next one, while it gives up after a final error."""
     try:
         yield

@@ -27,7 +27,7 @@ from starling.web.api_capture import CaptureEndpoint
 from starling.web.api_guard import ApiGuard
 from starling.web.api_methods import ApiMethods
 from starling.web.authority import RevocableVerifier, TokenAuthority
-from starling.web.connection import ClientEndpoint
+from starling.web.client_endpoint import ClientEndpoint
 from starling.web.cross_origin import CrossOrigin
 from starling.web.dependencies import WebContext
 from starling.web.durable_access import StreamAccess

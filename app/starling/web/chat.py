@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, WebSocket
 from msgspec import Raw
 
 from starling.auth.tokens import Credentials
-from starling.client.sequential import POLICY, SequentialConnection
+from starling.client.sequential import POLICY, UNSUPPORTED_DATA, SequentialConnection
 from starling.engine.broker import BrokerUnavailable, PublicationTooLarge, PublishOptions
 from starling.engine.channels import ChannelOptions
 from starling.engine.engine import Engine
@@ -23,7 +23,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.chat")
 ROOM = ":chat"
 # Behind ROOM, the connections that speak under one id, where all processes see them.
 SPEAKERS = ChannelOptions(presence=True)
-UNSUPPORTED_DATA = 1003
 
 
 class Sentences:

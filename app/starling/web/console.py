@@ -18,14 +18,12 @@ from starling.engine.channels import ChannelOptions, namespace_of
 from starling.engine.control import NodeCommandRefused
 from starling.engine.engine import Engine
 from starling.engine.rate_history import RateHistory
+from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error, Refused
 from starling.web.api_methods import ApiMethods
 from starling.web.console_socket import SUFFIX, ConsoleRequest, console_socket
 
 LIVE_SECONDS = 300.0
-_BAD_REQUEST = 107
-_NOT_FOUND = 104
-_UNAVAILABLE = 100
 
 HIDDEN = "(secret)"
 
@@ -121,11 +119,11 @@ class Console:
         except CommandRefused as refused:
             yield _error(refused.reason.code, str(refused))
         except (CaptureRefused, NodeCommandRefused, Refused) as refused:
-            yield _error(_BAD_REQUEST, str(refused))
+            yield _error(codes.ERROR_BAD_REQUEST.code, str(refused))
         except BrokerUnavailable:
-            yield _error(_UNAVAILABLE, "the broker does not answer: try again")
+            yield _error(codes.ERROR_INTERNAL.code, "the broker does not answer: try again")
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            yield _error(_BAD_REQUEST, f"bad request: {error}")
+            yield _error(codes.ERROR_BAD_REQUEST.code, f"bad request: {error}")
 
     async def _call(self, name: str, body: bytes) -> Any:
         own = self._own.get(name)
@@ -133,7 +131,7 @@ class Console:
             return await own(body)
         method = self._methods.by_name.get(name)
         if method is None:
-            return Error(_NOT_FOUND, "method not found")
+            return Error(codes.ERROR_METHOD_NOT_FOUND.code, "method not found")
         return await self._methods.call(name, method.decode(body))
 
     async def _overview(self, _: bytes) -> Mapping[str, Any]:
@@ -168,7 +166,7 @@ class Console:
     async def _live(self, body: bytes) -> AsyncGenerator[bytes]:
         request = msgspec.json.decode(body, type=LiveBody)
         if bool(request.user) == bool(request.channel):
-            yield _error(_BAD_REQUEST, "give a user or a channel, and not both")
+            yield _error(codes.ERROR_BAD_REQUEST.code, "give a user or a channel, and not both")
             return
         target = {"user": request.user} if request.user else {"channel": request.channel}
         async with self._captures.watch(**target, payload=request.payload) as watching:

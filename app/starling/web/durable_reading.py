@@ -211,7 +211,6 @@ class StreamReading:
                         break
                     if not self._permitted(request):
                         break
-                    first = first and not found and behind
                     cursor = next_cursor(cursor)
                     body = _event(info.kind, found) + _control(StreamPosition(at, info.epoch), cursor, closed=closed)
                     await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -17,6 +17,8 @@ from starling.web.http_endpoint import HttpEndpoint, refusal
 
 PROTOBUF = "application/octet-stream"
 NDJSON = "application/x-ndjson"
+# The parameter of a query that holds the connect command, where a request has no body.
+CONNECT_PARAMETER = b"cf_connect"
 # What keeps proxies and browsers from holding a stream back, or storing it.
 STREAM_HEADERS: tuple[Header, ...] = (
     (b"x-accel-buffering", b"no"),

@@ -5,13 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Cookie, Depends, Query, WebSocket, WebSocketException, status
 
 from starling.auth.tokens import Credentials
-from starling.client.sequential import SequentialConnection
+from starling.client.sequential import UNSUPPORTED_DATA, SequentialConnection
 from starling.engine.engine import Engine
 from starling.engine.receiver import TokenFacts
 from starling.web.dependencies import WebContext, token_of, upgrade_of
 from starling.web.handoff import hand_off
-
-UNSUPPORTED_DATA = 1003
 
 
 class ItemsConnection(SequentialConnection):

@@ -18,15 +18,14 @@ from starling.protocol.codes import Disconnect, Error
 from starling.protocol.commands import ConnectRequest
 from starling.protocol.event_stream import CONTENT_TYPE
 from starling.web.api_errors import describe
-from starling.web.connection import ClientEndpoint, choose_subprotocol, denied
+from starling.web.client_endpoint import ClientEndpoint, choose_subprotocol, denied
 from starling.web.dependencies import WebContext, keeps_requests
 from starling.web.http_endpoint import HttpEndpoint, refusal
-from starling.web.http_stream import STREAM_HEADERS
+from starling.web.http_stream import CONNECT_PARAMETER, STREAM_HEADERS
 from starling.web.refusals import error_body
 
 EVENTS: Header = (b"content-type", f"{CONTENT_TYPE}; charset=utf-8".encode())
 LINES: Header = (b"content-type", b"application/x-ndjson")
-REQUEST = b"cf_connect"
 _AGAIN: Header = (b"retry-after", b"5")
 
 _STATUS = {
@@ -121,7 +120,7 @@ class OneWayEndpoint(HttpEndpoint):
             return
         content = body
         if method == "GET":
-            content = (request.parameter(REQUEST) or "").encode()
+            content = (request.parameter(CONNECT_PARAMETER) or "").encode()
         try:
             connect = read_connect_request(content)
         except (MsgspecError, UnicodeError, RecursionError) as problem:
@@ -162,12 +161,12 @@ class OneWayWebSocketEndpoint(ClientEndpoint):
 
     def open(self, upgrade: Upgrade) -> tuple[ClientConnection, str | None] | Denied:
         """The connection of a client, and the subprotocol that the upgrade answers."""
-        content = upgrade.parameter(REQUEST)
+        content = upgrade.parameter(CONNECT_PARAMETER)
         try:
             request = None if content is None else read_connect_request(content.encode())
         except (MsgspecError, UnicodeError, RecursionError) as problem:
             self._context.engine.metrics.refuse("parameters", path=upgrade.path, address=upgrade.address)
-            return denied(HTTPStatus.BAD_REQUEST, f"{REQUEST.decode()}: {describe(problem)}")
+            return denied(HTTPStatus.BAD_REQUEST, f"{CONNECT_PARAMETER.decode()}: {describe(problem)}")
         handshake = self._context.handshake(upgrade)
         return OneWayWebSocket(self._context.dispatcher, handshake, request), choose_subprotocol(upgrade)
 

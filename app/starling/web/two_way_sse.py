@@ -11,7 +11,7 @@ from starling.client.stream_connection import SseConnection
 from starling.engine.direct_request import DirectResponse, Respond
 from starling.engine.upgrade import Upgrade
 from starling.protocol.event_stream import CONTENT_TYPE
-from starling.web.http_stream import STREAM_HEADERS, EmulatedEndpoint
+from starling.web.http_stream import CONNECT_PARAMETER, STREAM_HEADERS, EmulatedEndpoint
 
 _UTF8 = f"{CONTENT_TYPE}; charset=utf-8"
 
@@ -25,7 +25,7 @@ class SseEndpoint(EmulatedEndpoint):
     def answer(self, request: Upgrade, method: str, body: bytes, respond: Respond) -> None:
         """Open an event stream."""
         if method == "GET":
-            body = (request.parameter(b"cf_connect") or "").encode()
+            body = (request.parameter(CONNECT_PARAMETER) or "").encode()
             if not body:
                 words = "put the connect command into the query as cf_connect"
                 respond(self.refused(request, HTTPStatus.BAD_REQUEST, words))

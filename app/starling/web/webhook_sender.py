@@ -53,7 +53,7 @@ class WebhookSender:
         )
 
     async def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         await self._client.aclose()
 
     async def send(self, body: bytes) -> bool:
