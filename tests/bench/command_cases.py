@@ -226,6 +226,12 @@ CASES = (
     ),
     Case("history, since", paging, "history", ("publications", 50)),
     Case("history, 30 channels in turn", in_turn(*(history(f"k:{n}") for n in range(MANY))), "history", WHOLE),
+    Case(
+        "history, 30 channels in turn, each twice",
+        in_turn(*(history(f"k:{n // 2}") for n in range(2 * MANY))),
+        "history",
+        WHOLE,
+    ),
     Case("history, a filter nothing passes", scanning, "history"),
     Case("history, a stream", same(**history("s:s")), "history", ("publications", 1)),
 )

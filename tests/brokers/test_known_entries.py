@@ -54,6 +54,30 @@ def test_the_channels_that_were_read_last_stay_within_the_bytes_that_are_allowed
     assert known.size == 0
 
 
+def test_a_channel_is_worth_keeping_once_it_is_read_again_while_it_has_room() -> None:
+    known = KnownEntries(max_bytes=12_000)
+    read = [entry(number, b"x" * 500).entry for number in range(1, 6)]
+    for _ in range(2):
+        for channel in ("a", "b", "c"):
+            # Each takes more than 5,000 bytes, so that two of them have room.
+            assert not known.is_worth_keeping(channel)
+            known.note_read(channel, read)
+    assert known.is_worth_keeping("b")
+    assert known.is_worth_keeping("c")
+    known.keep("c", "e", 0, [entry(1)])
+    assert known.is_worth_keeping("c")
+    known.note_read("d", read)
+    # What is kept takes no room of what was read once.
+    assert [known.is_worth_keeping(channel) for channel in "abcd"] == [False, True, True, True]
+
+
+def test_channels_without_entries_are_not_remembered_without_end() -> None:
+    known = KnownEntries(max_bytes=12_000)
+    for number in range(100):
+        known.note_read(f"channel{number}", [])
+    assert sum(known.is_worth_keeping(f"channel{number}") for number in range(100)) == 12_000 // 512
+
+
 def test_what_a_stream_has_lost_is_forgotten() -> None:
     known = KnownEntries()
     for first in range(1, 2000, 10):

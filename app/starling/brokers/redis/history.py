@@ -95,8 +95,11 @@ class RedisHistory:
                     rows.reverse()
                 created = top.epoch == epoch
                 # A few entries of a channel that is followed are not read again.
-                if followed and len(rows) < _MANY:
+                few = followed and len(rows) < _MANY
+                if few or not self._known.is_worth_keeping(channel):
                     entries = [entry for row in rows if (entry := _entry(channel, top.epoch, row)) is not None]
+                    if not few:
+                        self._known.note_read(channel, entries)
                     return StreamRead(top, int(bottom), entries, bool(cut), created)
                 made = self._known_entries(channel, top.epoch, int(bottom), rows)
                 whole = KnownRead(top, int(bottom), made, more=bool(cut), created=created)

@@ -9,7 +9,7 @@ from starling.engine.broker import StreamEntry
 
 # In bytes of stored publications with what an entry adds to them; what is made of them takes a few times as much.
 KNOWN_BYTES = 2 * 1024 * 1024
-# What an entry takes in memory beyond its publication, about.
+# What an entry takes in memory beyond its publication, about; so does the name of a channel.
 _ENTRY_BYTES = 512
 # Entries of a channel, at least, before those are looked for that its stream does not hold any more.
 _LEAST_ENTRIES = 64
@@ -29,7 +29,11 @@ class KnownEntry:
     @property
     def size(self) -> int:
         """What it takes, in bytes, as KNOWN_BYTES counts them."""
-        return len(self.entry.publication.data) + _ENTRY_BYTES
+        return _size(self.entry)
+
+
+def _size(entry: StreamEntry) -> int:
+    return len(entry.publication.data) + _ENTRY_BYTES
 
 
 @dataclass(eq=False, slots=True)
@@ -49,11 +53,30 @@ class KnownEntries:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._channels: OrderedDict[str, _Channel] = OrderedDict()
+        # Channels that were read once, with the bytes that their entries would take.
+        self._read_once: OrderedDict[str, int] = OrderedDict()
+        self._read_once_bytes = 0
 
     @property
     def size(self) -> int:
         """Bytes of what is kept."""
         return self._bytes
+
+    def is_worth_keeping(self, channel: str) -> bool:
+        """Whether a channel is read again while there is room for its entries.
+
+        Of a client that reads more channels in turn than have room, nothing is kept: it would be forgotten before it is
+        read again, and keeping it costs as much as reading it.
+        """
+        return channel in self._channels or channel in self._read_once
+
+    def note_read(self, channel: str, entries: Sequence[StreamEntry]) -> None:
+        """Remember that a channel was read, without its entries."""
+        size = _ENTRY_BYTES + sum([_size(entry) for entry in entries])
+        self._read_once_bytes += size - self._read_once.pop(channel, 0)
+        self._read_once[channel] = size
+        while self._read_once_bytes > self._max_bytes:
+            self._read_once_bytes -= self._read_once.popitem(last=False)[1]
 
     def find(self, channel: str, epoch: str, rows: Sequence[Row]) -> list[KnownEntry | None]:
         """What was made of each row, None for those that are new."""
@@ -69,6 +92,7 @@ class KnownEntries:
 
     def keep(self, channel: str, epoch: str, bottom: int, entries: Sequence[KnownEntry]) -> None:
         """Remember new entries of a channel, whose stream holds none up to offset `bottom` any more."""
+        self._read_once_bytes -= self._read_once.pop(channel, 0)
         known = self._channels.get(channel)
         if known is None or known.epoch != epoch:
             self._forget(channel)
