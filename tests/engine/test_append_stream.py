@@ -64,7 +64,7 @@ async def read_to_the_end(
             if found and (found[-1].tags or {}).get("status"):
                 break
         position = StreamPosition(found[-1].offset, reader.position.epoch)
-    return "".join(content_of(each).decode() for each in found), position, found
+    return "".join(content_of(each, StreamKind.TEXT).decode() for each in found), position, found
 
 
 async def test_readers_who_join_and_return_at_random_moments_all_get_one_text(engine: Engine) -> None:
@@ -104,12 +104,12 @@ async def test_what_does_not_fit_the_answer_follows_before_the_reader_is_live(en
     async with engine.stream_readers.open(CHANNEL, engine.channels.options(CHANNEL)) as reader:
         await append(engine, "the end")
         found: list[Publication] = []
-        while not found or not content_of(found[-1]).endswith(b"the end"):
+        while not found or not content_of(found[-1], StreamKind.TEXT).endswith(b"the end"):
             found += await reader.next(5)
 
-    assert b"".join(map(content_of, found)).decode() == part * 40 + "the end"
+    assert "".join(content_of(each, StreamKind.TEXT).decode() for each in found) == part * 40 + "the end"
     assert [int((each.tags or {})["at"]) for each in found] == [
-        sum(len(content_of(earlier)) for earlier in found[:index]) for index in range(len(found))
+        sum(len(content_of(earlier, StreamKind.TEXT)) for earlier in found[:index]) for index in range(len(found))
     ]
 
 
@@ -119,7 +119,7 @@ async def test_a_position_within_a_join_gets_one_that_begins_behind_it(engine: E
     for index, position in enumerate(positions[:-1]):
         async with engine.stream_readers.open(CHANNEL, engine.channels.options(CHANNEL), position) as reader:
             (publication,) = await reader.next(5)
-        assert content_of(publication).decode() == "abcdef"[index + 1 :]
+        assert content_of(publication, StreamKind.TEXT).decode() == "abcdef"[index + 1 :]
         assert publication.tags == {"at": str(index + 1)}
         assert publication.offset == positions[-1].offset
 
@@ -133,7 +133,7 @@ async def test_a_position_of_no_stream_or_of_another_begins_at_the_start(engine:
         await append(engine, letter)
     async with engine.stream_readers.open(CHANNEL, engine.channels.options(CHANNEL), since) as reader:
         (publication,) = await reader.next(5)
-        assert content_of(publication) == b"abc"
+        assert content_of(publication, StreamKind.TEXT) == b"abc"
         assert reader.recovered == (since == StreamPosition(0, ""))
 
 
@@ -142,7 +142,7 @@ async def test_a_stream_that_is_deleted_is_lost_to_its_readers(engine: Engine) -
     await open_stream(engine)
     await append(engine, "old")
     async with engine.stream_readers.open(CHANNEL, options) as reader:
-        assert [content_of(each) for each in await reader.next(5)] == [b"old"]
+        assert [content_of(each, StreamKind.TEXT) for each in await reader.next(5)] == [b"old"]
         await engine.append_streams.delete(CHANNEL, options)
         with pytest.raises(StreamLost):
             await reader.next(5)
@@ -226,8 +226,54 @@ def test_joins_hold_what_their_parts_held() -> None:
 
     assert msgspec.json.decode(text.data) == {"text": "".join(texts)}
     assert msgspec.json.decode(items.data) == {"json": [1, {"a": [2]}, [3]]}
-    assert content_of(content) == b"\x00\xff\xfe"
+    assert content_of(content, StreamKind.BYTES) == b"\x00\xff\xfe"
     assert (text.offset, text.tags) == (4, {"at": "0"})
+
+
+DEEP = b'{"json":[%b]}' % (b"[" * 256 + b"]" * 256)
+# What another program may write into a stream, and nobody can append.
+NO_CHUNKS = (
+    b"",
+    b"\xff",
+    b"5",
+    b'{"other":1}',
+    b'{"json":[1',
+    b'{"text":"\xff"}',
+    rb'{"text":"\ud800"}',
+    DEEP,
+    b'{"bytes":"!!"}',
+)
+
+
+@pytest.mark.parametrize("foreign", NO_CHUNKS, ids=lambda data: repr(data[:12]))
+@pytest.mark.parametrize(
+    ("kind", "chunk", "whole"),
+    [
+        (StreamKind.TEXT, b'{"text":"a"}', b'{"text":"aa"}'),
+        (StreamKind.JSON, b'{"json":[1]}', b'{"json":[1,1]}'),
+        (StreamKind.BYTES, b'{"bytes":"YQ=="}', b'{"bytes":"YWE="}'),
+    ],
+)
+def test_what_another_program_wrote_into_a_stream_is_joined_with_nothing(
+    kind: StreamKind, chunk: bytes, whole: bytes, foreign: bytes
+) -> None:
+    written = publications(chunk, chunk, foreign, chunk, chunk)
+
+    found = joined(written)
+
+    assert [(bytes(each.data), each.offset) for each in found] == [(whole, 2), (foreign, 3), (whole, 5)]
+    with pytest.raises(ChunkInvalid):
+        content_of(written[2], kind)
+
+
+def test_chunks_of_another_kind_are_joined_with_their_own_alone() -> None:
+    text, items = b'{"text":"a"}', b'{"json":[1]}'
+
+    found = joined(publications(text, items, items, text))
+
+    assert [bytes(each.data) for each in found] == [text, b'{"json":[1,1]}', text]
+    with pytest.raises(ChunkInvalid):
+        content_of(found[1], StreamKind.TEXT)
 
 
 def test_joins_are_bounded_and_a_change_of_status_stands_alone() -> None:
@@ -260,5 +306,7 @@ async def test_windows_keep_the_order_of_a_producer(engine: Engine) -> None:
     assert history.keeps_history
     async with engine.stream_readers.open(CHANNEL, options) as reader:
         found = await reader.next(5)
-    assert "".join(content_of(each).decode() for each in found) == "".join(f"{number} " for number in range(60))
+    assert "".join(content_of(each, StreamKind.TEXT).decode() for each in found) == "".join(
+        f"{number} " for number in range(60)
+    )
     await until(lambda: not engine.hub.subscribers.channels, "the reader leaves")

@@ -8,6 +8,7 @@ import pytest
 from msgspec import Raw
 
 from starling.brokers.memory.history import MemoryHistory
+from starling.engine.append_store import StreamKind
 from starling.engine.append_stream import AppendStream
 from starling.engine.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
 from starling.engine.follower import Joined, MemoryBudget
@@ -75,7 +76,7 @@ class Subscriber:
         self.unsubscribed = True
 
     def _take(self, publications: Sequence[Publication]) -> None:
-        self.text += b"".join(map(content_of, publications)).decode()
+        self.text += "".join(content_of(each, StreamKind.TEXT).decode() for each in publications)
 
 
 class Channel:

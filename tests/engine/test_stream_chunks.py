@@ -4,8 +4,17 @@ import pytest
 from msgspec import Raw
 
 from starling.engine.append_store import StreamKind
-from starling.engine.stream_chunks import ChunkInvalid, bytes_of, content_chunk, content_of, join_chunks, text_chunk
+from starling.engine.stream_chunks import (
+    ChunkInvalid,
+    bytes_of,
+    content_chunk,
+    content_of,
+    join_chunks,
+    json_chunk,
+    text_chunk,
+)
 from starling.protocol.messages import Publication
+from starling.protocol.portable_json import is_json
 
 
 @pytest.mark.parametrize(
@@ -36,11 +45,20 @@ def test_content_becomes_the_data_of_its_kind(
         (StreamKind.JSON, b"", "it is no JSON"),
         (StreamKind.JSON, b'["\xff"]', "json must hold JSON that every client can read"),
         (StreamKind.JSON, b'["\\ud800"]', "it is no JSON"),
+        (StreamKind.JSON, b"[" * 256 + b"]" * 256, "an item may be nested 254 deep"),
     ],
 )
 def test_content_that_a_kind_cannot_hold_is_refused_in_words(kind: StreamKind, content: bytes, reported: str) -> None:
     with pytest.raises(ChunkInvalid, match=reported):
         content_chunk(kind, content)
+
+
+def test_the_deepest_item_that_a_stream_takes_is_one_that_every_client_can_read() -> None:
+    deepest = b"[" * 254 + b"]" * 254
+
+    assert is_json(json_chunk([b"1", deepest]).data)
+    with pytest.raises(ChunkInvalid):
+        json_chunk([b"1", b"[%b]" % deepest])
 
 
 @pytest.mark.parametrize(
@@ -55,7 +73,7 @@ def test_joined_chunks_hold_their_parts_in_order(kind: StreamKind, parts: tuple[
     chunks = [content_chunk(kind, part) for part in parts]
     chunk = join_chunks(chunks, kind)
 
-    assert content_of(Publication(Raw(chunk.data))) == whole
+    assert content_of(Publication(Raw(chunk.data)), kind) == whole
     assert chunk.units == sum(each.units for each in chunks)
     assert chunk.size == sum(each.size for each in chunks)
 

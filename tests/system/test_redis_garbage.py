@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx2
 import pytest
 from redis.asyncio import Redis
 
@@ -16,6 +17,7 @@ from tests.system.flow import environment
 
 LIVE = "live"
 KEPT = "history:0"
+ANSWER = "answers:0"
 # What JSON clients cannot read, in an envelope that is good: bytes, JSON too deep, a number too long, and a broken end.
 UNREADABLE = (b"\xff\xfe", b"[" * 300 + b"]" * 300, b"9" * 5000, b'{"a":', b'"\xed\xa0\x80"')
 # What is no envelope.
@@ -36,6 +38,8 @@ MALFORMED = (
 @pytest.fixture
 async def starling(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Starling]:
     settings = environment(tmp_path, redis_server.url) | {"STARLING_WORKERS": "1"}
+    with Path(settings["STARLING_CHANNELS_FILE"]).open("a") as channels:
+        channels.write("  answers: {stream: text}\n")
     async with serving(settings) as running:
         yield running
 
@@ -101,3 +105,35 @@ async def test_unreadable_entries_of_a_history_cost_its_readers_those_entries(
         while not starling.metrics()["starling_unreadable_messages_total"]:
             await asyncio.sleep(0.1)
     await asyncio.to_thread(starling.reported, "unreadable_for_json_clients")
+
+
+async def test_unreadable_entries_of_an_append_only_stream_cost_its_readers_those_entries(
+    starling: Starling, redis: "Redis"
+) -> None:
+    async with AsyncExitStack() as stack:
+        writer = await stack.enter_async_context(HistoryClient(starling.url))
+        api = await stack.enter_async_context(
+            httpx2.AsyncClient(base_url=starling.http, headers={"X-API-Key": "dev"}, timeout=DEADLINE)
+        )
+        await writer.publish(ANSWER, {"text": "a"})
+        epoch = (await api.post("/api/stream_info", json={"channel": ANSWER})).json()["result"]["epoch"]
+        for offset, data in enumerate(UNREADABLE, start=2):
+            body = b'0 19\n{"tags":{"at":"1"}}' + data
+            await redis.xadd(f"starling:stream:{{{ANSWER}}}", {"p": str(offset - 1), "d": body}, id=f"{offset}-0")
+            await redis.hset(f"starling:meta:{{{ANSWER}}}", "o", str(offset))
+            await redis.publish(f"starling:{ANSWER}", f"p {epoch} {offset} {offset - 1}\n".encode() + body)
+        await writer.publish(ANSWER, {"text": "b"})
+
+        late = await stack.enter_async_context(HistoryClient(starling.url))
+        result = await late.subscribe(ANSWER)
+        assert [publication["data"] for publication in result["publications"]] == [{"text": "a"}, {"text": "b"}]
+        read = await api.get(f"/streams/{ANSWER}", params={"offset": "-1"})
+        assert (read.status_code, read.text) == (200, "ab")
+        await writer.publish(ANSWER, {"text": "c"})
+        async with asyncio.timeout(DEADLINE):
+            while late.ledgers[ANSWER].data[-1:] != [{"text": "c"}]:
+                await asyncio.sleep(0.02)
+        assert (late.ledgers[ANSWER].reported, late.ledgers[ANSWER].closed) == ([], [])
+    async with asyncio.timeout(DEADLINE):
+        while starling.metrics()["starling_unreadable_messages_total"] < len(UNREADABLE):
+            await asyncio.sleep(0.1)

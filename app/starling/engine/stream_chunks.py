@@ -5,14 +5,16 @@ The data of a publication is `{"text": "…"}`, `{"json": [item, …]}` or `{"by
 
 import base64
 import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
 
 import msgspec
 from msgspec import Raw
 
 from starling.engine.append_store import Chunk, StreamKind
 from starling.protocol.messages import Publication
-from starling.protocol.portable_json import is_json
+from starling.protocol.portable_json import NESTING_LIMIT, is_json, nests_too_deep
 
 # Bytes of data up to which chunks that follow each other are joined when they are read.
 JOIN_BYTES = 64 * 1024
@@ -22,10 +24,12 @@ _FRAMES = {
     StreamKind.JSON: (b'{"json":[', b"]}"),
     StreamKind.BYTES: (b'{"bytes":"', b'"}'),
 }
-_KIND_BY_LETTER = {b"t": StreamKind.TEXT, b"j": StreamKind.JSON, b"b": StreamKind.BYTES}
+# Levels of JSON around the items of a chunk.
+_AROUND_ITEMS = 2
 _encode = msgspec.json.Encoder().encode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_text = msgspec.json.Decoder(dict[str, str]).decode
+_decode_bytes = partial(base64.b64decode, validate=True)
 
 
 class ChunkInvalid(ValueError):
@@ -43,9 +47,13 @@ def text_chunk(text: str) -> Chunk:
 
 def json_chunk(items: Sequence[bytes]) -> Chunk:
     """A chunk of JSON values. Raises ChunkInvalid for what JSON clients cannot read."""
-    if not all(map(is_json, items)):
-        raise ChunkInvalid("json must hold JSON that every client can read, see publication_data_format in the docs")
-    return Chunk(b'{"json":[%b]}' % b",".join(items), len(items), sum(map(len, items)))
+    data = b'{"json":[%b]}' % b",".join(items)
+    if not all(map(is_json, items)) or nests_too_deep(data):
+        raise ChunkInvalid(
+            "json must hold JSON that every client can read, see publication_data_format in the docs; an item may be "
+            f"nested {NESTING_LIMIT - _AROUND_ITEMS} deep"
+        )
+    return Chunk(data, len(items), sum(map(len, items)))
 
 
 def bytes_chunk(content: bytes) -> Chunk:
@@ -90,7 +98,8 @@ def join_chunks(chunks: Sequence[Chunk], kind: StreamKind) -> Chunk:
 def joined(publications: Iterable[Publication]) -> list[Publication]:
     """Join publications of a stream that follow each other, as far as JOIN_BYTES go.
 
-    Each has the tags of its first and the offset of its last one. What changes the status is not joined.
+    Each has the tags of its first and the offset of its last one. What changes the status is not joined, and neither is
+    what another program wrote into the stream: it costs a reader that one publication.
     """
     made: list[Publication] = []
     held: list[Publication] = []
@@ -99,7 +108,7 @@ def joined(publications: Iterable[Publication]) -> list[Publication]:
         length = len(publication.data)
         alone = _changes_status(publication)
         if held and (alone or size + length > JOIN_BYTES):
-            made.append(_join(held))
+            made += _join(held)
             held, size = [], 0
         if alone:
             made.append(publication)
@@ -107,50 +116,91 @@ def joined(publications: Iterable[Publication]) -> list[Publication]:
         held.append(publication)
         size += length
     if held:
-        made.append(_join(held))
+        made += _join(held)
     return made
 
 
-def content_of(publication: Publication) -> bytes:
-    """What a publication holds, as HTTP carries it: UTF-8, items separated by commas, or bytes."""
+def content_of(publication: Publication, kind: StreamKind) -> bytes:
+    """What a publication of a stream holds, as HTTP carries it: UTF-8, items separated by commas, or bytes.
+
+    Raises ChunkInvalid for what another program wrote into the stream.
+    """
     data = bytes(publication.data)
-    kind = _kind_of(data)
-    if kind is StreamKind.JSON:
-        return data[9:-2]
-    return _decode_text(data)["text"].encode() if kind is StreamKind.TEXT else base64.b64decode(data[10:-2])
+    if _has_frame(data, kind):
+        try:
+            if kind is StreamKind.TEXT:
+                return _decode_text(data)["text"].encode()
+            if kind is StreamKind.BYTES:
+                return _decode_bytes(data[10:-2])
+        except (msgspec.MsgspecError, UnicodeError, binascii.Error):
+            pass
+        else:
+            if is_json(data):
+                return data[9:-2]
+    raise ChunkInvalid(f"it is no chunk of {kind}")
 
 
 def bytes_of(data: bytes) -> bytes:
     """The bytes in the data of a publication of a stream of bytes; other data as it is."""
-    if _kind_of(data) is not StreamKind.BYTES:
+    if not _has_frame(data, StreamKind.BYTES):
         return data
     try:
-        return base64.b64decode(data[10:-2], validate=True)
+        return _decode_bytes(data[10:-2])
     except binascii.Error:
         return data
 
 
-def _join(publications: Sequence[Publication]) -> Publication:
-    first, last = publications[0], publications[-1]
-    if first is last:
-        return first
+def _join(publications: Sequence[Publication]) -> Iterator[Publication]:
+    """Join publications into one, apart from those that are no chunks."""
+    if len(publications) == 1:
+        yield publications[0]
+        return
     payloads = [bytes(publication.data) for publication in publications]
-    data = _join_data(_kind_of(payloads[0]), payloads)
-    return Publication(Raw(data), offset=last.offset, tags=first.tags, time=last.time)
+    kind = _kind_of(payloads[0])
+    if kind is not None and all(_has_frame(payload, kind) for payload in payloads):
+        try:
+            data = _join_data(kind, payloads)
+        except binascii.Error:
+            data = b""
+        # A whole is a chunk where its parts are, and looking at it once takes the least time.
+        if data and (kind is StreamKind.BYTES or is_json(data)):
+            first, last = publications[0], publications[-1]
+            yield Publication(Raw(data), offset=last.offset, tags=first.tags, time=last.time)
+            return
+    for fits, group in groupby(publications, _kind_of_chunk):
+        run = [*group]
+        yield from run if fits is None or len(run) == len(publications) else _join(run)
 
 
 def _join_data(kind: StreamKind, payloads: Sequence[bytes]) -> bytes:
     before, after = _FRAMES[kind]
     contents = [payload[len(before) : -len(after)] for payload in payloads]
     if kind is StreamKind.BYTES:
-        return before + base64.b64encode(b"".join(map(base64.b64decode, contents))) + after
+        return before + base64.b64encode(b"".join(map(_decode_bytes, contents))) + after
     separator = b"," if kind is StreamKind.JSON else b""
     return before + separator.join(filter(None, contents)) + after
 
 
-def _kind_of(data: bytes) -> StreamKind:
-    """The kind of a stream whose publications have such data."""
-    return _KIND_BY_LETTER.get(data[2:3], StreamKind.TEXT)
+def _kind_of_chunk(publication: Publication) -> StreamKind | None:
+    """The kind of stream that a publication is a chunk of; None for what is none that every reader can read."""
+    data = bytes(publication.data)
+    kind = _kind_of(data)
+    if kind is not StreamKind.BYTES:
+        return kind if is_json(data) else None
+    try:
+        _decode_bytes(data[10:-2])
+    except binascii.Error:
+        return None
+    return kind
+
+
+def _kind_of(data: bytes) -> StreamKind | None:
+    return next((kind for kind in _FRAMES if _has_frame(data, kind)), None)
+
+
+def _has_frame(data: bytes, kind: StreamKind) -> bool:
+    before, after = _FRAMES[kind]
+    return len(data) >= len(before) + len(after) and data.startswith(before) and data.endswith(after)
 
 
 def _changes_status(publication: Publication) -> bool:

@@ -16,7 +16,7 @@ from starling.engine.append_store import StreamInfo, StreamKind, StreamStatus
 from starling.engine.broker import StreamPosition
 from starling.engine.channels import ChannelOptions
 from starling.engine.engine import Engine
-from starling.engine.stream_chunks import content_of
+from starling.engine.stream_chunks import ChunkInvalid, content_of
 from starling.engine.stream_reader import StreamLost, StreamReader
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
@@ -40,6 +40,7 @@ LONG_POLL_SECONDS = 20.0
 SSE_SECONDS = 60.0
 READ_BYTES = 1024 * 1024
 _CATCH_UP_CACHE = ("Cache-Control", "private, max-age=60, stale-while-revalidate=300")
+_CLOSED = frozenset(status.value for status in StreamStatus if status.closed)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -93,7 +94,7 @@ class StreamReading:
             return self._catch_up(request, info, start, publications, top, fresh=wanted == NOW)
         cursor = ("Stream-Cursor", next_cursor(request.query.get("cursor", "")))
         if not publications and not info.status.closed:
-            publications = await self._wait(request, start)
+            publications = await self._wait(request, start, info.kind)
             info = await self.info(request)
             top = max(top, info.offset)
         response = self._content(info, start, publications, top)
@@ -144,9 +145,9 @@ class StreamReading:
             headers.append(("Stream-Up-To-Date", "true"))
             if info.status.closed and end >= info.offset:
                 headers.append(("Stream-Closed", "true"))
-        return Response(HTTPStatus.OK, headers, _joined(info.kind, publications))
+        return Response(HTTPStatus.OK, headers, self._joined(info.kind, publications))
 
-    async def _wait(self, request: StreamRequest, start: StreamPosition) -> list[Publication]:
+    async def _wait(self, request: StreamRequest, start: StreamPosition, kind: StreamKind) -> list[Publication]:
         """What comes within the time of a long poll, or the end of the stream."""
         end = time.monotonic() + self._long_poll_seconds
         async with self._reader(request, start) as reader:
@@ -155,7 +156,7 @@ class StreamReading:
                     found = await reader.next(left)
                     if not self._permitted(request):
                         raise CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
-                    if any(map(_counts, found)):
+                    if any(_counts(each, kind) for each in found):
                         return found
         return []
 
@@ -212,11 +213,25 @@ class StreamReading:
                     if not self._permitted(request):
                         break
                     cursor = next_cursor(cursor)
-                    body = _event(info.kind, found) + _control(StreamPosition(at, info.epoch), cursor, closed=closed)
+                    content = self._joined(info.kind, found)
+                    body = _event(info.kind, content) + _control(StreamPosition(at, info.epoch), cursor, closed=closed)
                     await send({"type": "http.response.body", "body": body, "more_body": True})
                     first = False
                     if closed:
                         break
+
+    def _joined(self, kind: StreamKind, publications: Sequence[Publication]) -> bytes:
+        """The content of publications, without what another program wrote into the stream, which is counted."""
+        contents = []
+        for publication in publications:
+            try:
+                content = content_of(publication, kind)
+            except ChunkInvalid:
+                self._engine.hub.unreadable.note(kind=kind)
+                continue
+            if content:
+                contents.append(content)
+        return b"[%b]" % b",".join(contents) if kind is StreamKind.JSON else b"".join(contents)
 
     def _permitted(self, request: StreamRequest) -> bool:
         """Whether the token that permitted the request is still valid when something can be sent."""
@@ -245,23 +260,19 @@ def _start(wanted: str | StreamPosition | None, info: StreamInfo) -> StreamPosit
     return StreamPosition(wanted.offset, info.epoch)
 
 
-def _counts(publication: Publication) -> bool:
+def _counts(publication: Publication, kind: StreamKind) -> bool:
     """Whether a reader has something of a publication: content, or the end."""
-    return bool(content_of(publication)) or _closes(publication)
+    try:
+        return bool(content_of(publication, kind)) or _closes(publication)
+    except ChunkInvalid:
+        return _closes(publication)
 
 
 def _closes(publication: Publication) -> bool:
-    status = (publication.tags or {}).get("status")
-    return status is not None and StreamStatus(status).closed
+    return (publication.tags or {}).get("status", "") in _CLOSED
 
 
-def _joined(kind: StreamKind, publications: Sequence[Publication]) -> bytes:
-    contents = [content for each in publications if (content := content_of(each))]
-    return b"[%b]" % b",".join(contents) if kind is StreamKind.JSON else b"".join(contents)
-
-
-def _event(kind: StreamKind, publications: Sequence[Publication]) -> bytes:
-    content = _joined(kind, publications)
+def _event(kind: StreamKind, content: bytes) -> bytes:
     if not content or (kind is StreamKind.JSON and content == b"[]"):
         return b""
     if kind is StreamKind.BYTES:
