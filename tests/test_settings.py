@@ -236,6 +236,10 @@ def test_webhooks_report_everything_unless_said_otherwise() -> None:
     [
         ({"STARLING_WEBHOOK_URL": "backend/secret-path"}, "STARLING_WEBHOOK_URL: write it like https://"),
         ({"STARLING_WEBHOOK_URL": "https://backend:port/secret-path"}, "STARLING_WEBHOOK_URL: write it like https://"),
+        *(
+            ({"STARLING_WEBHOOK_URL": f"https://{address}/secret-path"}, "STARLING_WEBHOOK_URL: write it like https://")
+            for address in ("a host", "host..example", "x" * 70, "\u200b", "host\t", "host/\n", "host/" + "x" * 9000)
+        ),
         ({"STARLING_WEBHOOK_SECRET": "short"}, "STARLING_WEBHOOK_SECRET is shorter than 24 bytes"),
         ({"STARLING_WEBHOOK_SECRET": ""}, "STARLING_WEBHOOK_URL without STARLING_WEBHOOK_SECRET"),
         ({"STARLING_WEBHOOK_EVENTS": "connect,publish"}, "unknown is publish; known are connect, disconnect"),

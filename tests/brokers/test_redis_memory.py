@@ -10,8 +10,10 @@ import structlog
 from msgspec import Raw
 from redis.asyncio import Redis
 
+from starling.auth.tickets import Tickets
+from starling.auth.tokens import RefusalReason, TokenRefused
 from starling.brokers.memory.history import MemoryHistory
-from starling.engine.broker import BrokerRefused, PublishOptions
+from starling.engine.broker import BrokerRefused, BrokerUnavailable, PublishOptions
 from starling.engine.broker_refusals import LOG_SECONDS, BrokerRefusals
 from starling.engine.revocation import Revocation
 from starling.protocol.messages import ClientInfo, Publication
@@ -213,4 +215,34 @@ def test_many_refused_publications_make_one_line_with_their_number() -> None:
     assert [(line["event"], line["channel"], line["reason"], line["refused"]) for line in logs] == [
         ("publication_refused", "news:0", "Redis refused: OOM full", 1),
         ("publication_refused", "news:last", "Redis refused: OOM full", 50),
+    ]
+
+
+async def test_a_full_redis_lets_a_new_process_take_tickets_that_were_there_before(
+    party: Party, opener: Opener, redis: "Redis", redis_server: RedisServer
+) -> None:
+    first = Tickets(party.broker.tickets)
+    spent, kept = [await first.issue("alice", [], b"", seconds=30, expires_at=None) for _ in range(2)]
+    right = (await first.take(spent.ticket)).resume
+    await fill(redis)
+    later = Tickets((await opener(redis_server.url)).broker.tickets)
+    assert (await later.take(right)).user == "alice"
+    assert (await later.take(kept.ticket)).user == "alice"
+    with pytest.raises(TokenRefused) as refused:
+        await later.take(kept.ticket)
+    assert refused.value.reason is RefusalReason.TICKET_SPENT
+
+
+def test_each_refused_call_is_reported_once_and_calls_hide_no_publications() -> None:
+    refusals = BrokerRefusals(lambda: 100.0)
+    with structlog.testing.capture_logs() as logs:
+        for call in ("subscribe", "history"):
+            refusals.report_call(call, BrokerRefused("Redis refused: OOM full"), "news:a")
+        published = BrokerRefused("Redis refused: OOM full")
+        refusals.report("news:b", published)
+        refusals.report_call("publish", published, "news:b")
+        refusals.report_call("history", BrokerUnavailable(), "news:c")
+    assert [(line["event"], line.get("call"), line["channel"]) for line in logs] == [
+        ("call_refused", "subscribe", "news:a"),
+        ("publication_refused", None, "news:b"),
     ]

@@ -15,6 +15,7 @@ from opentelemetry.trace import format_span_id, format_trace_id
 from prometheus_client import CollectorRegistry
 
 from starling.engine.broker import BrokerUnavailable, PublishOptions, PublishOutcome, StreamPosition
+from starling.engine.broker_refusals import BrokerRefusals
 from starling.engine.fanout import Fanout
 from starling.engine.publisher import Publisher
 from starling.main import create_app
@@ -144,7 +145,7 @@ async def test_what_the_broker_did_not_take_is_a_failed_span() -> None:
     exporter = InMemorySpanExporter()
     tracing = OpenTelemetry(exporter)
     broker = Broker()
-    publisher = Publisher(broker, Metrics(CollectorRegistry()), tracing)  # type: ignore[arg-type]
+    publisher = Publisher(broker, Metrics(CollectorRegistry()), tracing, BrokerRefusals())  # type: ignore[arg-type]
     tracing.start("a node")
     with pytest.raises(BrokerUnavailable):
         await publisher.publish("kept:a", Publication(Raw(b"1")), PublishOptions())

@@ -76,6 +76,8 @@ class Tickets:
         """Make a ticket that may be spent within `seconds`. Raises BrokerUnavailable, ValueError without a store."""
         if self._store is None:
             raise ValueError("this broker keeps no tickets")
+        # What spending the ticket needs is there before the ticket is, whatever the store refuses later.
+        await self._signing_key(self._store)
         ticket = TICKET_MARK + secrets.token_urlsafe(TICKET_BYTES)
         now = time.time()
         terms = SessionTerms(
@@ -95,18 +97,23 @@ class Tickets:
         if self._store is None:
             raise TokenRefused(RefusalReason.TICKET_SPENT, _SPENT)
         try:
-            if self._key is None:
-                self._key = await self._store.signing_key()
+            key = await self._signing_key(self._store)
             if text.startswith(RIGHT_MARK):
-                return self._resumed(text, self._key)
+                return self._resumed(text, key)
             content = await self._store.spend(_digest(text))
         except BrokerUnavailable as away:
             raise KeyNotLoaded(RefusalReason.TICKETS_UNAVAILABLE, _AWAY) from away
         if content is None:
             raise TokenRefused(RefusalReason.TICKET_SPENT, _SPENT)
-        signature = hmac.digest(self._key, content, "sha256")
+        signature = hmac.digest(key, content, "sha256")
         right = f"{RIGHT_MARK}{_encode(content)}.{_encode(signature)}"
         return _credentials(self._decode(content), right)
+
+    async def _signing_key(self, store: TicketStore) -> bytes:
+        """What rights to resume are signed with. Raises BrokerUnavailable."""
+        if self._key is None:
+            self._key = await store.signing_key()
+        return self._key
 
     def _resumed(self, right: str, key: bytes) -> Credentials:
         content, signature = _parts(right)

@@ -181,6 +181,8 @@ class Dispatcher:
     def _answer(self, client: ClientConnection, action: Action, error: Exception) -> list[Decision]:
         """What a client gets for an action that failed."""
         reason = _reason(error)
+        call = self._commands[type(action)].method or type(action).__name__.lower()
+        self.engine.refusals.report_call(call, error, getattr(action, "channel", None) or "")
         if isinstance(action, Authenticate) and reason is not None and reason.code in UNAUTHENTICATED:
             self.engine.admission.clients.failed_connects.spend(client.address)
         if reason is None:

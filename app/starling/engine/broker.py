@@ -125,6 +125,9 @@ class BrokerUnavailable(Exception):
 class BrokerRefused(BrokerUnavailable):
     """The broker refused a call, for the reason in the message: nothing was changed."""
 
+    reported = False
+    """Whether the log has it."""
+
 
 class PublicationTooLarge(Exception):
     """The broker cannot carry a publication of this size; the message names the limit in bytes."""

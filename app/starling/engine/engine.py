@@ -11,6 +11,7 @@ from starling.engine.allowances import AddressBudgets, Budgets, ConnectionLimit
 from starling.engine.append_store import AppendStore
 from starling.engine.append_streams import COUNT_SECONDS, SWEEP_SECONDS, AppendStreams
 from starling.engine.broker import Broker
+from starling.engine.broker_refusals import BrokerRefusals
 from starling.engine.channels import DEFAULT_NAMESPACE, Channels
 from starling.engine.clock import Clock, Periodic
 from starling.engine.control import Control
@@ -123,6 +124,7 @@ class Engine:
     lifecycle: Lifecycle
     hub: Hub
     publisher: Publisher
+    refusals: BrokerRefusals
     subscriptions: Subscriptions
     history: HistoryReader
     append_streams: AppendStreams
@@ -208,7 +210,7 @@ def build_engine(
     events = EventRouter(
         subscriptions, hub, listeners=control.listeners, on_link=link_watch.on_link, arrival=clock.arrival
     )
-    garbage = GarbageStats()
+    garbage, refusals = GarbageStats(), BrokerRefusals()
     namespaces = (DEFAULT_NAMESPACE, *channels.namespaces)
     metrics.sources += [
         broker.report,
@@ -231,7 +233,8 @@ def build_engine(
         hooks=hooks or NoHooks(),
         lifecycle=lifecycle or NoLifecycle(),
         hub=hub,
-        publisher=Publisher(broker, metrics, tracer),
+        publisher=Publisher(broker, metrics, tracer, refusals),
+        refusals=refusals,
         subscriptions=subscriptions,
         history=HistoryReader(broker.history),
         append_streams=append_streams,

@@ -30,11 +30,12 @@ _STORED = {StreamPosition}
 class Publisher:
     """Publishes; a publication reaches this process the same way as all others, through the broker."""
 
-    def __init__(self, broker: Broker, metrics: Metrics, tracer: Tracer) -> None:
+    def __init__(self, broker: Broker, metrics: Metrics, tracer: Tracer, refusals: BrokerRefusals) -> None:
+        """`refusals` reports what the broker refuses."""
         self._broker = broker
         self._metrics = metrics
         self._tracer = tracer
-        self._refusals = BrokerRefusals()
+        self._refusals = refusals
 
     def publish(
         self, channel: str, publication: Publication, options: PublishOptions

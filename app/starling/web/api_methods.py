@@ -130,6 +130,7 @@ class ApiMethods:
         try:
             outcome = await self.by_name[name].run(request)
         except Exception as failure:  # noqa: BLE001 - every failure is answered as an error
+            self._engine.refusals.report_call(name, failure, getattr(request, "channel", ""))
             outcome = error_of(name, failure)
         self._count(name, outcome, started)
         return outcome
@@ -144,7 +145,11 @@ class ApiMethods:
         started = time.perf_counter()
 
         def finish(outcome: Answer | Exception) -> None:
-            answer = error_of("stream_append", outcome) if isinstance(outcome, Exception) else outcome
+            if isinstance(outcome, Exception):
+                self._engine.refusals.report_call("stream_append", outcome, request.channel)
+                answer: Answer | Error = error_of("stream_append", outcome)
+            else:
+                answer = outcome
             self._count("stream_append", answer, started)
             done(answer)
 

@@ -20,6 +20,7 @@ from starling.engine.engine import Engine
 from starling.engine.rate_history import RateHistory
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error, Refused
+from starling.web.api_errors import READS, unavailable
 from starling.web.api_methods import ApiMethods
 from starling.web.console_socket import SUFFIX, ConsoleRequest, console_socket
 
@@ -120,8 +121,9 @@ class Console:
             yield _error(refused.reason.code, str(refused))
         except (CaptureRefused, NodeCommandRefused, Refused) as refused:
             yield _error(codes.ERROR_BAD_REQUEST.code, str(refused))
-        except BrokerUnavailable:
-            yield _error(codes.ERROR_INTERNAL.code, "the broker does not answer: try again")
+        except BrokerUnavailable as away:
+            failure = unavailable(away, reads=request.method in READS)
+            yield _error(failure.code, failure.message)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             yield _error(codes.ERROR_BAD_REQUEST.code, f"bad request: {error}")
 

@@ -19,7 +19,7 @@ from starling.engine.append_store import (
     StreamKind,
     StreamStatus,
 )
-from starling.engine.broker import BrokerUnavailable
+from starling.engine.broker import BrokerRefused, BrokerUnavailable
 from starling.engine.stream_chunks import ChunkInvalid, content_chunk
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
@@ -96,7 +96,9 @@ class DurableStreams:
         except CommandRefused as refused:
             response = refused_response(refused)
         except BrokerUnavailable as away:
-            response = refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"the broker does not answer: {away}")
+            self._engine.refusals.report_call(f"stream {method}", away, request.channel)
+            words = "the broker did nothing" if isinstance(away, BrokerRefused) else "the broker does not answer"
+            response = refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{words}: {away}")
         await send_response(send, response)
 
     async def _check(self, scope: Scope, request: StreamRequest, method: str) -> None:

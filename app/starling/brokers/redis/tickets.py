@@ -29,8 +29,11 @@ class RedisTickets:
     async def signing_key(self) -> bytes:
         """The secret that all processes sign with. Raises BrokerUnavailable."""
         name = f"{self._prefix}:{{tickets}}:key".encode()
-        await self._call(b"SET", name, secrets.token_bytes(32), b"NX")
         found = await self._call(b"GET", name)
+        if found is None:
+            # Only now: a Redis whose memory is full would refuse it, also where the key is there.
+            await self._call(b"SET", name, secrets.token_bytes(32), b"NX")
+            found = await self._call(b"GET", name)
         if not isinstance(found, bytes):
             raise BrokerUnavailable("Redis forgot the key that tickets are signed with: try again")
         return found
