@@ -92,6 +92,16 @@ async def test_a_hook_may_disconnect_with_a_code_of_that_range(code: int) -> Non
     assert reason == Disconnect(code, "ü" * 61)
 
 
+@pytest.mark.parametrize("code", [400, 4000])
+async def test_a_refusal_may_hold_half_of_a_character_that_a_client_sent(code: int) -> None:
+    async def on_subscribe(client: Client, channel: str) -> None:
+        raise Refuse("no \ud800", code)
+
+    reason = await refusal(hooks(on_subscribe=on_subscribe).subscribe(ALICE, "room", Raw()))
+
+    assert (reason.code, reason.message if isinstance(reason, Error) else reason.reason) == (code, "no \\ud800")
+
+
 async def test_a_hook_that_raises_is_100() -> None:
     async def on_publish(client: Client, channel: str, data: Any) -> None:
         raise KeyError("a mistake")
@@ -101,9 +111,10 @@ async def test_a_hook_that_raises_is_100() -> None:
     assert reason.code == 100
 
 
-async def test_a_hook_that_refuses_with_a_code_of_the_sdks_is_100() -> None:
+@pytest.mark.parametrize(("message", "code"), [("no", 50), (404, 103), ("no", 403.0), (None, 4000), ("no", True)])
+async def test_a_hook_that_refuses_with_what_clients_cannot_read_is_100(message: Any, code: Any) -> None:
     async def on_subscribe(client: Client, channel: str) -> None:
-        raise Refuse("no", 50)
+        raise Refuse(message, code)
 
     reason = await refusal(hooks(on_subscribe=on_subscribe).subscribe(ALICE, "room", Raw()))
 
@@ -132,6 +143,7 @@ EXITS: list[BaseException] = [
     SystemExit(3),
     KeyboardInterrupt(),
     asyncio.CancelledError(),
+    GeneratorExit(),
     BaseException("a panic of a library"),
     BaseExceptionGroup("of a task group", [SystemExit(3)]),
 ]
@@ -286,11 +298,21 @@ def test_a_module_that_is_not_there_is_named_with_the_remedy() -> None:
         load_hooks("nowhere_to_be_found", None, seconds=1)
 
 
-def test_a_module_that_fails_is_reported_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("line", "raised"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("raise GeneratorExit", "GeneratorExit"),
+    ],
+)
+def test_a_module_that_fails_is_reported_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, raised: str
+) -> None:
     monkeypatch.syspath_prepend("")
-    (tmp_path / "broken_hooks.py").write_text("1 / 0\n")
+    (tmp_path / "broken_hooks.py").write_text(line)
 
-    with pytest.raises(HooksError, match="importing broken_hooks failed: ZeroDivisionError"):
+    with pytest.raises(HooksError, match=f"importing broken_hooks failed: {raised}"):
         load_hooks("broken_hooks", tmp_path, seconds=1)
 
 

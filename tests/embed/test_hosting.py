@@ -96,6 +96,13 @@ def test_options_in_code_that_contradict_the_server_are_named(hosted: Module, op
         served.load()
 
 
+@pytest.mark.parametrize(("line", "raised"), [("raise SystemExit(3)", "SystemExit: 3"), ("1 / 0", "division by zero")])
+def test_a_module_that_ends_while_it_is_imported_is_named_with_the_line(hosted: Module, line: str, raised: str) -> None:
+    with pytest.raises(ApplicationError, match=f"cannot be imported: {raised}") as failed:
+        hosted.host(line).load()
+    assert f'{hosted.path.name}", line 1' in failed.value.trace
+
+
 def test_an_option_in_code_that_the_server_has_too_is_accepted(hosted: Module) -> None:
     text = """
         from fastapi import FastAPI

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from starling.engine import tasks as tasks_module
-from starling.engine.tasks import Tasks
+from starling.engine.tasks import Tasks, ends_this_task
 from tests.support.waiting import until
 
 
@@ -120,3 +120,28 @@ async def test_what_does_not_finish_in_time_is_cancelled_at_the_stop(monkeypatch
     await tasks.stop()
     await until(lambda: len(ended) == 2, "both have ended")
     assert ended == ["short finished", "long cancelled"]
+
+
+async def test_only_what_comes_from_outside_ends_a_task() -> None:
+    begun = asyncio.Event()
+    ends: list[bool] = []
+
+    async def work() -> None:
+        for error in (GeneratorExit(), asyncio.CancelledError(), SystemExit(3)):
+            ends.append(ends_this_task(error))
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as cancelled:
+            ends.append(ends_this_task(cancelled))
+
+    task = asyncio.create_task(work())
+    await begun.wait()
+    task.cancel()
+    await task
+    assert ends == [False, False, False, True]
+
+
+def test_a_coroutine_that_is_closed_when_no_loop_runs_ends() -> None:
+    assert ends_this_task(GeneratorExit())
+    assert not ends_this_task(SystemExit(3))

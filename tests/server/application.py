@@ -1,8 +1,8 @@
 """A raw ASGI application on the server layer alone, run as a process of its own: `application.py OPTIONS_AS_JSON`.
 
 Endpoints: `/ws` hands off to Speaker, `/echo` to Echo; `/plain` echoes by plain ASGI; `/slow` accepts after a minute;
-`/late` after half a second; `/return` accepts and returns; `/crash` accepts and fails; `/refuse` refuses; `/twice`
-hands off twice.
+`/late` after half a second; `/return` accepts and returns; `/crash` accepts and fails; `/exit` accepts and exits;
+`/refuse` refuses; `/twice` hands off twice.
 HTTP answers `ok`, to a POST once its body has come, and to one at `/early` at once; at `/later` and `/later-stream`
 after a moment; at `/scope` what the request says; at `/large` 1 MiB; at `/stream` only headers, until its client
 leaves. What is below `/direct/` is answered without ASGI.
@@ -245,6 +245,8 @@ class Application:
                 await self.echo(receive, send)
             case "/crash":
                 raise ValueError("as its path said")
+            case "/exit":
+                raise SystemExit(3)
 
     async def echo(self, receive: Any, send: Any) -> None:
         while (message := await receive())["type"] == "websocket.receive":

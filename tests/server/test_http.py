@@ -139,9 +139,10 @@ def test_an_endpoint_that_returns_or_fails_without_closing_ends_with_a_close_fra
         assert client.close_code()[0] == 1000
     with server.connect("/crash") as client:
         assert client.close_code()[0] == 1011
-    with server.connect("/twice") as client:
-        assert client.close_code()[0] == 1011
-    until(lambda: len(server.events("asgi_application_failed")) == 2, "both told of")
+    for path in ("/twice", "/exit"):
+        with server.connect(path) as client:
+            assert client.close_code()[0] == 1011
+    until(lambda: len(server.events("asgi_application_failed")) == 3, "all three are logged")
 
 
 def test_an_endpoint_may_keep_to_plain_asgi(server: InProcess) -> None:

@@ -28,6 +28,8 @@ default:
 HOOKS = """
 import asyncio
 
+tasks = []
+
 
 async def leave(client):
     raise SystemExit(3)
@@ -37,8 +39,21 @@ def interrupt():
     raise KeyboardInterrupt
 
 
+async def leave_as_task():
+    raise SystemExit(4)
+
+
 async def leave_later(client, data):
-    asyncio.get_running_loop().call_soon(*((exit, 3) if data == "exit" else (interrupt,)))
+    match data:
+        case "exit":
+            asyncio.get_running_loop().call_soon(exit, 3)
+        case "interrupt":
+            asyncio.get_running_loop().call_soon(interrupt)
+        case "task":
+            tasks.append(asyncio.create_task(leave_as_task()))
+        case "group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(leave_as_task())
 
 
 rpc = {"leave": leave, "later": leave_later}
@@ -145,22 +160,21 @@ async def test_a_hook_that_exits_is_an_error_of_its_caller_alone(starling: Starl
     assert starling.workers == workers
 
 
-@pytest.mark.parametrize(("data", "event"), [("exit", "worker_exited"), ("interrupt", "worker_failed")])
-async def test_an_exit_outside_of_a_hook_ends_its_worker_and_not_the_pod(
-    starling: Starling, opened: AsyncExitStack, data: str, event: str
+@pytest.mark.parametrize(
+    ("data", "raised"),
+    [("exit", "SystemExit: 3"), ("interrupt", "KeyboardInterrupt"), ("task", "SystemExit: 4"), ("group", "")],
+)
+async def test_an_exit_outside_of_a_hook_ends_nobodys_connection(
+    starling: Starling, opened: AsyncExitStack, data: str, raised: str
 ) -> None:
     client = await client_of(starling, "late leaver", opened)
-    (worker,) = starling.workers
-    before = len(starling.reported("worker_started"))
-    await client.socket.send(json.dumps({"id": 9, "rpc": {"method": "later", "data": data}}))
-    await client.socket.wait_closed()
-    starling.reported(event)
-    starling.reported("worker_started", count=before + 1)
-    starling.until_ready()
-    assert worker not in starling.workers
-    await client_of(starling, "next", opened)
-    starling.reported("broker_link_up", count=before + 1)
-    assert not [line for line in starling.lines if line["event"] == "metrics_not_kept"]
+    workers = starling.workers
+    before = len([line for line in starling.lines if line["event"] == "exit_prevented"])
+    reply = await client.ask(rpc={"method": "later", "data": data})
+    assert reply.get("error", {}).get("code") == (100 if data == "group" else None)
+    assert raised in starling.reported("exit_prevented", count=before + 1)[-1]["exception"]
+    assert "result" not in await client.ask(ping={})
+    assert starling.workers == workers
 
 
 @pytest.mark.parametrize("way", ["history", "subscribe", "publish"])

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from starling.client.hook_answers import as_json
 from starling.engine.hooks import Refuse
+from starling.engine.tasks import ends_this_task
 from starling.protocol.codes import (
     DISCONNECT_CODES,
     ERROR_BAD_REQUEST,
@@ -63,7 +64,7 @@ class HookFunction:
         """Call it. Raises CommandRefused for every failure."""
         if self._data is not None:
             offered["data"] = self._read(data or Raw())
-        return await self._guarded(self._function(*taken, **{name: offered[name] for name in self._named}))
+        return await self._guarded(*taken, **{name: offered[name] for name in self._named})
 
     async def decide(self, meaning: Callable[[Any], Any], *taken: Any, data: Raw | None = None, **offered: Any) -> Any:
         """Call it; returns the meaning of its result. What `meaning` raises counts as a fault of the function."""
@@ -80,10 +81,10 @@ class HookFunction:
         )
         return found if isinstance(found, Raw) else None
 
-    async def _guarded(self, call: Awaitable[Any]) -> Any:
+    async def _guarded(self, *taken: Any, **named: Any) -> Any:
         try:
             async with asyncio.timeout(self._seconds):
-                return await call
+                return await self._function(*taken, **named)
         except Refuse as refuse:
             raise CommandRefused(_reason(refuse)) from refuse
         except TimeoutError as late:
@@ -95,12 +96,10 @@ class HookFunction:
     def _failed(self, error: BaseException) -> CommandRefused:
         """Log a fault of the function; returns what its client gets. What ends this task is raised again.
 
-        An exit, such as of a library that the hook calls, would end this worker. Cancellation of something that the
-        hook waits for, and groups with an exit in them, are no `Exception` either.
+        An exit, such as of a library that the hook calls, is no fault of the client's connection. Cancellation of
+        something that the hook waits for, and groups with an exit in them, are no `Exception` either.
         """
-        task = asyncio.current_task()
-        cancelled = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling()
-        if cancelled or isinstance(error, GeneratorExit):
+        if ends_this_task(error):
             raise error
         log.error("hook_failed", hook=self.name, exc_info=error)
         return CommandRefused(ERROR_INTERNAL)

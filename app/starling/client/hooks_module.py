@@ -161,7 +161,9 @@ def load_hooks(name: str, path: Path | None, *, seconds: float) -> ModuleHooks:
     except ModuleNotFoundError as error:
         remedy = f"no module {error.name}: put it on the import path with {variable('hooks_path')}"
         raise HooksError(remedy + _own_lines(error)) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise HooksError(f"importing {name} failed: {type(error).__name__}: {error}{_own_lines(error)}") from error
     return ModuleHooks(module, seconds=seconds)
 

@@ -175,8 +175,12 @@ def import_application(target: str) -> ASGIApp:
                 "`starling serve my.module:app`, from the directory that holds it"
             ) from error
         raise ApplicationError(f"{module_name} cannot be imported: {error}", own_lines(error)) from error
-    except Exception as error:
-        raise ApplicationError(f"{module_name} cannot be imported: {error}", own_lines(error)) from error
+    except KeyboardInterrupt:
+        raise
+    # A module may end by sys.exit(), too.
+    except BaseException as error:
+        raised = str(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
+        raise ApplicationError(f"{module_name} cannot be imported: {raised}", own_lines(error)) from error
     for name in path.split("."):
         if not hasattr(found, name):
             raise ApplicationError(f"{module_name} has no {name}: name the application behind the colon")

@@ -23,10 +23,13 @@ class Refuse(Refused):
     """
 
     def __init__(self, message: str = "permission denied", code: int = 103) -> None:
+        if not issubclass(type(message), str) or not issubclass(type(code), int) or isinstance(code, bool):
+            raise TypeError("Refuse(message, code): give a text and a whole number")
         if not 100 <= code < 2**32:
             raise ValueError(f"code {code}: give one from 100 on, those below are the SDKs' own")
-        super().__init__(message)
-        self.message = message
+        # Half of a UTF-16 pair, as the json module makes of what a client sent, cannot be sent back.
+        self.message = message.encode(errors="backslashreplace").decode()
+        super().__init__(self.message)
         self.code = code
 
 

@@ -7,6 +7,19 @@ from collections.abc import Coroutine, Generator
 FINISH_SECONDS = 2.0
 
 
+def ends_this_task(error: BaseException) -> bool:
+    """Whether `error` is how the running task is ended from outside: a cancellation of it, or the end of its loop.
+
+    A function of the user that raises an error of the same class does not end it.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        # No loop runs: the coroutine is closed.
+        return isinstance(error, GeneratorExit)
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
 class Tasks:
     """Owns tasks from their start to their end."""
 

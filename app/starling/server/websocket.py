@@ -13,6 +13,7 @@ from typing import Any, cast
 import structlog
 from uvicorn.protocols.utils import ClientDisconnected
 
+from starling.engine.tasks import ends_this_task
 from starling.engine.transport import EXTENSION, VANISHED
 from starling.server.client_socket import Flusher
 from starling.server.compression import Agreement
@@ -141,7 +142,10 @@ class StarlingWebSocket(asyncio.Protocol):
         code = 1000
         try:
             await self._app(self._scope, self._receive, self._send)
-        except Exception as error:
+        # An exit, too, is a fault of this endpoint alone.
+        except BaseException as error:
+            if ends_this_task(error):
+                raise
             if not _caused_by_disconnect(error):
                 log.exception("asgi_application_failed", path=self._scope["path"])
             code = 1011

@@ -42,6 +42,7 @@ from starling.telemetry.top_channels import ChannelTraffic
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
 HEARTBEAT_SECONDS = 1.0
+_REMEDY_FOR_EXITS = "find what calls sys.exit() in your application"
 
 
 class WorkerApplication(Protocol):
@@ -108,12 +109,27 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
     def run(self) -> None:
         """Serve until the end. A worker that served never ends with a code that stops the whole pod."""
         try:
-            super().run()
+            with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
+                self._run_until_end(runner.get_loop())
         except SystemExit as end:
             if not self._served or end.code not in {Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR}:
                 raise
-            log.critical("worker_exited", code=end.code, remedy="find what calls sys.exit() in your application")
+            log.critical("worker_exited", code=end.code, remedy=_REMEDY_FOR_EXITS)
             raise SystemExit(1) from end
+
+    def _run_until_end(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run the loop until serving has ended: an exit of another task is no reason to end this worker's clients.
+
+        SystemExit and KeyboardInterrupt of any task go through asyncio's loop, which can then be run further.
+        """
+        serving = loop.create_task(self._serve())
+        while not serving.done():
+            try:
+                loop.run_until_complete(serving)
+            except (SystemExit, KeyboardInterrupt):
+                if serving.done():
+                    raise
+                log.exception("exit_prevented", remedy=_REMEDY_FOR_EXITS)
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
