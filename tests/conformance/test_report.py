@@ -1,7 +1,12 @@
-"""How the index of an Autobahn run is read."""
+"""How the index of an Autobahn run is read, and that the service takes the limits of its profiles."""
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from starling.server.options import ServerOptions
+from tests.conformance.__main__ import PROFILES
 from tests.conformance.report import read_report
 
 
@@ -36,3 +41,10 @@ def test_a_case_that_a_limit_ended_is_listed_with_its_code_and_has_not_failed() 
 
 def test_a_run_without_a_case_has_failed() -> None:
     assert read_report({}).failed == ["no case ran"]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_service_takes_the_limits_of_each_profile(profile: str, tmp_path: Path) -> None:
+    options = ServerOptions(runtime_dir=tmp_path, **PROFILES[profile])
+    # Case 9.2.6 is a message of 16 MiB.
+    assert (options.max_message_bytes >= 2**24) == (profile == "wide")
