@@ -435,6 +435,21 @@ PUBLISH = '{"channel":"kept:a","data":1'
             "override.presense: not a member of this request: did you mean presence?",
         ),
         ("disconnect", '{"user":"a","disconnect":{"cod":3001}}', "disconnect.cod: not a member"),
+        (
+            "publish",
+            PUBLISH + ',"tags\\ud800":{},"\\u0061":1}',
+            "tags\\ud800: not a member of this request: did you mean tags?",
+        ),
+        (
+            "subscribe",
+            '{"user":"a","channel":"kept:a","\\udfff":1,"\\udfff":2,"\\u0061":1}',
+            "\\udfff: it is given twice",
+        ),
+        (
+            "batch",
+            '{"commands":[{"info":{}}],"parallel\\ud800":1,"\\u0061":1}',
+            "parallel\\ud800: not a member of this request: did you mean parallel?",
+        ),
     ],
 )
 def test_a_member_that_is_given_twice_or_misspelled_is_named(

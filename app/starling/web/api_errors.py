@@ -16,7 +16,12 @@ _MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]*)`$")
 
 
 def describe(problem: Exception) -> str:
-    """`channel: expected str, got int` for what msgspec says of a request."""
+    """`channel: expected str, got int` for what msgspec says of a request, in characters that can be sent."""
+    # The name of a member may hold half of a UTF-16 pair, which UTF-8 has not.
+    return _described(problem).encode(errors="backslashreplace").decode()
+
+
+def _described(problem: Exception) -> str:
     if isinstance(problem, UnicodeError):
         return "the body is not UTF-8"
     if isinstance(problem, RecursionError):
