@@ -325,6 +325,45 @@ except ValueError:
     assert not any(character in shown for character in "\x1b\r\x9b")
 
 
+HOSTILE = {
+    "escape": "x\x1b[31m",
+    "delete": "x\x7f",
+    "introducer": "x\x9b31m",
+    "next_line": "x\x85forged",
+    "line": "x\u2028forged",
+    "direction": "x\u202ey",
+    "isolate": "a b\u2066c",
+    "mark": "x\ufeff",
+    "tag": "x\U000e0041",
+    "spaced": "a\x1b b\nforged",
+    "quoted": "'\u202e\"",
+}
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_character_of_a_value_acts_on_a_terminal_or_breaks_a_line(log_format: str) -> None:
+    code = f"""
+import structlog, logging
+hostile = {HOSTILE!r}
+structlog.get_logger('x').info('event', **hostile)
+structlog.get_logger('x').info('nested', values=list(hostile.values()), **{{text: 1 for text in hostile.values()}})
+logging.getLogger('y').warning('of a library: %s', ' '.join(hostile.values()))
+"""
+    with logged(code, log_format=log_format) as process:
+        out, _ = process.communicate(timeout=20)
+    lines = out.decode().removesuffix("\n").split("\n")
+    assert len(lines) == 3
+    assert [line for line in lines if not line.isprintable()] == []
+    if log_format == "json":
+        event, nested, library = map(json.loads, lines)
+        assert event.items() >= HOSTILE.items()
+        assert nested["values"] == list(HOSTILE.values())
+        assert library["message"].endswith(" ".join(HOSTILE.values()))
+    else:
+        assert "escape='x\\x1b[31m'" in lines[0]
+        assert "spaced='a\\x1b b\\nforged'" in lines[0]
+
+
 def test_lines_that_cannot_be_written_are_reported_once_on_standard_error() -> None:
     code = "import structlog\nfor n in range(20): structlog.get_logger('x').info('event', n=n); writer.flush()"
     with Path("/dev/full").open("wb") as full, logged(code, stdout=full.fileno()) as process:

@@ -1,6 +1,7 @@
 """Configuration of logs: one JSON object a line, from structlog and the standard library alike, without secrets."""
 
 import atexit
+import json
 import logging
 import os
 import re
@@ -36,11 +37,13 @@ LIBRARY_LEVELS = {
 ACCESS_LOGS = ("gunicorn.access", "uvicorn.access")
 
 
-CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
 # Values of these types never change, so a line of them may be made later than it was said.
 LASTING_TYPES = frozenset({bool, float, int, str, type(None)})
 
+# Tracebacks, and what structlog writes without quotes.
+_TRACES = ("exception", "stack")
+_BARE = ("timestamp", "level", "event", "logger")
+_DELETE = 0x7F
 _encode = msgspec.json.Encoder().encode
 
 
@@ -101,28 +104,56 @@ def quiet_libraries() -> None:
 
 def _choose_renderer(log_format: LogFormat, *, terminal: bool) -> Callable[[EventDict], bytes]:
     if log_format == "json" or (log_format == "auto" and not terminal):
-        return _encode
+        return _render_json
     console = structlog.dev.ConsoleRenderer(
         colors=terminal, exception_formatter=structlog.dev.plain_traceback, pad_event_to=24
     )
 
     def render_console(line: EventDict) -> bytes:
         del line["pid"]
-        for name in ("exception", "stack"):
-            if isinstance(text := line.get(name), str):
-                line[name] = _indented(text)
-        return str(console(None, "", line)).encode()
+        return str(console(None, "", {_shown_text(name): _shown(name, value) for name, value in line.items()})).encode()
 
     return render_console
 
 
+def _render_json(line: EventDict) -> bytes:
+    """A line whose characters all show: JSON escapes no DEL, no C1, no separators of lines, and none of direction."""
+    encoded = _encode(line)
+    if (encoded.isascii() and _DELETE not in encoded) or (text := encoded.decode()).isprintable():
+        return encoded
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text).encode()
+
+
+def _shown(name: str, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if name in _TRACES:
+        return _indented(value)
+    if value.isprintable():
+        return value
+    return _shown_text(value) if name in _BARE else _Quoted(value)
+
+
 def _indented(text: str) -> str:
-    """A traceback whose lines cannot pass for log lines: each is indented, and control characters are escaped."""
-    return "\n".join("    " + CONTROL_CHARACTER.sub(_escape, line) for line in text.split("\n"))
+    """A traceback whose lines cannot pass for log lines: each is indented, and what does not show is escaped."""
+    return "\n".join("    " + _shown_text(line) for line in text.split("\n"))
 
 
-def _escape(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+def _shown_text(text: str) -> str:
+    """`text`, with escapes for characters that do not show or change how others show, such as those of a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+class _Quoted:
+    """A text that structlog writes in quotes, with escapes."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
 
 
 class _LineMaker:
