@@ -131,6 +131,12 @@ class ClientConnection(Connection):
         self.session_id = token.session or self.session_id
         self.identity = replace(identity, client=self.id, token=replace(token, session=self.session_id))
 
+    def move_end(self, expires_at: float | None) -> None:
+        """Take the end that a backend sets, in the place of the one that a token or a hook has set."""
+        hooked = self.identity.hooked
+        unbound = None if hooked is None else replace(hooked, end=None)
+        self.identity = replace(self.identity, expires_at=expires_at, hooked=unbound)
+
     def encode(self, reply: Reply) -> bytes:
         """Encode a reply, push or ping for this client. Raises CommandRefused for one that its format cannot carry."""
         return self.codec.encode(reply)

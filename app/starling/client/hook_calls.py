@@ -3,7 +3,7 @@
 from msgspec import Raw
 from msgspec.structs import replace
 
-from starling.client.authority import Grant, Identity
+from starling.client.authority import Grant, HookTerms, Identity, earlier
 from starling.client.client_connection import ClientConnection
 from starling.engine.engine import Engine
 from starling.engine.hook_request import Request
@@ -51,6 +51,8 @@ def granted(grant: Grant, decision: SubscribeDecision | None) -> Grant:
         if grant.needs_hook:
             raise CommandRefused(ERROR_PERMISSION_DENIED)
         return grant
+    # Where a backend is asked at the end whether the subscription goes on, it moves the end itself.
+    end = None if grant.options.sub_refresh_proxy else decision.expires_at
     return replace(
         grant,
         options=grant.options.overridden(decision.override),
@@ -60,6 +62,7 @@ def granted(grant: Grant, decision: SubscribeDecision | None) -> Grant:
         filter=_narrowed(grant.filter, decision.filter),
         renewable=grant.renewable and decision.expires_at is None,
         needs_hook=False,
+        hooked=None if end is None and not decision.info else HookTerms(bytes(grant.info), end=end),
     )
 
 
@@ -72,6 +75,7 @@ def completed(identity: Identity, decided: Identity, decision: ConnectDecision) 
         info=decision.info or identity.info,
         meta=decision.meta or identity.meta,
         expires_at=earlier(identity.expires_at, decision.expires_at),
+        hooked=HookTerms(bytes(identity.info), identity.meta, decision.expires_at),
         subscriptions={
             **identity.subscriptions,
             **{
@@ -85,11 +89,6 @@ def completed(identity: Identity, decided: Identity, decision: ConnectDecision) 
 def _narrowed(forced: TagsFilter | None, other: TagsFilter | None) -> TagsFilter | None:
     """What matches both filters; None matches all."""
     return other if forced is None else forced.narrowed(other)
-
-
-def earlier(one: float | None, other: float | None) -> float | None:
-    """The earlier of two ends; None never comes."""
-    return min((end for end in (one, other) if end is not None), default=None)
 
 
 def report_unsubscribed(engine: Engine, client: ClientConnection, channel: str) -> None:

@@ -47,6 +47,11 @@ class Memberships:
         membership = self._by_channel.get(channel)
         return None if membership is None else membership.grant.options
 
+    def grant(self, channel: str) -> Grant | None:
+        """What the client has in a channel; None where it is not in it."""
+        membership = self._by_channel.get(channel)
+        return None if membership is None else membership.grant
+
     def filter(self, channel: str) -> TagsFilter | None:
         """What the publications of a channel that the client gets must match; None where it gets all."""
         membership = self._by_channel.get(channel)
@@ -81,7 +86,8 @@ class Memberships:
         if membership is None:
             return True
         held = membership.grant
-        renewed = replace(held, token=grant.token, token_filter=grant.token_filter)
+        hooked = None if held.hooked is None else replace(held.hooked, info=bytes(grant.info))
+        renewed = replace(held, token=grant.token, token_filter=grant.token_filter, hooked=hooked)
         self._by_channel[channel] = replace(membership, grant=renewed)
         return held.token_filter == grant.token_filter
 

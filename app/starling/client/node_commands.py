@@ -168,6 +168,7 @@ class NodeCommands:
 
     def _refresh(self, command: RefreshCommand) -> None:
         for connection in self._chosen(command):
+            connection.move_end(command.expire_at)
             ttl = ttl_until(0.0 if command.expired else command.expire_at)
             connection.carry_out(connection.session.refresh(time.monotonic(), ttl=ttl))
 

@@ -80,7 +80,7 @@ from starling.protocol.messages import (
     SubscribeResult,
     UnsubscribeResult,
 )
-from starling.protocol.session_core import RENEWAL_PAUSE, SessionCore, SessionState
+from starling.protocol.session_core import RENEWAL_PAUSE, SessionCore, SessionState, is_over, notice
 
 NO_ENDS: Mapping[str, float | None] = MappingProxyType({})
 QueryResult = PublishResult | PresenceResult | PresenceStatsResult | HistoryResult | RPCResult
@@ -208,7 +208,7 @@ class Session(SessionCore):
         self.subscriptions = entered
         if len(entered) > self._limits.max_channels:
             return self.close(codes.DISCONNECT_CHANNEL_LIMIT)
-        if _is_over(ttl):
+        if is_over(ttl):
             return [*self._end_all(), *self.refused(action, codes.ERROR_EXPIRED, now)]
         self.state = SessionState.CONNECTED
         for channel, subscription in entered.items():
@@ -217,7 +217,7 @@ class Session(SessionCore):
         if renewed:
             self._plan_renewal(ttl, now)
         self._ping_at = now + (self._limits.ping_seconds if first_ping is None else first_ping)
-        result.expires, result.ttl = (True, _whole_seconds(ttl)) if refreshable and ttl is not None else (False, 0)
+        result.expires, result.ttl = notice(ttl, refreshable=refreshable)
         result.ping, result.pong = ceil(self._limits.ping_seconds), self._answers_pings
         decisions = [Write(Reply(action.id, connect=result)), *self._finish(action, now)]
         held, self._held = self._held, None
@@ -246,7 +246,7 @@ class Session(SessionCore):
         if self.state is not SessionState.CONNECTED:
             return [EndSubscription(0, subscription)]
         self._subscribing -= 1
-        if _is_over(ttl):
+        if is_over(ttl):
             ending = self._end(subscription, None)
             return [*ending, *self._refuse(action.id, codes.ERROR_EXPIRED, now), *self._finish(action, now)]
         self.subscriptions[action.channel] = subscription
@@ -258,7 +258,7 @@ class Session(SessionCore):
             replies: list[Decision] = [Write(Reply(push=Push(action.channel, subscribe=push)))]
             replies += [Write(Reply(push=Push(action.channel, pub=missed))) for missed in result.publications]
         else:
-            result.expires, result.ttl = (True, _whole_seconds(ttl)) if refreshable and ttl is not None else (False, 0)
+            result.expires, result.ttl = notice(ttl, refreshable=refreshable)
             replies = [Write(Reply(action.id, subscribe=result))]
         return [*replies, *self._finish(action, now)]
 
@@ -278,27 +278,34 @@ class Session(SessionCore):
         """Nothing of the subscription is left, and the client may enter the channel again."""
         return self._finish(action, now)
 
-    def refreshed(self, action: Refresh, now: float, *, ttl: float | None) -> list[Decision]:
-        """The new token is good for `ttl` seconds; None never ends."""
+    def refreshed(self, action: Refresh, now: float, *, ttl: float | None, refreshable: bool = True) -> list[Decision]:
+        """The new token is good for `ttl` seconds; None never ends. For `refreshable` see `connected`."""
         if self.state is not SessionState.CONNECTED:
             return []
-        if _is_over(ttl):
+        if is_over(ttl):
             return self.refused(action, codes.ERROR_EXPIRED, now)
-        self._connection_ends_at = self._end_time(ttl, now, grace=True)
-        result = RefreshResult(expires=ttl is not None, ttl=_whole_seconds(ttl))
+        self._connection_ends_at = self._end_time(ttl, now, grace=refreshable)
+        result = RefreshResult()
+        result.expires, result.ttl = notice(ttl, refreshable=refreshable)
         return [Write(Reply(action.id, refresh=result)), *self._finish(action, now)]
 
     def sub_refreshed(
-        self, action: SubRefresh, now: float, *, ttl: float | None, chan_info: Raw = NO_PAYLOAD
+        self,
+        action: SubRefresh,
+        now: float,
+        *,
+        ttl: float | None,
+        chan_info: Raw = NO_PAYLOAD,
+        refreshable: bool = True,
     ) -> list[Decision]:
-        """The subscription's new token is good for `ttl` seconds; None never ends."""
+        """The subscription's new token is good for `ttl` seconds; None never ends. `refreshable`: see `subscribed`."""
         if self.state is not SessionState.CONNECTED:
             return []
-        if _is_over(ttl):
+        if is_over(ttl):
             return self.refused(action, codes.ERROR_EXPIRED, now)
         action.subscription.chan_info = chan_info
-        self._set_end(action.subscription, ttl, now)
-        result = SubRefreshResult(expires=ttl is not None, ttl=_whole_seconds(ttl))
+        self._set_end(action.subscription, ttl, now, refreshable=refreshable)
+        result = SubRefreshResult(*notice(ttl, refreshable=refreshable))
         return [Write(Reply(action.id, sub_refresh=result)), *self._finish(action, now)]
 
     def refused(self, action: Action, reason: Error | Disconnect, now: float) -> list[Decision]:
@@ -343,10 +350,10 @@ class Session(SessionCore):
         """Change when the connection expires, in `ttl` seconds or never, and notify the client."""
         if self.state is not SessionState.CONNECTED:
             return []
-        if _is_over(ttl):
+        if is_over(ttl):
             return self.close(codes.DISCONNECT_EXPIRED)
         self._connection_ends_at = self._end_time(ttl, now, grace=True)
-        return [Write(Reply(push=Push(refresh=RefreshPush(expires=ttl is not None, ttl=_whole_seconds(ttl)))))]
+        return [Write(Reply(push=Push(refresh=RefreshPush(*notice(ttl, refreshable=True)))))]
 
     def renewed(
         self,
@@ -370,13 +377,13 @@ class Session(SessionCore):
                 subscription.renew_at = now + RENEWAL_PAUSE
                 self._subscription_ends_at = min(self._subscription_ends_at, subscription.renew_at)
                 return []
-            if _is_over(ttl):
+            if is_over(ttl):
                 return self.unsubscribe(subscription.channel, codes.UNSUBSCRIBE_EXPIRED, now)
             subscription.chan_info = chan_info
             self._plan_sub_renewal(subscription, ttl, now)
         elif not answered:
             self._renew_at = now + RENEWAL_PAUSE
-        elif _is_over(ttl):
+        elif is_over(ttl):
             return self.close(codes.DISCONNECT_EXPIRED)
         else:
             self._plan_renewal(ttl, now)
@@ -387,12 +394,3 @@ def _subscription(channel: str, result: SubscribeResult, chan_info: Raw, *, serv
     return Subscription(
         channel, server_side, chan_info, result.epoch, result.offset, result.recoverable, result.positioned
     )
-
-
-def _is_over(ttl: float | None) -> bool:
-    return ttl is not None and ttl <= 0
-
-
-def _whole_seconds(ttl: float | None) -> int:
-    # The schema has a uint32, and an SDK that gets 0 would refresh at once.
-    return 0 if ttl is None else min(max(1, round(ttl)), 2**32 - 1)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from enum import Enum
 from math import inf
 
+from msgspec import Raw
+
 from starling.protocol import codes
 from starling.protocol.budget import Budget
 from starling.protocol.codec import commands_per_frame
@@ -156,6 +158,13 @@ class SessionCore:
         subscription.expires_at = self._end_time(ttl, now, grace=refreshable and not subscription.server_side)
         self._subscription_ends_at = min(self._subscription_ends_at, subscription.expires_at)
 
+    def server_side_renewed(self, channel: str, now: float, *, ttl: float | None, chan_info: Raw) -> None:
+        """The new token of the connection says this of a channel that it names; nothing, if the client left it."""
+        subscription = self.subscriptions.get(channel)
+        if subscription is not None and subscription.server_side:
+            subscription.chan_info = chan_info
+            self._set_end(subscription, ttl, now)
+
     def _plan_renewal(self, ttl: float | None, now: float) -> None:
         self._renew_at = inf if ttl is None else now + ttl
         self._connection_ends_at = self._renew_at + self._limits.proxy_grace_seconds
@@ -270,3 +279,16 @@ class SessionCore:
         if unforgiven <= burst:
             return None
         return codes.ERROR_TOO_MANY_REQUESTS if unforgiven <= 2 * burst else codes.DISCONNECT_TOO_MANY_REQUESTS
+
+
+def is_over(ttl: float | None) -> bool:
+    """Whether an end, in `ttl` seconds, has come; None never ends."""
+    return ttl is not None and ttl <= 0
+
+
+def notice(ttl: float | None, *, refreshable: bool) -> tuple[bool, int]:
+    """Whether the client is notified of an end, and in how many seconds it is."""
+    if ttl is None or not refreshable:
+        return False, 0
+    # The schema has a uint32, and an SDK that gets 0 would refresh at once.
+    return True, min(max(1, round(ttl)), 2**32 - 1)

@@ -1,12 +1,11 @@
 """Authentication of a client of the client protocol, and its rights in channels: by tokens, tickets and namespaces."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
 from msgspec import Raw
-from msgspec.structs import replace
 
 from starling.auth.handshake import find_token
 from starling.auth.tickets import Tickets, is_ticket
@@ -19,11 +18,11 @@ from starling.auth.tokens import (
     TokenVerifier,
 )
 from starling.client.authority import (
-    NO_CHANNELS,
-    NO_FILTERS,
     NO_GRANTS,
+    NO_TERMS,
     Grant,
     Handshake,
+    HookTerms,
     Identity,
     PendingToken,
 )
@@ -36,8 +35,8 @@ from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error
 from starling.protocol.commands import ConnectRequest, SubscribeRequest
 from starling.protocol.messages import NO_PAYLOAD
-from starling.protocol.tags_filter import TagsFilter
 from starling.telemetry.refusals import RefusalLog
+from starling.web.token_terms import channels_of, renewed
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.authority")
 
@@ -187,7 +186,6 @@ class TokenAuthority:
             if (known := self._options_of_token(credentials.user, channel)) is not None
         }
         self._add_personal_channel(credentials.user, subscriptions)
-        named = frozenset(credentials.subs) if credentials.subs else NO_CHANNELS
         return Identity(
             user=credentials.user,
             info=Raw(credentials.info) if credentials.info else NO_PAYLOAD,
@@ -195,8 +193,7 @@ class TokenAuthority:
             expires_at=credentials.expires_at,
             token=credentials.token,
             subscriptions=subscriptions or NO_GRANTS,
-            token_channels=named,
-            token_filters=_filters(credentials),
+            token_channels=channels_of(credentials),
             resume=credentials.resume,
         )
 
@@ -244,6 +241,7 @@ class TokenAuthority:
             subscriptions=subscriptions or NO_GRANTS,
             renewable=False,
             renewed_by_hook=decision.renewable,
+            hooked=NO_TERMS if decision.renewable else _ending(decision.expires_at),
         )
 
     def _add_personal_channel(self, user: str, subscriptions: dict[str, Grant]) -> None:
@@ -288,24 +286,10 @@ class TokenAuthority:
         return _grant(self._channels.options(request.channel), granted)
 
     async def renew(self, identity: Identity, token: str) -> Identity:
-        """A new token must be of the same user, or the connection ends with 3500.
-
-        Its channels and their filters must be those of the token before: else the client connects again, by 3010, and
-        gets the new ones.
-        """
+        """See starling.web.token_terms.renewed."""
         with _expired_is_temporary():
             credentials = await self._connection(token)
-        if credentials.user != identity.user:
-            raise CommandRefused(codes.DISCONNECT_INVALID_TOKEN)
-        if identity.token_channels != credentials.subs.keys() or identity.token_filters != _filters(credentials):
-            raise CommandRefused(codes.DISCONNECT_INSUFFICIENT_STATE)
-        return replace(
-            identity,
-            info=Raw(credentials.info) if credentials.info else NO_PAYLOAD,
-            meta=credentials.meta,
-            expires_at=credentials.expires_at,
-            token=credentials.token,
-        )
+        return renewed(identity, credentials)
 
     async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
         """A new subscription token must be of the same user and channel, or it is refused with 103."""
@@ -371,11 +355,8 @@ def _refusal(refused: TokenRefused, final: codes.Error | codes.Disconnect) -> Co
     return CommandRefused(codes.ERROR_TOKEN_EXPIRED if over else final)
 
 
-def _filters(credentials: Credentials) -> Mapping[str, TagsFilter]:
-    """The filters that a connection token forces, by channel."""
-    if not credentials.subs:
-        return NO_FILTERS
-    return {channel: options.filter for channel, options in credentials.subs.items() if options.filter is not None}
+def _ending(expires_at: float | None) -> HookTerms:
+    return NO_TERMS if expires_at is None else HookTerms(end=expires_at)
 
 
 def _grant(options: ChannelOptions, granted: SubscriptionGrant) -> Grant:

@@ -177,7 +177,7 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
             time.monotonic(),
             ttl=ttl_until(identity.expires_at),
             sub_ttls={channel: ttl_until(grant.expires_at) for channel, grant in identity.subscriptions.items()},
-            refreshable=identity.renewable and not client.one_way,
+            refreshable=identity.renewable and not (identity.ends_by_hook or client.one_way),
             renewed=identity.renewed_by_hook,
             first_ping=random.uniform(1, self._engine.options.ping_seconds),  # noqa: S311 - spreads pings
         )

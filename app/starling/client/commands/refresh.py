@@ -1,10 +1,11 @@
-"""`refresh` and `sub_refresh`: new tokens for a connection and for a subscription."""
+"""`refresh` and `sub_refresh`: a new token in the place of the one that a connection or a subscription has."""
 
 import time
 
-from starling.client.authority import Authority
+from starling.client.authority import Authority, earlier
 from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import CommandHandler
+from starling.client.commands.shown_info import show_info
 from starling.engine.presence_tracker import PresenceTracker
 from starling.protocol import codes
 from starling.protocol.decisions import Decision, Refresh, SubRefresh
@@ -25,12 +26,19 @@ class RefreshHandler(CommandHandler[Refresh, None]):
 
     async def run(self, client: ClientConnection, action: Refresh, prepared: None) -> list[Decision]:
         """Verify the token and adopt what it says; the info that others see is replaced where it differs."""
-        before = client.identity
+        before, session, now = client.identity, client.session, time.monotonic()
         client.adopt(await self._authority.renew(before, action.request.token))
-        if bytes(client.identity.info) != bytes(before.info):
-            for channel, subscription in tuple(client.session.subscriptions.items()):
-                await self._presence.update(channel, client.info(subscription.chan_info))
-        return client.session.refreshed(action, time.monotonic(), ttl=ttl_until(client.identity.expires_at))
+        identity = client.identity
+        renewed = [
+            channel for channel, grant in identity.subscriptions.items() if grant is not before.subscriptions[channel]
+        ]
+        for channel in renewed:
+            grant = identity.subscriptions[channel]
+            session.server_side_renewed(channel, now, ttl=ttl_until(grant.expires_at), chan_info=grant.info)
+        other_info = bytes(identity.info) != bytes(before.info)
+        await show_info(client, self._presence, client.memberships if other_info else renewed)
+        refreshable = not identity.ends_by_hook
+        return session.refreshed(action, time.monotonic(), ttl=ttl_until(identity.expires_at), refreshable=refreshable)
 
 
 class SubRefreshHandler(CommandHandler[SubRefresh, None]):
@@ -50,10 +58,17 @@ class SubRefreshHandler(CommandHandler[SubRefresh, None]):
         """Verify the token and adopt its end and info; a client that it forces another filter on subscribes again."""
         channel = action.request.channel
         grant = await self._authority.renew_grant(client.identity, channel, action.request.token)
+        held = client.memberships.grant(channel)
+        info, end, refreshable = grant.info, grant.expires_at, True
+        if held is not None and (hooked := held.hooked) is not None:
+            info = action.subscription.chan_info if hooked.info == bytes(info) else info
+            end = earlier(end, hooked.end)
+            refreshable = hooked.end is None or end != hooked.end
         same_filter = client.memberships.renew(channel, grant)
-        await self._presence.update(channel, client.info(grant.info))
-        ttl = ttl_until(grant.expires_at)
-        decisions = client.session.sub_refreshed(action, time.monotonic(), ttl=ttl, chan_info=grant.info)
+        await self._presence.update(channel, client.info(info))
+        decisions = client.session.sub_refreshed(
+            action, time.monotonic(), ttl=ttl_until(end), chan_info=info, refreshable=refreshable
+        )
         if same_filter:
             return decisions
         client.carry_out(decisions)

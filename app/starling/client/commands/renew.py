@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import CommandHandler
+from starling.client.commands.shown_info import show_info
 from starling.client.hook_calls import shown_to_hooks
 from starling.engine.hooks import Hooks, RefreshDecision
 from starling.engine.presence_tracker import PresenceTracker
@@ -50,8 +51,7 @@ class RenewHandler(CommandHandler[RenewConnection, None]):
         info = before if decision.info is None else decision.info
         client.adopt(replace(client.identity, info=info, expires_at=decision.expires_at))
         if bytes(info) != bytes(before):
-            for channel, subscription in tuple(session.subscriptions.items()):
-                await self._presence.update(channel, client.info(subscription.chan_info))
+            await show_info(client, self._presence, client.memberships)
         return session.renewed(time.monotonic(), ttl=ttl_until(decision.expires_at))
 
 
