@@ -100,13 +100,39 @@ async def test_more_than_may_wait_is_refused_until_what_waits_is_carried_out(
     service: Application, sessions: EmulatedSessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_connection, "MOST_WAITING", 100)
+    monkeypatch.setattr(stream_connection, "COMMAND_BYTES", 0)
     client, transport = await connected(service, sessions)
-    assert client.on_request(" " * 101) is Forwarding.BUSY
     assert client.on_request(ping(3) + "\n" * 60) is Forwarding.TAKEN
     assert client.on_request(ping(4) + "\n" * 60) is Forwarding.BUSY
     await until(lambda: 3 in replies(transport), "what waited is carried out")
     assert client.on_request(ping(4) + "\n" * 60) is Forwarding.TAKEN
     await until(lambda: 4 in replies(transport), "and so is what comes later")
+
+
+async def test_one_request_may_be_larger_than_what_may_wait(service: Application, sessions: EmulatedSessions) -> None:
+    client, transport = await connected(service, sessions)
+    assert client.on_request(ping(2) + " " * stream_connection.MOST_WAITING) is Forwarding.TAKEN
+    await until(lambda: 2 in replies(transport), "it is carried out")
+
+
+async def test_commands_that_wait_count_for_the_memory_they_take_and_room_is_back_when_they_are_done(
+    service: Application, sessions: EmulatedSessions
+) -> None:
+    client, transport = await connected(service, sessions)
+    transport.replies_wait = True
+    number = 1
+    outcome = Forwarding.TAKEN
+    while outcome is Forwarding.TAKEN:
+        outcome = client.on_request(ping(*range(number + 1, number + 101)))
+        number += 100
+    assert outcome is Forwarding.BUSY
+    waiting = stream_connection.MOST_WAITING // stream_connection.COMMAND_BYTES
+    assert waiting - 200 < number < waiting + 200
+    # The client takes its replies, and sends no request meanwhile.
+    transport.replies_wait = False
+    client.on_drained()
+    assert replies(transport)[-1] == number - 100
+    assert client.on_request(ping(number) + " " * (stream_connection.MOST_WAITING - 1000)) is Forwarding.TAKEN
 
 
 async def test_commands_wait_while_the_client_has_replies_to_take(

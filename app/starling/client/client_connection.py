@@ -32,6 +32,10 @@ from starling.protocol.session import Session
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
+# Commands of a frame between two looks at whether so much is pending that the rest waits: a command that waits takes a
+# fraction of the memory of one that is carried out.
+COMMANDS_AT_ONCE = 32
+
 
 class ClientEncoder(ViewEncoder, Protocol):
     """The form of everything that a client reads."""
@@ -60,6 +64,7 @@ class ClientConnection(Connection):
     """
 
     __slots__ = (
+        "_backlog",
         "_executor",
         "_read_gate",
         "announced",
@@ -116,6 +121,8 @@ class ClientConnection(Connection):
         self.user_channel = ""
         """The channel that counts the connections of this user, once this one is counted there."""
         self._read_gate: ReadGate | None = None
+        # Commands that may be carried out, once fewer are pending and the client has taken its replies.
+        self._backlog: Sequence[Command] = ()
         self.request: Request | None = None
         """What the connection was opened with, kept until the connect command where a hook wants it."""
         self.announced = False
@@ -207,7 +214,20 @@ class ClientConnection(Connection):
         return True
 
     def _receive(self, commands: list[Command]) -> None:
-        """Have the session take `commands` in their order."""
+        """Have the session take `commands` in their order, as far as they need not wait."""
+        if self._backlog or len(commands) > COMMANDS_AT_ONCE:
+            self._backlog = [*self._backlog, *commands]
+            self._work_off()
+        else:
+            self._execute(commands)
+
+    def _work_off(self) -> None:
+        """Have the session take the commands that waited, as far as these need not wait any longer."""
+        while self._backlog and not self.paused and not self.transport.replies_wait and self.close_code is None:
+            commands, self._backlog = self._backlog[:COMMANDS_AT_ONCE], self._backlog[COMMANDS_AT_ONCE:]
+            self._execute(commands)
+
+    def _execute(self, commands: Sequence[Command]) -> None:
         now = time.monotonic()
         decisions: list[Decision] = []
         for command in commands:
@@ -216,6 +236,20 @@ class ClientConnection(Connection):
         if self.session.busy and not self.paused:
             self.paused = True
             self.transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Go on with the client's commands, of which fewer are pending now."""
+        self.paused = False
+        self._work_off_safely()
+        if not self.paused:
+            self.transport.resume_reading()
+
+    def _work_off_safely(self) -> None:
+        try:
+            self._work_off()
+        except Exception:
+            log.exception("client_failed", connection_id=self.id)
+            fail(self)
 
     def first_tick(self, now: float) -> float:
         """When the connect command must have come."""
@@ -235,9 +269,10 @@ class ClientConnection(Connection):
         return self.deadline
 
     def on_drained(self) -> None:
-        """Go on with the reads that waited for the client."""
+        """Go on with the reads and the commands that waited for the client."""
         if self._read_gate is not None:
             self._read_gate.drained()
+        self._work_off_safely()
 
     def on_overflow(self) -> None:
         """Disconnect a client that reads too slowly."""
@@ -259,6 +294,7 @@ class ClientConnection(Connection):
         if frame_tap is not None:
             frame_tap.closed(self, code, reason)
         super().on_close(code, reason)
+        self._backlog = ()
         if self._read_gate is not None:
             self._read_gate.close()
         self.carry_out(self.session.lost())

@@ -214,5 +214,4 @@ def _answered(client: ClientConnection, action: Action) -> bool:
 def _read_on(client: ClientConnection) -> None:
     """Let a client's transport read again, once few enough of its commands are pending."""
     if client.paused and not client.session.busy:
-        client.paused = False
-        client.transport.resume_reading()
+        client.read_on()

@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
 from math import inf
 
 import structlog
@@ -25,10 +24,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 
 # Bytes of the secret that a client shows with each of its commands.
 SECRET_BYTES = 24
-# Bytes of a client's commands that may wait here for those before them, and for the client to take its replies.
-MOST_WAITING = 2**20
-# Commands of a backlog between two looks at whether more may follow.
-COMMANDS_AT_ONCE = 32
+# Bytes of a client's commands that may wait here for those before them, and for the client to take its replies: of its
+# requests, and of what each command takes in addition. One request may have more, where nothing waits.
+MOST_WAITING = 2**18
+COMMAND_BYTES = 256
 
 
 class EmulatedConnection(ClientConnection):
@@ -37,7 +36,7 @@ class EmulatedConnection(ClientConnection):
     Nothing is expected of an idle client: the transport notices one that is gone.
     """
 
-    __slots__ = ("_backlog", "_first", "_first_ids", "_reason", "_sequence", "_sessions", "_timer", "_waiting_bytes")
+    __slots__ = ("_first", "_first_ids", "_reason", "_sequence", "_sessions", "_timer", "_waiting_bytes")
 
     def __init__(
         self, executor: Executor, handshake: Handshake, sessions: EmulatedSessions, first: str | bytes
@@ -50,8 +49,6 @@ class EmulatedConnection(ClientConnection):
         # Made with the first request after the one that opened the stream.
         self._sequence: CommandSequence | None = None
         self._timer: asyncio.TimerHandle | None = None
-        # What may be carried out, once fewer commands are pending and the client has taken its replies.
-        self._backlog: Sequence[Command] = ()
         self._waiting_bytes = 0
         self._reason = ""
 
@@ -68,7 +65,6 @@ class EmulatedConnection(ClientConnection):
     def on_close(self, code: int, reason: str) -> None:
         """Leave every channel, and be found no more."""
         self._sessions.remove(self)
-        self._backlog = ()
         if self._timer is not None:
             self._timer.cancel()
         super().on_close(code, reason or self._reason)
@@ -90,7 +86,7 @@ class EmulatedConnection(ClientConnection):
             return Forwarding.GONE
         if isinstance(data, str) is not self.codec.text:
             return Forwarding.MALFORMED
-        if self._waiting_bytes + len(data) > MOST_WAITING:
+        if self._waiting_bytes and self._waiting_bytes + len(data) > MOST_WAITING:
             return Forwarding.BUSY
         self.count_received(data)
         self._waiting_bytes += len(data)
@@ -101,16 +97,12 @@ class EmulatedConnection(ClientConnection):
             fail(self)
             return Forwarding.UNAVAILABLE
 
-    def on_drained(self) -> None:
-        """Go on with the reads and the commands that waited for the client."""
-        super().on_drained()
-        self._carry_out_backlog()
-
     def _receive(self, commands: list[Command]) -> None:
         if self._first_ids is None:
             self._first_ids = tuple(command.id for command in commands if command.id)
             super()._receive(commands)
             return
+        self._waiting_bytes += COMMAND_BYTES * len(commands)
         if self._sequence is None:
             self._sequence = CommandSequence(self._first_ids)
         self._carry_out_later(self._sequence.take(commands, time.monotonic()))
@@ -128,18 +120,16 @@ class EmulatedConnection(ClientConnection):
     def _carry_out_later(self, ready: list[Command]) -> None:
         """Carry out what is `ready` when the client may be read from, as its transport would be."""
         self._backlog = [*self._backlog, *ready]
-        self._carry_out_backlog()
+        self._work_off()
         deadline = self._sequence.deadline if self._sequence is not None else inf
         if deadline < inf and self._timer is None:
             delay = max(0.0, deadline - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay, self._take_overdue)
-        if deadline == inf and not self._backlog:
-            self._waiting_bytes = 0
 
-    def _carry_out_backlog(self) -> None:
-        while self._backlog and not self.paused and not self.transport.replies_wait and self.close_code is None:
-            commands, self._backlog = self._backlog[:COMMANDS_AT_ONCE], self._backlog[COMMANDS_AT_ONCE:]
-            super()._receive(list(commands))
+    def _work_off(self) -> None:
+        super()._work_off()
+        if not self._backlog and (self._sequence is None or self._sequence.deadline == inf):
+            self._waiting_bytes = 0
 
 
 class JsonLines(JsonPushes):

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from starling.client.authority import Authority, Grant, Identity
-from starling.client.client_connection import ClientConnection, JsonConnection
+from starling.client.client_connection import COMMANDS_AT_ONCE, ClientConnection, JsonConnection
 from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.commands.connect import ConnectHandler
 from starling.client.commands.grants import ChannelGrants
@@ -205,6 +205,50 @@ async def test_a_client_that_sends_too_much_is_read_on_once_its_commands_are_don
         later(BrokerUnavailable("away"))
 
     assert reading == ["paused", "resumed"]
+
+
+COMMANDS = 500
+FRAME = "\n".join(
+    json.dumps({"id": number, "rpc": {"method": "m", "data": number}}) for number in range(2, COMMANDS + 2)
+)
+
+
+async def test_of_a_large_frame_no_more_is_begun_than_may_be_pending_and_all_is_carried_out(setup: Setup) -> None:
+    go_on = asyncio.Event()
+
+    async def run(client: ClientConnection, action: Call, prepared: str) -> list[Decision]:
+        await go_on.wait()
+        return client.session.answered(action, RPCResult(action.request.data), 0.0)
+
+    setup.command.run = run  # type: ignore[method-assign]
+    setup.client.on_message(FRAME)
+    # What comes before the client's transport has stopped reading waits too.
+    setup.call(COMMANDS + 2)
+    pending = SessionLimits().pending
+    assert pending <= setup.counted < pending + COMMANDS_AT_ONCE
+
+    go_on.set()
+    await until(lambda: len(setup.transport.lines) == COMMANDS + 1, "all are answered")
+    assert [line["id"] for line in setup.transport.lines] == list(range(2, COMMANDS + 3))
+    assert not setup.client.paused
+
+
+async def test_of_a_large_frame_nothing_is_begun_while_the_client_has_replies_to_take(setup: Setup) -> None:
+    setup.transport.replies_wait = True
+    setup.client.on_message(FRAME)
+    assert setup.counted == 0
+
+    setup.transport.replies_wait = False
+    setup.client.on_drained()
+    await until(lambda: len(setup.transport.lines) == COMMANDS, "all are answered")
+
+
+async def test_what_waits_of_a_frame_ends_with_its_client(setup: Setup) -> None:
+    setup.transport.replies_wait = True
+    setup.client.on_message(FRAME)
+    setup.client.on_close(1006, "")
+    setup.client.on_drained()
+    assert setup.counted == 0
 
 
 def test_a_handler_of_the_test_stands_for_the_real_one() -> None:

@@ -59,7 +59,8 @@ class HistoryHandler(CommandHandler[History, ChannelOptions]):
 
     async def run(self, client: ClientConnection, action: History, prepared: ChannelOptions) -> list[Decision]:
         """Read it."""
-        if self._first_uses.exhausted(payer(client)):
+        # A channel that the client is in has been used.
+        if action.subscription is None and self._first_uses.exhausted(payer(client)):
             raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
         wanted = client.memberships.filter(action.channel) or client.identity.forced_filter(action.channel)
         async with client.reading:
