@@ -87,6 +87,49 @@ def test_a_request_without_one_good_host_field_is_400(server: Server, fields: st
     assert b"Host field" in answer
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("GET http://localhost/livez HTTP/1.1", 200),
+        ("GET http://127.0.0.1//[?x HTTP/1.1", 404),
+        ("GET //[ HTTP/1.1", 404),
+        ("OPTIONS * HTTP/1.1", 405),
+        ("GET http://u:p@localhost/livez HTTP/1.1", 400),
+        ("GET http:///livez HTTP/1.1", 400),
+        ("GET http://[/livez HTTP/1.1", 400),
+        ("GET ftp://localhost/livez HTTP/1.1", 400),
+        ("GET localhost:80 HTTP/1.1", 400),
+        ("GET livez HTTP/1.1", 400),
+        ("GET /livez HTTP/1.2", 400),
+        ("GET /livez", 400),
+        ("GET /livez HTTP/1.1 more", 400),
+        ("PRI * HTTP/2.0", 505),
+        ("GET http://example.com/livez HTTP/1.1", 421),
+    ],
+)
+def test_a_target_counts_as_on_the_public_port(server: Server, line: str, status: int) -> None:
+    with socket.create_connection(("127.0.0.1", server.internal_port), timeout=DEADLINE) as client:
+        client.sendall(f"{line}\r\nHost: localhost\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: client.recv(1000), b""))
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"<" not in answer
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/channels/top", "/readyz", "/nothing"])
+def test_a_page_whose_name_points_to_this_machine_reads_nothing_of_a_port_for_this_machine(
+    server: Server, path: str
+) -> None:
+    for host in ("evil.example", "evil.example:9090", "127.0.0.1.evil.example", "localhost.evil.example", "local.com"):
+        assert server.get(path, headers={"Host": host})[0] == 421
+    for host in ("localhost:9090", "LOCALHOST", "127.0.0.1", "[::1]:9090", "host.docker.internal:9090", "a.localhost"):
+        assert server.get(path, headers={"Host": host})[0] != 421
+
+
+def test_the_names_of_a_port_for_others_are_theirs(tmp_path: Path) -> None:
+    with Server(tmp_path, internal_host="0.0.0.0") as server:
+        assert server.get("/livez", headers={"Host": "starling.shop.example:9090"})[0] == 200
+
+
 def test_head_is_the_same_without_a_body(server: Server) -> None:
     for path in ("/livez", "/metrics"):
         status, body, headers = server.get(path, method="HEAD")

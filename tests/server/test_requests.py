@@ -137,7 +137,9 @@ def test_a_websocket_is_opened_by_a_target_in_absolute_form(server: InProcess) -
         assert client.text() == "hello"
 
 
-@pytest.mark.parametrize("target", ["http:///path", "http://user@host/", "http://[::1/", "http://a b/"])
+@pytest.mark.parametrize(
+    "target", ["http:///path", "http://user@host/", "http://[::1/", "http://a b/", "ftp://a/", "x://a"]
+)
 def test_an_absolute_form_without_a_usable_host_is_answered_400(server: InProcess, target: str) -> None:
     assert exchange(server, get(target, "Host: a")).startswith("HTTP/1.1 400 ")
 

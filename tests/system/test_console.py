@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -111,6 +112,35 @@ def test_requests_of_foreign_pages_are_refused(pods: tuple[Starling, Starling]) 
     form = browser.client.post("me", content=b"{}", headers={"Content-Type": "text/plain"})
     assert form.status_code == 415
     assert browser.client.get("api/overview").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({}, b'{"password":"\\ud800"}', 401),
+        ({"Origin": "http://["}, b"{}", 403),
+        ({"Origin": "http://[", "Host": "[:::::]"}, b"{}", 403),
+        ({}, b"[" * 100_000, 400),
+        ({}, b"9" * 5000, 400),
+        ({}, b"\xff\xfe{", 400),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_a_reason(
+    pods: tuple[Starling, Starling], headers: dict[str, str], body: bytes, status: int
+) -> None:
+    given = {"Content-Type": "application/json", **headers}
+    answer = Browser(pods[0]).client.post("log_in", content=body, headers=given)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["message"]
+
+
+def test_a_length_of_thousands_of_digits_is_refused(pods: tuple[Starling, Starling]) -> None:
+    head = (
+        f"Host: localhost\r\nOrigin: http://localhost\r\nContent-Type: application/json\r\nContent-Length: {'9' * 5000}"
+    )
+    with socket.create_connection(("127.0.0.1", pods[0].internal_port), timeout=20) as client:
+        client.sendall(f"POST /console/me HTTP/1.1\r\n{head}\r\n\r\n".encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
 def test_the_page_and_its_files_come_with_a_strict_policy(pods: tuple[Starling, Starling]) -> None:

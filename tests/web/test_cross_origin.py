@@ -171,3 +171,36 @@ def test_a_foreign_preflight_is_counted_and_named_in_the_log() -> None:
     client, context = context_with(ALLOWED_ORIGINS=PAGE)
     preflight(client, "/emulation", "https://evil.example")
     assert context.engine.metrics.refused["origin"] == 1
+
+
+@pytest.mark.parametrize("path", ["/sse/news", "/connection/uni_sse?cf_connect={}"])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "local.com"])
+def test_in_developer_mode_a_page_whose_name_points_to_this_machine_reads_nothing(path: str, host: str) -> None:
+    client, _ = context_with(DEV="true")
+    answer = client.get(path, headers={"Host": host})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, 103)
+
+
+@pytest.mark.parametrize(
+    ("environment", "headers", "may"),
+    [
+        ({"DEV": "true"}, {"Host": "localhost:8000"}, True),
+        ({"DEV": "true"}, {"Host": "[::1]:8000"}, True),
+        ({"DEV": "true"}, {"Host": "192.0.2.7"}, True),
+        ({"DEV": "true"}, {"Host": "starling:8000"}, True),
+        ({"DEV": "true"}, {"Host": "host.docker.internal"}, True),
+        ({"DEV": "true"}, {"Host": "EVIL.example"}, False),
+        ({"DEV": "true", "ALLOWED_ORIGINS": "https://*.tunnel.example"}, {"Host": "me.tunnel.example"}, True),
+        ({"DEV": "true", "ALLOWED_ORIGINS": "https://*.tunnel.example"}, {"Host": "tunnel.example"}, False),
+        # A browser sends an Origin with each upgrade; a program need not.
+        ({"DEV": "true"}, {"Host": "dev.example", "Sec-WebSocket-Key": "x"}, True),
+        # Of others a token is asked for.
+        ({}, {"Host": "dev.example"}, True),
+    ],
+)
+def test_without_an_origin_the_host_counts_in_developer_mode(
+    environment: dict[str, str], headers: dict[str, str], may: bool
+) -> None:
+    _, context = context_with(**environment)
+    fields = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    assert context.allows_origin(Upgrade(b"", fields, (), "127.0.0.1", "/sse")) is may

@@ -16,20 +16,22 @@ from collections.abc import Iterable
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from typing import Any, NoReturn
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from starling.engine.local_names import is_local_name, without_port
 from starling.server.console.requests import PREFIX as CONSOLE
 from starling.server.console.requests import ConsoleRequests
 from starling.server.console.sessions import Sessions
 from starling.server.options import ServerOptions
 from starling.server.pod import TOP_CHANNELS, Pod
-from starling.server.target import BadTarget, check_host
+from starling.server.target import BadTarget, normal_target
 from starling.telemetry.metric_files import merge_ended
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
@@ -39,6 +41,7 @@ REQUEST_SECONDS = 5.0
 REQUESTS_AT_ONCE = 64
 # A live view of the console begins anew after this.
 CONSOLE_SECONDS = 310.0
+FOREIGN_HOST = "This port is for this machine: ask for localhost or an address. A proxy in front of it must do so, too."
 PR_SET_PDEATHSIG = 1
 # What a terminal or an operator sends to all processes of the service is meant for the master.
 IGNORED_SIGNALS = (
@@ -77,6 +80,8 @@ class InternalServer(ThreadingHTTPServer):
             options.internal_host, options.internal_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         super().__init__(address[:2], InternalRequest)  # type: ignore[arg-type]  # host and port in every family
+        self.is_local = ip_address(address[0]).is_loopback
+        """Whether only this machine reaches the port; a page in a browser here could, by a name that points here."""
 
     def server_bind(self) -> None:
         """Bind without looking up the host's name, as HTTPServer would."""
@@ -200,22 +205,33 @@ class InternalRequest(BaseHTTPRequestHandler):
     timeout = REQUEST_SECONDS
 
     def parse_request(self) -> bool:
-        """Read the head of a request, and check its Host field as on the public port."""
+        """Read the head of a request, and check its target and its Host field as on the public port."""
         if not super().parse_request():
             return False
         hosts = [(b"host", value.encode("latin-1")) for value in self.headers.get_all("Host", ())]
+        version = self.request_version.removeprefix("HTTP/")
         try:
-            check_host(self.request_version.removeprefix("HTTP/"), hosts)
+            self.path = normal_target(version, self.path.encode("latin-1"), hosts).decode("latin-1")
         except BadTarget as problem:
-            self.close_connection = True
-            self._answer(HTTPStatus.BAD_REQUEST, f"{problem}\n".encode())
+            self.send_error(HTTPStatus.BAD_REQUEST, str(problem))
+            return False
+        host = hosts[0][1].decode("latin-1") if hosts else ""
+        # The console has its own check, and may be behind a proxy that keeps the name it is called by.
+        if self.server.is_local and not self._is_for_console and not is_local_name(without_port(host)):
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, FOREIGN_HOST)
             return False
         return True
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse what http.server, too, refuses; in words, and with a status line for every version of HTTP."""
+        self.close_connection = True
+        self.request_version = self.protocol_version
+        self._answer(HTTPStatus(code), f"{message or explain or HTTPStatus(code).phrase}\n".encode())
+
     def do_GET(self) -> None:
         """Answer a probe or a scrape."""
-        pod, path = self.server.pod, urlsplit(self.path).path
-        if path == CONSOLE or path.startswith(f"{CONSOLE}/"):
+        pod, path = self.server.pod, self._parts[0]
+        if self._is_for_console:
             self.server.console.get(self, path)
             return
         match path:
@@ -237,7 +253,7 @@ class InternalRequest(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Answer a request of the console."""
-        path = urlsplit(self.path).path
+        path, _ = self._parts
         if not path.startswith(f"{CONSOLE}/"):
             self._refuse_method()
             return
@@ -254,6 +270,17 @@ class InternalRequest(BaseHTTPRequestHandler):
             return self._refuse_method
         raise AttributeError(name)
 
+    @property
+    def _is_for_console(self) -> bool:
+        path, _ = self._parts
+        return path == CONSOLE or path.startswith(f"{CONSOLE}/")
+
+    @property
+    def _parts(self) -> tuple[str, str]:
+        """The path and the query."""
+        path, _, query = self.path.partition("?")
+        return path, query
+
     def _refuse_method(self) -> None:
         self._answer(HTTPStatus.METHOD_NOT_ALLOWED, b"Ask with GET.\n", [("Allow", "GET, HEAD")])
 
@@ -262,7 +289,7 @@ class InternalRequest(BaseHTTPRequestHandler):
         self._answer(status, msgspec.json.encode(self.server.pod.report()), [("Content-Type", "application/json")])
 
     def _answer_top_channels(self) -> None:
-        limit = parse_qs(urlsplit(self.path).query).get("limit", [str(TOP_CHANNELS)])[-1]
+        limit = parse_qs(self._parts[1]).get("limit", [str(TOP_CHANNELS)])[-1]
         if not limit.isdecimal() or not 1 <= int(limit[:10]) <= TOP_CHANNELS:
             self._answer(HTTPStatus.BAD_REQUEST, f"limit: give a number from 1 to {TOP_CHANNELS}\n".encode())
             return
@@ -273,7 +300,7 @@ class InternalRequest(BaseHTTPRequestHandler):
         environ = {
             "REQUEST_METHOD": "GET",
             "PATH_INFO": "/metrics",
-            "QUERY_STRING": urlsplit(self.path).query,
+            "QUERY_STRING": self._parts[1],
             "HTTP_ACCEPT": self.headers.get("Accept"),
             "HTTP_ACCEPT_ENCODING": self.headers.get("Accept-Encoding"),
         }

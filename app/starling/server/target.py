@@ -32,10 +32,12 @@ def check_host(http_version: str, headers: Sequence[Header]) -> None:
 def split_absolute_form(target: bytes) -> tuple[bytes, bytes] | None:
     """Return host and path with query of a target in absolute form; None for a target of another form.
 
-    Raises BadTarget for an address without a usable host.
+    Raises BadTarget for an address without a usable host, and for one of another scheme.
     """
-    if not ABSOLUTE_FORM.match(target):
+    if target.startswith(b"/") or target == b"*":
         return None
+    if not ABSOLUTE_FORM.match(target):
+        raise BadTarget("The request line has no path, and no address that begins with http:// or https://.")
     try:
         parts = urlsplit(target.decode("ascii"))
     except ValueError:

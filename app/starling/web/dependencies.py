@@ -21,7 +21,7 @@ from starling.protocol.codes import CommandRefused
 from starling.web.asgi_stream import AsgiStreams
 from starling.web.authority import TokenAuthority
 from starling.web.options import ContextOptions
-from starling.web.origins import ANY, developer_origin_allowed, origin_allowed
+from starling.web.origins import ANY, developer_origin_allowed, host_allowed, origin_allowed
 
 FAILED_TOO_OFTEN = "too many connects of this address have failed: see STARLING_FAILED_CONNECTS_PER_MINUTE"
 FOREIGN_ORIGIN = "pages of this origin may not connect: see STARLING_ALLOWED_ORIGINS"
@@ -71,13 +71,14 @@ class WebContext:
 
     def allows_origin(self, request: Upgrade) -> bool:
         """Whether the client is no page, or one of an origin that may connect."""
-        origin = request.header(b"origin")
+        origin, host = request.header(b"origin"), request.header(b"host") or ""
         if origin is None:
-            return True
+            # With an upgrade every browser sends one.
+            is_upgrade = request.header(b"sec-websocket-key") is not None
+            return is_upgrade or not self.options.dev or host_allowed(host, self.options.allowed_origins)
         # A browser sends one (RFC 6454 section 7.3). Of several, somebody else's may be the page's.
         if len([name for name, _ in request.headers if name == b"origin"]) > 1:
             return False
-        host = request.header(b"host") or ""
         if self.options.dev and developer_origin_allowed(origin, host):
             return True
         # Only a proxy says so. Pages of browsers cannot, or only to their own disadvantage.
@@ -91,8 +92,8 @@ class WebContext:
         if self.allows_origin(upgrade):
             return False
         origin, host = upgrade.header(b"origin") or "", upgrade.header(b"host") or ""
-        remedy = f"add {origin} to STARLING_ALLOWED_ORIGINS"
-        if "://" not in origin:
+        remedy = f"add {origin or f'http://{host}'} to STARLING_ALLOWED_ORIGINS"
+        if origin and "://" not in origin:
             remedy = "serve the page over HTTP: pages of files and sandboxes have no origin that can be allowed"
         self.engine.metrics.refuse("origin", origin=origin, host=host, path=upgrade.path, remedy=remedy)
         return True

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
+from starling.engine.local_names import is_local_name, without_port
+
 ANY = "*"
 GRAMMAR = "write it as SCHEME://HOST, SCHEME://*.HOST, with :PORT or :* at the end where it is not the scheme's own"
 
@@ -136,7 +138,16 @@ def developer_origin_allowed(origin: str, host: str) -> bool:
     found = _PARTS.fullmatch(origin.lower())
     if found is None or found["rest"]:
         return False
-    return _is_loopback(found["host"]) or (_is_local(found["host"]) and origin_allowed(origin, host, ()))
+    return _is_loopback(found["host"]) or (is_local_name(found["host"]) and origin_allowed(origin, host, ()))
+
+
+def host_allowed(host: str, allowed: Sequence[str]) -> bool:
+    """Whether a request of a page of `host` itself, the request's Host, may be answered in developer mode.
+
+    Browsers send no Origin with such a GET, so the page could be a foreign one whose name points here.
+    """
+    pages = [f"{scheme}://{host}" for scheme in _OWN_PORTS]
+    return is_local_name(without_port(host)) or (bool(allowed) and any(origin_allowed(p, host, allowed) for p in pages))
 
 
 def _is_loopback(host: str) -> bool:
@@ -146,16 +157,6 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def _is_local(host: str) -> bool:
-    if "." not in host or host.endswith(".local"):
-        return True
-    try:
-        ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
 
 
 def _fits(page: _Origin, pattern: str) -> bool:

@@ -8,10 +8,10 @@ from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 
+from starling.engine.local_names import without_port
 from starling.engine.peer_address import unmapped, unmapped_network
 from starling.server.console.link import NoWorker, WorkerLink
 from starling.server.console.options import ConsoleOptions
@@ -174,7 +174,7 @@ class ConsoleRequests:
         host, origin = request.headers.get("Host", ""), request.headers.get("Origin", "")
         if request.headers.get_content_type() != "application/json":
             return HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send application/json"
-        if not host or urlsplit(origin).netloc.lower() != host.lower():
+        if not host or origin.lower().partition("://")[2] != host.lower():
             return HTTPStatus.FORBIDDEN, "the Origin is not the console's own"
         # Without a password a name that is made to lead here could stand in both.
         if self._options.dev and self._options.console_password is None and not _is_own_machine(host):
@@ -183,11 +183,11 @@ class ConsoleRequests:
 
 
 def _is_own_machine(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
+    name = without_port(host)
     if name == "localhost":
         return True
     try:
-        ipaddress.ip_address(name)
+        ipaddress.ip_address(name.strip("[]"))
     except ValueError:
         return False
     return True
@@ -207,7 +207,8 @@ def _cookie(request: BaseHTTPRequestHandler) -> str:
 
 def _read_body(request: BaseHTTPRequestHandler) -> tuple[dict[str, Any], tuple[HTTPStatus, str] | None]:
     length = request.headers.get("Content-Length", "")
-    if not length.isdecimal() or int(length) > BODY_BYTES:
+    # int() refuses a number of thousands of digits.
+    if not length.isdecimal() or len(length) > len(str(BODY_BYTES)) or int(length) > BODY_BYTES:
         return {}, (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send at most {BODY_BYTES} bytes with their Content-Length")
     try:
         body = json.loads(request.rfile.read(int(length)) or b"{}")

@@ -63,7 +63,8 @@ class Sessions:
             now = self._clock()
             if len(self._failed) == ATTEMPTS and (wait := self._failed[0] + ATTEMPT_SECONDS - now) > 0:
                 raise TooManyAttempts(wait)
-            given = password.encode()
+            # Half of a UTF-16 pair, which JSON can hold, is in no password.
+            given = password.encode(errors="surrogatepass")
             roles = [role for known, role in self._passwords if hmac.compare_digest(known, given)]
             if not roles:
                 self._failed.append(now)
