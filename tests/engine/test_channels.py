@@ -127,6 +127,8 @@ def test_what_is_no_mapping_is_named(document: Any, problem: str) -> None:
     [
         ({"allow_subscribe_for_client": True}, False, 1),
         ({"allow_history_for_client": True}, False, 1),
+        ({"stream": "text", "allow_append_for_client": True}, False, 1),
+        ({"stream": "text", "allow_cancel_for_client": True}, False, 1),
         ({"allow_subscribe_for_client": True}, True, 0),
         ({"allow_subscribe_for_client": True, "allow_user_limited_channels": True}, False, 0),
         ({"allow_publish_for_subscriber": True}, False, 0),
@@ -134,7 +136,7 @@ def test_what_is_no_mapping_is_named(document: Any, problem: str) -> None:
     ],
 )
 def test_names_that_look_personal_and_are_not_are_warned_of(
-    options: dict[str, bool], personal: bool, count: int
+    options: dict[str, Any], personal: bool, count: int
 ) -> None:
     known = parse_channels({"default": options}, developer=False, personal=personal)
 

@@ -21,6 +21,7 @@ from tests.test_cli import environment
 CHANNELS = """
 namespaces:
   quiet: {}
+  raw: {publication_data_format: binary, allow_subscribe_for_client: true}
   open: {allow_subscribe_for_client: true, allow_subscribe_for_anonymous: true}
   kept:
     history_size: 10
@@ -239,6 +240,8 @@ def test_refusals_before_the_upgrade_are_lines_at_info_without_a_secret(producti
         ({"presence": {"channel": "quiet:a"}}, 108, "presence"),
         ({"presence_stats": {"channel": "open:a"}}, 108, "presence"),
         ({"subscribe": {"channel": "nowhere:a"}}, 102, "namespaces.nowhere"),
+        ({"subscribe": {"channel": ":a"}}, 102, None),
+        ({"subscribe": {"channel": "raw:a"}}, 108, "publication_data_format"),
     ],
 )
 def test_a_refused_command_is_a_line_at_debug_with_the_option_that_would_allow_it(

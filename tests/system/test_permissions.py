@@ -24,6 +24,13 @@ CHANNELS = {
         "chat": {"allow_subscribe_for_client": True, "allow_publish_for_subscriber": True},
         "open": {"allow_subscribe_for_client": True, "allow_subscribe_for_anonymous": True},
         "letters": {"allow_user_limited_channels": True, "allow_history_for_client": True},
+        "raw": {
+            "publication_data_format": "binary",
+            "allow_subscribe_for_client": True,
+            "allow_presence_for_client": True,
+            "allow_append_for_client": True,
+        },
+        "answers": {"stream": "text", "allow_append_for_client": True},
     }
 }
 COMMAND = str(Path(sys.executable).with_name("starling"))
@@ -101,6 +108,32 @@ def test_the_api_says_whether_a_user_may_and_which_rule_decides(
 
 
 @pytest.mark.parametrize(
+    ("verb", "channel", "allowed", "condition"),
+    [
+        ("history", "letters:box#alice", True, "keeps no history, so clients get error 108: set history_size and"),
+        ("presence", "raw:1", True, "keeps no presence, so clients get error 108: set presence"),
+        ("append", "raw:1", True, "no append-only streams: set stream"),
+        ("subscribe", "raw:1", True, "JSON clients get error 108"),
+        ("publish", "answers:1", False, "clients append and cancel"),
+        ("append", "answers:1", True, "allow_append_for_client is on in the namespace answers"),
+    ],
+)
+def test_the_answer_says_what_is_needed_beyond_the_right(
+    service: Starling, verb: str, channel: str, allowed: bool, condition: str
+) -> None:
+    result = asked(service, {"user": "alice", "verb": verb, "channel": channel})["result"]
+
+    assert (result["allowed"], condition in result["sentence"]) == (allowed, True), result["sentence"]
+
+
+def test_the_answer_about_a_token_for_one_connection_names_that_connection(service: Starling) -> None:
+    token = issue_subscription_token(SECRET, "alice", "$chat:1", 3600, client="c1")
+    body = {"user": "alice", "verb": "subscribe", "channel": "$chat:1", "token": token}
+
+    assert asked(service, body)["result"]["sentence"].endswith("this channel, and for the connection c1 alone")
+
+
+@pytest.mark.parametrize(
     ("body", "code", "words"),
     [
         ({"user": "alice", "verb": "jump", "channel": "chat:1"}, 107, "verb"),
@@ -170,6 +203,29 @@ def test_subscribing_as_a_user_has_its_rights_and_none_of_its_own(service: Starl
     finally:
         allowed.kill()
         allowed.communicate(timeout=10)
+
+
+def test_a_user_listens_in_its_personal_channel_which_the_service_subscribes_it_to(service: Starling) -> None:
+    listening = subprocess.Popen(
+        [COMMAND, "subscribe", "#alice", "--as", "alice", "--count", "1", "--json", "--url", service.http],
+        env={**os.environ, "STARLING_TOKEN_HMAC_SECRET": SECRET},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert listening.stderr is not None
+        assert any("subscribed to #alice" in line for line in listening.stderr)
+        body = {"channel": "#alice", "data": "for alice"}
+        assert "result" in httpx2.post(f"{service.http}/api/publish", json=body, headers={"X-API-Key": KEY}).json()
+        printed, _ = listening.communicate(timeout=20)
+    finally:
+        listening.kill()
+    shown = json.loads(printed)
+    assert (listening.returncode, shown["channel"], shown["data"]) == (0, "#alice", "for alice")
+
+    refused = run(service, "subscribe", "#alice", "--as", "alice", "--since", "0:x", STARLING_API_URL=service.http)
+    assert (refused.returncode, "leave --since out" in refused.stderr) == (1, True), refused.stderr
 
 
 @pytest.mark.parametrize(

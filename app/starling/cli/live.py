@@ -34,6 +34,8 @@ CLOSE_SECONDS = 2.0
 RETRY_SECONDS = 2.0
 # From here on, codes of a subscription that begins anew come from the service.
 SERVER_CODES = 2000
+# The error of a channel that the service has subscribed the client to, such as the user's personal channel.
+ALREADY_SUBSCRIBED = 105
 
 
 def subscribe(
@@ -135,6 +137,7 @@ class _Listening:
         self._printer = printer
         self._left = count
         self._since: tuple[int, str] | None = None
+        self._channels: frozenset[str] = frozenset()
         self._came_in = False
         self._reported: set[str] = set()
         self.opens_channels = True
@@ -147,6 +150,7 @@ class _Listening:
 
         self._ended = asyncio.get_running_loop().create_future()
         self._since = since
+        self._channels = frozenset(channels)
         own_token = not self._token and bool(self._service.connection_token(self._user))
         client = centrifuge.Client(
             f"{self._service.websocket}/connection/websocket",
@@ -159,7 +163,7 @@ class _Listening:
         for channel in channels:
             subscription = client.new_subscription(
                 channel,
-                events=self._subscription_events(channel),
+                events=self._subscription_events(channel, since_given=since is not None),
                 get_token=self._get_subscription_token if own_token and self.opens_channels else None,
                 get_state=self._get_position if since else None,
                 recoverable=True,
@@ -195,6 +199,21 @@ class _Listening:
         if not self._ended.done():
             self._ended.set_result((problem, code))
 
+    def _show(self, channel: str, publication: Any) -> None:
+        """Print a publication, and end after the last that was asked for."""
+        self._printer.publication(channel, publication)
+        self._left -= 1
+        if self._left == 0:
+            self._end()
+
+    def _note_subscribed(self, channel: str, *, recovered: bool, lost: bool) -> None:
+        self._reported.clear()
+        notice = f"subscribed to {channel}{', and nothing was missed' if recovered else ''}"
+        if lost:
+            self._printer.notice(f"{notice}; what was published meanwhile is not kept any more", "yellow")
+        else:
+            self._printer.notice(notice)
+
     def _report_problem(self, what: str, error: Exception) -> None:
         """Print what keeps `what` from working at the moment, once until a subscription works."""
         problem = f"{what}: {_in_words(error)}; trying again"
@@ -202,12 +221,34 @@ class _Listening:
             self._reported.add(problem)
             self._printer.notice(problem, "yellow")
 
-    def _client_events(self) -> Any:
+    def _server_side_events(self) -> Any:
+        """The class of what happens in channels that the service subscribes the client to."""
         import centrifuge
 
         listening = self
 
         class Events(centrifuge.ClientEventHandler):  # type: ignore[misc]  # has no types
+            async def on_subscribed(self, ctx: centrifuge.ServerSubscribedContext) -> None:
+                if ctx.channel in listening._channels:
+                    lost = ctx.was_recovering and not ctx.recovered
+                    listening._note_subscribed(ctx.channel, recovered=ctx.recovered, lost=lost)
+
+            async def on_publication(self, ctx: centrifuge.ServerPublicationContext) -> None:
+                if ctx.channel in listening._channels:
+                    listening._show(ctx.channel, ctx.pub)
+
+            async def on_unsubscribed(self, ctx: centrifuge.ServerUnsubscribedContext) -> None:
+                if ctx.channel in listening._channels:
+                    listening._end(f"{ctx.channel}: the service ended the subscription")
+
+        return Events
+
+    def _client_events(self) -> Any:
+        import centrifuge
+
+        listening = self
+
+        class Events(self._server_side_events()):  # type: ignore[misc]  # has no types
             async def on_connecting(self, ctx: centrifuge.ConnectingContext) -> None:
                 if ctx.code:
                     listening._printer.notice(f"connection lost ({ctx.code} {ctx.reason}), trying again", "yellow")
@@ -228,7 +269,7 @@ class _Listening:
 
         return Events()
 
-    def _subscription_events(self, channel: str) -> Any:
+    def _subscription_events(self, channel: str, *, since_given: bool) -> Any:
         import centrifuge
 
         listening = self
@@ -243,23 +284,17 @@ class _Listening:
                     )
 
             async def on_subscribed(self, ctx: centrifuge.SubscribedContext) -> None:
-                listening._reported.clear()
-                missed = ", and nothing was missed" if ctx.recovered else ""
                 lost = ctx.was_recovering and not ctx.recovered
-                notice = f"subscribed to {channel}{missed}"
-                if lost:
-                    listening._printer.notice(f"{notice}; what was published meanwhile is not kept any more", "yellow")
-                else:
-                    listening._printer.notice(notice)
+                listening._note_subscribed(channel, recovered=ctx.recovered, lost=lost)
 
             async def on_unsubscribed(self, ctx: centrifuge.UnsubscribedContext) -> None:
-                listening._end(f"{channel}: {ctx.reason} (code {ctx.code})")
+                if ctx.code != ALREADY_SUBSCRIBED:
+                    listening._end(f"{channel}: {ctx.reason} (code {ctx.code})")
+                elif since_given:
+                    listening._end(f"--since: the service subscribes the user to {channel}: leave --since out")
 
             async def on_publication(self, ctx: centrifuge.PublicationContext) -> None:
-                listening._printer.publication(channel, ctx.pub)
-                listening._left -= 1
-                if listening._left == 0:
-                    listening._end()
+                listening._show(channel, ctx.pub)
 
             async def on_error(self, ctx: centrifuge.SubscriptionErrorContext) -> None:
                 listening._report_problem(channel, ctx.error)

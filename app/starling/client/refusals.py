@@ -3,8 +3,8 @@
 import structlog
 
 from starling.client.client_connection import ClientConnection
-from starling.engine.channels import ChannelOptions, Channels
-from starling.engine.rights import Rule, Subject, Verb, may
+from starling.engine.channels import DEFAULT_NAMESPACE, Channels, namespace_of
+from starling.engine.rights import Rule, Subject, Verb, may, missing
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Disconnect, Error
 from starling.protocol.decisions import Action, Authenticate, History, Presence, PresenceStats, Publish, Subscribe
@@ -22,7 +22,6 @@ _VERBS: dict[type[Action], Verb] = {
     PresenceStats: Verb.PRESENCE,
     History: Verb.HISTORY,
 }
-_KEPT = {Verb.HISTORY: "history_size and history_ttl", Verb.PRESENCE: "presence"}
 _BY_NAME = {
     Rule.TOKEN_CHANNEL: "a channel that begins with $ needs a subscription token",
     Rule.PERSONAL_CHANNEL: "it is the personal channel of another user",
@@ -73,17 +72,22 @@ class CommandRefusals:
 
     def _explain(self, client: ClientConnection, action: Action, channel: str, reason: Error) -> tuple[str, str]:
         """The options that would allow it, and a sentence that names them."""
-        namespace = channel.removeprefix("$").partition(":")[0] if ":" in channel else ""
+        namespace = namespace_of(channel)
+        where = "default" if namespace == DEFAULT_NAMESPACE else f"namespaces.{namespace}"
         if reason.code == codes.ERROR_UNKNOWN_CHANNEL.code:
-            name = f"namespaces.{namespace}"
-            return name, f"add {name} to the file of STARLING_CHANNELS_FILE"
-        where = f"namespaces.{namespace}" if namespace else "default"
+            if namespace == DEFAULT_NAMESPACE:
+                return "", "the name of its namespace, before the colon, is empty"
+            return where, f"add {where} to the file of STARLING_CHANNELS_FILE"
         verb = self._verb(action, channel)
         if verb is None:
             return "", ""
         try:
             if reason.code == codes.ERROR_NOT_AVAILABLE.code:
-                option = _missing(verb, self._channels.options(channel))
+                options = self._channels.options(channel)
+                if not client.reads(options):
+                    name = "publication_data_format"
+                    return name, f"{name} under {where} is binary: connect with Protobuf, or set another"
+                option = missing(verb, options)
                 return option, f"set {option} under {where}" if option else ""
             return self._needed(client, action, verb, channel, where)
         except CommandRefused:
@@ -116,12 +120,6 @@ class CommandRefusals:
         return option, f"set {option} under {where}" + (
             ", or use a subscription token" if verb is Verb.SUBSCRIBE else ""
         )
-
-
-def _missing(verb: Verb, options: ChannelOptions) -> str:
-    """The option without which a channel does not keep what is asked for; empty where it does."""
-    kept = {Verb.HISTORY: options.keeps_history, Verb.PRESENCE: options.presence}
-    return _KEPT[verb] if not kept.get(verb, True) else ""
 
 
 def _connect_remedy(reason: Disconnect) -> str:

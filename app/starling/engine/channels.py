@@ -147,7 +147,7 @@ class ChannelOptions(AppendStreamOptions):
         return self.model_copy(update=said) if said else self
 
 
-_READING_VERBS = ("publish", "presence", "history")
+_VERBS_IN_CHANNELS = ("subscribe", "publish", "presence", "history", "append", "cancel")
 
 
 # They are the same for nearly all publications, and never change.
@@ -288,11 +288,7 @@ class Channels:
     def surprises(self) -> list[str]:
         """What can be used but may surprise, by its path and with its remedy."""
         options = self.default
-        given = [
-            name
-            for name in ("allow_subscribe_for_client", *(f"allow_{verb}_for_client" for verb in _READING_VERBS))
-            if getattr(options, name)
-        ]
+        given = [name for name in (f"allow_{verb}_for_client" for verb in _VERBS_IN_CHANNELS) if getattr(options, name)]
         if self._personal_prefixes or options.allow_user_limited_channels or not given:
             return []
         surprise = (

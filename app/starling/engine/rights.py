@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
-from starling.engine.channels import ChannelFacts
+from starling.engine.channels import ChannelFacts, ChannelOptions
 
 
 class Verb(StrEnum):
@@ -81,6 +81,15 @@ def may(client: Subject, verb: Verb, channel: ChannelFacts) -> Decision:
     if verb is Verb.PUBLISH and channel.options.publish_proxy and not decision.allowed:
         return Decision(allowed=False, rule=Rule.PUBLISH_PROXY)
     return decision
+
+
+def missing(verb: Verb, options: ChannelOptions) -> str:
+    """The options without which a channel has nothing that `verb` is about; empty where it has."""
+    if verb is Verb.HISTORY and not options.keeps_history:
+        return "history_size and history_ttl"
+    if verb is Verb.PRESENCE and not options.presence:
+        return "presence"
+    return "stream" if verb in (Verb.APPEND, Verb.CANCEL) and options.stream is None else ""
 
 
 def _may_subscribe(client: Subject, channel: ChannelFacts) -> Decision:

@@ -4,8 +4,8 @@ from msgspec import Struct
 
 from starling.auth.tickets import is_ticket
 from starling.auth.tokens import TokenRefused, TokenVerifier
-from starling.engine.channels import DEFAULT_NAMESPACE, Channels, namespace_of
-from starling.engine.rights import Decision, Rule, Subject, Verb, may
+from starling.engine.channels import DEFAULT_NAMESPACE, ChannelOptions, Channels, namespace_of
+from starling.engine.rights import Decision, Rule, Subject, Verb, may, missing
 
 CONNECTION_TOKEN = "connection_token"  # noqa: S105 - a rule's name
 REFUSED_TOKEN = "refused_token"  # noqa: S105 - a rule's name
@@ -27,6 +27,15 @@ _SENTENCES = {
 }
 
 
+# What clients get where the channel has not what a verb is about.
+_WITHOUT = {
+    Verb.HISTORY: "it keeps no history, so clients get error 108",
+    Verb.PRESENCE: "it keeps no presence, so clients get error 108",
+    Verb.APPEND: "it has no append-only streams",
+    Verb.CANCEL: "it has no append-only streams",
+}
+
+
 class Permission(Struct):
     """The answer: `rule` decides, `namespace` is where its options are, and `sentence` says it to people."""
 
@@ -34,6 +43,14 @@ class Permission(Struct):
     rule: str
     namespace: str
     sentence: str
+
+
+class _Presented(Struct, frozen=True):
+    """By which rule a token lets its user into a channel, or why it is refused; `client`: only that connection."""
+
+    rule: str = ""
+    problem: str = ""
+    client: str = ""
 
 
 class PermissionCheck:
@@ -54,40 +71,39 @@ class PermissionCheck:
         """
         facts = self._channels.facts(channel)
         namespace = namespace_of(channel)
-        granted = ""
-        if token:
-            granted, problem = await self._read(token, user, channel)
-            if problem:
-                return Permission(allowed=False, rule=REFUSED_TOKEN, namespace=namespace, sentence=problem)
-        if granted == CONNECTION_TOKEN and verb is Verb.SUBSCRIBE:
+        presented = await self._read(token, user, channel) if token else _Presented()
+        if presented.problem:
+            return Permission(allowed=False, rule=REFUSED_TOKEN, namespace=namespace, sentence=presented.problem)
+        if presented.rule == CONNECTION_TOKEN and verb is Verb.SUBSCRIBE:
             decision = Decision(allowed=True, rule=CONNECTION_TOKEN)
         else:
-            there = subscribed or bool(granted) or channel == self._channels.personal_channel(user)
-            client = Subject(user, subscribed=there, token=granted == Rule.SUBSCRIPTION_TOKEN)
+            there = subscribed or bool(presented.rule) or channel == self._channels.personal_channel(user)
+            client = Subject(user, subscribed=there, token=presented.rule == Rule.SUBSCRIPTION_TOKEN)
             decision = may(client, verb, facts)
-        return Permission(decision.allowed, str(decision.rule), namespace, _sentence(decision, namespace))
+        sentence = _sentence(decision, namespace) + _condition(decision, verb, facts.options, presented.client)
+        return Permission(decision.allowed, str(decision.rule), namespace, sentence)
 
-    async def _read(self, token: str, user: str, channel: str) -> tuple[str, str]:
-        """By which rule a token lets the user into the channel, and why it is refused; one or both are empty."""
+    async def _read(self, token: str, user: str, channel: str) -> _Presented:
         if is_ticket(token):
-            return "", "A ticket counts once, when a client connects: a check would spend it."
+            return _Presented(problem="A ticket counts once, when a client connects: a check would spend it.")
         try:
             subscription = await self._verifier.subscription(token)
         except TokenRefused as refused:
             return await self._read_connection(token, user, channel, refused)
         if subscription.user != user or subscription.channel != channel:
-            return "", "The subscription token is for another user or channel."
-        return Rule.SUBSCRIPTION_TOKEN, ""
+            return _Presented(problem="The subscription token is for another user or channel.")
+        return _Presented(Rule.SUBSCRIPTION_TOKEN, client=subscription.client)
 
-    async def _read_connection(self, token: str, user: str, channel: str, refused: TokenRefused) -> tuple[str, str]:
+    async def _read_connection(self, token: str, user: str, channel: str, refused: TokenRefused) -> _Presented:
         try:
             credentials = await self._verifier.connection(token)
         except TokenRefused as connection_refused:
             # A claim at fault says which kind of token it is not: then the other reading has the reason.
-            return "", (refused if connection_refused.claim == "channel" else connection_refused).sentence
+            reason = refused if connection_refused.claim == "channel" else connection_refused
+            return _Presented(problem=reason.sentence)
         if credentials.user != user:
-            return "", "The connection token is for another user."
-        return (CONNECTION_TOKEN if channel in credentials.subs else ""), ""
+            return _Presented(problem="The connection token is for another user.")
+        return _Presented(CONNECTION_TOKEN if channel in credentials.subs else "")
 
 
 def _sentence(decision: Decision, namespace: str) -> str:
@@ -96,6 +112,20 @@ def _sentence(decision: Decision, namespace: str) -> str:
     if sentence is None:
         sentence = _option_sentence(decision)
     return sentence.format(where=where)
+
+
+def _condition(decision: Decision, verb: Verb, options: ChannelOptions, client: str) -> str:
+    """What else a client needs, beyond a right, to get an answer other than an error; empty where it needs nothing."""
+    if not decision.allowed:
+        appends = verb is Verb.PUBLISH and options.stream is not None
+        return "; in append-only streams clients append and cancel" if appends else ""
+    if client and verb is Verb.SUBSCRIBE:
+        return f", and for the connection {client} alone"
+    if option := missing(verb, options):
+        return f", but {_WITHOUT[verb]}: set {option}"
+    if verb in (Verb.SUBSCRIBE, Verb.HISTORY) and options.publication_data_format == "binary":
+        return ", but JSON clients get error 108, since publication_data_format is binary"
+    return ""
 
 
 def _option_sentence(decision: Decision) -> str:
