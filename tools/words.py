@@ -88,7 +88,11 @@ RETIRED = (
     Retired("entrances?", "admission, endpoint"),
     Retired("companions?", "concurrent"),
     Retired("slip of the pen|s heels|their heels", "typo; directly after"),
-    Retired("(good|bad) (token|key|ticket)s?", "valid, invalid"),
+    Retired(
+        "(good|bad) (token|key|ticket)s?",
+        "valid, invalid",
+        exceptions={"tests/bench/command_costs.py": "decision notes quote its table as it was printed"},
+    ),
     Retired("is well(?! below)|goes wrong|go wrong", "is healthy; fails"),
     Retired("clients feel|look|the rest|what there is not", "Impact; Diagnosis; More; Not supported", Where.HEADING),
 )
@@ -249,7 +253,9 @@ def own_files() -> tuple[str, ...]:
 def texts_of(name: str, source: str) -> Iterator[Passage]:
     """The passages of `source`, by the language that the suffix of `name` names."""
     if name.endswith((".py", ".pyi")):
-        return python_passages(source, test=name.startswith("tests/"))
+        # What the programs of the benchmark print becomes a page.
+        is_test = name.startswith("tests/") and not re.match(r"tests/bench/(?!test_)", name)
+        return python_passages(source, test=is_test)
     return markdown_passages(source) if name.endswith(".md") else other_passages(source)
 
 

@@ -58,9 +58,9 @@ def main() -> None:
     describe(plan, asked, workshop)
     results = Results(failures=[f"{what}: {why}" for what, why in workshop.missing.items()])
     results.conditions = conditions(workshop, asked)
-    processors = os.sched_getaffinity(0)
+    cpus = os.sched_getaffinity(0)
     run(plan, asked, scale, workshop, results)
-    os.sched_setaffinity(0, processors)
+    os.sched_setaffinity(0, cpus)
     for name in sorted(asked.only & frozenset(ALONE)):
         run_alone(name, results)
     results.conditions["load average"] += f" before, {load_average()} after"
@@ -72,7 +72,7 @@ def main() -> None:
         print("\nThis is docs/benchmarks.md now.")
     else:
         print("\n".join([goal_table(results, scale), *(scenario_table(results, name) for name in results.scenarios())]))
-        print(f"All figures are in {RESULTS.relative_to(ROOT)}; docs/benchmarks.md tells of whole runs only.")
+        print(f"All numbers are in {RESULTS.relative_to(ROOT)}; docs/benchmarks.md has those of whole runs only.")
     faults = [key for key, _ in results.faults()]
     if faults or len(results.failures) > len(workshop.missing):
         sys.exit(f"Not whole: {', '.join(faults) or results.failures[-1]}")
@@ -152,7 +152,7 @@ def make_plan(asked: argparse.Namespace, workshop: Workshop) -> Plan:
 
 def describe(plan: Plan, asked: argparse.Namespace, workshop: Workshop) -> None:
     """Say what will be done."""
-    print(f"{asked.rounds} rounds, {asked.minutes:g} minutes at most; servers on one processor, load on another:")
+    print(f"{asked.rounds} rounds, {asked.minutes:g} minutes at most; servers on one CPU, load on another:")
     for part in PARTS:
         servers = ", ".join(name for other, name in plan if other is part)
         for scenario, about in part.scenarios.items():

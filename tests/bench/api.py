@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from tests.bench.process import cpu_seconds
 from tests.support.running import Starling
 from tests.support.services import RedisServer, free_port
 
@@ -43,22 +44,21 @@ BROADCAST_WANTED = 4.0
 BATCH_WANTED = 15.0
 
 
-class Place(NamedTuple):
+class MeasuredProcess(NamedTuple):
     """A server that is measured: its port and its process."""
 
     port: int
-    worker: int
+    pid: int
 
     def cpu_seconds(self) -> float:
-        """The CPU time of all its threads so far, in nanoseconds by the kernel's count."""
-        tasks = Path(f"/proc/{self.worker}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+        """CPU time of the process so far."""
+        return cpu_seconds(self.pid)
 
 
 class Work(NamedTuple):
     """What is asked of a server: `requests` times, over `connections` at once."""
 
-    place: Place
+    server: MeasuredProcess
     path: str
     body: Mapping[str, Any]
     requests: int
@@ -69,8 +69,8 @@ def main() -> None:
     """Print what was measured, and what is wanted."""
     console = Console(highlight=False, soft_wrap=True)
     found: dict[str, list[float]] = {}
-    with _servers() as places:
-        works = _works(places)
+    with _servers() as servers:
+        works = _works(servers)
         for _ in range(ROUNDS):
             for name, work in works.items():
                 found.setdefault(name, []).append(_cost(work))
@@ -89,8 +89,8 @@ def main() -> None:
                 _compare(console, batch, costs, publish, BATCH_WANTED)
 
 
-def _works(places: Mapping[str, Place]) -> dict[str, Work]:
-    bare = places["bare"]
+def _works(servers: Mapping[str, MeasuredProcess]) -> dict[str, Work]:
+    bare = servers["bare"]
     publish = {kind: {"channel": f"{kind}:news", "data": DATA} for kind in PUBLISH_WANTED}
     works = {
         "bare handler": Work(bare, "/handler", publish["live"], REQUESTS),
@@ -98,17 +98,17 @@ def _works(places: Mapping[str, Place]) -> dict[str, Work]:
         "bare FastAPI route": Work(bare, "/bare", publish["live"], REQUESTS),
     }
     for broker in ("memory", "Redis"):
-        place = places[broker]
+        server = servers[broker]
         for kind, body in publish.items():
             broadcast = {"channels": [f"{kind}:{number}" for number in range(CHANNELS)], "data": DATA}
             batch = {"commands": [{"publish": body}] * CHANNELS}
             for suffix, connections in (("", CONNECTIONS), (ALONE, 1)):
-                works[f"{broker}, publish, {kind}{suffix}"] = Work(place, "/api/publish", body, REQUESTS, connections)
+                works[f"{broker}, publish, {kind}{suffix}"] = Work(server, "/api/publish", body, REQUESTS, connections)
                 works[f"{broker}, broadcast to {CHANNELS}, {kind}{suffix}"] = Work(
-                    place, "/api/broadcast", broadcast, MANY_REQUESTS, connections
+                    server, "/api/broadcast", broadcast, MANY_REQUESTS, connections
                 )
                 works[f"{broker}, batch of {CHANNELS}, {kind}{suffix}"] = Work(
-                    place, "/api/batch", batch, MANY_REQUESTS, connections
+                    server, "/api/batch", batch, MANY_REQUESTS, connections
                 )
     return works
 
@@ -120,7 +120,7 @@ def _compare(console: Console, name: str, costs: Mapping[str, float], base: str,
 
 
 @contextmanager
-def _servers() -> Iterator[dict[str, Place]]:
+def _servers() -> Iterator[dict[str, MeasuredProcess]]:
     """Starling in memory and over Redis, and the bare handler, each with one worker."""
     with tempfile.TemporaryDirectory() as directory, RedisServer() as redis:
         channels = Path(directory) / "channels.yaml"
@@ -137,14 +137,14 @@ def _servers() -> Iterator[dict[str, Place]]:
             _bare() as bare,
         ):
             yield {
-                "memory": Place(memory.port, memory.workers[0]),
-                "Redis": Place(over_redis.port, over_redis.workers[0]),
+                "memory": MeasuredProcess(memory.port, memory.workers[0]),
+                "Redis": MeasuredProcess(over_redis.port, over_redis.workers[0]),
                 "bare": bare,
             }
 
 
 @contextmanager
-def _bare() -> Iterator[Place]:
+def _bare() -> Iterator[MeasuredProcess]:
     """tests/bench/bare_route.py as uvicorn serves it at its best: uvloop, httptools, no access log."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "tests.bench.bare_route:application", "--port", str(port)]
@@ -152,7 +152,7 @@ def _bare() -> Iterator[Place]:
     with subprocess.Popen(command + options, stdin=subprocess.DEVNULL) as process:
         try:
             _until_open(port)
-            yield Place(port, process.pid)
+            yield MeasuredProcess(port, process.pid)
         finally:
             process.terminate()
 
@@ -173,16 +173,16 @@ def _until_open(port: int) -> None:
 def _cost(work: Work) -> float:
     """CPU seconds of the worker for one request."""
     request = _request(work)
-    sockets = [socket.create_connection(("127.0.0.1", work.place.port)) for _ in range(work.connections)]
+    sockets = [socket.create_connection(("127.0.0.1", work.server.port)) for _ in range(work.connections)]
     try:
         for _ in range(3):
             _ask_all(sockets, request, work.path)
-        before = work.place.cpu_seconds()
+        before = work.server.cpu_seconds()
         for _ in range(work.requests // work.connections):
             _ask_all(sockets, request, work.path)
         # What the last request began is finished a moment later.
         time.sleep(0.01)
-        return (work.place.cpu_seconds() - before) / (work.requests // work.connections * work.connections)
+        return (work.server.cpu_seconds() - before) / (work.requests // work.connections * work.connections)
     finally:
         for each in sockets:
             each.close()
@@ -192,7 +192,7 @@ def _request(work: Work) -> bytes:
     content = json.dumps(work.body).encode()
     lines = [
         f"POST {work.path} HTTP/1.1",
-        f"Host: 127.0.0.1:{work.place.port}",
+        f"Host: 127.0.0.1:{work.server.port}",
         f"X-API-Key: {KEY}",
         "Content-Type: application/json",
         f"Content-Length: {len(content)}",

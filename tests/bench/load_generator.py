@@ -76,7 +76,7 @@ class Integrity:
 
     lost: int = 0
     duplicated: int = 0
-    stale_mark: int = 0
+    out_of_order: int = 0
     corrupted: int = 0
     refused: int = 0
     disconnected: int = 0
@@ -91,7 +91,7 @@ class Integrity:
         return Integrity(
             self.lost + other.lost,
             self.duplicated + other.duplicated,
-            self.stale_mark + other.stale_mark,
+            self.out_of_order + other.out_of_order,
             self.corrupted + other.corrupted,
             self.refused + other.refused,
             self.disconnected + other.disconnected,
@@ -253,7 +253,7 @@ def _window(end: dict[str, Any], begin: dict[str, Any], server_seconds: float) -
         seconds=end["seconds"] - begin.get("seconds", 0.0),
         deliveries=end["deliveries"] - begin.get("deliveries", 0),
         messages=end["messages"] - begin.get("messages", 0),
-        generator_seconds=end["processor"] - begin.get("processor", 0.0),
+        generator_seconds=end["cpu_seconds"] - begin.get("cpu_seconds", 0.0),
         server_seconds=server_seconds,
         p50=end.get("p50_us", 0) / 1000,
         p99=end.get("p99_us", 0) / 1000,

@@ -1,4 +1,4 @@
-"""Pictures of a run: how the cost of a delivery grows with the receivers, and who stands where."""
+"""Pictures of a run: how the cost of a delivery grows with the receivers, and how the servers compare."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tests.bench.results import Place, Results
+from tests.bench.results import Results, Series
 from tests.bench.scenarios import CONNECTS, KIB, P50, P99, RATE, Scale, fan_out_case
 from tests.bench.servers import SERVERS
 
@@ -48,11 +48,11 @@ def draw(results: Results, scale: Scale, into: Path) -> list[str]:
         ),
     ):
         bars = [
-            (server, results.median(Place(scenario, server, case, measure))) for server in results.servers(scenario)
+            (server, results.median(Series(scenario, server, case, measure))) for server in results.servers(scenario)
         ]
         known = [(server, value) for server, value in bars if value is not None]
         if known:
-            marks = [results.median(Place(scenario, server, case, P50)) for server, _ in known]
+            marks = [results.median(Series(scenario, server, case, P50)) for server, _ in known]
             drawn.append(_save(_bars(known, marks, title), into, name))
     return drawn
 
@@ -62,7 +62,7 @@ def _growth(results: Results, scale: Scale) -> Figure:
     for server in LINES:
         points = []
         for receivers in scale.counts:
-            rate = results.median(Place("fanout", server, fan_out_case(receivers, scale.sizes[0]), RATE))
+            rate = results.median(Series("fanout", server, fan_out_case(receivers, scale.sizes[0]), RATE))
             if rate:
                 points.append((receivers, 1e6 / rate))
         if points:
@@ -75,7 +75,7 @@ def _growth(results: Results, scale: Scale) -> Figure:
     ticks = (5, 10, 20, 50, 100)
     axes.set_yticks(ticks, [str(tick) for tick in ticks])
     axes.set_xlabel("receivers")
-    axes.set_title(f"Processor time for one delivery of {scale.sizes[0]} B, µs", loc="left")
+    axes.set_title(f"CPU time for one delivery of {scale.sizes[0]} B, µs", loc="left")
     _clean(axes)
     axes.grid(visible=True, alpha=0.3)
     axes.legend(frameon=False, fontsize=8)

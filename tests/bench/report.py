@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.bench.goals import goals
 from tests.bench.plots import draw
-from tests.bench.results import Place, Results
+from tests.bench.results import Results, Series
 from tests.bench.scenarios import CONNECTS, GENERATOR, PARTS, PER_SECOND, RATE, Scale
 from tests.bench.servers import SERVERS
 
@@ -93,7 +93,7 @@ def scenario_table(results: Results, scenario: str) -> str:
     columns = [(case, measure) for case, measure in results.columns(scenario) if measure != GENERATOR]
     rows = []
     for server in results.servers(scenario):
-        medians = [results.median(Place(scenario, server, *column)) for column in columns]
+        medians = [results.median(Series(scenario, server, *column)) for column in columns]
         rows.append((SERVERS[server].title, *("-" if value is None else number(value) for value in medians)))
     about = next(part.scenarios[scenario] for part in PARTS if scenario in part.scenarios)
     heads = [f"{case}<br>{measure}" for case, measure in columns]
@@ -102,7 +102,7 @@ def scenario_table(results: Results, scenario: str) -> str:
 
 def busiest_generator(results: Results) -> float:
     """The most that the generator was busy in any measured window, in per cent of its CPU."""
-    return max((figure.value for figure in results.numbers if figure.measure == GENERATOR), default=0.0)
+    return max((measurement.value for measurement in results.numbers if measurement.measure == GENERATOR), default=0.0)
 
 
 def number(value: float) -> str:
@@ -130,7 +130,7 @@ def _delivered(results: Results) -> str:
 
 def _describe(key: str, results: Results) -> str:
     counts = results.integrity[key]
-    names = ("lost", "duplicated", "stale_mark", "corrupted", "refused", "disconnected")
+    names = ("lost", "duplicated", "out_of_order", "corrupted", "refused", "disconnected")
     reported = ", ".join(f"{getattr(counts, name)} {name.replace('_', ' ')}" for name in names if getattr(counts, name))
     return f"{reported} ({counts.trouble})" if counts.trouble else reported
 
@@ -142,9 +142,9 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def progress(results: Results, server: str, scenarios: Sequence[str], round_number: int) -> Iterator[str]:
     """Short lines on what one round of one server measured."""
-    for figure in results.numbers:
-        if figure.server == server and figure.scenario in scenarios and figure.round == round_number:
-            if figure.measure in {GENERATOR, PER_SECOND}:
+    for measurement in results.numbers:
+        if measurement.server == server and measurement.scenario in scenarios and measurement.round == round_number:
+            if measurement.measure in {GENERATOR, PER_SECOND}:
                 continue
-            unit = "" if figure.measure in {RATE, CONNECTS} else f" ({figure.measure})"
-            yield f"{figure.scenario} {figure.case}: {number(figure.value)}{unit}"
+            unit = "" if measurement.measure in {RATE, CONNECTS} else f" ({measurement.measure})"
+            yield f"{measurement.scenario} {measurement.case}: {number(measurement.value)}{unit}"

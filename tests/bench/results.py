@@ -11,7 +11,7 @@ from tests.bench.load_generator import Integrity
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Measurement:
     """One measured number."""
 
     scenario: str
@@ -23,8 +23,8 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a number stands; `server` has it in every round."""
+class Series:
+    """What is measured once or more in each round: one measure of one case, of one server."""
 
     scenario: str
     server: str
@@ -34,9 +34,9 @@ class Place:
 
 @dataclass(slots=True)
 class Results:
-    """All numbers of a run, what went wrong in it, and where it was made."""
+    """All numbers of a run, what failed in it, and where it was made."""
 
-    numbers: list[Figure] = field(default_factory=list)
+    numbers: list[Measurement] = field(default_factory=list)
     integrity: dict[str, Integrity] = field(default_factory=dict)
     """By `scenario/server`."""
     failures: list[str] = field(default_factory=list)
@@ -46,29 +46,31 @@ class Results:
     whole: bool = False
     """Whether everything was measured at full size."""
 
-    def add(self, place: Place, round_number: int, value: float) -> None:
-        """Note a number."""
-        self.numbers.append(Figure(place.scenario, place.server, place.case, place.measure, round_number, value))
+    def add(self, series: Series, round_number: int, value: float) -> None:
+        """Note a measurement."""
+        self.numbers.append(
+            Measurement(series.scenario, series.server, series.case, series.measure, round_number, value)
+        )
 
     def check(self, scenario: str, server: str, integrity: Integrity) -> None:
         """Note whether all was delivered as it should be."""
         key = f"{scenario}/{server}"
         self.integrity[key] = self.integrity.get(key, Integrity()) + integrity
 
-    def rounds(self, place: Place) -> dict[int, float]:
+    def rounds(self, series: Series) -> dict[int, float]:
         """The number of each round; the median where a round has several."""
         found: dict[int, list[float]] = {}
-        for figure in self.numbers:
-            if Place(figure.scenario, figure.server, figure.case, figure.measure) == place:
-                found.setdefault(figure.round, []).append(figure.value)
+        for each in self.numbers:
+            if Series(each.scenario, each.server, each.case, each.measure) == series:
+                found.setdefault(each.round, []).append(each.value)
         return {number: statistics.median(values) for number, values in found.items()}
 
-    def median(self, place: Place) -> float | None:
+    def median(self, series: Series) -> float | None:
         """The median over the rounds; None where it was not measured."""
-        values = self.rounds(place).values()
+        values = self.rounds(series).values()
         return statistics.median(values) if values else None
 
-    def ratio(self, over: Place, under: Place) -> float | None:
+    def ratio(self, over: Series, under: Series) -> float | None:
         """The median of the ratios within each round; None where one of the two is missing."""
         numerators, denominators = self.rounds(over), self.rounds(under)
         ratios = [value / denominators[number] for number, value in numerators.items() if denominators.get(number)]
@@ -76,16 +78,16 @@ class Results:
 
     def servers(self, scenario: str) -> list[str]:
         """Those with a number in a scenario, in the order they were measured."""
-        return list(dict.fromkeys(figure.server for figure in self.numbers if figure.scenario == scenario))
+        return list(dict.fromkeys(each.server for each in self.numbers if each.scenario == scenario))
 
     def columns(self, scenario: str) -> list[tuple[str, str]]:
         """Cases and measures of a scenario, in the order they were measured."""
-        found = dict.fromkeys((figure.case, figure.measure) for figure in self.numbers if figure.scenario == scenario)
+        found = dict.fromkeys((each.case, each.measure) for each in self.numbers if each.scenario == scenario)
         return list(found)
 
     def scenarios(self) -> list[str]:
         """All that has numbers."""
-        return list(dict.fromkeys(figure.scenario for figure in self.numbers))
+        return list(dict.fromkeys(each.scenario for each in self.numbers))
 
     def faults(self) -> Iterator[tuple[str, Integrity]]:
         """What was not delivered whole."""
@@ -101,7 +103,7 @@ class Results:
         """Read what `save` wrote."""
         saved: dict[str, Any] = json.loads(path.read_text())
         return cls(
-            [Figure(**figure) for figure in saved["numbers"]],
+            [Measurement(**each) for each in saved["numbers"]],
             {key: Integrity(**counts) for key, counts in saved["integrity"].items()},
             saved["failures"],
             saved["conditions"],

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from tests.bench.load_generator import LoadFailedError, LoadGenerator, Window
-from tests.bench.results import Place, Results
+from tests.bench.results import Results, Series
 from tests.bench.servers import Room, Running, Server
 
 RATE = "deliveries per CPU-second"
@@ -59,7 +59,7 @@ class Task:
 
     def note(self, case: str, measure: str, value: float, scenario: str = "") -> None:
         """Note a number."""
-        self.results.add(Place(scenario or self.scenario, self.server.name, case, measure), self.round, value)
+        self.results.add(Series(scenario or self.scenario, self.server.name, case, measure), self.round, value)
 
     def note_window(self, case: str, window: Window, scenario: str = "") -> None:
         """Note a window's deliveries per CPU second, and how busy the generator was."""
@@ -356,7 +356,7 @@ PARTS = (
     ),
     Part({"echo": "a message there and back"}, echo, ("starling-echo", "tutorial-echo", "ws-echo", "c-echo")),
     Part(
-        {"recovery": "clients that missed messages come back all at once, while more is published"},
+        {"recovery": "clients that missed messages reconnect all at once, while more is published"},
         recovery,
         ("starling", "starling-redis"),
     ),

@@ -225,7 +225,7 @@ def start_nginx(room: Room, port: int, _store: ServerProcess | None) -> ServerPr
 def start_baseline(room: Room, port: int, _store: ServerProcess | None, *, mode: str) -> ServerProcess:
     """The C program."""
     command = [str(room.workshop.baseline), str(port), mode]
-    return ServerProcess(command, port, room.directory / f"floor-{port}.log", core=room.cores.server)
+    return ServerProcess(command, port, room.directory / f"baseline-{port}.log", core=room.cores.server)
 
 
 def start_centrifugo(room: Room, port: int, store: ServerProcess | None) -> ServerProcess:

@@ -218,24 +218,24 @@ def publications(one: Bench, found: dict[str, float]) -> None:
         return one.measure(lambda: one.publish_by_api([channel], payload, rate, WINDOW_SECONDS))
 
     publish("warm", small, rate)
-    with one.clients("heard") as load, one.clients("kept:heard") as kept:
+    with one.clients("subscribed") as load, one.clients("kept:subscribed") as kept:
         load.open(1)
         kept.open(1)
-        to_one = {name: publish(f"{name}heard", small, rate) for name in ("", "kept:")}
+        to_one = {name: publish(f"{name}subscribed", small, rate) for name in ("", "kept:")}
         load.open(many)
         time.sleep(SETTLE_SECONDS)
-        to_many, large_to_many = publish("heard", small, few), publish("heard", large, few)
+        to_many, large_to_many = publish("subscribed", small, few), publish("subscribed", large, few)
     deliveries = few * WINDOW_SECONDS * (many - 1)
     to_all = to_many.pod - to_one[""].pod * few / rate
     byte = max(0.0, (large_to_many.pod - to_many.pod) / deliveries / (len(large) - len(small)))
     found["DELIVERY_BYTE_SECONDS"] = byte
     found["DELIVERY_SECONDS"] = to_all / deliveries - byte * (len(small) + capacity.ENVELOPE_BYTES)
     for namespace, name in (("", ""), ("kept:", "_KEPT")):
-        unheard, received = publish(f"{namespace}unheard", small, rate), to_one[namespace]
-        found[f"PUBLISH{name}_SECONDS"] = unheard.pod / count
-        found[f"RECEIVE{name}_SECONDS"] = (received.pod - unheard.pod) / count - to_all / deliveries
-        found[f"REDIS_PUBLISH{name}_SECONDS"] = unheard.redis / count
-        found[f"REDIS_RECEIVER{name}_SECONDS"] = (received.redis - unheard.redis) / count
+        unread, received = publish(f"{namespace}nobody", small, rate), to_one[namespace]
+        found[f"PUBLISH{name}_SECONDS"] = unread.pod / count
+        found[f"RECEIVE{name}_SECONDS"] = (received.pod - unread.pod) / count - to_all / deliveries
+        found[f"REDIS_PUBLISH{name}_SECONDS"] = unread.redis / count
+        found[f"REDIS_RECEIVER{name}_SECONDS"] = (received.redis - unread.redis) / count
 
 
 def channels(one: Bench, found: dict[str, float]) -> None:
@@ -307,7 +307,7 @@ def tls() -> dict[str, float]:
     derive = re.search(r"^\+F5:\d+:253:([\d.e-]+):", reported, re.MULTILINE)
     per_second = re.search(r"^\+F:\d+:[^:]*:([\d.]+)$", reported, re.MULTILINE)
     if sign is None or derive is None or per_second is None:
-        raise RuntimeError(f"openssl speed told something else than expected:\n{reported}")
+        raise RuntimeError(f"openssl speed printed something else than expected:\n{reported}")
     handshake = 1 / float(sign[1]) + 2 / float(derive[1])
     return {"TLS_HANDSHAKE_SECONDS": handshake, "TLS_BYTE_SECONDS": 1 / float(per_second[1])}
 

@@ -27,7 +27,7 @@ from redis import Redis
 from rich.console import Console
 
 import starling
-from tests.bench.api import Place
+from tests.bench.api import MeasuredProcess
 from tests.support.running import Starling
 from tests.support.services import RedisServer
 
@@ -48,8 +48,8 @@ class Served(NamedTuple):
 
     port: int
     other: str
-    workers: list[Place]
-    redis: Place
+    workers: list[MeasuredProcess]
+    redis: MeasuredProcess
 
 
 @dataclass
@@ -96,10 +96,12 @@ def _run(served: Served, number: int, streams: int, window: float) -> str:
     producers = _opened(served.port, [f"answers:{number}-{each}" for each in range(streams)])
     try:
         _drive(producers, window, WARM_UP)
-        places = {"workers": served.workers, "Redis": [served.redis], "generator": [Place(0, os.getpid())]}
-        before = {name: sum(place.cpu_seconds() for place in group) for name, group in places.items()}
+        groups = {"workers": served.workers, "Redis": [served.redis], "generator": [MeasuredProcess(0, os.getpid())]}
+        before = {name: sum(process.cpu_seconds() for process in group) for name, group in groups.items()}
         load = _drive(producers, window, SECONDS)
-        used = {name: (sum(place.cpu_seconds() for place in group) - before[name]) for name, group in places.items()}
+        used = {
+            name: (sum(process.cpu_seconds() for process in group) - before[name]) for name, group in groups.items()
+        }
     finally:
         for producer in producers:
             producer.connection.close()
@@ -132,8 +134,8 @@ def _served() -> Iterator[Served]:
             "STARLING_WORKER_CONNECTIONS_PER_ADDRESS": "0",
         }
         with Starling(environment) as pod, Starling(environment | {"STARLING_WORKERS": "1"}) as other:
-            places = [Place(pod.port, worker) for worker in pod.workers]
-            yield Served(pod.port, other.http, places, Place(redis.port, _pid(redis.port)))
+            workers_of_pod = [MeasuredProcess(pod.port, worker) for worker in pod.workers]
+            yield Served(pod.port, other.http, workers_of_pod, MeasuredProcess(redis.port, _pid(redis.port)))
 
 
 def _pid(port: int) -> int:

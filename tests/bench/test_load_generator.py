@@ -121,7 +121,7 @@ def test_a_message_that_one_client_does_not_get_is_lost(generator: Path) -> None
     with chat(lose) as port:
         integrity = publish(generator, port).integrity
     assert integrity.lost == 1
-    assert (integrity.duplicated, integrity.stale_mark) == (0, 0)
+    assert (integrity.duplicated, integrity.out_of_order) == (0, 0)
 
 
 def test_a_message_that_comes_twice_is_duplicated(generator: Path) -> None:
@@ -131,10 +131,10 @@ def test_a_message_that_comes_twice_is_duplicated(generator: Path) -> None:
     with chat(repeat) as port:
         integrity = publish(generator, port).integrity
     assert integrity.duplicated == 1
-    assert (integrity.lost, integrity.stale_mark) == (0, 0)
+    assert (integrity.lost, integrity.out_of_order) == (0, 0)
 
 
-def test_messages_that_change_places_are_stale_mark(generator: Path) -> None:
+def test_messages_that_change_places_are_out_of_order(generator: Path) -> None:
     held: list[str] = []
 
     def swap(number: int, place: int, text: str) -> list[str]:
@@ -145,7 +145,7 @@ def test_messages_that_change_places_are_stale_mark(generator: Path) -> None:
 
     with chat(swap) as port:
         integrity = publish(generator, port).integrity
-    assert integrity.stale_mark == 1
+    assert integrity.out_of_order == 1
     assert (integrity.lost, integrity.duplicated) == (0, 0)
 
 

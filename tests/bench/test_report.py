@@ -8,16 +8,16 @@ from tests.bench.__main__ import describe, make_plan, parse, scale_of
 from tests.bench.goals import goals
 from tests.bench.load_generator import Integrity
 from tests.bench.report import goal_table, markdown, scenario_table
-from tests.bench.results import Place, Results
+from tests.bench.results import Results, Series
 from tests.bench.scenarios import KIB, P99, RATE, SECONDS, Scale
 from tests.bench.workshop import Workshop
 
 FAN_OUT = "1,000 x 128 B"
 
 
-def place(server: str, case: str = FAN_OUT, scenario: str = "fanout", measure: str = RATE) -> Place:
-    """Where a number stands."""
-    return Place(scenario, server, case, measure)
+def series(server: str, case: str = FAN_OUT, scenario: str = "fanout", measure: str = RATE) -> Series:
+    """What was measured."""
+    return Series(scenario, server, case, measure)
 
 
 @pytest.fixture
@@ -27,16 +27,16 @@ def results() -> Results:
     for number, (starling, tutorial, ws) in enumerate(
         ((300e3, 100e3, 200e3), (310e3, 100e3, 200e3), (150e3, 50e3, 100e3))
     ):
-        made.add(place("starling"), number, starling)
-        made.add(place("tutorial"), number, tutorial)
-        made.add(place("ws"), number, ws)
+        made.add(series("starling"), number, starling)
+        made.add(series("tutorial"), number, tutorial)
+        made.add(series("ws"), number, ws)
     return made
 
 
 def test_a_ratio_is_taken_within_each_round(results: Results) -> None:
-    results.add(place("starling", "100 x 128 B"), 9, 1e9)
-    assert results.ratio(place("starling"), place("tutorial")) == 3.0
-    assert results.ratio(place("starling"), place("nobody")) is None
+    results.add(series("starling", "100 x 128 B"), 9, 1e9)
+    assert results.ratio(series("starling"), series("tutorial")) == 3.0
+    assert results.ratio(series("starling"), series("nobody")) is None
 
 
 def test_the_table_of_numbers_says_what_was_reached_and_leaves_out_what_was_not_measured(results: Results) -> None:
@@ -46,24 +46,24 @@ def test_the_table_of_numbers_says_what_was_reached_and_leaves_out_what_was_not_
     assert not any("nchan" in line or "5,000" in line for line in lines)
 
 
-def test_a_number_that_is_not_reached_is_said_aloud(results: Results) -> None:
+def test_a_target_that_is_not_reached_is_marked_with_no(results: Results) -> None:
     for number in range(3):
-        results.add(place("c-single"), number, 400e3)
+        results.add(series("c-single"), number, 400e3)
     assert "| fan-out to 1,000 vs c-single | \u2265 0.85x | 0.75x | **no** |" in goal_table(results, Scale())
 
 
 def test_less_memory_and_latency_are_better(results: Results) -> None:
-    results.add(place("starling", "5,000 connections", "memory", KIB), 0, 10.5)
+    results.add(series("starling", "5,000 connections", "memory", KIB), 0, 10.5)
     for server, value in (("starling", 6.0), ("ws", 5.0)):
-        results.add(place(server, FAN_OUT, "latency", P99), 0, value)
+        results.add(series(server, FAN_OUT, "latency", P99), 0, value)
     table = goal_table(results, Scale())
     assert "| idle connection: authenticated, one subscription | \u2264 10.0 KiB | 10.5 KiB | **no** |" in table
     assert "| p99 at half of the own load vs ws | \u2264 1.20x | 1.20x | yes |" in table
 
 
-def test_a_storm_is_the_faster_the_fewer_seconds_it_takes(results: Results) -> None:
+def test_a_storm_that_takes_fewer_seconds_is_faster(results: Results) -> None:
     for server, value in (("starling", 2.0), ("centrifugo", 1.9), ("starling-redis", 5.0), ("centrifugo-redis", 4.0)):
-        results.add(place(server, "15,000, a channel each", "storm", SECONDS), 0, value)
+        results.add(series(server, "15,000, a channel each", "storm", SECONDS), 0, value)
     table = goal_table(results, Scale())
     assert "| speed of a storm in memory, 15,000, a channel each, vs Centrifugo | \u2265 0.90x | 0.95x | yes |" in table
     assert (
@@ -86,18 +86,18 @@ def test_a_storm_is_planned_without_the_servers_that_are_missing_and_says_which(
 
 def test_metrics_and_logs_cost_what_the_null_recorder_spares() -> None:
     results = Results()
-    results.add(place("starling", FAN_OUT, "records"), 0, 96.0)
-    results.add(place("starling-null", FAN_OUT, "records"), 0, 100.0)
+    results.add(series("starling", FAN_OUT, "records"), 0, 96.0)
+    results.add(series("starling-null", FAN_OUT, "records"), 0, 100.0)
     assert "| metrics and logs, fan-out | \u2264 3.0 % | 4.0 % | **no** |" in goal_table(results, Scale())
 
 
 def test_every_goal_is_measured_by_a_whole_run() -> None:
-    """Each goal asks for a place that the scenarios fill: a slip in a case's name would leave it out for ever."""
-    asked: set[Place] = set()
+    """Each goal asks for a series that the scenarios fill: a typo in a case's name would leave it out for ever."""
+    asked: set[Series] = set()
 
     class Listening(Results):
-        def rounds(self, place: Place) -> dict[int, float]:
-            asked.add(place)
+        def rounds(self, series: Series) -> dict[int, float]:
+            asked.add(series)
             return {}
 
     for goal in goals(Scale()):
@@ -118,7 +118,7 @@ def test_every_goal_is_measured_by_a_whole_run() -> None:
     }
 
 
-def test_what_was_not_delivered_whole_stands_on_the_page(results: Results) -> None:
+def test_the_page_lists_what_was_not_delivered_whole(results: Results) -> None:
     assert "0 lost" not in markdown(results, Scale())
     results.check("crowd", "starling", Integrity())
     assert "0 lost, 0 duplicated, 0 out of order, 0 altered in every row." in markdown(results, Scale())
@@ -141,7 +141,7 @@ def test_results_are_read_as_they_were_saved(results: Results, tmp_path: Path) -
     assert Results.load(tmp_path / "results.json") == results
 
 
-def test_a_name_that_is_none_is_answered_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_scenario_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["--only", "fanout,brust"])
     assert "brust: choose from fanout, burst, latency" in capsys.readouterr().err

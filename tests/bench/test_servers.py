@@ -27,7 +27,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     build = tmp_path_factory.mktemp("build")
     return Workshop(
         compile_program(SOURCES, build / "generator", ["-lz"]),
-        compile_program([PEERS / "floor.c"], build / "floor"),
+        compile_program([PEERS / "baseline.c"], build / "baseline"),
         centrifugo=shutil.which("centrifugo"),
     )
 
@@ -49,13 +49,13 @@ def room(workshop: Workshop, tmp_path: Path) -> Room:
 def test_a_crowd_gets_everything(room: Room, server: str) -> None:
     results = drive(room, server, "burst")
     assert results.servers("burst") == [server]
-    assert all(figure.value > 0 for figure in results.numbers if figure.measure != "generator busy, %")
+    assert all(measurement.value > 0 for measurement in results.numbers if measurement.measure != "generator busy, %")
     assert results.integrity["crowd/" + server].whole, results.integrity
 
 
 def test_clients_of_starling_that_return_get_what_they_missed(room: Room) -> None:
     results = drive(room, "starling", "recovery")
-    unrecovered = [figure.value for figure in results.numbers if figure.measure == "not recovered"]
+    unrecovered = [measurement.value for measurement in results.numbers if measurement.measure == "not recovered"]
     assert unrecovered == [0]
     assert results.integrity["recovery/starling"].whole, results.integrity
 
@@ -71,7 +71,7 @@ def test_clients_that_return_in_a_storm_get_what_they_missed(room: Room, server:
     if SERVERS[server].needs == "centrifugo" and room.workshop.centrifugo is None:
         pytest.skip("no centrifugo on the PATH")
     results = drive(room, server, "storm")
-    assert [figure.value for figure in results.numbers if figure.measure == "not recovered"] == [0, 0]
+    assert [measurement.value for measurement in results.numbers if measurement.measure == "not recovered"] == [0, 0]
     assert [case for case, measure in results.columns("storm") if measure == SECONDS] == [
         "50 in one channel, 50 missed",
         "50, a channel each",

@@ -47,7 +47,7 @@ def main() -> None:
 
     for name, substitute in {"Metrics": NullMetrics, "configure_logging": log_nothing}.items():
         if name not in vars(composition):
-            raise SystemExit(f"starling.main has no {name} any more: mend tests/bench/without_records.py")
+            raise SystemExit(f"starling.main has no {name} any more: fix tests/bench/without_records.py")
         setattr(composition, name, substitute)
     composition.run(load_settings(os.environ))
 

@@ -43,7 +43,7 @@ def install() -> Workshop:
     BUILD.mkdir(parents=True, exist_ok=True)
     workshop = Workshop(
         generator=compile_program(SOURCES, BUILD / "generator", ["-lz"]),
-        baseline=compile_program([PEERS / "floor.c"], BUILD / "baseline"),
+        baseline=compile_program([PEERS / "baseline.c"], BUILD / "baseline"),
         nchan=NCHAN.exists() and shutil.which("nginx", path=search_path()) is not None,
         centrifugo=shutil.which("centrifugo"),
     )

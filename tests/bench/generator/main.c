@@ -6,13 +6,13 @@
  * open TOTAL CONCURRENCY                           clients up to TOTAL; before them one that publishes
  * probe SIZE                                       publish until every client has got the same message
  * fanout SIZE IN_FLIGHT BATCH WARM SECONDS         closed loop: the next message goes when one has reached everybody;
- *                                                  BATCH > 0: so many at once, and the next so many after the last
+ *                                                  BATCH > 0: BATCH messages at once, the next ones after the last
  * rate SIZE PER_SECOND WARM SECONDS                open loop, with latencies from the moment a message was due
  * own SIZE IN_FLIGHT WARM SECONDS                  each client gets what it sends, and nobody else's
  * mute COUNT                                       the first COUNT clients read no more
  * drop KEEP                                        cut all but the first KEEP clients
- * publish SIZE COUNT IN_FLIGHT                     COUNT messages to whoever is there
- * return CONCURRENCY SIZE PER_SECOND               those that were dropped come back and ask for what they missed;
+ * publish SIZE COUNT IN_FLIGHT                     COUNT messages to the clients that are there
+ * return CONCURRENCY SIZE PER_SECOND               those that were dropped reconnect and ask for what they missed;
  *                                                  PER_SECOND 0: nothing more is published
  * quit
  *
@@ -46,7 +46,7 @@
 typedef enum { IDLE, OPENING, PROBING, FANOUT, RATE, OWN, PUBLISH, RETURNING } Phase;
 
 typedef struct {
-    uint64_t received, duplicated, stale_mark, corrupted, refused, disconnected;
+    uint64_t received, duplicated, out_of_order, corrupted, refused, disconnected;
     char trouble[256]; /* the first thing that went wrong */
 } Counts;
 
@@ -178,14 +178,14 @@ static void send_probe(void) {
 
 /* Results */
 
-static double processor_seconds(void) {
+static double cpu_seconds(void) {
     struct rusage used;
     getrusage(RUSAGE_SELF, &used);
     return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
            (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
 }
 
-static double processor_before(void) {
+static double cpu_seconds_before(void) {
     return (double)(usage_begin.ru_utime.tv_sec + usage_begin.ru_stime.tv_sec) +
            (double)(usage_begin.ru_utime.tv_usec + usage_begin.ru_stime.tv_usec) / 1e6;
 }
@@ -200,9 +200,9 @@ static int64_t count_lost(void) {
 }
 
 static void tell_event(const char *event) {
-    printf("{\"event\":\"%s\",\"deliveries\":%llu,\"messages\":%u,\"seconds\":%.6f,\"processor\":%.6f}\n", event,
+    printf("{\"event\":\"%s\",\"deliveries\":%llu,\"messages\":%u,\"seconds\":%.6f,\"cpu_seconds\":%.6f}\n", event,
            (unsigned long long)counts.received, sequence - sequence_base, since(phase_at),
-           processor_seconds() - processor_before());
+           cpu_seconds() - cpu_seconds_before());
     fflush(stdout);
 }
 
@@ -211,13 +211,13 @@ static void tell_result(void) {
     int64_t lost = phase == OPENING || phase == PROBING || phase == IDLE ? 0 : count_lost();
     for (uint32_t i = 0; i < total; i++)
         unrecovered += clients[i].recovers && clients[i].recovered != 1;
-    printf("{\"event\":\"result\",\"clients\":%u,\"seconds\":%.6f,\"processor\":%.6f,\"deliveries\":%llu,"
-           "\"messages\":%u,\"lost\":%lld,\"duplicated\":%llu,\"stale_mark\":%llu,\"corrupted\":%llu,"
+    printf("{\"event\":\"result\",\"clients\":%u,\"seconds\":%.6f,\"cpu_seconds\":%.6f,\"deliveries\":%llu,"
+           "\"messages\":%u,\"lost\":%lld,\"duplicated\":%llu,\"out_of_order\":%llu,\"corrupted\":%llu,"
            "\"refused\":%llu,\"disconnected\":%llu,\"unrecovered\":%u,\"p50_us\":%llu,\"p99_us\":%llu,"
            "\"latencies\":%llu,\"trouble\":\"%s\"}\n",
-           live, (double)((finished_at ? finished_at : now) - phase_at) / 1e9, processor_seconds() - processor_before(),
+           live, (double)((finished_at ? finished_at : now) - phase_at) / 1e9, cpu_seconds() - cpu_seconds_before(),
            (unsigned long long)counts.received, sequence - sequence_base, (long long)lost,
-           (unsigned long long)counts.duplicated, (unsigned long long)counts.stale_mark,
+           (unsigned long long)counts.duplicated, (unsigned long long)counts.out_of_order,
            (unsigned long long)counts.corrupted, (unsigned long long)counts.refused,
            (unsigned long long)counts.disconnected, unrecovered, (unsigned long long)percentile(&latencies, 0.5),
            (unsigned long long)percentile(&latencies, 0.99), (unsigned long long)latencies.total, counts.trouble);
@@ -269,7 +269,7 @@ static void take_number(Client *client, const char *payload, uint32_t number) {
     }
     Arrival arrival = note_arrival(&client->tally, number);
     counts.duplicated += arrival == DUPLICATED;
-    counts.stale_mark += arrival == STALE_MARK;
+    counts.out_of_order += arrival == OUT_OF_ORDER;
     if (arrival == DUPLICATED)
         return;
     progress_at = now;

@@ -107,7 +107,7 @@ Arrival note_arrival(Tally *tally, uint32_t sequence) {
         return DUPLICATED;
     tally->window |= 1ull << age;
     tally->received++;
-    return STALE_MARK;
+    return OUT_OF_ORDER;
 }
 
 void note_latency(Histogram *histogram, uint64_t nanoseconds) {

@@ -17,7 +17,7 @@ typedef struct {
     uint32_t received; /* different ones */
 } Tally;
 
-typedef enum { NEXT, DUPLICATED, STALE_MARK } Arrival;
+typedef enum { NEXT, DUPLICATED, OUT_OF_ORDER } Arrival;
 
 typedef struct {
     uint64_t counts[64 * 64]; /* microseconds, 64 buckets for each doubling */

@@ -1,6 +1,6 @@
 /* The least a WebSocket server can do in C: everything that a client sends goes to every client, by epoll and send().
  *
- *     floor PORT single|joined|echo
+ *     baseline PORT single|joined|echo
  *
  * single: one send() for each message and client. joined: one send() for each client and turn of the loop, of all
  * messages that came in it. echo: each client gets its own messages back.
@@ -257,7 +257,7 @@ int main(int argc, char **argv) {
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0 || listen(listener, 4096) < 0) {
-        perror("floor");
+        perror("baseline");
         return 1;
     }
     epoll = epoll_create1(0);
