@@ -94,7 +94,7 @@ def build_service(
         begin=hosted.load if hosted is not None else lambda: None,
         on_refused=engine.metrics.refuse,
         admit=engine.admission.refusal,
-        on_waiting=engine.metrics.waiting,
+        on_waiting=engine.metrics.set_waiting,
         top_channels=built.top_channels.here,
         drain_rate_store=built.broker.drain_rate,
         reload=ConfigurationFiles(settings, environ).read,

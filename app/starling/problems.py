@@ -1,4 +1,4 @@
-"""What pydantic reports of a value, and the operating system of a file or an address, in plain words."""
+"""Plain words for what pydantic reports of a value, and the operating system of a file or an address."""
 
 import os
 import re

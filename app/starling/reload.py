@@ -71,7 +71,7 @@ class Reload:
         """Serve by a configuration that the master has validated."""
         configuration = msgspec.json.decode(encoded, type=Configuration)
         settings, engine = configuration.applied_to(self._settings), self._engine
-        engine.channels.become(build_channels(settings, configuration.channels))
+        engine.channels.replace_with(build_channels(settings, configuration.channels))
         engine.metrics.name_namespaces(engine.channels.namespaces)
         if keys := build_keys(settings):
             self._verifier.replace_keys(keys)

@@ -116,7 +116,7 @@ async def test_a_stream_whose_namespace_is_gone_or_watches_no_producer_is_looked
     monkeypatch.setattr(store, "due", due)
     monkeypatch.setattr(store, "plan", plan)
     fewer: dict[str, Any] = {"namespaces": {name: CHANNELS["namespaces"][name] for name in ("unwatched", "plain")}}
-    engine.channels.become(parse_channels(fewer, developer=False))
+    engine.channels.replace_with(parse_channels(fewer, developer=False))
     await engine.append_streams.sweep()
     assert dict(planned)["answers:1"] is None
     assert dict(planned)["unwatched:1"] is not None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from starling.telemetry.log_writer import QUEUE_LINES, LogWriter, Said
+from starling.telemetry.log_writer import QUEUE_LINES, LineParts, LogWriter
 from starling.telemetry.logging import LogFormat, configure_logging, flush_lines, write_lines_directly
 
 LONG = 8 * 65536
@@ -47,12 +47,12 @@ def pipe() -> Iterator[Pipe]:
     made.close()
 
 
-def text_of(said: Said) -> bytes:
+def text_of(said: LineParts) -> bytes:
     """A line in a form of this test's own; an event that is no text fails."""
     return f"{said[0]} {said[1]['event'].upper()} {said[1].get('lines', '')}".strip().encode()
 
 
-def said(event: Any) -> Said:
+def said(event: Any) -> LineParts:
     return "info", {"event": event}, "logger", 0
 
 

@@ -117,8 +117,8 @@ structlog.get_logger("x").info("counted", writers=[t.name for t in threading.enu
 def test_an_order_to_write_out_cuts_the_gathering_short() -> None:
     code = (
         "import structlog, time\n"
-        "from starling.telemetry import log_writer as told\n"
-        "told.NAP_SECONDS = 600\n"
+        "from starling.telemetry import log_writer\n"
+        "log_writer.GATHER_SECONDS = 600\n"
         "structlog.get_logger('starling.x').info('said')"
     )
     assert [line["event"] for line in lines(code)] == ["said"]

@@ -150,7 +150,7 @@ def test_methods_of_the_api_are_there_from_the_start() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     metrics.name_methods(["publish"])
-    metrics.answered("publish", 100, 0.1)
+    metrics.count_api("publish", 100, 0.1)
 
     metrics.flush()
 

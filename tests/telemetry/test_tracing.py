@@ -268,7 +268,7 @@ async def test_spans_that_a_hanging_collector_did_not_take_before_the_end_were_d
 
     collecting.let.release(2)
     await until(lambda: "last-spans" not in {thread.name for thread in threading.enumerate()}, "the exporter has ended")
-    assert tracing.spans == {"exported": 0, "failed": 0, "dropped": 6}, "what was told is not told again"
+    assert tracing.spans == {"exported": 0, "failed": 0, "dropped": 6}, "what was reported is not reported again"
 
 
 def test_a_worker_reports_what_became_of_its_spans_up_to_the_last() -> None:

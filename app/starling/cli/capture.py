@@ -28,7 +28,7 @@ ARROWS = {"in": ("→", "green"), "out": ("←", "cyan"), "end": ("x", "yellow")
 
 
 class Kind(StrEnum):
-    """What is traced."""
+    """What is captured."""
 
     user = "user"
     channel = "channel"

@@ -138,7 +138,7 @@ class _Listening:
         self._left = count
         self._since: tuple[int, str] | None = None
         self._channels: frozenset[str] = frozenset()
-        self._came_in = False
+        self._was_connected = False
         self._reported: set[str] = set()
         self.opens_channels = True
         """Whether tokens are made for the channels too; else the user's own rights decide."""
@@ -186,7 +186,7 @@ class _Listening:
         return self._service.subscription_token(self._user, channel)
 
     async def _get_position(self, channel: str) -> Any:
-        """The place to begin after. Asked again, the service has no way on from there."""
+        """The position to begin after. Asked for it again, the service cannot recover from there."""
         import centrifuge
 
         if self._since is None:
@@ -254,7 +254,7 @@ class _Listening:
                     listening._printer.notice(f"connection lost ({ctx.code} {ctx.reason}), trying again", "yellow")
 
             async def on_connected(self, ctx: centrifuge.ConnectedContext) -> None:
-                listening._came_in = True
+                listening._was_connected = True
                 listening._printer.notice(f"connected to {listening._service.websocket}")
 
             async def on_disconnected(self, ctx: centrifuge.DisconnectedContext) -> None:
@@ -264,7 +264,7 @@ class _Listening:
                 if isinstance(ctx.error, centrifuge.ReplyError):
                     # The service answers: only temporary errors arrive here, after which the SDK connects again.
                     listening._report_problem(listening._service.websocket, ctx.error)
-                elif not listening._came_in:
+                elif not listening._was_connected:
                     listening._end(f"{listening._service.websocket}: {ctx.error}: see --url", EXIT_UNREACHABLE)
 
         return Events()

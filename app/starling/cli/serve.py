@@ -5,7 +5,6 @@ import gc
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -189,15 +188,11 @@ def _command() -> str:
 
 
 def _is_free(host: str, port: int) -> bool:
-    """Whether this process can listen there; the server says with a line of its own why not."""
+    """Whether this process can listen there; where it cannot, the server reports the reason."""
+    from starling.server.ports import try_to_listen
+
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen(1)
+        try_to_listen(host, port)
     except OSError:
         return False
     return True

@@ -17,7 +17,7 @@ class BuiltService(NamedTuple):
 
 
 class ServiceRuns:
-    """The service of each event loop in which a Starling runs, and of none the one that runs next or ran last."""
+    """The service of each event loop in which a Starling runs; outside of them the one that runs next, or ran last."""
 
     def __init__(self, first: BuiltService, build: Callable[[], BuiltService]) -> None:
         """`build` makes the next ones."""

@@ -240,8 +240,8 @@ class Channels:
         }
         self._known_options = lru_cache(maxsize=KNOWN_NAMES)(self._find_options)
 
-    def become(self, other: "Channels") -> None:
-        """Have the namespaces and rules of `other` from now on, for everyone who holds this object."""
+    def replace_with(self, other: "Channels") -> None:
+        """Take over the namespaces and rules of `other`, for everyone who holds this object."""
         self.default = other.default
         self.namespaces = other.namespaces
         self.publish_proxied = other.publish_proxied

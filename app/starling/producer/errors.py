@@ -6,7 +6,7 @@ class StreamError(Exception):
 
 
 class Cancelled(StreamError):
-    """A reader pressed stop, or a backend cancelled the stream; `reason` is what was given with it."""
+    """A reader or a backend cancelled the stream; `reason` is what was given with it."""
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason or "the stream was cancelled")

@@ -48,7 +48,7 @@ class _Api:
         return found
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         await self._client.aclose()
 
 

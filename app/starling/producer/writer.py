@@ -66,7 +66,7 @@ class StreamWriter:
         *,
         close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`close` gives back what `call` uses."""
+        """`close` ends what `call` uses."""
         self.channel = channel
         self.status = ""
         """The status of the stream as this writer knows it."""
@@ -79,14 +79,13 @@ class StreamWriter:
         self._replace = options.replace
         self._retry_seconds = options.retry_seconds
         self._buffer_size = options.buffer_size
-        self._give_back = close
+        self._close_connection = close
         self._epoch = 0
         self._sequence = 0
         self._content = Content("text")
         self._written = asyncio.Event()
         self._sent = asyncio.Event()
         self._failure: StreamError | None = None
-        self._failed = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._keep_alive = WATCH_SECONDS
@@ -107,7 +106,7 @@ class StreamWriter:
         try:
             while self._content.size > self._buffer_size:
                 self._sent.clear()
-                await self._first_of(self._sent)
+                await self._wait_for(self._sent)
                 self._check()
         finally:
             self._in_call = False
@@ -120,7 +119,7 @@ class StreamWriter:
                 self._check()
                 self._sent.clear()
                 self._written.set()
-                await self._first_of(self._sent)
+                await self._wait_for(self._sent)
             self._check()
         finally:
             self._in_call = False
@@ -128,7 +127,7 @@ class StreamWriter:
     async def close(self, status: str = "complete", reason: str = "", final: Any = None) -> None:
         """Send what is left and close the stream; `final` is any JSON that belongs to its end. Raises as `write`."""
         await self._stop(self._sender)
-        # It would take the end for somebody else's.
+        # It would report this end as one that another has caused.
         await self._stop(self._watcher)
         self._check()
         while self._content.size > REQUEST_SIZE:
@@ -218,8 +217,8 @@ class StreamWriter:
     async def _finish(self) -> None:
         await self._stop(self._sender)
         await self._stop(self._watcher)
-        if self._give_back is not None:
-            await self._give_back()
+        if self._close_connection is not None:
+            await self._close_connection()
 
     @staticmethod
     async def _stop(task: asyncio.Task[None] | None) -> None:
@@ -315,7 +314,6 @@ class StreamWriter:
         self._failure = failure
         if isinstance(failure, Cancelled):
             self.status = "cancelled"
-        self._failed.set()
         self._sent.set()
         if self._owner is not None and not self._in_call and not self._owner.done():
             self._interrupted = True
@@ -325,8 +323,8 @@ class StreamWriter:
         if self._failure is not None:
             raise self._failure
 
-    async def _first_of(self, event: asyncio.Event) -> None:
-        """Wait for an event that a failure sets too."""
+    async def _wait_for(self, event: asyncio.Event) -> None:
+        """Wait for an event, which a failure sets too."""
         if self._failure is None:
             await event.wait()
 

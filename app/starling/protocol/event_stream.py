@@ -2,7 +2,8 @@
 
 import re
 
-CONTENT_TYPE = "text/event-stream"
+MEDIA_TYPE = "text/event-stream"
+CONTENT_TYPE = f"{MEDIA_TYPE}; charset=utf-8"
 # A comment is no event: it keeps proxies from closing a silent response.
 KEEP_ALIVE = b":\n\n"
 _LINE_END = re.compile(rb"\r\n|\r|\n")

@@ -1,12 +1,10 @@
 """The gunicorn application: a master without threads, its workers, and the process of the internal port."""
 
-import errno
 import gc
 import logging
 import math
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from starling.server.board import Board
 from starling.server.internal import InternalProcess, InternalServer
 from starling.server.options import ServerOptions
 from starling.server.pod import CHANNELS_SUFFIX, Pod
+from starling.server.ports import check_port, refuse_port
 from starling.server.service import Asgi, ReloadError, Service
 from starling.telemetry.logging import flush_lines, write_lines_directly
 
@@ -64,36 +63,6 @@ def prepare_runtime_dir(options: ServerOptions) -> None:
             *directory.glob("*.part"),
         ):
             left.unlink(missing_ok=True)
-
-
-def check_port(host: str, port: int, setting: str) -> None:
-    """Exit with 1 and one line if the address cannot be bound.
-
-    Workers bind with SO_REUSEPORT, which would succeed while another service of the same user listens, and the two
-    would share the clients.
-    """
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen(1)
-    except OSError as error:
-        refuse_port(host, port, setting, error)
-
-
-def refuse_port(host: str, port: int, setting: str, error: OSError) -> None:
-    """Report why `port` cannot be bound, with the remedy, and exit."""
-    if error.errno == errno.EADDRINUSE:
-        hint = f"another process listens there: stop it, or set {setting} to a free port"
-    elif error.errno == errno.EACCES:
-        hint = f"this user may not listen there: set {setting} to 1024 or more"
-    else:
-        hint = f"this machine has no such address: set {setting.removesuffix('PORT')}HOST to one of its own"
-    log.critical("port_not_available", host=host, port=port, error=error.strerror, hint=hint)
-    raise SystemExit(1)
 
 
 class StarlingApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has no types

@@ -46,7 +46,7 @@ SECRET_TEXT = re.compile(
 )
 
 
-def redact(said: Mapping[str, object]) -> dict[str, object]:
+def redact(values: Mapping[str, object]) -> dict[str, object]:
     """Replace what may be secret: values of SECRET_KEYS, what SECRET_TEXT finds in texts, and bytes by their number."""
     return {
         key: REDACTED
@@ -55,7 +55,7 @@ def redact(said: Mapping[str, object]) -> dict[str, object]:
         else value
         if type(value) is str and HARMLESS_TEXT.fullmatch(value)
         else _clean(value)
-        for key, value in said.items()
+        for key, value in values.items()
     }
 
 

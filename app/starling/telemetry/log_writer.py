@@ -25,14 +25,14 @@ QUEUE_LINES = 4096
 # The lines of one write, and the time in which they gather. Seconds.
 BATCH_LINES = 1024
 
-NAP_SECONDS = 0.05
+GATHER_SECONDS = 0.05
 
 FLUSH_SECONDS = 1.0
 
-Said = tuple[str, EventDict, str | None, int]
-"""What a line is made of: its level, event and values, whose it is, and when it was said, in ns since 1970."""
+LineParts = tuple[str, EventDict, str | None, int]
+"""What a line is made of: its level, its event with values, the name of its logger, and its time in ns since 1970."""
 
-# In the queue of lines: the writer's thread is to end.
+# In the queue of lines: the end of the writer's thread.
 END = b""
 
 
@@ -40,11 +40,11 @@ class LogWriter:
     """Writes lines to a file descriptor from a thread of its own, one thread in each process that logs.
 
     A reader that stalls delays nobody: beyond QUEUE_LINES lines are dropped, counted in `dropped`, and reported by a
-    line of their own once the reader goes on. Lines of several processes do not mix. Who is killed takes the lines of
-    the last NAP_SECONDS along; a process that ends in any other way writes them.
+    line of their own once the reader goes on. Lines of several processes do not mix. A process that is
+    killed loses the lines of its last GATHER_SECONDS; one that ends in any other way writes them.
     """
 
-    def __init__(self, fd: int, make: Callable[[Said], bytes]) -> None:
+    def __init__(self, fd: int, make: Callable[[LineParts], bytes]) -> None:
         self.dropped = 0
         self._fd = fd
         self._make = make
@@ -57,7 +57,7 @@ class LogWriter:
         self._reported = self.dropped
         self._failing = False
         # put() of this queue may be interrupted by a signal handler that logs too.
-        self._queue: SimpleQueue[bytes | Said | threading.Event] = SimpleQueue()
+        self._queue: SimpleQueue[bytes | LineParts | threading.Event] = SimpleQueue()
         self._awaited = threading.Event()
         self._thread: threading.Thread | None = None
         # A process that forks must have no thread; those that it forks have one again.
@@ -66,8 +66,8 @@ class LogWriter:
         self._writing = False
         self._starts = itertools.count()
 
-    def write(self, line: bytes | Said) -> None:
-        """Queue `line`, ready or as it was said, or drop it; never waits."""
+    def write(self, line: bytes | LineParts) -> None:
+        """Queue `line`, formatted or in parts, or drop it; never waits."""
         if self._queue.qsize() >= QUEUE_LINES:
             self.dropped += 1
             return
@@ -118,7 +118,7 @@ class LogWriter:
         """The next line to write, which stays first among those unwritten; empty for none."""
         if not self._unwritten:
             with suppress(Empty):
-                self._unwritten.append(self.made(cast("bytes | Said", self._queue.get_nowait())) + b"\n")
+                self._unwritten.append(self.formatted(cast("bytes | LineParts", self._queue.get_nowait())) + b"\n")
         return self._unwritten[0] if self._unwritten else b""
 
     def _write_at_once(self, line: bytes) -> bool:
@@ -148,7 +148,7 @@ class LogWriter:
                 return
             if self._queue.qsize() < BATCH_LINES:
                 # Waking for each line would take the interpreter from the event loop each time.
-                self._awaited.wait(NAP_SECONDS)
+                self._awaited.wait(GATHER_SECONDS)
                 self._awaited.clear()
             lines, awaited = self._take_with(first)
             if lines:
@@ -156,20 +156,20 @@ class LogWriter:
             for written in awaited:
                 written.set()
             if (dropped := self.dropped) > self._reported:
-                self._write_or_report(self.made(_drop(dropped - self._reported)))
+                self._write_or_report(self.formatted(_drop(dropped - self._reported)))
                 self._reported = dropped
 
-    def _take_with(self, first: bytes | Said | threading.Event) -> tuple[list[bytes], list[threading.Event]]:
-        """Give what is queued, up to BATCH_LINES, and who waits for it to be written."""
+    def _take_with(self, first: bytes | LineParts | threading.Event) -> tuple[list[bytes], list[threading.Event]]:
+        """Take what is queued, up to BATCH_LINES: the lines, and the events of those that wait for them."""
         items = [first]
         with suppress(Empty):
             while len(items) < BATCH_LINES:
                 items.append(self._queue.get_nowait())
-        lines = [self.made(item) for item in items if not isinstance(item, threading.Event)]
+        lines = [self.formatted(item) for item in items if not isinstance(item, threading.Event)]
         return lines, [item for item in items if isinstance(item, threading.Event)]
 
-    def made(self, line: bytes | Said) -> bytes:
-        """Format the line, unless it is ready; a line that cannot be formatted is replaced by one that says so."""
+    def formatted(self, line: bytes | LineParts) -> bytes:
+        """Return the line, formatted; one that cannot be formatted is replaced by one that says so."""
         if isinstance(line, bytes):
             return line
         try:
@@ -180,7 +180,7 @@ class LogWriter:
     def _write_or_report(self, lines: bytes) -> None:
         """Write `lines`; where that fails (a full disk, a reader that is gone) one line on standard error says so."""
         try:
-            self._put_out(lines)
+            self._write_all(lines)
         except OSError as error:
             self._report_failure(error)
         else:
@@ -193,7 +193,7 @@ class LogWriter:
             with suppress(OSError):
                 os.write(STANDARD_ERROR, problem.encode())
 
-    def _put_out(self, lines: bytes) -> None:
+    def _write_all(self, lines: bytes) -> None:
         rest = lines + b"\n"
         fcntl.lockf(self._turn, fcntl.LOCK_EX)
         try:
@@ -214,9 +214,9 @@ def _file_without_name() -> int:
 
 
 def failed_line(logger: str | None) -> bytes:
-    """The line in place of one of `logger` that could not be made."""
+    """The line in place of one of `logger` that could not be formatted."""
     return msgspec.json.encode({"level": "error", "event": "log_line_failed", "logger": logger})
 
 
-def _drop(lines: int) -> Said:
+def _drop(lines: int) -> LineParts:
     return "warning", {"event": "log_lines_dropped", "lines": lines}, None, time.time_ns()

@@ -17,7 +17,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from starling.telemetry.log_redaction import redact
-from starling.telemetry.log_writer import LogWriter, Said, failed_line
+from starling.telemetry.log_writer import LineParts, LogWriter, failed_line
 
 LogFormat = Literal["auto", "json", "console"]
 
@@ -37,8 +37,8 @@ LIBRARY_LEVELS = {
 ACCESS_LOGS = ("gunicorn.access", "uvicorn.access")
 
 
-# Values of these types never change, so a line of them may be made later than it was said.
-LASTING_TYPES = frozenset({bool, float, int, str, type(None)})
+# Values of these types never change, so a line of them may be formatted later than it was logged.
+IMMUTABLE_TYPES = frozenset({bool, float, int, str, type(None)})
 
 # Tracebacks, and what structlog writes without quotes.
 _TRACES = ("exception", "stack")
@@ -53,7 +53,7 @@ def configure_logging(
     """Send the lines of structlog and of the standard library's loggers to stdout, in one form.
 
     `level` is `debug`, `info`, `warning` or `error`. `log_format` `auto` means `console` on a terminal, else `json`.
-    `more_processors` see each line where it is said, and may add to it.
+    `more_processors` see each line when it is logged, and may add to it.
     Call it once, before the workers are forked; the returned writer knows how many lines were dropped.
     """
     threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -157,19 +157,19 @@ class _Quoted:
 
 
 class _LineMaker:
-    """Makes a line of what was said: nothing secret, the time, the level and the event first, and last whose it is."""
+    """Formats a line of its parts, without secrets: time, level and event come first, logger and process last."""
 
     def __init__(self, render: Callable[[EventDict], bytes]) -> None:
         self._render = render
         self._second = (0, "")
 
-    def make(self, said: Said) -> bytes:
-        """Make the line."""
-        level, values, logger, at = said
+    def make(self, parts: LineParts) -> bytes:
+        """Return the line."""
+        level, values, logger, at = parts
         if "exc_info" in values:
             values = structlog.processors.format_exc_info(None, level, values)
         line = {"timestamp": "", "level": "", "event": "", **redact(values)}
-        # Whatever was said, these are so.
+        # These stand, whatever the caller passed under their names.
         line["timestamp"], line["level"] = self._timestamp(at), level
         if logger is not None:
             line["logger"] = logger
@@ -216,8 +216,8 @@ class _LineSink:
 
     def _queue(self, level: str, values: EventDict) -> None:
         parts = (level, values, self._name, time.time_ns())
-        lasting = LASTING_TYPES.issuperset(map(type, values.values())) and "exc_info" not in values
-        self._writer.write(parts if lasting else self._writer.made(parts))
+        immutable = IMMUTABLE_TYPES.issuperset(map(type, values.values())) and "exc_info" not in values
+        self._writer.write(parts if immutable else self._writer.formatted(parts))
 
 
 def _hand_over(_logger: object, _level: str, values: EventDict) -> tuple[tuple[EventDict], dict[str, object]]:
@@ -242,15 +242,15 @@ class _LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = self.writer.made(self._said(record))
+            line = self.writer.formatted(self._parts_of(record))
         except Exception:  # noqa: BLE001 - whatever a text and its arguments may raise
             line = failed_line(record.name)
         self.writer.write(line)
 
-    def _said(self, record: logging.LogRecord) -> Said:
+    def _parts_of(self, record: logging.LogRecord) -> LineParts:
         """The parts of a record: the event names the library, `message` is the text."""
-        whose = re.sub(r"\W", "_", record.name.partition(".")[0]) or "root"
-        event = "python_warning" if record.name == "py.warnings" else f"{whose}_message"
+        library = re.sub(r"\W", "_", record.name.partition(".")[0]) or "root"
+        event = "python_warning" if record.name == "py.warnings" else f"{library}_message"
         copy = logging.makeLogRecord({**record.__dict__, "args": _cut_queries(record.args)})
         said: Any = {"event": event, "message": copy.getMessage()}
         if record.exc_info:

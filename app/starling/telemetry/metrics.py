@@ -138,7 +138,7 @@ class Metrics:
             for code in (0, FAILED):
                 self.api[name, code] += 0
 
-    def waiting(self, clients: int, size: int) -> None:
+    def set_waiting(self, clients: int, size: int) -> None:
         """Set the number of clients for which bytes wait, and of those bytes."""
         self.set("starling_write_buffer_clients", clients)
         self.set("starling_write_buffer_bytes", size)
@@ -160,8 +160,8 @@ class Metrics:
         """Add one observation to histogram `name`, which has no labels."""
         self._histograms[name].observe(seconds)
 
-    def answered(self, method: str, code: int, seconds: float, times: int = 1) -> None:
-        """Count a request to the server API, or `times` with the same result; `code` 0 is one that was done."""
+    def count_api(self, method: str, code: int, seconds: float, times: int = 1) -> None:
+        """Count an answered request to the server API, or `times` of the same result; `code` 0 is success."""
         self.api[method, code] += times
         if (distribution := self.api_seconds.get(method)) is None:
             distribution = self.api_seconds[method] = Distribution(API_BUCKETS)

@@ -51,13 +51,11 @@ def environment_problems() -> list[str]:
         endpoint = os.environ.get(name)
         if endpoint and not _is_web_address(endpoint):
             problems.append(f"{name} is no address of a web server: write it like http://collector:4318")
-    return problems or [
-        f"an OTEL_… variable cannot be used: {complaint}" for complaint in dict.fromkeys(_complaints_of_the_sdk())
-    ]
+    return problems or [f"an OTEL_… variable cannot be used: {warning}" for warning in dict.fromkeys(_sdk_warnings())]
 
 
-class _Complaints(logging.Handler):
-    """Keeps what is logged."""
+class _WarningCollector(logging.Handler):
+    """Collects the messages of warnings and errors."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -67,20 +65,20 @@ class _Complaints(logging.Handler):
         self.messages.append(record.getMessage())
 
 
-def _complaints_of_the_sdk() -> list[str]:
-    """What the SDK says of its variables: it logs it and takes a default, such as to sample everything."""
-    logger, complaints = logging.getLogger("opentelemetry"), _Complaints()
+def _sdk_warnings() -> list[str]:
+    """What the SDK warns of: it logs an unusable variable, and takes a default, such as to sample everything."""
+    logger, collector = logging.getLogger("opentelemetry"), _WarningCollector()
     propagated, logger.propagate = logger.propagate, False
-    logger.addHandler(complaints)
+    logger.addHandler(collector)
     try:
         TracerProvider(resource=_resource(""), shutdown_on_exit=False)
         BatchSpanProcessor(OTLPSpanExporter()).shutdown()  # type: ignore[no-untyped-call]
     except (ValueError, OSError) as error:
-        complaints.messages.append(str(error))
+        collector.messages.append(str(error))
     finally:
-        logger.removeHandler(complaints)
+        logger.removeHandler(collector)
         logger.propagate = propagated
-    return complaints.messages
+    return collector.messages
 
 
 def _is_web_address(endpoint: str) -> bool:
@@ -98,7 +96,7 @@ class OpenTelemetry:
 
     def __init__(self, exporter: SpanExporter | None = None) -> None:
         """`exporter` None: over OTLP, as the environment says."""
-        self.log_processors: Sequence[LogProcessor] = (add_capture,)
+        self.log_processors: Sequence[LogProcessor] = (add_trace_ids,)
         self._exporter = exporter
         self._propagator = TraceContextTextMapPropagator()
         self._processor: SpanExport | None = None
@@ -111,7 +109,7 @@ class OpenTelemetry:
         return self._stats.results
 
     def start(self, node: str) -> None:
-        """Begin to send spans; what the SDK does so with is a thread, and no thread outlives a fork."""
+        """Begin to send spans, after the fork: the SDK sends from a thread, and a fork leaves threads behind."""
         exporter = self._exporter
         if exporter is None and os.environ.get("OTEL_TRACES_EXPORTER") != "none":
             exporter = OTLPSpanExporter()
@@ -124,7 +122,7 @@ class OpenTelemetry:
         api.set_tracer_provider(provider)
 
     async def stop(self) -> None:
-        """Send what is left, FLUSH_SECONDS at most."""
+        """Send the remaining spans, for FLUSH_SECONDS at most."""
         processor, self._processor = self._processor, None
         self._tracer = api.NoOpTracer()
         if processor is None:
@@ -269,7 +267,7 @@ class _Delivery:
         )
 
 
-def add_capture(_: object, __: str, event: EventDict) -> EventDict:
+def add_trace_ids(_: object, __: str, event: EventDict) -> EventDict:
     """Add the ids of the current trace, if there is one, to a log line."""
     current = api.get_current_span().get_span_context()
     return {**event, **_ids(current)} if current.is_valid else event

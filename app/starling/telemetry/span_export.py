@@ -19,7 +19,7 @@ QUEUE_SIZE = 2048
 
 
 class SpanStats:
-    """How many spans wait, and what became of the others; written by the event loop, hooks' threads and the SDK's."""
+    """Counts spans that wait, and the others by result; called by the event loop, hooks' threads and the SDK's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

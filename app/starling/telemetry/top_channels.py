@@ -47,7 +47,7 @@ class Counts:
 class HeavyHitters:
     """Finds the heaviest of any number of channels, keeping `capacity`: the sketch of Misra and Gries.
 
-    Once it is full, every weight gives up as much as the median is, and who has no more than that is forgotten
+    Once it is full, every weight gives up as much as the median is, and channels with no more than that are dropped
     (Anderson et al., "A High-Performance Algorithm for Identifying Frequent Items in Data Streams", 2017). So the true
     weight of a channel is at least what `weight` says and at most `error` more, and `error` is at most twice the true
     weight of all channels by `capacity`.
@@ -80,7 +80,7 @@ class HeavyHitters:
         return heapq.nlargest(limit, self._channels.items(), key=lambda item: item[1].weight)
 
     def fade(self, kept: float) -> None:
-        """Let everything counted so far count `kept` times as much, and forget who hardly counts any more."""
+        """Let everything counted so far count `kept` times as much, and drop channels that hardly count any more."""
         least = 0.0
         for channel, counts in list(self._channels.items()):
             counts.weight *= kept

@@ -23,7 +23,7 @@ class Publishing(Protocol):
     """A publication on its way to the broker."""
 
     trace: TraceContext | None
-    """What travels with it; None where the trace is not sampled."""
+    """What the broker carries with it; None where the trace is not sampled."""
 
     def fail(self, error: str, channels: int) -> None:
         """Record that it was not stored in `channels` channels, because of an `error` of this kind."""

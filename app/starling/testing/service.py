@@ -29,7 +29,7 @@ class RunningService:
         self._clock = TurnedClock()
         broker = starling.broker
         self._recording = Recording(broker) if isinstance(broker, MemoryBroker) else None
-        self._return: asyncio.TimerHandle | None = None
+        self._broker_return: asyncio.TimerHandle | None = None
         self._clients: list[ServiceClient] = []
 
     def token(self, user: str, ttl: float | None = 3600.0, **claims: Any) -> str:
@@ -101,13 +101,13 @@ class RunningService:
         broker = self._memory_broker()
         self._restore_broker()
         broker.lose()
-        self._return = asyncio.get_running_loop().call_later(seconds, self._restore_broker)
+        self._broker_return = asyncio.get_running_loop().call_later(seconds, self._restore_broker)
         await settle()
 
     def _restore_broker(self) -> None:
-        if self._return is not None:
-            self._return.cancel()
-            self._return = None
+        if self._broker_return is not None:
+            self._broker_return.cancel()
+            self._broker_return = None
             self._memory_broker().restore()
 
     def _memory_broker(self) -> MemoryBroker:
@@ -118,7 +118,7 @@ class RunningService:
         return broker
 
     def close(self) -> None:
-        """Disconnect all clients, and give the real clock back."""
+        """Disconnect all clients, and restore the real clock."""
         if self._recording is not None:
             self._recording.stop()
         self._restore_broker()

@@ -13,7 +13,7 @@ _SETTLE_TURNS = 10
 
 
 class TurnedClock:
-    """The clock of this process, which runs on between the calls of `turn`. `stop` gives the real one back."""
+    """The clock of this process, which runs on between the calls of `turn`. `stop` restores the real one."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -38,7 +38,7 @@ class TurnedClock:
             await settle()
 
     def stop(self) -> None:
-        """Give the real clock back. The timers of the running event loop keep theirs, so that none waits anew."""
+        """Restore the real clock. The timers of the running event loop keep theirs, so that none waits anew."""
         if not self._turns:
             return
         self._turns = False

@@ -126,7 +126,7 @@ class Api:
         if refusal is not None:
             status, error = refusal
             known = name if name in self._known else "unknown"
-            self._metrics.answered(known, status, 0.0)
+            self._metrics.count_api(known, status, 0.0)
             _, _, remedy = error.message.partition(": ")
             self._metrics.refusal_log.write_as(
                 "api_request_refused",
@@ -142,7 +142,7 @@ class Api:
         try:
             body = await self._read_body(receive)
         except _BodyError as failed:
-            self._metrics.answered(name, failed.status, 0.0)
+            self._metrics.count_api(name, failed.status, 0.0)
             await _send(send, failed.status, _encode({"error": failed.error}))
             return
         if name == "capture":
@@ -216,7 +216,7 @@ class Api:
             return False
 
         def finish(found: Published) -> None:
-            self._metrics.answered("batch", 0, time.perf_counter() - started)
+            self._metrics.count_api("batch", 0, time.perf_counter() - started)
             stored = isinstance(found, StoredPositions)
             away = bool(found) and not stored and all(isinstance(each, Unavailable) for each in found)
             status = HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK
@@ -243,7 +243,7 @@ class Api:
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             return self._bad_request("batch", error)
         replies = await run_batch(self._methods, [*map(read_command, request.commands)], parallel=request.parallel)
-        self._metrics.answered("batch", 0, time.perf_counter() - started)
+        self._metrics.count_api("batch", 0, time.perf_counter() - started)
         away = bool(replies) and all(isinstance(reply.get("error"), Unavailable) for reply in replies)
         return HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"replies": replies})
 
@@ -256,7 +256,7 @@ class Api:
             return self._bad_request(ENVELOPE, problem)
         commands = [self._read_envelope(line) for line in lines]
         replies = await run_batch(self._methods, [command for _, command in commands], parallel=False)
-        self._metrics.answered(ENVELOPE, 0, time.perf_counter() - started)
+        self._metrics.count_api(ENVELOPE, 0, time.perf_counter() - started)
         away = all(isinstance(reply.get("error"), Unavailable) for reply in replies)
         answers = (
             _encode({**({"id": number} if number else {}), **named_result(reply)})
@@ -293,13 +293,13 @@ class Api:
             return
         address = scope["client"][0] if scope.get("client") else ""
         refused = await self._capture.answer(request, address, self.guard.key_number(scope), receive, send)
-        self._metrics.answered("capture", refused.code if refused is not None else 0, 0.0)
+        self._metrics.count_api("capture", refused.code if refused is not None else 0, 0.0)
         if refused is not None:
             away = isinstance(refused, Unavailable)
             await _send(send, HTTPStatus.SERVICE_UNAVAILABLE if away else HTTPStatus.OK, _encode({"error": refused}))
 
     def _bad_request(self, name: str, problem: Exception) -> tuple[HTTPStatus, bytes]:
-        self._metrics.answered(name, codes.ERROR_BAD_REQUEST.code, 0.0)
+        self._metrics.count_api(name, codes.ERROR_BAD_REQUEST.code, 0.0)
         return HTTPStatus.OK, _encode({"error": invalid(problem)})
 
     # Before the body is read

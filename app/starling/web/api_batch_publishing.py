@@ -75,7 +75,7 @@ class BatchPublishing:
 
         def finish(outcomes: Sequence[PublishOutcome]) -> None:
             if isinstance(outcomes, StoredPositions) and not refused:
-                self._engine.metrics.answered("publish", 0, time.perf_counter() - started, len(outcomes))
+                self._engine.metrics.count_api("publish", 0, time.perf_counter() - started, len(outcomes))
                 done(outcomes)
                 return
             found = [each if isinstance(each, StreamPosition) else error_of("publish", each) for each in outcomes]
@@ -98,7 +98,7 @@ class BatchPublishing:
         failed[0] = len(found) - failed.total()
         for code, times in failed.items():
             if times:
-                self._engine.metrics.answered("publish", code, seconds, times)
+                self._engine.metrics.count_api("publish", code, seconds, times)
 
 
 class _StoredReply(Struct, gc=False):

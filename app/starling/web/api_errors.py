@@ -58,7 +58,7 @@ class Unavailable(Error, frozen=True):
 
 
 UNAVAILABLE = Unavailable(
-    codes.ERROR_INTERNAL.code, "the broker does not answer; it is not known to be done: try again"
+    codes.ERROR_INTERNAL.code, "the broker does not answer, and may have done it or not: try again"
 )
 NOT_READ = Unavailable(codes.ERROR_INTERNAL.code, "the broker does not answer, so nothing was read: try again")
 # Methods that change nothing.

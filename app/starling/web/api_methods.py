@@ -161,7 +161,7 @@ class ApiMethods:
 
     def _count(self, name: str, outcome: Answer | Error, started: float) -> None:
         code = outcome.code if isinstance(outcome, Error) else 0
-        self._engine.metrics.answered(name, code, time.perf_counter() - started)
+        self._engine.metrics.count_api(name, code, time.perf_counter() - started)
 
     # Connections
 

@@ -234,7 +234,7 @@ class PublishMethods:
 
     def _count(self, method: str, answer: Answer | Error, started: float) -> None:
         code = answer.code if isinstance(answer, Error) else 0
-        self._engine.metrics.answered(method, code, time.perf_counter() - started)
+        self._engine.metrics.count_api(method, code, time.perf_counter() - started)
 
     # In a task, which may wait for the broker
 

@@ -24,7 +24,7 @@ from starling.web.http_endpoint import HttpEndpoint, refusal
 from starling.web.http_stream import CONNECT_PARAMETER, STREAM_HEADERS
 from starling.web.refusals import error_body
 
-EVENTS: Header = (b"content-type", f"{CONTENT_TYPE}; charset=utf-8".encode())
+EVENTS: Header = (b"content-type", CONTENT_TYPE.encode())
 LINES: Header = (b"content-type", b"application/x-ndjson")
 _AGAIN: Header = (b"retry-after", b"5")
 

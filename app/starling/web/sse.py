@@ -10,7 +10,7 @@ from starling.client.event_frames import EventStreams
 from starling.client.event_stream import NO_EPOCH, EventStreamConnection
 from starling.engine.direct_request import DirectResponse, Respond
 from starling.engine.upgrade import Upgrade
-from starling.protocol.event_stream import CONTENT_TYPE
+from starling.protocol.event_stream import MEDIA_TYPE
 from starling.protocol.messages import StreamPosition
 from starling.protocol.resume_id import ResumeId, ResumeIdInvalid, parse_resume_id
 from starling.web.dependencies import WebContext
@@ -44,7 +44,7 @@ class EventsEndpoint(HttpEndpoint):
         if (rejected := self.rejection(request)) is not None:
             respond(rejected)
             return
-        if (refused := self.not_acceptable(request, CONTENT_TYPE)) is not None:
+        if (refused := self.not_acceptable(request, MEDIA_TYPE)) is not None:
             respond(refused)
             return
         query = QueryParams(request.query)

@@ -13,8 +13,6 @@ from starling.engine.upgrade import Upgrade
 from starling.protocol.event_stream import CONTENT_TYPE
 from starling.web.http_stream import CONNECT_PARAMETER, STREAM_HEADERS, EmulatedEndpoint
 
-_UTF8 = f"{CONTENT_TYPE}; charset=utf-8"
-
 
 class SseEndpoint(EmulatedEndpoint):
     """Opens a connection whose replies and pushes are events."""
@@ -31,8 +29,8 @@ class SseEndpoint(EmulatedEndpoint):
                 respond(self.refused(request, HTTPStatus.BAD_REQUEST, words))
                 return
         # A line end by itself is no event: it gets the head of the response through proxies that wait for a body.
-        respond(self.open(request, SseConnection, body, _UTF8, b"\r\n"))
+        respond(self.open(request, SseConnection, body, CONTENT_TYPE, b"\r\n"))
 
     def head(self, request: Upgrade) -> DirectResponse:
         """The head that a stream would have."""
-        return DirectResponse(HTTPStatus.OK, [*STREAM_HEADERS, (b"content-type", _UTF8.encode())], b"")
+        return DirectResponse(HTTPStatus.OK, [*STREAM_HEADERS, (b"content-type", CONTENT_TYPE.encode())], b"")
