@@ -14,6 +14,7 @@ from starlette.types import Message
 
 from starling.engine.append_store import Closing, StreamKind, StreamStatus
 from starling.engine.engine import Engine
+from starling.engine.hooks import Client
 from starling.engine.readiness import Unready
 from starling.engine.receiver import TokenFacts
 from starling.engine.revocation import Revocation
@@ -63,7 +64,7 @@ def request_of(engine: Engine, live: str = "", *, offset: str = "-1", tag: str =
         "path": f"/streams/{CHANNEL}",
     }
     request = StreamRequest(scope, CHANNEL, engine.channels.options(CHANNEL))
-    request.reader = Reader("alice", "192.0.2.1", TOKEN)
+    request.reader = Reader(Client("alice"), "192.0.2.1", TOKEN)
     return request
 
 

@@ -23,6 +23,16 @@ namespaces:
   plain: {allow_subscribe_for_client: true}
   open: {stream: any}
 """
+HOOKS = """
+from starling.hooks import Refuse
+
+async def on_publish(client, channel, data: dict):
+    if data == {"text": "refuse me"}:
+        raise Refuse()
+    if data == {"text": "of another kind"}:
+        return {"json": [1]}
+    return {"text": f"{client.user} says change me"} if data == {"text": "change me"} else None
+"""
 TEXT = {"Content-Type": "text/plain"}
 # Streams that a user may create at once.
 NEW = 5
@@ -34,7 +44,10 @@ A_DAY = 86400.0
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     path = tmp_path_factory.mktemp("durable") / "channels.yaml"
     path.write_text(CHANNELS)
+    (path.parent / "durable_hooks.py").write_text(HOOKS)
     environment = {
+        "STARLING_HOOKS": "durable_hooks",
+        "STARLING_HOOKS_PATH": str(path.parent),
         "STARLING_CHANNELS_FILE": str(path),
         "STARLING_API_KEYS": KEY,
         "STARLING_TOKEN_HMAC_SECRET": SECRET,
@@ -114,6 +127,30 @@ def test_rights_are_those_of_every_transport(
     assert answer.status_code == status, answer.text
     if (status, method) == (403, "POST"):
         assert answer.json()["error"] == {"code": 103, "message": "permission denied"}
+
+
+@pytest.mark.parametrize(
+    ("text", "headers", "status", "stored"),
+    [
+        ("refuse me", bearer("erin"), 403, ""),
+        ("change me", bearer("erin"), 204, "erin says change me"),
+        ("of another kind", bearer("erin"), 400, ""),
+        ("as it is", bearer("erin"), 204, "as it is"),
+        ("refuse me", key(), 204, "refuse me"),
+    ],
+)
+def test_the_hook_of_publications_decides_about_appends_of_clients(
+    service: TestClient, text: str, headers: dict[str, str], status: int, stored: str
+) -> None:
+    for method, channel, done in (("POST", "notes:hooked", 204), ("PUT", "notes:new", 201)):
+        service.delete(f"/streams/{channel}", headers=key())
+        if method == "POST":
+            created(service, channel)
+        answer = service.request(method, f"/streams/{channel}", content=text, headers={**headers, **TEXT})
+        assert answer.status_code == (done if status == 204 else status), answer.text
+        read = service.post("/api/history", json={"channel": channel, "limit": 10}, headers=key()).json()
+        kept = [publication["data"]["text"] for publication in read["result"]["publications"]]
+        assert "".join(kept) == stored
 
 
 def test_streams_that_a_user_creates_spend_its_budget_of_new_channels(service: TestClient) -> None:

@@ -3,20 +3,24 @@
 from collections.abc import Callable
 from http import HTTPStatus
 
+from msgspec import Raw
 from starlette.types import Scope
 
 from starling.client.authority import Identity
+from starling.client.commands.stream_change import read_change
 from starling.client.dispatcher import UNAUTHENTICATED
 from starling.client.hook_calls import granted
+from starling.engine.append_store import Chunk, StreamKind
 from starling.engine.channels import ChannelOptions
 from starling.engine.hooks import Client
 from starling.engine.rights import Subject, Verb, may
 from starling.protocol import codes
-from starling.protocol.codes import CommandRefused
+from starling.protocol.codes import CommandRefused, Error
 from starling.protocol.commands import ConnectRequest, SubscribeRequest
 from starling.protocol.messages import NO_PAYLOAD
 from starling.web.cross_origin import request_of
 from starling.web.dependencies import WebContext
+from starling.web.durable_reading import StreamRequest
 from starling.web.durable_request import Reader, RequestRefused
 
 KeyCheck = Callable[[Scope], bool]
@@ -49,15 +53,33 @@ class StreamAccess:
             if refused.reason.code in UNAUTHENTICATED:
                 clients.failed_connects.spend(request.address)
             raise
+        client = Client(identity.user, "", identity.info, NO_PAYLOAD, identity.meta, "http")
         if method in ("GET", "HEAD"):
-            await self._check_read(identity, channel)
-            return Reader(identity.user, request.address, identity.token)
+            await self._check_read(identity, client, channel)
+            return Reader(client, request.address, identity.token)
         facts = context.engine.channels.facts(channel, options)
         if method == "DELETE" or not may(Subject(identity.user), Verb.APPEND, facts).allowed:
             raise CommandRefused(codes.ERROR_PERMISSION_DENIED)
-        return Reader(identity.user, request.address, identity.token)
+        return Reader(client, request.address, identity.token)
 
-    async def _check_read(self, identity: Identity, channel: str) -> None:
+    async def appended(self, request: StreamRequest, kind: StreamKind, chunk: Chunk | None) -> Chunk | None:
+        """What is appended in the place of a client's `chunk`, as the hook of publications decides.
+
+        Raises CommandRefused.
+        """
+        hooks = self._context.engine.hooks
+        if request.reader is None or chunk is None or not hooks.sees_publications:
+            return chunk
+        sent = Raw(chunk.data)
+        decided = await hooks.publish(request.reader.client, request.channel, sent)
+        if decided is sent:
+            return chunk
+        change = read_change(decided, request.options)
+        if change.cancel is not None or change.kind is not kind:
+            raise CommandRefused(Error(codes.ERROR_BAD_REQUEST.code, f"bad request: the hook returns no {kind}"))
+        return change.chunk
+
+    async def _check_read(self, identity: Identity, client: Client, channel: str) -> None:
         """As a subscription: by the token's channels, the rights, and the hooks that may refuse what these allow."""
         context = self._context
         grant = identity.subscriptions.get(channel)
@@ -65,7 +87,6 @@ class StreamAccess:
             grant = await context.authority.grant(identity, SubscribeRequest(channel))
         hooks = context.engine.hooks
         if hooks.sees_subscriptions or grant.needs_hook or grant.options.subscribe_proxy:
-            shown = Client(identity.user, "", identity.info, NO_PAYLOAD, identity.meta, "http")
-            grant = granted(grant, await hooks.subscribe(shown, channel, NO_PAYLOAD))
+            grant = granted(grant, await hooks.subscribe(client, channel, NO_PAYLOAD))
         if grant.filter is not None:
             raise CommandRefused(codes.ERROR_PERMISSION_DENIED)

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, QueryParams
 
 from starling.engine.append_store import Producer, StreamKind
 from starling.engine.broker import StreamPosition
+from starling.engine.hooks import Client
 from starling.engine.receiver import TokenFacts
 from starling.protocol.codes import Refused
 
@@ -30,11 +31,16 @@ _CURSOR_JITTER = 3600
 
 
 class Reader(NamedTuple):
-    """Whose request it is: a user, or without one an address; and the token that permits it."""
+    """Whose request it is: a client as hooks see it, an address, and the token that permits it."""
 
-    user: str
+    client: Client
     address: str
     token: TokenFacts | None
+
+    @property
+    def user(self) -> str:
+        """The client's user, empty for an anonymous one."""
+        return self.client.user
 
 
 class RequestRefused(Refused):

@@ -145,6 +145,7 @@ class DurableStreams:
         ttl = options.stream_ttl if life.ttl is None else life.ttl
         known = await streams.info(request.channel, options)
         if known is None:
+            chunk = await self._access.appended(request, kind, chunk)
             self._pay(request.reader)
             opened = await streams.open(
                 request.channel,
@@ -205,7 +206,7 @@ class DurableStreams:
                 return closed_response(info)
             if media_type_of(given) != stored_media_type(info):
                 raise RequestRefused(HTTPStatus.CONFLICT, "Content-Type: it is not that of the stream")
-            chunk = _chunk(kind, body)
+            chunk = await self._access.appended(request, kind, _chunk(kind, body))
         elif not closing:
             raise bad("the body is empty: send a chunk, or close the stream with Stream-Closed: true")
         if closing and not body and info.status.closed and producer is None:

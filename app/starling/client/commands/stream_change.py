@@ -59,7 +59,7 @@ class StreamChanges:
 
     def prepare(self, client: ClientConnection, action: Publish, options: ChannelOptions) -> StreamPermit:
         """The right to do what the client asks. Raises CommandRefused."""
-        permit = _read(action.request.data, options)
+        permit = read_change(action.request.data, options)
         verb = Verb.APPEND if permit.cancel is None else Verb.CANCEL
         require(client, verb, action, options, self._channels)
         return permit
@@ -74,7 +74,7 @@ class StreamChanges:
             else:
                 if self._hooks.sees_publications:
                     data = await self._hooks.publish(shown, action.channel, action.request.data)
-                    permit = _read(data, permit.options)
+                    permit = read_change(data, permit.options)
                 await self._append(client, action.channel, permit)
         except CommandRefused as refused:
             reason = refused.reason
@@ -101,7 +101,8 @@ class StreamChanges:
         await self._streams.append(channel, options, chunk, kind, watched=False)
 
 
-def _read(data: Raw, options: ChannelOptions) -> StreamPermit:
+def read_change(data: Raw, options: ChannelOptions) -> StreamPermit:
+    """What a client asks with the data of a publication. Raises CommandRefused."""
     try:
         sent = _decode(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
