@@ -84,6 +84,7 @@ bench: $(VENV)/.dev  ## Benchmark against other servers (ONLY=fanout,burst SERVE
 
 soak: $(VENV)/.dev  ## The long tests, then random faults over two pods and one Redis with a record of every publication (MINUTES=10 SEED=1)
 	@tools/setup/system-packages.sh
+	@$(MAKE) --no-print-directory node-packages
 	$(BIN)/pytest --numprocesses=$(TEST_WORKERS) --bound=$(TEST_BOUND) -m long
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
