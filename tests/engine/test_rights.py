@@ -258,7 +258,7 @@ def documented(
     name=NAMES,
     suffix=IDS,
     user=IDS,
-    options=st.fixed_dictionaries({name: st.booleans() for name in RIGHTS}),
+    options=st.fixed_dictionaries({name: st.booleans() for name in (*RIGHTS, "publish_proxy", "subscribe_by_hook")}),
     subscribed=st.booleans(),
     token=st.booleans(),
     personal=st.sampled_from([None, "", "letters"]),
@@ -284,3 +284,9 @@ def test_nobody_gets_a_right_that_the_documentation_does_not_give(
         decision = may(Subject(user, subscribed=subscribed, token=token), verb, facts)
         allowed = documented(channel, options, user, verb, subscribed=subscribed, token=token, personal=personal)
         assert decision.allowed is allowed, (verb, decision)
+        # Where a backend has the last word, it is named.
+        if not allowed and options["publish_proxy"] and verb is Verb.PUBLISH:
+            assert decision.rule == Rule.PUBLISH_PROXY
+        # Names that belong to somebody are refused before a hook is asked.
+        asked = decision.rule == Rule.SUBSCRIBE_BY_HOOK
+        assert not asked or (verb is Verb.SUBSCRIBE and facts.owner is None and not channel.startswith("$"))

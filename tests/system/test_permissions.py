@@ -31,6 +31,12 @@ CHANNELS = {
             "allow_append_for_client": True,
         },
         "answers": {"stream": "text", "allow_append_for_client": True},
+        "asked": {
+            "allow_subscribe_for_client": True,
+            "allow_publish_for_client": True,
+            "subscribe_proxy": "http://127.0.0.1:9/subscribe",
+            "publish_proxy": "http://127.0.0.1:9/publish",
+        },
     }
 }
 COMMAND = str(Path(sys.executable).with_name("starling"))
@@ -115,6 +121,9 @@ def test_the_api_says_whether_a_user_may_and_which_rule_decides(
         ("append", "raw:1", True, "no append-only streams: set stream"),
         ("subscribe", "raw:1", True, "JSON clients get error 108"),
         ("publish", "answers:1", False, "clients append and cancel"),
+        ("subscribe", "asked:1", True, "if the proxy of the namespace agrees"),
+        ("publish", "asked:1", True, "if the proxy of the namespace agrees"),
+        ("publish", "$asked:1", False, "the proxy of the namespace decides when the client publishes"),
         ("append", "answers:1", True, "allow_append_for_client is on in the namespace answers"),
     ],
 )

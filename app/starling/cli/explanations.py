@@ -126,8 +126,9 @@ CODES = {
         "Name fewer channels in the token, or raise STARLING_MAX_CHANNELS.",
     ),
     3506: CodeMeaning(
-        "A JSON client would receive data that is no JSON. Final.",
-        "Use the SDK's Protobuf build in channels with binary data.",
+        "The result of a hook or RPC is no JSON that every client reads: bytes, JSON nested over 256 deep, or a number "
+        "of over 1,000 characters. Final.",
+        "Return JSON, or use the SDK's Protobuf build.",
     ),
     3507: CodeMeaning("A hook refused the connection. Final.", "Look at your on_connect hook."),
     3508: CodeMeaning("The client sent a message that no hook takes. Final.", "Write the hook, or do not send."),

@@ -123,6 +123,11 @@ def _condition(decision: Decision, verb: Verb, options: ChannelOptions, client: 
         return f", and for the connection {client} alone"
     if option := missing(verb, options):
         return f", but {_WITHOUT[verb]}: set {option}"
+    by_token = decision.rule in (Rule.SUBSCRIPTION_TOKEN, CONNECTION_TOKEN)
+    if (verb is Verb.SUBSCRIBE and options.subscribe_proxy and not by_token) or (
+        verb is Verb.PUBLISH and options.publish_proxy
+    ):
+        return ", if the proxy of the namespace agrees"
     if verb in (Verb.SUBSCRIBE, Verb.HISTORY) and options.publication_data_format == "binary":
         return ", but JSON clients get error 108, since publication_data_format is binary"
     return ""
