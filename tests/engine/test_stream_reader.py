@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from msgspec import Raw
 
-from starling.engine.stream_reader import WAITING_LIMIT, PublicationFrame, StreamLost, StreamReader
+from starling.engine.stream_reader import TAKEN_BYTES, WAITING_LIMIT, PublicationFrame, StreamLost, StreamReader
 from starling.protocol.messages import Publication
 
 
@@ -58,5 +58,20 @@ async def test_a_reader_catches_up_as_fast_as_it_takes_and_not_at_all_once_it_is
     assert [each.offset for each in await reader.next(60)] == [2]
     reader.close(3000)
     assert not await reader.catch_up([frame(3)])
+    with pytest.raises(StreamLost):
+        await reader.next(60)
+
+
+async def test_a_reader_gets_much_in_parts_of_a_bounded_size_and_loses_none_of_it() -> None:
+    reader = StreamReader(1)
+    sizes = [TAKEN_BYTES // 2, TAKEN_BYTES // 2, 1, 3 * TAKEN_BYTES, TAKEN_BYTES, 5]
+    for offset, size in enumerate(sizes, 1):
+        reader.send(PublicationFrame(Publication(Raw(bytes(size)), offset=offset)))
+    reader.lose_state("")
+    parts = []
+    for _ in range(5):
+        parts.append([each.offset for each in await reader.next(60)])
+        assert reader.position.offset == parts[-1][-1]
+    assert parts == [[1, 2], [3], [4], [5], [6]]
     with pytest.raises(StreamLost):
         await reader.next(60)

@@ -34,6 +34,9 @@ log = structlog.get_logger("test.application")
 WRITE_LIMIT = 262_144
 ECHO_WRITE_LIMIT = 2**26
 
+WHOLE_BYTES = 2**20
+WHOLE_LENGTH = (b"content-length", b"%d" % WHOLE_BYTES)
+
 
 class Speaker:
     """A handler that does as its client says: `VERB ARGUMENT`; everything else is echoed."""
@@ -188,6 +191,11 @@ class Application:
                 body = json.dumps({**reported, "client": scope["client"][0], "scheme": scope["scheme"]}).encode()
             case "/large":
                 body = bytes(2**20)
+            case "/whole":
+                log.info("whole_begun")
+                await send({"type": "http.response.start", "status": 200, "headers": [WHOLE_LENGTH]})
+                await send({"type": "http.response.body", "body": bytes(WHOLE_BYTES)})
+                return
             case "/stream":
                 await send({"type": "http.response.start", "status": 200, "headers": []})
                 while (await receive())["type"] != "http.disconnect":

@@ -235,6 +235,10 @@ async def test_http_on_body_takes_the_body_and_a_response_arms_the_timer_of_an_i
     protocol.pause_writing()
     assert protocol.flow.write_paused
     protocol.resume_writing()
+    assert not protocol.flow.write_paused
+    protocol.flow.pause_reading()
+    assert protocol.flow.read_paused
+    protocol.flow.resume_reading()
     protocol.on_body(b"body")
     assert protocol.cycle.body == b"body"
     assert protocol.timeout_keep_alive_task is None

@@ -17,6 +17,8 @@ from starling.telemetry.metrics import TransportStats
 
 # Of publications that wait for a reader; beyond it the reader is cut off, and reads again from where it is.
 WAITING_LIMIT = 1_000
+# Of publications that a reader gets at once, which it may join into one response.
+TAKEN_BYTES = 2**20
 
 
 class StreamLost(Exception):
@@ -69,7 +71,7 @@ class StreamReader:
         self._lost = False
 
     async def next(self, seconds: float | None = None) -> list[Publication]:
-        """Return what came since the last call, waiting `seconds` at most (None: for ever).
+        """Return what came since the last call, or the first part of much, waiting `seconds` at most (None: for ever).
 
         An empty list: nothing came. Raises StreamLost.
         """
@@ -79,15 +81,27 @@ class StreamReader:
                     await self._changed.wait()
             except TimeoutError:
                 return []
-        found, self._waiting = self._waiting, []
+        found = self._take()
         self._taken.set()
-        self._changed.clear()
+        if not self._waiting:
+            self._changed.clear()
         if found:
             self.position = StreamPosition(found[-1].offset, self.position.epoch)
         elif self._lost:
             raise StreamLost
         if self._lost:
             self._changed.set()
+        return found
+
+    def _take(self) -> list[Publication]:
+        """The first of those that wait, up to TAKEN_BYTES of data after the first."""
+        size = 0
+        for number, publication in enumerate(self._waiting):
+            size += len(publication.data)
+            if number and size > TAKEN_BYTES:
+                found, self._waiting = self._waiting[:number], self._waiting[number:]
+                return found
+        found, self._waiting = self._waiting, []
         return found
 
     # What the engine calls

@@ -14,7 +14,7 @@ from starling.engine.transport import VANISHED, WRITE_ERROR, Handler
 from starling.protocol.messages import Batch, Frame
 from starling.server.options import ServerOptions
 from starling.server.read_turns import ReadTurns
-from starling.server.waiting import WaitingBudget
+from starling.server.waiting import SlowClient, WaitingBudget
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.server")
 
@@ -29,6 +29,14 @@ FLUSH_BUNCH = 64
 DISCARD_BYTES = 2**20
 
 
+class WaitingClient(SlowClient, Protocol):
+    """A client for which bytes wait that the kernel does not take at the moment."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+
+
 class Flusher:
     """The sockets of one worker that have frames to write in this loop tick, or the next if there are very many.
 
@@ -39,7 +47,7 @@ class Flusher:
 
     def __init__(self, waiting_budget_bytes: int = 0) -> None:
         """`waiting_budget_bytes` bounds what may wait for all clients; 0: no bound."""
-        self.waiting: set[ClientSocket] = set()
+        self.waiting: set[WaitingClient] = set()
         self.budget = WaitingBudget(self.waiting, waiting_budget_bytes)
         self.turns = ReadTurns()
         self._dirty: deque[ClientSocket] = deque()

@@ -9,15 +9,17 @@ from functools import partial
 from typing import Any, cast
 from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from starling.engine.direct_request import DirectRequest, RequestEndpoint, StreamResponse, Work
+from starling.server.bounded_responses import BoundedResponses
 from starling.server.client_address import client_address
+from starling.server.client_socket import Flusher
 from starling.server.direct_request import DirectCycle
 from starling.server.known_heads import KnownHeads
 
 
-class DirectHttp(HttpToolsProtocol, ABC):
+class DirectHttp(BoundedResponses, ABC):
     """Lets `requests` answer what it accepts; the ASGI application answers the rest, in the order of the requests."""
 
     def __init__(
@@ -26,9 +28,10 @@ class DirectHttp(HttpToolsProtocol, ABC):
         server_state: Any,
         app_state: dict[str, Any],
         loop: asyncio.AbstractEventLoop | None,
+        flusher: Flusher,
         requests: RequestEndpoint | None,
     ) -> None:
-        super().__init__(config, server_state, app_state, loop)
+        super().__init__(config, server_state, app_state, loop, flusher)
         self._requests = requests
         self._running: RequestResponseCycle | None = None
         self._known_heads: KnownHeads | None = None

@@ -4,13 +4,13 @@ Members of uvicorn's HttpToolsProtocol that this module uses, each held by a tes
 tests/server/test_uvicorn_members.py, because most are not public:
 
 - attributes `app`, `app_state`, `asgi_version`, `client`, `connections`, `cycle`, `expect_100_continue`,
-  `flow.read_paused`, `flow.write_paused`, `headers`, `loop`, `parser`, `pipeline`, `root_path`, `scheme`, `scope`,
-  `server`, `server_state.default_headers`, `server_state.total_requests`, `tasks`, `timeout_keep_alive`,
-  `timeout_keep_alive_task`, `transport`, `url`; of a cycle
+  `flow.pause_reading`, `flow.read_paused`, `flow.write_paused`, `headers`, `loop`, `parser`, `pipeline`, `root_path`,
+  `scheme`, `scope`, `server`, `server_state.default_headers`, `server_state.total_requests`, `tasks`,
+  `timeout_keep_alive`, `timeout_keep_alive_task`, `transport`, `url`; of a cycle
   `chunked_encoding`, `disconnected`, `keep_alive`, `message_event`, `response_complete`, `response_started`;
 - methods `connection_lost`, `connection_made`, `eof_received`, `on_body`, `on_headers_complete`, `on_message_begin`,
   `on_message_complete`, `on_response_complete`, `shutdown`, `timeout_keep_alive_handler`, `_should_upgrade`,
-  `_unset_keepalive_if_required`.
+  `_unset_keepalive_if_required`, `pause_writing`, `resume_writing`.
 """
 
 import asyncio
@@ -70,11 +70,10 @@ class StarlingHttp(DirectHttp):
         requests: RequestEndpoint | None,
     ) -> None:
         """`endpoints`, by path, answer their upgrades without the ASGI application, `requests` those it accepts."""
-        super().__init__(config, server_state, app_state, _loop, requests)
+        super().__init__(config, server_state, app_state, _loop, flusher, requests)
         self._options = options
         self._admit = admit
         self._on_refused = on_refused
-        self._flusher = flusher
         self._compression = compression
         self._endpoints = endpoints
         self._deadline: asyncio.TimerHandle | None = None
@@ -191,7 +190,7 @@ class StarlingHttp(DirectHttp):
         if endpoint is not None and not self.root_path:
             self._open_directly(endpoint, key, early, agreement)
             return
-        self.connections.discard(self)
+        self.give_up_connection()
         websocket = StarlingWebSocket(
             self.transport,
             websocket_scope(self),
@@ -215,7 +214,7 @@ class StarlingHttp(DirectHttp):
         agreed = (agreement.header,) if agreement is not None else ()
         headers = [*agreed, *self.server_state.default_headers]
         if open_directly(endpoint, upgrade, self.transport, transport, key=key, headers=headers):
-            self.connections.discard(self)
+            self.give_up_connection()
             self.parser = None  # type: ignore[assignment]  # see `_upgrade`
         else:
             self._refused = True
@@ -265,7 +264,7 @@ class StarlingHttp(DirectHttp):
     def _open_stream(self, chunked: bool, response: StreamResponse, head: bytes) -> None:
         self._handed_over = True
         self._unset_keepalive_if_required()
-        self.connections.discard(self)
+        self.give_up_connection()
         self.pipeline.clear()
         StreamTransport(self.transport, chunked=chunked, **self._shared).detach(response, head)
         # The parser may have called. It and the cycle refer to this object: nothing else would break these cycles.

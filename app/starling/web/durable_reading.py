@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 import msgspec
 from starlette.datastructures import Headers, QueryParams
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from starling.engine.append_store import StreamInfo, StreamKind, StreamStatus
 from starling.engine.broker import StreamPosition
@@ -213,9 +213,11 @@ class StreamReading:
                     if not self._permitted(request):
                         break
                     cursor = next_cursor(cursor)
-                    content = self._joined(info.kind, found)
-                    body = _event(info.kind, content) + _control(StreamPosition(at, info.epoch), cursor, closed=closed)
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                    control = _control(StreamPosition(at, info.epoch), cursor, closed=closed)
+                    await send(_part(_event(info.kind, self._joined(info.kind, found)) + control))
+                    found.clear()
+                    # Returns once the client has taken it: what follows is not read before, and nothing kept for it.
+                    await send(_part(b""))
                     first = False
                     if closed:
                         break
@@ -241,6 +243,10 @@ class StreamReading:
         if self._engine.readiness.draining:
             for reader in tuple(self._readers):
                 reader.lose_state("")
+
+
+def _part(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}
 
 
 async def _until_gone(receive: Receive) -> None:
