@@ -160,6 +160,24 @@ def test_require_decides_by_the_rules_of_the_channel(client: TestClient) -> None
     assert client.get("/news/sport").status_code == 401
 
 
+def test_require_takes_the_user_of_a_ticket(client: TestClient) -> None:
+    def ticket(**claims: Any) -> str:
+        key = {"X-API-Key": "a-key-of-the-backend"}
+        made = client.post("/api/ticket", headers=key, json={"user": "ann", **claims}).json()
+        return str(made["result"]["ticket"])
+
+    assert client.get("/news/sport", params={"ticket": ticket(channels=["sport"])}).json() == {"user": "ann"}
+    assert client.get("/news/secret", params={"ticket": ticket(channels=["sport"])}).status_code == 403
+
+
+@pytest.mark.parametrize("name", ["%7Bx", "%00", "%E2%80%AE", "x" * 256, "nowhere:1"])
+def test_require_of_a_channel_that_there_cannot_be_is_no_fault_of_the_application(
+    client: TestClient, name: str
+) -> None:
+    assert client.get(f"/news/{name}", headers=bearer("ann")).status_code == 404
+    assert client.get(f"/news/{name}").status_code == 401
+
+
 def test_require_refuses_a_verb_that_there_is_not_where_it_is_written() -> None:
     with pytest.raises(ValueError, match=r"subscrib'.*the verbs are subscribe, publish"):
         require("subscrib", "orders")

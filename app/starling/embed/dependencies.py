@@ -10,9 +10,10 @@ from starlette.requests import HTTPConnection
 from starling.auth.tokens import Credentials, KeyNotLoaded, RefusalReason, TokenRefused
 from starling.engine.rights import Verb
 from starling.engine.upgrade import Upgrade
+from starling.protocol.codes import CommandRefused
 from starling.settings import Settings
-from starling.web.api_results import CanResponse
 from starling.web.dependencies import WebContext
+from starling.web.permission_check import Permission
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _STATE_KEY = "starling"
@@ -51,8 +52,8 @@ class UserSource(Protocol):
     async def require_user(self, connection: HTTPConnection) -> User:
         """The same, refusing a request without one."""
 
-    async def can(self, user: str, verb: str, channel: str, *, token: str = "") -> CanResponse:
-        """Whether a user may do `verb` in a channel."""
+    def permission_of(self, user: User, verb: str, channel: str) -> Permission:
+        """Whether the user of a request may do `verb` in a channel. Raises CommandRefused for one that cannot be."""
 
 
 def find_starling(connection: HTTPConnection) -> UserSource:
@@ -133,7 +134,8 @@ def require(verb: str, channel: str) -> Callable[[HTTPConnection], Awaitable[Use
     """A dependency that lets pass who may do `verb` in `channel`, and returns the user: `Depends(require(…))`.
 
     `{name}` in `channel` is the path parameter of that name. The rules are those of the channel's namespace. Others get
-    403, on a WebSocket 1008, which is 403 before the upgrade. Raises ValueError for a verb that there is not.
+    403, on a WebSocket 1008, which is 403 before the upgrade; a channel that there cannot be is 404, or 1008. Raises
+    ValueError for a verb that there is not.
     """
     return requirement(find_starling, verb, channel)
 
@@ -157,14 +159,19 @@ async def allowed_user(starling: UserSource, connection: HTTPConnection, verb: s
     user = await starling.user_of(connection) or User("")
     if starling.settings.dev:
         return user
-    answer = await starling.can(user.id, verb, name, token=user.token)
-    if answer.allowed:
-        return user
+    try:
+        answer = starling.permission_of(user, verb, name)
+    except CommandRefused:
+        status_code, problem = status.HTTP_404_NOT_FOUND, "there is no such channel"
+    else:
+        if answer.allowed:
+            return user
+        status_code, problem = status.HTTP_403_FORBIDDEN, answer.sentence
     if not user and not starling.settings.allow_anonymous:
         return await starling.require_user(connection)
     if connection.scope["type"] == "websocket":
-        raise WebSocketException(_POLICY, answer.sentence[:120])
-    raise HTTPException(403, answer.sentence)
+        raise WebSocketException(_POLICY, problem[:120])
+    raise HTTPException(status_code, problem)
 
 
 def _parameter(connection: HTTPConnection, name: str, channel: str) -> str:

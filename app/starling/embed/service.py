@@ -30,10 +30,12 @@ from starling.embed.signals import called_at_signals
 from starling.embed.stream_writing import StreamWriting
 from starling.engine.channels import Channels
 from starling.engine.direct_request import RequestEndpoint
+from starling.engine.rights import Verb
 from starling.engine.upgrade import Accepted, Denied, Upgrade, UpgradeEndpoint
 from starling.main import Application, build_application
 from starling.settings import DECLARATIONS, PREFIX, Settings, SettingsError, load_settings
 from starling.web.api_methods import ApiMethods
+from starling.web.permission_check import Permission, PermissionCheck
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.embed")
 
@@ -260,6 +262,11 @@ class Starling(StreamWriting, ServerMethods, HookDecorators):
     async def require_user(self, connection: HTTPConnection) -> User:
         """The user of the request's token. Raises HTTPException, or for a WebSocket WebSocketException, without one."""
         return await user_of(self._built.context, connection)
+
+    def permission_of(self, user: User, verb: str, channel: str) -> Permission:
+        """Whether the user of a request may do `verb` in a channel. Raises CommandRefused for one that cannot be."""
+        check = PermissionCheck(self._built.context.verifier, self._channels)
+        return check.decide_by(user.id, user.credentials, Verb(verb), channel)
 
     def require(self, verb: str, channel: str) -> Callable[[HTTPConnection], Awaitable[User]]:
         """As `starling.require`, of this Starling."""

@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from starling.auth.tickets import is_ticket
-from starling.auth.tokens import TokenRefused, TokenVerifier
+from starling.auth.tokens import Credentials, TokenRefused, TokenVerifier
 from starling.engine.channels import DEFAULT_NAMESPACE, ChannelOptions, Channels, namespace_of
 from starling.engine.rights import Decision, Rule, Subject, Verb, may, missing
 
@@ -69,9 +69,21 @@ class PermissionCheck:
         client is in the channel already; one with a valid token is, and every user is in its personal channel.
         Raises CommandRefused for a channel that cannot be.
         """
+        # Before the token, which may have to wait for keys.
+        self._channels.options(channel)
+        presented = await self._read(token, user, channel) if token else _Presented()
+        return self._decide(user, verb, channel, presented, subscribed=subscribed)
+
+    def decide_by(self, user: str, credentials: Credentials | None, verb: Verb, channel: str) -> Permission:
+        """As `decide`, with what its token says, or its ticket, which is spent; None: it has none."""
+        presented = _Presented() if credentials is None else _connection(credentials, channel)
+        return self._decide(user, verb, channel, presented)
+
+    def _decide(
+        self, user: str, verb: Verb, channel: str, presented: _Presented, *, subscribed: bool = False
+    ) -> Permission:
         facts = self._channels.facts(channel)
         namespace = namespace_of(channel)
-        presented = await self._read(token, user, channel) if token else _Presented()
         if presented.problem:
             return Permission(allowed=False, rule=REFUSED_TOKEN, namespace=namespace, sentence=presented.problem)
         if presented.rule == CONNECTION_TOKEN and verb is Verb.SUBSCRIBE:
@@ -103,7 +115,11 @@ class PermissionCheck:
             return _Presented(problem=reason.sentence)
         if credentials.user != user:
             return _Presented(problem="The connection token is for another user.")
-        return _Presented(CONNECTION_TOKEN if channel in credentials.subs else "")
+        return _connection(credentials, channel)
+
+
+def _connection(credentials: Credentials, channel: str) -> _Presented:
+    return _Presented(CONNECTION_TOKEN if channel in credentials.subs else "")
 
 
 def _sentence(decision: Decision, namespace: str) -> str:
