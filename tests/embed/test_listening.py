@@ -1,22 +1,31 @@
 """A route of the application in a channel."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI, WebSocket
 from fastapi.testclient import TestClient
+from msgspec import Raw
 from starlette.websockets import WebSocketDisconnect
 
 from starling import Starling
 from starling.embed.listening import ListenerTooSlow
 from starling.embed.methods import MethodFailed
+from starling.engine.broker import PublishOptions
+from starling.protocol.messages import Publication
 from tests.support.running import SECRET
 
 
 @pytest.fixture
 def realtime(tmp_path: Path) -> Starling:
-    (tmp_path / "channels.yaml").write_text("namespaces: {kept: {history_size: 10, history_ttl: 60s}}\n")
+    (tmp_path / "channels.yaml").write_text(
+        "namespaces:\n"
+        "  kept: {history_size: 10, history_ttl: 60s}\n"
+        "  any: {publication_data_format: any}\n"
+        "  raw: {publication_data_format: binary}\n"
+    )
     return Starling(
         environment={},
         token_hmac_secret=SECRET,
@@ -49,11 +58,53 @@ async def test_listeners_of_one_channel_do_not_disturb_each_other(realtime: Star
 
 async def test_a_channel_that_there_cannot_be_is_refused(realtime: Starling) -> None:
     async with realtime.running():
-        for channel, code in {"nowhere:1": 102, "": 107}.items():
+        for channel, code in {"nowhere:1": 102, "": 107, "raw:1": 108}.items():
             with pytest.raises(MethodFailed) as refused:
                 async with realtime.listen(channel):
                     pass
             assert refused.value.code == code
+
+
+async def published(realtime: Starling, channel: str, data: bytes) -> None:
+    """Publish bytes as they are."""
+    await realtime.broker.publish(channel, Publication(Raw(data)), PublishOptions())
+
+
+UNREADABLE = (b"\xff", b"{", b'"\\ud800"', b"[" * 257 + b"]" * 257)
+
+
+async def test_what_is_no_json_costs_a_listener_that_one_publication(realtime: Starling) -> None:
+    async with realtime.running(), realtime.listen("any:1") as messages:
+        for number, data in enumerate(UNREADABLE):
+            await published(realtime, "any:1", data)
+            await realtime.publish("any:1", number)
+        assert [await anext(messages) for _ in UNREADABLE] == list(range(len(UNREADABLE)))
+        for data in (b"1e400", b"1" * 1000, b"[" * 256 + b"]" * 256):
+            await published(realtime, "any:1", data)
+            assert await anext(messages) == json.loads(data)
+
+
+def test_a_websocket_goes_on_after_what_is_no_json(realtime: Starling) -> None:
+    app = FastAPI()
+
+    @app.websocket("/joined")
+    async def joined(websocket: WebSocket) -> None:
+        await websocket.accept()
+        async with realtime.join("any:1", websocket):
+            await websocket.send_text("joined")
+            await websocket.receive_text()
+
+    @app.post("/say")
+    async def say() -> None:
+        for data in (*UNREADABLE, b'"after"'):
+            await published(realtime, "any:1", data)
+
+    realtime.install(app)
+    with TestClient(app) as client, client.websocket_connect("/joined") as websocket:
+        assert websocket.receive_text() == "joined"
+        client.post("/say")
+        assert websocket.receive_text() == "after"
+        websocket.send_text("leave")
 
 
 def test_a_websocket_gets_text_as_it_is_and_other_data_as_json(realtime: Starling) -> None:

@@ -1,6 +1,7 @@
 """Channels that a route of the user's application receives, in this process: as an iterator, or on its WebSocket."""
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -12,16 +13,27 @@ from fastapi import WebSocket, WebSocketDisconnect
 
 from starling.embed.methods import MethodFailed
 from starling.engine.broker import BrokerUnavailable
+from starling.engine.channels import ChannelOptions
 from starling.engine.engine import Engine
 from starling.engine.receiver import TokenFacts
 from starling.engine.subscriptions import Subscriber
-from starling.protocol.codes import ERROR_INTERNAL, CommandRefused, Error
+from starling.protocol.codes import (
+    DISCONNECT_INAPPROPRIATE_PROTOCOL,
+    ERROR_INTERNAL,
+    ERROR_NOT_AVAILABLE,
+    CommandRefused,
+    Error,
+)
 from starling.protocol.messages import Batch, Frame, Push
+from starling.protocol.portable_json import is_json
 from starling.telemetry.metrics import TransportStats
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.embed")
 
 TOO_SLOW = 1013
+_NO_JSON = Error(
+    ERROR_NOT_AVAILABLE.code, "not available: the publication_data_format of the channel is binary, and routes get JSON"
+)
 
 
 class ListenerTooSlow(Exception):
@@ -29,10 +41,13 @@ class ListenerTooSlow(Exception):
 
 
 class _DataAlone:
-    """Encodes publications as their data, joins and leaves as nothing."""
+    """Encodes publications as their data, joins and leaves as nothing. Raises CommandRefused for what is no JSON."""
 
     def encode_push(self, push: Push) -> Frame:
-        return Frame(bytes(push.pub.data) if push.pub else b"", text=True)
+        data = bytes(push.pub.data) if push.pub else b""
+        if data and not is_json(data):
+            raise CommandRefused(DISCONNECT_INAPPROPRIATE_PROTOCOL)
+        return Frame(data, text=True)
 
 
 class ChannelListener:
@@ -63,20 +78,28 @@ class ChannelListener:
 
     async def enter(self) -> None:
         """Begin to receive. While the broker is away it waits in a channel without history. Raises MethodFailed."""
+        options = self._options()
         try:
-            options = self._engine.channels.options(self._channel)
             if options.keeps_history:
                 subscriber = Subscriber(self, self._channel, lambda subscriber, joined: True)
                 await self._engine.subscriptions.join(subscriber, options, None, latest=False)
             else:
                 await self._engine.subscriptions.wait_in(self, self._channel)
-        except CommandRefused as refused:
-            reason = refused.reason
-            raise MethodFailed(reason if isinstance(reason, Error) else ERROR_INTERNAL) from refused
         except BrokerUnavailable as away:
             if options.keeps_history:
                 raise MethodFailed(ERROR_INTERNAL) from away
             log.warning("listener_waits_for_broker", channel=self._channel)
+
+    def _options(self) -> ChannelOptions:
+        """The channel's options. Raises MethodFailed for one that cannot be, or that a route cannot read."""
+        try:
+            options = self._engine.channels.options(self._channel)
+        except CommandRefused as refused:
+            reason = refused.reason
+            raise MethodFailed(reason if isinstance(reason, Error) else ERROR_INTERNAL) from refused
+        if options.publication_data_format == "binary":
+            raise MethodFailed(_NO_JSON)
+        return options
 
     async def leave(self) -> None:
         """Receive no more."""
@@ -145,7 +168,12 @@ async def listening(engine: Engine, channel: str, limit: int) -> AsyncIterator[C
 async def values(listener: ChannelListener) -> AsyncIterator[Any]:
     """The data of all publications from now on, decoded."""
     while True:
-        yield msgspec.json.decode(await listener.next())
+        data = await listener.next()
+        try:
+            yield msgspec.json.decode(data)
+        except msgspec.ValidationError:
+            # JSON has numbers that no float holds, such as 1e400.
+            yield json.loads(data)
 
 
 @asynccontextmanager

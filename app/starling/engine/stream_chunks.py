@@ -81,7 +81,7 @@ def json_items(content: bytes) -> list[bytes]:
     try:
         if content.lstrip()[:1] == b"[":
             return [bytes(item) for item in _decode_items(content)]
-        msgspec.json.decode(content)
+        msgspec.json.decode(content, type=Raw)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise ChunkInvalid("it is no JSON") from None
     return [content.strip()]
