@@ -61,6 +61,26 @@ def test_the_limit_around_the_own_group_counts_too(tmp_path: Path) -> None:
     assert limit_of(tmp_path, "0::/pod/container\n").share() == 0.9
 
 
+@pytest.mark.parametrize(
+    ("limits", "total"),
+    [
+        ({"pod": "100", "pod/container": "max"}, 100),
+        ({"pod": "max", "pod/container": "70"}, 70),
+        ({"pod": "max", "pod/container": "max"}, None),
+        # A limit of more than the machine has is none.
+        ({"pod/container": str(2**59)}, None),
+        ({}, None),
+    ],
+)
+def test_the_lowest_limit_is_the_memory_that_there_is(
+    tmp_path: Path, limits: dict[str, str], total: int | None
+) -> None:
+    for group, limit in limits.items():
+        write_group(tmp_path / "mount" / group, v2(limit, 10))
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert limit_of(tmp_path, "0::/pod/container\n").total_bytes == (machine if total is None else total)
+
+
 def test_a_limit_that_is_moved_is_found_moved(tmp_path: Path) -> None:
     write_group(tmp_path / "mount", v2("max", 80 * MIB))
     limit = limit_of(tmp_path, "0::/\n")

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from starling.engine.memory import TRIM_BYTES, FreedMemory
-from starling.server.waiting import WaitingBudget
+from starling.server.options import SocketOptions
+from starling.server.waiting import WaitingBudget, waiting_budget
 
 
 class Client:
@@ -68,6 +69,14 @@ def test_however_many_come_what_waits_is_bounded_with_those_that_are_closing(rou
 def test_without_a_budget_nobody_is_disconnected() -> None:
     waiting: list[Client] = []
     assert not any(client.closing for client in fill(WaitingBudget(waiting), waiting, *[10**9] * 5))
+
+
+@pytest.mark.parametrize(("share", "bounded"), [(0.0, False), (1e-30, True), (0.2, True), (1.0, True)])
+def test_a_share_however_small_is_a_bound_and_none_is_none(share: float, bounded: bool) -> None:
+    options = SocketOptions(waiting_memory_share=share)
+    budgets = [waiting_budget(options, workers) for workers in (1, 4)]
+    assert all((budget > 0) is bounded for budget in budgets)
+    assert budgets[0] >= budgets[1]
 
 
 def test_memory_is_given_back_once_after_a_peak() -> None:

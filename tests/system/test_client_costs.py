@@ -196,6 +196,9 @@ async def test_names_that_nobody_used_are_paid_by_the_user_over_all_its_connecti
         assert await use(first if number % 2 else second, f"{way}-{number}") == 0
     assert await use(first, f"{way}-one-more") == 111
     assert await use(second, f"{way}-one-more") == 111
+    # A channel that the client is in is no new one.
+    if way == "subscribe":
+        assert "history" in await first.ask(history={"channel": f"{way}-1"})
     async with redis.asyncio.Redis.from_url(server.url) as plain:
         assert not await plain.exists(f"starling:meta:{{{way}-one-more}}")
     # Others have budgets of their own.

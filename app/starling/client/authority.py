@@ -9,7 +9,7 @@ from msgspec import Raw, Struct
 from starling.engine.channels import ChannelOptions
 from starling.engine.hooks import ConnectDecision
 from starling.engine.receiver import TokenFacts
-from starling.protocol.codes import CommandRefused
+from starling.protocol.codes import DISCONNECT_INVALID_TOKEN, CommandRefused
 from starling.protocol.commands import ConnectRequest, SubscribeRequest
 from starling.protocol.decisions import ServerTerms
 from starling.protocol.messages import NO_PAYLOAD
@@ -167,3 +167,9 @@ class Authority(Protocol):
 
     async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
         """What the client has in a channel with a new subscription token."""
+
+
+def guesses(handshake: Handshake, identity: Identity) -> bool:
+    """Whether a client is let in as anonymous though it brought a token, which is invalid: as those do who guess."""
+    refused = isinstance(handshake, CommandRefused) and handshake.reason == DISCONNECT_INVALID_TOKEN
+    return refused and not identity.user and identity.token is None

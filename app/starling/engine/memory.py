@@ -65,9 +65,9 @@ class MemoryLimit:
 
     @property
     def total_bytes(self) -> int:
-        """The lowest limit, or the machine's memory where there is none."""
+        """The lowest limit, which is the machine's memory where none is below it."""
         limits = [limit for group, files in self._groups if (limit := _limit(group, files))]
-        return min(limits, default=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        return min([*limits, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")])
 
     def share(self) -> float | None:
         """The used share of the limit that is nearest to being reached; None where there is no limit.

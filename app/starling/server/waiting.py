@@ -22,7 +22,8 @@ _LOG_SECONDS = 10.0
 
 def waiting_budget(options: SocketOptions, workers: int) -> int:
     """The bytes that may wait in one of `workers`, its part of the share of the memory limit; 0: no bound."""
-    return int(MemoryLimit().total_bytes * options.waiting_memory_share / workers)
+    share = options.waiting_memory_share
+    return max(1, int(MemoryLimit().total_bytes * share / workers)) if share else 0
 
 
 class SlowClient(Protocol):

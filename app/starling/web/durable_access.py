@@ -6,7 +6,7 @@ from http import HTTPStatus
 from msgspec import Raw
 from starlette.types import Scope
 
-from starling.client.authority import Identity
+from starling.client.authority import Identity, guesses
 from starling.client.commands.stream_change import read_change
 from starling.client.dispatcher import UNAUTHENTICATED
 from starling.client.hook_calls import granted
@@ -53,6 +53,8 @@ class StreamAccess:
             if refused.reason.code in UNAUTHENTICATED:
                 clients.failed_connects.spend(request.address)
             raise
+        if guesses(handshake, identity):
+            clients.failed_connects.spend(request.address)
         client = Client(identity.user, "", identity.info, NO_PAYLOAD, identity.meta, "http")
         if method in ("GET", "HEAD"):
             await self._check_read(identity, client, channel)

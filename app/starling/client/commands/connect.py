@@ -12,7 +12,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from starling import __version__
-from starling.client.authority import Authority, Grant, Identity
+from starling.client.authority import Authority, Grant, Identity, guesses
 from starling.client.client_connection import ClientConnection, leave_out, ttl_until
 from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.commands.grants import ChannelGrants
@@ -150,6 +150,8 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
     def _adopt(self, client: ClientConnection, identity: Identity) -> str:
         """Have the client be `identity`; return the user that was known from the handshake."""
         client.adopt(identity)
+        if guesses(client.handshake, identity):
+            self._engine.admission.clients.failed_connects.spend(client.address)
         client.handshake = None
         known, client.user = client.user, identity.user
         if not client.count():
