@@ -70,12 +70,14 @@ def completed(identity: Identity, decided: Identity, decision: ConnectDecision) 
     """The identity of a token with what a hook adds to it. Raises CommandRefused for another user than the token's."""
     if decision.user not in ("", identity.user):
         raise CommandRefused(ERROR_INTERNAL)
+    end = decision.expires_at
+    says = decision.info or decision.meta or end is not None
     return replace(
         identity,
         info=decision.info or identity.info,
         meta=decision.meta or identity.meta,
-        expires_at=earlier(identity.expires_at, decision.expires_at),
-        hooked=HookTerms(bytes(identity.info), identity.meta, decision.expires_at),
+        expires_at=earlier(identity.expires_at, end),
+        hooked=HookTerms(bytes(identity.info), identity.meta, end) if says else None,
         subscriptions={
             **identity.subscriptions,
             **{
