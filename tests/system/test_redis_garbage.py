@@ -117,8 +117,8 @@ async def test_unreadable_entries_of_an_append_only_stream_cost_its_readers_thos
         )
         await writer.publish(ANSWER, {"text": "a"})
         epoch = (await api.post("/api/stream_info", json={"channel": ANSWER})).json()["result"]["epoch"]
-        for offset, data in enumerate(UNREADABLE, start=2):
-            body = b'0 19\n{"tags":{"at":"1"}}' + data
+        bodies = (*(b'0 19\n{"tags":{"at":"1"}}' + data for data in UNREADABLE), b"no envelope at all", b"")
+        for offset, body in enumerate(bodies, start=2):
             await redis.xadd(f"starling:stream:{{{ANSWER}}}", {"p": str(offset - 1), "d": body}, id=f"{offset}-0")
             await redis.hset(f"starling:meta:{{{ANSWER}}}", "o", str(offset))
             await redis.publish(f"starling:{ANSWER}", f"p {epoch} {offset} {offset - 1}\n".encode() + body)

@@ -127,10 +127,13 @@ class StreamReading:
 
     async def _page(self, request: StreamRequest, start: StreamPosition) -> tuple[list[Publication], int]:
         """What follows a position, as much as one response holds, and the offset of the stream's end."""
-        since = Since(start.offset, start.epoch)
+        # From the start a reader gets what is left, also where another program took entries out of the store.
+        since = Since(start.offset, start.epoch) if start.offset else None
         found = await self._engine.history.read(
             request.channel, request.options, HistoryRequest(request.channel, -1, since), None, READ_BYTES
         )
+        if found.epoch != start.epoch:
+            raise CommandRefused(codes.ERROR_UNRECOVERABLE_POSITION)
         return list(found.publications), found.offset
 
     def _content(
