@@ -22,9 +22,9 @@ from starling.cli.entry import cli
 from starling.cli.top import snapshot_of
 from starling.variables import CLIENT_VARIABLES
 from tests.support.commands import run_command
-from tests.support.proxy import Proxy
 from tests.support.running import SECRET, Starling
 from tests.support.services import RedisServer, free_port
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import DEADLINE, until
 
 KEY = "a test's own key for the API"
@@ -387,7 +387,7 @@ def test_subscribe_prints_json_and_stops_after_as_many_as_asked(starling: Starli
         assert listening.process.wait(DEADLINE) == 0
 
 
-async def leave(proxy: Proxy, listening: Listening, *, answer_after: float) -> None:
+async def leave(proxy: TcpProxy, listening: Listening, *, answer_after: float) -> None:
     """Ctrl-C; returns when the service has answered the client's close, which the proxy holds back for so long."""
     answered = asyncio.Event()
 
@@ -403,21 +403,21 @@ async def leave(proxy: Proxy, listening: Listening, *, answer_after: float) -> N
 
 
 async def test_subscribe_waits_for_the_answer_to_its_close(starling: Starling) -> None:
-    async with Proxy(starling.port) as proxy:
+    async with TcpProxy(starling.port) as proxy:
         with Listening(starling, "live", "--url", f"http://127.0.0.1:{proxy.port}") as listening:
             await leave(proxy, listening, answer_after=0.6)
-            (passage,) = proxy.passages
+            (connection,) = proxy.connections
             assert await asyncio.to_thread(listening.process.wait, DEADLINE) == 0
-            await until(lambda: not proxy.passages, "the answer is passed on")
-            assert passage.undelivered == b"", "it left before the answer"
+            await until(lambda: not proxy.connections, "the answer is passed on")
+            assert connection.undelivered == b"", "it left before the answer"
 
 
 async def test_subscribe_ends_without_an_answer_to_its_close(starling: Starling) -> None:
-    async with Proxy(starling.port) as proxy:
+    async with TcpProxy(starling.port) as proxy:
         with Listening(starling, "live", "--url", f"http://127.0.0.1:{proxy.port}") as listening:
             await leave(proxy, listening, answer_after=30)
             assert await asyncio.to_thread(listening.process.wait, DEADLINE) == 0
-            assert len(proxy.passages) == 1, "it had its answer"
+            assert len(proxy.connections) == 1, "it had its answer"
 
 
 def test_subscribe_resumes_after_a_disconnect_with_what_it_missed(starling: Starling) -> None:

@@ -15,7 +15,7 @@ from starling.client.client_connection import JsonConnection
 from starling.engine.hub import Hub
 from starling.protocol.messages import Batch, Publication
 from starling.telemetry.metrics import TransportStats
-from tests.support.receivers import FakeReceiver
+from tests.support.fake_receivers import FakeReceiver
 
 SUBSCRIBERS = 100_000
 BROADCASTS = 10

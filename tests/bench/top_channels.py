@@ -19,7 +19,7 @@ from starling.protocol.messages import Batch, Publication
 from starling.telemetry.metrics import TransportStats
 from starling.telemetry.top_channels import ChannelMeter
 from tests.bench.process import raise_file_limit
-from tests.support.receivers import FakeReceiver
+from tests.support.fake_receivers import FakeReceiver
 
 ROUNDS = 25
 SOCKETS = 500

@@ -18,7 +18,7 @@ from starling.protocol.codec_json import JsonPushes
 from starling.protocol.delta import create_patch
 from starling.protocol.messages import Publication
 from starling.protocol.tags_filter import FilterNode, compile_filter
-from tests.support.receivers import FakeReceiver
+from tests.support.fake_receivers import FakeReceiver
 
 READERS = 1_000
 FILTERS = 10

@@ -12,8 +12,8 @@ from starling.brokers.redis.calls import RedisCalls
 from starling.engine.broker import LinkState
 from tests.brokers.conftest import Opener
 from tests.brokers.party import Party
-from tests.support.proxy import Proxy
 from tests.support.services import PostgresServer, RedisServer
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import DEADLINE, until
 
 
@@ -22,9 +22,9 @@ def unsubscribe(channel: str) -> bytes:
     return b"*2\r\n$11\r\nUNSUBSCRIBE\r\n$%d\r\n%s\r\n" % (len(name), name)
 
 
-def take_away(proxy: Proxy, channel: str) -> None:
+def take_away(proxy: TcpProxy, channel: str) -> None:
     """Let the server end a subscription that the process goes on counting on."""
-    listening = [passage for passage in proxy.passages if b"SUBSCRIBE" in passage.said]
+    listening = [connection for connection in proxy.connections if b"SUBSCRIBE" in connection.sent]
     assert len(listening) == 1
     listening[0].server.write(unsubscribe(channel))
 
@@ -37,7 +37,7 @@ async def receives(here: Party, channel: str, data: bytes) -> None:
 async def test_a_subscription_that_only_the_server_lost_is_noticed_by_the_count(
     redis_server: RedisServer, opener: Opener
 ) -> None:
-    async with Proxy(redis_server.port) as proxy:
+    async with TcpProxy(redis_server.port) as proxy:
         here = await opener(proxy.url)
         await here.broker.subscribe("room")
         await receives(here, "room", b'"before"')
@@ -54,7 +54,7 @@ async def test_a_subscription_that_only_the_server_lost_is_noticed_by_the_count(
 async def test_a_subscription_that_the_server_ends_by_itself_is_noticed_at_once(
     redis_server: RedisServer, opener: Opener
 ) -> None:
-    async with Proxy(redis_server.port) as proxy:
+    async with TcpProxy(redis_server.port) as proxy:
         here = await opener(proxy.url)
         await here.broker.subscribe("room")
         take_away(proxy, "room")
@@ -68,11 +68,11 @@ async def test_a_subscription_that_the_server_ends_by_itself_is_noticed_at_once(
 async def test_a_listener_that_only_postgresql_lost_is_noticed_by_the_count(
     postgres_server: PostgresServer, opener: Opener
 ) -> None:
-    async with Proxy(postgres_server.port) as proxy:
+    async with TcpProxy(postgres_server.port) as proxy:
         here = await opener(f"postgresql://starling@127.0.0.1:{proxy.port}/postgres")
         await here.broker.subscribe("room")
         proxy.swallow = lambda piece: b"UNLISTEN" in piece
-        listening = [passage for passage in proxy.passages if b"starling-listener" in passage.said]
+        listening = [connection for connection in proxy.connections if b"starling-listener" in connection.sent]
         query = b"UNLISTEN *\0"
         listening[0].server.write(b"Q" + (len(query) + 4).to_bytes(4, "big") + query)
 
@@ -85,7 +85,7 @@ async def test_a_listener_that_only_postgresql_lost_is_noticed_by_the_count(
 async def test_links_that_fail_while_a_probe_works_are_reported_as_unresponsive(
     redis_server: RedisServer, opener: Opener
 ) -> None:
-    async with Proxy(redis_server.port) as proxy:
+    async with TcpProxy(redis_server.port) as proxy:
         here = await opener(proxy.url)
         await here.broker.subscribe("room")
         # The way is barred to every link that asks for the room, and to nothing else.

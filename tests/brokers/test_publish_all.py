@@ -25,9 +25,9 @@ from starling.protocol.messages import Publication
 from starling.telemetry.tracing import TraceContext
 from tests.brokers.conftest import Opener
 from tests.brokers.party import LIVE, Party
-from tests.support.proxy import Proxy
 from tests.support.redis_cluster import RedisCluster
 from tests.support.services import RedisServer
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import StepClock, until
 
 KEPT = PublishOptions(history_size=10, history_ttl=60, history_meta_ttl=60)
@@ -170,15 +170,15 @@ async def test_one_that_is_too_large_does_not_keep_the_others_from_theirs(
 
 @pytest.mark.parametrize("options", [LIVE, KEPT])
 async def test_a_hundred_channels_take_one_round_trip(options: PublishOptions, redis_server: RedisServer) -> None:
-    async with Proxy(redis_server.port) as road:
+    async with TcpProxy(redis_server.port) as road:
         party = Party(open_broker(road.url, timeout=10))
         await party.broker.start(party)
         await until(lambda: party.up, "the link comes up")
         await party.broker.publish_all([("warm:up", NEWS, options)])
 
-        before = road.questions
+        before = road.round_trips
         outcomes = await party.broker.publish_all([(f"room:{number}", NEWS, options) for number in range(100)])
-        trips = road.questions - before
+        trips = road.round_trips - before
         await party.broker.stop()
 
     assert all(isinstance(outcome, StreamPosition) for outcome in outcomes)

@@ -13,8 +13,8 @@ from starling.brokers.redis.backend import RedisBackend
 from starling.engine.broker import BrokerUnavailable, LinkState, PublishOptions
 from starling.protocol.messages import Publication
 from tests.brokers.conftest import Opener
-from tests.support.proxy import Proxy
 from tests.support.services import RedisServer, free_port
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import until
 
 
@@ -211,7 +211,7 @@ async def test_a_server_that_became_a_replica_is_left_for_what_its_address_leads
     """As behind the one name of a managed Redis, whose old connections may live on."""
     kept = PublishOptions(history_size=10, history_ttl=60, history_meta_ttl=60)
     with RedisServer() as other:
-        async with Proxy(redis_server.port) as proxy, redis.asyncio.from_url(redis_server.url) as admin:
+        async with TcpProxy(redis_server.port) as proxy, redis.asyncio.from_url(redis_server.url) as admin:
             here, elsewhere = await opener(proxy.url), await opener(other.url)
             await here.broker.subscribe("room")
             proxy.upstream = other.port

@@ -8,9 +8,9 @@ from tests.support.collector import Collector
 from tests.support.load import environment, load
 from tests.support.prometheus import PrometheusServer
 from tests.support.proxy_backend_server import DecidingBackend
-from tests.support.receiver import WebhookReceiver
 from tests.support.running import Starling
 from tests.support.services import RedisServer
+from tests.support.webhook_receiver import WebhookReceiver
 from tools.dashboards.dashboard import Panel
 from tools.dashboards.internals import internals
 from tools.dashboards.overview import overview

@@ -9,9 +9,9 @@ from starling.engine.hub import SubscriberIndex
 from starling.engine.unreadable_messages import UnreadableMessages
 from starling.protocol.messages import Batch, Frame, Publication, Push
 from starling.protocol.resume_id import parse_resume_id
-from tests.support.event_stream import EventReader
+from tests.support.event_reader import EventReader
+from tests.support.fake_receivers import FakeReceiver
 from tests.support.json_transport import JsonTransport
-from tests.support.receivers import FakeReceiver
 
 CHANNELS = ("a", "b", "c")
 

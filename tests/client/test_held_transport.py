@@ -2,7 +2,7 @@
 
 from starling.client.held_transport import HELD_BYTES, HeldTransport
 from starling.protocol.messages import Batch, Frame
-from tests.support.receivers import RecordingTransport
+from tests.support.fake_receivers import RecordingTransport
 
 
 def test_what_was_held_is_sent_in_its_order_at_the_release() -> None:

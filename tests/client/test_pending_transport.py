@@ -8,7 +8,7 @@ from starling.client import pending_transport
 from starling.client.pending_transport import PendingTransport
 from starling.protocol.codes import DISCONNECT_CONNECTION_CLOSED, DISCONNECT_SHUTDOWN, Disconnect, Error
 from starling.protocol.messages import Batch, Frame
-from tests.support.receivers import RecordingTransport
+from tests.support.fake_receivers import RecordingTransport
 from tests.support.waiting import until
 
 

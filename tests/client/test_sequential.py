@@ -8,7 +8,7 @@ from starling.client.sequential import INBOX_LIMIT, SequentialConnection
 from starling.engine.engine import Engine
 from starling.engine.options import EngineOptions
 from tests.support.engines import memory_engine
-from tests.support.receivers import DATA, RecordingTransport
+from tests.support.fake_receivers import DATA, RecordingTransport
 
 
 class Slow(SequentialConnection):

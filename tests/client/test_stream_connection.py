@@ -13,8 +13,8 @@ from starling.client.emulation import EmulatedSessions, Forwarding
 from starling.client.stream_connection import HttpStreamConnection, ProtobufStreamConnection
 from starling.main import Application, build_application
 from starling.settings import load_settings
+from tests.support.fake_receivers import RecordingTransport
 from tests.support.json_transport import JsonTransport
-from tests.support.receivers import RecordingTransport
 from tests.support.waiting import until
 
 CONNECT = '{"id":1,"connect":{}}'

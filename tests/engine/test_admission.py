@@ -11,7 +11,7 @@ from starling.engine.allowances import AddressBudgets, Budgets, ConnectionLimit
 from starling.engine.hub import Hub
 from starling.engine.options import AdmissionOptions
 from starling.engine.readiness import Readiness, Unready
-from tests.support.receivers import FakeReceiver
+from tests.support.fake_receivers import FakeReceiver
 
 
 class Endpoint:

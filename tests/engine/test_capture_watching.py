@@ -11,7 +11,7 @@ from starling.engine.capture import CAPTURES_LIMIT, FRAMES_WAITING, CaptureRefus
 from starling.engine.engine import Engine
 from starling.engine.readiness import Unready
 from starling.protocol.messages import Publication, Push
-from tests.support.receivers import FakeReceiver
+from tests.support.fake_receivers import FakeReceiver
 from tests.support.waiting import until
 
 

@@ -18,7 +18,7 @@ from starling.engine.readiness import Unready
 from starling.protocol.messages import Publication
 from starling.telemetry.metrics import Metrics
 from tests.support.engines import memory_engine, started
-from tests.support.receivers import FakeReceiver
+from tests.support.fake_receivers import FakeReceiver
 from tests.support.waiting import until
 
 

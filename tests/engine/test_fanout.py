@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from starling.engine.fanout import Fanout, Group
 from starling.protocol.messages import Batch, Frame
 from starling.telemetry.metrics import TransportStats
-from tests.support.receivers import FakeReceiver, RecordingTransport
+from tests.support.fake_receivers import FakeReceiver, RecordingTransport
 from tests.support.waiting import DEADLINE
 
 

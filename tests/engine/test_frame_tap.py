@@ -10,7 +10,7 @@ from starling.engine.frame_tap import EVENTS_WAITING, Capture, FrameTap
 from starling.engine.hub import Hub
 from starling.protocol.commands import Command, ConnectRequest, PublishRequest, SubscribeRequest
 from starling.protocol.messages import ConnectResult, Publication, Push, Reply, SubscribeResult
-from tests.support.receivers import FakeReceiver
+from tests.support.fake_receivers import FakeReceiver
 
 NEWS = Push("news", pub=Publication(Raw(b'"hello"')))
 

@@ -12,7 +12,7 @@ from starling.protocol.codes import DISCONNECT_INAPPROPRIATE_PROTOCOL, CommandRe
 from starling.protocol.messages import Batch, ClientInfo, Frame, Leave, Publication, Push
 from starling.telemetry.metric_list import DELIVERY_BUCKETS
 from starling.telemetry.metrics import Distribution, TransportStats
-from tests.support.receivers import FakeReceiver, RecordingTransport
+from tests.support.fake_receivers import FakeReceiver, RecordingTransport
 
 
 class BinaryEncoder:

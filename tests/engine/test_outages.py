@@ -27,8 +27,8 @@ from starling.protocol.codes import CommandRefused
 from starling.protocol.commands import HistoryRequest
 from starling.protocol.messages import ClientInfo, Publication
 from tests.support.engines import memory_engine, started
+from tests.support.fake_receivers import FakeReceiver
 from tests.support.local_server import LocalServer
-from tests.support.receivers import FakeReceiver
 from tests.support.waiting import until
 
 SHOWN = ChannelOptions(presence=True, join_leave=True)

@@ -8,7 +8,7 @@ from starling.engine.engine import Engine
 from starling.engine.hub import Hub
 from starling.engine.top_channels import TopChannels
 from starling.protocol.messages import ClientInfo, Join, Publication, Push
-from tests.support.receivers import FakeReceiver
+from tests.support.fake_receivers import FakeReceiver
 
 
 async def enter(engine: Engine, channel: str, clients: int) -> None:

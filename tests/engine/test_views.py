@@ -19,7 +19,7 @@ from starling.protocol.codec_json import JsonPushes
 from starling.protocol.codec_protobuf import ProtobufPushes
 from starling.protocol.messages import ClientInfo, Publication, Push
 from starling.protocol.tags_filter import FilterNode, TagsFilter, compile_filter
-from tests.support.receivers import FakeReceiver
+from tests.support.fake_receivers import FakeReceiver
 from tests.support.waiting import DEADLINE
 
 JSON = JsonPushes()

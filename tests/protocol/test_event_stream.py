@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starling.protocol.event_stream import KEEP_ALIVE, data_fields, event, opening
-from tests.support.event_stream import Event, EventReader
+from tests.support.event_reader import Event, EventReader
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 names = texts.filter(lambda text: "\n" not in text and "\r" not in text)

@@ -13,9 +13,9 @@ import psutil
 import redis.asyncio
 
 from tests.soak.subscriber import Subscriber
-from tests.support.proxy import Proxy
 from tests.support.running import Starling
 from tests.support.services import RedisServer
+from tests.support.tcp_proxy import TcpProxy
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Pod:
     """A running Starling with its own link to Redis."""
 
     starling: Starling
-    link: Proxy
+    link: TcpProxy
 
 
 @dataclass

@@ -16,9 +16,9 @@ from tests.soak.chaos import Chaos, Pod, Scene
 from tests.soak.ledger import Verdict, epochs, judge
 from tests.soak.publisher import Publisher
 from tests.soak.subscriber import Subscriber
-from tests.support.proxy import Proxy
 from tests.support.running import Starling, serving
 from tests.support.services import RedisServer
+from tests.support.tcp_proxy import TcpProxy
 
 PODS = 2
 WORKERS = 2
@@ -134,7 +134,7 @@ async def soak(
 
 
 async def _pod(stack: AsyncExitStack, server: RedisServer, channels_file: Path) -> Pod:
-    link = await stack.enter_async_context(Proxy(server.port))
+    link = await stack.enter_async_context(TcpProxy(server.port))
     settings = {
         "STARLING_DEV": "true",
         "STARLING_BROKER_URL": link.url,

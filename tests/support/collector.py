@@ -36,7 +36,7 @@ class Span:
 
     @property
     def process(self) -> int:
-        """Who made it."""
+        """Id of the process that made it."""
         pid: int = self.resource["process.pid"]
         return pid
 

@@ -97,13 +97,13 @@ class Conversation:
         self.close()
 
     def close(self) -> None:
-        """Leave without a word."""
+        """Close the socket, without a close frame."""
         if self._websocket is not None:
             self._websocket.socket.close()
         if self._stream is not None:
             self._stream.socket.close()
 
-    # What the client says
+    # What the client sends
 
     def connected(self) -> dict[str, Any]:
         """Wait for the reply to `connect`; emulated transports need it before anything else is said."""

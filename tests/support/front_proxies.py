@@ -1,10 +1,8 @@
 """nginx, HAProxy and Envoy with the configurations of `deploy/`, with TLS, in front of a Starling on this machine."""
 
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.nginx import write_nginx_configuration
 from tests.support.running import Starling
-from tests.support.waiting import DEADLINE
+from tests.support.waiting import DEADLINE, await_listener
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-# The proxies cut what is silent for so long, and give up clients that take nothing. Seconds.
+# After this time the proxies cut what is silent, and give up clients that read nothing. Seconds.
 PROXY_TIMEOUT = 4
 LOOPBACK = "127.0.0.1"
 
@@ -41,7 +40,7 @@ ProxyStart = Callable[[Front], list[str]]
 
 
 def make_certificates(directory: Path) -> Path:
-    """Where the script for trying out has put what it makes, in a directory of the test's own."""
+    """Run the script of the example deployment in `directory`; returns where its certificates are."""
     (directory / "deploy").mkdir()
     (directory / "tools" / "setup").mkdir(parents=True)
     script = shutil.copy(DEPLOY.parent / "tools" / "setup" / "compose-secrets.sh", directory / "tools" / "setup")
@@ -72,14 +71,7 @@ def start_nginx(front: Front) -> list[str]:
             **front.changes,
         },
     )
-    temporary = "".join(
-        f"{kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (directory / "nginx.conf").write_text(
-        f"daemon off; worker_processes 1; pid {directory}/pid; error_log {directory}/error.log;\n"
-        f"events {{ worker_connections 1024; }}\nhttp {{ access_log off; {temporary} {server} }}\n"
-    )
-    return ["nginx", "-p", str(directory), "-c", str(directory / "nginx.conf"), "-e", str(directory / "error.log")]
+    return write_nginx_configuration(directory, server)
 
 
 def start_haproxy(front: Front) -> list[str]:
@@ -140,21 +132,9 @@ def running_proxy(name: str, front: Front, *, before: Sequence[str] = ()) -> Ite
         [*before, *PROXIES[name](front)], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
     )
     try:
-        _wait_for(front, process)
+        await_listener(front.host, front.port, process, front.directory / "output")
         yield
     finally:
         process.terminate()
         process.wait(DEADLINE)
         log.close()
-
-
-def _wait_for(front: Front, process: subprocess.Popen[bytes]) -> None:
-    output = front.directory / "output"
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        assert process.poll() is None, output.read_text()
-        assert time.monotonic() < deadline, output.read_text()
-        with socket.socket() as probe:
-            if probe.connect_ex((front.host, front.port)) == 0:
-                return
-        time.sleep(0.05)

@@ -1,5 +1,4 @@
-"""Clients of the real-time protocol that keep a ledger: what came in their channel, once and in order, or what they
-were reported instead."""
+"""Clients of the real-time protocol that keep a ledger of each channel: what came, and what was reported lost."""
 
 import asyncio
 import contextlib
@@ -120,7 +119,7 @@ class HistoryClient:
         since = (ledger.offsets[-1] if ledger.offsets else 0, self.epochs[channel])
         ledger.restart()
         result = await self.subscribe(channel, since)
-        assert not result.get("recovered"), "what it was told was lost is there all the same"
+        assert not result.get("recovered"), "what was reported as lost is there all the same"
 
     async def publish(self, channel: str, data: Any) -> None:
         """Publish; returns when it was acknowledged. Raises Refused."""

@@ -101,7 +101,7 @@ class _Server(DrainServer):
 
 
 def _drop(_logger: object, _method: str, _event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The end of a log line."""
+    """Drop a log line: it is in `lines` already."""
     raise structlog.DropEvent
 
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from starling.protocol.messages import Batch, Frame
-from tests.support.receivers import RecordingTransport
+from tests.support.fake_receivers import RecordingTransport
 
 
 class JsonTransport(RecordingTransport):

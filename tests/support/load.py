@@ -102,7 +102,7 @@ async def _listen(room: ClientConnection) -> None:
 
 
 async def _echo(url: str, pause: float) -> None:
-    """Say a few words to an endpoint that answers, and leave."""
+    """Send a few messages to an endpoint that answers, and leave."""
     async with connect(url) as endpoint:
         for _ in range(random.randint(1, 5)):
             await endpoint.send(TEXT)
@@ -112,7 +112,7 @@ async def _echo(url: str, pause: float) -> None:
 
 
 async def _knock(url: str, pause: float) -> None:
-    """Be refused, for want of a token."""
+    """Be refused, because the token is missing."""
     try:
         async with connect(url):
             raise AssertionError(f"{url} was opened without a token")

@@ -2,9 +2,7 @@
 
 import re
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +10,20 @@ from pathlib import Path
 import pytest
 
 from tests.support.services import free_port
-from tests.support.waiting import DEADLINE
+from tests.support.waiting import DEADLINE, await_listener
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx" / "starling.conf"
+
+
+def write_nginx_configuration(directory: Path, servers: str) -> list[str]:
+    """Write a configuration around `servers`, whose files are all in `directory`; returns the command that runs it."""
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = "".join(f"{kind}_temp_path {directory}/{kind};\n" for kind in kinds)
+    (directory / "nginx.conf").write_text(
+        f"daemon off; worker_processes 1; pid {directory}/pid; error_log {directory}/error.log;\n"
+        f"events {{ worker_connections 1024; }}\nhttp {{ access_log off; {temporary} {servers} }}\n"
+    )
+    return ["nginx", "-p", str(directory), "-c", str(directory / "nginx.conf"), "-e", str(directory / "error.log")]
 
 
 @contextmanager
@@ -35,26 +44,11 @@ def nginx_before(ports: Sequence[int], directory: Path, *, before: str = "") -> 
     text = re.sub(r"    ssl_certificate.*\n", "", text)
     assert "    location / {" in text
     text = text.replace("    location / {", f"    {before}\n    location / {{")
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    temporary = "".join(f"{kind}_temp_path {directory}/{kind};\n" for kind in kinds)
-    (directory / "nginx.conf").write_text(
-        f"daemon off; worker_processes 1; pid {directory}/pid; error_log {directory}/error.log;\n"
-        f"events {{ worker_connections 1024; }}\nhttp {{ access_log off; {temporary} {text} }}\n"
-    )
-    command = ["nginx", "-p", str(directory), "-c", str(directory / "nginx.conf"), "-e", str(directory / "error.log")]
+    command = write_nginx_configuration(directory, text)
     process = subprocess.Popen(command, start_new_session=True)
     try:
-        deadline = time.monotonic() + DEADLINE
-        while not _listens(port):
-            assert process.poll() is None, (directory / "error.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        await_listener("127.0.0.1", port, process, directory / "error.log")
         yield port
     finally:
         process.terminate()
         process.wait(DEADLINE)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

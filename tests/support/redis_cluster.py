@@ -66,7 +66,7 @@ class RedisCluster(RedisGroup):
         return self.owner_of_slot(key_slot(key.encode()))
 
     def owner_of_slot(self, slot: int) -> ConfiguredServer:
-        """The master that has `slot`, by the word of the first node that runs."""
+        """The master that has `slot`, as the first running node reports it."""
         node = next(node for node in self.nodes if node.running)
         with node.client() as client:
             ranges = client.execute_command("CLUSTER", "SLOTS")

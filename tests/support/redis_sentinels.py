@@ -85,6 +85,6 @@ class SentinelGroup(RedisGroup):
 
 
 def port_of_master(sentinel: ConfiguredServer) -> int:
-    """The port of the master by the word of a sentinel."""
+    """The port of the master, as a sentinel reports it."""
     with sentinel.client() as client:
         return int(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])

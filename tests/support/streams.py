@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.event_stream import Event, EventReader
+from tests.support.event_reader import Event, EventReader
 
 SECONDS = 10.0
 

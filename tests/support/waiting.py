@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import socket
+import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -20,6 +23,18 @@ async def until(holds: Callable[[], object], what: str = "it holds", deadline: f
         if loop.time() > end:
             raise AssertionError(f"waited {deadline:g} s in vain: {what}")
         await asyncio.sleep(0.01)
+
+
+def await_listener(host: str, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until `process` listens there; fail with its `log` where it ends, or after DEADLINE."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        with socket.socket() as probe:
+            if probe.connect_ex((host, port)) == 0:
+                return
+        time.sleep(0.05)
 
 
 class StepClock:

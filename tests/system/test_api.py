@@ -18,9 +18,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from starling.auth.issue import issue_connection_token, issue_subscription_token
-from tests.support.proxy import Proxy
 from tests.support.running import SECRET, Starling, serving
 from tests.support.services import RedisServer
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import DEADLINE, StepClock, until
 
 KEY = "the first of two keys"
@@ -366,7 +366,7 @@ async def test_a_batch_and_a_broadcast_take_one_round_trip_to_redis(redis: Redis
     channels.write_text(CHANNELS)
     publications = [{"publish": {"channel": f"kept:{n}" if n % 2 else f"live{n}", "data": n}} for n in range(100)]
     names = [command["publish"]["channel"] for command in publications]
-    async with Proxy(redis.port) as road:
+    async with TcpProxy(redis.port) as road:
         environment = {
             "STARLING_DEV": "true",
             "STARLING_BROKER_URL": road.url,
@@ -378,11 +378,11 @@ async def test_a_batch_and_a_broadcast_take_one_round_trip_to_redis(redis: Redis
             api.headers["X-API-Key"] = "dev"
             await api.post("/publish", json={"channel": "kept:warm", "data": 0})
             for method, body in (("batch", {"commands": publications}), ("broadcast", {"channels": names, "data": 1})):
-                before = road.questions
+                before = road.round_trips
                 answer = (await api.post(f"/{method}", json=body)).json()
 
                 # Redis may answer the first before the last are written, and canaries go the same way.
-                assert 1 <= road.questions - before < 20
+                assert 1 <= road.round_trips - before < 20
                 outcomes = answer["replies"] if method == "batch" else answer["result"]["responses"]
                 assert len(outcomes) == 100
                 assert not any("error" in outcome for outcome in outcomes)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from tests.support.proxy import Proxy
 from tests.support.running import Starling, serving
 from tests.support.services import RedisServer
+from tests.support.tcp_proxy import TcpProxy
 from tests.system.flow import CHANNELS, CLIENTS, Flow, environment, flowing, publishes
 
 REPORTED_ALL = [2500] * (CLIENTS * len(CHANNELS))
@@ -74,12 +74,12 @@ async def test_a_restart_from_a_snapshot_that_lacks_nothing_is_not_noticed(tmp_p
 
 
 async def test_links_cut_again_and_again_are_not_noticed(redis_server: RedisServer, tmp_path: Path) -> None:
-    async with Proxy(redis_server.port) as proxy, serving(environment(tmp_path, proxy.url)) as service:
+    async with TcpProxy(redis_server.port) as proxy, serving(environment(tmp_path, proxy.url)) as service:
         async with flowing(service) as flow:
             cut = 0
             for _ in range(3):
                 await publishes(flow, 25)
-                while (listening := sum(b"SUBSCRIBE" in passage.said for passage in proxy.passages)) < 2:
+                while (listening := sum(b"SUBSCRIBE" in connection.sent for connection in proxy.connections)) < 2:
                     await asyncio.sleep(0.02)
                 cut += listening
                 proxy.away = True

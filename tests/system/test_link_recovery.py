@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from tests.support.proxy import Proxy
 from tests.support.running import Starling, serving
 from tests.support.services import RedisServer
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import DEADLINE
 from tests.system.flow import CHANNELS, CLIENTS, environment, flowing, publishes
 
@@ -97,7 +97,7 @@ async def test_after_a_fault_everything_flows_and_no_history_has_a_hole(
 async def test_a_worker_that_no_link_works_for_is_replaced_and_the_other_is_not(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    async with Proxy(redis_server.port) as proxy, serving(environment(tmp_path, proxy.url)) as starling:
+    async with TcpProxy(redis_server.port) as proxy, serving(environment(tmp_path, proxy.url)) as starling:
         unresponsive, other = await asyncio.to_thread(lambda: starling.workers)
         # What stands between lets this worker listen no more; its probe listens elsewhere.
         proxy.refuse = lambda said: b"-%d\r" % unresponsive in said and b":canary:" in said and b"SUBSCRIBE" in said

@@ -13,10 +13,10 @@ import httpx2
 from websockets.asyncio.client import ClientConnection, connect
 
 from starling.auth.issue import issue_connection_token
-from tests.support.receiver import WebhookReceiver
 from tests.support.running import Starling
 from tests.support.services import RedisServer
 from tests.support.waiting import DEADLINE, until
+from tests.support.webhook_receiver import WebhookReceiver
 
 BEFORE = """
 default: {allow_subscribe_for_client: true, allow_publish_for_subscriber: true}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.event_stream import EventReader
+from tests.support.event_reader import EventReader
 from tests.support.running import Starling
 from tests.support.waiting import DEADLINE
 

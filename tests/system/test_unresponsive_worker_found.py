@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.prometheus import PrometheusServer
-from tests.support.proxy import Proxy
 from tests.support.running import serving
 from tests.support.services import RedisServer
+from tests.support.tcp_proxy import TcpProxy
 from tests.system.flow import environment
 from tests.system.runbooks import install
 from tests.system.test_fault_found import Pods, find
@@ -17,7 +17,7 @@ from tests.system.test_fault_found import Pods, find
 # That the worker is found and replaced: test_link_recovery.py; that its alert fires: tests/chart/test_rules.py.
 @pytest.mark.long
 async def test_an_unresponsive_worker_is_found(redis_server: RedisServer, tmp_path: Path) -> None:
-    async with Proxy(redis_server.port) as proxy, serving(environment(tmp_path, proxy.url)) as pod:
+    async with TcpProxy(redis_server.port) as proxy, serving(environment(tmp_path, proxy.url)) as pod:
         targets = {"starling-0": f"127.0.0.1:{pod.internal_port}"}
         prometheus = await asyncio.to_thread(PrometheusServer(targets).__enter__)
         try:

@@ -12,10 +12,10 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from starling.auth.issue import issue_connection_token
-from tests.support.receiver import WebhookReceiver
 from tests.support.running import SECRET, Starling
 from tests.support.services import RedisServer
 from tests.support.waiting import until
+from tests.support.webhook_receiver import WebhookReceiver
 
 WEBHOOK_SECRET = "another secret of the test, for the webhooks"
 TTL = 6

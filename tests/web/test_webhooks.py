@@ -18,9 +18,9 @@ from starling.telemetry.metrics import Metrics
 from starling.web.options import WEBHOOK_EVENTS, parse_secret
 from starling.web.webhook_sender import ATTEMPTS, WebhookTarget, sign
 from starling.web.webhooks import BATCH_EVENTS, Webhooks
-from tests.support.receiver import WebhookReceiver
 from tests.support.services import free_port
 from tests.support.waiting import until
+from tests.support.webhook_receiver import WebhookReceiver
 
 SECRET = "a test's own secret of thirty or more bytes"
 PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()

@@ -1,6 +1,6 @@
 """The documentation as one small file, which the service shows at /docs/guide in developer mode.
 
-It has everything but what only weighs: decision notes, a second theme, and most colours of pictures.
+It leaves out what would add most to its size: decision notes, a second theme, and most colours of pictures.
 """
 
 import io

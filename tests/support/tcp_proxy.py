@@ -9,17 +9,17 @@ from typing import Self
 CHUNK = 65536
 
 
-class Passage:
+class ProxiedConnection:
     """One connection through the proxy.
 
-    `said` is the beginning of what its client sent, `answered` whether the server sent something after the client did,
+    `sent` is the beginning of what its client sent, `answered` whether the server sent something after the client did,
     `undelivered` what came for the client when it had gone.
     """
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client = client
         self.server = server
-        self.said = b""
+        self.sent = b""
         self.answered = True
         self.undelivered = b""
 
@@ -29,21 +29,21 @@ class Passage:
         self.server.transport.abort()
 
 
-class Proxy:
+class TcpProxy:
     """Passes connections on to a loopback port, `upstream`, which may change for those that come.
 
-    `refuse` is asked with the beginning of what a client said, each time it says more, and cuts it when true; `swallow`
-    is asked with each piece that the server sends, and keeps it when true. Each piece takes `delay` seconds longer.
-    `questions` counts how often a client sent something after its server had answered: the round trips.
+    `refuse` is asked with the beginning of what a client sent, each time it sends more, and cuts it when true.
+    `swallow` is asked with each piece that the server sends, and keeps it when true. Each piece takes `delay` seconds
+    longer. `round_trips` counts how often a client sent something after its server had answered.
     """
 
     def __init__(self, port: int) -> None:
-        self.passages: list[Passage] = []
+        self.connections: list[ProxiedConnection] = []
         self.away = False
-        self.refuse: Callable[[bytes], bool] = lambda said: False
+        self.refuse: Callable[[bytes], bool] = lambda sent: False
         self.swallow: Callable[[bytes], bool] = lambda piece: False
         self.delay = 0.0
-        self.questions = 0
+        self.round_trips = 0
         self.port = 0
         self.upstream = port
         self._server: asyncio.Server
@@ -57,8 +57,8 @@ class Proxy:
 
     def cut(self) -> None:
         """Cut every connection now."""
-        for passage in tuple(self.passages):
-            passage.cut()
+        for connection in tuple(self.connections):
+            connection.cut()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
@@ -85,37 +85,37 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        passage = Passage(writer, to_server)
-        self.passages.append(passage)
+        connection = ProxiedConnection(writer, to_server)
+        self.connections.append(connection)
         try:
-            await asyncio.gather(self._forth(passage, reader), self._back(passage, from_server))
+            await asyncio.gather(self._to_server(connection, reader), self._to_client(connection, from_server))
         except OSError:
             pass
         finally:
-            passage.cut()
-            self.passages.remove(passage)
+            connection.cut()
+            self.connections.remove(connection)
 
-    async def _forth(self, passage: Passage, reader: asyncio.StreamReader) -> None:
+    async def _to_server(self, connection: ProxiedConnection, reader: asyncio.StreamReader) -> None:
         while piece := await reader.read(CHUNK):
-            passage.said = (passage.said + piece)[:CHUNK]
-            self.questions += passage.answered
-            passage.answered = False
-            if self.refuse(passage.said):
+            connection.sent = (connection.sent + piece)[:CHUNK]
+            self.round_trips += connection.answered
+            connection.answered = False
+            if self.refuse(connection.sent):
                 break
-            passage.server.write(piece)
-            await passage.server.drain()
-        passage.cut()
+            connection.server.write(piece)
+            await connection.server.drain()
+        connection.cut()
 
-    async def _back(self, passage: Passage, reader: asyncio.StreamReader) -> None:
+    async def _to_client(self, connection: ProxiedConnection, reader: asyncio.StreamReader) -> None:
         while piece := await reader.read(CHUNK):
-            passage.answered = True
+            connection.answered = True
             if not self.swallow(piece):
                 await self._hold_back()
-                if passage.client.is_closing():
-                    passage.undelivered += piece
-                passage.client.write(piece)
-                await passage.client.drain()
-        passage.cut()
+                if connection.client.is_closing():
+                    connection.undelivered += piece
+                connection.client.write(piece)
+                await connection.client.drain()
+        connection.cut()
 
     async def _hold_back(self) -> None:
         """Wait for `delay` seconds, or until the proxy ends."""
