@@ -437,3 +437,17 @@ def test_a_start_names_the_route_that_clashes_and_a_preload_the_thread_that_a_fo
     with Served({**environment, **preload}, wait_ready=False) as served:
         assert served.process.wait(60) == 2
         assert "STARLING_PRELOAD_APP: the application starts a thread" in served.output
+
+
+@pytest.mark.processes
+def test_the_banner_of_a_hosted_application_names_only_what_is_served(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text("from fastapi import FastAPI\napp = FastAPI()\n")
+    settings = {"STARLING_DEV": "true", "STARLING_LOG_FORMAT": "auto", "STARLING_API_DOCS": "true"}
+    with Served({**settings, "STARLING_APP": "shop:app", "PYTHONPATH": str(tmp_path)}) as served:
+        banner = served.output
+        assert f"Application http://localhost:{served.port} (shop:app)" in banner
+        labels = re.findall(r"^  (\w[\w ]*?) +http://", banner, re.MULTILINE)
+        assert labels == ["Application", "Server API", "Console"]
+        docs = next(line.split()[2] for line in banner.splitlines() if line.startswith("  Server API"))
+        with urllib.request.urlopen(docs, timeout=10) as answer:
+            assert "Starling" in answer.read().decode()

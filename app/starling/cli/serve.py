@@ -157,11 +157,16 @@ def _print_banner(settings: "Settings") -> None:
     print()
     print_heading(f"Starling {__version__} in developer mode: no tokens, no permissions.")
     print()
+    if settings.app is not None:
+        from starling.embed.service import without_unasked_parts
+
+        settings = without_unasked_parts(settings)
+        print(f"  Application {address} ({settings.app})")
     if settings.pages:
         print(f"  Page        {address}")
     if settings.serves_api_docs:
-        print(f"  Server API  {address}/docs (key: {DEVELOPER_KEY})")
-    if GUIDE.is_file():
+        print(f"  Server API  {address}{'/starling' if settings.app else ''}/docs (key: {DEVELOPER_KEY})")
+    if GUIDE.is_file() and settings.app is None:
         print(f"  Guide       {address}/docs/guide")
     if settings.internal_host in {"127.0.0.1", "localhost", "0.0.0.0"}:  # noqa: S104 - compared
         print(f"  Console     http://localhost:{settings.internal_port}/console")
