@@ -134,6 +134,28 @@ def test_what_cannot_be_read_is_refused_with_a_reason(
     assert answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("method", "body", "problem"),
+    [
+        ("can", b'{"user":NaN}', "this is no JSON"),
+        ("can", b'{"user":1}', "user: expected str, got int"),
+        ("publish", b'{"channel":"kept:news","data":' + b"[" * 500 + b"]" * 500 + b"}", "is not JSON in UTF-8"),
+        ("publish", b'{"channel":"kept:news","data":"' + "é".encode() * 500_000 + b'"}', ""),
+        ("\\ud800", b"{}", "method not found"),
+        ("publish", b'{"channel":"kept:news","data":1,"tags":{"\\ud800":1}}', "the body is no JSON"),
+    ],
+)
+def test_each_request_of_a_user_gets_an_answer(
+    pods: tuple[Starling, Starling], method: str, body: bytes, problem: str
+) -> None:
+    browser = Browser(pods[0]).log_in()
+    answer = browser.client.post(
+        f"api/{method}", content=body, headers={"Content-Type": "application/json"}, timeout=20
+    )
+    assert answer.status_code == (400 if problem == "this is no JSON" else 200), answer.text
+    assert problem in answer.json().get("error", {"message": ""})["message"]
+
+
 def test_a_length_of_thousands_of_digits_is_refused(pods: tuple[Starling, Starling]) -> None:
     head = (
         f"Host: localhost\r\nOrigin: http://localhost\r\nContent-Type: application/json\r\nContent-Length: {'9' * 5000}"

@@ -1,5 +1,7 @@
 """Which pages may read the responses of the endpoints for `fetch` and `EventSource`, and whose cookies count."""
 
+from collections.abc import Iterator
+
 import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
@@ -10,6 +12,8 @@ from starling.engine.upgrade import Upgrade
 from starling.main import build_application
 from starling.settings import load_settings
 from starling.web.dependencies import WebContext
+from tests.support.in_process import InProcessStarling
+from tests.support.streams import Stream, get
 
 SECRET = "a test's own secret, longer than thirty-two bytes"
 PAGE = "https://app.example.com"
@@ -173,12 +177,21 @@ def test_a_foreign_preflight_is_counted_and_named_in_the_log() -> None:
     assert context.engine.metrics.refused["origin"] == 1
 
 
-@pytest.mark.parametrize("path", ["/sse/news", "/connection/uni_sse?cf_connect={}"])
+@pytest.fixture(scope="module")
+def developing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcessStarling]:
+    """A service in developer mode."""
+    with InProcessStarling(tmp_path_factory.mktemp("run"), {"STARLING_DEV": "true"}) as starling:
+        yield starling
+
+
+@pytest.mark.parametrize("path", ["/sse/news", "/connection/uni_sse?cf_connect={}", "/connection/sse?cf_connect={}"])
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "local.com"])
-def test_in_developer_mode_a_page_whose_name_points_to_this_machine_reads_nothing(path: str, host: str) -> None:
-    client, _ = context_with(DEV="true")
-    answer = client.get(path, headers={"Host": host})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (403, 103)
+def test_in_developer_mode_a_page_whose_name_points_to_this_machine_reads_nothing(
+    developing: InProcessStarling, path: str, host: str
+) -> None:
+    request = get(path).replace(b"Host: x", f"Host: {host}".encode())
+    with Stream(developing.port, request) as stream:
+        assert stream.status == 403
 
 
 @pytest.mark.parametrize(

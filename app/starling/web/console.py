@@ -20,7 +20,7 @@ from starling.engine.engine import Engine
 from starling.engine.rate_history import RateHistory
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused, Error, Refused
-from starling.web.api_errors import READS, unavailable
+from starling.web.api_errors import READS, invalid, unavailable
 from starling.web.api_methods import ApiMethods
 from starling.web.console_socket import SUFFIX, ConsoleRequest, console_socket
 
@@ -124,8 +124,8 @@ class Console:
         except BrokerUnavailable as away:
             failure = unavailable(away, reads=request.method in READS)
             yield _error(failure.code, failure.message)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            yield _error(codes.ERROR_BAD_REQUEST.code, f"bad request: {error}")
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            yield msgspec.json.encode({"error": invalid(error)})
 
     async def _call(self, name: str, body: bytes) -> Any:
         own = self._own.get(name)

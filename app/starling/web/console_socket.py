@@ -13,9 +13,12 @@ import msgspec
 import structlog
 from msgspec import Raw, Struct
 
+from starling.web.api_errors import invalid
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.console")
 
-REQUEST_BYTES = 2**20
+# Of a body of 1 MiB, whose characters may be written in several bytes each here.
+REQUEST_BYTES = 2**23
 # starling.server.console.link has it too: the two layers share no code.
 SUFFIX = ".console"
 
@@ -41,15 +44,20 @@ async def console_socket(path: Path, handler: ConsoleHandler) -> AsyncIterator[N
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            request = decode(await reader.readuntil(b"\n"))
+            line = await reader.readuntil(b"\n")
+            try:
+                request = decode(line)
+            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+                writer.write(msgspec.json.encode({"error": invalid(error)}) + b"\n")
+                return
             async with aclosing(handler.answer(request)) as lines:
-                async for line in lines:
+                async for answer in lines:
                     # uvloop raises RuntimeError where something is written to a closed socket.
                     if reader.at_eof() or writer.is_closing():
                         break
-                    writer.write(line + b"\n")
+                    writer.write(answer + b"\n")
                     await writer.drain()
-        except (msgspec.MsgspecError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError) as error:
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError) as error:
             log.debug("console_request_failed", error=str(error))
         finally:
             writer.close()

@@ -211,12 +211,17 @@ def _read_body(request: BaseHTTPRequestHandler) -> tuple[dict[str, Any], tuple[H
     if not length.isdecimal() or len(length) > len(str(BODY_BYTES)) or int(length) > BODY_BYTES:
         return {}, (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send at most {BODY_BYTES} bytes with their Content-Length")
     try:
-        body = json.loads(request.rfile.read(int(length)) or b"{}")
+        body = json.loads(request.rfile.read(int(length)) or b"{}", parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return {}, (HTTPStatus.BAD_REQUEST, "this is no JSON")
     if not isinstance(body, dict):
         return {}, (HTTPStatus.BAD_REQUEST, "send a JSON object")
     return body, None
+
+
+def _no_constant(name: str) -> None:
+    """Refuse NaN and infinities, which the json module takes and RFC 8259 has not. Raises ValueError."""
+    raise ValueError(name)
 
 
 def _send(request: BaseHTTPRequestHandler, content: object, headers: Mapping[str, str] | None = None) -> None:
