@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
@@ -268,6 +268,25 @@ async def test_what_is_stored_moves_on_though_the_store_was_full_before(server: 
         assert one.broker.revocations is not None
         stored = (await one.broker.revocations.load()).revocations
         assert sorted(each.kind for each in stored) == ["session", "token", "user"]
+
+
+async def test_what_another_node_stored_at_the_same_moment_is_known_though_its_order_was_missed(
+    server: MeetingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocation, "OFFER_SECONDS", 0.2)
+    async with members(server, 1) as (one,):
+        await full(server, is_full=True)
+        assert not await one.revocations.revoke(Revocation("token", "t1", LATER))
+        store: Any = one.broker.revocations
+        add = store.add
+
+        async def add_after_another(revocations: Collection[Revocation]) -> int:
+            await add([Revocation("token", "t2", LATER)])
+            return int(await add(revocations))
+
+        monkeypatch.setattr(store, "add", add_after_another)
+        await full(server, is_full=False)
+        await until(lambda: one.revocations.refuses(TokenFacts("alice", "t2")), "it reads what it did not add")
 
 
 async def test_where_nothing_is_kept_nothing_is_revoked_and_everything_judged() -> None:

@@ -329,8 +329,7 @@ class Revocations:
         log.warning("revocations_restored", revocations=len(offered), reason="the store had lost or refused them")
         for revocation in offered:
             self._unstored.discard(revocation)
-        self._version = version
-        # The others learn by it that the store has them.
+        # The others learn by it that the store has them. This node reads the store again where others added some, too.
         await self._send_all(offered, version)
 
     def _carry_out(self, command: RevokeCommand) -> None:
