@@ -1,6 +1,8 @@
 """Regular expressions for channel names that one name could stop a worker with."""
 
 import re
+import signal
+import threading
 import time
 
 import pytest
@@ -31,6 +33,10 @@ from starling.engine.channels import ChannelsError, parse_channels
         r"^user-([0-9]+,)*([0-9]+,)*([0-9]+,)*([0-9]+,)*$",
         r"^(q.r)+(q.r)+(q.r)+(q.r)+z$",
         r"(?i)^(room|[^@]+@)(?P<rest>(?:[K]|\x4b)+)+$",
+        # Instant for every name that is shorter than the shortest slow one.
+        r"^(a{1,255}){255}$",
+        r"^(?:[a-z]+){64}$",
+        r"^(?=.{40})(a+)+$",
     ],
 )
 def test_an_expression_with_a_name_that_takes_long_is_found_at_once_and_refused(expression: str) -> None:
@@ -62,3 +68,24 @@ def test_an_expression_with_a_name_that_takes_long_is_found_at_once_and_refused(
 def test_ordinary_expressions_pass(expression: str) -> None:
     assert slow_name(re.compile(expression)) is None
     parse_channels({"namespaces": {"rx": {"channel_regex": expression}}}, developer=False)
+
+
+def test_the_signal_that_interrupts_a_search_is_given_back() -> None:
+    def own(_: int, __: object) -> None:
+        """Handle what a test does not raise."""
+
+    before = signal.signal(signal.SIGVTALRM, own)
+    try:
+        assert slow_name(re.compile(r"^(?=.{40})(a+)+$")) is not None
+        assert signal.getsignal(signal.SIGVTALRM) is own
+        assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+    finally:
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def test_outside_of_the_main_thread_an_expression_is_tried_without_signals() -> None:
+    found: list[str | None] = []
+    thread = threading.Thread(target=lambda: found.append(slow_name(re.compile(r"^(a+)+$"))))
+    thread.start()
+    thread.join()
+    assert found != [None]
