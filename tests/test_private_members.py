@@ -117,7 +117,7 @@ async def test_a_connection_of_redis_py_holds_the_transport_below_it(redis_serve
     await connection.disconnect()
 
 
-def test_sentinel_members() -> None:
+def test_the_sentinel_classes_have_the_members_in_use() -> None:
     sentinel = Sentinel([("127.0.0.1", 1)])  # type: ignore[no-untyped-call]
     assert len(sentinel.sentinels) == 1
     assert list(inspect.signature(sentinel.check_master_state).parameters) == ["state", "service_name"]

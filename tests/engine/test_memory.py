@@ -1,5 +1,6 @@
-"""How near the pod is to its memory limit: read from files as kernels write them, and from a real group."""
+"""How near the pod is to its memory limit, by files as kernels write them and by a real group; and freed memory."""
 
+import ctypes
 import os
 import secrets
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from starling.engine.memory import MemoryLimit
+from starling.engine.memory import TRIM_BYTES, FreedMemory, MemoryLimit
+from starling.telemetry.process_stats import resident_memory
 from tests.support.cgroup import MemoryGroup
 
 MIB = 2**20
@@ -143,3 +145,23 @@ def test_without_groups_or_with_a_limit_that_cannot_be_read_there_is_no_share(tm
     write_group(tmp_path / "mount", v2("unreadable", 1))
     assert limit_of(tmp_path, "0::/\n").share() is None
     assert limit_of(tmp_path, "3:cpu:/\n").share() is None
+
+
+def test_memory_is_given_back_once_after_a_peak() -> None:
+    calls: list[int] = []
+    freed = FreedMemory(calls.append)
+    for size in (0, TRIM_BYTES * 2, TRIM_BYTES * 2 - 1, 0, 0):
+        freed.observe(size)
+    assert calls == [0]
+
+
+def test_the_c_library_gives_back_what_lies_between_pieces_in_use() -> None:
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("this C library has no malloc_trim")
+    pieces = [bytearray(16 * 1024) for _ in range(4000)]
+    kept = pieces[::100]
+    del pieces
+    before = resident_memory()
+    FreedMemory().give_back()
+    assert before - resident_memory() > 32 * MIB
+    assert len(kept) == 40

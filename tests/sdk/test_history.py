@@ -43,7 +43,7 @@ async def test_limit_minus_1_reads_all(client: Client, channel: str) -> None:
     assert [publication["offset"] for publication in result["publications"]] == list(range(1, 11))
 
 
-async def test_pages_forward(client: Client, channel: str) -> None:
+async def test_history_is_paged_forward(client: Client, channel: str) -> None:
     page = await client.history(channel, limit=4)
     assert numbers(page) == [1, 2, 3, 4]
     page = await client.history(channel, limit=4, since={"offset": 4, "epoch": page["epoch"]})
@@ -54,7 +54,7 @@ async def test_pages_forward(client: Client, channel: str) -> None:
     assert (numbers(page), page["offset"]) == ([], 10)
 
 
-async def test_pages_back(client: Client, channel: str) -> None:
+async def test_history_is_paged_backward(client: Client, channel: str) -> None:
     page = await client.history(channel, limit=4, reverse=True)
     assert numbers(page) == [10, 9, 8, 7]
     page = await client.history(channel, limit=4, since={"offset": 7, "epoch": page["epoch"]}, reverse=True)

@@ -95,14 +95,16 @@ async def test_a_hundred_subscriptions_in_one_go(open_client: OpenClient) -> Non
         ("open:" + "x" * 251, 107),
     ],
 )
-async def test_what_a_client_may_not_enter(open_client: OpenClient, channel: str, code: int) -> None:
+async def test_a_client_may_not_enter_invalid_or_foreign_channels(
+    open_client: OpenClient, channel: str, code: int
+) -> None:
     client = await open_client(user("alice"))
     await client.connect()
     assert await refused(client, channel) == code
 
 
 @pytest.mark.parametrize("channel", ["users:room#alice", "users:room#bob,alice", "open:" + "x" * 250])
-async def test_what_it_may(open_client: OpenClient, channel: str) -> None:
+async def test_a_client_may_enter_channels_whose_names_allow_it(open_client: OpenClient, channel: str) -> None:
     client = await open_client(user("alice"))
     await client.connect()
     await client.subscribed(channel)

@@ -95,7 +95,7 @@ ANSWER = (
 )
 
 
-async def test_http_cycle(state: Any) -> None:
+async def test_the_http_cycle_has_the_members_in_use(state: Any) -> None:
     protocol = await http(Endpoint(*ANSWER), state)
     assert protocol.cycle is None
     protocol.data_received(REQUEST)
@@ -332,7 +332,7 @@ async def test_server_shutdown_servers_and_connections(server: uvicorn.Server) -
 @pytest.mark.parametrize(
     "member", ["config", "init_process", "init_signals", "notify", "run", "_serve", "callback_notify", "CONFIG_KWARGS"]
 )
-def test_worker_members(member: str) -> None:
+def test_the_worker_has_each_member_in_use(member: str) -> None:
     source = inspect.getsource(UvicornWorker) + inspect.getsource(gunicorn.workers.base.Worker)
     assert hasattr(UvicornWorker, member) or f"self.{member} = " in source
 
@@ -349,7 +349,7 @@ def test_worker_is_made_with_the_application() -> None:
 @pytest.mark.parametrize(
     "member", ["WORKERS", "handle_int", "handle_quit", "handle_term", "kill_workers", "signal", "spawn_worker", "stop"]
 )
-def test_arbiter_members(member: str) -> None:
+def test_the_arbiter_has_each_member_in_use(member: str) -> None:
     assert hasattr(gunicorn.arbiter.Arbiter, member)
 
 

@@ -1,10 +1,7 @@
 """The budget of bytes that wait for all clients of a worker."""
 
-import asyncio
-
 import pytest
 
-from starling.engine.memory import TRIM_BYTES, FreedMemory
 from starling.server.options import SocketOptions
 from starling.server.waiting import WaitingBudget, waiting_budget
 
@@ -77,15 +74,3 @@ def test_a_share_however_small_is_a_bound_and_none_is_none(share: float, bounded
     budgets = [waiting_budget(options, workers) for workers in (1, 4)]
     assert all((budget > 0) is bounded for budget in budgets)
     assert budgets[0] >= budgets[1]
-
-
-def test_memory_is_given_back_once_after_a_peak() -> None:
-    calls: list[int] = []
-    freed = FreedMemory(calls.append)
-    for size in (0, TRIM_BYTES * 2, TRIM_BYTES * 2 - 1, 0, 0):
-        freed.observe(size)
-    assert calls == [0]
-
-
-async def test_the_c_library_of_this_machine_is_found() -> None:
-    await asyncio.to_thread(FreedMemory().give_back)
