@@ -5,7 +5,7 @@ from fastapi import FastAPI, WebSocket
 from starling import CurrentUser, Starling
 
 app = FastAPI()
-realtime = Starling(token_in_query=True)
+realtime = Starling()
 realtime.install(app)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from websockets.asyncio.client import connect
 
 from starling import Starling
 from starling.auth.issue import issue_connection_token
+from starling.embed.hosting import check_application
+from starling.settings import load_settings
 from starling.testing import ExpectationFailed, service
 from tests.support.running import SECRET
 from tests.support.running import Starling as Served
@@ -32,6 +35,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loader]:
     """Import a program anew, in the environment of this test."""
     monkeypatch.setenv("STARLING_TOKEN_HMAC_SECRET", SECRET)
     monkeypatch.setenv("STARLING_CHANNELS_FILE", str(EXAMPLES / "sdk_chat.yaml"))
+    monkeypatch.setenv("STARLING_TOKEN_IN_QUERY", "true")
     loaded = []
 
     def program(name: str) -> FastAPI:
@@ -52,6 +56,13 @@ def test_each_program_is_moved_in_a_few_lines(program: str) -> None:
     after = (EXAMPLES / f"{program}.py").read_text().splitlines()
     added = [line for line in difflib.ndiff(before, after) if line.startswith("+ ") and line[2:].strip()]
     assert len(added) <= 10, added
+
+
+@pytest.mark.parametrize("program", [*PROGRAMS, "sdk_chat", "orders"])
+def test_starling_serve_takes_each_program_of_the_pages(load: Loader, program: str) -> None:
+    load(f"docs.examples.{program}")
+    sys.modules.pop(f"docs.examples.{program}")
+    check_application(load_settings(os.environ), f"docs.examples.{program}:app")
 
 
 @BOTH
