@@ -55,7 +55,8 @@ class Client:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[Client]:
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    """A client whose write limit is the fixture's parameter, if it has one."""
     context = build_application(load_settings({"STARLING_DEV": "true"}), CollectorRegistry()).context
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -77,7 +78,7 @@ async def client() -> AsyncIterator[Client]:
     )
     connection = JsonConnection(context.dispatcher, None)
     connection.open(transport, "127.0.0.1")
-    transport.detach(connection, write_limit=WRITE_LIMIT)
+    transport.detach(connection, write_limit=getattr(request, "param", WRITE_LIMIT))
     await asyncio.sleep(0)
     yield Client(connection, transport, peer, number)
     peer.close()
@@ -119,6 +120,29 @@ async def test_what_comes_lines_up_behind_what_waits_though_the_kernel_has_room_
     received += client.read(timeout=0.2)
 
     assert received == sent
+
+
+# More than the kernel takes of a peer on this machine that does not read.
+LARGE = Frame(bytes(2**24), text=False)
+
+
+@pytest.mark.parametrize("client", [2**16], indirect=True)
+async def test_one_answer_beyond_the_write_limit_ends_nobody_and_what_comes_while_it_waits_does(client: Client) -> None:
+    transport = client.transport
+    in_one_tick(transport, LARGE)
+    assert transport.waiting_bytes > 2**16
+    assert not transport.closing
+
+    in_one_tick(transport, Frame(b"more", text=True))
+    assert transport.closing
+
+
+@pytest.mark.parametrize("client", [2**16], indirect=True)
+async def test_many_answers_at_once_beyond_the_write_limit_end_their_client(client: Client) -> None:
+    for _ in range(2):
+        client.transport.send_frame(LARGE)
+    client.transport.flush()
+    assert client.transport.closing
 
 
 async def test_a_client_gone_when_written_to_is_3009_in_numbers_and_log(client: Client) -> None:

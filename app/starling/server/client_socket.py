@@ -246,11 +246,11 @@ class ClientSocket(asyncio.Protocol, ABC):
         own, self._own_pending = self._own_pending, False
         if pending is not None and not self._socket.is_closing():
             if len(pending) == 1:
-                self._write(pending[0], own=own)
+                self._write(pending[0], own=own, single=True)
             else:
                 self._write(b"".join(pending), own=True)
 
-    def _write(self, data: bytes, *, own: bool) -> None:
+    def _write(self, data: bytes, *, own: bool, single: bool = False) -> None:
         """Write `data` after all that was written: the kernel takes it at once, or what it leaves waits."""
         sent = 0
         if self._fd >= 0:
@@ -260,19 +260,21 @@ class ClientSocket(asyncio.Protocol, ABC):
                 sent = self._note_failure(error)
             if sent == len(data):
                 return
-        self._write_later(data[sent:], own=own or sent > 0)
+        self._write_later(data[sent:], own=own or sent > 0, single=single)
 
     def _note_failure(self, error: OSError) -> int:
         """Nothing was written: the buffer is full, or the peer is gone, which the socket reports later."""
         self._write_failed = not isinstance(error, BlockingIOError)
         return 0
 
-    def _write_later(self, data: bytes, *, own: bool) -> None:
-        """Let `data` wait; `own`: its memory is this client's alone, as that of a reply is."""
+    def _write_later(self, data: bytes, *, own: bool, single: bool = False) -> None:
+        """Let `data` wait, of one frame if it is `single`; `own`: no other client shares its memory, as of a reply."""
         if self._socket.is_closing():
             return
+        waited = self._socket.get_write_buffer_size()
         self._socket.write(data)
-        if self._socket.get_write_buffer_size() > self._write_limit:
+        # One large answer makes nobody a slow reader: that is a client that has not taken what was before it, either.
+        if (waited or not single) and self._socket.get_write_buffer_size() > self._write_limit:
             self.overflow()
         if own:
             self._own_waiting += len(data)
