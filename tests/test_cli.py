@@ -357,6 +357,8 @@ def test_subscribe_shows_what_is_published_and_stops_at_ctrl_c(starling: Starlin
             at(starling, "publish", channel, '{"text": "hé"}')
             assert f"{channel}" in (line := listening.line())
             assert '{"text": "hé"}' in line
+        at(starling, "publish", "live", '"x\x9b31m\x7f\u202e\u2028"')
+        assert listening.line().rstrip("\n").endswith('"x\\u009b31m\\u007f\\u202e\\u2028"')
 
         listening.process.send_signal(signal.SIGINT)
         assert listening.process.wait(DEADLINE) == 0

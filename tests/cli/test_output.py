@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from starling import __version__
 from starling.cli.entry import cli
-from starling.cli.output import Column, duration, table_lines
+from starling.cli.output import Column, duration, shown_json, shown_text, table_lines
 from tests.support.commands import run_command
 from tests.support.running import Starling
 
@@ -210,6 +210,17 @@ def test_columns_that_do_not_fit_are_dropped_by_their_priority() -> None:
     ]
     assert table_lines(columns, rows, 20)[0] == "NAME         N"
     assert table_lines(columns, rows, 10)[1] == "aaaaa…   7"
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b[31m", "\x9b31m", "\x7f", "\x85", "\u2028", "\u202e", "\u2066", "\ud800", "\U000e0041"]
+)
+def test_what_a_client_wrote_cannot_control_the_terminal(text: str) -> None:
+    assert shown_text(f"a{text}").isprintable()
+    shown = shown_json({text: ["é", text, "全角\u3000空白"]})
+    assert shown.replace("\u3000", "").isprintable()
+    assert json.loads(shown) == {text: ["é", text, "全角\u3000空白"]}
+    assert "全角\u3000空白" in shown
 
 
 def test_a_cell_cannot_break_its_line_or_control_the_terminal() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from starling.cli.output import Output, OutputOption, console
+from starling.cli.output import Output, OutputOption, console, shown_json, shown_text
 from starling.cli.service import (
     EXIT_REFUSED,
     EXIT_UNREACHABLE,
@@ -54,7 +54,7 @@ def capture(
         for line in ServiceAddress(url, key).stream("capture", body):
             event = json.loads(line)
             ended = event.get("ended", "")
-            printer.show(line, event)
+            printer.show(event)
         if not ended:
             fail("the service ended the capture early: try again", EXIT_UNREACHABLE)
         if ended != "time is over":
@@ -69,10 +69,10 @@ class _FramePrinter:
         self._out = console(soft_wrap=True)
         self._err = console(stderr=True, soft_wrap=True)
 
-    def show(self, line: str, event: dict[str, Any]) -> None:
+    def show(self, event: dict[str, Any]) -> None:
         """One line of the answer."""
         if self._as_json:
-            print(line, flush=True)
+            print(json.dumps(event), flush=True)
         elif "frame" in event:
             self._out.print(_frame(event))
         elif "capture" in event:
@@ -85,7 +85,7 @@ class _FramePrinter:
     def _notice(self, text: str, style: str = "dim") -> None:
         from rich.text import Text
 
-        self._err.print(Text(text, style=style))
+        self._err.print(Text(shown_text(text), style=style))
 
 
 def _frame(event: dict[str, Any]) -> "Text":
@@ -100,9 +100,9 @@ def _frame(event: dict[str, Any]) -> "Text":
     if "clients" in event:
         line.append(f"{event['clients']} client(s) ", style=style)
     else:
-        line.append(f"{event.get('user') or 'anonymous'}/{event['client']} ", style=style)
+        line.append(f"{shown_text(event.get('user') or 'anonymous')}/{event['client']} ", style=style)
     line.append(f"{event['node']} ", style="dim")
-    line.append(JSONHighlighter()(Text(json.dumps(event["frame"], ensure_ascii=False))))
+    line.append(JSONHighlighter()(Text(shown_json(event["frame"]))))
     return line
 
 

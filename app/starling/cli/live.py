@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from starling.cli.output import Output, OutputOption, console
+from starling.cli.output import Output, OutputOption, console, shown_json, shown_text
 from starling.cli.reading import position_of
 from starling.cli.service import (
     EXIT_REFUSED,
@@ -115,16 +115,16 @@ class _Printer:
         if publication.offset:
             line.append(f" #{publication.offset}", style="dim")
         if publisher:
-            line.append(f" {publisher}", style="green")
+            line.append(f" {shown_text(publisher)}", style="green")
         line.append(" ")
-        line.append(JSONHighlighter()(Text(json.dumps(publication.data, ensure_ascii=False))))
+        line.append(JSONHighlighter()(Text(shown_json(publication.data))))
         self._out.print(line)
 
     def notice(self, text: str, style: str = "dim") -> None:
         """Something about the connection."""
         from rich.text import Text
 
-        self._err.print(Text(text, style=style))
+        self._err.print(Text(shown_text(text), style=style))
 
 
 class _Listening:

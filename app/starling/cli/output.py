@@ -1,5 +1,6 @@
 """The output of commands: columns that fit a terminal, plain columns in a pipe, JSON for programs."""
 
+import json
 import os
 import shutil
 import sys
@@ -122,13 +123,24 @@ def _total(widths: Sequence[int]) -> int:
     return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
+def shown_text(text: str) -> str:
+    """The text with escapes for characters that break the line, control the terminal or do not show."""
+    return "".join(char if _shows(char) else char.encode("unicode_escape").decode() for char in text)
+
+
+def shown_json(value: object) -> str:
+    """`value` as JSON in one line, in its own characters where these show."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else "".join(char if _shows(char) else json.dumps(char)[1:-1] for char in text)
+
+
+def _shows(char: str) -> bool:
+    return char.isprintable() or unicodedata.category(char) == "Zs"
+
+
 def _one_line(text: str) -> str:
-    """The text without characters that break the line or control the terminal; a dash for none, for whole columns."""
-    return (
-        "-"
-        if not text
-        else "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    )
+    """The text as it may be shown; a dash for none, for whole columns."""
+    return shown_text(text) or "-"
 
 
 def _cell_width(text: str) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from starling.cli.backend import ChannelArgument
-from starling.cli.output import Column, Output, OutputOption, duration, print_heading, print_table
+from starling.cli.output import Column, Output, OutputOption, duration, print_heading, print_table, shown_json
 from starling.cli.service import EXIT_USAGE, KeyOption, ServiceAddress, UrlOption, fail
 
 CHANNELS_LIMIT = 20
@@ -180,13 +180,13 @@ def _row(publication: dict[str, Any]) -> tuple[str, str, str, str]:
     if milliseconds := publication.get("time"):
         moment = datetime.fromtimestamp(milliseconds / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     binary = publication.get("b64data")
-    data = f"base64 {binary}" if binary else json.dumps(publication["data"], ensure_ascii=False)
+    data = f"base64 {binary}" if binary else shown_json(publication["data"])
     user = (publication.get("info") or {}).get("user", "")
     return str(publication["offset"]), moment, user, data
 
 
 def _compact(content: dict[str, Any], name: str) -> str:
-    return json.dumps(content[name], ensure_ascii=False) if content.get(name) is not None else ""
+    return shown_json(content[name]) if content.get(name) is not None else ""
 
 
 def _note(text: str) -> None:
