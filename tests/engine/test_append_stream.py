@@ -221,7 +221,7 @@ async def test_an_append_without_a_task_waits_for_a_gap_too_and_takes_up_an_inte
 def test_joins_hold_what_their_parts_held() -> None:
     texts = ['a"\\\n', "\x00", "ü😀", ""]
     (text,) = joined(publications(*(text_chunk(each).data for each in texts)))
-    (items,) = joined(publications(json_chunk([b"1", b'{"a": [2]}']).data, json_chunk([b"[3]"]).data))
+    (items,) = joined(publications(json_chunk([b"1", b'{"a":\n[2]}']).data, json_chunk([b"[3]"]).data))
     (content,) = joined(publications(bytes_chunk(b"\x00").data, bytes_chunk(b"\xff\xfe").data))
 
     assert msgspec.json.decode(text.data) == {"text": "".join(texts)}

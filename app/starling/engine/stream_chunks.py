@@ -29,7 +29,7 @@ _AROUND_ITEMS = 2
 _encode = msgspec.json.Encoder().encode
 _decode_items = msgspec.json.Decoder(list[Raw]).decode
 _decode_text = msgspec.json.Decoder(dict[str, str]).decode
-_decode_bytes = partial(base64.b64decode, validate=True)
+_decode_bytes = partial(binascii.a2b_base64, strict_mode=True)
 
 
 class ChunkInvalid(ValueError):
@@ -91,7 +91,8 @@ def join_chunks(chunks: Sequence[Chunk], kind: StreamKind) -> Chunk:
     """One chunk of several that follow each other."""
     if len(chunks) == 1:
         return chunks[0]
-    data = _join_data(kind, [chunk.data for chunk in chunks])
+    before, after = map(len, _FRAMES[kind])
+    data = _framed(kind, [chunk.data[before:-after] for chunk in chunks])
     return Chunk(data, sum(chunk.units for chunk in chunks), sum(chunk.size for chunk in chunks))
 
 
@@ -155,30 +156,44 @@ def _join(publications: Sequence[Publication]) -> Iterator[Publication]:
     if len(publications) == 1:
         yield publications[0]
         return
-    payloads = [bytes(publication.data) for publication in publications]
-    kind = _kind_of(payloads[0])
-    if kind is not None and all(_has_frame(payload, kind) for payload in payloads):
-        try:
-            data = _join_data(kind, payloads)
-        except binascii.Error:
-            data = b""
-        # A whole is a chunk where its parts are, and looking at it once takes the least time.
-        if data and (kind is StreamKind.BYTES or is_json(data)):
-            first, last = publications[0], publications[-1]
-            yield Publication(Raw(data), offset=last.offset, tags=first.tags, time=last.time)
-            return
+    data = _joined_data([bytes(publication.data) for publication in publications])
+    if data is not None:
+        first, last = publications[0], publications[-1]
+        yield Publication(Raw(data), offset=last.offset, tags=first.tags, time=last.time)
+        return
     for fits, group in groupby(publications, _kind_of_chunk):
         run = [*group]
         yield from run if fits is None or len(run) == len(publications) else _join(run)
 
 
-def _join_data(kind: StreamKind, payloads: Sequence[bytes]) -> bytes:
+def _joined_data(payloads: Sequence[bytes]) -> bytes | None:
+    """The chunk that holds what all of `payloads` hold; None where one of them is no chunk, or of another kind.
+
+    The whole is looked at once, which takes the least time.
+    """
+    kind = _kind_of(payloads[0])
+    if kind is None:
+        return None
     before, after = _FRAMES[kind]
-    contents = [payload[len(before) : -len(after)] for payload in payloads]
+    seam = b"%b\n%b" % (after, before)
+    whole = b"\n".join(payloads)
+    # No chunk has a line break in a text, and so no seam in it.
+    if not _has_frame(whole, kind) or whole.count(seam) != len(payloads) - 1:
+        return None
+    contents = whole[len(before) : -len(after)].split(seam)
+    try:
+        data = _framed(kind, contents)
+    except binascii.Error:
+        return None
+    return data if kind is StreamKind.BYTES or is_json(data) else None
+
+
+def _framed(kind: StreamKind, contents: Sequence[bytes]) -> bytes:
+    """Data of a publication with what chunks of a kind have within their frames. Raises binascii.Error."""
+    before, after = _FRAMES[kind]
     if kind is StreamKind.BYTES:
         return before + base64.b64encode(b"".join(map(_decode_bytes, contents))) + after
-    separator = b"," if kind is StreamKind.JSON else b""
-    return before + separator.join(filter(None, contents)) + after
+    return before + (b"," if kind is StreamKind.JSON else b"").join(filter(None, contents)) + after
 
 
 def _kind_of_chunk(publication: Publication) -> StreamKind | None:
