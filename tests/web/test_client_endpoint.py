@@ -1,7 +1,6 @@
 """The client endpoint over both ways to it: our own server's direct call, and the route of an ordinary ASGI server."""
 
 import json
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -11,18 +10,14 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-import uvicorn
-from prometheus_client import CollectorRegistry
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from starling.auth.issue import issue_connection_token
-from starling.main import build_application
-from starling.settings import load_settings
 from tests.support.in_process import InProcessStarling
+from tests.support.plain_uvicorn import under_uvicorn
 from tests.support.running import SECRET
-from tests.support.services import free_port
 from tests.support.waiting import DEADLINE
 
 PATH = "/connection/websocket"
@@ -73,18 +68,8 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def uvicorn_server() -> Iterator[Served]:
-    port = free_port()
-    application = build_application(load_settings(SETTINGS), CollectorRegistry()).asgi
-    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=port, log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    deadline = time.monotonic() + DEADLINE
-    while not server.started:
-        assert time.monotonic() < deadline, "uvicorn did not start"
-        time.sleep(0.02)
-    yield Served(port)
-    server.should_exit = True
-    thread.join(20)
+    with under_uvicorn(SETTINGS) as port:
+        yield Served(port)
 
 
 @pytest.fixture(params=["own_server", "uvicorn_server"])

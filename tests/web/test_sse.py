@@ -1,7 +1,6 @@
 """`/sse` over both ways to it: our own server's direct call, and the route of an ordinary ASGI server."""
 
 import json
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -11,17 +10,12 @@ from urllib.parse import quote
 
 import jwt
 import pytest
-import uvicorn
-from prometheus_client import CollectorRegistry
 
 from starling.auth.issue import issue_connection_token
-from starling.main import build_application
-from starling.settings import load_settings
 from tests.support.in_process import InProcessStarling
+from tests.support.plain_uvicorn import under_uvicorn
 from tests.support.running import SECRET
-from tests.support.services import free_port
 from tests.support.streams import EventStream, Stream, get
-from tests.support.waiting import DEADLINE
 
 KEY = "a key of the test's own"
 PAGE = "https://app.example.com"
@@ -97,19 +91,8 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def uvicorn_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    port = free_port()
-    environment = settings(tmp_path_factory.mktemp("uvicorn"))
-    application = build_application(load_settings(environment), CollectorRegistry()).asgi
-    server = uvicorn.Server(uvicorn.Config(application, host="127.0.0.1", port=port, log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    deadline = time.monotonic() + DEADLINE
-    while not server.started:
-        assert time.monotonic() < deadline, "uvicorn did not start"
-        time.sleep(0.02)
-    yield Served(port)
-    server.should_exit = True
-    thread.join(20)
+    with under_uvicorn(settings(tmp_path_factory.mktemp("uvicorn"))) as port:
+        yield Served(port)
 
 
 @pytest.fixture(params=["own_server", "uvicorn_server"])
