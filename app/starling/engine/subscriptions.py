@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from starling.engine.append_stream import AppendStream
 from starling.engine.broker import Broker, BrokerUnavailable, LinkState, StreamEntry, StreamPosition
 from starling.engine.channels import ChannelOptions, namespace_of
+from starling.engine.followed_append_stream import FollowedAppendStream
 from starling.engine.follower import Joined, MemoryBudget
 from starling.engine.history import HistoryStore
 from starling.engine.hub import Hub
@@ -270,7 +270,7 @@ class Subscriptions:
     def _make_stream(self, channel: str, options: ChannelOptions, history: HistoryStore) -> Stream[Subscriber]:
         budget, stats = self._budget, self.stats[namespace_of(channel)]
         if options.stream is not None:
-            return AppendStream(channel, history, self, options.position_ttl, budget, stats)
+            return FollowedAppendStream(channel, history, self, options.position_ttl, budget, stats)
         followed = StreamOptions(options.history_size, options.history_meta_ttl, self._recovery_limit)
         return Stream(channel, history, self, followed, budget, stats)
 

@@ -48,7 +48,7 @@ class _PageRequest(Struct, frozen=True):
     entries: bool
 
 
-class AppendStream(Stream[R]):
+class FollowedAppendStream(Stream[R]):
     """A Stream whose subscribers get everything: `recovery_bytes` with their answer, and the rest in pushes."""
 
     def __init__(
@@ -149,7 +149,7 @@ class AppendStream(Stream[R]):
 class _CatchUp(Generic[R]):
     """One subscriber on its way into one stream: where it stands, and whether it is answered."""
 
-    def __init__(self, stream: AppendStream[R], subscriber: R, since: StreamPosition | None) -> None:
+    def __init__(self, stream: FollowedAppendStream[R], subscriber: R, since: StreamPosition | None) -> None:
         self._stream = stream
         self._subscriber = subscriber
         self._since = since
@@ -159,7 +159,7 @@ class _CatchUp(Generic[R]):
         self._answered = False
 
     async def run(self) -> None:
-        """See AppendStream.join."""
+        """See FollowedAppendStream.join."""
         try:
             await self._read_on()
         except BrokerUnavailable:

@@ -9,8 +9,8 @@ from msgspec import Raw
 
 from starling.brokers.memory.history import MemoryHistory
 from starling.engine.append_store import StreamKind
-from starling.engine.append_stream import AppendStream
 from starling.engine.broker import BrokerUnavailable, PublishOptions, StreamEntry, StreamPosition, StreamRead
+from starling.engine.followed_append_stream import FollowedAppendStream
 from starling.engine.follower import Joined, MemoryBudget
 from starling.engine.stream_chunks import content_of, text_chunk
 from starling.engine.stream_contract import StreamStats
@@ -86,7 +86,9 @@ class Channel:
         self.store, self.live, self.stats = Store(), Live(), StreamStats()
         self.store.add(LARGE)
         self.store.add(LARGE)
-        self.stream = AppendStream[Subscriber](CHANNEL, self.store, self.live, 600, MemoryBudget(10**9), self.stats)
+        self.stream = FollowedAppendStream[Subscriber](
+            CHANNEL, self.store, self.live, 600, MemoryBudget(10**9), self.stats
+        )
 
     def at_join_read(self, number: int, act: Callable[[], object]) -> None:
         """Do `act` before the join's read of that number, counted from 1."""
