@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Raw
 from msgspec.structs import replace
 
-from starling.auth.tokens import Credentials
+from starling.auth.tokens import Credentials, SubscriptionOptions
 from starling.client.authority import NO_CHANNELS, Grant, HookTerms, Identity, TokenTerms, earlier
 from starling.protocol import codes
 from starling.protocol.codes import CommandRefused
@@ -19,8 +19,13 @@ def channels_of(credentials: Credentials) -> Mapping[str, TokenTerms]:
     """The channels that a connection token names, with what it says of each."""
     if not credentials.subs:
         return NO_CHANNELS
-    terms = (TokenTerms(given.info, given.expires_at, given.filter) for given in credentials.subs.values())
-    return {channel: _PLAIN if said == _PLAIN else said for channel, said in zip(credentials.subs, terms, strict=True)}
+    return {channel: _terms(given) for channel, given in credentials.subs.items()}
+
+
+def _terms(given: SubscriptionOptions) -> TokenTerms:
+    if not given.info and given.expires_at is None and given.filter is None:
+        return _PLAIN
+    return TokenTerms(given.info, given.expires_at, given.filter)
 
 
 def renewed(identity: Identity, credentials: Credentials) -> Identity:
