@@ -121,6 +121,8 @@ class ServiceAddress:
         address = f"{self.http}/api/{method}"
         try:
             answer = httpx2.post(address, json=body, headers={"X-API-Key": self.key}, timeout=15)
+        except UnicodeEncodeError:
+            fail("an argument is no text in UTF-8", EXIT_USAGE)
         except httpx2.HTTPError as error:
             fail(f"{address}: {describe_failure(error)}: is the service there? See --url", EXIT_UNREACHABLE)
         return self._result(address, answer)
