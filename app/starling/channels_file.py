@@ -2,7 +2,8 @@
 
 import yaml
 
-from starling.engine.channels import Channels, ChannelsError, parse_channels
+from starling.engine.channels import Channels, ChannelsError
+from starling.engine.channels_document import parse_channels
 from starling.options import SettingsError, problem
 from starling.problems import describe_failure
 from starling.settings import Settings, read_file

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from starling.engine.channels import ChannelsError, parse_channels
+from starling.engine.channels import ChannelsError
+from starling.engine.channels_document import parse_channels
 from tests.chart.cluster_api import upgraded
 from tests.chart.rendering import NAMESPACE, RELEASE, Objects, RefusedError, channels_file, render
 

@@ -10,7 +10,8 @@ import yaml
 from pydantic import SecretStr
 
 from starling.engine.append_options import AppendStreamOptions
-from starling.engine.channels import ChannelOptions, parse_channels
+from starling.engine.channels import ChannelOptions
+from starling.engine.channels_document import parse_channels
 from starling.settings import DECLARATIONS, Settings, load_settings
 from starling.web.options import PROXY_EVENTS
 from tests.chart.rendering import (

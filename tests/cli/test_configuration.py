@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 
 from starling.cli.entry import cli
 from starling.cli.explanations import CODES, OPTIONS
-from starling.engine.channels import ChannelOptions, parse_channels
+from starling.engine.channels import ChannelOptions
+from starling.engine.channels_document import parse_channels
 from starling.protocol import codes
 from starling.settings import Settings
 from tests.support.running import SECRET

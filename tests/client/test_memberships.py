@@ -13,7 +13,8 @@ from starling.client.authority import Grant
 from starling.client.client_connection import JsonConnection
 from starling.client.memberships import Memberships
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.channels import DEFAULT_NAMESPACE, parse_channels
+from starling.engine.channels import DEFAULT_NAMESPACE
+from starling.engine.channels_document import parse_channels
 from starling.engine.engine import Engine
 from starling.engine.follower import Joined
 from starling.engine.receiver import TokenFacts

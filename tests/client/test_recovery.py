@@ -8,7 +8,7 @@ from msgspec import Raw, structs
 from starling.client.authority import Grant
 from starling.client.recovery import recovers_from, rejects_unrecovered, subscribe_result
 from starling.engine.broker import StreamPosition
-from starling.engine.channels import parse_channels
+from starling.engine.channels_document import parse_channels
 from starling.engine.follower import Joined
 from starling.protocol.commands import SubscribeRequest
 from starling.protocol.messages import Publication, SubscribeResult

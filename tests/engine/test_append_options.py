@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from starling.engine.channels import ChannelsError, parse_channels
+from starling.engine.channels import ChannelsError
+from starling.engine.channels_document import parse_channels
 
 
 def problem(options: dict[str, Any], *, developer: bool = False) -> str:

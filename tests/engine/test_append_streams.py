@@ -9,7 +9,7 @@ import structlog
 from starling.brokers.memory.broker import MemoryBroker
 from starling.engine.append_store import AppendOutcome, Change, Closing, StreamKind, StreamStatus
 from starling.engine.broker import BrokerUnavailable
-from starling.engine.channels import parse_channels
+from starling.engine.channels_document import parse_channels
 from starling.engine.engine import Engine
 from starling.engine.stream_chunks import text_chunk
 from starling.protocol.codes import CommandRefused

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from starling.engine.channel_pattern import slow_name
-from starling.engine.channels import ChannelsError, parse_channels
+from starling.engine.channels import ChannelsError
+from starling.engine.channels_document import parse_channels
 
 
 @pytest.mark.parametrize(

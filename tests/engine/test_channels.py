@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from starling.engine.channels import Channels, ChannelsError, parse_channels
+from starling.engine.channels import Channels, ChannelsError
+from starling.engine.channels_document import parse_channels
 from starling.protocol.codes import CommandRefused
 
 

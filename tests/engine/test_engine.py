@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from starling.brokers.memory.broker import MemoryBroker
 from starling.engine.broker import BrokerEvents, BrokerUnavailable, LinkState, PublishOptions
-from starling.engine.channels import DEFAULT_NAMESPACE, parse_channels
+from starling.engine.channels import DEFAULT_NAMESPACE
+from starling.engine.channels_document import parse_channels
 from starling.engine.engine import Engine, build_engine
 from starling.engine.options import EngineOptions
 from starling.engine.readiness import Unready

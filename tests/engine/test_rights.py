@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starling.engine.channels import ChannelOptions, Channels, ChannelsError, parse_channels
+from starling.engine.channels import ChannelOptions, Channels, ChannelsError
+from starling.engine.channels_document import parse_channels
 from starling.engine.rights import Decision, Rule, Subject, Verb, may
 from starling.protocol.codes import CommandRefused
 

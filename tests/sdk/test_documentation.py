@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from starling.engine.channels import ChannelOptions, parse_channels
+from starling.engine.channels import ChannelOptions
+from starling.engine.channels_document import parse_channels
 from starling.engine.rights import Subject, Verb, may
 from starling.protocol import codes
 from tests.sdk.javascript_sdk import FOLDER, require_sdk

@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from starling.brokers.memory.broker import MemoryBroker
-from starling.engine.channels import parse_channels
+from starling.engine.channels_document import parse_channels
 from starling.engine.engine import BrokerWithStores, Engine, build_engine
 from starling.engine.options import EngineOptions
 from starling.telemetry.metrics import Metrics

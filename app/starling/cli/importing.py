@@ -103,7 +103,8 @@ def _channels_text(found: "Translation", file: Path) -> str:
 
 def _problems(found: "Translation") -> list[str]:
     """What `starling check` says of the result."""
-    from starling.engine.channels import ChannelsError, parse_channels
+    from starling.engine.channels import ChannelsError
+    from starling.engine.channels_document import parse_channels
     from starling.settings import SettingsError, load_settings
 
     problems: list[str] = []

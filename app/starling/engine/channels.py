@@ -8,19 +8,17 @@ from typing import Annotated, Literal, Self
 
 from msgspec import Struct
 from msgspec.structs import asdict
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BeforeValidator, Field, model_validator
 
-from starling.engine.append_options import NOT_IN_STREAMS, AppendStreamOptions
+from starling.engine.append_options import AppendStreamOptions
 from starling.engine.broker import PublishOptions
 from starling.engine.channel_pattern import SLOW, slow_name
 from starling.engine.duration import Duration
 from starling.engine.override import NO_OVERRIDE, ChannelOverride
 from starling.engine.proxied import Proxied
-from starling.problems import describe_value
 from starling.protocol.codes import ERROR_BAD_REQUEST, ERROR_UNKNOWN_CHANNEL, CommandRefused
 
-_NAMESPACE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
+NAMESPACE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 # Control characters (C0, DEL, C1), line separators, those of the direction of text (Unicode: Bidi_Control), surrogates.
 _FORBIDDEN = re.compile(r"[{}\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -156,19 +154,6 @@ def _publish_options(history_size: int, history_ttl: float, history_meta_ttl: fl
     return PublishOptions(history_size, history_ttl, history_meta_ttl, delta=delta)
 
 
-# What developer mode shows the features with, as `demo:chat`.
-DEMO_NAMESPACE = "demo"
-DEMO_OPTIONS = {
-    "history_size": 100,
-    "history_ttl": "1h",
-    "force_recovery": True,
-    "presence": True,
-    "join_leave": True,
-    "force_push_join_leave": True,
-}
-DEVELOPER_RIGHTS = {name: True for name in ChannelOptions.model_fields if name.startswith("allow_")}
-
-
 class ChannelFacts(Struct, frozen=True):
     """A channel as a decision about rights sees it.
 
@@ -276,7 +261,7 @@ class Channels:
         if not separator:
             namespace, rest = "", channel
         options = self.default if not separator else self.namespaces.get(namespace)
-        if options is None and self._any_namespace and _NAMESPACE.match(namespace):
+        if options is None and self._any_namespace and NAMESPACE.match(namespace):
             options = self.default
         if options is None:
             raise CommandRefused(ERROR_UNKNOWN_CHANNEL)
@@ -331,66 +316,3 @@ def count_namespaces(channels: Sequence[str]) -> Counter[str]:
     if prefix and last.startswith(prefix):
         return Counter({namespace_of(first): len(channels)})
     return Counter(map(namespace_of, channels))
-
-
-def parse_channels(
-    document: object, *, developer: bool, demo: bool = False, personal: bool = False, personal_namespace: str = ""
-) -> Channels:
-    """Make Channels from `{default: {option: value}, namespaces: {name: {option: value}}}`.
-
-    In developer mode everyone has every right in every namespace, apart from the personal channels of others. For
-    `personal` see Channels. Without a document (None) it takes any namespace. `demo` adds a namespace with history,
-    recovery and presence where there is none of its name. Raises ChannelsError naming every mistake.
-    """
-    problems: list[str] = []
-    any_namespace = developer and document is None
-    if document is None:
-        document = {}
-    if not isinstance(document, Mapping):
-        raise ChannelsError(["the document must be a mapping with the keys default and namespaces"])
-    unknown = document.keys() - {"default", "namespaces"}
-    problems += [f"{key}: not known here; the keys are default and namespaces" for key in unknown]
-    rights = DEVELOPER_RIGHTS if developer else {}
-    default = _parse_options("default", document.get("default"), rights, problems)
-    namespaces = {}
-    listed = document.get("namespaces") or {}
-    if not isinstance(listed, Mapping):
-        problems.append("namespaces: must be a mapping of names to options")
-        listed = {}
-    for name, options in listed.items():
-        if not isinstance(name, str) or not _NAMESPACE.match(name):
-            problems.append(f"namespaces.{name}: a name has 1 to 64 letters, digits, dots, dashes or underscores")
-        namespaces[str(name)] = _parse_options(f"namespaces.{name}", options, rights, problems)
-    if problems:
-        raise ChannelsError(problems)
-    if demo:
-        namespaces.setdefault(DEMO_NAMESPACE, ChannelOptions.model_validate({**DEMO_OPTIONS, **rights}))
-    return Channels(
-        default,
-        namespaces,
-        personal=personal,
-        personal_namespace=personal_namespace,
-        any_namespace=any_namespace,
-    )
-
-
-def _parse_options(path: str, options: object, rights: Mapping[str, bool], problems: list[str]) -> ChannelOptions:
-    if options is not None and not isinstance(options, Mapping):
-        problems.append(f"{path}: must be a mapping of options to values")
-        options = None
-    if options and options.get("stream"):
-        rights = {name: value for name, value in rights.items() if name not in NOT_IN_STREAMS}
-    try:
-        return ChannelOptions.model_validate({**(options or {}), **rights})
-    except ValidationError as error:
-        problems += [_describe(path, problem) for problem in error.errors(include_url=False)]
-        return ChannelOptions()
-
-
-def _describe(path: str, problem: ErrorDetails) -> str:
-    where = ".".join([path, *(str(part) for part in problem["loc"])])
-    if problem["type"] == "extra_forbidden":
-        names = sorted(ChannelOptions.model_fields, key=AppendStreamOptions.model_fields.__contains__)
-        return f"{where}: not an option; the options are {', '.join(names)}"
-    shown = f" (it is {problem['input']!r})" if problem["loc"] else ""
-    return f"{where}: {describe_value(problem)}{shown}"
