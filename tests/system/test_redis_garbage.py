@@ -18,6 +18,7 @@ from tests.system.flow import environment
 LIVE = "live"
 KEPT = "history:0"
 ANSWER = "answers:0"
+LONG_ANSWER = "answers:1"
 # What JSON clients cannot read, in an envelope that is good: bytes, JSON too deep, a number too long, and a broken end.
 UNREADABLE = (b"\xff\xfe", b"[" * 300 + b"]" * 300, b"9" * 5000, b'{"a":', b'"\xed\xa0\x80"')
 # What is no envelope.
@@ -84,10 +85,7 @@ async def test_unreadable_entries_of_a_history_cost_its_readers_those_entries(
         await received(writer, KEPT, 1)
         epoch = writer.epochs[KEPT]
         for offset, data in enumerate(UNREADABLE, start=2):
-            body = b"0 0\n" + data
-            await redis.xadd(f"starling:stream:{{{KEPT}}}", {"p": str(offset - 1), "d": body}, id=f"{offset}-0")
-            await redis.hset(f"starling:meta:{{{KEPT}}}", "o", str(offset))
-            await redis.publish(f"starling:{KEPT}", f"p {epoch} {offset} {offset - 1}\n".encode() + body)
+            await write_entry(redis, KEPT, epoch, offset, b"0 0\n" + data)
         await writer.publish(KEPT, 2)
         assert await received(writer, KEPT, 2) == [1, 2]
         assert (writer.ledgers[KEPT].reported, writer.ledgers[KEPT].closed) == ([], [])
@@ -107,6 +105,13 @@ async def test_unreadable_entries_of_a_history_cost_its_readers_those_entries(
     await asyncio.to_thread(starling.reported, "unreadable_for_json_clients")
 
 
+async def write_entry(redis: "Redis", channel: str, epoch: str, offset: int, body: bytes) -> None:
+    """Write an entry into a stream as another program would, and publish it."""
+    await redis.xadd(f"starling:stream:{{{channel}}}", {"p": str(offset - 1), "d": body}, id=f"{offset}-0")
+    await redis.hset(f"starling:meta:{{{channel}}}", "o", str(offset))
+    await redis.publish(f"starling:{channel}", f"p {epoch} {offset} {offset - 1}\n".encode() + body)
+
+
 async def test_unreadable_entries_of_an_append_only_stream_cost_its_readers_those_entries(
     starling: Starling, redis: "Redis"
 ) -> None:
@@ -119,9 +124,7 @@ async def test_unreadable_entries_of_an_append_only_stream_cost_its_readers_thos
         epoch = (await api.post("/api/stream_info", json={"channel": ANSWER})).json()["result"]["epoch"]
         bodies = (*(b'0 19\n{"tags":{"at":"1"}}' + data for data in UNREADABLE), b"no envelope at all", b"")
         for offset, body in enumerate(bodies, start=2):
-            await redis.xadd(f"starling:stream:{{{ANSWER}}}", {"p": str(offset - 1), "d": body}, id=f"{offset}-0")
-            await redis.hset(f"starling:meta:{{{ANSWER}}}", "o", str(offset))
-            await redis.publish(f"starling:{ANSWER}", f"p {epoch} {offset} {offset - 1}\n".encode() + body)
+            await write_entry(redis, ANSWER, epoch, offset, body)
         await writer.publish(ANSWER, {"text": "b"})
 
         late = await stack.enter_async_context(HistoryClient(starling.url))
@@ -134,6 +137,21 @@ async def test_unreadable_entries_of_an_append_only_stream_cost_its_readers_thos
             while late.ledgers[ANSWER].data[-1:] != [{"text": "c"}]:
                 await asyncio.sleep(0.02)
         assert (late.ledgers[ANSWER].reported, late.ledgers[ANSWER].closed) == ([], [])
+
+        # What does not fit into the answer follows in pushes.
+        part = {"text": "x" * 60_000}
+        for _ in range(14):
+            await writer.publish(LONG_ANSWER, part)
+        epoch = (await api.post("/api/stream_info", json={"channel": LONG_ANSWER})).json()["result"]["epoch"]
+        await write_entry(redis, LONG_ANSWER, epoch, 15, bodies[0])
+        await writer.publish(LONG_ANSWER, {"text": "the end"})
+        begun = await late.subscribe(LONG_ANSWER)
+        assert len(begun["publications"]) < 14
+        async with asyncio.timeout(DEADLINE):
+            while late.ledgers[LONG_ANSWER].data[-1:] != [{"text": "the end"}]:
+                await asyncio.sleep(0.02)
+        ledger = late.ledgers[LONG_ANSWER]
+        assert (len(ledger.data), ledger.reported, ledger.closed) == (15, [], [])
     async with asyncio.timeout(DEADLINE):
-        while starling.metrics()["starling_unreadable_messages_total"] < len(UNREADABLE):
+        while starling.metrics()["starling_unreadable_messages_total"] <= len(UNREADABLE):
             await asyncio.sleep(0.1)

@@ -239,3 +239,25 @@ def test_unreadable_publications_in_a_history_are_left_out_for_json_clients_and_
         subscribed = json.loads(session.receive_text())["subscribe"]
         assert subscribed["recovered"]
         assert [publication["data"] for publication in subscribed["publications"]] == ["last"]
+
+
+def test_a_subscription_by_the_api_leaves_out_what_a_json_client_cannot_read_too(
+    service: TestClient, publisher: WebSocketTestSession
+) -> None:
+    channel = "kept-any:by-api"
+    for data in (b'"first"', b"\xff", b'"last"'):
+        assert published(publisher, channel, data) == (0, "")
+    epoch = over_the_api(service, "history", {"channel": channel, "limit": 0})["result"]["epoch"]
+    with service.websocket_connect("/connection/websocket") as session:
+        session.send_text(json.dumps({"id": 1, "connect": {}}))
+        client = json.loads(session.receive_text())["connect"]["client"]
+        since = {"offset": 0, "epoch": epoch}
+        over_the_api(service, "subscribe", {"user": "", "client": client, "channel": channel, "recover_since": since})
+        over_the_api(service, "publish", {"channel": channel, "data": "live"})
+        received: list[Any] = []
+        while received[-1:] != ["live"]:
+            message = session.receive()
+            assert message["type"] == "websocket.send", message
+            pushes = (json.loads(line)["push"] for line in message["text"].splitlines())
+            received += [push["pub"]["data"] for push in pushes if "pub" in push]
+        assert received == ["first", "last", "live"]

@@ -71,7 +71,8 @@ class Dispatcher:
         for at, decision in enumerate(work):
             if isinstance(decision, Write):
                 try:
-                    replies.append(self._encode(client, decision.reply))
+                    if encoded := self._encode(client, decision.reply):
+                        replies.append(encoded)
                 except CommandRefused as refusal:
                     self._write(client, replies)
                     client.refuse(refusal.reason)
@@ -115,7 +116,10 @@ class Dispatcher:
     # Writing
 
     def _encode(self, client: ClientConnection, reply: Reply) -> bytes:
-        """Encode a reply to one client. Raises CommandRefused for one that its format cannot carry."""
+        """Encode a reply to one client; empty for a publication that its format cannot carry.
+
+        Raises CommandRefused for another reply that it cannot carry.
+        """
         if reply.error is not None:
             self._metrics.errors[reply.error.code] += 1
         if (frame_tap := self.engine.hub.frame_tap) is not None:
@@ -123,6 +127,9 @@ class Dispatcher:
         try:
             return client.encode(reply)
         except CommandRefused:
+            if reply.push is not None and reply.push.pub is not None:
+                self.engine.hub.unreadable.note(channel=reply.push.channel)
+                return b""
             if not (count := client.codec.leave_out_unreadable(reply)):
                 raise
             self.engine.hub.unreadable.note(count, connection_id=client.id)

@@ -15,7 +15,9 @@ from starling.engine.hub import Hub
 from starling.engine.receiver import Receiver
 from starling.engine.stream import Stream, check_positions
 from starling.engine.stream_contract import StreamOptions, StreamStats
+from starling.engine.unreadable_messages import UnreadableMessages
 from starling.engine.view import Base, View
+from starling.protocol.codes import CommandRefused
 from starling.protocol.messages import ClientInfo, Join, Leave, Publication, Push
 from starling.protocol.tags_filter import Matches
 from starling.telemetry.metrics import Metrics
@@ -33,7 +35,18 @@ class Subscriber:
     `base` the newest publication that the answer holds, for a view of patches. `answer` may set both.
     """
 
-    __slots__ = ("_answer", "answered", "base", "channel", "created", "dropped", "frames", "receiver", "view")
+    __slots__ = (
+        "_answer",
+        "answered",
+        "base",
+        "channel",
+        "created",
+        "dropped",
+        "frames",
+        "receiver",
+        "unreadable",
+        "view",
+    )
 
     def __init__(self, receiver: Receiver, channel: str, answer: "Answer") -> None:
         self.receiver = receiver
@@ -47,6 +60,8 @@ class Subscriber:
         """Whether nobody had used the channel before."""
         self.view: View | None = None
         self.base: Base | None = None
+        self.unreadable: UnreadableMessages | None = None
+        """What counts publications that the client's format cannot carry, while it enters a channel with history."""
         self._answer = answer
 
     def reply(self, joined: Joined) -> bool:
@@ -59,7 +74,13 @@ class Subscriber:
         view = self.view
         encoder = self.receiver.encoder if view is None else view.encoder
         named = Push(self.channel) if view is None or not view.channel_id else Push(id=view.channel_id)
-        frames = [encoder.encode_push(replace(named, pub=publication)) for publication in publications]
+        frames = []
+        for publication in publications:
+            try:
+                frames.append(encoder.encode_push(replace(named, pub=publication)))
+            except CommandRefused:
+                if self.unreadable is not None:
+                    self.unreadable.note(channel=self.channel)
         return not self.dropped and await self.receiver.catch_up(frames)
 
     def unsubscribe(self) -> None:
@@ -188,6 +209,7 @@ class Subscriptions:
         channel = subscriber.channel
         try:
             if options.keeps_history and self._history is not None:
+                subscriber.unreadable = self._hub.unreadable
                 await self._join_stream(subscriber, options, self._history, since, latest=latest, matches=matches)
             else:
                 async with self._lock(channel):
