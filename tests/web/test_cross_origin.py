@@ -1,6 +1,7 @@
 """Which pages may read the responses of the endpoints for `fetch` and `EventSource`, and whose cookies count."""
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 from fastapi.testclient import TestClient
@@ -17,6 +18,7 @@ from tests.support.streams import Stream, get
 
 SECRET = "a test's own secret, longer than thirty-two bytes"
 PAGE = "https://app.example.com"
+CONNECT = quote('{"id":1,"connect":{}}')
 POST_ONLY = ("/connection/http_stream", "/connection/uni_http_stream", "/emulation")
 PATHS = (*POST_ONLY, "/connection/sse", "/connection/uni_sse", "/sse", "/sse/news%3Asports")
 
@@ -184,7 +186,7 @@ def developing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcessSt
         yield starling
 
 
-@pytest.mark.parametrize("path", ["/sse/news", "/connection/uni_sse?cf_connect={}", "/connection/sse?cf_connect={}"])
+@pytest.mark.parametrize("path", ["/sse/news", "/connection/uni_sse", f"/connection/sse?cf_connect={CONNECT}"])
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "local.com"])
 def test_in_developer_mode_a_page_whose_name_points_to_this_machine_reads_nothing(
     developing: InProcessStarling, path: str, host: str
