@@ -35,6 +35,11 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 # Commands of a frame between two looks at whether so much is pending that the rest waits: a command that waits takes a
 # fraction of the memory of one that is carried out.
 COMMANDS_AT_ONCE = 32
+# A recovery reads up to ANSWER_BYTES of the store, over a connection that the subscriptions of all clients use.
+RECOVERIES_AT_ONCE = 8
+# As long as they are small, more and more at a time. Bytes.
+SMALL_RECOVERY = 16384
+SMALL_RECOVERIES_AT_ONCE = 32
 
 
 class ClientEncoder(ViewEncoder, Protocol):
@@ -67,6 +72,7 @@ class ClientConnection(Connection):
         "_backlog",
         "_executor",
         "_read_gate",
+        "_recovery_gate",
         "announced",
         "deadline",
         "handshake",
@@ -121,6 +127,7 @@ class ClientConnection(Connection):
         self.user_channel = ""
         """The channel that counts the connections of this user, once this one is counted there."""
         self._read_gate: ReadGate | None = None
+        self._recovery_gate: ReadGate | None = None
         # Commands that may be carried out, once fewer are pending and the client has taken its replies.
         self._backlog: Sequence[Command] = ()
         self.request: Request | None = None
@@ -168,6 +175,14 @@ class ClientConnection(Connection):
             self._read_gate = ReadGate()
         self._read_gate.transport = self.transport
         return self._read_gate
+
+    @property
+    def recovering(self) -> ReadGate:
+        """What subscriptions of this client that recover publications go through, a few at a time."""
+        if self._recovery_gate is None:
+            self._recovery_gate = ReadGate(RECOVERIES_AT_ONCE, SMALL_RECOVERIES_AT_ONCE)
+        self._recovery_gate.transport = self.transport
+        return self._recovery_gate
 
     async def catch_up(self, frames: Sequence[Frame]) -> bool:
         """Queue frames for this client alone, as fast as it reads; False when it has gone."""
@@ -270,8 +285,9 @@ class ClientConnection(Connection):
 
     def on_drained(self) -> None:
         """Go on with the reads and the commands that waited for the client."""
-        if self._read_gate is not None:
-            self._read_gate.drained()
+        for gate in (self._read_gate, self._recovery_gate):
+            if gate is not None:
+                gate.drained()
         self._work_off_safely()
 
     def on_overflow(self) -> None:
@@ -295,8 +311,9 @@ class ClientConnection(Connection):
             frame_tap.closed(self, code, reason)
         super().on_close(code, reason)
         self._backlog = ()
-        if self._read_gate is not None:
-            self._read_gate.close()
+        for gate in (self._read_gate, self._recovery_gate):
+            if gate is not None:
+                gate.close()
         self.carry_out(self.session.lost())
         self._executor.disconnected(self, code, reason)
 

@@ -1,4 +1,4 @@
-"""The order of one client's large reads: one at a time, and none while replies wait for the client."""
+"""The order of one client's large reads: a few at a time, and none while replies wait for the client."""
 
 import asyncio
 from types import TracebackType
@@ -8,13 +8,16 @@ from starling.protocol.codes import ERROR_INTERNAL, CommandRefused
 
 
 class ReadGate:
-    """Lets one read of a client through at a time, so that its reads delay nobody else's and fill no buffer.
+    """Lets a few reads of a client through at a time, so that its reads delay nobody else's and fill no buffer.
 
     Entering raises CommandRefused when the client has gone meanwhile.
     """
 
-    def __init__(self) -> None:
-        self._turn = asyncio.Lock()
+    def __init__(self, at_once: int = 1, most: int = 1) -> None:
+        """`at_once` are the reads that may be under way at a time, until `widen` makes them `most`."""
+        self._turn = asyncio.Semaphore(at_once)
+        self._at_once = at_once
+        self._most = most
         self._drained = asyncio.Event()
         self._closed = False
         self.transport: Transport | None = None
@@ -38,8 +41,15 @@ class ReadGate:
     ) -> None:
         """Let the next one through, once it shows whether the answer waits: it is written at the end of this tick."""
         try:
-            await asyncio.sleep(0)
+            if self._at_once == 1:
+                await asyncio.sleep(0)
         finally:
+            self._turn.release()
+
+    def widen(self) -> None:
+        """Let one more through at a time, since the client's reads are small."""
+        if self._at_once < self._most:
+            self._at_once += 1
             self._turn.release()
 
     def drained(self) -> None:

@@ -27,10 +27,11 @@ def charge_filter(client: ClientConnection, node: FilterNode) -> None:
     client.session.charge(_FILTER_PART_BYTES * size_of(node), time.monotonic())
 
 
-def charge_publications(client: ClientConnection, publications: Collection[Publication]) -> None:
-    """Spend for publications that a client gets."""
-    size = sum([len(publication.data) for publication in publications])
-    client.session.charge(size + _PUBLICATION_BYTES * len(publications), time.monotonic())
+def charge_publications(client: ClientConnection, publications: Collection[Publication]) -> int:
+    """Spend for publications that a client gets; returns their bytes."""
+    size = sum([len(publication.data) for publication in publications]) + _PUBLICATION_BYTES * len(publications)
+    client.session.charge(size, time.monotonic())
+    return size
 
 
 def charge_read(client: ClientConnection, read: StreamRead) -> None:

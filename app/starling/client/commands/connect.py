@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -258,7 +259,8 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
             await client.send_missed(request, grant)
         subscriber = Subscriber(client, request.channel, answer)
         since = recovers_from(request, grant, user=client.user)
-        await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
+        async with client.recovering if since is not None else nullcontext():
+            await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
         if client.one_way and subscriber.created and grant.options.keeps_history:
             self._grants.count_first_use(client)
 

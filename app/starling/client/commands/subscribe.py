@@ -1,10 +1,11 @@
 """`subscribe`, and the end of a subscription whatever its reason."""
 
 import time
+from contextlib import nullcontext
 from functools import partial
 
 from starling.client.authority import Grant
-from starling.client.client_connection import ClientConnection, ttl_until
+from starling.client.client_connection import SMALL_RECOVERY, ClientConnection, ttl_until
 from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.commands.charges import charge_filter, charge_publications, charge_subscription
 from starling.client.commands.grants import ChannelGrants, enters_at_once
@@ -84,7 +85,8 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
         if new:
             self._grants.check_first_use(client, request.channel, grant.options)
         since = recovers_from(request, grant, user=client.user)
-        await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
+        async with client.recovering if since is not None else nullcontext():
+            await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
         if new and subscriber.created:
             self._grants.count_first_use(client)
         if subscriber.answered:
@@ -112,8 +114,9 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
         if rejects_unrecovered(request, grant, result):
             client.carry_out(session.refused(action, codes.ERROR_UNRECOVERABLE_POSITION, now))
             return False
-        if result.publications and not action.server_side:
-            charge_publications(client, result.publications)
+        size = charge_publications(client, result.publications) if result.publications and not action.server_side else 0
+        if request.recover and size <= SMALL_RECOVERY:
+            client.recovering.widen()
         ids, patches = self._engine.hub.subscribers.ids, self._recoveries.patches
         set_view(subscriber, client.encoder, request, grant, result, ids, patches)
         set_stream_view(subscriber, client, grant, result)
