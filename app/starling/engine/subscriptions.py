@@ -1,12 +1,12 @@
 """Connections that enter and leave channels of this process, and what the broker delivers to these channels."""
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from starling.engine.broker import Broker, BrokerUnavailable, LinkState, StreamEntry, StreamPosition
+from starling.engine.channel_lock import ChannelLock
 from starling.engine.channels import ChannelOptions, namespace_of
 from starling.engine.followed_append_stream import FollowedAppendStream
 from starling.engine.follower import Joined, MemoryBudget
@@ -86,38 +86,6 @@ class Subscriber:
     def unsubscribe(self) -> None:
         """The stream broke off behind this subscriber's position."""
         self.receiver.lose_state(self.channel)
-
-
-class ChannelLock:
-    """A lock that stands in `locks` while somebody has it or waits for it: idle channels have none."""
-
-    __slots__ = ("_channel", "_lock", "_locks", "_users")
-
-    def __init__(self, channel: str, locks: "dict[str, ChannelLock]") -> None:
-        self._channel = channel
-        self._locks = locks
-        self._lock = asyncio.Lock()
-        self._users = 0
-
-    async def __aenter__(self) -> None:
-        """Wait for those before."""
-        self._users += 1
-        self._locks[self._channel] = self
-        try:
-            await self._lock.acquire()
-        except BaseException:
-            self._leave()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        """Let the next one in."""
-        self._lock.release()
-        self._leave()
-
-    def _leave(self) -> None:
-        self._users -= 1
-        if not self._users:
-            del self._locks[self._channel]
 
 
 # Gets the subscriber, so that it need not hold it: a cycle would outlive the client until the next collection.
