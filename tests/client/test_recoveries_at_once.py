@@ -11,7 +11,8 @@ from msgspec import Raw
 from prometheus_client import CollectorRegistry
 
 from starling.client.authority import Identity
-from starling.client.client_connection import RECOVERIES_AT_ONCE, JsonConnection
+from starling.client.client_connection import JsonConnection
+from starling.client.read_gate import RECOVERIES_AT_ONCE
 from starling.engine.receiver import TokenFacts
 from starling.main import Application, build_application
 from starling.protocol.messages import Publication

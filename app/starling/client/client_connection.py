@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from starling.client.authority import Grant, Handshake, Identity
 from starling.client.connection import Connection
 from starling.client.memberships import Memberships
-from starling.client.read_gate import ReadGate
+from starling.client.read_gate import ReadGate, ReadGates
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.engine import Engine
 from starling.engine.hook_request import Request
@@ -35,11 +35,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("starling.client")
 # Commands of a frame between two looks at whether so much is pending that the rest waits: a command that waits takes a
 # fraction of the memory of one that is carried out.
 COMMANDS_AT_ONCE = 32
-# A recovery reads up to ANSWER_BYTES of the store, over a connection that the subscriptions of all clients use.
-RECOVERIES_AT_ONCE = 8
-# As long as they are small, more and more at a time. Bytes.
-SMALL_RECOVERY = 16384
-SMALL_RECOVERIES_AT_ONCE = 32
 
 
 class ClientEncoder(ViewEncoder, Protocol):
@@ -71,8 +66,7 @@ class ClientConnection(Connection):
     __slots__ = (
         "_backlog",
         "_executor",
-        "_read_gate",
-        "_recovery_gate",
+        "_read_gates",
         "announced",
         "deadline",
         "handshake",
@@ -126,8 +120,7 @@ class ClientConnection(Connection):
         """True while the transport does not read, because too many commands are pending."""
         self.user_channel = ""
         """The channel that counts the connections of this user, once this one is counted there."""
-        self._read_gate: ReadGate | None = None
-        self._recovery_gate: ReadGate | None = None
+        self._read_gates: ReadGates | None = None
         # Commands that may be carried out, once fewer are pending and the client has taken its replies.
         self._backlog: Sequence[Command] = ()
         self.request: Request | None = None
@@ -171,18 +164,17 @@ class ClientConnection(Connection):
     @property
     def reading(self) -> ReadGate:
         """What large reads for this client go through, one at a time."""
-        if self._read_gate is None:
-            self._read_gate = ReadGate()
-        self._read_gate.transport = self.transport
-        return self._read_gate
+        return self._gates().reading
 
     @property
     def recovering(self) -> ReadGate:
         """What subscriptions of this client that recover publications go through, a few at a time."""
-        if self._recovery_gate is None:
-            self._recovery_gate = ReadGate(RECOVERIES_AT_ONCE, SMALL_RECOVERIES_AT_ONCE)
-        self._recovery_gate.transport = self.transport
-        return self._recovery_gate
+        return self._gates().recovering
+
+    def _gates(self) -> ReadGates:
+        self._read_gates = gates = self._read_gates or ReadGates()
+        gates.watch(self.transport)
+        return gates
 
     async def catch_up(self, frames: Sequence[Frame]) -> bool:
         """Queue frames for this client alone, as fast as it reads; False when it has gone."""
@@ -285,9 +277,8 @@ class ClientConnection(Connection):
 
     def on_drained(self) -> None:
         """Go on with the reads and the commands that waited for the client."""
-        for gate in (self._read_gate, self._recovery_gate):
-            if gate is not None:
-                gate.drained()
+        if self._read_gates is not None:
+            self._read_gates.drained()
         self._work_off_safely()
 
     def on_overflow(self) -> None:
@@ -311,9 +302,8 @@ class ClientConnection(Connection):
             frame_tap.closed(self, code, reason)
         super().on_close(code, reason)
         self._backlog = ()
-        for gate in (self._read_gate, self._recovery_gate):
-            if gate is not None:
-                gate.close()
+        if self._read_gates is not None:
+            self._read_gates.close()
         self.carry_out(self.session.lost())
         self._executor.disconnected(self, code, reason)
 

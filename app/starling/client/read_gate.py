@@ -6,6 +6,12 @@ from types import TracebackType
 from starling.engine.transport import Transport
 from starling.protocol.codes import ERROR_INTERNAL, CommandRefused
 
+# A recovery reads up to ANSWER_BYTES of the store, over a connection that the subscriptions of all clients use.
+RECOVERIES_AT_ONCE = 8
+# As long as they are small, more and more at a time. Bytes.
+SMALL_RECOVERY = 16384
+SMALL_RECOVERIES_AT_ONCE = 32
+
 
 class ReadGate:
     """Lets a few reads of a client through at a time, so that its reads delay nobody else's and fill no buffer.
@@ -60,3 +66,29 @@ class ReadGate:
         """The client is gone."""
         self._closed = True
         self._drained.set()
+
+
+class ReadGates:
+    """The gates of one client."""
+
+    __slots__ = ("reading", "recovering")
+
+    def __init__(self) -> None:
+        self.reading = ReadGate()
+        """What its large reads go through."""
+        self.recovering = ReadGate(RECOVERIES_AT_ONCE, SMALL_RECOVERIES_AT_ONCE)
+        """What its subscriptions go through that recover publications."""
+
+    def watch(self, transport: Transport) -> None:
+        """Let nothing through while replies wait in `transport`."""
+        self.reading.transport = self.recovering.transport = transport
+
+    def drained(self) -> None:
+        """The client has taken what waited."""
+        self.reading.drained()
+        self.recovering.drained()
+
+    def close(self) -> None:
+        """The client is gone."""
+        self.reading.close()
+        self.recovering.close()

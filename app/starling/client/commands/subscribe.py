@@ -5,12 +5,13 @@ from contextlib import nullcontext
 from functools import partial
 
 from starling.client.authority import Grant
-from starling.client.client_connection import SMALL_RECOVERY, ClientConnection, ttl_until
+from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import CommandHandler, Later, Work
 from starling.client.commands.charges import charge_filter, charge_publications, charge_subscription
 from starling.client.commands.grants import ChannelGrants, enters_at_once
 from starling.client.hook_calls import report_unsubscribed
 from starling.client.memberships import Membership
+from starling.client.read_gate import SMALL_RECOVERY
 from starling.client.recovery import NO_HISTORY, joined_now, recovers_from, rejects_unrecovered, subscribe_result
 from starling.client.shared_recoveries import SharedRecoveries
 from starling.client.views import check_delta, make_view, set_stream_view, set_view, tags_filter
