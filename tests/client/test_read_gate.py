@@ -11,7 +11,7 @@ from tests.support.waiting import until
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
-async def test_reads_of_one_client_go_one_or_a_few_at_a_time(at_once: int) -> None:
+async def test_reads_of_one_client_go_one_at_a_time(at_once: int) -> None:
     gate, inside, most = ReadGate(at_once), 0, 0
 
     async def read() -> None:
