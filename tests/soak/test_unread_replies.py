@@ -6,9 +6,12 @@ import os
 import secrets
 import socket
 import sys
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import pytest
 from websockets.asyncio.client import connect
 
 from tests.support.cgroup import MemoryGroup
@@ -30,7 +33,14 @@ default:
   allow_subscribe_for_anonymous: true
   allow_history_for_anonymous: true
   allow_publish_for_anonymous: true
+namespaces:
+  answers:
+    stream: bytes
+    stream_max_bytes: 2000000
+    allow_subscribe_for_client: true
+    allow_subscribe_for_anonymous: true
 """
+KEY = "key-of-this-test-0123456789"
 
 
 class Pod(Starling):
@@ -53,7 +63,8 @@ class Pod(Starling):
         return self
 
 
-async def test_clients_that_never_read_cost_others_nothing(redis_server: RedisServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["history", "stream", "live stream"])
+async def test_clients_that_never_read_cost_others_nothing(redis_server: RedisServer, tmp_path: Path, way: str) -> None:
     (tmp_path / "channels.yaml").write_text(CHANNELS)
     environment = {
         "STARLING_TOKEN_HMAC_SECRET": "x" * 32,
@@ -62,6 +73,7 @@ async def test_clients_that_never_read_cost_others_nothing(redis_server: RedisSe
         "STARLING_WORKERS": "2",
         "STARLING_CHANNELS_FILE": str(tmp_path / "channels.yaml"),
         "STARLING_WORKER_CONNECTIONS_PER_USER": "0",
+        "STARLING_API_KEYS": KEY,
     }
     with MemoryGroup(f"starling-test-{os.getpid()}-{secrets.token_hex(4)}") as group:
         group.limit(LIMIT)
@@ -77,7 +89,7 @@ async def test_clients_that_never_read_cost_others_nothing(redis_server: RedisSe
                     await writer.recv()
                     for _ in range(MESSAGES):
                         await publish(writer, "kept", "x" * 1000)
-                    greedy = await asyncio.to_thread(ask_for_much, starling)
+                    greedy = await asyncio.to_thread(ask_for_much if way == "history" else read_streams, starling, way)
                     most = 0
                     got: list[Any] = []
                     for number in range(MESSAGES):
@@ -94,7 +106,7 @@ async def test_clients_that_never_read_cost_others_nothing(redis_server: RedisSe
             assert got == list(range(MESSAGES))
             assert starling.workers == workers
             assert most < LIMIT
-            print(f"most used: {most / 2**20:.0f} MiB of {LIMIT / 2**20:.0f}", file=sys.stderr)
+            print(f"{way}: most used: {most / 2**20:.0f} MiB of {LIMIT / 2**20:.0f}", file=sys.stderr)
 
 
 async def publish(writer: Any, channel: str, data: object) -> None:
@@ -103,7 +115,28 @@ async def publish(writer: Any, channel: str, data: object) -> None:
         pass
 
 
-def ask_for_much(starling: Starling) -> list[socket.socket]:
+def read_streams(starling: Starling, way: str) -> list[socket.socket]:
+    """Clients that read a stream over HTTP and take nothing of the response."""
+    port = starling.port
+    key = {"X-API-Key": KEY, "Content-Type": "application/octet-stream"}
+    with closing(HTTPConnection("127.0.0.1", port)) as http:
+        for method, body in [("PUT", b""), *[("POST", bytes(60_000))] * 30]:
+            http.request(method, "/streams/answers:1", body, key)
+            with http.getresponse() as answer:
+                assert answer.status in (201, 204), answer.read()
+                answer.read()
+    query = "offset=-1" + ("&live=sse" if way == "live stream" else "")
+    clients = []
+    for _ in range(UNREAD):
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port))
+        client.sendall(f"GET /streams/answers:1?{query} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        clients.append(client)
+    return clients
+
+
+def ask_for_much(starling: Starling, _way: str) -> list[socket.socket]:
     commands = "\n".join(json.dumps({"id": 10 + n, "history": {"channel": "kept", "limit": 100}}) for n in range(CALLS))
     clients = []
     for _ in range(UNREAD):
