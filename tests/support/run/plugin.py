@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
@@ -121,6 +122,12 @@ def _enable_collector() -> None:
         gc.enable()
 
 
+def _end_without_threads() -> None:
+    left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    os.write(2, f"\n[test run] threads of tests do not end: {', '.join(left)}\n".encode())
+    os._exit(1)
+
+
 class Reporter:
     """Reports the progress of tests to the supervisor, and keeps how long the files take."""
 
@@ -188,6 +195,14 @@ class Reporter:
             known = cache.get(_SECONDS_BY_FILE, {})
             measured = {file: round(seconds, 2) for file, seconds in self._seconds.items() if file not in missing}
             cache.set(_SECONDS_BY_FILE, known | measured)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        """End a process of the run that threads of its tests keep from ending."""
+        if self._descriptor is not None:
+            watch = threading.Timer(self._config.getoption("grace"), _end_without_threads)
+            watch.daemon = True
+            watch.start()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the minutes of each suite in a long run, and what did not run where not all tests ended."""

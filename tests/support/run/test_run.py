@@ -167,6 +167,24 @@ def test_after():
     assert "did not run: test_stuck.py (1 of its 3 tests)" in text
 
 
+def test_a_thread_that_does_not_end_fails_the_run_and_is_named(
+    tmp_path: Path, run: Callable[..., subprocess.Popen[str]]
+) -> None:
+    write(
+        tmp_path,
+        "test_thread.py",
+        """
+def test_thread():
+    threading.Thread(target=threading.Event().wait, name="left behind").start()
+""",
+    )
+    process = run("-n", "0", "--grace", "0.5")
+    text = output(process)
+    assert process.returncode == 1, text
+    assert "1 passed" in text
+    assert "threads of tests do not end: left behind" in text
+
+
 @pytest.mark.parametrize("crashes", [["a", "b", "c", "d"], ["d"], pytest.param(["a"], marks=pytest.mark.long)])
 def test_every_test_runs_once_when_workers_are_killed_in_the_first_files_or_in_the_last_one(
     tmp_path: Path, run: Callable[..., subprocess.Popen[str]], crashes: list[str]
