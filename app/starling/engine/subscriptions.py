@@ -65,9 +65,9 @@ class Subscriber:
         self._answer = answer
 
     def reply(self, joined: Joined) -> bool:
-        """Write the answer; False when the client has gone meanwhile."""
+        """Write the answer; False when the client has gone meanwhile, or left: a command that waited may end this."""
         self.answered = self._answer(self, joined)
-        return self.answered
+        return self.answered and not self.dropped
 
     async def push(self, publications: Sequence[Publication]) -> bool:
         """Write publications to this subscriber alone, once it has taken those before; False when it has gone."""
@@ -185,8 +185,9 @@ class Subscriptions:
                     if subscriber.reply(Joined(StreamPosition(0, ""), [], recovered=False)):
                         self._enter(subscriber)
         finally:
+            # It is not in the hub, where another subscriber of the same connection may be by now.
             if not subscriber.answered or subscriber.dropped:
-                await self.leave(subscriber.receiver, channel)
+                await self._end_unless_used(channel)
 
     async def _join_stream(
         self,
@@ -226,6 +227,9 @@ class Subscriptions:
     async def leave(self, receiver: Receiver, channel: str) -> None:
         """Take a connection out of a channel; the last one out ends this process's subscription."""
         self._hub.subscribers.remove(channel, receiver)
+        await self._end_unless_used(channel)
+
+    async def _end_unless_used(self, channel: str) -> None:
         async with self._lock(channel):
             stream = self._streams.get(channel)
             if channel in self._hub.subscribers.channels or (stream is not None and not stream.idle):

@@ -90,7 +90,7 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
             await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
         if new and subscriber.created:
             self._grants.count_first_use(client)
-        if subscriber.answered:
+        if subscriber.answered and not subscriber.dropped:
             self._engine.presence.announce(request.channel, client.id)
         return []
 
@@ -145,12 +145,10 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
         empty = not (result.publications or result.data)
         if empty:
             client.memberships.note_answered(action.channel, client.sent)
+        # From here on a command that ends it reports that, before one that begins another subscription.
+        subscriber.answered = True
         client.carry_out(decisions[1:])
-        entered = action.channel in session.subscriptions
-        if not entered:
-            lifecycle.unsubscribed(client.id, client.user, action.channel, client.address, unused=empty)
-            report_unsubscribed(self._engine, client, action.channel)
-        return entered
+        return True
 
 
 class UnsubscribeHandler(CommandHandler[EndSubscription, Membership | None]):
