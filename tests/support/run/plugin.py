@@ -123,7 +123,8 @@ def _enable_collector() -> None:
 
 
 def _end_without_threads() -> None:
-    left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    left = [thread.name for thread in others if not thread.daemon]
     os.write(2, f"\n[test run] threads of tests do not end: {', '.join(left)}\n".encode())
     os._exit(1)
 
