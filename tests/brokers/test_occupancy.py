@@ -316,3 +316,25 @@ async def test_by_revision_every_channel_is_occupied_and_vacated_in_turn(place: 
         kinds = [kind for _, kind, channel in sorted(reported) if channel == name]
         assert kinds == [("occupied", "vacated")[turn % 2] for turn in range(len(kinds))]
         assert (kinds[-1:] == ["occupied"]) == (name in occupied)
+
+
+async def test_a_change_names_who_caused_it_last_here() -> None:
+    reported: list[tuple[str, str, str]] = []
+    here = OccupiedChannels(
+        MemoryOccupancy(TTL),
+        on_occupied=lambda channel, _, cause: reported.append(("+", channel, cause)),
+        on_vacated=lambda channel, _, cause: reported.append(("-", channel, cause)),
+    )
+    running = asyncio.create_task(here.run())
+    here.enter("a", "first")
+    here.enter("a", "second")
+    here.enter("b")
+    await until(lambda: len(reported) == 2, "both are reported")
+    here.leave("a", "first")
+    here.leave("a", "second")
+    await until(lambda: len(reported) == 3, "it is empty")
+    assert sorted(reported) == [("+", "a", "first"), ("+", "b", ""), ("-", "a", "second")]
+    running.cancel()
+    await asyncio.wait((running,))
+    await here.close()
+    assert reported[3:] == [("-", "b", "")]

@@ -259,6 +259,22 @@ async def test_a_full_queue_drops_and_counts_what_comes_then(opener: Opener, met
     assert [event["client"] for event in receiver.events] == ["c0", "c1", "c2", "c3", "c4", "later"]
 
 
+async def test_anonymous_clients_of_one_address_lose_their_own_events(opener: Opener, metrics: Metrics) -> None:
+    with WebhookReceiver() as receiver:
+        receiver.hold()
+        webhooks = await opener(receiver.url, events=("connect", "disconnect"), queue_events=20)
+        for number in range(50):
+            webhooks.connected(f"m{number}", "", "192.0.2.1")
+            webhooks.disconnected(f"m{number}", "", 1000, "", "192.0.2.1")
+        webhooks.connected("c1", "alice", "192.0.2.1")
+        webhooks.connected("c2", "", "192.0.2.2")
+        # Without an address each client counts by itself.
+        webhooks.connected("c3", "")
+        receiver.release()
+        await until(lambda: metrics.webhook_events["delivered"] == 20, "what is left arrives")
+    assert {"c1", "c2", "c3"} <= {event["client"] for event in receiver.events}
+
+
 async def test_a_stop_vacates_the_channels_and_delivers_what_is_left(opener: Opener, metrics: Metrics) -> None:
     with WebhookReceiver() as receiver:
         webhooks = await opener(receiver.url, events=("connect", "occupied", "vacated"))
