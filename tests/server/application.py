@@ -163,10 +163,11 @@ class DirectEndpoint:
 
 
 class Application:
-    """The endpoints above, and a lifespan that takes `start_seconds`, or fails unless it `starts`."""
+    """The endpoints above, and a lifespan that takes `start_seconds`; it fails where `away` is, or not `starts`."""
 
-    def __init__(self, readiness: Readiness, *, starts: bool, start_seconds: float) -> None:
+    def __init__(self, readiness: Readiness, *, starts: bool, start_seconds: float, away: Path) -> None:
         self.readiness = readiness
+        self.away = away
         self.starts = starts
         self.start_seconds = start_seconds
 
@@ -219,7 +220,7 @@ class Application:
 
     async def live(self, receive: Any, send: Any) -> None:
         await receive()
-        if not self.starts:
+        if not self.starts or self.away.exists():
             raise RuntimeError("told not to start")
         await asyncio.sleep(self.start_seconds)
         self.readiness.release(Unready.STARTING)
@@ -281,7 +282,10 @@ def service_of(
 def main() -> None:
     given = json.loads(sys.argv[1])
     application = Application(
-        Readiness(), starts=given.pop("starts", True), start_seconds=given.pop("start_seconds", 0)
+        Readiness(),
+        starts=given.pop("starts", True),
+        start_seconds=given.pop("start_seconds", 0),
+        away=Path(given.get("runtime_dir", ".")) / ".." / "away",
     )
     configure_logging(given.pop("log_level", "debug"), given.pop("log_format", "json"))
     given["trusted_proxies"] = tuple(given.pop("trusted_proxies", ()))

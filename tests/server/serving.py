@@ -46,13 +46,14 @@ class InProcess:
 
     def __init__(self, directory: Path, *, host: str = "127.0.0.1", **options: Any) -> None:
         self.refusals: Counter[str] = Counter()
+        self._directory = directory
         self._options = ServerOptions(
             host=host, runtime_dir=directory, drain_delay_seconds=0, drain_seconds=0, **options
         )
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        application = Application(Readiness(), starts=True, start_seconds=0)
+        application = Application(Readiness(), starts=True, start_seconds=0, away=self._directory / "away")
         service = service_of(application, lambda reason: self.refusals.update([reason]))
         self._server = self._stack.enter_context(InProcessServer(self._options, service))
         self.port = self._server.port

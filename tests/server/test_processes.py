@@ -175,6 +175,21 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
         assert "starling_workers 2.0" in metrics
 
 
+def test_a_worker_that_cannot_start_leaves_those_that_serve_and_is_tried_again(tmp_path: Path) -> None:
+    with Server(tmp_path, workers=2) as server:
+        first, second = server.workers()
+        with server.connect() as client:
+            client.send("pid")
+            serving = int(client.text())
+            (tmp_path / "away").touch()
+            os.kill(first if serving == second else second, signal.SIGKILL)
+            until(lambda: server.events("worker_restart_delayed"), "another worker has not started")
+            (tmp_path / "away").unlink()
+            until(lambda: len(server.workers(ready=True)) == 2, "a worker that starts")
+            client.send("pid")
+            assert int(client.text()) == serving
+
+
 def test_a_stuck_event_loop_is_replaced_and_reported_of_while_the_internal_port_answers(tmp_path: Path) -> None:
     lives: list[int] = []
     with Server(tmp_path, heartbeat_seconds=2) as server:

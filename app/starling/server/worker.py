@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -92,7 +93,7 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
             self.service.begin()
         except ApplicationError as error:
             log.critical("application_not_loaded", problem=str(error), trace=error.trace)
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+            sys.exit(self._boot_error)
 
     def init_signals(self) -> None:
         """Leave the signals to uvicorn, but say where the loop stood still when the master gives this worker up."""
@@ -112,8 +113,11 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
             with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
                 self._run_until_end(runner.get_loop())
         except SystemExit as end:
-            if not self._served or end.code not in {Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR}:
+            if end.code not in {Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR}:
                 raise
+            if not self._served:
+                # uvicorn's own exit, where the application has not started.
+                raise SystemExit(self._boot_error) from end
             log.critical("worker_exited", code=end.code, remedy=_REMEDY_FOR_EXITS)
             raise SystemExit(1) from end
 
@@ -163,6 +167,15 @@ class StarlingWorker(UvicornWorker):  # type: ignore[misc]  # gunicorn has no ty
             except Exception:
                 log.exception("configuration_not_applied", version=version)
             self.slot.applied = version
+
+    @property
+    def _boot_error(self) -> int:
+        """The exit code of a worker that could not start: it stops the pod, unless another worker serves."""
+        for slot in self.board.workers():
+            with suppress(msgspec.DecodeError):
+                if slot.pid != os.getpid() and msgspec.json.decode(slot.report)["started"]:
+                    return 1
+        return int(Arbiter.WORKER_BOOT_ERROR)
 
     async def _beat(self) -> None:
         """Show the master that the event loop turns: from before the application starts until after it has ended."""
