@@ -199,8 +199,8 @@ class Reporter:
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
-        """End a process of the run that threads of its tests keep from ending."""
-        if self._descriptor is not None:
+        """End a run that threads of its tests keep from ending. Workers of pytest-xdist wait for each other."""
+        if self._descriptor is not None and not hasattr(self._config, "workerinput"):
             watch = threading.Timer(self._config.getoption("grace"), _end_without_threads)
             watch.daemon = True
             watch.start()

@@ -185,6 +185,17 @@ def test_thread():
     assert "threads of tests do not end: left behind" in text
 
 
+def test_a_worker_that_waits_for_another_is_left_alone(
+    tmp_path: Path, run: Callable[..., subprocess.Popen[str]]
+) -> None:
+    write(tmp_path, "test_a.py", "def test_short():\n    pass\n")
+    write(tmp_path, "test_b.py", "def test_longer():\n    time.sleep(2)\n")
+    process = run("-n", "2", "--grace", "0.5")
+    text = output(process)
+    assert process.returncode == 0, text
+    assert "do not end" not in text
+
+
 @pytest.mark.parametrize("crashes", [["a", "b", "c", "d"], ["d"], pytest.param(["a"], marks=pytest.mark.long)])
 def test_every_test_runs_once_when_workers_are_killed_in_the_first_files_or_in_the_last_one(
     tmp_path: Path, run: Callable[..., subprocess.Popen[str]], crashes: list[str]
