@@ -1,6 +1,8 @@
 """Responses over HTTP to clients that do not read: what waits for all of them is bounded, and one waits at a time."""
 
 import contextlib
+import re
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,26 @@ def test_requests_behind_a_response_that_is_not_read_are_not_begun_before_it_is(
         ask(client, "/")
         client.read_head()
         assert client.status == 200
+
+
+def test_requests_that_come_at_once_get_their_responses_in_order_though_the_client_reads_late(tmp_path: Path) -> None:
+    small, paths = 1500, ["/direct/now", "/large", "/scope?1", "/scope?2"]
+    requests = [f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in [paths[0]] * small + paths[1:]]
+    with InProcess(tmp_path) as server, Client(server.port, receive_buffer=4096) as client:
+        client.socket.sendall("".join(requests).encode())
+        answered(server)
+        kinds = []
+        for _ in requests:
+            client.read_head()
+            length = re.search(r"content-length: (\d+)", client.head)
+            assert client.status == 200
+            assert length is not None, client.head
+            kinds.append(client._take(int(length[1]))[:30])
+        # What comes while the first responses wait is answered by the application, after them.
+        direct, application, *others = groupby(kinds)
+        assert (direct[0], application[0]) == (b"direct 0", b"ok")
+        assert [kind for kind, _ in others] == [
+            bytes(30),
+            b'{"path": "/scope", "query": "1',
+            b'{"path": "/scope", "query": "2',
+        ]

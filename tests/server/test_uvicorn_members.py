@@ -192,6 +192,23 @@ async def test_http_on_response_complete_goes_on_with_the_pipelines_oldest(state
     protocol._unset_keepalive_if_required()
 
 
+async def test_http_start_asgi_task_begins_a_request_and_a_queued_one(state: Any) -> None:
+    class Watched(HttpToolsProtocol):
+        def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+            begun.append(cycle)
+            super()._start_asgi_task(cycle, app)
+
+    begun: list[Any] = []
+    protocol = await http(Endpoint(*ANSWER), state, Watched)
+    protocol.data_received(REQUEST * 2)
+    ((second, _),) = protocol.pipeline
+    assert len(begun) == 1
+    while not second.response_complete:
+        await asyncio.gather(*state.tasks)
+    assert begun[1] is second
+    protocol._unset_keepalive_if_required()
+
+
 async def test_http_scope_takes_headers_and_url_as_on_headers_complete_leaves_them(state: Any) -> None:
     class Changing(HttpToolsProtocol):
         def on_headers_complete(self) -> None:

@@ -6,7 +6,7 @@ starling.server.http lists the members of uvicorn's HttpToolsProtocol that this 
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from starling.server.client_socket import Flusher
 
@@ -60,7 +60,7 @@ class BoundedResponses(HttpToolsProtocol):
         super().resume_writing()
         if self._completes_later:
             self._completes_later = False
-            super().on_response_complete()
+            self.on_response_complete()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, once the client takes the response to this one: it would wait in memory, too."""
@@ -69,6 +69,13 @@ class BoundedResponses(HttpToolsProtocol):
             self.flow.pause_reading()
         else:
             super().on_response_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin a request, or queue it behind the response that waits, which uvicorn takes for complete."""
+        if self._completes_later:
+            self.pipeline.appendleft((cycle, app))
+        else:
+            super()._start_asgi_task(cycle, app)
 
     # What the budget asks
 

@@ -10,7 +10,7 @@ tests/server/test_uvicorn_members.py, because most are not public:
   `chunked_encoding`, `disconnected`, `keep_alive`, `message_event`, `response_complete`, `response_started`;
 - methods `connection_lost`, `connection_made`, `eof_received`, `on_body`, `on_headers_complete`, `on_message_begin`,
   `on_message_complete`, `on_response_complete`, `shutdown`, `timeout_keep_alive_handler`, `_should_upgrade`,
-  `_unset_keepalive_if_required`, `pause_writing`, `resume_writing`.
+  `_start_asgi_task`, `_unset_keepalive_if_required`, `pause_writing`, `resume_writing`.
 """
 
 import asyncio
