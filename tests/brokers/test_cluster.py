@@ -66,7 +66,7 @@ async def test_a_channel_follows_its_slot_and_the_gap_is_reported(cluster: Redis
     reported = len(here.links)
 
     source, target = await move(cluster, ROOMS[0])
-    await until(lambda: here.links[reported:] == [LinkState.DOWN, LinkState.UP], "the gap is told")
+    await until(lambda: here.links[reported:] == [LinkState.DOWN, LinkState.UP], "the gap is reported")
 
     for room in ROOMS:
         await receive(here, there, room, b'"after"')
@@ -140,7 +140,7 @@ async def test_without_one_node_the_others_serve_and_it_is_reported(cluster: Red
     lost = cluster.owner(ROOMS[0])
 
     lost.kill()
-    await until(lambda: here.down, "the loss is told")
+    await until(lambda: here.down, "the loss is reported")
     with StepClock() as clock:
         outcomes = await there.broker.publish_all([(room, Publication(Raw(b"1")), LIVE) for room in ROOMS])
         with pytest.raises(BrokerUnavailable):
@@ -185,7 +185,7 @@ async def test_a_user_who_lacks_the_rights_for_a_cluster_gets_the_rule(
     url = redis_server.limited_url.replace("redis://", "redis+cluster://").removesuffix("/0")
     with structlog.testing.capture_logs() as logs:
         party = await opener(url, up=False)
-        await until(lambda: party.down, "the missing right is told")
+        await until(lambda: party.down, "the missing right is reported")
     line = next(line for line in logs if line["event"] == "broker_link_down")
     assert line["remedy"] == f"ACL SETUSER starling {acl_rule('starling', cluster=True)}"
 

@@ -97,7 +97,7 @@ async def test_what_is_begun_first_is_published_first_and_every_outcome_is_repor
     reported: list[PublishOutcome | None] = []
     for number in range(700):
         reported.append(party.broker.begin_publish("room", Publication(Raw(b"%d" % number)), LIVE, reported.append))
-    await until(lambda: len([outcome for outcome in reported if outcome]) >= 700, "all outcomes are told")
+    await until(lambda: len([outcome for outcome in reported if outcome]) >= 700, "all outcomes are reported")
     await until(lambda: len(party.received("room")) >= 700, "all messages arrive")
 
     assert [outcome for outcome in reported if outcome] == [StreamPosition(0, "")] * 700
@@ -109,7 +109,7 @@ async def test_a_publish_that_is_begun_while_the_broker_is_stopped_is_refused_so
     await party.broker.stop()
     reported: list[PublishOutcome | None] = []
     reported.append(party.broker.begin_publish("room", Publication(Raw(b"1")), LIVE, reported.append))
-    await until(lambda: [outcome for outcome in reported if outcome], "the outcome is told")
+    await until(lambda: [outcome for outcome in reported if outcome], "the outcome is reported")
     assert isinstance(reported[-1], BrokerUnavailable)
 
 

@@ -68,7 +68,7 @@ async def test_what_is_begun_first_is_kept_first(place: Place) -> None:
     reported: list[PublishOutcome | None] = []
     for number in range(300):
         reported.append(place.broker.begin_publish(CHANNEL, Publication(Raw(b"%d" % number)), KEPT, reported.append))
-    await until(lambda: len([outcome for outcome in reported if outcome]) >= 300, "all outcomes are told")
+    await until(lambda: len([outcome for outcome in reported if outcome]) >= 300, "all outcomes are reported")
     await until(lambda: len(place.party.received(CHANNEL)) >= 300, "all messages arrive")
 
     positions = [outcome for outcome in reported if isinstance(outcome, StreamPosition)]

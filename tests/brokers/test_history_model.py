@@ -452,7 +452,7 @@ class Truth:
         chain = self.chains[client.channel]
         top = chain[-1] if chain else (client.channel, epoch, 0)
         if self._resolve(client.end) != top:
-            self.wrong.append(f"end {client.end} where the top is {top}, and not told")
+            self.wrong.append(f"end {client.end} where the top is {top}, and not reported")
 
     def _judge_order(self, start: object, seen: list[int]) -> None:
         previous = self._resolve(start)
@@ -687,7 +687,7 @@ class Walk:
         for client in self.clients:
             if client.subscribed:
                 if client not in live:
-                    self.truth.wrong.append("a client that is answered, not told and not live")
+                    self.truth.wrong.append("a client that is answered, not informed and not live")
                 self.truth.judge_client(client, tops[client.channel].epoch)
             elif client in live:
                 self.truth.wrong.append("a client that is live, though it left")

@@ -225,7 +225,7 @@ async def test_publications_that_redis_has_forgotten_the_script_of_are_published
     await until(lambda: len(here.entries) >= 100, "all are heard")
 
     assert here.received(CHANNEL) == [b"%d" % number for number in range(100)]
-    await until(lambda: len([outcome for outcome in reported if outcome]) >= 100, "all outcomes are told")
+    await until(lambda: len([outcome for outcome in reported if outcome]) >= 100, "all outcomes are reported")
     assert {type(outcome) for outcome in reported} - {type(None)} == {StreamPosition}
 
 

@@ -206,11 +206,11 @@ async def test_a_store_that_forgot_everything_is_filled_again(redis_place: Redis
     )
     running = asyncio.create_task(here.run())
     here.enter("a")
-    await until(lambda: reported == [("occupied", "a")], "a is told")
+    await until(lambda: reported == [("occupied", "a")], "a is reported")
 
     await redis_place.client.flushall()
     here.enter("b")
-    await until(lambda: len(reported) == 3, "both are told")
+    await until(lambda: len(reported) == 3, "both are reported")
     assert sorted(reported[1:]) == [("occupied", "a"), ("occupied", "b")]
     running.cancel()
     await here.close()
@@ -247,11 +247,11 @@ async def test_an_answer_that_was_lost_loses_and_doubles_nothing() -> None:
     running = asyncio.create_task(here.run())
     store.silent = 1
     here.enter("a")
-    await until(lambda: reported == ["+a"], "a is told after all")
+    await until(lambda: reported == ["+a"], "a is reported after all")
     store.silent = 1
     here.leave("a")
     here.enter("b")
-    await until(lambda: len(reported) == 3, "the change is told after all")
+    await until(lambda: len(reported) == 3, "the change is reported after all")
     assert sorted(reported[1:]) == ["+b", "-a"]
     running.cancel()
     await here.close()
@@ -268,10 +268,10 @@ async def test_only_the_first_and_the_last_client_here_matter() -> None:
     running = asyncio.create_task(here.run())
     here.enter("a")
     here.enter("a")
-    await until(lambda: reported, "a is told")
+    await until(lambda: reported, "a is reported")
     here.leave("a")
     here.enter("b")
-    await until(lambda: reported == ["+a", "+b"], "b is told, and a is not vacated")
+    await until(lambda: reported == ["+a", "+b"], "b is reported, and a is not vacated")
     here.leave("a")
     await until(lambda: reported == ["+a", "+b", "-a"], "a is vacated")
     running.cancel()

@@ -57,7 +57,7 @@ async def test_delivery_is_back_after_a_kill_and_restart(server: Server, opener:
     assert not here.broker.stats.up
     await asyncio.to_thread(server.start)
     await receives_again(here, there)
-    await until(lambda: here.up, "the link is told to be up")
+    await until(lambda: here.up, "the link is reported to be up")
     assert here.links[-3:] == [LinkState.UP, LinkState.DOWN, LinkState.UP]
     assert here.broker.stats.up
     assert here.broker.stats.reconnects == 1

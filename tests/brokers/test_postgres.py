@@ -114,7 +114,7 @@ async def test_a_wrong_database_is_reported_without_the_password(
     url = f"postgresql://starling:sesame@127.0.0.1:{postgres_server.port}/nowhere"
     with structlog.testing.capture_logs() as logs:
         here = await opener(url, up=False)
-        await until(lambda: here.down, "the refusal is told")
+        await until(lambda: here.down, "the refusal is reported")
     assert [line["reason"] for line in logs if line["event"] == "broker_link_down"] == [
         'database "nowhere" does not exist'
     ]

@@ -87,7 +87,7 @@ async def test_a_right_that_is_missing_is_reported_at_the_start_with_the_remedy(
     await acl(redis_server, "app", "on", ">pw", *acl_rule("starling").split(), *change.split())
     with structlog.testing.capture_logs() as logs:
         await opener(f"redis://app:pw@127.0.0.1:{redis_server.port}/0")
-        await until(lambda: events(logs, "redis_rights_missing"), "the missing right is told")
+        await until(lambda: events(logs, "redis_rights_missing"), "the missing right is reported")
     (line,) = events(logs, "redis_rights_missing")
     if missing is None:
         assert len(line["commands"]) > 20
@@ -125,7 +125,7 @@ async def test_a_user_who_may_not_publish_is_never_up_and_the_reason_is_reported
     await acl(redis_server, "reader", "on", ">pw", "allchannels", "+@all", "-publish")
     with structlog.testing.capture_logs() as logs:
         here = await opener(f"redis://reader:pw@127.0.0.1:{redis_server.port}/0", up=False)
-        await until(lambda: here.down, "the missing right is told")
+        await until(lambda: here.down, "the missing right is reported")
         with pytest.raises(BrokerUnavailable, match="Redis refused: NOPERM"):
             await here.publish("room", b"1")
     assert not here.broker.stats.up

@@ -113,9 +113,9 @@ async def test_sentinels_and_servers_each_have_their_own_password(opener: Opener
         await until(lambda: here.received("room") == [b"1"], "the message arrives")
         with structlog.testing.capture_logs() as logs:
             shut_out = await opener(group.url.replace("=open", "=wrong"), up=False)
-            await until(lambda: shut_out.down, "the wrong password is told")
+            await until(lambda: shut_out.down, "the wrong password is reported")
             lost = await opener(group.url.replace(f"/{SERVICE}", "/other"), up=False)
-            await until(lambda: lost.down, "the unknown name is told")
+            await until(lambda: lost.down, "the unknown name is reported")
         reasons = [line["reason"] for line in logs if line["event"] == "broker_link_down"]
         assert "password" in reasons[0]
         assert "'other': it is not among those they watch" in reasons[1]

@@ -29,13 +29,13 @@ async def running(tmp_path: Path) -> AsyncIterator[RunningService]:
 
     @starling.on_connect
     async def connect(client: Client) -> Accept | None:
-        if client.user == "told":
+        if client.user == "kept":
             return Accept(info=HOOK_INFO, meta={"plan": "hook"})
         return Accept(expire_at=time.time() + 60) if client.user == "ending" else None
 
     @starling.on_subscribe
     async def subscribe(client: Client, channel: str) -> Accept | None:
-        if channel.endswith("told"):
+        if channel.endswith("kept"):
             return Accept(info=HOOK_INFO)
         return Accept(expire_at=time.time() + 60) if channel.endswith("ending") else None
 
@@ -63,7 +63,7 @@ async def refresh(running: RunningService, client: ServiceClient, **claims: Any)
 
 
 async def test_what_a_hook_said_of_a_client_stays_until_a_token_says_something_else(running: RunningService) -> None:
-    client = await running.connect("told", info={"n": 1}, meta={"plan": "token"})
+    client = await running.connect("kept", info={"n": 1}, meta={"plan": "token"})
     await client.subscribe("room:a")
 
     await refresh(running, client, info={"n": 1}, meta={"plan": "token"})
@@ -82,7 +82,7 @@ async def test_what_a_hook_said_of_a_client_stays_until_a_token_says_something_e
 async def test_what_a_hook_said_of_a_subscription_stays_until_a_token_says_something_else(
     running: RunningService,
 ) -> None:
-    client, channel = await running.connect("ann"), "$room:told"
+    client, channel = await running.connect("ann"), "$room:kept"
     await client.subscribe(channel, token=subscription("ann", channel, info={"n": 1}))
 
     for info, seen in (({"n": 1}, '{"from":"hook"}'), ({"n": 2}, '{"n":2}'), ({"n": 2}, '{"n":2}'), (None, "")):

@@ -342,16 +342,16 @@ async def test_the_channels_options_say_what_is_shown_and_reported(
     presence: PresenceStore, worker: Worker, broker: RecordingBroker, tasks: Tasks
 ) -> None:
     presence_tracker, ann = worker(presence), someone("c1", "ann")
-    for channel, options in {"shown": SHOWN, "told": ANNOUNCED, "neither": NEITHER}.items():
+    for channel, options in {"shown": SHOWN, "announced": ANNOUNCED, "neither": NEITHER}.items():
         await enter(presence_tracker, ann, options, channel)
     await tasks.finish()
-    assert broker.reported == [("join", "told", "c1")]
-    shown = {channel: set(await presence.get(channel)) for channel in ("shown", "told", "neither")}
-    assert shown == {"shown": {"c1"}, "told": set(), "neither": set()}
+    assert broker.reported == [("join", "announced", "c1")]
+    shown = {channel: set(await presence.get(channel)) for channel in ("shown", "announced", "neither")}
+    assert shown == {"shown": {"c1"}, "announced": set(), "neither": set()}
     for channel in shown:
         presence_tracker.depart(channel, "c1")
     await tasks.finish()
-    assert broker.reported == [("join", "told", "c1"), ("leave", "told", "c1")]
+    assert broker.reported == [("join", "announced", "c1"), ("leave", "announced", "c1")]
     assert await presence.get("shown") == {}
 
 
@@ -420,7 +420,7 @@ async def test_with_a_delay_only_a_users_first_client_and_last_are_reported(
     await tasks.finish()
     assert broker.of() == ["join tab1"]
     here.depart(CHANNEL, "tab2")
-    await until(lambda: len(broker.reported) == 2, "the leave is told")
+    await until(lambda: len(broker.reported) == 2, "the leave is reported")
     assert broker.of() == ["join tab1", "leave tab2"]
     assert await presence.get(CHANNEL) == {}
 
@@ -452,11 +452,11 @@ async def test_with_a_delay_a_client_that_returns_shows_nothing(
     # Departs after c1 did, so that the delay of c1 is over when this one is gone.
     await enter(presence_tracker, someone("c2", "bob"))
     presence_tracker.depart(CHANNEL, "c2")
-    await until(lambda: "leave c2" in broker.of(), "the other's leave is told")
+    await until(lambda: "leave c2" in broker.of(), "the other's leave is reported")
     assert broker.of() == ["join c1", "join c2", "leave c2"]
     assert set(await presence.get(CHANNEL)) == {"c1"}
     presence_tracker.depart(CHANNEL, "c1")
-    await until(lambda: "leave c1" in broker.of(), "the leave is told")
+    await until(lambda: "leave c1" in broker.of(), "the leave is reported")
 
 
 async def test_with_a_delay_who_departs_stays_shown_and_refreshed_until_it_is_over(
@@ -514,7 +514,7 @@ async def test_with_a_delay_users_are_counted_where_presence_is_not_shown_too(
 
     await holds(one_left, "the first is taken out")
     there.depart(CHANNEL, "c2")
-    await until(lambda: len(broker.reported) == 2, "the leave is told")
+    await until(lambda: len(broker.reported) == 2, "the leave is reported")
     assert broker.of() == ["join c1", "leave c2"]
 
 

@@ -75,7 +75,7 @@ class Speaker:
             case "stick":
                 time.sleep(float(argument))
             case "log":
-                log.info("told", padding="x" * 1000)
+                log.info("reported", padding="x" * 1000)
             case "fail":
                 raise ValueError("as its client said")
             case _:
@@ -221,7 +221,7 @@ class Application:
     async def live(self, receive: Any, send: Any) -> None:
         await receive()
         if not self.starts or self.away.exists():
-            raise RuntimeError("told not to start")
+            raise RuntimeError("asked not to start")
         await asyncio.sleep(self.start_seconds)
         self.readiness.release(Unready.STARTING)
         await send({"type": "lifespan.startup.complete"})

@@ -208,7 +208,7 @@ def test_a_body_that_does_not_come_in_time_is_answered_408_and_the_connection_cl
         assert "Connection: close" in client.head.splitlines()
         assert client.ended()
     until(lambda: server.refused("body_timeout") == before + 1, "counted")
-    reported = until(lambda: server.events("body_read")[reported_before:], "the application told")
+    reported = until(lambda: server.events("body_read")[reported_before:], "the application reported it")
     assert [line["ended_by"] for line in reported] == ["http.disconnect"]
 
 

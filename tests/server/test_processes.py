@@ -238,7 +238,7 @@ def test_an_address_of_another_machine_is_one_clear_line(tmp_path: Path) -> None
 def test_an_application_that_does_not_start_ends_the_service(tmp_path: Path) -> None:
     with Server(tmp_path, wait_ready=False, starts=False) as server:
         assert server.process.wait(15) == 3
-    assert any("told not to start" in line.get("exception", "") for line in server.lines)
+    assert any("asked not to start" in line.get("exception", "") for line in server.lines)
 
 
 def test_workers_may_open_as_many_files_as_the_system_lets_them(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_the_clients_close_code_is_reported_and_echoed(server: InProcess) -> Non
         client.socket.sendall(frame(8, struct.pack("!H", 4321) + b"enough"))
         assert client.close_code() == (4321, "enough")
         assert client.ended()
-    reported = until(lambda: server.events("closed")[len(before) :], "told")
+    reported = until(lambda: server.events("closed")[len(before) :], "reported")
     assert [(line["code"], line["reason"]) for line in reported] == [(4321, "enough")]
 
 
@@ -219,17 +219,17 @@ def test_a_close_without_code_is_reported_as_1005(server: InProcess) -> None:
     with server.connect() as client:
         client.socket.sendall(frame(8))
         assert client.frame() == (8, b"")
-    until(lambda: closed_with(server, before, 1005), "told")
+    until(lambda: closed_with(server, before, 1005), "reported")
 
 
 def test_a_client_that_vanishes_is_reported_as_1006(server: InProcess) -> None:
     before = server.events("closed")
     server.connect().socket.close()
-    until(lambda: closed_with(server, before, 1006), "told")
+    until(lambda: closed_with(server, before, 1006), "reported")
     reset = server.connect()
     reset.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     reset.socket.close()
-    until(lambda: len(server.events("closed")) == len(before) + 2, "told once each")
+    until(lambda: len(server.events("closed")) == len(before) + 2, "reported once each")
 
 
 def test_what_was_sent_before_a_close_arrives_and_nothing_after(server: InProcess) -> None:
@@ -240,7 +240,7 @@ def test_what_was_sent_before_a_close_arrives_and_nothing_after(server: InProces
         assert client.frame() == (8, struct.pack("!H", 3000) + b"bye")
         client.socket.sendall(frame(8, struct.pack("!H", 3000)))
         assert client.ended()
-    until(lambda: closed_with(server, before, 3000), "told")
+    until(lambda: closed_with(server, before, 3000), "reported")
 
 
 def test_a_long_reason_is_cut_between_characters(server: InProcess) -> None:
@@ -278,4 +278,4 @@ def test_a_handler_that_fails_closes_its_own_client_only(server: InProcess) -> N
         assert client.close_code() == (1011, "internal server error")
         other.send("fine")
         assert other.text() == "fine"
-    until(lambda: server.events("client_handler_failed"), "told of")
+    until(lambda: server.events("client_handler_failed"), "reported")

@@ -57,7 +57,7 @@ def judge(subscription: Sequence[Segment], acknowledged: Sequence[Acknowledged],
         verdict.add("never subscribed", 1, who)
         return
     for before, after in itertools.pairwise(subscription):
-        verdict.add("told without a cause", int(before.epoch == after.epoch), f"{who} in epoch {after.epoch}")
+        verdict.add("reported without a cause", int(before.epoch == after.epoch), f"{who} in epoch {after.epoch}")
     homes = {publication.number: publication.epoch for publication in acknowledged}
     for index, segment in enumerate(subscription):
         is_last = index == len(subscription) - 1

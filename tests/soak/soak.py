@@ -74,7 +74,7 @@ class Report:
             "deliveries": self.deliveries,
             "streams": self.epochs,
             "returns": dict(self.returns),
-            "told": {str(code): count for code, count in sorted(self.reported.items())},
+            "disconnect codes": {str(code): count for code, count in sorted(self.reported.items())},
             "publish_attempts_refused": dict(self.refusals),
             "settled_after_seconds": round(self.settled_after, 1),
             "largest_worker_mib": round(self.largest_worker_bytes / 2**20, 1),

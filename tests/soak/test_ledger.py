@@ -53,7 +53,7 @@ def test_a_hole_before_a_return_is_found_though_the_client_was_notified_later() 
 
 def test_a_client_sent_away_from_a_stream_that_still_stands_is_found() -> None:
     twice = [Segment("first", 0, [(1, 1), (2, 2)]), Segment("first", 4, [(5, 5)])]
-    assert found(twice, FIRST) == {"told without a cause": 1}
+    assert found(twice, FIRST) == {"reported without a cause": 1}
 
 
 def test_a_client_that_never_got_in_is_found() -> None:

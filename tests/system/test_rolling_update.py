@@ -374,7 +374,7 @@ async def test_hosts_that_drain_at_once_share_one_rate(hosts: list[Host]) -> Non
     assert moments[-1] - moments[0] > 0.9 * 240 / DRAIN_RATE
     assert moments[-1] - moments[0] < 1.5 * 240 / DRAIN_RATE
     left = [stats["starling_drain_left"] for stats in reported if "starling_drain_left" in stats]
-    assert 60 < max(left) <= 120, "told once a second"
+    assert 60 < max(left) <= 120, "reported once a second"
     assert left[left.index(max(left)) :] == sorted(left[left.index(max(left)) :], reverse=True), "it counts down"
     shared = [stats.get('starling_drain_closes_total{reason="shared"}', 0) for stats in reported]
     assert 60 < max(shared) <= 120

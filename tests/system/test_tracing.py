@@ -46,7 +46,7 @@ async def tell(client, data: str):
     propagate.inject(headers)
     async with httpx2.AsyncClient() as http:
         url = f"http://127.0.0.1:{os.environ['STARLING_PORT']}/api/publish"
-        await http.post(url, json={"channel": "plain:told", "data": data}, headers=headers)
+        await http.post(url, json={"channel": "plain:traced", "data": data}, headers=headers)
 
 
 rpc = {"tell": tell}
@@ -206,12 +206,12 @@ async def test_a_clients_own_publication_begins_a_trace_and_its_hook_is_in_it(
 
 async def test_what_a_hook_publishes_over_the_api_continues_its_trace(starling: Starling, collector: Collector) -> None:
     async with AsyncExitStack() as stack:
-        clients = await enter_both_workers(stack, starling, "plain:told")
+        clients = await enter_both_workers(stack, starling, "plain:traced")
         await ask(clients[0], 3, rpc={"method": "tell", "data": "hello"})
         await next_push(clients[-1])
 
     def reported() -> list[str]:
-        return [one.trace_id for one in collector.spans if one.attributes.get("starling.channel") == "plain:told"]
+        return [one.trace_id for one in collector.spans if one.attributes.get("starling.channel") == "plain:traced"]
 
     await asyncio.to_thread(collector.until, lambda: len(reported()) == 3, "publish and two fan-outs")
     (trace_id,) = set(reported())

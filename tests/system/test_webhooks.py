@@ -72,17 +72,17 @@ async def test_two_workers_report_each_event_once(starling: Starling, receiver: 
     users = [f"u{number}" for number in range(len(clients))]
     # Each is in the channel and in one of its own.
     everyone = dict.fromkeys(users, 1)
-    await until(lambda: len(receiver.reported("subscribe")) == 2 * len(users), "every subscription is told")
-    await until(lambda: len(receiver.reported("occupied")) == 1 + len(users), "every channel is told")
+    await until(lambda: len(receiver.reported("subscribe")) == 2 * len(users), "every subscription is reported")
+    await until(lambda: len(receiver.reported("occupied")) == 1 + len(users), "every channel is reported")
     clients, last = clients[:-1], clients[-1]
     for client in clients:
         await client.close()
-    await until(lambda: len(receiver.reported("disconnect")) == len(clients), "those that went are told")
+    await until(lambda: len(receiver.reported("disconnect")) == len(clients), "those that went are reported")
     await until(lambda: len(receiver.reported("vacated")) == len(clients), "so are their channels")
     assert ("vacated", "news") not in receiver.reported("vacated")
     await last.close()
     await until(lambda: ("vacated", "news") in receiver.reported("vacated"), "the last one leaves")
-    await until(lambda: len(receiver.reported("disconnect")) == len(users), "the last one is told")
+    await until(lambda: len(receiver.reported("disconnect")) == len(users), "the last one is reported")
     # What should not come would be reported by then.
     assert await asyncio.to_thread(starling.stop) == 0
 
@@ -115,7 +115,7 @@ async def test_a_killed_worker_s_channels_are_vacated_by_another(starling: Starl
     assert len(placed) == 2, "the kernel gave every client to one worker"
     names = {channel for _, channel in placed.values()}
     await until(
-        lambda: {("occupied", name) for name in names} <= {*receiver.reported("occupied")}, "both rooms are told"
+        lambda: {("occupied", name) for name in names} <= {*receiver.reported("occupied")}, "both rooms are reported"
     )
     reported_before = len(receiver.reported("vacated"))
 
@@ -144,7 +144,7 @@ async def test_redis_away_and_back_loses_no_change_of_a_channel(
     starling: Starling, receiver: WebhookReceiver, redis_server: RedisServer
 ) -> None:
     client, _ = await enter(starling, "alice", "news")
-    await until(lambda: ("occupied", "news") in receiver.reported("occupied"), "the channel is told")
+    await until(lambda: ("occupied", "news") in receiver.reported("occupied"), "the channel is reported")
     redis_server.freeze()
     await client.close()
     await until(lambda: receiver.reported("disconnect"), "what needs no Redis is reported meanwhile")
@@ -155,7 +155,7 @@ async def test_redis_away_and_back_loses_no_change_of_a_channel(
 
 async def test_a_stop_reports_the_clients_that_were_disconnected(starling: Starling, receiver: WebhookReceiver) -> None:
     entered = [await enter(starling, f"u{number}", "news") for number in range(6)]
-    await until(lambda: len(receiver.reported("occupied")) == 7, "every channel is told")
+    await until(lambda: len(receiver.reported("occupied")) == 7, "every channel is reported")
     assert await asyncio.to_thread(starling.stop) == 0
 
     gone = [event for event in receiver.events if event["event"] == "disconnect"]

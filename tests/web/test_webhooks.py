@@ -112,7 +112,7 @@ async def test_each_event_says_what_happened(opener: Opener) -> None:
         webhooks = await opener(receiver.url)
         webhooks.connected("c1", "alice")
         webhooks.subscribed("c1", "alice", "news")
-        await until(lambda: receiver.reported("occupied"), "the channel is told of")
+        await until(lambda: receiver.reported("occupied"), "the channel is reported")
         webhooks.unsubscribed("c1", "alice", "news")
         webhooks.disconnected("c1", "alice", 3001, "shutdown")
         await until(lambda: len(receiver.events) == 6, "all arrive")
@@ -279,7 +279,7 @@ async def test_a_stop_vacates_the_channels_and_delivers_what_is_left(opener: Ope
     with WebhookReceiver() as receiver:
         webhooks = await opener(receiver.url, events=("connect", "occupied", "vacated"))
         webhooks.subscribed("c1", "alice", "news")
-        await until(lambda: receiver.reported("occupied"), "the channel is told of")
+        await until(lambda: receiver.reported("occupied"), "the channel is reported")
         webhooks.connected("last", "alice")
         await webhooks.stop()
         assert sorted(receiver.reported("connect", "vacated")) == [("connect", ""), ("vacated", "news")]
@@ -300,7 +300,7 @@ async def test_no_log_line_reports_the_secret_or_the_address(opener: Opener) -> 
         webhooks = await opener(receiver.url, events=("connect",))
         webhooks.connected("c1", "alice")
         await until(lambda: len(receiver.requests) == ATTEMPTS, "all attempts are made")
-        await until(lambda: events(lines, "webhook_given_up"), "it is told")
+        await until(lambda: events(lines, "webhook_given_up"), "it is reported")
     for word in (SECRET, "pass-word", "path-word", "query-word"):
         assert word not in str(lines)
 
