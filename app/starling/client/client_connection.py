@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from starling.client.authority import Grant, Handshake, Identity
 from starling.client.connection import Connection
 from starling.client.memberships import Memberships
-from starling.client.read_gate import ReadGate, ReadGates
+from starling.client.read_gate import ReadGates
 from starling.engine.channels import ChannelOptions, Channels
 from starling.engine.engine import Engine
 from starling.engine.hook_request import Request
@@ -162,25 +162,18 @@ class ClientConnection(Connection):
         """
 
     @property
-    def reading(self) -> ReadGate:
-        """What large reads for this client go through, one at a time."""
-        return self._gates().reading
-
-    @property
-    def recovering(self) -> ReadGate:
-        """What subscriptions of this client that recover publications go through, a few at a time."""
-        return self._gates().recovering
-
-    def _gates(self) -> ReadGates:
-        self._read_gates = gates = self._read_gates or ReadGates()
-        gates.watch(self.transport)
-        return gates
+    def gates(self) -> ReadGates:
+        """What the reads for this client go through that may bring much."""
+        if self._read_gates is None:
+            self._read_gates = ReadGates(closed=self.close_code is not None)
+        self._read_gates.transport = self.transport
+        return self._read_gates
 
     async def catch_up(self, frames: Sequence[Frame]) -> bool:
         """Queue frames for this client alone, as fast as it reads; False when it has gone."""
         for frame in frames:
             try:
-                async with self.reading:
+                async with self.gates.reading:
                     self.reply(frame)
             except CommandRefused:
                 return False

@@ -161,7 +161,7 @@ class EventStreamConnection(StreamedConnection):
         wanted, limit = tags_filter(request, grant), self.engine.options.recovery_limit
         position = None if since is None else RequestedPosition(since.offset, since.epoch)
         asked = HistoryRequest(request.channel, limit, position)
-        async with self.reading:
+        async with self.gates.reading:
             try:
                 page = await self.engine.history.read(
                     request.channel,

@@ -28,6 +28,11 @@ def recovers_from(request: SubscribeRequest, grant: Grant, *, user: str) -> Stre
     return StreamPosition(request.offset, request.epoch)
 
 
+def may_bring_much(since: StreamPosition | None, grant: Grant) -> bool:
+    """Whether a client may get much when it enters a channel: what it missed, or a whole append-only stream."""
+    return since is not None or grant.options.stream is not None
+
+
 def subscribe_result(request: SubscribeRequest, grant: Grant, joined: Joined, *, user: str) -> SubscribeResult:
     """The result for a client that has `joined` a channel; the session adds the subscription's end."""
     options = grant.options

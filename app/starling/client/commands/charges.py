@@ -27,19 +27,18 @@ def charge_filter(client: ClientConnection, node: FilterNode) -> None:
     client.session.charge(_FILTER_PART_BYTES * size_of(node), time.monotonic())
 
 
-def charge_publications(client: ClientConnection, publications: Collection[Publication]) -> int:
-    """Spend for publications that a client gets; returns their bytes."""
-    size = sum([len(publication.data) for publication in publications]) + _PUBLICATION_BYTES * len(publications)
-    client.session.charge(size, time.monotonic())
-    return size
+def bytes_of_publications(publications: Collection[Publication]) -> int:
+    """The bytes of publications in an answer, about."""
+    return sum([len(publication.data) for publication in publications]) + _PUBLICATION_BYTES * len(publications)
 
 
 def charge_read(client: ClientConnection, read: StreamRead) -> None:
     """Spend for publications that were read."""
     if read.data_bytes is None:
-        charge_publications(client, [entry.publication for entry in read.entries])
+        size = bytes_of_publications([entry.publication for entry in read.entries])
     else:
-        client.session.charge(read.data_bytes + _PUBLICATION_BYTES * len(read.entries), time.monotonic())
+        size = read.data_bytes + _PUBLICATION_BYTES * len(read.entries)
+    client.session.charge(size, time.monotonic())
 
 
 def charge_members(client: ClientConnection, members: SharedMembers) -> None:

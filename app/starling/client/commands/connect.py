@@ -4,7 +4,6 @@ import asyncio
 import random
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,10 +15,12 @@ from starling import __version__
 from starling.client.authority import Authority, Grant, Identity, guesses
 from starling.client.client_connection import ClientConnection, leave_out, ttl_until
 from starling.client.commands.base import CommandHandler, Later, Work
+from starling.client.commands.charges import bytes_of_publications
 from starling.client.commands.grants import ChannelGrants
 from starling.client.held_transport import HeldTransport
 from starling.client.hook_calls import completed, hook_request, keep_headers, shown_to_hooks
-from starling.client.recovery import joined_now, recovers_from, subscribe_result
+from starling.client.read_gate import RecoveryTurn
+from starling.client.recovery import joined_now, may_bring_much, recovers_from, subscribe_result
 from starling.client.shared_recoveries import SharedRecoveries
 from starling.client.user_limit import UserLimit
 from starling.client.views import check_delta, make_view, set_stream_view, set_view, tags_filter
@@ -246,6 +247,7 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
             if client.session.state is not SessionState.CONNECTING:
                 return False
             result = results[request.channel] = subscribe_result(request, grant, joined, user=client.user)
+            turn.answered(bytes_of_publications(result.publications))
             ids, patches = self._engine.hub.subscribers.ids, self._recoveries.patches
             set_view(subscriber, client.encoder, request, grant, result, ids, patches)
             set_stream_view(subscriber, client, grant, result)
@@ -259,7 +261,8 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
             await client.send_missed(request, grant)
         subscriber = Subscriber(client, request.channel, answer)
         since = recovers_from(request, grant, user=client.user)
-        async with client.recovering if since is not None else nullcontext():
+        turn = RecoveryTurn(client.gates.recovering if may_bring_much(since, grant) else None)
+        async with turn:
             await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
         if client.one_way and subscriber.created and grant.options.keeps_history:
             self._grants.count_first_use(client)

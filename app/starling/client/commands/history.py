@@ -63,7 +63,7 @@ class HistoryHandler(CommandHandler[History, ChannelOptions]):
         if action.subscription is None and self._first_uses.exhausted(payer(client)):
             raise CommandRefused(codes.ERROR_TOO_MANY_REQUESTS)
         wanted = client.memberships.filter(action.channel) or client.identity.forced_filter(action.channel)
-        async with client.reading:
+        async with client.gates.reading:
             result = await self._history.read(
                 action.channel,
                 prepared,

@@ -46,7 +46,7 @@ class PresenceHandler(_PresenceQueryHandler[Presence]):
 
     async def run(self, client: ClientConnection, action: Presence, prepared: ChannelOptions) -> list[Decision]:
         """Read the members."""
-        async with client.reading:
+        async with client.gates.reading:
             try:
                 members = await self._presence.members(action.channel, prepared, MEMBERS, ANSWER_BYTES)
             except CommandRefused:

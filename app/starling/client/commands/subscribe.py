@@ -1,18 +1,24 @@
 """`subscribe`, and the end of a subscription whatever its reason."""
 
 import time
-from contextlib import nullcontext
 from functools import partial
 
 from starling.client.authority import Grant
 from starling.client.client_connection import ClientConnection, ttl_until
 from starling.client.commands.base import CommandHandler, Later, Work
-from starling.client.commands.charges import charge_filter, charge_publications, charge_subscription
+from starling.client.commands.charges import bytes_of_publications, charge_filter, charge_subscription
 from starling.client.commands.grants import ChannelGrants, enters_at_once
 from starling.client.hook_calls import report_unsubscribed
 from starling.client.memberships import Membership
-from starling.client.read_gate import SMALL_RECOVERY
-from starling.client.recovery import NO_HISTORY, joined_now, recovers_from, rejects_unrecovered, subscribe_result
+from starling.client.read_gate import RecoveryTurn
+from starling.client.recovery import (
+    NO_HISTORY,
+    joined_now,
+    may_bring_much,
+    recovers_from,
+    rejects_unrecovered,
+    subscribe_result,
+)
 from starling.client.shared_recoveries import SharedRecoveries
 from starling.client.views import check_delta, make_view, set_stream_view, set_view, tags_filter
 from starling.engine.engine import Engine
@@ -81,12 +87,13 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
         else:
             grant = await self._grants.grant(client, request, prepared)
         wanted = tags_filter(request, grant)
-        subscriber = Subscriber(client, request.channel, partial(self._answer, client, action, grant))
+        since = recovers_from(request, grant, user=client.user)
+        turn = RecoveryTurn(client.gates.recovering if may_bring_much(since, grant) else None)
+        subscriber = Subscriber(client, request.channel, partial(self._answer, client, action, grant, turn))
         new = not action.server_side and grant.options.keeps_history
         if new:
             self._grants.check_first_use(client, request.channel, grant.options)
-        since = recovers_from(request, grant, user=client.user)
-        async with client.recovering if since is not None else nullcontext():
+        async with turn:
             await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
         if new and subscriber.created:
             self._grants.count_first_use(client)
@@ -99,6 +106,7 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
         client: ClientConnection,
         action: Subscribe,
         grant: Grant,
+        turn: RecoveryTurn,
         subscriber: Subscriber,
         joined: Joined,
     ) -> bool:
@@ -115,9 +123,10 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
         if rejects_unrecovered(request, grant, result):
             client.carry_out(session.refused(action, codes.ERROR_UNRECOVERABLE_POSITION, now))
             return False
-        size = charge_publications(client, result.publications) if result.publications and not action.server_side else 0
-        if request.recover and size <= SMALL_RECOVERY:
-            client.recovering.widen()
+        size = bytes_of_publications(result.publications) if result.publications else 0
+        if not action.server_side:
+            session.charge(size, now)
+        turn.answered(size)
         ids, patches = self._engine.hub.subscribers.ids, self._recoveries.patches
         set_view(subscriber, client.encoder, request, grant, result, ids, patches)
         set_stream_view(subscriber, client, grant, result)
