@@ -210,6 +210,27 @@ async def test_an_operator_acts_and_each_action_is_in_the_log(pods: tuple[Starli
     assert "never logged" not in json.dumps(pods[0].lines)
 
 
+async def test_no_member_that_an_action_has_not_keeps_it_out_of_the_log(pods: tuple[Starling, Starling]) -> None:
+    browser = Browser(pods[0]).log_in()
+    before = len(actions(pods[0]))
+    deep = b"[" * 700 + b"]" * 700
+    body = b'{"channel":"kept:logged","data":1,"uid":' + deep + b',"user":{"a":1}}'
+    answer = browser.client.post("api/publish", content=body, headers={"Content-Type": "application/json"})
+    assert "result" in answer.json(), answer.text
+    await until(lambda: len(actions(pods[0])) > before)
+    assert [(line["method"], line["on"]) for line in actions(pods[0])[before:]] == [
+        ("publish", {"channel": "kept:logged"})
+    ]
+
+
+def test_json_of_every_depth_gets_an_answer(pods: tuple[Starling, Starling]) -> None:
+    browser = Browser(pods[0]).log_in()
+    for depth in range(960, 1000):
+        body = b'{"channel":' + b"[" * depth + b"]" * depth + b"}"
+        answer = browser.client.post("api/publish", content=body, headers={"Content-Type": "application/json"})
+        assert answer.json()["error"]["message"], depth
+
+
 def test_a_reader_changes_nothing(pods: tuple[Starling, Starling]) -> None:
     browser = Browser(pods[0]).log_in(READ_PASSWORD)
     for method in (

@@ -18,18 +18,23 @@ class NoWorker(Exception):
     """No worker of this pod answers; the message names those that were asked."""
 
 
+def encode_request(method: str, body: dict[str, Any]) -> bytes:
+    """The line that asks a worker for a method. Raises RecursionError for a body that is nested too deeply."""
+    return json.dumps({"method": method, "body": body}).encode() + b"\n"
+
+
 class WorkerLink:
     """Asks one of the workers of this pod, whichever answers."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def ask(self, pids: Iterable[int], request: dict[str, Any]) -> bytes:
+    def ask(self, pids: Iterable[int], request: bytes) -> bytes:
         """The answer of a worker, one line of JSON. Raises NoWorker."""
         with closing(self.stream(pids, request)) as lines:
             return next(lines)
 
-    def stream(self, pids: Iterable[int], request: dict[str, Any]) -> Generator[bytes]:
+    def stream(self, pids: Iterable[int], request: bytes) -> Generator[bytes]:
         """The answers of a worker, a line each, until it or the caller ends. Raises NoWorker, at the first line."""
         asked: list[int] = []
         for pid in pids:
@@ -37,7 +42,7 @@ class WorkerLink:
             with suppress(OSError), socket.socket(socket.AF_UNIX) as link:
                 link.settimeout(ANSWER_SECONDS)
                 link.connect(str(self._directory / f"{pid}{SUFFIX}"))
-                link.sendall(json.dumps(request).encode() + b"\n")
+                link.sendall(request)
                 with link.makefile("rb") as answers:
                     first = answers.readline()
                     if first:

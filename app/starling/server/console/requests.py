@@ -13,7 +13,7 @@ import structlog
 
 from starling.engine.local_names import without_port
 from starling.engine.peer_address import unmapped, unmapped_network
-from starling.server.console.link import NoWorker, WorkerLink
+from starling.server.console.link import NoWorker, WorkerLink, encode_request
 from starling.server.console.options import ConsoleOptions
 from starling.server.console.sessions import SESSION_SECONDS, ConsoleUser, Role, Sessions, TooManyAttempts
 from starling.server.pod import Pod
@@ -134,15 +134,19 @@ class ConsoleRequests:
         _send(request, {"result": {"name": user.name, "role": user.role}}, {"Set-Cookie": cookie})
 
     def _carry(self, request: BaseHTTPRequestHandler, user: ConsoleUser, method: str, body: dict[str, Any]) -> None:
+        try:
+            asked = encode_request(method, body)
+        except RecursionError:
+            _fail(request, HTTPStatus.BAD_REQUEST, "the JSON is nested too deeply")
+            return
         action = method not in READS
         allowed = user.role is Role.OPERATOR or not action
         if action:
-            on = {name: body[name] for name in _OBJECTS if name in body}
+            on = {name: body[name] for name in _OBJECTS if _is_plain(body.get(name))}
             log.info("console_action", by=user.name, method=method, allowed=allowed, on=on, address=_address(request))
         if not allowed:
             _fail(request, HTTPStatus.FORBIDDEN, "readers may look and change nothing")
             return
-        asked = {"method": method, "body": body}
         try:
             if method == "live":
                 _stream(request, self._link.stream(self._pod.pids(), asked))
@@ -180,6 +184,13 @@ class ConsoleRequests:
         if self._options.dev and self._options.console_password is None and not _is_own_machine(host):
             return HTTPStatus.FORBIDDEN, "developer mode answers at localhost only"
         return None
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a member can name what an action is on: a text, a number or a list of texts; others are no part of it."""
+    if isinstance(value, list):
+        return all(isinstance(each, str) for each in value)
+    return isinstance(value, (str, int, float))
 
 
 def _is_own_machine(host: str) -> bool:
