@@ -208,6 +208,13 @@ def test_verify_says_why_a_token_is_refused_with_exit_code_1() -> None:
         (("publish", "news", "1", "--url", "nowhere"), "--url: 'nowhere' is no address"),
         (("publish", "news", "1", "--url", "https://realtime.example.com"), "No key: give --key or STARLING_API_KEY"),
         (("subscribe", "news", "--since", "x"), "--since: write it as OFFSET:EPOCH"),
+        (("publish", "news", '"\\ud800"'), "the JSON names a character that UTF-8 has not"),
+        (("publish", "\udcff", "1"), "channel: it is no text in UTF-8"),
+        (("can", "\udcff", "subscribe", "chat:1"), "user: it is no text in UTF-8"),
+        (("capture", "user", "\udcff"), "name: it is no text in UTF-8"),
+        (("subscribe", "a", "\udcff"), "channels: it is no text in UTF-8"),
+        (("token", "\udcff"), "user: it is no text in UTF-8"),
+        (("token", "a", "--channel", "b", "--channel", "\udcff"), "--channel: it is no text in UTF-8"),
     ],
 )
 def test_a_mistake_is_reported_in_one_line_with_exit_code_2(arguments: tuple[str, ...], reported: str) -> None:

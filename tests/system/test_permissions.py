@@ -175,11 +175,6 @@ def test_the_command_answers_by_its_exit_code_with_and_without_a_service(service
     ) == (2, True)
 
 
-def test_an_argument_that_is_no_text_is_refused_in_words(service: Starling) -> None:
-    done = run(service, "can", "\udcff", "subscribe", "chat:1", STARLING_API_URL=service.http, STARLING_API_KEY=KEY)
-    assert (done.returncode, "an argument is no text in UTF-8" in done.stderr) == (2, True), done.stderr
-
-
 def test_the_command_knows_every_verb() -> None:
     assert {verb.value for verb in VerbArgument} == {verb.value for verb in Verb}
     assert Verb in get_args(get_type_hints(CanBody, include_extras=True)["verb"])

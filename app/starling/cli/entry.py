@@ -28,7 +28,7 @@ from starling.cli import (
 )
 from starling.cli.env_file import EnvFile
 from starling.cli.output import colours_wanted
-from starling.cli.service import EXIT_CODES, EXIT_REFUSED, EXIT_USAGE, SERVE_EXIT_CODES
+from starling.cli.service import EXIT_CODES, EXIT_REFUSED, EXIT_USAGE, SERVE_EXIT_CODES, fail
 
 SERVER = "The service"
 CLIENT = "A running service"
@@ -48,12 +48,25 @@ class CliCommand(TyperCommand):
                 param.metavar = _value_name(param)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments."""
+        """Read the arguments; ends the command for one that is no text, which could not be sent."""
         end = args.index("--") if "--" in args else len(args)
         if any("--output" in param.opts for param in self.params):
             options = ["--output=json" if arg == JSON_FLAG else arg for arg in args[:end]]
             args = [*options, *args[end:]]
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            if not _is_text(ctx.params.get(param.name or "")):
+                fail(f"{max(param.opts, key=len)}: it is no text in UTF-8", EXIT_USAGE)
+        return rest
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value, or each of several, is no text that cannot be encoded: Python reads other bytes as half pairs."""
+    texts = value if isinstance(value, (list, tuple)) else (value,)
+    try:
+        return all(text.encode() for text in texts if isinstance(text, str) and text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _value_name(param: Any) -> str:

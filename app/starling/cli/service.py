@@ -122,7 +122,8 @@ class ServiceAddress:
         try:
             answer = httpx2.post(address, json=body, headers={"X-API-Key": self.key}, timeout=15)
         except UnicodeEncodeError:
-            fail("an argument is no text in UTF-8", EXIT_USAGE)
+            # JSON can name half of a UTF-16 pair.
+            fail("the JSON names a character that UTF-8 has not: half of a UTF-16 pair", EXIT_USAGE)
         except httpx2.HTTPError as error:
             fail(f"{address}: {describe_failure(error)}: is the service there? See --url", EXIT_UNREACHABLE)
         return self._result(address, answer)
