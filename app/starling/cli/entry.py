@@ -61,7 +61,7 @@ class CliCommand(TyperCommand):
 
 
 def _is_text(value: object) -> bool:
-    """Whether a value, or each of several, is no text that cannot be encoded: Python reads other bytes as half pairs."""
+    """Whether a value, or each of several, can be encoded: what is not UTF-8, Python reads as half of a pair."""
     texts = value if isinstance(value, (list, tuple)) else (value,)
     try:
         return all(text.encode() for text in texts if isinstance(text, str) and text)
