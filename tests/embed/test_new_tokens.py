@@ -10,9 +10,11 @@ import pytest
 
 from starling import Accept, Client, Starling
 from starling.auth.issue import issue_subscription_token
+from starling.auth.tokens import Credentials
 from starling.testing import RunningService, service
 from starling.testing.client import ServiceClient
 from starling.testing.service import SECRET
+from starling.web.authority import RevocableVerifier
 
 CHANNELS = """
 namespaces:
@@ -58,8 +60,8 @@ def subscription(user: str, channel: str, ttl: float = LATER, **claims: Any) -> 
     return issue_subscription_token(SECRET, user, channel, ttl, **claims)
 
 
-async def refresh(running: RunningService, client: ServiceClient, **claims: Any) -> dict[str, Any]:
-    return await client.command("refresh", {"token": running.token(client.user, **claims)})
+async def refresh(running: RunningService, client: ServiceClient, within: float = 2.0, **claims: Any) -> dict[str, Any]:
+    return await client.command("refresh", {"token": running.token(client.user, **claims)}, within=within)
 
 
 async def test_what_a_hook_said_of_a_client_stays_until_a_token_says_something_else(running: RunningService) -> None:
@@ -117,6 +119,56 @@ async def test_a_backend_moves_the_end_that_a_hook_set(running: RunningService) 
 
     assert client.closed is None
     assert (await refresh(running, client))["expires"]
+
+
+@pytest.fixture
+def slow_keys(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Has each verification of a connection token wait, as for keys that must be fetched.
+
+    The first event is set when one waits, and the second has it go on.
+    """
+    waits, go_on, verify = asyncio.Event(), asyncio.Event(), RevocableVerifier.connection
+
+    async def slowly(self: RevocableVerifier, token: str) -> Credentials:
+        waits.set()
+        await go_on.wait()
+        return await verify(self, token)
+
+    monkeypatch.setattr(RevocableVerifier, "connection", slowly)
+    return waits, go_on
+
+
+async def test_the_end_that_a_backend_sets_while_a_new_token_is_verified_stands_in_place_of_the_hooks(
+    running: RunningService, slow_keys: tuple[asyncio.Event, asyncio.Event]
+) -> None:
+    waits, go_on = slow_keys
+    client = await running.connect("ending")
+    refreshing = asyncio.create_task(refresh(running, client))
+    await waits.wait()
+    await running.starling.refresh("ending", expire_at=int(time.time()) + LATER)
+    go_on.set()
+
+    assert (await refreshing)["expires"]
+    await running.turn(100)
+    assert client.closed is None
+
+
+async def test_the_time_that_the_verification_of_a_token_takes_ends_no_channel_of_it_earlier(
+    running: RunningService, slow_keys: tuple[asyncio.Event, asyncio.Event]
+) -> None:
+    waits, go_on = slow_keys
+    now = int(time.time())
+    client = await running.connect("ann", subs={"room:a": {"expire_at": now + 100}})
+    refreshing = asyncio.create_task(refresh(running, client, LATER, subs={"room:a": {"expire_at": now + 110}}))
+    await waits.wait()
+    await running.turn(60)
+    go_on.set()
+    await refreshing
+
+    await running.turn(20)
+    assert client.closed is None
+    await running.turn(31)
+    assert client.closed == 3006
 
 
 @pytest.mark.parametrize("channel", ["$room:ending", "room:ending"])

@@ -1,6 +1,6 @@
 """The contract of authentication and permission for clients of the client protocol."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
@@ -159,10 +159,10 @@ class Authority(Protocol):
     async def grant(self, identity: Identity, request: SubscribeRequest) -> Grant:
         """As `grant_now`, with keys that must be fetched."""
 
-    async def renew(self, identity: Identity, token: str) -> Identity:
-        """The same client with what its new token says.
+    async def renewal(self, token: str) -> Callable[[Identity], Identity]:
+        """What a new token makes of the client that brings it: the same client with what the token says.
 
-        Raises CommandRefused, with 3010 where the new token names other channels than the one before.
+        The function raises CommandRefused, with 3010 where the token names other channels than the one before.
         """
 
     async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:

@@ -1,8 +1,9 @@
 """Authentication of a client of the client protocol, and its rights in channels: by tokens, tickets and namespaces."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 from msgspec import Raw
@@ -285,11 +286,11 @@ class TokenAuthority:
         granted = await self._subscription(identity, request.channel, request.token)
         return _grant(self._channels.options(request.channel), granted)
 
-    async def renew(self, identity: Identity, token: str) -> Identity:
+    async def renewal(self, token: str) -> Callable[[Identity], Identity]:
         """See starling.web.token_terms.renewed."""
         with _expired_is_temporary():
             credentials = await self._connection(token)
-        return renewed(identity, credentials)
+        return partial(renewed, credentials=credentials)
 
     async def renew_grant(self, identity: Identity, channel: str, token: str) -> Grant:
         """A new subscription token must be of the same user and channel, or it is refused with 103."""

@@ -26,8 +26,10 @@ class RefreshHandler(CommandHandler[Refresh, None]):
 
     async def run(self, client: ClientConnection, action: Refresh, prepared: None) -> list[Decision]:
         """Verify the token and adopt what it says; the info that others see is replaced where it differs."""
+        renewal = await self._authority.renewal(action.request.token)
+        # Its verification may take seconds, in which a backend may have set another end.
         before, session, now = client.identity, client.session, time.monotonic()
-        client.adopt(await self._authority.renew(before, action.request.token))
+        client.adopt(renewal(before))
         identity = client.identity
         renewed = [
             channel for channel, grant in identity.subscriptions.items() if grant is not before.subscriptions[channel]
