@@ -124,7 +124,7 @@ async def test_a_stream_whose_rest_follows_its_answer_keeps_no_other_subscriptio
             await streams.append(f"answers:{number}", options, chunk, StreamKind.TEXT)
     go_on, pushed = asyncio.Event(), 0
 
-    async def slow_catch_up(self: JsonConnection, frames: Any) -> bool:
+    async def slow_catch_up(self: JsonConnection, frames: Any, left: Any) -> bool:
         nonlocal pushed
         pushed += 1
         await go_on.wait()

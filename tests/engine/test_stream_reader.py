@@ -50,14 +50,14 @@ async def test_a_reader_that_is_too_far_behind_gets_what_it_had_room_for_and_is_
 async def test_a_reader_catches_up_as_fast_as_it_takes_and_not_at_all_once_it_is_lost() -> None:
     reader = StreamReader(1)
     reader.send(frame(1))
-    catching_up = asyncio.create_task(reader.catch_up([frame(2)]))
+    catching_up = asyncio.create_task(reader.catch_up([frame(2)], lambda: False))
     await asyncio.sleep(0)
     assert not catching_up.done()
     assert [each.offset for each in await reader.next(60)] == [1]
     assert await catching_up
     assert [each.offset for each in await reader.next(60)] == [2]
     reader.close(3000)
-    assert not await reader.catch_up([frame(3)])
+    assert not await reader.catch_up([frame(3)], lambda: False)
     with pytest.raises(StreamLost):
         await reader.next(60)
 

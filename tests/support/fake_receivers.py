@@ -85,7 +85,7 @@ class FakeReceiver:
         self.sent += 1
         self.transport.send_frame(frame)
 
-    async def catch_up(self, frames: Sequence[Frame]) -> bool:
+    async def catch_up(self, frames: Sequence[Frame], left: Callable[[], bool]) -> bool:
         for frame in frames:
             self.send(frame)
         return True

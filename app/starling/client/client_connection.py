@@ -169,15 +169,17 @@ class ClientConnection(Connection):
         self._read_gates.transport = self.transport
         return self._read_gates
 
-    async def catch_up(self, frames: Sequence[Frame]) -> bool:
-        """Queue frames for this client alone, as fast as it reads; False when it has gone."""
+    async def catch_up(self, frames: Sequence[Frame], left: Callable[[], bool]) -> bool:
+        """Queue frames for this client alone, as fast as it reads; False when it has gone, or has `left`."""
         for frame in frames:
             try:
                 async with self.gates.reading:
+                    if left():
+                        return False
                     self.reply(frame)
             except CommandRefused:
                 return False
-        return self.close_code is None
+        return self.close_code is None and not left()
 
     def carry_out(self, decisions: list[Decision]) -> None:
         """Carry out what the session decided."""

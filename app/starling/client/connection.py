@@ -101,11 +101,11 @@ class Connection(ABC):
         self.stats.bytes_out += len(frame.payload)
         self.send(frame)
 
-    async def catch_up(self, frames: Sequence[Frame]) -> bool:
-        """Queue frames for this client alone; False when it has gone."""
-        for frame in frames:
+    async def catch_up(self, frames: Sequence[Frame], left: Callable[[], bool]) -> bool:
+        """Queue frames for this client alone; False when it has gone, or has `left`."""
+        for frame in () if left() else frames:
             self.reply(frame)
-        return self.close_code is None
+        return self.close_code is None and not left()
 
     def close(self, code: int, reason: str = "") -> None:
         """Close from this side, after everything that was broadcast to this client."""

@@ -118,19 +118,20 @@ class Memberships:
         """
         engine, channel = self._engine, subscriber.channel
         latest = grant.options.force_recovery_mode == "cache"
-        membership = Membership(subscriber, grant)
-        self._by_channel[channel] = membership
+        self._by_channel[channel] = Membership(subscriber, grant)
         engine.metrics.subscriptions[namespace_of(channel)] += 1
         try:
             await engine.presence.arrive(channel, info, grant.options)
             matches = None if wanted is None else wanted.matches
             await engine.subscriptions.join(subscriber, grant.options, since, latest=latest, matches=matches)
         finally:
-            # By now it may be another's: a client that was refused can be on its way in again.
-            if not subscriber.answered and self._by_channel.get(channel) is membership:
-                del self._by_channel[channel]
-                engine.presence.depart(channel, info.client)
+            if not subscriber.answered and not subscriber.dropped:
                 engine.metrics.subscriptions[namespace_of(channel)] -= 1
+                held = self._by_channel.get(channel)
+                # By now it may be another's: a client that was refused can be on its way in again.
+                if held is not None and held.subscriber is subscriber:
+                    del self._by_channel[channel]
+                    engine.presence.depart(channel, info.client)
 
     def enter_live(self, connection: Receiver, channel: str, grant: Grant, view: View | None = None) -> None:
         """Enter at once a channel that this process receives, without history, presence, joins and leaves.

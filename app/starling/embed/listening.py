@@ -137,7 +137,7 @@ class ChannelListener:
 
     queue_batch = send_batch
 
-    async def catch_up(self, frames: Sequence[Frame]) -> bool:
+    async def catch_up(self, frames: Sequence[Frame], left: Callable[[], bool]) -> bool:
         """Pass over what was there before this listener."""
         return True
 

@@ -52,8 +52,8 @@ class Receiver(Protocol):
     def send(self, frame: Frame) -> None:
         """Queue a frame whose messages and bytes the caller counts."""
 
-    async def catch_up(self, frames: Sequence[Frame]) -> bool:
-        """Queue frames for this client alone, once it has taken those before; False when it has gone."""
+    async def catch_up(self, frames: Sequence[Frame], left: Callable[[], bool]) -> bool:
+        """Queue frames for this client alone, once it has taken those before; False when it has gone, or has `left`."""
 
     def tick(self, now: float) -> float:
         """Do what is due at `now` and return when to tick next, in seconds of `time.monotonic`."""

@@ -125,14 +125,14 @@ class StreamReader:
             self._lost = len(self._waiting) > WAITING_LIMIT
             self._changed.set()
 
-    async def catch_up(self, frames: Sequence[Frame]) -> bool:
+    async def catch_up(self, frames: Sequence[Frame], left: Callable[[], bool]) -> bool:
         """Keep publications, as fast as they are taken."""
         while self._waiting and not self._lost:
             self._taken.clear()
             await self._taken.wait()
-        for frame in frames:
+        for frame in () if left() else frames:
             self.send(frame)
-        return not self._lost
+        return not self._lost and not left()
 
     def lose_state(self, channel: str) -> None:
         """Have `next` raise StreamLost once it has returned what came before."""

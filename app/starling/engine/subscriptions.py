@@ -81,7 +81,10 @@ class Subscriber:
             except CommandRefused:
                 if self.unreadable is not None:
                     self.unreadable.note(channel=self.channel)
-        return not self.dropped and await self.receiver.catch_up(frames)
+        return await self.receiver.catch_up(frames, self._has_left)
+
+    def _has_left(self) -> bool:
+        return self.dropped
 
     def unsubscribe(self) -> None:
         """The stream broke off behind this subscriber's position."""
@@ -234,6 +237,8 @@ class Subscriptions:
             stream = self._streams.get(channel)
             if channel in self._hub.subscribers.channels or (stream is not None and not stream.idle):
                 return
+            # A subscriber that did not enter after all may have been given it.
+            self._hub.subscribers.ids.forget(channel)
             if stream is not None:
                 stream.close()
                 del self._streams[channel]

@@ -111,7 +111,7 @@ class Session(SessionCore):
             # Without an id the client cannot get an error reply.
             return self._refuse(command.id, excess if command.id else codes.DISCONNECT_TOO_MANY_REQUESTS, now)
         if self.state is SessionState.CONNECTING:
-            self._hold(command.id, request)
+            self._hold(partial(self._dispatch, command.id, request))
             return []
         return self._dispatch(command.id, request, now)
 
@@ -221,9 +221,9 @@ class Session(SessionCore):
         result.ping, result.pong = ceil(self._limits.ping_seconds), self._answers_pings
         decisions = [Write(Reply(action.id, connect=result)), *self._finish(action, now)]
         held, self._held = self._held, None
-        for command_id, request in held or ():
+        for step in held or ():
             if self.state is SessionState.CONNECTED:
-                decisions += self._dispatch(command_id, request, now)
+                decisions += step(now)
         return decisions
 
     def subscribed(
@@ -327,10 +327,8 @@ class Session(SessionCore):
 
         `terms` are returned with the Subscribe. Publications in the result follow the push one by one.
         """
-        if self.state is not SessionState.CONNECTED:
-            return []
         action = Subscribe(0, request, server_side=True, terms=terms)
-        return self._in_turn(request.channel, partial(self._subscribe, action), now)
+        return self._once_connected(partial(self._in_turn, request.channel, partial(self._subscribe, action)), now)
 
     def unsubscribe(
         self, channel: str, reason: Unsubscribe, now: float, *, may_disconnect: bool = True
@@ -341,10 +339,10 @@ class Session(SessionCore):
         disconnected with the corresponding code, and reconnects. Without `may_disconnect` such a subscription ends,
         and the client stays connected.
         """
-        if self.state is not SessionState.CONNECTED:
-            return []
         step = partial(self._unsubscribe, channel, reason, may_disconnect=may_disconnect)
-        return step(now) if channel in self.subscriptions else self._in_turn(channel, step, now)
+        if channel in self.subscriptions:
+            return step(now)
+        return self._once_connected(partial(self._in_turn, channel, step), now)
 
     def refresh(self, now: float, *, ttl: float | None) -> list[Decision]:
         """Change when the connection expires, in `ttl` seconds or never, and notify the client."""

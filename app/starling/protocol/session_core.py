@@ -10,7 +10,6 @@ from starling.protocol import codes
 from starling.protocol.budget import Budget
 from starling.protocol.codec import commands_per_frame
 from starling.protocol.codes import Disconnect, Error, Unsubscribe
-from starling.protocol.commands import Request
 from starling.protocol.decisions import (
     Action,
     Close,
@@ -89,7 +88,8 @@ class SessionCore:
         self._publish_in_turn = publish_in_turn
         self._answers_pings = answers_pings
         self._turns: Turns[Callable[[float], list[Decision]]] = Turns()
-        self._held: list[tuple[int, Request]] | None = None
+        # What waits for the outcome of the connect command.
+        self._held: list[Callable[[float], list[Decision]]] | None = None
         self._subscribing = 0
         self._errors: Budget | None = None
         self._requests = Budget(limits.messages_per_second) if limits.messages_per_second else None
@@ -204,10 +204,16 @@ class SessionCore:
         self._turns.wait(channel, step, concurrent=concurrent)
         return []
 
-    def _hold(self, command_id: int, request: Request) -> None:
+    def _hold(self, step: Callable[[float], list[Decision]]) -> None:
         if self._held is None:
             self._held = []
-        self._held.append((command_id, request))
+        self._held.append(step)
+
+    def _once_connected(self, step: Callable[[float], list[Decision]], now: float) -> list[Decision]:
+        """Take a step of the server, now or once the client is connected; nothing for one that is refused or gone."""
+        if self.state is SessionState.CONNECTING:
+            self._hold(step)
+        return step(now) if self.state is SessionState.CONNECTED else []
 
     def _forget_pending(self) -> None:
         self._turns.clear()

@@ -47,7 +47,7 @@ class CommandHandler(ABC, Generic[ActionType, Prepared]):
         return False
 
     @abstractmethod
-    async def run(self, client: ClientConnection, action: ActionType, prepared: Prepared) -> list[Decision]:
+    async def run(self, client: ClientConnection, action: ActionType, prepared: Prepared) -> Sequence[Work]:
         """Do it in a task, or at once where it `runs_through`; return what the session decides."""
 
 

@@ -93,7 +93,7 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
         # After the reply, which a fault of the listener must not suppress, and before subscriptions are reported.
         return [*decisions[:1], partial(self._announce, client, known, channels=len(subs)), *decisions[1:]]
 
-    async def run(self, client: ClientConnection, action: Authenticate, prepared: Identity | None) -> list[Decision]:
+    async def run(self, client: ClientConnection, action: Authenticate, prepared: Identity | None) -> list[Work]:
         """Connect with all that there may be: keys to fetch, a limit, a hook, server-side subscriptions."""
         request = action.request
         known, data = await self._identify(client, request, prepared)
@@ -110,12 +110,14 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
             client.transport = transport
         for channel, subscription in client.session.subscriptions.items():
             subscription.chan_info = identity.subscriptions[channel].info
-        client.carry_out(decisions)
+        announce = partial(self._announce, client, known, channels=len(subs))
+        if client.session.state is not SessionState.CONNECTED:
+            # What was held is not for a client that is not let in.
+            return [*decisions, announce]
+        client.carry_out(decisions[:1])
         held.release()
-        for channel in client.memberships:
-            self._engine.presence.announce(channel, client.id)
-        self._announce(client, known, channels=len(subs))
-        return []
+        # Before the commands that waited: they may enter channels, and leave these.
+        return [announce, partial(client.carry_out, decisions[1:])]
 
     async def _identify(
         self, client: ClientConnection, request: ConnectRequest, prepared: Identity | None
@@ -187,12 +189,13 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
         )
 
     def _announce(self, client: ClientConnection, known: str, *, channels: int) -> None:
-        """Report the client to the lifecycle listener, and its user to the log where the upgrade did not name it."""
+        """Report the client and its channels, once it has its answer; log a user that the upgrade did not name."""
         if client.session.state is SessionState.CONNECTED:
             client.announced = True
             lifecycle = self._engine.lifecycle
             lifecycle.connected(client.id, client.user, client.address)
             for channel in client.memberships:
+                self._engine.presence.announce(channel, client.id)
                 lifecycle.subscribed(client.id, client.user, channel, client.address)
         if client.user != known:
             log.info("client_authenticated", connection_id=client.id, user=client.user, channels=channels)

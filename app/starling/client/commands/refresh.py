@@ -71,8 +71,9 @@ class SubRefreshHandler(CommandHandler[SubRefresh, None]):
         decisions = client.session.sub_refreshed(
             action, time.monotonic(), ttl=ttl_until(end), chan_info=info, refreshable=refreshable
         )
-        if same_filter:
+        if same_filter or client.session.subscriptions.get(channel) is not action.subscription:
             return decisions
-        client.carry_out(decisions)
+        # Before the commands that waited for it, which may begin another subscription.
+        client.carry_out(decisions[:1])
         client.send_unsubscribe(channel, codes.UNSUBSCRIBE_INSUFFICIENT_STATE)
-        return []
+        return decisions[1:]

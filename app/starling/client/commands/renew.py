@@ -79,6 +79,9 @@ class RenewSubHandler(CommandHandler[RenewSubscription, None]):
                 return session.close(refused.reason)
             self._metrics.unanswered_renewals["subscription"] += 1
             return session.renewed(time.monotonic(), subscription=subscription, answered=False)
+        if session.subscriptions.get(channel) is not subscription:
+            # It ended meanwhile, and the client may have another one that nobody asked about.
+            return []
         decision = decision or RefreshDecision(expired=True)
         if decision.expired:
             return session.unsubscribe(channel, codes.UNSUBSCRIBE_EXPIRED, time.monotonic())

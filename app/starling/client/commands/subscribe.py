@@ -148,6 +148,10 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
             client.carry_out(decisions)
             return False
         client.carry_out(decisions[:1])
+        if not _connected(client):
+            # The answer itself ended the connection, which ended this subscription or has forgotten it.
+            client.carry_out(decisions[1:])
+            return False
         # Before the commands that waited for it: one of them may end it, and what the client got must be known.
         lifecycle = self._engine.lifecycle
         lifecycle.subscribed(client.id, client.user, action.channel, client.address)
@@ -158,6 +162,10 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
         subscriber.answered = True
         client.carry_out(decisions[1:])
         return True
+
+
+def _connected(client: ClientConnection) -> bool:
+    return client.session.state is SessionState.CONNECTED
 
 
 class UnsubscribeHandler(CommandHandler[EndSubscription, Membership | None]):
