@@ -126,10 +126,13 @@ async def test_what_comes_lines_up_behind_what_waits_though_the_kernel_has_room_
 LARGE = Frame(bytes(2**24), text=False)
 
 
+@pytest.mark.parametrize("send", [in_one_tick, at_once])
 @pytest.mark.parametrize("client", [2**16], indirect=True)
-async def test_one_answer_beyond_the_write_limit_ends_nobody_and_what_comes_while_it_waits_does(client: Client) -> None:
+async def test_one_message_beyond_the_write_limit_ends_nobody_and_what_comes_while_it_waits_does(
+    client: Client, send: Callable[[WebSocketTransport, Frame], None]
+) -> None:
     transport = client.transport
-    in_one_tick(transport, LARGE)
+    send(transport, LARGE)
     assert transport.waiting_bytes > 2**16
     assert not transport.closing
 
@@ -142,6 +145,12 @@ async def test_many_answers_at_once_beyond_the_write_limit_end_their_client(clie
     for _ in range(2):
         client.transport.send_frame(LARGE)
     client.transport.flush()
+    assert client.transport.closing
+
+
+@pytest.mark.parametrize("client", [2**16], indirect=True)
+async def test_many_messages_at_once_beyond_the_write_limit_end_their_client(client: Client) -> None:
+    client.transport.send_batch(Batch([LARGE, LARGE]))
     assert client.transport.closing
 
 

@@ -200,11 +200,11 @@ class ClientSocket(asyncio.Protocol, ABC):
             except OSError as error:
                 sent = self._note_failure(error)
             if sent != len(wire):
-                self._write_later(wire[sent:], own=sent > 0)
+                self._write_later(wire[sent:], own=sent > 0, single=len(batch.frames) == 1)
         elif not self._finished and self._close_code is None:
             pending, self._pending = self._pending, None
             if pending is None:
-                self._write(wire, own=False)
+                self._write(wire, own=False, single=len(batch.frames) == 1)
             else:
                 self._own_pending = False
                 self._write(b"".join((*pending, wire)), own=True)
@@ -273,7 +273,7 @@ class ClientSocket(asyncio.Protocol, ABC):
             return
         waited = self._socket.get_write_buffer_size()
         self._socket.write(data)
-        # One large answer makes nobody a slow reader: that is a client that has not taken what was before it, either.
+        # One large message makes nobody a slow reader: that is a client that has not taken what was before it, either.
         if (waited or not single) and self._socket.get_write_buffer_size() > self._write_limit:
             self.overflow()
         if own:
