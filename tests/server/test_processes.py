@@ -235,9 +235,11 @@ def test_an_address_of_another_machine_is_one_clear_line(tmp_path: Path) -> None
     assert "STARLING_HOST" in server.lines[0]["hint"]
 
 
-def test_an_application_that_does_not_start_ends_the_service(tmp_path: Path) -> None:
-    with Server(tmp_path, wait_ready=False, starts=False) as server:
-        assert server.process.wait(15) == 3
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_application_that_does_not_start_ends_the_service(tmp_path: Path, workers: int) -> None:
+    with Server(tmp_path, wait_ready=False, starts=False, workers=workers) as server:
+        assert server.process.wait(DEADLINE) == 3
+    assert server.events("uncaught_exception") == []
     assert any("asked not to start" in line.get("exception", "") for line in server.lines)
 
 

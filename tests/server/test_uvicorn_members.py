@@ -364,7 +364,18 @@ def test_worker_is_made_with_the_application() -> None:
 
 
 @pytest.mark.parametrize(
-    "member", ["WORKERS", "handle_int", "handle_quit", "handle_term", "kill_workers", "signal", "spawn_worker", "stop"]
+    "member",
+    [
+        "WORKERS",
+        "handle_int",
+        "handle_quit",
+        "handle_term",
+        "kill_workers",
+        "reap_workers",
+        "signal",
+        "spawn_worker",
+        "stop",
+    ],
 )
 def test_the_arbiter_has_each_member_in_use(member: str) -> None:
     assert hasattr(gunicorn.arbiter.Arbiter, member)

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 
 from starling.server.board import Board
@@ -221,6 +222,14 @@ class StarlingArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         self.app.board.stopping = True
         log.info("server_stopping")
         super().stop(graceful)
+
+    def reap_workers(self) -> None:
+        """Take note of workers that have ended. While the pod stops, one that could not start stops nothing more."""
+        try:
+            super().reap_workers()
+        except HaltServer:
+            if not self.app.board.stopping:
+                raise
 
     def spawn_worker(self) -> Any:
         """Fork a worker; its process ends here and not where the master's callers would go on."""
