@@ -11,15 +11,17 @@ import pytest
 from msgspec import Raw
 from prometheus_client import CollectorRegistry
 
-from starling.client.authority import Identity
+from starling.client.authority import Grant, Identity
 from starling.client.client_connection import JsonConnection
 from starling.client.read_gate import RECOVERIES_AT_ONCE, SMALL_RECOVERIES_AT_ONCE
 from starling.engine.append_store import StreamKind
+from starling.engine.channels_document import parse_channels
 from starling.engine.receiver import TokenFacts
 from starling.engine.stream_chunks import text_chunk
 from starling.engine.stream_contract import ANSWER_BYTES
 from starling.engine.transport import VANISHED
 from starling.main import Application, build_application
+from starling.protocol.codes import ERROR_UNKNOWN_CHANNEL
 from starling.protocol.messages import Publication
 from starling.settings import load_settings
 from tests.support.json_transport import JsonTransport
@@ -139,16 +141,27 @@ async def test_a_stream_whose_rest_follows_its_answer_keeps_no_other_subscriptio
     go_on.set()
 
 
+@pytest.mark.parametrize("by_token", [False, True])
 @pytest.mark.parametrize("size", [1, 100_000])
 async def test_small_recoveries_make_room_for_more_at_a_time_and_large_ones_do_not(
-    service: Application, size: int
+    service: Application, size: int, by_token: bool
 ) -> None:
     kept = service.engine.channels.options("c0").publish_options()
     for number in range(CHANNELS):
         await service.engine.publisher.publish(f"c{number}", Publication(data=Raw(b"1" * size)), kept)
-    client, transport = connected(service)
-    subscribe(client, "c", CHANNELS, **RECOVER)
-    await until(lambda: len(transport.lines) == CHANNELS + 1, "all are answered")
+    if by_token:
+        names = [f"c{number}" for number in range(CHANNELS)]
+        grants = {name: Grant(service.engine.channels.options(name)) for name in names}
+        identity = Identity("alice", token=TokenFacts("alice"), subscriptions=grants)
+        client, transport = JsonConnection(service.context.dispatcher, identity), JsonTransport()
+        client.open(transport)
+        client.on_message(json.dumps({"id": 1, "connect": {"subs": dict.fromkeys(names, RECOVER)}}))
+        await until(lambda: transport.lines, "it is connected")
+        assert all(sub["recovered"] for sub in transport.lines[0]["connect"]["subs"].values())
+    else:
+        client, transport = connected(service)
+        subscribe(client, "c", CHANNELS, **RECOVER)
+        await until(lambda: len(transport.lines) == CHANNELS + 1, "all are answered")
     gate, room = client.gates.recovering, 0
     for _ in range(SMALL_RECOVERIES_AT_ONCE):
         entering = asyncio.create_task(gate.enter())
@@ -176,3 +189,42 @@ async def test_nothing_waits_for_the_replies_of_a_client_that_vanished_while_a_h
 
 def _tasks_of(name: str) -> list[asyncio.Task[Any]]:
     return [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", "") == name]
+
+
+async def test_a_subscription_that_waits_while_its_namespace_goes_is_refused(service: Application) -> None:
+    client, transport = connected(service)
+    transport.replies_wait = True
+    subscribe(client, "answers:", 1)
+    await asyncio.sleep(0)
+    reload_without_namespaces(service)
+    transport.replies_wait = False
+    client.on_drained()
+    await until(lambda: transport.lines[-1].get("id") == 2, "it is answered")
+    assert transport.lines[-1]["error"]["code"] == ERROR_UNKNOWN_CHANNEL.code
+    assert "answers:0" not in service.engine.hub.subscribers.channels
+
+
+async def test_a_channel_of_a_token_that_waits_while_its_namespace_goes_is_left_out(service: Application) -> None:
+    options = {channel: service.engine.channels.options(channel) for channel in ("answers:0", "own")}
+    subscriptions = {channel: Grant(known) for channel, known in options.items()}
+    identity = Identity("alice", token=TokenFacts("alice"), subscriptions=subscriptions)
+    client, transport = JsonConnection(service.context.dispatcher, identity), JsonTransport()
+    client.open(transport)
+    transport.replies_wait = True
+    client.on_message('{"id":1,"connect":{}}')
+    await asyncio.sleep(0)
+    reload_without_namespaces(service)
+    transport.replies_wait = False
+    client.on_drained()
+    await until(lambda: transport.lines, "it is connected")
+    assert list(transport.lines[0]["connect"]["subs"]) == ["own"]
+    assert "answers:0" not in service.engine.hub.subscribers.channels
+    assert client.close_code is None
+
+
+def reload_without_namespaces(service: Application) -> None:
+    engine = service.engine
+    engine.channels.replace_with(parse_channels({"default": OPTIONS}, developer=False))
+    for connection in list(engine.hub.connections):
+        assert isinstance(connection, JsonConnection)
+        connection.renew_options(engine.channels)

@@ -170,6 +170,6 @@ class Authority(Protocol):
 
 
 def guesses(handshake: Handshake, identity: Identity) -> bool:
-    """Whether a client is let in as anonymous though it brought a token, which is invalid: as those do who guess."""
+    """Whether a client is let in as anonymous though it brought an invalid token, as clients do that guess tokens."""
     refused = isinstance(handshake, CommandRefused) and handshake.reason == DISCONNECT_INVALID_TOKEN
     return refused and not identity.user and identity.token is None

@@ -247,6 +247,14 @@ class Channels:
         """
         return self._known_options(channel) if len(channel) <= NAME_LENGTH else self._find_options(channel)
 
+    def knows(self, channel: str) -> bool:
+        """Whether `channel` has options."""
+        try:
+            self.options(channel)
+        except CommandRefused:
+            return False
+        return True
+
     def options_of_all(self, channels: Sequence[str]) -> list[ChannelOptions]:
         """The options of each of `channels`. Raises as `options` does, for the first that is refused."""
         short = len(max(channels, key=len, default="")) <= NAME_LENGTH

@@ -266,6 +266,9 @@ class ConnectHandler(CommandHandler[Authenticate, Identity | None]):
         since = recovers_from(request, grant, user=client.user)
         turn = RecoveryTurn(client.gates.recovering if may_bring_much(since, grant) else None)
         async with turn:
+            if not self._engine.channels.knows(request.channel):
+                # Its namespace has gone while it waited: the client connects without it.
+                return
             await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
         if client.one_way and subscriber.created and grant.options.keeps_history:
             self._grants.count_first_use(client)

@@ -94,6 +94,8 @@ class SubscribeHandler(CommandHandler[Subscribe, Grant | None]):
         if new:
             self._grants.check_first_use(client, request.channel, grant.options)
         async with turn:
+            # Its namespace may have gone while it waited; from here on a reload of the channels finds it.
+            self._engine.channels.options(request.channel)
             await client.memberships.enter(subscriber, grant, client.info(grant.info), since, wanted=wanted)
         if new and subscriber.created:
             self._grants.count_first_use(client)
