@@ -54,36 +54,47 @@ class Client:
                 await asyncio.sleep(0.01)
 
 
-@pytest.fixture
-async def client(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    """A client whose write limit is the fixture's parameter, if it has one."""
-    context = build_application(load_settings({"STARLING_DEV": "true"}), CollectorRegistry()).context
+async def accepted(flusher: Flusher) -> tuple[asyncio.Transport, WebSocketTransport, socket.socket, int]:
+    """The socket of a new connection, a transport on it, its peer, and the descriptor of this side."""
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer = socket.create_connection(listener.getsockname())
-        accepted, _ = listener.accept()
-    accepted.settimeout(0)
-    number = accepted.fileno()
-    raw, _ = await loop.connect_accepted_socket(asyncio.Protocol, accepted)
-    options = ServerOptions(close_seconds=1)
+        this, _ = listener.accept()
+    this.settimeout(0)
+    number = this.fileno()
+    raw, _ = await loop.connect_accepted_socket(asyncio.Protocol, this)
     transport = WebSocketTransport(
         raw,
         lambda: b"",
         loop=loop,
         connections=set(),
-        flusher=Flusher(),
-        options=options,
+        flusher=flusher,
+        options=ServerOptions(close_seconds=1),
         on_refused=lambda reason, **seen: None,
         deflater=None,
     )
-    connection = JsonConnection(context.dispatcher, None)
-    connection.open(transport, "127.0.0.1")
-    transport.detach(connection, write_limit=getattr(request, "param", WRITE_LIMIT))
+    return raw, transport, peer, number
+
+
+@pytest.fixture
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    """A client whose write limit is the fixture's parameter, if it has one."""
+    raw, transport, peer, number = await accepted(Flusher())
+    connection = client_of(transport, getattr(request, "param", WRITE_LIMIT))
     await asyncio.sleep(0)
     yield Client(connection, transport, peer, number)
     peer.close()
     raw.abort()
     await asyncio.sleep(0)
+
+
+def client_of(transport: WebSocketTransport, write_limit: int) -> JsonConnection:
+    """A real-time client that has the transport."""
+    context = build_application(load_settings({"STARLING_DEV": "true"}), CollectorRegistry()).context
+    connection = JsonConnection(context.dispatcher, None)
+    connection.open(transport, "127.0.0.1")
+    transport.detach(connection, write_limit=write_limit)
+    return connection
 
 
 def in_one_tick(transport: WebSocketTransport, frame: Frame) -> None:
@@ -152,6 +163,21 @@ async def test_many_answers_at_once_beyond_the_write_limit_end_their_client(clie
 async def test_many_messages_at_once_beyond_the_write_limit_end_their_client(client: Client) -> None:
     client.transport.send_batch(Batch([LARGE, LARGE]))
     assert client.transport.closing
+
+
+async def test_a_response_that_waits_when_its_connection_is_handed_over_counts_for_the_client() -> None:
+    flusher = Flusher()
+    raw, transport, peer, _ = await accepted(flusher)
+    raw.write(LARGE.wire)
+    waiting = raw.get_write_buffer_size()
+    assert waiting > 2**16, "the protocol before was asked to pause"
+    client_of(transport, WRITE_LIMIT)
+    assert flusher.waiting == {transport}
+    assert transport.own_waiting_bytes == waiting
+    raw.abort()
+    peer.close()
+    await asyncio.sleep(0)
+    assert flusher.waiting == set()
 
 
 async def test_a_client_gone_when_written_to_is_3009_in_numbers_and_log(client: Client) -> None:

@@ -160,7 +160,11 @@ class ClientSocket(asyncio.Protocol, ABC):
         self._connections.add(self)
         # From now on the first byte that waits calls pause_writing, and the last resume_writing.
         self._socket.set_write_buffer_limits(0)
-        if self._socket.get_write_buffer_size() == 0:
+        if waiting := self._socket.get_write_buffer_size():
+            # A response of the protocol before may wait: then that one was asked to pause, and this one is not.
+            self._own_waiting = waiting
+            self.pause_writing()
+        else:
             self.resume_writing()
 
     # What subclasses define
