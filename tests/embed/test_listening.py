@@ -1,5 +1,6 @@
 """A route of the application in a channel."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,46 @@ async def test_listeners_of_one_channel_do_not_disturb_each_other(realtime: Star
                 await anext(fast)
         with pytest.raises(ListenerTooSlow):
             await anext(slow)
+
+
+async def test_a_listener_that_leaves_while_it_enters_again_stays_outside(realtime: Starling) -> None:
+    async with realtime.running():
+        engine = realtime._built.engine
+        async with realtime.listen("kept:1"):
+            before = set(engine.tasks._running)
+            for receiver in engine.hub.subscribers.of("kept:1"):
+                receiver.lose_state("kept:1")
+            entering = engine.tasks._running - before
+        assert entering
+        await asyncio.wait(entering)
+        assert (await realtime.channels()).channels == {}
+        assert not engine.subscriptions._streams
+
+
+@pytest.mark.parametrize("channel", ["live", "kept:1"])
+async def test_nothing_is_left_of_a_route_that_is_cancelled_while_it_enters(
+    realtime: Starling, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    async def waits(channel: str) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async def route() -> None:
+        async with realtime.listen(channel):
+            pass
+
+    async with realtime.running():
+        engine = realtime._built.engine
+        # The memory broker never keeps anybody waiting.
+        monkeypatch.setattr(realtime._built.broker, "subscribe", waits)
+        entering = asyncio.create_task(route())
+        await asked.wait()
+        entering.cancel()
+        await asyncio.wait([entering])
+        assert channel not in engine.hub.subscribers.channels
+        assert not engine.subscriptions._locks
 
 
 async def test_a_channel_that_there_cannot_be_is_refused(realtime: Starling) -> None:

@@ -70,6 +70,8 @@ class ChannelListener:
         self._waiting_bytes = 0
         self._filled = asyncio.Event()
         self._overflowed = False
+        self._subscriber: Subscriber | None = None
+        self._left = False
 
     @property
     def transport(self) -> Any:
@@ -81,8 +83,8 @@ class ChannelListener:
         options = self._options()
         try:
             if options.keeps_history:
-                subscriber = Subscriber(self, self._channel, lambda subscriber, joined: True)
-                await self._engine.subscriptions.join(subscriber, options, None, latest=False)
+                self._subscriber = Subscriber(self, self._channel, lambda subscriber, joined: not self._left)
+                await self._engine.subscriptions.join(self._subscriber, options, None, latest=False)
             else:
                 await self._engine.subscriptions.wait_in(self, self._channel)
         except BrokerUnavailable as away:
@@ -103,6 +105,10 @@ class ChannelListener:
 
     async def leave(self) -> None:
         """Receive no more."""
+        self._left = True
+        if self._subscriber is not None:
+            # It may not be live yet.
+            self._engine.subscriptions.drop(self._subscriber)
         with suppress(BrokerUnavailable):
             await self._engine.subscriptions.leave(self, self._channel)
 
@@ -158,8 +164,8 @@ class ChannelListener:
 async def listening(engine: Engine, channel: str, limit: int) -> AsyncIterator[ChannelListener]:
     """A listener in a channel, until the end of the block."""
     listener = ChannelListener(engine, channel, limit)
-    await listener.enter()
     try:
+        await listener.enter()
         yield listener
     finally:
         await listener.leave()
