@@ -173,6 +173,25 @@ async def test_small_recoveries_make_room_for_more_at_a_time_and_large_ones_do_n
     assert room == (min(RECOVERIES_AT_ONCE + CHANNELS, SMALL_RECOVERIES_AT_ONCE) if size == 1 else RECOVERIES_AT_ONCE)
 
 
+async def test_no_more_are_answered_in_a_tick_than_may_go_at_a_time(service: Application) -> None:
+    kept = service.engine.channels.options("c0").publish_options()
+    for number in range(CHANNELS):
+        await service.engine.publisher.publish(f"c{number}", Publication(data=Raw(b"1" * 100_000)), kept)
+    client, transport = connected(service)
+    subscribe(client, "c", CHANNELS, **RECOVER)
+    while len(transport.lines) == 1:
+        await asyncio.sleep(0)
+    # Over the memory broker they wait for nothing, and whether the client takes the first shows only after this tick.
+    assert len(transport.lines) == 1 + RECOVERIES_AT_ONCE
+    transport.replies_wait = True
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(transport.lines) == 1 + RECOVERIES_AT_ONCE
+    transport.replies_wait = False
+    client.on_drained()
+    await until(lambda: len(transport.lines) == 1 + CHANNELS, "all are answered")
+
+
 async def test_nothing_waits_for_the_replies_of_a_client_that_vanished_while_a_hook_was_asked(
     service: Application,
 ) -> None:

@@ -112,10 +112,10 @@ class RecoveryTurn:
         self.end()
 
     def end(self) -> None:
-        """Let the next one through."""
+        """Let the next one through, once the answer is written at the end of this tick, and shows whether it waits."""
         if self._gate is not None and self._lasts:
             self._lasts = False
-            self._gate.leave()
+            asyncio.get_running_loop().call_soon(self._gate.leave)
 
 
 class ReadGates:
