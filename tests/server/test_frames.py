@@ -78,7 +78,10 @@ class Socket:
         return False
 
     def get_write_buffer_size(self) -> int:
-        return 1
+        return 0
+
+    def get_extra_info(self, name: str) -> None:
+        """No descriptor, so that all is written here."""
 
     def set_write_buffer_limits(self, high: int) -> None: ...
 
