@@ -49,8 +49,8 @@ def is_json(data: bytes) -> bool:
 
 def keeps_limits(data: bytes) -> bool:
     """Whether valid JSON keeps NESTING_LIMIT and NUMBER_LIMIT."""
-    # In this many bytes nothing is nested too deep, and no number is too long; in a string there are neither.
-    if len(data) <= _FLAT or data.startswith(b'"'):
+    # In this many bytes nothing is nested too deep, and no number is too long.
+    if len(data) <= _FLAT:
         return True
     return not (nests_too_deep(data) or (_has_long_run(data) and _has_long_number(data)))
 
