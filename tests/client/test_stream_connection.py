@@ -135,6 +135,19 @@ async def test_commands_that_wait_count_for_the_memory_they_take_and_room_is_bac
     assert client.on_request(ping(number) + " " * (stream_connection.MOST_WAITING - 1000)) is Forwarding.TAKEN
 
 
+async def test_what_was_carried_out_counts_no_more_though_something_waits_all_the_time(
+    service: Application, sessions: EmulatedSessions
+) -> None:
+    client, transport = await connected(service, sessions)
+    last = 2 * stream_connection.MOST_WAITING // stream_connection.COMMAND_BYTES
+    outcomes = [client.on_request(ping(3))]
+    for number in range(5, last, 2):
+        # Before the one that it waits for comes that of the one before.
+        outcomes += [client.on_request(ping(number)), client.on_request(ping(number - 3))]
+    assert {*outcomes} == {Forwarding.TAKEN}
+    assert len(replies(transport)) >= last - 4
+
+
 async def test_commands_wait_while_the_client_has_replies_to_take(
     service: Application, sessions: EmulatedSessions
 ) -> None:

@@ -36,7 +36,16 @@ class EmulatedConnection(ClientConnection):
     Nothing is expected of an idle client: the transport notices one that is gone.
     """
 
-    __slots__ = ("_first", "_first_ids", "_reason", "_sequence", "_sessions", "_timer", "_waiting_bytes")
+    __slots__ = (
+        "_backlog_sizes",
+        "_first",
+        "_first_ids",
+        "_reason",
+        "_request_bytes",
+        "_sequence",
+        "_sessions",
+        "_timer",
+    )
 
     def __init__(
         self, executor: Executor, handshake: Handshake, sessions: EmulatedSessions, first: str | bytes
@@ -49,7 +58,9 @@ class EmulatedConnection(ClientConnection):
         # Made with the first request after the one that opened the stream.
         self._sequence: CommandSequence | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._waiting_bytes = 0
+        self._request_bytes = 0
+        # Of the last of the backlog; the sizes of those before it are left when they are carried out.
+        self._backlog_sizes: list[int] = []
         self._reason = ""
 
     def open(self, transport: Transport, address: str = "") -> None:
@@ -86,10 +97,10 @@ class EmulatedConnection(ClientConnection):
             return Forwarding.GONE
         if isinstance(data, str) is not self.codec.text:
             return Forwarding.MALFORMED
-        if self._waiting_bytes and self._waiting_bytes + len(data) > MOST_WAITING:
+        if (waiting := self._waiting_bytes()) and waiting + len(data) > MOST_WAITING:
             return Forwarding.BUSY
         self.count_received(data)
-        self._waiting_bytes += len(data)
+        self._request_bytes = len(data)
         try:
             return Forwarding.TAKEN if self._take(data) else Forwarding.MALFORMED
         except Exception:
@@ -102,34 +113,40 @@ class EmulatedConnection(ClientConnection):
             self._first_ids = tuple(command.id for command in commands if command.id)
             super()._receive(commands)
             return
-        self._waiting_bytes += COMMAND_BYTES * len(commands)
         if self._sequence is None:
             self._sequence = CommandSequence(self._first_ids)
-        self._carry_out_later(self._sequence.take(commands, time.monotonic()))
+        size = self._request_bytes + COMMAND_BYTES * len(commands)
+        before = self._sequence.waiting_bytes + size
+        ready = self._sequence.take(commands, time.monotonic(), size)
+        self._carry_out_later(ready, before - self._sequence.waiting_bytes)
 
     def _take_overdue(self) -> None:
         """Carry out what has waited long enough for the commands before it."""
         self._timer = None
         if self._sequence is not None and self.close_code is None:
             try:
-                self._carry_out_later(self._sequence.overdue(time.monotonic()))
+                before = self._sequence.waiting_bytes
+                ready = self._sequence.overdue(time.monotonic())
+                self._carry_out_later(ready, before - self._sequence.waiting_bytes)
             except Exception:
                 log.exception("client_failed", connection_id=self.id)
                 fail(self)
 
-    def _carry_out_later(self, ready: list[Command]) -> None:
-        """Carry out what is `ready` when the client may be read from, as its transport would be."""
-        self._backlog = [*self._backlog, *ready]
+    def _carry_out_later(self, ready: list[Command], size: int) -> None:
+        """Carry out what is `ready`, of `size` bytes, when the client may be read from, as its transport would be."""
+        if ready:
+            self._backlog = [*self._backlog, *ready]
+            self._backlog_sizes += [size // len(ready)] * len(ready)
         self._work_off()
         deadline = self._sequence.deadline if self._sequence is not None else inf
         if deadline < inf and self._timer is None:
             delay = max(0.0, deadline - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay, self._take_overdue)
 
-    def _work_off(self) -> None:
-        super()._work_off()
-        if not self._backlog and (self._sequence is None or self._sequence.deadline == inf):
-            self._waiting_bytes = 0
+    def _waiting_bytes(self) -> int:
+        """The size of the commands that wait for those before them or for the client, and of no others."""
+        self._backlog_sizes = self._backlog_sizes[max(0, len(self._backlog_sizes) - len(self._backlog)) :]
+        return sum(self._backlog_sizes) + (0 if self._sequence is None else self._sequence.waiting_bytes)
 
 
 class JsonLines(JsonPushes):

@@ -17,14 +17,15 @@ _WINDOW = (1 << LATE_IDS) - 1
 
 
 class _WaitingCommands:
-    """The commands of one request that wait, the lowest id among them, and when they wait no longer."""
+    """The commands of one request that wait, the lowest id among them, when they wait no longer, and their bytes."""
 
-    __slots__ = ("commands", "first", "until")
+    __slots__ = ("commands", "first", "size", "until")
 
-    def __init__(self, commands: list[Command], first: int, until: float) -> None:
+    def __init__(self, commands: list[Command], first: int, until: float, size: int) -> None:
         self.commands = commands
         self.first = first
         self.until = until
+        self.size = size
 
 
 class CommandSequence:
@@ -45,8 +46,13 @@ class CommandSequence:
         """When `overdue` has something to give, at the latest; `inf` where nothing waits."""
         return min((waiting.until for waiting in self._waiting), default=inf)
 
-    def take(self, commands: list[Command], now: float) -> list[Command]:
-        """Take the commands of one request; returns what is to be carried out now, in its order."""
+    @property
+    def waiting_bytes(self) -> int:
+        """The size of what waits."""
+        return sum([waiting.size for waiting in self._waiting])
+
+    def take(self, commands: list[Command], now: float, size: int = 0) -> list[Command]:
+        """Take the commands of one request of `size` bytes; returns what is to be carried out now, in its order."""
         fresh = self._fresh(commands)
         if not fresh:
             return []
@@ -54,9 +60,10 @@ class CommandSequence:
         if not first and self._waiting:
             last = self._waiting[-1]
             last.commands += fresh
+            last.size += size
             return []
         if first > self._top + 1:
-            self._waiting.append(_WaitingCommands(fresh, first, now + WAIT_SECONDS))
+            self._waiting.append(_WaitingCommands(fresh, first, now + WAIT_SECONDS, size))
             return []
         self._mark([command.id for command in fresh if command.id])
         return fresh + self._follow()
