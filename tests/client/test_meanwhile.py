@@ -1,8 +1,7 @@
 """What happens to a client while one of its commands is under way, and what is left of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from starling.engine.stream_chunks import text_chunk
 from starling.main import Application
 from starling.protocol.decisions import RenewSubscription
 from starling.protocol.messages import Frame
-from tests.support.frame_clients import SECRET, FrameClient, Reports, publish, serving, subscribe, unsubscribe
+from tests.support.frame_clients import SECRET, FrameClient, Reports, publish, subscribe, unsubscribe
 from tests.support.json_transport import JsonTransport
 from tests.support.waiting import until
 
@@ -34,18 +33,6 @@ CHANNELS: dict[str, Any] = {
 RED = {"key": "color", "cmp": "eq", "val": "red"}
 # A recovery from no position of the stream, which the client wants refused (112).
 UNRECOVERABLE: dict[str, Any] = {"recover": True, "epoch": "other", "offset": 7, "flag": 2}
-
-
-@pytest.fixture
-def reports() -> Reports:
-    return Reports()
-
-
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.processes)])
-async def service(request: pytest.FixtureRequest, tmp_path: Path, reports: Reports) -> AsyncIterator[Application]:
-    url = request.getfixturevalue("redis_server").url if request.param == "redis" else ""
-    async with serving(tmp_path, CHANNELS, reports, url) as service:
-        yield service
 
 
 def counted(service: Application) -> int:

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ from starling.client.node_commands import DisconnectCommand, SubscribeCommand, U
 from starling.engine.control import NodeCommand
 from starling.main import Application
 from starling.protocol.codes import DISCONNECT_FORCE_RECONNECT
-from tests.support.frame_clients import FrameClient, Reports, publish, serving, subscribe, unsubscribe
+from tests.support.frame_clients import FrameClient, Reports, publish, subscribe, unsubscribe
 from tests.support.waiting import until
 
 HISTORY = {"history_size": 1000, "history_ttl": "60s", "allow_history_for_subscriber": True, "force_positioning": True}
@@ -35,18 +33,6 @@ TEXT = "a document that is longer than a patch of it, so that patches are made"
 # Far fewer than a recovery may bring.
 RECOVERED_AT_MOST = 100
 SEED = 17
-
-
-@pytest.fixture
-def reports() -> Reports:
-    return Reports()
-
-
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.processes)])
-async def service(request: pytest.FixtureRequest, tmp_path: Path, reports: Reports) -> AsyncIterator[Application]:
-    url = request.getfixturevalue("redis_server").url if request.param == "redis" else ""
-    async with serving(tmp_path, CHANNELS, reports, url) as service:
-        yield service
 
 
 class Standing(Struct):

@@ -24,6 +24,7 @@ from starling.main import Application, build_application
 from starling.protocol.codes import ERROR_UNKNOWN_CHANNEL
 from starling.protocol.messages import Publication
 from starling.settings import load_settings
+from tests.support.frame_clients import connected
 from tests.support.json_transport import JsonTransport
 from tests.support.waiting import until
 
@@ -68,14 +69,6 @@ async def service(tmp_path: Path) -> AsyncIterator[Application]:
     yield service
     await service.engine.stop()
     del sys.modules["hooks_that_wait"]
-
-
-def connected(service: Application) -> tuple[JsonConnection, JsonTransport]:
-    client = JsonConnection(service.context.dispatcher, Identity("alice", token=TokenFacts("alice")))
-    transport = JsonTransport()
-    client.open(transport)
-    client.on_message('{"id":1,"connect":{}}')
-    return client, transport
 
 
 def subscribe(client: JsonConnection, prefix: str, count: int, **more: Any) -> None:

@@ -10,14 +10,14 @@ import pytest
 from msgspec import Raw
 from prometheus_client import CollectorRegistry
 
-from starling.client.authority import Grant, Identity
+from starling.client.authority import Grant
 from starling.client.client_connection import JsonConnection
 from starling.engine.lifecycle import NoLifecycle
-from starling.engine.receiver import TokenFacts
 from starling.main import Application, build_application
 from starling.protocol.commands import SubscribeRequest
 from starling.protocol.messages import Publication
 from starling.settings import load_settings
+from tests.support.frame_clients import connected
 from tests.support.json_transport import JsonTransport
 from tests.support.waiting import until
 
@@ -62,14 +62,6 @@ async def service(tmp_path: Path, ends: Ends) -> AsyncIterator[Application]:
     await service.engine.publisher.publish("kept:a", Publication(data=Raw(b"1")), kept)
     yield service
     await service.engine.stop()
-
-
-def connected(service: Application) -> tuple[JsonConnection, JsonTransport]:
-    client = JsonConnection(service.context.dispatcher, Identity("alice", token=TokenFacts("alice")))
-    transport = JsonTransport()
-    client.open(transport)
-    client.on_message('{"id":1,"connect":{}}')
-    return client, transport
 
 
 async def answered(transport: JsonTransport, count: int) -> None:

@@ -1,13 +1,11 @@
 """Clients that end a subscription and begin it again at once, as a page does whose component is shown again."""
 
 import random
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from starling.main import Application
-from tests.support.frame_clients import FrameClient, Reports, publish, serving, subscribe, unsubscribe
+from tests.support.frame_clients import FrameClient, Reports, publish, subscribe, unsubscribe
 from tests.support.waiting import until
 
 HISTORY = {"history_size": 10, "history_ttl": "60s"}
@@ -19,18 +17,6 @@ CHANNELS = {
     "watched": OPEN | PRESENCE,
     "both": OPEN | HISTORY | PRESENCE,
 }
-
-
-@pytest.fixture
-def reports() -> Reports:
-    return Reports()
-
-
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.processes)])
-async def service(request: pytest.FixtureRequest, tmp_path: Path, reports: Reports) -> AsyncIterator[Application]:
-    url = request.getfixturevalue("redis_server").url if request.param == "redis" else ""
-    async with serving(tmp_path, CHANNELS, reports, url) as service:
-        yield service
 
 
 @pytest.mark.parametrize("others", [True, False])

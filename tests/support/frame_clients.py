@@ -64,6 +64,15 @@ async def serving(
     await service.engine.stop()
 
 
+def connected(service: Application) -> tuple[JsonConnection, JsonTransport]:
+    """A client of `alice` that has sent its connect command, for tests that write its frames themselves."""
+    client = JsonConnection(service.context.dispatcher, Identity("alice", token=TokenFacts("alice")))
+    transport = JsonTransport()
+    client.open(transport)
+    client.on_message('{"id":1,"connect":{}}')
+    return client, transport
+
+
 class FrameClient:
     """A client that keeps what it receives."""
 
